@@ -1,0 +1,1 @@
+"""Raw text corpora to verified, training-ready HDF5 shards."""

@@ -1,0 +1,1 @@
+"""Look at a prepared dataset, never write to it."""

@@ -1,0 +1,1 @@
+"""Where a corpus comes from: local folders, the sample, hubs, object stores."""

@@ -1,0 +1,1 @@
+"""BTLM: GPT-2 with ALiBi, SwiGLU and muP, trained from btlm-data shards."""
