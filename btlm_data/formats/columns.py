@@ -55,12 +55,7 @@ def write(path: Path, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str,
     """
     little = {name: np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False) for name, array in arrays.items()}
     described: dict[str, dict[str, Any]] = {
-        name: {
-            "dtype": a.dtype.str,
-            "shape": list(a.shape),
-            "offset": 0,
-            "xxh3": xxhash.xxh3_64_hexdigest(memoryview(a).cast("B") if a.size else b""),
-        }
+        name: {"dtype": a.dtype.str, "shape": list(a.shape), "offset": 0, "xxh3": xxhash.xxh3_64_hexdigest(_bytes(a))}
         for name, a in little.items()
     }
     # The header holds the offsets and its length shifts them: reserve room for the largest, then fill in.
@@ -75,8 +70,7 @@ def write(path: Path, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str,
         file.write(header)
         for name, array in little.items():
             file.write(b"\0" * (described[name]["offset"] - file.tell()))
-            if array.size:
-                file.write(memoryview(array).cast("B"))
+            file.write(_bytes(array))
         file.write(b"\0" * (position - file.tell()))
     return position
 
@@ -114,7 +108,7 @@ def read(path: Path, names: Iterable[str] | None = None, *, verify: bool = False
                 f"{path} is torn: column {name!r} ends beyond the file's {size} bytes. Remove it and run the same command again."
             )
         array = np.frombuffer(mapped, dtype=dtype, count=count, offset=entry["offset"]).reshape(shape) if count else np.empty(shape, dtype)
-        if verify and xxhash.xxh3_64_hexdigest(memoryview(np.ascontiguousarray(array)).cast("B") if count else b"") != entry["xxh3"]:
+        if verify and xxhash.xxh3_64_hexdigest(_bytes(np.ascontiguousarray(array))) != entry["xxh3"]:
             raise DataError(f"{path} is damaged: column {name!r} does not match its checksum. Remove it and run the same command again.")
         arrays[name] = array
     return Columns(arrays, header["meta"])
@@ -122,3 +116,8 @@ def read(path: Path, names: Iterable[str] | None = None, *, verify: bool = False
 
 def _round_up(position: int) -> int:
     return -(-position // _ALIGN) * _ALIGN
+
+
+def _bytes(array: npt.NDArray[Any]) -> memoryview:
+    """The array's bytes without a copy (an empty array has no buffer to cast)."""
+    return memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
