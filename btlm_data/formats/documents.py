@@ -1,0 +1,529 @@
+"""Reading documents out of corpus files, block by block; the policy for every kind of bad record.
+
+A block is the records of one stretch of a file: about `block_bytes` of raw lines (or one longer record), whatever the
+file's size, so memory does not depend on it. Nothing here stops at bad input: each bad record becomes a `Reject` with
+its reason and place, and reading goes on with the next one.
+
+Reasons: invalid_utf8, lone_surrogate, invalid_json, not_an_object, missing_text, null_text, text_not_a_string,
+record_too_large, truncated_file, corrupt_file, unreadable_file. The last three stand for the unread rest of a file and
+count as one record. Blank lines are no records. JSON Lines are split at newlines (byte 10); a UTF-8 byte order mark is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import zstandard
+
+from btlm_data.advance import advance
+from btlm_data.formats import zstd_frames
+from btlm_data.sources.base import SourceFile
+
+BLOCK_BYTES = 16 * 2**20
+UNNAMED_SOURCE = "unnamed"
+_READ_BYTES = 2**20
+_MAX_ZSTD_WINDOW = 2**27  # what `zstd -d` accepts without --long; a frame asking for more is refused
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that could not be read. line: 0-based, counted from the start of the stretch; offset: bytes into the decompressed file."""
+
+    line: int
+    offset: int
+    reason: str
+    detail: str
+    num_bytes: int
+
+
+@dataclass
+class Block:
+    """The readable documents of one stretch of a file, and what could not be read there.
+
+    lines: 0-based line (or row) numbers relative to the stretch read; offsets: bytes into the decompressed file (row number for
+    parquet); sources: source names. num_records counts documents and rejects.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    num_lines: int = 0  # lines (rows) of the stretch up to the end of this block, blank ones included
+    end: int = 0  # where the next block starts: byte offset (row group for parquet)
+
+    @property
+    def num_records(self) -> int:
+        """Documents and rejects."""
+        return len(self.texts) + len(self.rejects)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a record hold the text and the source name; dots descend."""
+
+    text: str = "text"
+    source: str = "meta.redpajama_set_name"
+
+
+def read_blocks(
+    path: Path,
+    file: SourceFile,
+    fields: Fields,
+    start: int = 0,
+    stop: int | None = None,
+    skip: tuple[int, int] = (0, 0),
+    max_record_bytes: int = 512 * 2**20,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[Block]:
+    """Read one stretch of `file`, whose bytes are at `path`.
+
+    start, stop: for uncompressed JSON Lines a byte range (the lines that begin in it), for parquet a range of row
+    groups; other files are read whole. skip: (end, num_lines) of an earlier block, to go on after it. Never raises for bad
+    content; an unreadable file gives one reject.
+    """
+    source = file.source
+    try:
+        if file.format == "parquet":
+            yield from _read_parquet(path, fields, source, start, stop, skip, max_record_bytes, block_bytes)
+        elif file.format == "txt":
+            yield from _read_text(path, file, source, max_record_bytes)
+        else:
+            yield from _read_json_lines(path, file, fields, start, stop, skip, max_record_bytes, block_bytes)
+    except OSError as error:
+        reject = Reject(skip[1], skip[0], "unreadable_file", error.strerror or str(error), 0)
+        yield Block(rejects=[reject], num_lines=skip[1], end=skip[0])
+
+
+# JSON Lines ----------------------------------------------------------------------------------------------------
+
+
+class RecordDecoder:
+    """Lines of bytes to documents: many at once where all are good, one by one where some are not."""
+
+    def __init__(self, fields: Fields, source: str | None) -> None:
+        self._source = source
+        self._text_path = fields.text.split(".")
+        self._source_path = fields.source.split(".") if source is None and fields.source else []
+        if self._source_path[: len(self._text_path)] == self._text_path:
+            self._source_path = []
+        self._decoder = msgspec.json.Decoder(_struct(self._text_path, self._source_path))
+        text_steps, source_steps = ["a" + str(i) for i in range(len(self._text_path))], []
+        shared = 0
+        while shared < min(len(self._text_path), len(self._source_path)) - 1 and self._text_path[shared] == self._source_path[shared]:
+            shared += 1
+        source_steps = text_steps[:shared] + ["b" + str(i) for i in range(shared, len(self._source_path))]
+        self._text_steps, self._source_steps = text_steps, source_steps
+
+    def decode_lines(self, data: memoryview, num_lines: int) -> tuple[list[str], list[str]] | None:
+        """Texts and source names of `num_lines` lines, or None if any line is not plainly good."""
+        try:
+            records = self._decoder.decode_lines(data)
+        except (ValueError, RecursionError):
+            return None
+        if len(records) != num_lines:
+            return None
+        texts: Any = records
+        for step in self._text_steps:
+            texts = [getattr(record, step) for record in texts]
+        if self._source is not None or not self._source_steps:
+            return texts, [self._source or UNNAMED_SOURCE] * num_lines
+        names: Any = records
+        for step in self._source_steps:
+            names = [None if record is None else getattr(record, step) for record in names]
+        return texts, [name or UNNAMED_SOURCE for name in names]
+
+    def decode_line(self, line: bytes) -> tuple[str, str] | tuple[None, tuple[str, str]]:
+        """(text, source) of one line, or (None, (reason, detail)). `line` is not blank."""
+        try:
+            string = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return None, ("invalid_utf8", f"byte 0x{line[error.start]:02x} at column {error.start}")
+        try:
+            value = json.loads(string)
+        except ValueError as error:
+            return None, ("invalid_json", str(error))
+        except RecursionError:
+            return None, ("invalid_json", "nested too deeply")
+        if not isinstance(value, dict):
+            return None, ("not_an_object", f"found {_kind(value)}")
+        text = _descend(value, self._text_path)
+        if text is _MISSING:
+            return None, ("missing_text", f"no field {'.'.join(self._text_path)!r}; found {', '.join(map(repr, list(value)[:8]))}")
+        if text is None:
+            return None, ("null_text", f"field {'.'.join(self._text_path)!r} is null")
+        if not isinstance(text, str):
+            return None, ("text_not_a_string", f"field {'.'.join(self._text_path)!r} is {_kind(text)}")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                return None, ("lone_surrogate", f"\\u{ord(text[error.start]):04x} at character {error.start}")
+        name = self._source if self._source is not None else _descend(value, self._source_path)
+        return text, name if isinstance(name, str) and name and _encodable(name) else UNNAMED_SOURCE
+
+
+_MISSING = object()
+
+
+def _descend(value: Any, path: Sequence[str]) -> Any:
+    if not path:
+        return _MISSING
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return _MISSING
+        value = value[key]
+    return value
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    names = {"NoneType": "null", "bool": "a boolean", "int": "a number", "float": "a number", "str": "a string", "list": "an array"}
+    return names.get(type(value).__name__, "an object")
+
+
+def _struct(text_path: Sequence[str], source_path: Sequence[str]) -> type[msgspec.Struct]:
+    """A msgspec struct that holds only the wanted fields; the text must be there, everything about the source may be missing."""
+
+    def build(depth: int, text: Sequence[str] | None, source: Sequence[str] | None) -> Any:
+        members: list[Any] = []
+        renames: dict[str, str] = {}
+        if text is not None and source is not None and len(text) > 1 and len(source) > 1 and text[0] == source[0]:
+            members.append((f"a{depth}", build(depth + 1, text[1:], source[1:])))
+            renames[f"a{depth}"] = text[0]
+        else:
+            if text is not None:
+                members.append((f"a{depth}", str if len(text) == 1 else build(depth + 1, text[1:], None)))
+                renames[f"a{depth}"] = text[0]
+            if source:
+                kind = str if len(source) == 1 else build(depth + 1, None, source[1:])
+                members.append((f"b{depth}", kind | None, None))
+                renames[f"b{depth}"] = source[0]
+        return msgspec.defstruct(f"Record{depth}", members, rename=renames, gc=False)
+
+    return build(0, text_path, source_path or None)  # type: ignore[no-any-return]
+
+
+def _read_json_lines(
+    path: Path,
+    file: SourceFile,
+    fields: Fields,
+    start: int,
+    stop: int | None,
+    skip: tuple[int, int],
+    max_record_bytes: int,
+    block_bytes: int,
+) -> Iterator[Block]:
+    decoder = RecordDecoder(Fields(file.text_field or fields.text, fields.source), file.source)
+    lines_done = skip[1]
+    for data, cut, begin, too_long, problem in _raw_blocks(path, file, start, stop, skip[0], max_record_bytes, block_bytes):
+        block = Block()
+        lines_done += _decode(block, decoder, data, cut, begin, lines_done)
+        position = begin + cut
+        if too_long:
+            block.rejects.append(Reject(lines_done, position, "record_too_large", f"more than {max_record_bytes} bytes", too_long))
+            lines_done += 1
+            position += too_long
+        if problem:
+            block.rejects.append(Reject(lines_done, position, *problem, 0))
+        block.num_lines, block.end = lines_done, position
+        yield block
+
+
+def _decode(block: Block, decoder: RecordDecoder, data: bytes, cut: int, offset: int, first_line: int) -> int:
+    """Add the documents and rejects of the whole lines data[:cut] to `block`; returns how many lines that are."""
+    if not cut:
+        return 0
+    if offset == 0 and data.startswith(b"\xef\xbb\xbf"):
+        data = b"   " + data[3:]  # white space to JSON, and the offsets stay right
+    ends = _line_ends(data, cut)
+    good = decoder.decode_lines(memoryview(data)[:cut], len(ends))
+    if good is not None:
+        block.texts, block.sources = good
+        block.lines = list(range(first_line, first_line + len(ends)))
+        block.offsets = [offset, *(offset + end for end in ends[:-1])]
+        return len(ends)
+    begin = 0
+    for number, end in enumerate(ends, first_line):
+        line = data[begin:end]
+        if not line.isspace():
+            text, other = decoder.decode_line(line)
+            if text is None:
+                block.rejects.append(Reject(number, offset + begin, other[0], other[1], len(line)))
+            else:
+                assert isinstance(other, str)
+                block.texts.append(text)
+                block.sources.append(other)
+                block.lines.append(number)
+                block.offsets.append(offset + begin)
+        begin = end
+    return len(ends)
+
+
+def _line_ends(data: bytes, cut: int) -> list[int]:
+    """Offset after each newline in data[:cut], and `cut` itself where the last line has none."""
+    ends: list[int] = []
+    end = data.find(b"\n", 0, cut) + 1
+    while end:
+        ends.append(end)
+        end = data.find(b"\n", end, cut) + 1
+    if not ends or ends[-1] != cut:
+        ends.append(cut)
+    return ends
+
+
+def _raw_blocks(
+    path: Path, file: SourceFile, start: int, stop: int | None, resume_at: int, max_record_bytes: int, block_bytes: int
+) -> Iterator[tuple[bytes, int, int, int, tuple[str, str] | None]]:
+    """Yield (data, end of the whole lines in it, offset of its first byte, bytes of a dropped over-long line after, problem after)."""
+    problem: tuple[str, str] | None = None
+    if file.compression == "zstd":
+        found = zstd_frames.walk(path)
+        if found.cut_at is not None:
+            problem = ("truncated_file", f"the file ends in mid-frame, at byte {found.cut_at} as stored")
+        elif found.garbage_at is not None:
+            problem = ("corrupt_file", f"bytes that are not zstd, at byte {found.garbage_at} as stored")
+    with path.open("rb") as raw, _decompressed(raw, file) as stream:
+        first = resume_at or start
+        stored = 0
+        if file.compression == "none":
+            if first:
+                raw.seek(first if resume_at else first - 1)
+                if not resume_at:  # the line that contains byte start-1 belongs to the stretch before
+                    first += len(stream.readline()) - 1
+        else:
+            _skip(stream, first)
+        limit = None if stop is None or file.compression != "none" else stop
+        held = b""
+        wanted = block_bytes
+        offset = first
+        while limit is None or offset < limit:
+            pieces, size = [held], len(held)
+            at_end = False
+            while size < wanted and not at_end:
+                try:
+                    piece = stream.read(_READ_BYTES)
+                except (zstandard.ZstdError, OSError, EOFError, ValueError) as error:
+                    if problem is None or isinstance(error, OSError | EOFError):
+                        problem = _stream_problem(error)
+                    piece = b""
+                pieces.append(piece)
+                size += len(piece)
+                at_end = not piece
+                if file.compression == "none":
+                    advance(len(piece))
+                elif (now := raw.tell()) > stored:
+                    advance(now - stored)
+                    stored = now
+            held = b"".join(pieces)
+            pieces.clear()
+            at_end &= size <= wanted
+            # Cut before `wanted` exactly, so that blocks do not depend on how many bytes a read happened to give.
+            cut = size if at_end and problem is None else held.rfind(b"\n", 0, wanted) + 1
+            if limit is not None and offset + cut > limit:  # lines that begin at or after the limit belong to the next stretch
+                newline = held.find(b"\n", max(0, limit - offset - 1))
+                if newline >= 0 or at_end:
+                    yield held, newline + 1 if newline >= 0 else size, offset, 0, None
+                    return
+            too_long = 0
+            tail_problem = None
+            if at_end and problem is not None:
+                tail_problem = (problem[0], f"{problem[1]}; {size - cut} bytes of an unfinished record were dropped")
+            elif not at_end and cut == 0:  # one line longer than the block: hold more of it, up to the limit
+                if size <= max_record_bytes:
+                    wanted += block_bytes
+                    continue
+                too_long, rest = _drop_line(stream, held)
+            if cut or too_long or tail_problem:
+                yield held, cut, offset, too_long, tail_problem
+            held = rest if too_long else held[cut:]
+            offset += cut + too_long
+            wanted = block_bytes
+            if at_end:
+                return
+
+
+def _drop_line(stream: IO[bytes], held: bytes) -> tuple[int, bytes]:
+    """Drop a line that begins with `held`. Returns the bytes dropped, and what was read of the lines after it."""
+    dropped = 0
+    while (newline := held.find(b"\n")) < 0:
+        dropped += len(held)
+        held = stream.read(_READ_BYTES)
+        if not held:
+            return dropped, b""
+    return dropped + newline + 1, held[newline + 1 :]
+
+
+def _skip(stream: IO[bytes], amount: int) -> None:
+    while amount > 0:
+        piece = stream.read(min(amount, _READ_BYTES))
+        if not piece:
+            return
+        amount -= len(piece)
+
+
+def _decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:
+    """A buffered stream of the decompressed bytes; never holds more than a few MB, whatever a frame claims."""
+    if file.compression == "zstd":
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
+        return decompressor.stream_reader(raw, read_size=2**18, read_across_frames=True, closefd=False)
+    if file.compression == "gzip":
+        from isal import igzip
+
+        opened: Any = igzip.IGzipFile
+        stream: IO[bytes] = opened(fileobj=raw, mode="rb")
+        return stream
+    return raw
+
+
+def _stream_problem(error: Exception) -> tuple[str, str]:
+    if isinstance(error, EOFError):
+        return "truncated_file", "the file ends in mid-stream"
+    if isinstance(error, OSError) and error.errno is not None:
+        return "unreadable_file", error.strerror or str(error)
+    return "corrupt_file", str(error)
+
+
+# Plain text ----------------------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, file: SourceFile, source: str | None, max_record_bytes: int) -> Iterator[Block]:
+    """A .txt file is one document; its source name is the one given, or the unnamed one."""
+    block = Block(num_lines=1, end=1)
+    with path.open("rb") as raw, _decompressed(raw, file) as stream:
+        pieces: list[bytes] = []
+        length = 0
+        problem: tuple[str, str] | None = None
+        if file.compression == "zstd" and zstd_frames.walk(path).cut_at is not None:
+            problem = ("truncated_file", "the file ends in mid-frame")
+        while length <= max_record_bytes:
+            try:
+                piece = stream.read(_READ_BYTES)
+            except (zstandard.ZstdError, OSError, EOFError, ValueError) as error:
+                problem = _stream_problem(error)
+                break
+            if not piece:
+                break
+            advance(len(piece) if file.compression == "none" else 0)
+            pieces.append(piece)
+            length += len(piece)
+    data = b"".join(pieces).removeprefix(b"\xef\xbb\xbf")
+    if problem is not None:
+        block.rejects.append(Reject(0, 0, *problem, length))
+    elif length > max_record_bytes:
+        block.rejects.append(Reject(0, 0, "record_too_large", f"more than {max_record_bytes} bytes", length))
+    elif data:
+        try:
+            block.texts.append(data.decode("utf-8"))
+            block.sources.append(source or UNNAMED_SOURCE)
+            block.lines.append(0)
+            block.offsets.append(0)
+        except UnicodeDecodeError as error:
+            block.rejects.append(Reject(0, error.start, "invalid_utf8", f"byte 0x{data[error.start]:02x} at byte {error.start}", length))
+    if block.num_records:
+        yield block
+
+
+# Parquet -------------------------------------------------------------------------------------------------------
+
+
+def _read_parquet(
+    path: Path,
+    fields: Fields,
+    source: str | None,
+    start: int,
+    stop: int | None,
+    skip: tuple[int, int],
+    max_record_bytes: int,
+    block_bytes: int,
+) -> Iterator[Block]:
+    """Row groups [start, stop), about block_bytes of text at a time. `skip` counts rows of the stretch already read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        yield Block(rejects=[Reject(0, 0, "corrupt_file", str(error).split("\n")[0], 0)])
+        return
+    groups = range(start, table.num_row_groups if stop is None else min(stop, table.num_row_groups))
+    first_row = sum(table.metadata.row_group(i).num_rows for i in range(start))
+    names = table.schema_arrow.names
+    text_path, source_path = fields.text.split("."), fields.source.split(".")
+    columns = [name for name in dict.fromkeys([text_path[0], source_path[0]]) if name in names]
+    done, to_skip = 0, skip[1]
+    if text_path[0] not in columns:
+        num_rows = sum(table.metadata.row_group(i).num_rows for i in groups)
+        detail = f"no column {fields.text!r}; found {', '.join(map(repr, names[:8]))}"
+        yield Block(rejects=[Reject(row, row, "missing_text", detail, 0) for row in range(to_skip, num_rows)], num_lines=num_rows)
+        return
+    total = max(1, sum(table.metadata.row_group(i).total_byte_size for i in groups))
+    rows = max(1, sum(table.metadata.row_group(i).num_rows for i in groups))
+    batch_rows = max(1, min(65536, block_bytes * rows // total))
+    block = Block()
+    held = 0
+    try:
+        for batch in table.iter_batches(batch_size=batch_rows, row_groups=list(groups), columns=columns, use_threads=False):
+            advance(batch.num_rows * max(1, path.stat().st_size // rows))
+            if done + batch.num_rows <= to_skip:
+                done += batch.num_rows
+                continue
+            texts = _column(batch, text_path)
+            sources = [source] * batch.num_rows if source is not None else _column(batch, source_path)
+            for row, (text, name) in enumerate(zip(texts, sources, strict=True), done):
+                if row < to_skip:
+                    continue
+                if not isinstance(text, str):
+                    reason = "missing_text" if text is _MISSING else "null_text" if text is None else "text_not_a_string"
+                    block.rejects.append(Reject(row, first_row + row, reason, f"column {fields.text!r} holds {_kind(text)}", 0))
+                elif len(text) > max_record_bytes:
+                    block.rejects.append(Reject(row, first_row + row, "record_too_large", f"more than {max_record_bytes} bytes", len(text)))
+                else:
+                    block.texts.append(text)
+                    block.sources.append(name if isinstance(name, str) and name else UNNAMED_SOURCE)
+                    block.lines.append(row)
+                    block.offsets.append(first_row + row)
+                    held += len(text)
+            done += batch.num_rows
+            if held >= block_bytes:
+                block.num_lines = block.end = done
+                yield block
+                block, held = Block(), 0
+    except (pa.ArrowException, OSError, ValueError) as error:
+        block.rejects.append(Reject(done, first_row + done, "corrupt_file", str(error).split("\n")[0], 0))
+    if block.num_records:
+        block.num_lines = block.end = done
+        yield block
+
+
+def _column(batch: Any, path: Sequence[str]) -> list[Any]:
+    """Values of a (nested) column; _MISSING where a step of the path is not there. Undecodable strings are corrupt files."""
+    if path[0] not in batch.schema.names:
+        return [_MISSING] * batch.num_rows
+    values: list[Any] = batch.column(batch.schema.get_field_index(path[0])).to_pylist()
+    for key in path[1:]:
+        values = [value.get(key, _MISSING) if isinstance(value, dict) else _MISSING for value in values]
+    return values
+
+
+def count_records(path: Path, file: SourceFile, fields: Fields, limit: int, max_record_bytes: int) -> tuple[int, int]:
+    """How many records (documents and rejects) `file` holds, up to `limit`, and the line after the last one counted."""
+    records = 0
+    for block in read_blocks(path, file, fields, max_record_bytes=max_record_bytes, block_bytes=2**20):
+        if records + block.num_records >= limit:
+            numbers = sorted([*block.lines, *(reject.line for reject in block.rejects)])
+            return limit, numbers[limit - records - 1] + 1
+        records += block.num_records
+    return records, -1
