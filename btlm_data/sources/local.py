@@ -1,0 +1,113 @@
+"""Files of this machine: one file, a folder searched recursively, or a glob; and the sample corpus in the package."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from btlm_data.config import SPLITS, SourceSettings
+from btlm_data.errors import InputError
+from btlm_data.sources.base import Listing, SourceFile, classify
+
+SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
+_READABLE = ".jsonl, .json, .ndjson, .txt (also with .gz or .zst) and .parquet"
+
+
+def list_local(settings: SourceSettings) -> Listing:
+    """List a path or glob. Splits are recognised by a first folder called train, validation or test.
+
+    Hidden files and files of other kinds are left out (and counted in the provenance). Raises InputError if nothing is
+    there, nothing can be read, or the folder holds no corpus file.
+    """
+    if settings.name == "sample":
+        root, paths = SAMPLE, _walk(SAMPLE)
+        shown = "the sample corpus inside the package"
+    else:
+        root, paths = _find(settings.name)
+        shown = settings.name
+    files: list[SourceFile] = []
+    left_out: Counter[str] = Counter()
+    for path in paths:
+        kind = classify(path.name)
+        if kind is None or path.name == "truth.json":
+            left_out[path.suffix or "(no ending)"] += 1
+            continue
+        name = path.relative_to(root).as_posix()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}. Mend or move it, or name another --source.") from None
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path} cannot be read: no permission. Change its permissions, or name another --source.")
+        first = name.split("/")[0]
+        split = first if first in SPLITS and "/" in name else "train"
+        version = f"{status.st_mtime_ns}" if settings.name != "sample" else "package"
+        files.append(SourceFile(name, str(path.absolute()), status.st_size, split, version, kind[0], kind[1]))
+    if not files:
+        found = ", ".join(f"{n} x {ending}" for ending, n in left_out.most_common(5)) or "no files at all"
+        raise InputError(f"No corpus file in {shown}: found {found}. Name a file or folder with {_READABLE}.")
+    provenance = {"kind": "sample" if settings.name == "sample" else "local", "files_left_out": sum(left_out.values())}
+    return Listing(select(files, settings), provenance)
+
+
+def select(files: Iterable[SourceFile], settings: SourceSettings) -> tuple[SourceFile, ...]:
+    """Order files by split, then name; keep the chosen chunks and the first `files` of each split."""
+    ordered = sorted(files, key=lambda f: (SPLITS.index(f.split), f.name))
+    if settings.chunks:
+        wanted = {f"chunk{number}" for number in settings.chunks}
+        ordered = [f for f in ordered if f.split != "train" or wanted & set(f.name.split("/"))]
+        if not any(f.split == "train" for f in ordered):
+            raise InputError(f"No train file lies in chunks {', '.join(sorted(wanted))}. Check --chunks against the source's folders.")
+    ordered = [f for f in ordered if f.source is None or f.source not in settings.exclude_sources]
+    if settings.files is not None:
+        seen: Counter[str] = Counter()
+        kept = []
+        for file in ordered:
+            seen[file.split] += 1
+            if seen[file.split] <= settings.files:
+                kept.append(file)
+        ordered = kept
+    return tuple(ordered)
+
+
+def _find(name: str) -> tuple[Path, list[Path]]:
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            return path, _walk(path)
+        if path.is_file():
+            if classify(path.name) is None:
+                raise InputError(f"{path} is of no known kind ({path.suffix or 'no ending'}). Use {_READABLE}.")
+            return path.parent, [path]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+    if glob.has_magic(name):
+        expanded = os.path.expanduser(name)
+        fixed: list[str] = []
+        for part in Path(expanded).parts:
+            if glob.has_magic(part):
+                break
+            fixed.append(part)
+        root = Path(*fixed) if fixed else Path()
+        found = [p for p in map(Path, glob.glob(expanded, recursive=True)) if p.is_file() and not p.name.startswith(".")]
+        if not found:
+            raise InputError(f"The glob {name!r} matches no file. Quote it in the shell, and check the folder {root}.")
+        return root, sorted(found)
+    raise InputError(
+        f"The source {name!r} does not exist: it is no file, folder or glob here, and no registered source. "
+        "Use a path, or one of: sample, slimpajama, slimpajama-6b, redpajama, hf://datasets/ORG/NAME, s3://BUCKET/PREFIX."
+    )
+
+
+def _walk(root: Path) -> list[Path]:
+    def failed(error: OSError) -> None:
+        raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}. Change its permissions, or name another --source.")
+
+    paths: list[Path] = []
+    for folder, folders, names in os.walk(root, onerror=failed):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths += [Path(folder) / name for name in sorted(names) if not name.startswith(".") and (Path(folder) / name).is_file()]
+    return paths
