@@ -54,18 +54,3 @@ def classify(name: str) -> tuple[Format, Compression] | None:
         if lowered.endswith(ending) and not (form == "parquet" and compression != "none"):
             return form, compression
     return None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of a source, in order, and where they are from.
-
-    files: sorted by split (train, validation, test), then by name as text. provenance: JSON values for dataset.json (kind,
-    repository, resolved revision, licence note). text_field, source_field: what a registered source's records use, or None for
-    the settings' own.
-    """
-
-    files: tuple[SourceFile, ...]
-    provenance: dict[str, Any]
-    text_field: str | None = None
-    source_field: str | None = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from btlm_data.config import SPLITS, SourceSettings
 from btlm_data.errors import InputError
-from btlm_data.sources.base import Listing, SourceFile, classify
+from btlm_data.sources.base import SourceFile, classify
+from btlm_data.sources.listing import Listing
+from btlm_data.sources.redpajama import is_layout, layout_source
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 _READABLE = ".jsonl, .json, .ndjson, .txt (also with .gz or .zst) and .parquet"
@@ -19,7 +22,8 @@ _READABLE = ".jsonl, .json, .ndjson, .txt (also with .gz or .zst) and .parquet"
 def list_local(settings: SourceSettings) -> Listing:
     """List a path or glob. Splits are recognised by a first folder called train, validation or test.
 
-    Hidden files and files of other kinds are left out (and counted in the provenance). Raises InputError if nothing is
+    A folder in RedPajama-1T's layout gives its seven source names. Hidden files and files of other kinds are left out
+    (and counted in the provenance). Raises InputError if nothing is
     there, nothing can be read, or the folder holds no corpus file.
     """
     if settings.name == "sample":
@@ -49,28 +53,11 @@ def list_local(settings: SourceSettings) -> Listing:
     if not files:
         found = ", ".join(f"{n} x {ending}" for ending, n in left_out.most_common(5)) or "no files at all"
         raise InputError(f"No corpus file in {shown}: found {found}. Name a file or folder with {_READABLE}.")
-    provenance = {"kind": "sample" if settings.name == "sample" else "local", "files_left_out": sum(left_out.values())}
-    return Listing(select(files, settings), provenance)
-
-
-def select(files: Iterable[SourceFile], settings: SourceSettings) -> tuple[SourceFile, ...]:
-    """Order files by split, then name; keep the chosen chunks and the first `files` of each split."""
-    ordered = sorted(files, key=lambda f: (SPLITS.index(f.split), f.name))
-    if settings.chunks:
-        wanted = {f"chunk{number}" for number in settings.chunks}
-        ordered = [f for f in ordered if f.split != "train" or wanted & set(f.name.split("/"))]
-        if not any(f.split == "train" for f in ordered):
-            raise InputError(f"No train file lies in chunks {', '.join(sorted(wanted))}. Check --chunks against the source's folders.")
-    ordered = [f for f in ordered if f.source is None or f.source not in settings.exclude_sources]
-    if settings.files is not None:
-        seen: Counter[str] = Counter()
-        kept = []
-        for file in ordered:
-            seen[file.split] += 1
-            if seen[file.split] <= settings.files:
-                kept.append(file)
-        ordered = kept
-    return tuple(ordered)
+    provenance: dict[str, Any] = {"kind": "sample" if settings.name == "sample" else "local", "files_left_out": sum(left_out.values())}
+    if is_layout([file.name for file in files]):
+        files = [replace(file, source=layout_source(file.name)) for file in files]
+        provenance["layout"] = "RedPajama-1T"
+    return Listing(tuple(files), provenance)
 
 
 def _find(name: str) -> tuple[Path, list[Path]]:
