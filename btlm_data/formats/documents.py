@@ -55,7 +55,8 @@ class Block:
     offsets: list[int] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     num_lines: int = 0  # lines (rows) of the stretch up to the end of this block, blank ones included
-    end: int = 0  # where the next block starts: byte offset (row group for parquet)
+    end: int = 0  # where the next block starts: bytes into the decompressed file (rows of the stretch for parquet)
+    final: bool = False  # True where it is known that nothing of the stretch follows
 
     @property
     def num_records(self) -> int:
@@ -97,7 +98,7 @@ def read_blocks(
             yield from _read_json_lines(path, file, fields, start, stop, skip, max_record_bytes, block_bytes)
     except OSError as error:
         reject = Reject(skip[1], skip[0], "unreadable_file", error.strerror or str(error), 0)
-        yield Block(rejects=[reject], num_lines=skip[1], end=skip[0])
+        yield Block(rejects=[reject], num_lines=skip[1], end=skip[0], final=True)
 
 
 # JSON Lines ----------------------------------------------------------------------------------------------------
@@ -238,6 +239,7 @@ def _read_json_lines(
             position += too_long
         if problem:
             block.rejects.append(Reject(lines_done, position, *problem, 0))
+            block.final = True
         block.num_lines, block.end = lines_done, position
         yield block
 
@@ -401,7 +403,7 @@ def _stream_problem(error: Exception) -> tuple[str, str]:
 
 def _read_text(path: Path, file: SourceFile, source: str | None, max_record_bytes: int) -> Iterator[Block]:
     """A .txt file is one document; its source name is the one given, or the unnamed one."""
-    block = Block(num_lines=1, end=1)
+    block = Block(num_lines=1, end=1, final=True)
     with path.open("rb") as raw, _decompressed(raw, file) as stream:
         pieces: list[bytes] = []
         length = 0
@@ -456,7 +458,7 @@ def _read_parquet(
     try:
         table = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield Block(rejects=[Reject(0, 0, "corrupt_file", str(error).split("\n")[0], 0)])
+        yield Block(rejects=[Reject(0, 0, "corrupt_file", str(error).split("\n")[0], 0)], final=True)
         return
     groups = range(start, table.num_row_groups if stop is None else min(stop, table.num_row_groups))
     first_row = sum(table.metadata.row_group(i).num_rows for i in range(start))
@@ -467,7 +469,9 @@ def _read_parquet(
     if text_path[0] not in columns:
         num_rows = sum(table.metadata.row_group(i).num_rows for i in groups)
         detail = f"no column {fields.text!r}; found {', '.join(map(repr, names[:8]))}"
-        yield Block(rejects=[Reject(row, row, "missing_text", detail, 0) for row in range(to_skip, num_rows)], num_lines=num_rows)
+        yield Block(
+            rejects=[Reject(row, row, "missing_text", detail, 0) for row in range(to_skip, num_rows)], num_lines=num_rows, final=True
+        )
         return
     total = max(1, sum(table.metadata.row_group(i).total_byte_size for i in groups))
     rows = max(1, sum(table.metadata.row_group(i).num_rows for i in groups))
@@ -503,6 +507,7 @@ def _read_parquet(
                 block, held = Block(), 0
     except (pa.ArrowException, OSError, ValueError) as error:
         block.rejects.append(Reject(done, first_row + done, "corrupt_file", str(error).split("\n")[0], 0))
+        block.final = True
     if block.num_records:
         block.num_lines = block.end = done
         yield block
