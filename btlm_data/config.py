@@ -208,6 +208,9 @@ class Run(_Model):
     sources_file: str | None = Field(None, description="more registered sources (YAML)")
     timeout: float = Field(60.0, gt=0, description="seconds without a byte from a server before it is asked again")
     retries: int = Field(8, ge=0, description="times a failed request is repeated, with growing pauses")
+    retry_pause: float = Field(
+        1.0, gt=0, description="seconds before the first repeat; doubles up to a minute, and a server's Retry-After counts more"
+    )
 
     @property
     def memory_per_worker(self) -> int:

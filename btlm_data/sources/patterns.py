@@ -1,0 +1,94 @@
+"""Glob patterns over '/'-separated names, and which names a remote listing may have."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+
+from btlm_data.sources.base import classify
+
+MAX_NAME_BYTES = 1024
+
+
+@functools.lru_cache(maxsize=4096)
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Match whole names: `*` and `?` stay within a folder, `**` crosses folders (also none), `[...]` is a set of characters."""
+    out = []
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at):
+            out.append(r"(?:[^/]+/)*")
+            at += 3
+        elif pattern.startswith("**", at):
+            out.append(r".*")
+            at += 2
+        elif pattern[at] == "*":
+            out.append(r"[^/]*")
+            at += 1
+        elif pattern[at] == "?":
+            out.append(r"[^/]")
+            at += 1
+        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
+            body = pattern[at + 1 : end].replace("\\", r"\\")
+            out.append("[" + ("^" + body[1:] if body[0] == "!" else body) + "]")
+            at = end + 1
+        else:
+            out.append(re.escape(pattern[at]))
+            at += 1
+    found = re.compile("".join(out), re.DOTALL).fullmatch
+    return lambda name: found(name) is not None
+
+
+def is_pattern(text: str) -> bool:
+    """Whether `text` holds a glob character."""
+    return any(character in text for character in "*?[")
+
+
+def fixed_folder(pattern: str) -> str:
+    """The folder that every match of `pattern` lies in ("" for the root)."""
+    parts = pattern.split("/")[:-1]
+    fixed = []
+    for part in parts:
+        if is_pattern(part):
+            break
+        fixed.append(part)
+    return "/".join(fixed)
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name from a listing is a plain relative path: no `..`, no root, no drive, no control characters, not over-long."""
+    if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or name.startswith("/") or "\\" in name:
+        return False
+    if any(part in ("", ".", "..") for part in name.split("/")) or (len(name) > 1 and name[1] == ":"):
+        return False
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+
+
+def usual_split(name: str) -> str:
+    """The split a file belongs to by the usual names of folders and files; train where nothing says otherwise.
+
+    `validation/...`, `data/valid-00000.parquet`, `dev.jsonl` are validation; `test/...` is test.
+    """
+    for part in name.lower().split("/"):
+        word = re.split(r"[-_.\d]", part, maxsplit=1)[0]
+        if word in ("validation", "valid", "val", "dev", "eval"):
+            return "validation"
+        if word in ("test", "train"):
+            return word
+    return "train"
+
+
+def split_of(name: str, patterns: Mapping[str, Sequence[str]] | None, glob: str | None) -> str | None:
+    """The split `name` belongs to, or None if it is not part of the source or no input file."""
+    if classify(name) is None:
+        return None
+    if patterns is not None:
+        for split, globs in patterns.items():
+            if any(matcher(pattern)(name) for pattern in globs):
+                return split
+        return None
+    if glob is not None and not matcher(glob)(name):
+        return None
+    return usual_split(name)

@@ -1,0 +1,157 @@
+"""The corpora that have a name: where each lives, how its files are laid out, what it is called where it is down.
+
+An entry is data, not code. More entries, or other places for the same names, come from `--sources-file` (YAML, see
+docs/sources.md); an entry there replaces a built-in one of the same name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from btlm_data.errors import ConfigError
+
+Split = Literal["train", "validation", "test"]
+_PLACE = Annotated[str, Field(min_length=1)]
+
+
+class Source(BaseModel):
+    """One named corpus.
+
+    at: `hf://datasets/ORG/NAME`, or any other URL or folder that --source takes. splits: glob patterns below `at`, by
+    split; `{chunk}` stands for the number of a part that --chunks selects. source_names: glob pattern -> source name,
+    where a file's place decides it (first match). mirrors: other places with the same files, tried in order.
+    stand_ins: smaller corpora to name when this one cannot be had. url_lists: files below `at` that hold the URLs of
+    the data, one a line; names are taken relative to `url_base`. checksums: files below `url_base` in `sha256sum`'s form.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: _PLACE
+    revision: str | None = None
+    splits: dict[Split, tuple[_PLACE, ...]] = Field(min_length=1)
+    chunks: dict[Split, int] = Field(default_factory=dict, description="number of chunks, for patterns that hold {chunk}")
+    text_field: str = "text"
+    source_field: str | None = None
+    source_names: dict[str, str] = Field(default_factory=dict)
+    mirrors: tuple[_PLACE, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+    url_lists: tuple[_PLACE, ...] = ()
+    url_base: str | None = None
+    checksums: tuple[_PLACE, ...] = ()
+    license: str = Field("unknown: read the card of the corpus", description="a note for people, kept in dataset.json")
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Source:
+        if self.url_lists and not self.url_base:
+            raise ValueError("url_lists needs url_base, the common beginning of the URLs")
+        for split, patterns in self.splits.items():
+            if any("{chunk}" in pattern for pattern in patterns) and split not in self.chunks:
+                raise ValueError(f"splits.{split} holds {{chunk}}: chunks.{split} must give their number")
+        return self
+
+
+REDPAJAMA_NAMES = {
+    "arxiv/**": "RedPajamaArXiv",
+    "book/**": "RedPajamaBook",
+    "c4/**": "RedPajamaC4",
+    "common_crawl/**": "RedPajamaCommonCrawl",
+    "github/**": "RedPajamaGithub",
+    "stackexchange/**": "RedPajamaStackExchange",
+    "wikipedia/**": "RedPajamaWikipedia",
+}
+
+BUILT_IN: dict[str, Source] = {
+    "slimpajama": Source(
+        at="hf://datasets/cerebras/SlimPajama-627B",
+        splits={
+            "train": ("train/chunk{chunk}/*.jsonl.zst",),
+            "validation": ("validation/chunk{chunk}/*.jsonl.zst",),
+            "test": ("test/chunk{chunk}/*.jsonl.zst",),
+        },
+        chunks={"train": 10, "validation": 5, "test": 5},
+        source_field="meta.redpajama_set_name",
+        stand_ins=("slimpajama-6b", "hf://datasets/venketh/SlimPajama-62B"),
+        license="Published as Apache-2.0 by Cerebras; the card no longer says so. The Books part derives from RedPajama's, whose "
+        "original was withdrawn: leave it out with --exclude-source RedPajamaBook if in doubt.",
+        note="59,166 files, 895 GB compressed, 627 billion tokens",
+    ),
+    "slimpajama-6b": Source(
+        at="hf://datasets/DKYoon/SlimPajama-6B",
+        splits={
+            "train": ("data/train-*.parquet",),
+            "validation": ("data/validation-*.parquet",),
+            "test": ("data/test-*.parquet",),
+        },
+        source_field="meta.redpajama_set_name",
+        stand_ins=("sample",),
+        license="As SlimPajama-627B, of which it is a sample of about one hundredth.",
+        note="48 train files, 14 GB, 5.5 million documents",
+    ),
+    "redpajama": Source(
+        at="hf://datasets/togethercomputer/RedPajama-Data-1T",
+        splits={"train": tuple(pattern.replace("**", "**/*.jsonl*") for pattern in REDPAJAMA_NAMES)},
+        source_names=REDPAJAMA_NAMES,
+        url_lists=tuple(f"urls/{name.split('/')[0]}.txt" for name in REDPAJAMA_NAMES),
+        url_base="https://data.together.xyz/redpajama-data-1T/v1.0.0/",
+        checksums=tuple(f"sha256/{name.split('/')[0]}_SHA256SUMS.txt" for name in REDPAJAMA_NAMES),
+        stand_ins=("slimpajama", "slimpajama-6b", "hf://datasets/togethercomputer/RedPajama-Data-1T-Sample"),
+        license="Each part has its own licence (Common Crawl terms, C4 ODC-BY, GitHub MIT/BSD/Apache, arXiv terms, Wikipedia and "
+        "StackExchange CC BY-SA); the book part has been withdrawn by its publisher.",
+        note="2,084 files, about 5 TB as stored, 1.2 trillion tokens",
+    ),
+}
+
+
+def sources(extra: Path | None = None) -> dict[str, Source]:
+    """The built-in sources and those of a --sources-file. Raises ConfigError naming the file, the entry and what is wrong with it."""
+    if extra is None:
+        return BUILT_IN
+    try:
+        tree = yaml.safe_load(extra.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The sources file {extra} cannot be read: {error.strerror}. Name a YAML file, see docs/sources.md.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", error)
+        raise ConfigError(
+            f"The sources file {extra}{place} is not valid YAML ({problem}). Mend it; docs/sources.md has an example."
+        ) from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"The sources file {extra} holds a {type(tree).__name__}, expected `name:` entries. See docs/sources.md.")
+    found: dict[str, Source] = {}
+    for name, entry in tree.items():
+        try:
+            found[str(name)] = Source.model_validate(entry)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(extra, str(name), dict(problem)) for problem in error.errors())) from None
+    return BUILT_IN | found
+
+
+def find(name: str, known: dict[str, Source]) -> Source | None:
+    """The entry of that name, or None if `name` has to be a path or a URL."""
+    return known.get(name)
+
+
+def suggestion(name: str, known: dict[str, Source]) -> str:
+    """A sentence that names what `name` may have been meant to be."""
+    near = difflib.get_close_matches(name, [*known, "sample"], 1)
+    listed = ", ".join(sorted([*known, "sample"]))
+    return (f"Did you mean {near[0]}? " if near else "") + f"Registered sources are {listed}; or name a file, a folder or a URL."
+
+
+def _explain(path: Path, name: str, problem: dict[str, object]) -> str:
+    place = problem["loc"]
+    assert isinstance(place, tuple)
+    keys = [str(key) for key in place if key != "[key]"]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], list(Source.model_fields), 1)
+        message = "no such key" + (f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(Source.model_fields)}")
+    return f"The sources file {path}: {'.'.join([name, *keys])}: {message}. Mend the entry; docs/sources.md describes each key."
