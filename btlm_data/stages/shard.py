@@ -1,0 +1,142 @@
+"""Write the shards: the only step whose outputs lie in the dataset folder.
+
+reads   packed samples (stages/pack.py), or a stretch of a stream where samples are not shuffled
+writes  OUT/SPLIT/data-NNNNN.h5 (formats/shards.py), each under its name only when whole
+unit    a shard
+balance rows of all shards = samples; mask positions of all shards = label positions kept
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from btlm_data import seeding
+from btlm_data.advance import advance
+from btlm_data.config import ShardSettings, digest
+from btlm_data.formats import shards
+from btlm_data.stages import pack
+from btlm_data.stages.pack import PackSettings, SampleSet
+from btlm_data.stages.streams import gather
+from btlm_data.task import Counts, Task
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """How the rows are laid down."""
+
+    pack: PackSettings
+    shards: ShardSettings
+    out: str  # the dataset folder, relative to the work folder where it can be
+
+    @property
+    def digest(self) -> str:
+        """Of what decides a shard's bytes."""
+        return digest(VERSION, self.pack.digest, self.shards, self.pack.settings.format)
+
+    def options(self, corpus: bool) -> shards.ShardOptions:
+        """For the writer. A corpus is stored in the tokens' own type where that is wanted or fits."""
+        s = self.shards
+        small = self.pack.dtype == "uint16"
+        dtype = ("uint16" if small else "int32") if corpus else s.dtype
+        return shards.ShardOptions(compression=s.compression, level=s.level, hdf5_shuffle=s.hdf5_shuffle, dtype=dtype)
+
+
+def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, settings: WriteSettings) -> list[Task]:
+    """A task per shard. ranges: the packed stretches, empty where samples are not shuffled."""
+    tasks = []
+    for number in range(sample_set.num_shards):
+        first = number * sample_set.samples_per_file
+        last = min(first + sample_set.samples_per_file, sample_set.num_samples)
+        start, stop = first * sample_set.seq_len, min(last * sample_set.seq_len + 1, sample_set.index.num_tokens)
+        args = {
+            "seq_len": sample_set.seq_len,
+            "number": number,
+            "range": [first, last],
+            "samples": sample_set.num_samples,
+            "per_file": sample_set.samples_per_file,
+            "labels": sample_set.num_labels,
+            "tokens": [start, stop],
+            "purpose": f"samples/{sample_set.folder}",
+            "shuffled": bool(ranges),
+        }
+        hints = {"ranges": [task.outputs[0] for task in ranges], "buckets": [] if ranges else sample_set.index.overlapping(start, stop)}
+        output = os.path.join(settings.out, sample_set.folder, sample_set.shard_name(number))
+        task_id = f"{sample_set.folder.replace('/', '-')}-{number:06d}"
+        weight = (last - first) * sample_set.seq_len
+        tasks.append(Task(id=task_id, args=args, hints=hints, inputs=[lineage], outputs=[output], weight=weight))
+    return tasks
+
+
+def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
+    """Write one shard of samples."""
+    root, args = Path(work_dir), task.args
+    first, last = args["range"]
+    length = args["seq_len"]
+    if args["shuffled"]:
+        rows, _ = pack.shuffled_shard(root, task.hints["ranges"], args["number"], args["per_file"], args["samples"])
+        # Only the stream's last sample can be short, so its place is all that needs finding.
+        real = None
+        short = args["labels"] - (args["samples"] - 1) * length
+        if short < length:
+            s = settings.pack.settings
+            place = int(pack.destinations(args["samples"] - 1, args["samples"], args["samples"], s.seed, args["purpose"])[0])
+            if first <= place < last:
+                real = pack.num_real(0, last - first, 2**62, length)
+                real[place - first] = short
+    else:
+        start, stop = args["tokens"]
+        stream = gather(root, task.hints["buckets"], start, stop, settings.pack.dtype, settings.pack.eos_id)
+        rows = pack.cut_rows(stream, last - first, length)
+        real = pack.num_real(first, last, args["labels"], length)
+        if (real == length).all():
+            real = None
+    info = shards.write_samples(root / task.outputs[0], rows, real, settings.options(corpus=False))
+    advance((last - first) * length)
+    return _counts(task, info)
+
+
+def plan_corpus(sample_set: SampleSet, lineage: str, settings: WriteSettings) -> list[Task]:
+    """A task per shard of the stream itself; shards end at multiples of TOKENS_PER_FILE tokens (or samples_per_file sequences)."""
+    per_file = sample_set.samples_per_file * sample_set.seq_len
+    total = sample_set.index.num_tokens
+    count = -(-total // per_file)
+    tasks = []
+    for number, start in enumerate(range(0, total, per_file)):
+        stop = min(start + per_file, total)
+        name = f"data-{number:0{max(5, len(str(count - 1)))}d}.h5"
+        tasks.append(
+            Task(
+                id=f"{sample_set.folder.replace('/', '-')}-{number:06d}",
+                args={"tokens": [start, stop]},
+                hints={"buckets": sample_set.index.overlapping(start, stop)},
+                inputs=[lineage],
+                outputs=[os.path.join(settings.out, sample_set.folder, name)],
+                weight=stop - start,
+            )
+        )
+    return tasks
+
+
+def write_corpus(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
+    """Write one shard of the stream."""
+    root = Path(work_dir)
+    start, stop = task.args["tokens"]
+    stream = gather(root, task.hints["buckets"], start, stop, settings.pack.dtype, settings.pack.eos_id)
+    info = shards.write_corpus(root / task.outputs[0], stream, None, settings.options(corpus=True))
+    advance(stop - start)
+    return _counts(task, info)
+
+
+def _counts(task: Task, info: shards.ShardInfo) -> Counts:
+    file = {"name": Path(task.outputs[0]).name, "n_examples": info.n_examples, "tokens": info.num_tokens}
+    return Counts(extra={"file": file | {"sha256": info.sha256, "bytes": info.num_bytes}})
+
+
+def sample_salt(seed: int, folder: str) -> int:
+    """The salt of a split's sample order, for whoever looks a sample up (inspection)."""
+    return seeding.salt(seed, f"samples/{folder}")
