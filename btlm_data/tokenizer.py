@@ -253,9 +253,11 @@ class _Splitter:
     1. *Where every known pattern ends a pre-token whatever is around*: between a letter and a space before a letter
        ("a| b", ASCII); under GPT-2's own pattern, between anything and white space, or a letter or digit and punctuation.
        No alternative matches across that place and none looks behind, so neither side's pre-tokens depend on the other.
-    2. Where there is no such place (GPT-2's own pattern, no normalizer): *at the start of the last pre-token* of a
+    2. Where there is no such place (GPT-2's own pattern, no normalizer): *at the start of a pre-token* near the end of a
        window, as `tokenizers` itself finds it. A match that ends before the window does has seen the character that
-       ended it, so more text would not change it; only the last one can still grow.
+       ended it, so more text would not change it; unless it is an apostrophe whose contraction the window's end cuts,
+       so cuts stay three characters away from there. Nor is there a cut after white space, which would see no text
+       after it and swallow its own last character.
     3. If one pre-token fills the window (10 MB of one letter), its end is searched and its BPE done in overlapping
        windows. A sequence of tokens is the BPE of its text if and only if each adjacent pair is the BPE of its own text:
        consider the first merge across a token border; until then the pair's own merges were made in the same order, so
@@ -265,14 +267,10 @@ class _Splitter:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
-        self._gpt2_pattern = config["pre_tokenizer"] is not None and config["pre_tokenizer"].get("type") == "ByteLevel"
-        self._cut = (_GPT2_CUT if self._gpt2_pattern else _LETTER_SPACE_LETTER) if _can_cut(config) else None
+        gpt2_pattern = (config["pre_tokenizer"] or {}).get("type") == "ByteLevel" and all(t["special"] for t in config["added_tokens"])
+        self._cut = (_GPT2_CUT if gpt2_pattern else _LETTER_SPACE_LETTER) if _can_cut(config) else None
         self._can_cut_words = (
-            self._cut is not None
-            and self._gpt2_pattern
-            and config["normalizer"] is None
-            and all(token["special"] for token in config["added_tokens"])
-            and set(_byte_characters()) <= config["model"]["vocab"].keys()
+            self._cut is _GPT2_CUT and config["normalizer"] is None and set(_byte_characters()) <= config["model"]["vocab"].keys()
         )
 
     @cached_property
@@ -294,9 +292,12 @@ class _Splitter:
             if match:
                 end = match.end() - 1
             elif self._can_cut_words:
-                starts = _pre_token_starts(reference(), text[position:limit])
+                window = text[position:limit]
+                starts = _pre_token_starts(reference(), window)
                 is_word = len(starts) == 1
-                end = _word_end(reference(), text, position) if is_word else position + starts[-1]
+                # The first pre-token alone is a piece as well, whatever it is.
+                settled = [s for s in starts[1:] if s <= len(window) - 3 and not window[s - 1].isspace()] or starts[1:2]
+                end = _word_end(reference(), text, position) if is_word else position + settled[-1]
             else:
                 match = self._cut.first.search(text, limit)
                 end = match.end() - 1 if match else len(text)
@@ -366,7 +367,7 @@ def _can_cut(config: Mapping[str, Any]) -> bool:
             return False
     match pre_tokenizer:
         case {"type": "ByteLevel", "add_prefix_space": False}:
-            return bool(pre_tokenizer.get("use_regex", True)) and all(token["special"] for token in config["added_tokens"])
+            return bool(pre_tokenizer.get("use_regex", True))
         case {
             "type": "Sequence",
             "pretokenizers": [
