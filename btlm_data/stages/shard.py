@@ -16,7 +16,7 @@ from pathlib import Path
 from btlm_data import seeding
 from btlm_data.advance import advance
 from btlm_data.config import ShardSettings, digest
-from btlm_data.formats import shards
+from btlm_data.formats import shards as shard_files
 from btlm_data.stages import pack
 from btlm_data.stages.pack import PackSettings, SampleSet
 from btlm_data.stages.streams import gather
@@ -38,12 +38,12 @@ class WriteSettings:
         """Of what decides a shard's bytes."""
         return digest(VERSION, self.pack.digest, self.shards, self.pack.settings.format)
 
-    def options(self, corpus: bool) -> shards.ShardOptions:
+    def options(self, corpus: bool) -> shard_files.ShardOptions:
         """For the writer. A corpus is stored in the tokens' own type where that is wanted or fits."""
         s = self.shards
         small = self.pack.dtype == "uint16"
         dtype = ("uint16" if small else "int32") if corpus else s.dtype
-        return shards.ShardOptions(compression=s.compression, level=s.level, hdf5_shuffle=s.hdf5_shuffle, dtype=dtype)
+        return shard_files.ShardOptions(compression=s.compression, level=s.level, hdf5_shuffle=s.hdf5_shuffle, dtype=dtype)
 
 
 def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, settings: WriteSettings) -> list[Task]:
@@ -95,7 +95,7 @@ def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
         real = pack.num_real(first, last, args["labels"], length)
         if (real == length).all():
             real = None
-    info = shards.write_samples(root / task.outputs[0], rows, real, settings.options(corpus=False))
+    info = shard_files.write_samples(root / task.outputs[0], rows, real, settings.options(corpus=False))
     advance((last - first) * length)
     return _counts(task, info)
 
@@ -127,12 +127,12 @@ def write_corpus(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     root = Path(work_dir)
     start, stop = task.args["tokens"]
     stream = gather(root, task.hints["buckets"], start, stop, settings.pack.dtype, settings.pack.eos_id)
-    info = shards.write_corpus(root / task.outputs[0], stream, None, settings.options(corpus=True))
+    info = shard_files.write_corpus(root / task.outputs[0], stream, None, settings.options(corpus=True))
     advance(stop - start)
     return _counts(task, info)
 
 
-def _counts(task: Task, info: shards.ShardInfo) -> Counts:
+def _counts(task: Task, info: shard_files.ShardInfo) -> Counts:
     file = {"name": Path(task.outputs[0]).name, "n_examples": info.n_examples, "tokens": info.num_tokens}
     return Counts(extra={"file": file | {"sha256": info.sha256, "bytes": info.num_bytes}})
 
