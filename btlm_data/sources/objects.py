@@ -75,7 +75,7 @@ def list_objects(url: str, run: Run, patterns: Mapping[str, Sequence[str]] | Non
             )
         )
     total = sum(file.size for file in files)
-    return Listing(tuple(files), {"kind": "objects", "url": _without_secrets(url), "files": len(files), "bytes": total})
+    return Listing(tuple(files), {"kind": "objects", "url": without_secrets(url), "files": len(files), "bytes": total})
 
 
 def list_url_lists(
@@ -217,12 +217,12 @@ def open_filesystem(url: str, timeout: float) -> tuple[Any, str]:
     except ImportError as error:
         extra = {"s3": "pip install 'btlm-data[s3]'", "gs": "pip install gcsfs", "gcs": "pip install gcsfs", "az": "pip install adlfs"}
         raise ConfigError(
-            f"{_without_secrets(url)}: {scheme}:// needs a package that is not installed ({error}). "
+            f"{without_secrets(url)}: {scheme}:// needs a package that is not installed ({error}). "
             f"Install it: {extra.get(scheme, 'see https://filesystem-spec.readthedocs.io')}."
         ) from None
     except ValueError as error:
         raise ConfigError(
-            f"{_without_secrets(url)} cannot be opened: {error}. Use hf://, s3://, gs://, https://, or a local path."
+            f"{without_secrets(url)} cannot be opened: {error}. Use hf://, s3://, gs://, https://, or a local path."
         ) from None
     return filesystem, path
 
@@ -256,7 +256,7 @@ def _retrying(ask: Callable[[], Any], url: str, run: Run, passing: tuple[type[Ex
         if attempt >= run.retries:
             _refuse(url, f"the server does not answer as it should ({failure}), also after {run.retries} repeats")
         pause = backoff(attempt, run.retry_pause, wait)
-        logger.info("%s: %s; asking again in %.1f s", _without_secrets(url), failure, pause)
+        logger.info("%s: %s; asking again in %.1f s", without_secrets(url), failure, pause)
         time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -333,7 +333,7 @@ def _is_http(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """The URL without user, password and query (signed URLs carry their key there)."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else url
@@ -341,12 +341,12 @@ def _without_secrets(url: str) -> str:
 
 def _no_permission(url: str, error: object) -> SourceUnavailable:
     return SourceUnavailable(
-        f"{_without_secrets(url)} refuses to be read ({error}). "
+        f"{without_secrets(url)} refuses to be read ({error}). "
         "Check the credentials of this store (for s3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for other stores)."
     )
 
 
 def _refuse(url: str, found: str) -> NoReturn:
     raise SourceUnavailable(
-        f"{_without_secrets(url)} cannot be used: {found}. Check the address, or give --source a local folder with the files."
+        f"{without_secrets(url)} cannot be used: {found}. Check the address, or give --source a local folder with the files."
     )
