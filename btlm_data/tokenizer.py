@@ -175,12 +175,16 @@ class Tokenizer:
         parts: list[npt.NDArray[Any]] = []
         for first, last in _calls(texts):
             if last - first == 1 and len(texts[first]) > MAX_PIECE_CHARS:
-                pieces = [ids.astype(self.dtype) for ids in self._encode_long(texts[first], encoder)]
-                parts += pieces
-                lengths[last] = sum(len(piece) for piece in pieces)
+                ids = np.empty(0, self.dtype)
+                for piece in self._encode_long(texts[first], encoder):
+                    start = len(ids)
+                    ids.resize(start + len(piece), refcheck=False)  # grows in place: the ids are never held twice
+                    ids[start:] = piece
+                parts.append(ids)
+                lengths[last] = len(ids)
             else:
-                ids, offsets = encoder.encode(texts[first:last])
-                parts.append(ids.astype(self.dtype))
+                encoded, offsets = encoder.encode(texts[first:last])
+                parts.append(encoded.astype(self.dtype))
                 lengths[first + 1 : last + 1] = np.diff(offsets)
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, self.dtype)
         return flat, np.cumsum(lengths)
