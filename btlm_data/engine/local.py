@@ -50,6 +50,14 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def start(self) -> None:
+        """Fork the workers now: before this process has threads, and after it has loaded what they should inherit."""
+        if self._pool is None and self.workers > 1:
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=self._context, initializer=_start_worker, initargs=(self._progress, self._next_slot, os.getpid())
+            )
+            self._pool.submit(os.getpid).result()
+
     def progress(self) -> int:
         """Units reported by all workers since the engine was made."""
         return int(sum(self._progress))
@@ -62,10 +70,8 @@ class LocalEngine:
         if self.workers == 1 or len(tasks) == 1:
             yield from self._inline(step, tasks, work_dir)
             return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=self._context, initializer=_start_worker, initargs=(self._progress, self._next_slot, os.getpid())
-            )
+        self.start()
+        assert self._pool is not None
         waiting = iter(tasks)
         running: dict[Future[tuple[Counts, float]], Task] = {}
         try:

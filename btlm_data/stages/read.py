@@ -34,7 +34,6 @@ from btlm_data.formats.documents import BLOCK_BYTES, Fields, Reject, count_recor
 from btlm_data.formats.documents import Block as RecordBlock
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
-from btlm_data.stages.decontaminate import EvalNgrams
 from btlm_data.task import Counts, Task
 from btlm_data.tokenizer import TokenizerSpec
 
@@ -80,19 +79,18 @@ class ReadSettings:
 
 
 def product_digests(
-    settings: Settings, fields: Fields, tokenizer: TokenizerSpec, eval_digest: str | None, keep_signatures: bool
+    settings: Settings, fields: Fields, tokenizer: TokenizerSpec, eval_digest: str | None, keep_signatures: bool, need_sha256: bool
 ) -> dict[str, str]:
     """What each product depends on, besides its part of the source."""
     d = settings.dedupe
-    needs_sha = d.method == "none"
-    docs = digest(
-        VERSION, settings.clean, fields.text, fields.source, settings.source.exclude_sources, settings.source.max_record_bytes, needs_sha
-    )
+    source = settings.source
+    docs = digest(VERSION, settings.clean, fields.text, fields.source, source.exclude_sources, source.max_record_bytes, need_sha256)
     products = {
         "docs": docs,
-        "sketch": digest(docs, d.method, d.scheme, d.bands, d.rows, d.num_perm, keep_signatures),
         "tokens": digest(docs, tokenizer.fingerprint),
     }
+    if d.method != "none":
+        products["sketch"] = digest(docs, d.method, d.scheme, d.bands, d.rows, d.num_perm, keep_signatures)
     if eval_digest:
         products["contamination"] = digest(docs, eval_digest)
     return products
@@ -452,8 +450,7 @@ class _Writer:
         dedupe = self.settings.settings.dedupe
         arrays: dict[str, npt.NDArray[Any]] = {"exact": minhash.exact_hashes(normalised)[kept]}
         if dedupe.method == "minhash":
-            make = minhash.signatures if dedupe.scheme == "affine32" else minhash.legacy_signatures
-            signatures = make(normalised, dedupe.num_perm)
+            signatures = minhash.signatures(normalised, dedupe.num_perm, scheme=dedupe.scheme)
             arrays["bands"] = minhash.band_keys(signatures, dedupe.bands, dedupe.rows)[kept]
             if self.settings.keep_signatures:
                 arrays["signatures"] = signatures[kept]
@@ -519,5 +516,7 @@ def _filters(specs: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _eval_ngrams(path: str) -> EvalNgrams:
+def _eval_ngrams(path: str) -> Any:
+    from btlm_data.stages.decontaminate import EvalNgrams
+
     return EvalNgrams.read(Path(path))

@@ -1,0 +1,198 @@
+"""The `btlm-data` command: options, calls, printing, exit codes. No logic; heavy modules are imported when a command runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from btlm_data.errors import BtlmError, Interrupted
+
+if TYPE_CHECKING:
+    from btlm_data.config import Recipe
+
+# Option -> (recipe key, what click should know). One entry gives flag, recipe key and help.
+_PREPARE: list[tuple[str, str, dict[str, Any]]] = [
+    ("--source", "source.name", {"help": "Registered name, file, folder, glob or URL (hf://, s3://, https://).  [default: sample]"}),
+    ("--seq-len", "seq_len", {"multiple": True, "metavar": "N[:SHARE]", "help": "Sequence length; repeat for several from one pass over the text; with shares each document belongs to one.  [default: 2048]"}),
+    ("--out", "run.out", {"help": "Dataset folder, or a URL to upload to.  [default: shards]"}),
+    ("--format", "format", {"type": click.Choice(["sample", "corpus", "vsl"]), "help": "Layout of the shards.  [default: sample]"}),
+    ("--tokenizer", "tokenizer.name", {"help": "gpt2 (inside the package), a tokenizer.json, a folder or a hub id.  [default: gpt2]"}),
+    ("--dedupe", "dedupe.method", {"type": click.Choice(["minhash", "exact", "none"]), "help": "How duplicates are found.  [default: minhash]"}),
+    ("--shuffle", "shuffle", {"type": click.Choice(["samples", "documents", "none"]), "help": "What is shuffled, globally.  [default: samples]"}),
+    ("--tail", "tail", {"type": click.Choice(["pad", "drop"]), "help": "The last, short sample of a split.  [default: pad]"}),
+    ("--samples-per-file", "shards.samples_per_file", {"type": int, "help": "Samples per shard.  [default: 16,777,216 tokens' worth]"}),
+    ("--text-field", "source.text_field", {"help": "Record field that holds the text; dots descend.  [default: text]"}),
+    ("--seed", "seed", {"type": int, "help": "Seed of every random choice.  [default: 0]"}),
+    ("--limit", "source.limit", {"type": int, "metavar": "N", "help": "Read only the first N records of each split."}),
+    ("--chunks", "source.chunks", {"metavar": "1,2", "help": "SlimPajama's numbered chunks to read."}),
+    ("--files", "source.files", {"type": int, "metavar": "N", "help": "Read only the first N files of each split."}),
+    ("--exclude-source", "source.exclude_sources", {"multiple": True, "metavar": "NAME", "help": "Leave out documents of a source, for example RedPajamaBook; repeatable."}),
+    ("--dedupe-index", "dedupe.index", {"metavar": "DIR", "help": "Drop what matches an index of earlier runs, and add this run to it."}),
+    ("--emit-text", "run.emit_text", {"metavar": "DIR", "help": "Also write the kept text as .jsonl.zst, 10,000 documents a file."}),
+    ("--workers", "run.workers", {"type": int, "help": "Processes; changes no byte.  [default: all cores]"}),
+    ("--memory", "run.memory", {"metavar": "SIZE", "help": "Memory for the whole run, for example 16GB; changes no byte.  [default: 1GB a worker]"}),
+    ("--engine", "run.engine", {"type": click.Choice(["local"]), "help": "Where tasks run.  [default: local]"}),
+    ("--work-dir", "run.work_dir", {"metavar": "DIR", "help": "Intermediate files and receipts.  [default: OUT/.work]"}),
+    ("--cache-dir", "run.cache_dir", {"metavar": "DIR", "help": "Where remote files are held while they are read."}),
+    ("--cache-size", "run.cache_size", {"metavar": "SIZE", "help": "Most bytes of remote files on disk at once.  [default: 50GB]"}),
+    ("--sources-file", "run.sources_file", {"metavar": "FILE", "help": "More registered sources (YAML)."}),
+    ("--stop-after", "run.stop_after", {"type": click.Choice(["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard"]), "help": "End after this stage; a later run goes on."}),
+]  # fmt: skip
+_FLAGS = [
+    ("--strict", "run.strict", "The first bad record ends the run with an error."),
+    ("--accept-removal", "run.accept_removal", "Go on although deduplication removes more than dedupe.max_removed."),
+    ("--overwrite", "run.overwrite", "Replace another dataset in the output folder."),
+    ("--keep-downloads", "run.keep_downloads", "Do not evict remote files after they are read."),
+]
+
+
+def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All options of `prepare` and `run`."""
+    command = click.option("--plan", is_flag=True, help="Print stages, tasks, bytes, disk and an estimate of the time; run nothing.")(
+        command
+    )
+    command = click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of a recipe by its dotted key; repeatable."
+    )(command)
+    for flag, key, text in reversed(_FLAGS):
+        command = click.option(flag, _parameter(key), is_flag=True, default=None, help=text)(command)
+    for flag, key, details in reversed(_PREPARE):
+        command = click.option(flag, _parameter(key), **details)(command)
+    return command
+
+
+def _parameter(key: str) -> str:
+    return "opt_" + key.replace(".", "__")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="btlm-data", prog_name="btlm-data")
+@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
+def cli(verbose: bool) -> None:
+    """Turn raw text corpora into verified, training-ready HDF5 shards.
+
+    \b
+    btlm-data prepare --source sample --seq-len 2048 --out shards/
+    btlm-data inspect shards/
+    btlm-data verify shards/
+
+    Exit codes: 0 done; 1 verification failed or data damaged; 2 wrong option or recipe; 3 input cannot be read; 4 output
+    cannot be written; 5 stopped for safety; 130 interrupted.
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@cli.command()
+@click.option("--config", type=click.Path(dir_okay=False), help="A recipe; options given here win over it.")
+@_recipe_options
+def prepare(config: str | None, plan: bool, assignments: tuple[str, ...], **options: Any) -> None:
+    """Prepare a corpus: source to verified shards, resuming whatever an earlier run finished.
+
+    Reads the source, writes --out (shards, dataset.json, tables) and the work folder.
+
+    \b
+    btlm-data prepare --source my_corpus/ --seq-len 2048 --out shards/
+    """
+    _prepare(config, plan, assignments, options)
+
+
+@cli.command("run")
+@click.argument("recipe")
+@_recipe_options
+def run_recipe(recipe: str, plan: bool, assignments: tuple[str, ...], **options: Any) -> None:
+    """Prepare what a recipe describes: a pipeline file, the name of a shipped one, or a dataset.json to repeat.
+
+    \b
+    btlm-data run pipelines/sample.yaml
+    """
+    _prepare(_find_recipe(recipe), plan, assignments, options)
+
+
+def _find_recipe(name: str) -> str:
+    """A path, or the name of a pipeline inside the package (stage1)."""
+    if Path(name).exists():
+        return name
+    package = Path(__file__).resolve().parent
+    for folder in (package / "pipelines", package.parent / "pipelines"):
+        candidate = folder / (Path(name).name if name.endswith(".yaml") else f"{name}.yaml")
+        if candidate.exists():
+            return str(candidate)
+    return name
+
+
+def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from btlm_data import pipeline
+    from btlm_data.engine.progress import Bars, Lines
+    from btlm_data.inspection import outcome
+
+    recipe = _recipe(config, assignments, options)
+    console = Console(stderr=True)
+    if plan:
+        plan_report.render(plan_report.measure(recipe), Console())
+        return
+    if not console.is_terminal:
+        logging.getLogger("btlm_data").setLevel(min(logging.INFO, logging.getLogger().level))
+    try:
+        with Bars(console) if console.is_terminal else Lines() as events:
+            prepared = pipeline.prepare(recipe, events)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted. All that was finished is kept in the work folder and nothing half-written has its final name. "
+            "Run the same command again: it goes on from here."
+        ) from None
+    outcome.render(prepared, recipe, console)
+
+
+def _recipe(config: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Recipe:
+    from btlm_data.config import load, parse_assignment
+
+    overrides: dict[str, tuple[Any, str]] = {}
+    for flag, key, details in _PREPARE:
+        value = options[_parameter(key)]
+        if value is None or value == ():
+            continue
+        if key == "source.chunks":
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif details.get("multiple"):
+            value = list(value)
+        overrides[key] = (value, flag)
+    for flag, key, _ in _FLAGS:
+        if options[_parameter(key)]:
+            overrides[key] = (True, flag)
+    for assignment in assignments:
+        key, value = parse_assignment(assignment)
+        overrides[key] = (value, f"--set {assignment}")
+    return load(Path(config) if config else None, overrides)
+
+
+def main() -> None:
+    """Entry point: every BtlmError becomes a message and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except BtlmError as error:
+        first, _, rest = str(error).partition("\n")
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {first}" + (f"\n{rest}" if rest else ""), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The lines a run ends with: what came in, what went and why, what is there now."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from btlm_data.config import Recipe
+from btlm_data.engine.progress import amount
+from btlm_data.pipeline import Prepared
+from btlm_data.task import Amount
+
+
+def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
+    """Print the summary of a run on `console`."""
+    if prepared.already_done:
+        console.print(
+            f"Nothing to do: [bold]{prepared.out}[/] already holds this very dataset. `btlm-data verify {prepared.out}` re-reads it."
+        )
+        return
+    for stage, counts in prepared.stages.items():
+        came, dropped = Amount(), {}
+        for (_, _, what), value in counts.cells.items():
+            if what == "in":
+                came = came.plus(value)
+            elif what.startswith("drop:") and value.documents:
+                dropped[what[5:]] = dropped.get(what[5:], 0) + value.documents
+        if came.documents and stage in ("acquire", "clean", "dedupe", "holdout"):
+            listed = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(dropped.items(), key=lambda item: -item[1]))
+            console.print(
+                f"  {stage:<9} {came.documents:>13,} documents, {amount(came.bytes, 'B'):>9}   {'dropped: ' + listed if listed else ''}"
+            )
+    if prepared.num_rejects:
+        console.print(
+            f"  [yellow]{prepared.num_rejects:,} records could not be read[/]: {prepared.work_dir / 'rejects.jsonl'} lists reason and place."
+        )
+    for warning in prepared.warnings:
+        console.print(f"  [yellow]{warning}[/]")
+    if prepared.complete:
+        console.print(
+            f"[bold green]Prepared[/] {recipe.run.out}. Next: `btlm-data inspect {recipe.run.out}`, `btlm-data verify {recipe.run.out}`."
+        )
+    else:
+        console.print(f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.")
