@@ -1,0 +1,293 @@
+"""All of BTLM: GPT-2 with ALiBi positions, SwiGLU and muP (Dey et al. 2023, "BTLM-3B-8K").
+
+Shapes: B sequences, L positions, H hidden size, n heads of width d, F filter size, V vocabulary.
+
+    x = wte[ids] * embeddings_scale                              (B, L, H)
+    per layer:  x += attention(LN_1(x));  x += ffn(LN_2(x))
+    logits = LN_f(x) wte^T * logit_scale                         (B, L, V), never whole in memory during training
+
+`forward` gives hidden states, `loss` the training loss from them, `logits` what generation needs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from btlm_train import mup
+from btlm_train.config import ModelConfig
+
+LOSS_CHUNK_TOKENS = 512  # logits of so many tokens exist at once: 512 x 50257 floats are 103 MB
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """One slope per head (Press et al. 2022, "Train short, test long"); (n,) float32.
+
+    2^(-8(i+1)/n) for n a power of two; else those of the power of two p below n, then every other slope of 2p, from its first.
+    """
+    p = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / p) for i in range(p)]
+    slopes += [2 ** (-8 * (i + 1) / (2 * p)) for i in range(0, 2 * (num_heads - p), 2)]
+    return torch.tensor(slopes)
+
+
+def attention_bias(
+    slopes: Tensor, num_queries: int, num_keys: int, attention_span: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """ALiBi and the mask in one: -slope * distance where query i may see key j, -inf elsewhere. Made once a forward pass, shared by all layers.
+
+    Queries are the last num_queries of num_keys positions. attention_span (B, L): key j is visible to queries j .. j + span[j]
+    (variable sequence length: the tokens left in j's document). Returns (1 or B, n, num_queries, num_keys).
+    """
+    key = torch.arange(num_keys, device=slopes.device)
+    query = key[num_keys - num_queries :, None]
+    distance = query - key  # (queries, keys); negative: the future
+    visible = (distance >= 0)[None]
+    if attention_span is not None:
+        visible = visible & (distance <= attention_span[:, None, :])
+    bias = -slopes[None, :, None, None] * distance
+    return bias.masked_fill(~visible[:, None], -math.inf).to(dtype or bias.dtype)
+
+
+@dataclass
+class Visibility:
+    """What the layers of one forward pass share: a bias for scaled_dot_product_attention, or FlexAttention's two functions."""
+
+    bias: Tensor | None = None
+    score_mod: Any = None
+    block_mask: Any = None
+
+
+class KeyValueCache:
+    """Keys and values of the positions seen so far, per layer: (B, n, positions, d) each."""
+
+    def __init__(self, num_layers: int):
+        self.keys: list[Tensor | None] = [None] * num_layers
+        self.values: list[Tensor | None] = [None] * num_layers
+
+    def __len__(self) -> int:
+        return 0 if self.keys[0] is None else self.keys[0].shape[2]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions; returns all of them."""
+        old_key, old_value = self.keys[layer], self.values[layer]
+        if old_key is not None and old_value is not None:
+            key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
+        self.keys[layer], self.values[layer] = key, value
+        return key, value
+
+
+class Attention(nn.Module):
+    """softmax(q.k * scale + alibi + mask) v, over all heads at once."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.scale, self.dropout = mup.attention_scale(config), config.attention_dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_projection_bias_in_attention)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_ffn_bias_in_attention)
+
+    def forward(self, x: Tensor, visibility: Visibility, layer: int, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, n, L, d)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        if visibility.score_mod is not None:
+            y = _flex_attention(q, k, v, visibility, self.scale)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=visibility.bias, dropout_p=dropout, scale=self.scale)
+        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))  # (B, L, n * d)
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: proj(fc(x) * silu(gate(x))) (Shazeer 2020, "GLU variants improve Transformer")."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.fc = nn.Linear(config.hidden_size, config.filter_size, bias=config.use_ffn_bias)
+        self.gate = nn.Linear(config.hidden_size, config.filter_size, bias=config.use_ffn_bias)
+        self.proj = nn.Linear(config.filter_size, config.hidden_size, bias=config.use_ffn_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, H) -> (B, L, H), (B, L, F) in between."""
+        out: Tensor = self.proj(self.fc(x) * F.silu(self.gate(x)))
+        return out
+
+
+class Block(nn.Module):
+    """One decoder layer, normalised first."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor, visibility: Visibility, layer: int, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
+        x = x + self.dropout(self.attn(self.ln_1(x), visibility, layer, cache))
+        out: Tensor = x + self.dropout(self.ffn(self.ln_2(x)))
+        return out
+
+
+class BTLM(nn.Module):
+    """The language model; the output head is tied to the embedding.
+
+    attention: "sdpa" (any device) or "flex" (FlexAttention: no L x L bias at all; compiled on a GPU).
+    """
+
+    def __init__(self, config: ModelConfig, *, activation_checkpointing: bool = False, attention: str = "sdpa"):
+        super().__init__()
+        self.config, self.activation_checkpointing, self.attention = config, activation_checkpointing, attention
+        self.logit_scale = mup.logit_scale(config)
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.slopes: Tensor
+        self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        loss_mask: Tensor | None = None,
+        attention_span: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        position_scale: float | None = None,
+    ) -> Tensor:
+        """Hidden states after LN_f, (B, L, H); with labels, the sum of masked cross-entropies instead (a scalar, float32).
+
+        input_ids, labels, loss_mask, attention_span: (B, L) integers. The loss mask never masks attention. position_scale:
+        what ALiBi distances are divided by (default: the configuration's, dynamic for inputs longer than alibi_train_seq_len).
+        """
+        past = len(cache) if cache is not None else 0
+        length = input_ids.shape[1]
+        x: Tensor = self.dropout(self.wte(input_ids) * self.config.embeddings_scale)
+        visibility = self._visibility(length, past + length, attention_span, position_scale or self.position_scale(past + length), x.dtype)
+        for layer, block in enumerate(self.blocks):
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, visibility, layer, use_reentrant=False)
+            else:
+                x = block(x, visibility, layer, cache)
+        x = self.ln_f(x)
+        if labels is None:
+            return x
+        mask = torch.ones_like(labels) if loss_mask is None else loss_mask
+        total: Tensor = _SummedCrossEntropy.apply(x.flatten(0, 1), self.wte.weight, labels.flatten(), mask.flatten(), self.logit_scale)  # type: ignore[no-untyped-call]
+        return total
+
+    def position_scale(self, length: int) -> float:
+        """What ALiBi distances are divided by for an input of `length`: once it is longer than trained for, length / trained length."""
+        trained = self.config.alibi_train_seq_len
+        return max(length / trained, 1.0) if trained else self.config.pos_scaling_factor
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., V), scaled."""
+        return F.linear(hidden, self.wte.weight) * self.logit_scale
+
+    @torch.no_grad()
+    def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each position and whether its likeliest token is the label: (B, L) float32 and bool. For evaluation."""
+        losses, hits = [], []
+        flat, target = hidden.flatten(0, 1), labels.flatten().long()
+        for start in range(0, len(target), LOSS_CHUNK_TOKENS):
+            h, y = flat[start : start + LOSS_CHUNK_TOKENS], target[start : start + LOSS_CHUNK_TOKENS]
+            logits = self.logits(h).float()
+            losses.append(F.cross_entropy(logits, y, reduction="none"))
+            hits.append(logits.argmax(1) == y)
+        return torch.cat(losses).view(labels.shape), torch.cat(hits).view(labels.shape)
+
+    def _visibility(self, num_queries: int, num_keys: int, span: Tensor | None, position_scale: float, dtype: torch.dtype) -> Visibility:
+        slopes = self.slopes / position_scale
+        if self.attention == "flex" and num_queries == num_keys:
+            return _flex_visibility(slopes, num_keys, span)
+        if torch.is_autocast_enabled(slopes.device.type):
+            dtype = torch.get_autocast_dtype(slopes.device.type)
+        return Visibility(attention_bias(slopes, num_queries, num_keys, span, dtype))
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """sum_t mask_t * CE(h_t W^T * scale, label_t), a few hundred tokens at a time; gradients are made in the same pass.
+
+    h (T, H), W (V, H), labels and mask (T,). So T x V logits never exist, and nothing is computed twice: with V = 50,257
+    the logits of one 8,192-token sequence would be 1.6 GB, and their gradient as much again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, labels: Tensor, mask: Tensor, scale: float) -> Tensor:
+        low_precision = torch.is_autocast_enabled(h.device.type)
+        dtype = torch.get_autocast_dtype(h.device.type) if low_precision else h.dtype
+        w = weight.to(dtype)
+        total = torch.zeros((), dtype=torch.float32, device=h.device)
+        needs_grad = any(ctx.needs_input_grad[:2])
+        grad_h = torch.empty_like(h) if needs_grad else None
+        grad_w = torch.zeros_like(weight) if needs_grad else None
+        for start in range(0, h.shape[0], LOSS_CHUNK_TOKENS):
+            part = slice(start, start + LOSS_CHUNK_TOKENS)
+            chunk, label, keep = h[part].to(dtype), labels[part].long(), mask[part].float()
+            logits = torch.mm(chunk, w.T).float().mul_(scale)  # (chunk, V)
+            log_z = logits.logsumexp(1)
+            total += ((log_z - logits.gather(1, label[:, None])[:, 0]) * keep).sum()
+            if grad_h is not None and grad_w is not None:
+                logits.sub_(log_z[:, None]).exp_()  # now the probabilities
+                logits[torch.arange(len(label), device=h.device), label] -= 1.0
+                gradient = logits.mul_((keep * scale)[:, None]).to(dtype)
+                grad_h[part] = torch.mm(gradient, w).to(h.dtype)
+                if dtype == grad_w.dtype:
+                    grad_w.addmm_(gradient.T, chunk)
+                else:
+                    grad_w += torch.mm(gradient.T, chunk)
+        if grad_h is not None and grad_w is not None:
+            ctx.save_for_backward(grad_h, grad_w)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_h, grad_w = ctx.saved_tensors
+        (upstream,) = grad_outputs
+        return grad_h * upstream.to(grad_h.dtype), grad_w * upstream.to(grad_w.dtype), None, None, None
+
+
+def _flex_visibility(slopes: Tensor, length: int, span: Tensor | None) -> Visibility:
+    """The same rule as `attention_bias`, as functions of positions that FlexAttention fuses into its kernel."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def score_mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score - slopes[head] * (query - key)
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return query >= key if span is None else (query >= key) & (query - key <= span[batch, key])
+
+    block_mask = create_block_mask(mask_mod, None if span is None else span.shape[0], None, length, length, device=str(slopes.device))
+    return Visibility(score_mod=score_mod, block_mask=block_mask)
+
+
+def _flex_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    kernel: Any = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
+    return kernel(q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale)  # type: ignore[no-any-return]
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """How many numbers are trained, without building the model."""
+    h, f, bias = config.hidden_size, config.filter_size, config.use_ffn_bias
+    attention = 4 * h * h + 3 * h * config.use_projection_bias_in_attention + h * config.use_ffn_bias_in_attention
+    ffn = 3 * h * f + (2 * f + h) * bias
+    return config.vocab_size * h + config.num_hidden_layers * (attention + ffn + 4 * h) + 2 * h
+
+
+def flops_per_token(config: ModelConfig, length: int) -> int:
+    """Floating-point operations of one forward and backward pass per token (Chowdhery et al. 2022, appendix B: 6 N + 12 layers H L)."""
+    return 6 * count_parameters(config) + 12 * config.num_hidden_layers * config.hidden_size * length
