@@ -264,9 +264,9 @@ def _count_choice(
         ("add:repeated_by_mix", np.repeat(candidates[member], np.maximum(copies[member] - 1, 0))),
         ("out", np.repeat(candidates[member], copies[member])),
     ):
-        for index in np.unique(code[rows]).tolist():
-            mine = rows[code[rows] == index]
-            counts.add(split, sources[index], what, len(mine), int(num_bytes[mine].sum()), int(tokens[mine].sum()))
+        documents, size, count = (np.bincount(code[rows], w, len(sources)).astype(np.int64) for w in (None, num_bytes[rows], tokens[rows]))
+        for index in np.flatnonzero(documents).tolist():
+            counts.add(split, sources[index], what, int(documents[index]), int(size[index]), int(count[index]))
 
 
 # Sort -----------------------------------------------------------------------------------------------------------
