@@ -112,7 +112,7 @@ def _stages(context: _Context) -> Prepared:
     if (finished := _finished(context, fingerprint)) is not None:
         return finished
     _claim(context, fingerprint)
-    _warm_up(tokenizer)
+    warm_up(tokenizer)
     if isinstance(context.engine, LocalEngine):
         context.engine.start()
     if run.stop_after == "acquire":
@@ -157,7 +157,7 @@ def _stages(context: _Context) -> Prepared:
     return Prepared(context.out, context.work_dir, True, context.stages, num_rejects)
 
 
-def _warm_up(tokenizer: Any) -> None:
+def warm_up(tokenizer: Any) -> None:
     """Load (the first time: compile) every kernel here, so that forked workers have them and none is compiled twice."""
     import numpy as np
 

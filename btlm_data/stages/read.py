@@ -203,10 +203,10 @@ def work(task: Task, settings: ReadSettings, work_dir: str) -> Counts:
             resume, final = (meta["end"], meta["num_lines"]), meta["final"]
     num_lines = resume[1]
     if not final:
-        for records in _records(segments, settings, resume):
+        for found in records(segments, settings, resume):
             stem = _stem(task, len(blocks))
-            collect(_Writer(root, stem, segments, settings, wanted).write(records), stem)
-            num_lines = records.block.num_lines
+            collect(BlockWriter(root, stem, segments, settings, wanted).write(found), stem)
+            num_lines = found.block.num_lines
     result = Counts()
     result.extra = {
         "stages": {name: counts.to_json() for name, counts in stages.items()},
@@ -221,24 +221,28 @@ def _stem(task: Task, number: int) -> str:
     return f"read/{task.id}-{number:05d}"
 
 
-def _records(segments: Sequence[Segment], settings: ReadSettings, resume: tuple[int, int]) -> Iterator[_Records]:
-    """Blocks of about BLOCK_BYTES; those of small files are put together."""
+def records(
+    segments: Sequence[Segment], settings: ReadSettings, resume: tuple[int, int], block_bytes: int = BLOCK_BYTES
+) -> Iterator[_Records]:
+    """Blocks of about block_bytes; those of small files are put together."""
     max_record_bytes = settings.settings.source.max_record_bytes
-    records, held = _Records(), 0
+    found, held = _Records(), 0
     for index, segment in enumerate(segments):
         with settings.fetcher.local_copy(segment.file) as path:
-            for block in read_blocks(path, segment.file, settings.fields, segment.start, segment.stop, resume, max_record_bytes):
+            for block in read_blocks(
+                path, segment.file, settings.fields, segment.start, segment.stop, resume, max_record_bytes, block_bytes
+            ):
                 if segment.max_line is not None:
                     _keep_lines_before(block, segment.max_line)
-                records.take(block, index)
+                found.take(block, index)
                 held += sum(map(len, block.texts))
-                if len(segments) == 1 or held >= BLOCK_BYTES:
-                    yield records
-                    records, held = _Records(), 0
+                if len(segments) == 1 or held >= block_bytes:
+                    yield found
+                    found, held = _Records(), 0
                 if block.final:
                     break
-    if records.block.num_records:
-        yield records
+    if found.block.num_records:
+        yield found
 
 
 def _keep_lines_before(block: RecordBlock, max_line: int) -> None:
@@ -264,7 +268,7 @@ def _finished(root: Path, stem: str, wanted: dict[str, str]) -> dict[str, Any] |
 _ENDINGS = {"docs": "docs", "sketch": "sketch", "tokens": "tokens", "contamination": "contamination"}
 
 
-class _Writer:
+class BlockWriter:
     """Turns the records of one block into its products."""
 
     def __init__(self, root: Path, stem: str, segments: Sequence[Segment], settings: ReadSettings, wanted: dict[str, str]) -> None:
