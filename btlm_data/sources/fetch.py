@@ -22,6 +22,7 @@ from btlm_data.sources.http import LONGEST_RETRY_AFTER, TransientError, backoff
 
 logger = logging.getLogger(__name__)
 SLOWEST = 1000.0  # bytes a second; a connection slower than this for a whole timeout is cut and made anew
+_PATIENCE = 0.5  # seconds that a reader waits for room before files fetched ahead are dropped for him
 _FRESH = 2**16  # new bytes that make an attempt count as progress
 
 
@@ -118,24 +119,25 @@ class Fetcher:
                 f"Set --cache-size to at least {total * 1.01 / 1e9 + 0.001:.3f}GB, or leave --keep-downloads out."
             )
 
-    def fetch(self, file: SourceFile, *, may_drop: Callable[[str], bool] | None = None, stop: threading.Event | None = None) -> Pin:
-        """The file in the cache, pinned. may_drop: which files fetched ahead may make room (default: any). Raises as `local_copy`; Stopped."""
+    def fetch(self, file: SourceFile) -> Pin:
+        """The file in the cache, pinned. Raises as `local_copy`."""
         cache = self._cache()
-        key = _key(file)
-        pause = 0.02
-        while True:
-            _check(stop)
-            held = cache.obtain(key, file.size, may_drop or (lambda _: True))
-            if isinstance(held, Pin):
-                return held
-            if isinstance(held, Partial):
-                try:
-                    return self._complete(cache, file, held, stop)
-                except BaseException:
-                    held.leave()
-                    raise
+        patient_until = time.monotonic() + _PATIENCE
+        for pause in _pauses(None):
+            held = cache.obtain(_key(file), file.size, lambda _: time.monotonic() > patient_until)
+            if held is not None:
+                break
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.2)
+        assert held is not None
+        return held if isinstance(held, Pin) else self.complete(cache, file, held, None)
+
+    def complete(self, cache: Cache, file: SourceFile, partial: Partial, stop: threading.Event | None) -> Pin:
+        """Fetch and verify what Cache.obtain gave the right to; whatever happens, nothing stays locked. Raises as `local_copy`; Stopped."""
+        try:
+            return self._complete(cache, file, partial, stop)
+        except BaseException:
+            partial.leave()
+            raise
 
     def _complete(self, cache: Cache, file: SourceFile, partial: Partial, stop: threading.Event | None) -> Pin:
         """Fetch what lacks, verify the whole, and once more from the start if it is wrong."""
@@ -258,8 +260,8 @@ class Prefetcher:
         self._fetcher = Fetcher(**{**fetcher.__dict__, "retries": min(fetcher.retries, 2)})
         self._files = list({file.url: file for file in files if is_remote(file.url)}.values())
         self._keys = frozenset(map(_key, self._files))
-        self._next = 0
-        self._guard = threading.Lock()
+        self._pending = iter(self._files)
+        self._turn = threading.Lock()  # held while waiting for room, so that room is given in the order of need
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"prefetch-{n}", daemon=True) for n in range(min(threads, len(self._files)))
@@ -288,25 +290,36 @@ class Prefetcher:
                     cache.forget_use(key)
 
     def _work(self) -> None:
-        while not self._stop.is_set():
-            with self._guard:
-                if self._next >= len(self._files):
-                    return
-                file = self._files[self._next]
-                self._next += 1
+        cache = self._fetcher._cache()
+        while True:
             try:
-                cache = self._fetcher._cache()
-                if cache.was_used(_key(file)):
-                    continue
-                if self._fetcher._already_downloaded(file) is not None:
-                    continue
-                self._fetcher.fetch(file, may_drop=lambda key: key not in self._keys, stop=self._stop).release(used=False)
-            except Stopped:
+                with self._turn:
+                    file, held = self._next_held(cache)
+                if isinstance(held, Partial):
+                    held = self._fetcher.complete(cache, file, held, self._stop)
+                held.release(used=False)
+            except (Stopped, StopIteration):
                 return
             except BtlmError as error:
                 logger.info("fetching ahead: %s", str(error).split("\n")[0])
             except Exception:
-                logger.exception("fetching %s ahead failed; it is fetched when it is needed", file.name)
+                logger.exception("fetching ahead failed; the file is fetched when it is needed")
+
+    def _next_held(self, cache: Cache) -> tuple[SourceFile, Pin | Partial]:
+        """The next file that is worth fetching, and the right and the room to do so. Raises StopIteration at the end, Stopped."""
+        while True:
+            _check(self._stop)
+            file = next(self._pending)
+            key = _key(file)
+            if self._fetcher._already_downloaded(file) is not None:
+                continue
+            for pause in _pauses(self._stop):
+                if cache.was_used(key):  # by a reader that did not wait
+                    break
+                held = cache.obtain(key, file.size, lambda other: other not in self._keys)
+                if held is not None:
+                    return file, held
+                time.sleep(pause)
 
 
 @dataclass(frozen=True)
@@ -359,6 +372,15 @@ def _key(file: SourceFile) -> str:
 def _check(stop: threading.Event | None) -> None:
     if stop is not None and stop.is_set():
         raise Stopped
+
+
+def _pauses(stop: threading.Event | None) -> Iterator[float]:
+    """Seconds to sleep between two looks at the cache, growing from 20 to 200 ms, without end. Raises Stopped."""
+    pause = 0.02
+    while True:
+        _check(stop)
+        yield pause
+        pause = min(pause * 1.5, 0.2)
 
 
 def _wait(left: Callable[[], float], stop: threading.Event | None) -> None:

@@ -81,7 +81,7 @@ def stream_bytes(
                     piece, skip = piece[dropped:], skip - dropped
                 if piece:
                     yield piece
-    except httpx2.HTTPError as error:
+    except httpx2.RequestError as error:
         raise TransientError(str(error) or type(error).__name__) from error
 
 

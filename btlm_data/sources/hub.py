@@ -275,7 +275,7 @@ def _answer(ask: Callable[[], Any], what: str, revision: str | None, run: Run) -
             if status not in RETRIED_STATUS:
                 raise explain(error, what, revision) from None
             failure, wait = error, retry_after(error.response.headers)
-        except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:  # ValueError...: an answer that is no listing
+        except (httpx2.RequestError, OSError, ValueError, KeyError, TypeError) as error:  # ValueError...: an answer that is no listing
             failure, wait = error, None
         if attempt >= run.retries:
             raise explain(failure, what, revision) from failure

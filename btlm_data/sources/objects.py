@@ -164,7 +164,7 @@ def head_of(url: str, name: str, split: str, run: Run, sha256: str | None = None
             _refuse(url, "the server does not say how long it is (no Content-Length)")
         return int(length), _http_version(response.headers)
 
-    size, version = _retrying(ask, url, run, (httpx2.HTTPError,))
+    size, version = _retrying(ask, url, run, (httpx2.RequestError,))
     return SourceFile(
         name=name,
         url=url,

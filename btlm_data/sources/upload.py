@@ -2,12 +2,14 @@
 
 Whoever reads at the destination therefore sees either no `dataset.json` (nothing to read yet) or a whole dataset. An S3 or GCS put is
 atomic: an object appears whole under its name. Where it is not (sftp, a mounted folder, ...), each file goes to a temporary name first and is
-moved. A second call skips what is there already with the same size and SHA-256 (kept in `dataset.json`, or the store's MD5), so an upload that was cut goes on.
+moved. A second call skips what is there with the same size and MD5 (as far as the store tells it; files above 50 MB go in several
+parts and have none, and are sent again), so an upload that was cut goes on.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import itertools
 import json
@@ -64,7 +66,8 @@ def upload_dataset(
     present = {place[len(root) :].lstrip("/"): info for place, info in there.items() if info.get("type") != "directory"}
     _check_destination(filesystem, root, shown, local, present, overwrite=overwrite)
     data = [name for name in files if name != MANIFEST]
-    atomic_put = not filesystem.protocol or bool(_ATOMIC_PUT & {filesystem.protocol, *filesystem.protocol})
+    protocols = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol
+    atomic_put = not _ATOMIC_PUT.isdisjoint(protocols)
     if MANIFEST in present and not _same(filesystem, f"{root}/{MANIFEST}", local / MANIFEST, present[MANIFEST]):
         retry(lambda: filesystem.rm_file(f"{root}/{MANIFEST}"))  # from here until the end there is no dataset at the destination
 
@@ -93,7 +96,7 @@ def upload_dataset(
     stale = sorted(set(present) - set(files))
     for name in stale:
         if overwrite:
-            retry(lambda name=name: filesystem.rm_file(f"{root}/{name}"))
+            retry(functools.partial(filesystem.rm_file, f"{root}/{name}"))
     done = Upload(sum(a >= 0 for a in amounts), sum(a < 0 for a in amounts), sum(a for a in amounts if a >= 0))
     logger.info("uploaded %d files (%.2f GB) to %s; %d were there", done.num_files, done.num_bytes / 1e9, shown, done.num_skipped)
     return done

@@ -119,8 +119,8 @@ def write_file(folder: Path, file: OutputFile, documents: Iterable[tuple[str, st
                 "The source has changed during the run: run the same command again."
             )
         digest = hashlib.sha256()
-        with temporary.open("rb") as raw:
-            while piece := raw.read(2**20):
+        with temporary.open("rb") as written:
+            while piece := written.read(2**20):
                 digest.update(piece)
         size = temporary.stat().st_size
     return Written(file.name, number, num_bytes, size, digest.hexdigest())
