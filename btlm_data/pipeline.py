@@ -118,7 +118,7 @@ def _stages(context: _Context) -> Prepared:
     if run.stop_after == "acquire":
         return Prepared(context.out, context.work_dir, False, context.stages)
 
-    blocks, lines, lineage, num_rejects = _read(context, listing, tokenizer.spec, fields)
+    blocks, lines, lineage, num_rejects, parts, reading = _read(context, listing, tokenizer.spec, fields)
     if run.stop_after == "clean":
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
     fates, clusters, lineage = _dedupe(context, blocks, lineage)
@@ -127,6 +127,8 @@ def _stages(context: _Context) -> Prepared:
     lineage = _holdout(context, blocks, fates, lineage)
     if run.stop_after in ("holdout", "tokenize"):
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
+    if run.emit_text is not None:
+        _emit(context, parts, blocks, reading, lineage, run.emit_text)
     indices, lineage = _streams(context, blocks, lineage)
     if run.stop_after == "shuffle":
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
@@ -249,8 +251,10 @@ def read_settings(
     )
 
 
-def _read(context: _Context, listing: Listing, tokenizer: TokenizerSpec, fields: Fields) -> tuple[list[Block], dict[str, int], str, int]:
-    """Blocks; the line each block's part begins at in its file; lineage; how many records were rejected."""
+def _read(
+    context: _Context, listing: Listing, tokenizer: TokenizerSpec, fields: Fields
+) -> tuple[list[Block], dict[str, int], str, int, list[Task], read.ReadSettings]:
+    """Blocks; the line each block's part begins at in its file; lineage; number of rejects; the parts and how they were read."""
     run, settings = context.recipe.run, context.settings
     evaluation = None
     if settings.holdout.decontaminate:
@@ -278,7 +282,7 @@ def _read(context: _Context, listing: Listing, tokenizer: TokenizerSpec, fields:
     num_rejects = _write_rejects(context, tasks, results, lines)
     if sum(number for _, _, number in stems) == 0:
         raise InputError(_nothing_left(context.stages, listing.files))
-    return block_list.number(stems), lines, digest([task_digest(step, task) for task in tasks]), num_rejects
+    return block_list.number(stems), lines, digest([task_digest(step, task) for task in tasks]), num_rejects, tasks, reading
 
 
 def _write_rejects(context: _Context, tasks: Sequence[Task], results: Sequence[Counts], lines: Mapping[str, int]) -> int:
@@ -346,6 +350,22 @@ def _holdout(context: _Context, blocks: list[Block], fates: str | None, lineage:
     step = Step("holdout", holdout.VERSION, holdout.work, holdout.plan(blocks, lineage), work, work.digest, "doc")
     context.step(step)
     return task_digest(step, step.tasks[0])
+
+
+def _emit(context: _Context, parts: list[Task], blocks: list[Block], reading: read.ReadSettings, lineage: str, to: str) -> None:
+    from btlm_data.stages import emit
+
+    folder = emit.folder_of(to, context.work_dir)
+    settings_digest = emit.settings_digest(reading.products)
+    step = Step("collect text", emit.VERSION, emit.collect, emit.plan_collect(parts, blocks, lineage), reading, settings_digest)
+    todo = [task for task in step.tasks if not is_done(step, task, context.work_dir)]
+    needed = list(dict.fromkeys(read.Segment.from_json(s).file for task in todo for s in task.args["segments"]))
+    with Prefetcher(reading.fetcher, needed):
+        results = context.step(step)
+    lineage = digest([task_digest(step, task) for task in step.tasks])
+    write = Step("emit text", emit.VERSION, emit.write, emit.plan_write(step.tasks, results, folder, lineage), None, settings_digest, "doc")
+    written = emit.summary(context.step(write))
+    atomic.write_json(Path(to) / "files.json", written)
 
 
 def _streams(context: _Context, blocks: list[Block], lineage: str) -> tuple[dict[str, Index], str]:

@@ -10,11 +10,16 @@ from btlm_data.pipeline import Prepared
 from btlm_data.task import Amount
 
 
+def _print(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, highlight=False)
+
+
 def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
     """Print the summary of a run on `console`."""
     if prepared.already_done:
-        console.print(
-            f"Nothing to do: [bold]{prepared.out}[/] already holds this very dataset. `btlm-data verify {prepared.out}` re-reads it."
+        _print(
+            console,
+            f"Nothing to do: [bold]{prepared.out}[/] already holds this very dataset. `btlm-data verify {prepared.out}` re-reads it.",
         )
         return
     for stage, counts in prepared.stages.items():
@@ -26,18 +31,21 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
                 dropped[what[5:]] = dropped.get(what[5:], 0) + value.documents
         if came.documents and stage in ("acquire", "clean", "dedupe", "holdout"):
             listed = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(dropped.items(), key=lambda item: -item[1]))
-            console.print(
-                f"  {stage:<9} {came.documents:>13,} documents, {amount(came.bytes, 'B'):>9}   {'dropped: ' + listed if listed else ''}"
+            _print(
+                console,
+                f"  {stage:<9} {came.documents:>13,} documents, {amount(came.bytes, 'B'):>9}   {'dropped: ' + listed if listed else ''}",
             )
     if prepared.num_rejects:
-        console.print(
-            f"  [yellow]{prepared.num_rejects:,} records could not be read[/]: {prepared.work_dir / 'rejects.jsonl'} lists reason and place."
+        _print(
+            console,
+            f"  [yellow]{prepared.num_rejects:,} records could not be read[/]: {prepared.work_dir / 'rejects.jsonl'} lists reason and place.",
         )
     for warning in prepared.warnings:
-        console.print(f"  [yellow]{warning}[/]")
+        _print(console, f"  [yellow]{warning}[/]")
     if prepared.complete:
-        console.print(
-            f"[bold green]Prepared[/] {recipe.run.out}. Next: `btlm-data inspect {recipe.run.out}`, `btlm-data verify {recipe.run.out}`."
+        _print(
+            console,
+            f"[bold green]Prepared[/] {recipe.run.out}. Next: `btlm-data inspect {recipe.run.out}`, `btlm-data verify {recipe.run.out}`.",
         )
     else:
-        console.print(f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.")
+        _print(console, f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.")

@@ -34,12 +34,14 @@ def list_local(settings: SourceSettings) -> Listing:
         shown = settings.name
     files: list[SourceFile] = []
     left_out: Counter[str] = Counter()
-    for path in paths:
+    names = [path.relative_to(root).as_posix() for path in paths]
+    has_splits = any(name.startswith(tuple(f"{split}/" for split in SPLITS)) for name in names)
+    for path, name in zip(paths, names, strict=True):
         kind = classify(path.name)
-        if kind is None or path.name == "truth.json":
+        # Beside split folders, a bare .json is a description of the corpus, no part of it.
+        if kind is None or (has_splits and "/" not in name and path.suffix == ".json"):
             left_out[path.suffix or "(no ending)"] += 1
             continue
-        name = path.relative_to(root).as_posix()
         try:
             status = path.stat()
         except OSError as error:

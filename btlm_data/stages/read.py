@@ -284,7 +284,7 @@ class BlockWriter:
         block = records.block
         keys = self._keys(records)
         lines = self._rejects(records)
-        texts, reasons = self._cleaned(block.texts, block.sources)
+        texts, reasons = self.cleaned(block.texts, block.sources)
         utf8_list = [text.encode() for text in texts]
         lengths = np.fromiter(map(len, utf8_list), np.int64, len(utf8_list))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -380,7 +380,7 @@ class BlockWriter:
             )
         return lines
 
-    def _cleaned(self, texts: list[str], sources: list[str]) -> tuple[list[str], dict[int, str]]:
+    def cleaned(self, texts: list[str], sources: list[str]) -> tuple[list[str], dict[int, str]]:
         """Normalised and filtered texts, and the reason of each that is dropped (by index)."""
         clean = self.settings.settings.clean
         reasons: dict[int, str] = {}
