@@ -1,0 +1,58 @@
+# `make demo` and `make test` need Python 3.11+, git and make; everything else they install into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+SOURCE ?= sample
+PARAMS ?=
+PARAMS1 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_2k.yaml)
+PARAMS2 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_8k.yaml)
+
+.PHONY: demo test check stress bench stage1 stage2 docs clean
+
+demo: $(VENV)/.base
+	$(BIN)/btlm-data prepare --source sample --seq-len 2048 --out shards/
+	$(BIN)/btlm-data inspect shards/
+	$(BIN)/btlm-data verify shards/
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m "not stress and not bench"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+stress: $(VENV)/.dev
+	$(BIN)/python -m pytest -m stress --timeout 7200
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks
+
+# BTLM's two data sets are disjoint parts of one corpus, so both pipelines name both parts; the second finds them prepared.
+stage1: $(VENV)/.train
+	$(BIN)/btlm-data run pipelines/stage1.yaml --source $(SOURCE)
+	$(BIN)/btlm-train run --params $(PARAMS1) --mode train --model-dir runs/stage1 --set train_input.data_dir=runs/shards/msl2048/train
+
+stage2: $(VENV)/.train
+	$(BIN)/btlm-data run pipelines/stage2.yaml --source $(SOURCE)
+	$(BIN)/btlm-train run --params $(PARAMS2) --mode train --model-dir runs/stage2 --checkpoint runs/stage1 --set train_input.data_dir=runs/shards/msl8192/train
+
+clean:
+	rm -rf shards runs build dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	touch $@
