@@ -3,17 +3,27 @@
     sample   (n, 3, L) int32, chunks (1, 3, L): plane 0 input_ids, plane 1 attention_mask (1 on real positions: it is the
              loss mask), plane 2 labels = the next token; 0 in all three planes where padded
     vsl      (n, 5, L) int32, chunks (1, 5, L): the same three, then attention_span and position_ids
-    corpus   (n,) uint16 or int32: the token stream itself
+    corpus   (n,) uint16 or int32, chunks of 8192: the token stream itself
 
-The file attribute `n_examples` repeats the length of axis 0.
+Chunks go through HDF5's own gzip filter (and its shuffle filter on request), or the data is contiguous and uncompressed. The
+file attribute `n_examples` repeats the length of axis 0. There are no timestamps; the same rows and options give the same
+bytes. Shards of other writers (any numeric type, any layout the HDF5 library reads) can be read as well.
+
+Level 1 is kernels/deflate.py, which knows what a sample is; it is faster and smaller than zlib's default level and does not depend
+on a library's version. Higher levels are zlib's, and the shuffle filter's chunks are ISA-L's at level 1: other versions of those
+libraries may give other bytes (of the same data).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import h5py
@@ -22,24 +32,33 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from btlm_data.errors import DataError
-from btlm_data.formats import atomic
+from btlm_data.formats import atomic, hdf5_layout
 
-CORPUS_CHUNK = 8192
+Compression = Literal["gzip", "none"]
+ElementType = Literal["int32", "uint16"]
+Layout = Literal["sample", "vsl", "corpus", "other"]
+
+CORPUS_CHUNK = 8192  # tokens: a sample of 2,048 touches one or two chunks
+_BATCH_UNITS = 1 << 22  # elements compressed at once: bounds memory, and is enough to make one Huffman code for
 
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """How a shard's bytes are stored; what a reader gets does not depend on it."""
+    """How a shard's bytes are stored; the values a reader gets do not depend on it.
 
-    compression: Literal["gzip", "none"] = "gzip"
+    level: 1 (fast) to 9, of gzip; hdf5_shuffle: HDF5's shuffle filter before gzip (5% smaller, half the reading speed);
+    dtype: int32, or uint16 where the vocabulary fits.
+    """
+
+    compression: Compression = "gzip"
     level: int = 1
     hdf5_shuffle: bool = False
-    dtype: Literal["int32", "uint16"] = "int32"
+    dtype: ElementType = "int32"
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a finished shard holds: n_examples (axis 0), real label positions, and the file's sha256 and size in bytes."""
+    """A finished shard: rows (tokens in the corpus layout), real label positions, the file's sha256 and size in bytes."""
 
     n_examples: int
     num_tokens: int
@@ -49,9 +68,9 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """What `read_shard_info` finds: shape and dtype of `data`, its chunks, filters, and the n_examples attribute if there."""
+    """What a file holds, as far as can be told without reading its data; n_examples is the attribute (None: not there)."""
 
-    layout: Literal["sample", "vsl", "corpus", "other"]
+    layout: Layout
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...] | None
@@ -64,100 +83,261 @@ class ShardLayout:
 def write_samples(
     path: Path, rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None = None, options: ShardOptions | None = None
 ) -> ShardInfo:
-    """Write token rows (n, L+1) as a sample shard; num_real[i] label positions of row i are real (all L by default)."""
+    """Write a sample shard, atomically.
+
+    rows: (n, L+1) uint16 or uint32: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
+    label positions of each row are real; from there on all three planes are 0 (all L by default; rows' values there do not matter).
+    Raises OutputError if the file cannot be written.
+    """
+    options = options or ShardOptions()
+    rows = np.ascontiguousarray(rows)
+    if rows.dtype != np.uint16:
+        rows = rows.astype(np.uint16 if not rows.size or rows.max() < 2**16 else np.uint32)
     n, length = rows.shape[0], rows.shape[1] - 1
-    planes = np.empty((n, 3, length), np.int32)
-    planes[:, 0], planes[:, 1], planes[:, 2] = rows[:, :-1], 1, rows[:, 1:]
-    real = n * length
-    if num_real is not None:
-        real = int(num_real.sum())
-        planes *= (np.arange(length) < num_real[:, None])[:, None]
-    return _write(path, planes, real, options or ShardOptions())
+    full = np.ones(n, bool) if num_real is None else num_real >= length
+    with _Writer(path, (n, 3, length), (1, 3, length), options) as writer:
+        if writer.plain and options.dtype == "int32":
+            step = max(1, _BATCH_UNITS // (length + 1))
+            for start in range(0, n, step):
+                writer.add_samples(rows[start : start + step], full[start : start + step], num_real, start)
+        else:
+            step = max(1, _BATCH_UNITS // (3 * length))
+            for start in range(0, n, step):
+                writer.add(_planes(rows[start : start + step], None if num_real is None else num_real[start : start + step]))
+    return writer.info(n * length if num_real is None else int(num_real.sum()))
 
 
 def write_vsl(path: Path, planes: npt.NDArray[np.int32], options: ShardOptions | None = None) -> ShardInfo:
-    """Write VSL planes (n, 5, L) as a shard."""
-    return _write(path, planes, int(planes[:, 1].sum()), options or ShardOptions())
+    """Write planes (n, 5, L) int32 as a VSL shard, atomically. Raises OutputError if the file cannot be written."""
+    options = options or ShardOptions()
+    with _Writer(path, planes.shape, (1, *planes.shape[1:]), options) as writer:
+        step = max(1, _BATCH_UNITS // max(1, planes[0].size if len(planes) else 1))
+        for start in range(0, len(planes), step):
+            writer.add(planes[start : start + step])
+    return writer.info(int(planes[:, 1].sum(dtype=np.int64)))
 
 
 def write_corpus(
     path: Path, tokens: npt.NDArray[Any] | Iterable[npt.NDArray[Any]], total: int | None = None, options: ShardOptions | None = None
 ) -> ShardInfo:
-    """Write a token stream (one array, or arrays that hold `total` tokens together) as a corpus shard."""
+    """Write a token stream as a corpus shard, atomically.
+
+    tokens: one 1-D array, or arrays that hold `total` tokens together, in order. Raises OutputError if the file cannot be written.
+    """
     options = options or ShardOptions(dtype="uint16")
-    whole = tokens if isinstance(tokens, np.ndarray) else np.concatenate(list(tokens))
-    return _write(path, whole.astype(options.dtype), len(whole), options)
-
-
-def _write(path: Path, data: npt.NDArray[Any], real: int, options: ShardOptions) -> ShardInfo:
-    data = data.astype(options.dtype, copy=False)
-    chunks = (1, *data.shape[1:]) if data.ndim == 3 else (max(1, min(len(data), CORPUS_CHUNK)),)
-    with atomic.replacing(path) as temporary:
-        with h5py.File(temporary, "w", libver="earliest") as file:
-            file.attrs["n_examples"] = len(data)
-            zipped = options.compression == "gzip"
-            create = file.create_dataset
-            maxshape = None if len(data) else (None, *data.shape[1:])
-            dataset = create(
-                "data", shape=data.shape, dtype=data.dtype, chunks=chunks, maxshape=maxshape, compression="gzip" if zipped else None,
-                shuffle=options.hdf5_shuffle, track_times=False,
-            )  # fmt: skip
-            if data.ndim == 3 and zipped and not options.hdf5_shuffle:
-                for i in range(len(data)):
-                    dataset.id.write_direct_chunk((i, 0, 0), isal_zlib.compress(data[i], 1))
-            elif len(data):
-                dataset[:] = data
-        with temporary.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        size = temporary.stat().st_size
-    return ShardInfo(len(data), real, digest, size)
+    if isinstance(tokens, np.ndarray):
+        total, tokens = len(tokens), [tokens]
+    assert total is not None, "total must be given with an iterable"
+    chunk = max(1, min(total, CORPUS_CHUNK))
+    with _Writer(path, (total,), (chunk,), options) as writer:
+        for piece in _regrouped(tokens, chunk * (_BATCH_UNITS // chunk), np.dtype(options.dtype)):
+            if options.compression == "gzip" and len(piece) % chunk:
+                # The last chunk is stored whole; what lies beyond the dataset is never read.
+                piece = np.pad(piece, (0, -len(piece) % chunk))
+            writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
+    return writer.info(total)
 
 
 def read_shard_info(path: Path) -> ShardLayout:
-    """What `path` holds, without reading its data. Raises DataError if it is not such a file."""
-    with _dataset(path) as data:
-        kind: Literal["sample", "vsl", "corpus", "other"] = "other"
+    """What `path` holds. Raises DataError if it is not a shard: missing, torn, or without a dataset `data`."""
+    with _open(path) as data:
+        layout: Layout = "other"
         if data.ndim == 1:
-            kind = "corpus"
+            layout = "corpus"
         elif data.ndim == 3 and data.shape[1] in (3, 5):
-            kind = "sample" if data.shape[1] == 3 else "vsl"
-        attribute = data.file.attrs.get("n_examples")
+            layout = "sample" if data.shape[1] == 3 else "vsl"
+        n_examples = data.file.attrs.get("n_examples")
         return ShardLayout(
-            kind, tuple(data.shape), str(data.dtype), data.chunks, data.compression, bool(data.shuffle),
-            None if attribute is None else int(attribute), path.stat().st_size,
-        )  # fmt: skip
+            layout=layout,
+            shape=tuple(data.shape),
+            dtype=str(data.dtype),
+            chunks=data.chunks,
+            compression=data.compression,
+            hdf5_shuffle=bool(data.shuffle),
+            n_examples=None if n_examples is None else int(n_examples),
+            num_bytes=path.stat().st_size,
+        )
 
 
 def read_rows(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """Rows [start, stop) of `data` in its own dtype."""
-    with _dataset(path) as data:
-        rows: npt.NDArray[Any] = data[start:stop]
-        return rows
+    """Rows [start, stop) of `data` (tokens in the corpus layout), in the file's type. Raises DataError if they cannot be read."""
+    with _open(path) as data:
+        return _read(path, data, start, min(stop, len(data)))
 
 
-def iter_chunks(path: Path, max_bytes: int = 64 << 20) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """All of `data` in pieces of at most max_bytes (at least one row): (first row, rows)."""
-    with _dataset(path) as data:
-        row = int(np.prod(data.shape[1:], dtype=np.int64)) * data.dtype.itemsize
-        step = max(1, max_bytes // max(1, row))
+def iter_chunks(path: Path, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """All of `data` in order, as (first row, rows), at most max_bytes (but at least one row) at a time.
+
+    Raises DataError that names the first unreadable row.
+    """
+    with _open(path) as data:
+        row_bytes = max(1, int(np.prod(data.shape[1:], dtype=np.int64)) * data.dtype.itemsize)
+        step = max(1, max_bytes // row_bytes)
+        if data.chunks and step > data.chunks[0]:
+            step -= step % data.chunks[0]  # never unpack a chunk twice
         for start in range(0, len(data), step):
-            yield start, data[start : start + step]
+            yield start, _read(path, data, start, min(start + step, len(data)))
 
 
-class _dataset:
-    """Opens `data` of a shard; turns HDF5's errors into DataError."""
+def _planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint32]:
+    """Token rows (k, L+1) as planes (k, 3, L)."""
+    k, length = rows.shape[0], rows.shape[1] - 1
+    planes = np.empty((k, 3, length), np.uint32)
+    planes[:, 0], planes[:, 1], planes[:, 2] = rows[:, :-1], 1, rows[:, 1:]
+    if num_real is not None:
+        planes *= (np.arange(length) < num_real[:, None])[:, None]
+    return planes
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> h5py.Dataset:
+def _regrouped(arrays: Iterable[npt.NDArray[Any]], size: int, dtype: np.dtype[Any]) -> Iterator[npt.NDArray[Any]]:
+    """The same elements in pieces of exactly `size`, the last one shorter."""
+    piece, filled = np.empty(size, dtype), 0
+    for array in arrays:
+        taken = 0
+        while taken < len(array):
+            count = min(size - filled, len(array) - taken)
+            piece[filled : filled + count] = array[taken : taken + count]
+            taken, filled = taken + count, filled + count
+            if filled == size:
+                yield piece
+                piece, filled = np.empty(size, dtype), 0
+    if filled:
+        yield piece[:filled]
+
+
+class _Writer:
+    """One shard under construction: chunks are appended to a temporary file; leaving the block gives it its name."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions) -> None:
+        zipped = options.compression == "gzip"
+        self.options = options
+        self.plain = zipped and not options.hdf5_shuffle and options.level == 1
+        self.dataset = hdf5_layout.Dataset(
+            shape=shape,
+            dtype="<i4" if options.dtype == "int32" else "<u2",
+            chunks=chunks if zipped else None,
+            gzip=options.level if zipped else None,
+            shuffle=zipped and options.hdf5_shuffle,
+            attributes={"n_examples": shape[0]},
+        )
+        self.start = self.end = hdf5_layout.head_size(self.dataset)
+        self.sizes: list[npt.NDArray[np.int64]] = []
+        self.replacing = atomic.replacing(path)
+        self.file: io.BufferedRandom
+        self.result = ("", 0)
+
+    def __enter__(self) -> _Writer:
+        self.temporary = self.replacing.__enter__()
         try:
-            self.file = h5py.File(self.path, "r")
-            return self.file["data"]
-        except (OSError, KeyError) as error:
-            raise DataError(f"{self.path} is not a readable shard ({error}). Remove it and run the same command again.") from error
+            self.file = self.temporary.open("w+b")
+            self.file.write(bytes(self.start))
+        except OSError as error:
+            self.replacing.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self.file.close()
-        if isinstance(error, OSError):
-            raise DataError(f"{self.path} has damaged data ({error}). Remove it and run the same command again.") from error
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            with self.file:
+                if error is None:
+                    self._finish()
+        except BaseException as own:
+            self.replacing.__exit__(type(own), own, own.__traceback__)
+            raise
+        self.replacing.__exit__(kind, error, trace)
+
+    def info(self, num_tokens: int) -> ShardInfo:
+        """What was written, once the block is left."""
+        return ShardInfo(self.dataset.shape[0], num_tokens, *self.result)
+
+    def add_samples(self, rows: npt.NDArray[Any], full: npt.NDArray[np.bool_], num_real: npt.NDArray[np.int64] | None, start: int) -> None:
+        """Append token rows as samples; rows that are not full go the general way."""
+        from btlm_data.kernels import deflate  # numba: readers of shards do without it
+
+        borders = np.flatnonzero(np.diff(full)) + 1
+        for first, last in zip([0, *borders], [*borders, len(rows)], strict=True):
+            if full[first]:
+                self._append(*deflate.deflate_samples(rows[first:last]))
+            else:
+                assert num_real is not None
+                self.add(_planes(rows[first:last], num_real[start + first : start + last]))
+
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        """Append rows, one chunk each (contiguous where the shard is not compressed)."""
+        rows = np.ascontiguousarray(rows, self.dataset.dtype)
+        if self.dataset.chunks is None:
+            self._write(rows.reshape(-1).view(np.uint8).data)
+            return
+        rows = rows.reshape(len(rows), -1)
+        if self.plain:
+            from btlm_data.kernels import deflate
+
+            self._append(*deflate.deflate_units(rows.view(f"<u{rows.itemsize}")))
+            return
+        pieces = []
+        for row in rows:
+            stored = row.view(np.uint8).reshape(-1, rows.itemsize).T.tobytes() if self.options.hdf5_shuffle else row.tobytes()
+            pieces.append(isal_zlib.compress(stored, 1) if self.options.level == 1 else zlib.compress(stored, self.options.level))
+        joined = np.frombuffer(b"".join(pieces), np.uint8)
+        self._append(joined, np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]))
+
+    def _append(self, stored: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
+        self.sizes.append(np.diff(offsets))
+        self._write(stored.data)
+
+    def _write(self, stored: memoryview) -> None:
+        self.file.write(stored)
+        self.end += len(stored)
+
+    def _finish(self) -> None:
+        address: int | None = self.start
+        if self.dataset.chunks is not None:
+            sizes = np.concatenate([np.empty(0, np.int64), *self.sizes])
+            addresses = self.start + np.concatenate([[0], np.cumsum(sizes)])[: len(sizes)]
+            index, address = hdf5_layout.chunk_index(self.dataset, addresses, sizes, self.end)
+            self._write(memoryview(index))
+        self.file.seek(0)
+        self.file.write(hdf5_layout.head(self.dataset, address, self.end))
+        # The head is known only now, so the sum cannot be taken on the way; the pages are still in memory.
+        self.file.seek(0)
+        self.result = (hashlib.file_digest(self.file, "sha256").hexdigest(), self.end)
+
+
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises for damaged files
+_REMEDY = "Restore it from a copy, or remove it and run the command that made it again."
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[h5py.Dataset]:
+    """Give `data` of a shard; what the HDF5 library cannot open or make sense of becomes a DataError."""
+    if not path.is_file():
+        raise DataError(f"The shard {path} is missing. Restore it from a copy, or run the command that made it again.")
+    try:
+        file = h5py.File(path, "r")
+    except _HDF5_ERRORS as error:
+        raise DataError(f"{path} is not a readable HDF5 file: {error}. {_REMEDY}") from error
+    with file:
+        try:
+            data = file["data"]
+            usable = isinstance(data, h5py.Dataset) and data.ndim >= 1 and data.dtype.kind in "iuf"
+            found = f"its `data` is a {type(data).__name__} of type {getattr(data, 'dtype', None)}"
+        except _HDF5_ERRORS as error:
+            usable, found = False, f"it has no readable dataset `data` ({error})"
+        if not usable:
+            raise DataError(f"{path} is not a shard: {found}. {_REMEDY}")
+        yield data
+
+
+def _read(path: Path, data: h5py.Dataset, start: int, stop: int) -> npt.NDArray[Any]:
+    try:
+        rows: npt.NDArray[Any] = data[start:stop]
+    except _HDF5_ERRORS as error:
+        bad = start
+        while bad < stop:
+            try:
+                data[bad : bad + 1]
+            except _HDF5_ERRORS:
+                break
+            bad += 1
+        raise DataError(f"{path} is damaged: row {bad} of {len(data)} cannot be unpacked ({error}). {_REMEDY}") from error
+    return rows
