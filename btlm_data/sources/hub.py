@@ -87,8 +87,9 @@ def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Se
             continue
         if not is_safe_name(entry.path):
             _refuse(repository, f"its listing names the file {entry.path[:200]!r}, which is no plain relative path")
-        if not isinstance(entry.size, int) or entry.size < 0:
-            _refuse(repository, f"its listing gives {entry.path} the size {entry.size!r}")
+        size = entry.lfs.size if entry.lfs is not None else entry.size
+        if not isinstance(size, int) or size < 0:
+            _refuse(repository, f"its listing gives {entry.path} the size {size!r}")
         files[entry.path] = _source_file(repository, commit, entry, split)
     if not files:
         looked = ", ".join(globs[:4]) + (" ..." if len(globs) > 4 else "")

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btlm_data.sources.patterns import fixed_folder, is_safe_name, matcher, usual_split
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("*.jsonl", "a.jsonl", True),
+        ("*.jsonl", "a/b.jsonl", False),
+        ("**", "a/b/c.jsonl", True),
+        ("**/*.jsonl", "c.jsonl", True),
+        ("a/**/*.jsonl", "a/x/y/c.jsonl", True),
+        ("a/**/*.jsonl", "b/c.jsonl", False),
+        ("train-[0-9].parquet", "train-7.parquet", True),
+        ("train-[!0-9].parquet", "train-7.parquet", False),
+        ("a?c", "abc", True),
+        ("a.c", "abc", False),
+        ("*", "a\nb", True),
+    ],
+)
+def test_globs(pattern: str, name: str, matches: bool) -> None:
+    assert matcher(pattern)(name) is matches
+
+
+def test_fixed_folder() -> None:
+    assert fixed_folder("train/chunk1/*.jsonl") == "train/chunk1"
+    assert fixed_folder("**/x") == ""
+    assert fixed_folder("a/b*/c/d") == "a"
+
+
+@given(st.text(max_size=30))
+def test_a_safe_name_stays_below_its_folder(name: str) -> None:
+    from pathlib import PurePosixPath
+
+    if is_safe_name(name):
+        parts = PurePosixPath("/cache", name).parts
+        assert parts[:2] == ("/", "cache")
+        assert ".." not in parts
+        assert name.isprintable() or not any(ord(c) < 32 for c in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train/a.jsonl", "train"),
+        ("data/validation-00000-of-1.parquet", "validation"),
+        ("dev.jsonl", "validation"),
+        ("test/x/a.jsonl", "test"),
+        ("a/b.jsonl", "train"),
+        ("contest/a.jsonl", "train"),
+        ("latest.jsonl", "train"),
+    ],
+)
+def test_usual_splits(name: str, split: str) -> None:
+    assert usual_split(name) == split
