@@ -21,12 +21,11 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from btlm_data.kernels.words import load64, store64, trailing_zeros
 
 U64 = npt.NDArray[np.uint64]
 _jit = numba.njit(cache=True, nogil=True)
-_intrinsic: Any = intrinsic
 
 WINDOW = 32768  # bytes a match may reach back
 MAX_CODE_BITS = 12  # four literals then fit one 64-bit word beside each other
@@ -317,45 +316,6 @@ class _Search:
         )  # fmt: skip
 
 
-@_intrinsic
-def _load64(_context: Any, array: Any, offset: Any) -> Any:
-    """Eight bytes of a contiguous array from byte `offset` on, any alignment, as a little-endian uint64."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(_address(context, builder, signature, arguments))
-        value.align = 1
-        return value
-
-    return types.uint64(array, types.int64), generate
-
-
-@_intrinsic
-def _store64(_context: Any, array: Any, offset: Any, value: Any) -> Any:
-    """Store a uint64 as eight little-endian bytes of a contiguous array from byte `offset` on, any alignment."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[2], _address(context, builder, signature, arguments)).align = 1
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.uint64), generate
-
-
-@_intrinsic
-def _trailing_zeros(_context: Any, value: Any) -> Any:
-    """The number of zero bits below the lowest one of a uint64; 64 for 0."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], cgutils.false_bit)
-
-    return types.uint64(types.uint64), generate
-
-
-def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    start = builder.bitcast(array.data, context.get_value_type(types.uint8).as_pointer())
-    return builder.bitcast(builder.gep(start, [arguments[1]]), context.get_value_type(types.uint64).as_pointer())
-
-
 @_jit
 def _find(
     rows: npt.NDArray[Any], body: int, width: int, cost_a: npt.NDArray[np.uint8], cost_b: npt.NDArray[np.uint8],
@@ -371,7 +331,7 @@ def _find(
     """
     item = rows.itemsize
     per_load = 8 // item
-    to_units = np.uint64(4 if item == 2 else 5)  # from equal low bits to equal units
+    to_units = 4 if item == 2 else 5  # from equal low bits to equal units
     reach = max(per_load, 3)
     longest = 256 // width
     window = min(body, WINDOW // width - 1)
@@ -404,37 +364,37 @@ def _find(
         base += body
         i = 0
         while i < body:
-            length = 0
-            distance = 0
+            length = np.int64(0)
+            distance = np.int64(0)
             if 0 < i <= body - reach:
-                here = _load64(row, i * item)
+                here = load64(row, i * item)
                 d3 = np.int64(distances[2, i])
                 d2 = np.int64(distances[1, i])
-                n3 = np.int64(_trailing_zeros(here ^ _load64(row, (i - d3) * item)) >> to_units) * min(d3, 1)
-                n2 = np.int64(_trailing_zeros(here ^ _load64(row, (i - d2) * item)) >> to_units) * min(d2, 1)
+                n3 = (trailing_zeros(here ^ load64(row, (i - d3) * item)) >> to_units) * min(d3, np.int64(1))
+                n2 = (trailing_zeros(here ^ load64(row, (i - d2) * item)) >> to_units) * min(d2, np.int64(1))
                 length = max(n2, n3)
                 distance = d3 if n3 >= n2 else d2
                 if length == per_load:
                     while length < longest and i + length + per_load <= body:
-                        more = _load64(row, (i + length) * item) ^ _load64(row, (i + length - distance) * item)
-                        same = np.int64(_trailing_zeros(more) >> to_units)
+                        more = load64(row, (i + length) * item) ^ load64(row, (i + length - distance) * item)
+                        same = trailing_zeros(more) >> to_units
                         length += same
                         if same < per_load:
                             break
                 elif length < 2:
-                    length = 0
+                    length = np.int64(0)
                     distance = np.int64(distances[0, i])
                     if width == 4 and distance and row[i - distance] == row[i]:
-                        d = distance * width - 1
-                        c = symbol[d] if d < 256 else symbol[256 + (d >> 7)]
+                        back = distance * width - 1
+                        c = symbol[back] if back < 256 else symbol[256 + (back >> 7)]
                         token = np.uint64(row[i])
                         literal = cost_a[token & byte] + cost_b[(token >> np.uint64(8)) & byte]
                         if cost_a[_MATCH + 1] + cost_b[_MATCH + c] + extra[c] < literal:
-                            length = 1
+                            length = np.int64(1)
             if length:
-                d = distance * width - 1
-                c = symbol[d] if d < 256 else symbol[256 + (d >> 7)]
-                ops[count] = (_MATCH + length) | (_MATCH + c) << 10 | extra[c] << 20 | (d + 1 - base_distance[c]) << 24
+                back = distance * width - 1
+                c = symbol[back] if back < 256 else symbol[256 + (back >> 7)]
+                ops[count] = (_MATCH + length) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
                 i += length
             else:
                 token = np.uint64(row[i])
@@ -453,11 +413,11 @@ def _find(
 @_jit
 def _put(
     out: npt.NDArray[np.uint8], at: int, acc: np.uint64, n: np.uint64, code: np.uint64, bits: np.uint64
-) -> tuple[int, np.uint64, np.uint64]:
+) -> tuple[Any, np.uint64, np.uint64]:
     """Append at most 56 bits: `acc` holds the n < 8 bits that do not fill a byte yet, `at` is where their byte lies."""
     acc |= code << n
     n += bits
-    _store64(out, at, acc)
+    store64(out, at, acc)
     return at + np.int64(n >> np.uint64(3)), acc >> (n & np.uint64(56)), n & np.uint64(7)
 
 
@@ -496,7 +456,7 @@ def _emit(
         if repeat:
             for j in range(0, body_bits, 56):
                 bits = np.uint64(min(56, body_bits - j))
-                code = (_load64(out, body_at + j // 8) >> body_bit) & ((np.uint64(1) << bits) - np.uint64(1))
+                code = (load64(out, body_at + j // 8) >> body_bit) & ((np.uint64(1) << bits) - np.uint64(1))
                 at, acc, n = _put(out, at, acc, n, code, bits)
         one, two = _adler_sums(row, 1 if planes == 3 else 0, body, width)
         size = np.uint64(body * width)

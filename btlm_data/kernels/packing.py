@@ -5,11 +5,14 @@ Plain twins of every kernel are in tests/reference/packing.py.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from btlm_data.kernels.words import trailing_zeros
 
 _jit = numba.njit(cache=True, nogil=True)
 _ROUNDS = 6
@@ -18,8 +21,8 @@ _ROUNDS = 6
 def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
     """Send each index to its place under a seeded bijection of [0, n); 1 <= n <= 2^48, every index < n.
 
-    A balanced Feistel network on the smallest even number of bits that holds n, walked along its cycle until the value
-    falls below n (fewer than 4 steps on average): Black & Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002),
+    A balanced Feistel network on the smallest even number of bits that holds n (at least 8), walked along its cycle until the
+    value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002),
     sections 4 and 5. Integer arithmetic only, so the order is the same on every machine.
     """
     return _permute(np.ascontiguousarray(index, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), False)
@@ -109,3 +112,162 @@ def _place(
         end = dst_start[d] + lengths[d]
         if 0 <= end < len(out):
             out[end] = eos_id
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Documents cut into pieces and placed in samples of L positions; one entry per piece, in order of document and start.
+
+    document: which document; start: its position that comes first; length: how many positions, 1 to L; row, column: the sample and
+    the position there where the piece starts. num_rows: how many samples that takes.
+
+    A document of m tokens has m label positions: input t[i], label t[i + 1], and EOS as the last label. A piece's last label is the
+    next piece's first input, so every token but a document's first is a label exactly once, and so is every EOS.
+    """
+
+    document: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int64]
+    num_rows: int
+
+
+def pack_documents(lengths: npt.NDArray[np.int64], seq_len: int, max_documents: int = 0) -> Pieces:
+    """Cut documents of `lengths` tokens (EOS not counted) at seq_len positions and pack the pieces, best fit decreasing.
+
+    max_documents: at most so many pieces in one sample (0: any number). A document without tokens has no position and no piece.
+    """
+    document, start, length = split_documents(lengths, seq_len)
+    row, column, num_rows = best_fit_decreasing(length, seq_len, max_documents)
+    return Pieces(document, start, length, row, column, num_rows)
+
+
+def split_documents(
+    lengths: npt.NDArray[np.int64], seq_len: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Cut documents into pieces of seq_len positions, the last one shorter: each piece's document, start and length."""
+    counts = -(-lengths // seq_len)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    start = (np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)) * seq_len
+    return document, start, np.minimum(seq_len, lengths[document] - start)
+
+
+def best_fit_decreasing(
+    lengths: npt.NDArray[np.int64], seq_len: int, max_pieces: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Place pieces of 1 to seq_len positions: each piece's row and its first position there, and the number of rows.
+
+    Longest first (equal lengths in order), each into the row with the least room that is enough (of several, the one that came to
+    that room last), else into a new row: Johnson, "Near-optimal bin packing algorithms" (MIT, 1973). Rows stand in order of their longest
+    piece, pieces within a row as they came. At most max_pieces in a row (0: any number).
+    """
+    order = np.argsort(-lengths, kind="stable")
+    row, column = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
+    num_rows = _best_fit(lengths, order, seq_len, max_pieces or len(lengths), row, column)
+    return row, column, int(num_rows)
+
+
+@_jit
+def _best_fit(
+    lengths: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    seq_len: int,
+    max_pieces: int,
+    row: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int64],
+) -> int:
+    """Open rows lie in one list per room left; two levels of bits say which lists are not empty, so a search looks at a few words."""
+    words = seq_len // 64 + 1
+    listed = np.zeros(words, np.uint64)
+    listed_words = np.zeros(words // 64 + 1, np.uint64)
+    newest = np.full(seq_len + 1, -1, np.int64)
+    older = np.empty(len(lengths), np.int64)
+    pieces = np.zeros(len(lengths), np.int64)
+    every = ~np.uint64(0)
+    num_rows = 0
+    for k in range(len(order)):
+        piece = order[k]
+        size = lengths[piece]
+        room = -1
+        w = size >> 6
+        bits = listed[w] & (every << np.uint64(size & 63))
+        if bits:
+            room = w * 64 + trailing_zeros(bits)
+        else:
+            v = (w + 1) >> 6
+            mask = every << np.uint64((w + 1) & 63)
+            while v < len(listed_words):
+                bits = listed_words[v] & mask
+                if bits:
+                    w = v * 64 + trailing_zeros(bits)
+                    room = w * 64 + trailing_zeros(listed[w])
+                    break
+                v += 1
+                mask = every
+        if room < 0:
+            room = seq_len
+            r = num_rows
+            num_rows += 1
+        else:
+            r = newest[room]
+            newest[room] = older[r]
+            if newest[room] < 0:
+                listed[room >> 6] &= ~(np.uint64(1) << np.uint64(room & 63))
+                if not listed[room >> 6]:
+                    listed_words[room >> 12] &= ~(np.uint64(1) << np.uint64((room >> 6) & 63))
+        row[piece] = r
+        column[piece] = seq_len - room
+        pieces[r] += 1
+        left = room - size
+        if left > 0 and pieces[r] < max_pieces:
+            older[r] = newest[left]
+            newest[left] = r
+            listed[left >> 6] |= np.uint64(1) << np.uint64(left & 63)
+            listed_words[left >> 12] |= np.uint64(1) << np.uint64((left >> 6) & 63)
+    return num_rows
+
+
+def fill_vsl(
+    tokens: npt.NDArray[Any],
+    source: npt.NDArray[np.int64],
+    length: npt.NDArray[np.int64],
+    ends_document: npt.NDArray[np.bool_],
+    row: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int64],
+    eos_id: int,
+    planes: npt.NDArray[np.int32],
+) -> None:
+    """Write pieces into `planes` (n, 5, L), all zeros before: input_ids, attention_mask, labels, attention_span, position_ids.
+
+    Piece p starts at tokens[source[p]], has length[p] positions, and stands at planes[row[p], :, column[p]:]. Its last label is
+    eos_id where ends_document[p], else tokens[source[p] + length[p]]: never another document's token. attention_span is the number of
+    the piece's tokens after this one, position_ids count from 0 within the piece.
+    """
+    _fill_vsl(tokens, source, length, ends_document, row, column, eos_id, planes)
+
+
+@_jit
+def _fill_vsl(
+    tokens: npt.NDArray[Any],
+    source: npt.NDArray[np.int64],
+    length: npt.NDArray[np.int64],
+    ends_document: npt.NDArray[np.bool_],
+    row: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int64],
+    eos_id: int,
+    planes: npt.NDArray[np.int32],
+) -> None:
+    for p in range(len(length)):
+        r, c, s, m = row[p], column[p], source[p], length[p]
+        for i in range(m):
+            planes[r, 0, c + i] = tokens[s + i]
+        for i in range(m):
+            planes[r, 1, c + i] = 1
+        for i in range(m - 1):
+            planes[r, 2, c + i] = tokens[s + i + 1]
+        planes[r, 2, c + m - 1] = eos_id if ends_document[p] else np.int64(tokens[s + m])
+        for i in range(m):
+            planes[r, 3, c + i] = m - 1 - i
+        for i in range(m):
+            planes[r, 4, c + i] = i
