@@ -1,0 +1,344 @@
+"""From a sample back to its documents and its text.
+
+A row of the shards is a sample of the stream (through the seeded order of stages/pack.py), a sample is a range of stream
+positions, and documents.parquet says which document stands at each position: `shards -> stream -> documents -> source file`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.formats import shards
+from btlm_data.inspection.dataset import Opened, layout_of, reading
+
+if TYPE_CHECKING:
+    from btlm_data.tokenizer import Tokenizer
+
+DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
+_NAMES = ("file", "source")
+
+
+# Where rows are ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split's shards as readers number them: files by name, then rows. first[k] is file k's first row."""
+
+    files: tuple[Path, ...]
+    layouts: tuple[shards.ShardLayout, ...]
+    first: tuple[int, ...]
+    total: int
+
+    def find(self, row: int) -> tuple[int, int]:
+        """(file number, row in the file) of a row of the split."""
+        file = bisect_right(self.first, row) - 1
+        return file, row - self.first[file]
+
+
+def rows_of(files: Sequence[Path]) -> Rows:
+    """Number the rows of shards. Raises DataError if one cannot be read."""
+    layouts = tuple(layout_of(path) for path in files)
+    first, total = [], 0
+    for layout in layouts:
+        first.append(total)
+        total += layout.shape[0] if layout.shape else 0
+    return Rows(tuple(files), layouts, tuple(first), total)
+
+
+def origins(opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_samples: int) -> npt.NDArray[np.int64] | None:
+    """Which samples of the stream stand at `rows` of a split, (n,) int64; None where only the shards' writer knew.
+
+    num_samples: all of the split's. rows must be below it.
+    """
+    manifest = opened.manifest
+    if manifest is None or manifest.format == "vsl":
+        return None
+    if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(rows):
+        return rows.astype(np.int64)
+    from btlm_data.kernels.packing import unpermute_index
+    from btlm_data.stages.shard import sample_salt
+
+    return unpermute_index(rows, num_samples, sample_salt(manifest.seed, manifest.folder(split))).astype(np.int64)
+
+
+def destinations(opened: Opened, split: str, samples: npt.NDArray[np.uint64], num_samples: int) -> npt.NDArray[np.int64] | None:
+    """The inverse of `origins`: the row of each sample of the stream."""
+    manifest = opened.manifest
+    if manifest is None or manifest.format == "vsl":
+        return None
+    if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(samples):
+        return samples.astype(np.int64)
+    from btlm_data.kernels.packing import permute_index
+    from btlm_data.stages.shard import sample_salt
+
+    return permute_index(samples, num_samples, sample_salt(manifest.seed, manifest.folder(split))).astype(np.int64)
+
+
+# Which document stands where --------------------------------------------------------------------------------------
+
+
+class DocumentTable:
+    """documents.parquet, read a row group at a time. Raises DataError, naming the file, for anything that is not one."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        if not path.is_file():
+            raise DataError(f"There is no {path}. Restore it, or prepare the dataset again.")
+        with reading(path):
+            self._file = pq.ParquetFile(path)
+            self.num_rows: int = self._file.metadata.num_rows
+            missing = [name for name in DOCUMENT_COLUMNS if name not in self._file.schema_arrow.names]
+            self._group_rows = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
+        if missing:
+            raise DataError(f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare the dataset again.")
+        self._starts: list[int] | None = None
+
+    @property
+    def num_groups(self) -> int:
+        """Row groups."""
+        return len(self._group_rows)
+
+    def group_rows(self, group: int) -> tuple[int, int]:
+        """First row of a row group, and one past its last."""
+        first = sum(self._group_rows[:group])
+        return first, first + self._group_rows[group]
+
+    def read(self, group: int, columns: Sequence[str] = DOCUMENT_COLUMNS) -> dict[str, Any]:
+        """Columns of one row group: numpy arrays; `file` and `source` are (codes int64, names)."""
+        with reading(self.path):
+            table = self._file.read_row_group(group, columns=list(columns))
+            return {name: _column(table.column(name), name) for name in columns}
+
+    def batches(self, columns: Sequence[str] = DOCUMENT_COLUMNS) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(first row, columns) of every row group in order."""
+        first = 0
+        for group, rows in enumerate(self._group_rows):
+            yield first, self.read(group, columns)
+            first += rows
+
+    def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """The documents with a token or their EOS at stream positions [start, stop), one dictionary each, with their `row`."""
+        group = max(0, bisect_right(self._group_starts(), start) - 1)
+        while group < self.num_groups:
+            columns = self.read(group)
+            offset = columns["stream_offset"].astype(np.int64)
+            first = max(0, int(np.searchsorted(offset, start, side="right")) - 1)
+            last = int(np.searchsorted(offset, stop, side="left"))
+            base = self.group_rows(group)[0]
+            for k in range(first, last):
+                if offset[k] + int(columns["tokens"][k]) < start:
+                    continue
+                values = {name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k]) for name in columns}
+                yield {"row": base + k, **values}
+            group += 1
+            if group < self.num_groups and self._group_starts()[group] >= stop:
+                return
+
+    def _group_starts(self) -> list[int]:
+        """First stream position of each row group, from the file's statistics where it has them."""
+        if self._starts is None:
+            self._starts = []
+            with reading(self.path):
+                place = self._file.schema_arrow.names.index("stream_offset")
+                for group in range(self.num_groups):
+                    statistics = self._file.metadata.row_group(group).column(place).statistics
+                    if not self._group_rows[group]:
+                        self._starts.append(self._starts[-1] if self._starts else 0)
+                    elif statistics is not None and statistics.has_min_max:
+                        self._starts.append(int(statistics.min))
+                    else:
+                        self._starts.append(int(self.read(group, ["stream_offset"])["stream_offset"][0]))
+        return self._starts
+
+
+def _column(column: Any, name: str) -> Any:
+    """Numpy values of an Arrow column; raises ValueError for nulls and foreign types."""
+    import pyarrow as pa
+
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], whole.type)
+    if whole.null_count:
+        raise ValueError(f"column {name!r} has {whole.null_count} empty values")
+    if name in _NAMES:
+        if not pa.types.is_dictionary(whole.type):
+            whole = whole.dictionary_encode()
+        return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), [str(value) for value in whole.dictionary.to_pylist()]
+    if not pa.types.is_integer(whole.type):
+        raise ValueError(f"column {name!r} is of type {whole.type}, expected integers")
+    return whole.to_numpy(zero_copy_only=False)
+
+
+# One sample -------------------------------------------------------------------------------------------------------
+
+
+def sample(opened: Opened, split: str, number: int, tokenizer: Tokenizer | None, table: DocumentTable | None = None) -> dict[str, Any]:
+    """One sample for people and programs: JSON values.
+
+    number: row of the split's shards (of the one shard, where the path names one); for a corpus, the number of the sequence
+    a reader makes. `documents` is None where documents cannot be named. Each segment is a stretch of one document:
+    [first, last) positions of the sample, whether EOS ends it, its text (None without a tokenizer), its entry in `documents`.
+    Raises DataError if there is no such sample.
+    """
+    files = [opened.only] if opened.only else opened.splits[split]
+    rows = rows_of(files)
+    corpus = bool(rows.layouts) and rows.layouts[0].layout == "corpus"
+    length = sequence_length(opened, rows)
+    total = max(0, -(-(rows.total - 1) // length)) if corpus else rows.total
+    if not 0 <= number < total:
+        raise DataError(f"There is no sample {number} in {split}: it has {total}. Name one from 0 to {total - 1}.")
+    view: dict[str, Any] = {"split": split, "sample": number, "documents": None, "note": None}
+    if corpus:
+        start = number * length
+        ids, real = _stretch(rows, start, min(start + length, rows.total)), min(length, rows.total - start)
+        file, row = rows.find(start)
+        planes = ids[None, :]
+        origin: int | None = number
+    else:
+        file, row = rows.find(number)
+        planes = _row(rows.files[file], row)
+        ids = planes[0]
+        real = extent(planes)
+        base = _rows_before(opened, split)
+        found = origins(opened, split, np.array([base + number], np.uint64), base_total(opened, split))
+        origin = None if found is None else int(found[0])
+        start = (origin or 0) * length
+    view |= {"file": opened.name(rows.files[file]), "row": row, "stream_sample": origin, "positions": length, "real_positions": real}
+    borders = _borders(planes, ids[:real], opened.eos_id)
+    if origin is None:
+        view["note"] = _why_unnamed(opened)
+    elif table is None:
+        view["note"] = "documents.parquet is missing or damaged, so documents cannot be named"
+    else:
+        if opened.only is not None and corpus:
+            start += _rows_before(opened, split)
+        view["stream_positions"] = [start, start + real]
+        view["documents"] = documents = _documents(table, start, start + real)
+        if planes.shape[0] <= 3:
+            borders = [d["positions"] for d in documents] or borders
+    view["segments"] = _segments(ids, borders, opened.eos_id, tokenizer)
+    return view
+
+
+def sequence_length(opened: Opened, rows: Rows) -> int:
+    """L: the shards' own, or for a corpus what the manifest (or data_params.json) says, 2,048 where nobody does."""
+    layout = rows.layouts[0] if rows.layouts else None
+    if layout is not None and len(layout.shape) == 3:
+        return max(1, layout.shape[2])
+    if opened.manifest is not None:
+        return opened.manifest.seq_len
+    stated = opened.foreign.get("max_seq_length")
+    return stated if isinstance(stated, int) and stated > 0 else 2048
+
+
+def base_total(opened: Opened, split: str) -> int:
+    """Samples of the whole split, as the manifest counts them (what the order was drawn for)."""
+    entry = opened.manifest.splits.get(split) if opened.manifest else None
+    if entry is None:
+        return rows_of(opened.splits[split]).total
+    return sum(file.n_examples for file in entry.files) if entry.samples is None else entry.samples
+
+
+def extent(planes: npt.NDArray[Any]) -> int:
+    """Positions of a row (P, L) that are not padding."""
+    used = planes[1] != 0
+    if planes.shape[0] == 5:
+        used |= (planes[3] != 0) | (planes[4] != 0)
+    places = np.flatnonzero(used)
+    return int(places[-1]) + 1 if len(places) else 0
+
+
+def _rows_before(opened: Opened, split: str) -> int:
+    """Rows of the split that stand in files before the one the path names."""
+    if opened.only is None:
+        return 0
+    return rows_of([path for path in opened.splits[split] if path.name < opened.only.name]).total
+
+
+def _row(path: Path, row: int) -> npt.NDArray[Any]:
+    with reading(path):
+        planes: npt.NDArray[Any] = shards.read_rows(path, row, row + 1)[0]
+    if planes.ndim != 2 or planes.shape[0] < 3:
+        raise DataError(f"{path} has rows of shape {planes.shape}, expected 3 planes or more. It is not a shard of samples.")
+    return planes
+
+
+def _stretch(rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
+    """Tokens [start, stop) of a corpus, which may lie in several files."""
+    parts = []
+    while start < stop:
+        file, row = rows.find(start)
+        take = min(stop - start, rows.layouts[file].shape[0] - row)
+        with reading(rows.files[file]):
+            parts.append(shards.read_rows(rows.files[file], row, row + take))
+        start += take
+    return np.concatenate(parts)
+
+
+def _why_unnamed(opened: Opened) -> str:
+    if opened.manifest is None:
+        return "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
+    return "vsl samples are bins of documents and no map says of which; borders are where positions restart"
+
+
+def _documents(table: DocumentTable, start: int, stop: int) -> list[dict[str, Any]]:
+    """The documents of stream positions [start, stop), each with the part that lies there."""
+    found = []
+    for document in table.between(start, stop):
+        begin, end = document["stream_offset"], document["stream_offset"] + document["tokens"] + 1  # EOS included
+        first, last = max(begin, start), min(end, stop)
+        found.append(
+            {
+                "document": document["row"],
+                "file": document["file"],
+                "line": document["line"] + 1,  # 1-based, as editors count
+                "offset": document["offset"],
+                "source": document["source"],
+                "bytes": document["bytes"],
+                "chars": document["chars"],
+                "tokens": document["tokens"],
+                "token_range": [first - begin, min(last - begin, document["tokens"])],
+                "positions": [first - start, last - start],
+            }
+        )
+    return found
+
+
+def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None) -> list[list[int]]:
+    """[first, last) of each stretch: by position ids where there are any, else after each EOS."""
+    if planes.shape[0] == 5:
+        starts = np.flatnonzero(planes[4][: len(ids)] == 0)
+    elif eos_id is not None:
+        starts = np.concatenate([[0], np.flatnonzero(ids == eos_id) + 1])
+    else:
+        starts = np.zeros(1, np.int64)
+    edges = [int(s) for s in starts if s < len(ids)] + [len(ids)]
+    return [[a, b] for a, b in pairwise(edges)]
+
+
+def _segments(ids: npt.NDArray[Any], borders: list[list[int]], eos_id: int | None, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
+    segments = []
+    for number, (first, last) in enumerate(borders):
+        ends = last > first and eos_id is not None and int(ids[last - 1]) == eos_id
+        tokens = ids[first : last - 1 if ends else last]
+        text = None
+        if tokenizer is not None:
+            known = tokens[(tokens >= 0) & (tokens < tokenizer.vocab_size)]
+            text = tokenizer.decode(known)
+        segment = {"positions": [first, last], "ends_document": bool(ends), "document": number, "text": text}
+        if text is None:
+            segment["ids"] = [int(i) for i in tokens[:64]]
+        segments.append(segment)
+    return segments
