@@ -53,7 +53,7 @@ def upload_dataset(
 ) -> Upload:
     """Copy the dataset folder `local` to `url`.
 
-    overwrite: replace another dataset that is there. progress: called with the bytes of each file sent. Raises OutputError if
+    overwrite: replace another dataset that is there (its shards that this one has not are removed, other files stay). progress: called with the bytes of each file sent. Raises OutputError if
     `local` is no finished dataset, the destination holds another dataset or foreign files, or the store refuses.
     """
     files = _files(local)
@@ -95,7 +95,7 @@ def upload_dataset(
     amounts.append(send(MANIFEST))
     stale = sorted(set(present) - set(files))
     for name in stale:
-        if overwrite:
+        if overwrite and name.endswith(".h5"):  # a reader takes every *.h5 it finds; anything else of another's stays
             retry(functools.partial(filesystem.rm_file, f"{root}/{name}"))
     done = Upload(sum(a >= 0 for a in amounts), sum(a < 0 for a in amounts), sum(a for a in amounts if a >= 0))
     logger.info("uploaded %d files (%.2f GB) to %s; %d were there", done.num_files, done.num_bytes / 1e9, shown, done.num_skipped)

@@ -61,7 +61,7 @@ def fingerprint(specs: Sequence[Mapping[str, Any] | str]) -> str:
         values = dict(parameters)
         hasher.update(f"\0{name}\0{kind}".encode())
         if kind == "function":
-            module = sys.modules[str(values["function"]).partition(":")[0]]
+            module = importlib.import_module(str(values["function"]).partition(":")[0])
             if (path := getattr(module, "__file__", None)) is not None:
                 hasher.update(Path(path).read_bytes())
         elif kind == "c4" and values.get("bad_words_file"):
@@ -219,7 +219,7 @@ def _language(keep: Sequence[str] = ("en",), min_probability: float = 0.5, max_c
         ) from None
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     wanted = frozenset(_words_of(keep))
-    known = frozenset(map(str, identifier.labels()))
+    known = frozenset(map(str, identifier.labels))
     if unknown := sorted(wanted - known):
         near = difflib.get_close_matches(unknown[0], known, 1)
         raise ConfigError(
