@@ -84,15 +84,28 @@ def place_documents(
     dst_start: npt.NDArray[np.int64],
     out: npt.NDArray[Any],
     eos_id: int,
+    first: npt.NDArray[np.int64] | None = None,
+    stop: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Copy documents into `out`, which holds the stream's positions [0, len(out)), each with one EOS after its tokens.
 
     tokens: staging tokens of any unsigned dtype; document d is tokens[src_start[d] : src_start[d] + lengths[d]] and its
     first token belongs at position dst_start[d] of the stream, where its EOS follows at dst_start[d] + lengths[d].
     dst_start is relative to `out` and may be negative, or a document may end behind `out`: a document that crosses a border
-    of the range gives only the part within.
+    of the range gives only the part within. first, stop: where each document has borders of its own, [first[d], stop[d]), for
+    example those of the one sample it is to fill.
     """
-    _place(tokens, src_start, lengths, dst_start, out, eos_id)
+    count = len(lengths)
+    _place(
+        tokens,
+        src_start,
+        lengths,
+        dst_start,
+        np.zeros(count, np.int64) if first is None else first,
+        np.full(count, len(out), np.int64) if stop is None else stop,
+        out,
+        eos_id,
+    )
 
 
 @_jit
@@ -101,16 +114,17 @@ def _place(
     src_start: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
     dst_start: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    stop: npt.NDArray[np.int64],
     out: npt.NDArray[Any],
     eos_id: int,
 ) -> None:
     for d in range(len(lengths)):
-        first = max(0, -dst_start[d])
-        last = min(lengths[d], len(out) - dst_start[d])
-        for k in range(first, last):
-            out[dst_start[d] + k] = tokens[src_start[d] + k]
+        shift = src_start[d] - dst_start[d]
+        for k in range(max(first[d], dst_start[d]), min(dst_start[d] + lengths[d], stop[d])):
+            out[k] = tokens[k + shift]
         end = dst_start[d] + lengths[d]
-        if 0 <= end < len(out):
+        if first[d] <= end < stop[d]:
             out[end] = eos_id
 
 

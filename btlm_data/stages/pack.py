@@ -7,8 +7,8 @@ unit    a stretch of samples
 balance tokens in = label positions + 1 (a stream's first token is nobody's label) + the dropped tail
 
 Sample i of a stream takes stream[i*L : (i+1)*L + 1], so any stretch can be cut without its neighbours. Its place is a
-seeded bijection of [0, n) (kernels.packing.permute_index): no table of n entries is ever made. Only `shuffle: samples` needs
-this step; otherwise a shard is cut from the stream directly (stages/shard.py).
+seeded bijection of [0, n) (kernels.packing.permute_index): no table of n entries is ever made. Only `shuffle: samples` of a
+stream too large for memory needs this step; otherwise a shard takes its samples from the stream directly (stages/shard.py).
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class SampleSet:
         return f"data-{number:0{max(5, len(str(self.num_shards - 1)))}d}.h5"
 
     @property
+    def purpose(self) -> str:
+        """What the sample order's salt is for: a length prepared alone or beside others is shuffled alike."""
+        return sample_purpose(self.seq_len, self.split)
+
+    @property
     def name(self) -> str:
         """For task ids."""
         return f"{self.seq_len}-{self.index.stream.name}"
@@ -86,6 +91,11 @@ class PackSettings:
         """Of what decides a sample's tokens and place."""
         s = self.settings
         return digest(VERSION, s.shuffle, s.seed, s.tail, self.dtype, self.eos_id)
+
+
+def sample_purpose(seq_len: int, split: str) -> str:
+    """Purpose (seeding.salt) of a split's sample order."""
+    return f"samples/{seq_len}/{split}"
 
 
 def samples_per_file(settings: Settings, seq_len: int) -> int:
@@ -115,7 +125,7 @@ def plan(sample_set: SampleSet, lineage: str, memory_per_worker: int) -> list[Ta
             "per_file": sample_set.samples_per_file,
             "shards": sample_set.num_shards,
             "tokens": [start, stop],
-            "purpose": f"samples/{sample_set.folder}",
+            "purpose": sample_set.purpose,
         }
         tasks.append(
             Task(
@@ -173,9 +183,7 @@ def num_real(first: int, last: int, num_labels: int, length: int) -> npt.NDArray
     return np.clip(num_labels - np.arange(first, last, dtype=np.int64) * length, 0, length)
 
 
-def shuffled_shard(
-    root: Path, ranges: Sequence[str], number: int, per_file: int, num_samples: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint64]]:
+def shuffled_shard(root: Path, ranges: Sequence[str], number: int, per_file: int, num_samples: int) -> npt.NDArray[Any]:
     """Rows of one shard from every packed stretch, (m, L+1), in their final order; and nothing else of those files is read."""
     first, last = number * per_file, min((number + 1) * per_file, num_samples)
     rows: npt.NDArray[Any] | None = None
@@ -191,4 +199,4 @@ def shuffled_shard(
         filled += end - begin
     assert rows is not None
     assert filled == last - first, f"shard {number} has {filled} of {last - first} samples"
-    return rows, np.arange(first, last, dtype=np.uint64)
+    return rows

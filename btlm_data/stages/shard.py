@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from btlm_data import seeding
+import numpy as np
+
 from btlm_data.advance import advance
 from btlm_data.config import ShardSettings, digest
 from btlm_data.formats import shards as shard_files
 from btlm_data.stages import pack
 from btlm_data.stages.pack import PackSettings, SampleSet
-from btlm_data.stages.streams import gather
+from btlm_data.stages.streams import gather, gather_samples
 from btlm_data.task import Counts, Task
 
 VERSION = 1
@@ -47,7 +48,11 @@ class WriteSettings:
 
 
 def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, settings: WriteSettings) -> list[Task]:
-    """A task per shard. ranges: the packed stretches, empty where samples are not shuffled."""
+    """A task per shard. ranges: the packed stretches; empty where samples are not shuffled, or are few enough to be fetched one by one.
+
+    Which of these ways a shard's samples come is a hint, no part of the digest: the bytes are the same.
+    """
+    shuffled = settings.pack.settings.shuffle == "samples"
     tasks = []
     for number in range(sample_set.num_shards):
         first = number * sample_set.samples_per_file
@@ -61,10 +66,12 @@ def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, se
             "per_file": sample_set.samples_per_file,
             "labels": sample_set.num_labels,
             "tokens": [start, stop],
-            "purpose": f"samples/{sample_set.folder}",
-            "shuffled": bool(ranges),
+            "purpose": sample_set.purpose,
+            "stream": sample_set.index.num_tokens,
+            "shuffled": shuffled,
         }
-        hints = {"ranges": [task.outputs[0] for task in ranges], "buckets": [] if ranges else sample_set.index.overlapping(start, stop)}
+        whole = (0, sample_set.index.num_tokens) if shuffled else (start, stop)
+        hints = {"ranges": [task.outputs[0] for task in ranges], "buckets": [] if ranges else sample_set.index.overlapping(*whole)}
         output = os.path.join(settings.out, sample_set.folder, sample_set.shard_name(number))
         task_id = f"{sample_set.folder.replace('/', '-')}-{number:06d}"
         weight = (last - first) * sample_set.seq_len
@@ -78,12 +85,17 @@ def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     first, last = args["range"]
     length = args["seq_len"]
     if args["shuffled"]:
-        rows, _ = pack.shuffled_shard(root, task.hints["ranges"], args["number"], args["per_file"], args["samples"])
+        s = settings.pack.settings
+        if task.hints["ranges"]:
+            rows = pack.shuffled_shard(root, task.hints["ranges"], args["number"], args["per_file"], args["samples"])
+        else:
+            samples = pack.origins(first, last, args["samples"], s.seed, args["purpose"]).astype(np.int64)
+            buckets = [tuple(bucket) for bucket in task.hints["buckets"]]
+            rows = gather_samples(root, buckets, samples, length, args["stream"], settings.pack.dtype, settings.pack.eos_id)
         # Only the stream's last sample can be short, so its place is all that needs finding.
         real = None
         short = args["labels"] - (args["samples"] - 1) * length
         if short < length:
-            s = settings.pack.settings
             place = int(pack.destinations(args["samples"] - 1, args["samples"], args["samples"], s.seed, args["purpose"])[0])
             if first <= place < last:
                 real = pack.num_real(0, last - first, 2**62, length)
@@ -135,8 +147,3 @@ def write_corpus(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
 def _counts(task: Task, info: shard_files.ShardInfo) -> Counts:
     file = {"name": Path(task.outputs[0]).name, "n_examples": info.n_examples, "tokens": info.num_tokens}
     return Counts(extra={"file": file | {"sha256": info.sha256, "bytes": info.num_bytes}})
-
-
-def sample_salt(seed: int, folder: str) -> int:
-    """The salt of a split's sample order, for whoever looks a sample up (inspection)."""
-    return seeding.salt(seed, f"samples/{folder}")

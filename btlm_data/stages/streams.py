@@ -360,6 +360,48 @@ def gather(
     return out
 
 
+def gather_samples(
+    work_dir: Path,
+    buckets: Sequence[tuple[str, int]],
+    samples: npt.NDArray[np.int64],
+    length: int,
+    total: int,
+    dtype: npt.DTypeLike,
+    eos_id: int,
+) -> npt.NDArray[Any]:
+    """Samples anywhere in a stream of `total` tokens, (m, L+1): row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 behind the end.
+
+    Touches every block, each once, at as many places as there are samples: for streams that lie in memory (the page cache).
+    """
+    from btlm_data.kernels.packing import place_documents
+
+    out = np.zeros(len(samples) * (length + 1), dtype)
+    block, begin, size, offset = _whole_index(str(work_dir), tuple(buckets))
+    start = samples * length
+    first = np.maximum(np.searchsorted(offset, start, side="right") - 1, 0)
+    counts = np.searchsorted(offset, np.minimum(start + length + 1, total), side="left") - first
+    row = np.repeat(np.arange(len(samples)), counts)
+    document = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    row_start = row * (length + 1)
+    place = offset[document] - start[row] + row_start
+    order = np.argsort(block[document], kind="stable")
+    stems = _stems(str(work_dir))
+    for chosen in np.split(order, np.flatnonzero(np.diff(block[document[order]])) + 1) if len(order) else []:
+        mine = document[chosen]
+        tokens = columns.read(work_dir / f"{stems[int(block[mine[0]])]}.tokens", ["tokens"])["tokens"]
+        borders = row_start[chosen]
+        place_documents(tokens, begin[mine], size[mine], place[chosen], out, eos_id, borders, borders + length + 1)
+    return out.reshape(len(samples), length + 1)
+
+
+@lru_cache(maxsize=1)
+def _whole_index(work_dir: str, buckets: tuple[tuple[str, int], ...]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Block, start, length and stream offset of every document of a stream, all int64."""
+    parts = [(columns.read(Path(work_dir) / path), offset) for path, offset in buckets]
+    joined = [np.concatenate([part[name].astype(np.int64) for part, _ in parts]) for name in ("block", "start", "length")]
+    return *joined, np.concatenate([part["offset"].astype(np.int64) + offset for part, offset in parts])
+
+
 def documents_between(index: columns.Columns, bucket_offset: int, start: int, stop: int) -> tuple[int, int]:
     """Rows [first, last) of a bucket's index whose documents (EOS included) have tokens in [start, stop) of the stream."""
     offset = index["offset"]
