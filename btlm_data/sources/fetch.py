@@ -268,7 +268,8 @@ class Prefetcher:
         ]
 
     def __enter__(self) -> Prefetcher:
-        """Start fetching."""
+        """Start fetching. Raises OutputError if a file (or, if all are to be kept, their sum) does not fit the cache."""
+        self._fetcher.check_room(self._files)
         if self._files:
             cache = self._fetcher._cache()
             for key in self._keys:
