@@ -39,7 +39,7 @@ ElementType = Literal["int32", "uint16"]
 Layout = Literal["sample", "vsl", "corpus", "other"]
 
 CORPUS_CHUNK = 8192  # tokens: a sample of 2,048 touches one or two chunks
-_BATCH_UNITS = 1 << 22  # elements compressed at once: bounds memory, and is enough to make one Huffman code for
+_BATCH_UNITS = 1 << 23  # elements compressed at once, with one Huffman code: bounds memory
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,11 @@ def write_samples(
 ) -> ShardInfo:
     """Write a sample shard, atomically.
 
-    rows: (n, L+1) uint16 or uint32: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
+    rows: (n, L+1) uint16 or uint32, any strides: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
     label positions of each row are real; from there on all three planes are 0 (all L by default; rows' values there do not matter).
     Raises OutputError if the file cannot be written.
     """
     options = options or ShardOptions()
-    rows = np.ascontiguousarray(rows)
-    if rows.dtype != np.uint16:
-        rows = rows.astype(np.uint16 if not rows.size or rows.max() < 2**16 else np.uint32)
     n, length = rows.shape[0], rows.shape[1] - 1
     full = np.ones(n, bool) if num_real is None else num_real >= length
     with _Writer(path, (n, 3, length), (1, 3, length), options) as writer:
@@ -272,7 +269,7 @@ class _Writer:
         if self.plain:
             from btlm_data.kernels import deflate
 
-            self._append(*deflate.deflate_units(rows.view(f"<u{rows.itemsize}")))
+            self._append(*deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize))
             return
         pieces = []
         for row in rows:

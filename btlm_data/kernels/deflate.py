@@ -14,7 +14,6 @@ everywhere. Any inflate reads them.
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,23 +98,31 @@ def huffman_lengths(counts: npt.NDArray[np.int64], limit: int) -> list[int]:
     """Code lengths of an optimal prefix code (Huffman 1952) for the symbols with a count, none above `limit` bits.
 
     Where the optimum is deeper, counts are halved (rounding up) until it is not: a little longer, and simple. Ties go to the
-    lower symbol. A single symbol gets one bit.
+    lower symbol, and to symbols before pairs. A single symbol gets one bit.
     """
     values = [int(c) for c in counts]
     while True:
-        heap: list[tuple[int, int, tuple[int, ...]]] = [(c, s, (s,)) for s, c in enumerate(values) if c]
-        lengths = [0] * len(values)
-        if len(heap) == 1:
-            lengths[heap[0][1]] = 1
-        heapq.heapify(heap)
-        serial = len(values)
-        while len(heap) > 1:
-            (a, _, left), (b, _, right) = heapq.heappop(heap), heapq.heappop(heap)
-            for symbol in left + right:
-                lengths[symbol] += 1
-            heapq.heappush(heap, (a + b, serial, left + right))
-            serial += 1
-        if max(lengths) <= limit:
+        symbols = sorted((c, s) for s, c in enumerate(values) if c)
+        weights = [c for c, _ in symbols]
+        parent = [0] * (2 * len(symbols) - 1)
+        leaf, pair = 0, len(symbols)  # the lightest symbol and the lightest pair not joined yet; both kinds are in order of weight
+        for joined in range(len(symbols), len(parent)):
+            total = 0
+            for _ in range(2):
+                if pair >= joined or (leaf < len(symbols) and weights[leaf] <= weights[pair]):
+                    node, leaf = leaf, leaf + 1
+                else:
+                    node, pair = pair, pair + 1
+                parent[node] = joined
+                total += weights[node]
+            weights.append(total)
+        depth = [0] * len(parent)
+        for node in range(len(parent) - 2, -1, -1):
+            depth[node] = depth[parent[node]] + 1
+        if max(depth, default=0) <= limit:
+            lengths = [0] * len(values)
+            for (_, symbol), bits in zip(symbols, depth, strict=False):
+                lengths[symbol] = max(1, bits)
             return lengths
         values = [(c + 1) // 2 for c in values]
 
@@ -214,6 +221,7 @@ def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.
 
     Returns the streams one after another and the n + 1 offsets between them.
     """
+    rows = _narrow(rows)
     length = rows.shape[1] - 1
     back = 4 * (2 * length - 1)
     mask_runs = run_lengths(4 * length - 4)
@@ -239,14 +247,19 @@ def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.
     return _deflate(rows, length, 4, code, tail, 3, back > WINDOW)
 
 
-def deflate_units(units: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Compress rows of units (n, M), uint16 or uint32: row i becomes the zlib stream of its little-endian bytes.
+def deflate_units(units: npt.NDArray[Any], width: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Compress rows of units (n, M), uint16 or uint32: row i becomes the zlib stream of them as little-endian elements of `width` bytes.
 
-    Returns the streams one after another and the n + 1 offsets between them.
+    width: 2 or 4, at least that of the units. Returns the streams one after another and the n + 1 offsets between them.
     """
-    width = units.dtype.itemsize
+    units = _narrow(units)
     counts, distance_counts, _ = _counts(units, units.shape[1], width)
     return _deflate(units, units.shape[1], width, make_code(counts, distance_counts, width), _Bits(), 1, False)
+
+
+def _narrow(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values as uint16 where they fit: half the work, and one compiled version of the kernels for nearly all data."""
+    return rows.astype(np.uint16) if rows.dtype != np.uint16 and rows.size and rows.max() < 2**16 else rows
 
 
 def _deflate(
@@ -261,8 +274,11 @@ def _deflate(
     out = np.empty(len(rows) * most, np.uint8)
     offsets = np.zeros(len(rows) + 1, np.int64)
     header, ending = code.header.pieces(), tail.pieces()
+    # Copied, so that the kernels see one memory layout (rows may overlap, or be read-only) and need no second compilation.
+    buffer = np.empty((group, rows.shape[1]), rows.dtype)
     for start in range(0, len(rows), group):
-        some = rows[start : start + group]
+        some = buffer[: len(rows) - start]
+        some[:] = rows[start : start + group]
         search.run(some, body, width, costs)
         _emit(
             some, body, width, planes, repeat, search.ops, search.ends, header, code.header.count, ending, tail.count,
@@ -277,7 +293,7 @@ def _distance_symbol(distance: int) -> int:
 
 def _counts(rows: npt.NDArray[Any], body: int, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Symbol counts (286,) and (30,) of an even sample of rows, 1 for every other symbol that may occur; rows looked at."""
-    sample = np.ascontiguousarray(rows[:: max(1, rows.size // _SAMPLED_UNITS)])
+    sample = rows[:: max(1, rows.size // _SAMPLED_UNITS)].copy()
     search = _Search(body, len(sample))
     guess = (np.full(_ENTRIES, 8, np.uint8), np.full(_ENTRIES, 8, np.uint8))  # bits of each part before anything is known
     guess[0][_MATCH:], guess[1][_MATCH:_ALONE] = 3, 4
@@ -295,7 +311,7 @@ def _counts(rows: npt.NDArray[Any], body: int, width: int) -> tuple[npt.NDArray[
     possible[:257] = True
     possible[257 + _LENGTH_SYMBOL[np.arange(4, 257, width)]] = True
     counts[possible] = np.maximum(counts[possible], 1)
-    reachable = [_distance_symbol(x) for x in range(width, min(WINDOW, width * body) + 1, width)]
+    reachable = np.arange(30) <= _distance_symbol(min(WINDOW, width * body))
     distance_counts[reachable] = np.maximum(distance_counts[reachable], 1)
     return counts, distance_counts, len(sample)
 
@@ -332,18 +348,22 @@ def _find(
     item = rows.itemsize
     per_load = 8 // item
     to_units = 4 if item == 2 else 5  # from equal low bits to equal units
-    reach = max(per_load, 3)
+    last = body - max(per_load, 3)  # where eight bytes and three units can still be read
     longest = 256 // width
     window = min(body, WINDOW // width - 1)
     multiplier = np.uint64(0x9E3779B97F4A7C15)
     shift = np.uint64(64 - _HASH_BITS)
     byte = np.uint64(255)
     none = np.uint16(0)
+    single_cost = np.full(30, 10000, np.int64)
+    if width == 4:
+        for c in range(30):
+            single_cost[c] = np.int64(cost_a[_MATCH + 1]) + np.int64(cost_b[_MATCH + c]) + extra[c]
     count = 0
     base = 0
     for r in range(len(rows)):
         row = rows[r]
-        for i in range(1, body - reach + 1):
+        for i in range(1, last + 1):
             one = np.uint64(row[i])
             pair = (one | np.uint64(row[i + 1]) << np.uint64(32)) * multiplier
             triple = (pair ^ np.uint64(row[i + 2])) * multiplier
@@ -366,12 +386,15 @@ def _find(
         while i < body:
             length = np.int64(0)
             distance = np.int64(0)
-            if 0 < i <= body - reach:
-                here = load64(row, i * item)
-                d3 = np.int64(distances[2, i])
+            single = np.int64(0)
+            if 0 < i <= last:
+                single = np.int64(distances[0, i])
                 d2 = np.int64(distances[1, i])
-                n3 = (trailing_zeros(here ^ load64(row, (i - d3) * item)) >> to_units) * min(d3, np.int64(1))
+                d3 = np.int64(distances[2, i])
+                here = load64(row, i * item)
+                # A distance of 0 is no hint, and the comparison of a place with itself counts as nothing.
                 n2 = (trailing_zeros(here ^ load64(row, (i - d2) * item)) >> to_units) * min(d2, np.int64(1))
+                n3 = (trailing_zeros(here ^ load64(row, (i - d3) * item)) >> to_units) * min(d3, np.int64(1))
                 length = max(n2, n3)
                 distance = d3 if n3 >= n2 else d2
                 if length == per_load:
@@ -381,30 +404,28 @@ def _find(
                         length += same
                         if same < per_load:
                             break
-                elif length < 2:
-                    length = np.int64(0)
-                    distance = np.int64(distances[0, i])
-                    if width == 4 and distance and row[i - distance] == row[i]:
-                        back = distance * width - 1
-                        c = symbol[back] if back < 256 else symbol[256 + (back >> 7)]
-                        token = np.uint64(row[i])
-                        literal = cost_a[token & byte] + cost_b[(token >> np.uint64(8)) & byte]
-                        if cost_a[_MATCH + 1] + cost_b[_MATCH + c] + extra[c] < literal:
-                            length = np.int64(1)
-            if length:
+            if length >= 2:
                 back = distance * width - 1
-                c = symbol[back] if back < 256 else symbol[256 + (back >> 7)]
+                c = symbol[back if back < 256 else 256 + (back >> 7)]
                 ops[count] = (_MATCH + length) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
-                i += length
+                i += int(length)
             else:
                 token = np.uint64(row[i])
+                low = token & byte
+                second = (token >> np.uint64(8)) & byte
                 high = token >> np.uint64(16)
-                if high:
-                    ops[count] = token & byte | (np.uint64(_ALONE) + ((token >> np.uint64(8)) & byte)) << np.uint64(10)
+                # A literal or a match of one unit: both go on at i + 1, so neither needs a branch that cannot be predicted.
+                back = max(single, np.int64(1)) * width - 1
+                c = symbol[back if back < 256 else 256 + (back >> 7)]
+                match = np.uint64((_MATCH + 1) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24)
+                literal_cost = np.int64(cost_a[low]) + np.int64(cost_b[second]) + (16 if high else 0)
+                taken = (single > 0) & (row[i - single] == row[i]) & (single_cost[c] < literal_cost)
+                literal = low | second << np.uint64(10)
+                if high and not taken:
+                    ops[count] = low | (np.uint64(_ALONE) + second) << np.uint64(10)
                     count += 1
-                    ops[count] = high & byte | (np.uint64(_ALONE) + (high >> np.uint64(8))) << np.uint64(10)
-                else:
-                    ops[count] = token & byte | (token >> np.uint64(8)) << np.uint64(10)
+                    literal = high & byte | (np.uint64(_ALONE) + (high >> np.uint64(8))) << np.uint64(10)
+                ops[count] = match if taken else literal
                 i += 1
             count += 1
         ends[r] = count
