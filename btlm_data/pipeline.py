@@ -414,7 +414,14 @@ def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, token
     if settings.format == "vsl":
         from btlm_data.stages import vsl
 
-        files = vsl.run(context, sample_sets, lineage, write, stop=stop)
+        plans = {s.folder: vsl.plan_windows(s, lineage) for s in sample_sets}
+        planning = [task for folder in plans.values() for task in folder]
+        results = iter(context.step(Step("pack", vsl.VERSION, vsl.plan, planning, pack_settings, pack_settings.digest, "token")))
+        tasks = {}
+        for s in sample_sets:
+            windows = [vsl.Window(task.outputs[0], next(results).extra["rows"]) for task in plans[s.folder]]
+            tasks[s.folder] = vsl.plan_shards(s, windows, lineage, write)
+        files = _write(context, tasks, vsl.write_shard, write) if not stop else {}
     elif settings.format == "corpus":
         tasks = {s.folder: shard.plan_corpus(s, lineage, write) for s in sample_sets}
         files = _write(context, tasks, shard.write_corpus, write) if not stop else {}

@@ -90,7 +90,7 @@ class PackSettings:
     def digest(self) -> str:
         """Of what decides a sample's tokens and place."""
         s = self.settings
-        return digest(VERSION, s.shuffle, s.seed, s.tail, self.dtype, self.eos_id)
+        return digest(VERSION, s.shuffle, s.seed, s.tail, s.max_documents_per_sample, self.dtype, self.eos_id)
 
 
 def sample_purpose(seq_len: int, split: str) -> str:

@@ -109,7 +109,7 @@ def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
             real = None
     info = shard_files.write_samples(root / task.outputs[0], rows, real, settings.options(corpus=False))
     advance((last - first) * length)
-    return _counts(task, info)
+    return file_counts(task, info)
 
 
 def plan_corpus(sample_set: SampleSet, lineage: str, settings: WriteSettings) -> list[Task]:
@@ -141,9 +141,10 @@ def write_corpus(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     stream = gather(root, task.hints["buckets"], start, stop, settings.pack.dtype, settings.pack.eos_id)
     info = shard_files.write_corpus(root / task.outputs[0], stream, None, settings.options(corpus=True))
     advance(stop - start)
-    return _counts(task, info)
+    return file_counts(task, info)
 
 
-def _counts(task: Task, info: shard_files.ShardInfo) -> Counts:
+def file_counts(task: Task, info: shard_files.ShardInfo) -> Counts:
+    """What the manifest says of a written shard."""
     file = {"name": Path(task.outputs[0]).name, "n_examples": info.n_examples, "tokens": info.num_tokens}
     return Counts(extra={"file": file | {"sha256": info.sha256, "bytes": info.num_bytes}})

@@ -346,7 +346,7 @@ def gather(
     from btlm_data.kernels.packing import place_documents
 
     out = np.empty(stop - start, dtype)
-    stems = _stems(str(work_dir))
+    names = stems(str(work_dir))
     for path, bucket_offset in buckets:
         index = columns.read(work_dir / path)
         first, last = documents_between(index, bucket_offset, start, stop)
@@ -355,7 +355,7 @@ def gather(
         order = np.lexsort((begin, block))
         edges = np.flatnonzero(np.diff(block[order])) + 1
         for rows in np.split(order, edges) if len(order) else []:
-            tokens = columns.read(work_dir / f"{stems[int(block[rows[0]])]}.tokens", ["tokens"])["tokens"]
+            tokens = columns.read(work_dir / f"{names[int(block[rows[0]])]}.tokens", ["tokens"])["tokens"]
             place_documents(tokens, begin[rows].astype(np.int64), length[rows].astype(np.int64), place[rows], out, eos_id)
     return out
 
@@ -385,10 +385,10 @@ def gather_samples(
     row_start = row * (length + 1)
     place = offset[document] - start[row] + row_start
     order = np.argsort(block[document], kind="stable")
-    stems = _stems(str(work_dir))
+    names = stems(str(work_dir))
     for chosen in np.split(order, np.flatnonzero(np.diff(block[document[order]])) + 1) if len(order) else []:
         mine = document[chosen]
-        tokens = columns.read(work_dir / f"{stems[int(block[mine[0]])]}.tokens", ["tokens"])["tokens"]
+        tokens = columns.read(work_dir / f"{names[int(block[mine[0]])]}.tokens", ["tokens"])["tokens"]
         borders = row_start[chosen]
         place_documents(tokens, begin[mine], size[mine], place[chosen], out, eos_id, borders, borders + length + 1)
     return out.reshape(len(samples), length + 1)
@@ -411,6 +411,7 @@ def documents_between(index: columns.Columns, bucket_offset: int, start: int, st
 
 
 @lru_cache(maxsize=2)
-def _stems(work_dir: str) -> list[str]:
-    stems: list[str] = json.loads((Path(work_dir) / BLOCK_LIST).read_bytes())
-    return stems
+def stems(work_dir: str) -> list[str]:
+    """Stem of every block, by number."""
+    found: list[str] = json.loads((Path(work_dir) / BLOCK_LIST).read_bytes())
+    return found
