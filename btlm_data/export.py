@@ -238,17 +238,14 @@ def _restore(split: _Split, stream: npt.NDArray[Any]) -> None:
 
 def _origins(split: _Split, first: int, last: int, num_samples: int) -> npt.NDArray[np.int64]:
     """Which samples of the stream stand in rows [first, last)."""
-    rows = np.arange(first, last, dtype=np.uint64)
     if last > num_samples:
         raise DataError(f"{split.folder / split.name} has more rows than its {num_samples} samples. Run `btlm-data verify`.")
-    if split.value["shuffle"] == "samples":
-        from btlm_data.kernels.packing import unpermute_index
-        from btlm_data.stages.shard import sample_salt
+    if split.value["shuffle"] != "samples":
+        return np.arange(first, last)
+    from btlm_data.stages import pack
 
-        part = split.value["set"]
-        folder = part["names"][part["index"]]
-        rows = unpermute_index(rows, num_samples, sample_salt(split.value["seed"], f"{folder}/{split.name}" if folder else split.name))
-    return rows.astype(np.int64)
+    origins = pack.origins(first, last, num_samples, split.value["seed"], pack.sample_purpose(split.seq_len, split.name))
+    return origins.astype(np.int64)
 
 
 def _left_out(split: _Split, written: int) -> dict[str, int]:
