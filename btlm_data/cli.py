@@ -172,6 +172,101 @@ def _recipe(config: str | None, assignments: tuple[str, ...], options: dict[str,
     return load(Path(config) if config else None, overrides)
 
 
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+@click.option("--split", help="Show samples of this split.  [default: train, or the first]")
+@click.option(
+    "--sample", "samples", multiple=True, type=int, metavar="N", help="Show sample N and which documents it is made of; repeatable."
+)
+@click.option("--num-samples", default=2, show_default=True, help="How many samples to show when none is named.")
+def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ...], num_samples: int) -> None:
+    """Show what is in a dataset, a folder of shards or one .h5 file, whoever wrote it.
+
+    \b
+    btlm-data inspect shards/ --sample 17
+    """
+    import json
+
+    from rich.console import Console
+
+    from btlm_data.inspection import render, summary
+
+    report = summary.inspect(path, sample=samples, split=split, num_samples=num_samples)
+    if as_json:
+        click.echo(json.dumps(report, ensure_ascii=False, indent=1))
+    else:
+        render.render(report, Console())
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a check.")
+def verify(path: Path, as_json: bool) -> None:
+    """Re-read everything: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is off.
+
+    \b
+    btlm-data verify shards/
+    """
+    import dataclasses
+    import json
+
+    from btlm_data.inspection import verify as verification
+    from btlm_data.inspection.check import Check
+
+    def report(check: Check) -> None:
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(check), ensure_ascii=False))
+        else:
+            click.echo(verification.line(check))
+
+    checks = verification.verify(path, report)
+    if any(check.ok is False for check in checks):
+        sys.exit(1)
+
+
+@cli.command("dedupe-curve")
+@click.option("--bands", default=9, show_default=True, type=click.IntRange(1))
+@click.option("--rows", default=13, show_default=True, type=click.IntRange(1))
+@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Propose bands and rows for this similarity.")
+@click.option("--num-perm", default=128, show_default=True, type=click.IntRange(1), help="Permutations to propose within.")
+def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) -> None:
+    """Print the probability that a pair of documents of each similarity is caught.
+
+    \b
+    btlm-data dedupe-curve --bands 9 --rows 13
+    """
+    from btlm_data import dedupe_curve as curve
+
+    click.echo(curve.table(bands, rows))
+    if threshold is not None:
+        click.echo(curve.proposals(threshold, num_perm))
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(["megatron", "mds", "npy"]), required=True, help="Megatron-LM .bin/.idx, MosaicML MDS, or flat .bin."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--split", "splits", multiple=True, help="Only this split; repeatable.  [default: all]")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: bool) -> None:
+    """Write a prepared dataset in another trainer's format.
+
+    \b
+    btlm-data export shards/ --to megatron --out megatron/
+    """
+    from btlm_data import export as exporting
+
+    done = exporting.export(path, to, out, splits=splits, overwrite=overwrite)  # type: ignore[arg-type]
+    for name, written in done.items():
+        for split, what in written.items():
+            left = "".join(f"; {n:,} tokens left out: {reason}" for reason, n in what.left_out_tokens.items())
+            unit = f"{what.documents:,} documents" if what.documents is not None else f"{what.samples or 0:,} samples"
+            click.echo(f"{name + '/' if name else ''}{split}: {unit}, {what.tokens:,} tokens in {len(what.files)} files{left}")
+
+
 def main() -> None:
     """Entry point: every BtlmError becomes a message and its exit code."""
     try:
