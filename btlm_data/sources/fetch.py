@@ -227,7 +227,7 @@ class Fetcher:
         return SourceUnavailable(
             f"{file.name} could not be fetched from {file.url}: {error}, and {self.retries} repeats did not help. "
             "Check the network and the server, and run the same command again: it goes on from here. "
-            "Slow or strict servers may need --retries or --timeout raised."
+            "For slow or strict servers raise --set run.retries=N or --set run.timeout=SECONDS."
         )
 
     def _already_downloaded(self, file: SourceFile) -> Path | None:
