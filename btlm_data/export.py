@@ -51,6 +51,7 @@ Target = Literal["megatron", "mds", "npy"]
 TARGETS: tuple[Target, ...] = ("megatron", "mds", "npy")
 FILE_NAME = "export.json"
 MDS_SHARD_BYTES = 1 << 26  # MosaicML's own default
+_READ_BYTES = 1 << 24  # of a shard at a time
 _MEGATRON_DTYPES = {"uint16": 8, "int32": 4}
 
 
@@ -92,7 +93,7 @@ class _Split:
         """(Number of the first row in the split, rows) from all shards in order."""
         row = 0
         for file in self.entry["files"]:
-            for _, rows in shards.iter_chunks(self.folder / self.name / file["name"]):
+            for _, rows in shards.iter_chunks(self.folder / self.name / file["name"], _READ_BYTES):
                 yield row, rows
                 row += len(rows)
 

@@ -495,7 +495,8 @@ def _hub_file(repo_id: str, name: str, revision: str | None, *, optional: bool =
 
     where = f"{repo_id}{f' at revision {revision}' if revision else ''}"
     try:
-        return Path(hf_hub_download(repo_id, name, revision=revision))
+        # HF_ENDPOINT as it is now: the client reads it only once, when it is first imported.
+        return Path(hf_hub_download(repo_id, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")))
     except GatedRepoError as error:
         raise SourceUnavailable(
             f"The hub repository {where} is gated. Accept its terms on its page, then set HF_TOKEN or run `hf auth login`."

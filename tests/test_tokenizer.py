@@ -9,7 +9,7 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from btlm_data import tokenizer as module
-from btlm_data.errors import ConfigError, DataError
+from btlm_data.errors import ConfigError, DataError, SourceUnavailable
 from btlm_data.tokenizer import Tokenizer, TokenizerSpec, Verifier, load_tokenizer
+from tests.hub import Hub
 
 GPT2_FOLDER = Path(module.__file__).parent / "data" / "gpt2"
 # Changes only with the vocabulary, the merges or the rules themselves.
@@ -460,6 +461,56 @@ def test_the_eos_token_is_asked_stated_or_found(tmp_path: Path) -> None:
     save("</s>", "<|endoftext|>")
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
     assert eos_id(str(tmp_path)) == 2
+
+
+# From the hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with Hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+
+
+def on_hub(text: str = "", **config: str) -> dict[str, bytes]:
+    tokenizer = byte_level_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False)).to_str() + text
+    return {"tokenizer.json": tokenizer.encode()} | ({"tokenizer_config.json": json.dumps(config).encode()} if config else {})
+
+
+def test_a_hub_id_is_fetched_once_and_pinned(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = hub.add("org/model", on_hub(eos_token="<|endoftext|>"))
+    second = hub.add("org/model", on_hub())
+    newest, pinned = load_tokenizer("org/model"), load_tokenizer("org/model", revision=first)
+    assert (newest.revision, pinned.revision) == (second, first)
+    assert newest.fingerprint == pinned.fingerprint
+    assert newest.token_text(newest.eos_id) == "<|endoftext|>"
+    monkeypatch.setattr(module, "_LOADED", {})
+    count = len(hub.requests)
+    assert newest.spec.load().encode_batch(["a"])[0].tolist() == newest.encode_batch(["a"])[0].tolist()
+    assert all(request.method == "HEAD" for request in hub.requests[count:])
+
+
+def test_what_the_hub_refuses_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("org/gated", on_hub(), gated=True)
+    hub.add("org/torn", on_hub(text="}"))
+    hub.add("org/other", {"README.md": b"no tokenizer"})
+    with pytest.raises(SourceUnavailable, match=r"is gated. Accept its terms"):
+        load_tokenizer("org/gated")
+    with pytest.raises(ConfigError, match="There is no tokenizer org/none"):
+        load_tokenizer("org/none")
+    with pytest.raises(ConfigError, match=r"holds no tokenizer.json"):
+        load_tokenizer("org/other")
+    with pytest.raises(ConfigError, match="has no revision v9"):
+        load_tokenizer("org/torn", revision="v9")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        load_tokenizer("org/torn")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client tries five times, with growing pauses
+    with pytest.raises(SourceUnavailable, match="hub cannot be reached"):
+        load_tokenizer("org/unreachable")
 
 
 # Other processes
