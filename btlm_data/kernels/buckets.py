@@ -1,0 +1,254 @@
+"""Buckets of equal keys, and what becomes of them: partition, sort, find equals, attach to leaders. Numba kernels; callers check ranges.
+
+Every function costs time linear in its input but for one in-place sort, whatever the sizes of the buckets: a million equal
+keys are one run. Plain twins are in tests/reference/buckets.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+UInt32Array = npt.NDArray[np.uint32]
+UInt64Array = npt.NDArray[np.uint64]
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+_jit = numba.njit(cache=True, nogil=True)
+
+
+def count_partitions(keys: UInt64Array, chosen: BoolArray, log_partitions: int, counts: Int64Array) -> None:
+    """Add to counts (P,) how many keys of the chosen rows fall into each of P = 2^log_partitions ranges of their highest bits.
+
+    keys: (n, B) uint64; chosen: (n,).
+    """
+    _count_partitions(readonly(keys), readonly(chosen), log_partitions, counts)
+
+
+@_jit
+def _count_partitions(keys: UInt64Array, chosen: BoolArray, log_partitions: int, counts: Int64Array) -> None:
+    shift = np.uint64(64 - log_partitions)
+    for i in range(keys.shape[0]):
+        if chosen[i]:
+            for band in range(keys.shape[1]):
+                # Shifting by 64 bits is undefined, so one partition is a case of its own.
+                counts[np.int64(keys[i, band] >> shift) if log_partitions > 0 else 0] += 1
+
+
+def scatter(
+    keys: UInt64Array,
+    low: UInt64Array,
+    chosen: BoolArray,
+    first_ordinal: int,
+    log_partitions: int,
+    cursors: Int64Array,
+    out_keys: UInt64Array,
+    out_low: UInt64Array,
+    out_ordinals: UInt32Array,
+) -> None:
+    """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor stands, and advance the cursors.
+
+    keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. Row i is document
+    first_ordinal + i; within a partition rows keep their order.
+    """
+    _scatter(readonly(keys), readonly(low), readonly(chosen), first_ordinal, log_partitions, cursors, out_keys, out_low, out_ordinals)
+
+
+@_jit
+def _scatter(
+    keys: UInt64Array,
+    low: UInt64Array,
+    chosen: BoolArray,
+    first_ordinal: int,
+    log_partitions: int,
+    cursors: Int64Array,
+    out_keys: UInt64Array,
+    out_low: UInt64Array,
+    out_ordinals: UInt32Array,
+) -> None:
+    shift = np.uint64(64 - log_partitions)
+    for i in range(keys.shape[0]):
+        if chosen[i]:
+            for band in range(keys.shape[1]):
+                partition = np.int64(keys[i, band] >> shift) if log_partitions > 0 else 0
+                place = cursors[partition]
+                out_keys[place] = keys[i, band]
+                if len(low) > 0:
+                    out_low[place] = low[i]
+                out_ordinals[place] = first_ordinal + i
+                cursors[partition] = place + 1
+
+
+def sort_order(keys: UInt64Array, shared_bits: int) -> tuple[UInt64Array, int]:
+    """Indices in the order of their keys (all but the lowest bits of them), equal ones in index order.
+
+    keys: (n,) uint64 whose highest `shared_bits` bits are the same in all. Returns (packed, mask): packed & mask are the indices,
+    the bits above it the key's. Index and key share one 64-bit number, so that the sort is numpy's vectorised in-place sort
+    of integers; about 40 bits of the key remain at 10 million, and `equal_runs` compares whole keys.
+    """
+    bits = max(1, (len(keys) - 1).bit_length()) if len(keys) else 1
+    mask = (1 << bits) - 1
+    packed = np.empty(len(keys), np.uint64)
+    _pack(readonly(keys), np.uint64(shared_bits), np.uint64(mask), packed)
+    packed.sort()
+    return packed, mask
+
+
+@_jit
+def _pack(keys: UInt64Array, shared_bits: np.uint64, mask: np.uint64, packed: UInt64Array) -> None:
+    for i in range(len(keys)):
+        packed[i] = ((keys[i] << shared_bits) & ~mask) | np.uint64(i)
+
+
+def equal_runs(packed: UInt64Array, mask: int, keys: UInt64Array, low: UInt64Array) -> tuple[Int64Array, Int64Array]:
+    """The buckets of two or more equal keys: (members, starts); bucket b is members[starts[b]:starts[b + 1]].
+
+    packed, mask: from `sort_order(keys)`. low: second halves of the keys, or empty. Members are indices into keys, ascending
+    within each bucket.
+    """
+    num_members, num_buckets = _count_runs(packed, np.uint64(mask))
+    # Sharing the sorted bits is a superset of being equal, so these bounds hold.
+    members, starts = np.empty(num_members, np.int64), np.empty(num_members // 2 + 1, np.int64)
+    num_members, num_buckets = _fill_runs(packed, np.uint64(mask), readonly(keys), readonly(low), members, starts)
+    starts[num_buckets] = num_members
+    return members[:num_members], starts[: num_buckets + 1]
+
+
+@_jit
+def _count_runs(packed: UInt64Array, mask: np.uint64) -> tuple[int, int]:
+    num_members = num_runs = 0
+    i = 0
+    while i < len(packed):
+        j = i + 1
+        while j < len(packed) and (packed[j] ^ packed[i]) <= mask:
+            j += 1
+        if j - i > 1:
+            num_members += j - i
+            num_runs += 1
+        i = j
+    return num_members, num_runs
+
+
+@_jit
+def _fill_runs(
+    packed: UInt64Array, mask: np.uint64, keys: UInt64Array, low: UInt64Array, members: Int64Array, starts: Int64Array
+) -> tuple[int, int]:
+    written = num_buckets = 0
+    i = 0
+    while i < len(packed):
+        j = i + 1
+        while j < len(packed) and (packed[j] ^ packed[i]) <= mask:
+            j += 1
+        # The run shares all sorted bits. Nearly always its whole keys are equal; else take out one key after the other.
+        left = j - i
+        while left > 1:
+            first = packed[i] & mask
+            start, others = written, i
+            for k in range(i, i + left):
+                index = packed[k] & mask
+                same = keys[index] == keys[first]
+                if len(low) > 0:
+                    same = same and low[index] == low[first]
+                if same:
+                    members[written] = np.int64(index)
+                    written += 1
+                else:
+                    packed[others] = packed[k]
+                    others += 1
+            if written - start > 1:
+                starts[num_buckets] = start
+                num_buckets += 1
+            else:
+                written = start
+            left = others - i
+        i = j
+    return written, num_buckets
+
+
+def star_edges(members: Int64Array, starts: Int64Array, ordinals: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
+    """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the first."""
+    first, other = np.empty(len(members) - len(starts) + 1, np.uint32), np.empty(len(members) - len(starts) + 1, np.uint32)
+    _star_edges(members, starts, readonly(ordinals), first, other)
+    return first, other
+
+
+@_jit
+def _star_edges(members: Int64Array, starts: Int64Array, ordinals: UInt32Array, first: UInt32Array, other: UInt32Array) -> None:
+    written = 0
+    for b in range(len(starts) - 1):
+        for k in range(starts[b] + 1, starts[b + 1]):
+            first[written] = ordinals[members[starts[b]]]
+            other[written] = ordinals[members[k]]
+            written += 1
+
+
+class Leaders:
+    """Verification of a bucket's members against its leaders: linear, and exact for buckets of up to MAX_LEADERS unlike documents.
+
+    A member is linked to the first leader that its signature agrees with in at least `needed` places; one that agrees with
+    none becomes a leader itself. Of more than MAX_LEADERS leaders in one bucket the latest stay. Buckets may span calls.
+    """
+
+    MAX_LEADERS = 16
+
+    def __init__(self, num_perm: int, needed: int) -> None:
+        self._signatures = np.zeros((self.MAX_LEADERS, num_perm), np.uint32)
+        self._ordinals = np.zeros(self.MAX_LEADERS, np.uint32)
+        self._state = np.zeros(3, np.int64)  # leaders ever made in this bucket, comparisons, comparisons below the threshold
+        self._needed = needed
+
+    @property
+    def compared(self) -> int:
+        """Pairs compared so far."""
+        return int(self._state[1])
+
+    @property
+    def rejected(self) -> int:
+        """Of them, pairs below the threshold."""
+        return int(self._state[2])
+
+    def attach(self, signatures: UInt32Array, ordinals: UInt32Array, begins: BoolArray) -> UInt32Array:
+        """The leader of each next member (n,), its own ordinal if it becomes one. signatures: (n, P); begins: (n,), where buckets begin."""
+        leader = np.empty(len(ordinals), np.uint32)
+        _attach(signatures, ordinals, begins, self._signatures, self._ordinals, self._state, self._needed, leader)
+        return leader
+
+
+@_jit
+def _attach(
+    signatures: UInt32Array,
+    ordinals: UInt32Array,
+    begins: BoolArray,
+    leader_signatures: UInt32Array,
+    leader_ordinals: UInt32Array,
+    state: Int64Array,
+    needed: int,
+    out: UInt32Array,
+) -> None:
+    for i in range(len(ordinals)):
+        if begins[i]:
+            state[0] = 0
+        out[i] = ordinals[i]
+        for leader in range(min(state[0], len(leader_ordinals))):
+            equal = 0
+            for k in range(signatures.shape[1]):
+                equal += int(signatures[i, k] == leader_signatures[leader, k])
+            state[1] += 1
+            if equal >= needed:
+                out[i] = leader_ordinals[leader]
+                break
+            state[2] += 1
+        if out[i] == ordinals[i]:
+            place = state[0] % len(leader_ordinals)
+            leader_signatures[place] = signatures[i]
+            leader_ordinals[place] = ordinals[i]
+            state[0] += 1
+
+
+def readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled once."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
