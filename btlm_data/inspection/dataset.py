@@ -141,10 +141,6 @@ class Manifest(msgspec.Struct, frozen=True):
         options = self.configuration.get("shards")
         return str(options.get("dtype", "int32")) if isinstance(options, dict) and self.format == "sample" else "int32"
 
-    def folder(self, split: str) -> str:
-        """The split's folder as the packing stage names it, below the folder of all sets."""
-        return f"{self.set.names[self.set.index]}/{split}" if len(self.set.names) > 1 else split
-
 
 class SetList(msgspec.Struct, frozen=True):
     """dataset.json of a folder that holds several sets."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data import seeding
 from btlm_data.errors import DataError
 from btlm_data.formats import shards
 from btlm_data.inspection.dataset import Opened, layout_of, reading
@@ -32,27 +33,61 @@ _NAMES = ("file", "source")
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one split's shards as readers number them: files by name, then rows. first[k] is file k's first row."""
+    """The rows of a split's shards (of one shard, where the path names one) as readers number them: files by name, then rows.
+
+    first[k]: file k's first row. base: rows of the split before these. layout: the first readable shard's, None if there is
+    none. problems: shards that could not be counted (only where no manifest counts them).
+    """
 
     files: tuple[Path, ...]
-    layouts: tuple[shards.ShardLayout, ...]
+    layout: shards.ShardLayout | None
     first: tuple[int, ...]
     total: int
+    base: int = 0
+    problems: tuple[str, ...] = ()
 
     def find(self, row: int) -> tuple[int, int]:
-        """(file number, row in the file) of a row of the split."""
+        """(file number, row in the file) of a row."""
         file = bisect_right(self.first, row) - 1
         return file, row - self.first[file]
 
+    def end(self, file: int) -> int:
+        """One past a file's last row."""
+        return self.first[file + 1] if file + 1 < len(self.first) else self.total
 
-def rows_of(files: Sequence[Path]) -> Rows:
-    """Number the rows of shards. Raises DataError if one cannot be read."""
-    layouts = tuple(layout_of(path) for path in files)
+
+def rows_of(opened: Opened, split: str) -> Rows:
+    """Number the rows of a split by what the manifest says, or by opening each shard where nothing does."""
+    entry = opened.manifest.splits.get(split) if opened.manifest else None
+    layout: shards.ShardLayout | None = None
+    counted: list[tuple[Path, int]] = []
+    problems = []
+    if entry is not None:
+        counted = [(opened.root / split / file.name, file.n_examples) for file in entry.files]
+        for path, _ in counted if opened.only is None else [(opened.only, 0)]:
+            try:
+                layout = layout_of(path)
+                break
+            except DataError as error:
+                problems.append(str(error))
+    else:
+        for path in opened.splits.get(split, []):
+            try:
+                own = layout_of(path)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            layout = layout or own
+            counted.append((path, own.shape[0] if own.shape else 0))
+    base = 0
+    if opened.only is not None:
+        base = sum(count for path, count in counted if path.name < opened.only.name)
+        counted = [(path, count) for path, count in counted if path.name == opened.only.name]
     first, total = [], 0
-    for layout in layouts:
+    for _, count in counted:
         first.append(total)
-        total += layout.shape[0] if layout.shape else 0
-    return Rows(tuple(files), layouts, tuple(first), total)
+        total += count
+    return Rows(tuple(path for path, _ in counted), layout, tuple(first), total, base, tuple(problems))
 
 
 def origins(opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_samples: int) -> npt.NDArray[np.int64] | None:
@@ -66,9 +101,10 @@ def origins(opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_sample
     if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(rows):
         return rows.astype(np.int64)
     from btlm_data.kernels.packing import unpermute_index
-    from btlm_data.stages.shard import sample_salt
+    from btlm_data.stages.pack import sample_purpose
 
-    return unpermute_index(rows, num_samples, sample_salt(manifest.seed, manifest.folder(split))).astype(np.int64)
+    salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
+    return unpermute_index(rows, num_samples, salt).astype(np.int64)
 
 
 def destinations(opened: Opened, split: str, samples: npt.NDArray[np.uint64], num_samples: int) -> npt.NDArray[np.int64] | None:
@@ -79,9 +115,10 @@ def destinations(opened: Opened, split: str, samples: npt.NDArray[np.uint64], nu
     if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(samples):
         return samples.astype(np.int64)
     from btlm_data.kernels.packing import permute_index
-    from btlm_data.stages.shard import sample_salt
+    from btlm_data.stages.pack import sample_purpose
 
-    return permute_index(samples, num_samples, sample_salt(manifest.seed, manifest.folder(split))).astype(np.int64)
+    salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
+    return permute_index(samples, num_samples, salt).astype(np.int64)
 
 
 # Which document stands where --------------------------------------------------------------------------------------
@@ -184,71 +221,68 @@ def _column(column: Any, name: str) -> Any:
 # One sample -------------------------------------------------------------------------------------------------------
 
 
-def sample(opened: Opened, split: str, number: int, tokenizer: Tokenizer | None, table: DocumentTable | None = None) -> dict[str, Any]:
+def num_sequences(opened: Opened, rows: Rows) -> int:
+    """Samples a reader makes of these rows; 0 if they are in no layout it knows."""
+    if rows.layout is None or rows.layout.layout == "other":
+        return 0
+    return max(0, -(-(rows.total - 1) // sequence_length(opened, rows))) if rows.layout.layout == "corpus" else rows.total
+
+
+def sample(
+    opened: Opened, split: str, number: int, rows: Rows, tokenizer: Tokenizer | None = None, table: DocumentTable | None = None
+) -> dict[str, Any]:
     """One sample for people and programs: JSON values.
 
-    number: row of the split's shards (of the one shard, where the path names one); for a corpus, the number of the sequence
-    a reader makes. `documents` is None where documents cannot be named. Each segment is a stretch of one document:
-    [first, last) positions of the sample, whether EOS ends it, its text (None without a tokenizer), its entry in `documents`.
-    Raises DataError if there is no such sample.
+    number: a row of `rows`; for a corpus, the number of the sequence a reader makes. `documents` is None where documents cannot
+    be named (`note` says why). Each segment is a stretch of one document: [first, last) positions of the sample, whether EOS ends it,
+    its text (None without a tokenizer), its entry in `documents`. Raises DataError if there is no such sample.
     """
-    files = [opened.only] if opened.only else opened.splits[split]
-    rows = rows_of(files)
-    corpus = bool(rows.layouts) and rows.layouts[0].layout == "corpus"
-    length = sequence_length(opened, rows)
-    total = max(0, -(-(rows.total - 1) // length)) if corpus else rows.total
+    total = num_sequences(opened, rows)
     if not 0 <= number < total:
-        raise DataError(f"There is no sample {number} in {split}: it has {total}. Name one from 0 to {total - 1}.")
+        which = f"The samples are 0 to {total - 1}." if total else "It has none."
+        raise DataError(f"There is no sample {number} in {split}. {which} Name another with --sample.")
+    length = sequence_length(opened, rows)
     view: dict[str, Any] = {"split": split, "sample": number, "documents": None, "note": None}
-    if corpus:
-        start = number * length
-        ids, real = _stretch(rows, start, min(start + length, rows.total)), min(length, rows.total - start)
-        file, row = rows.find(start)
-        planes = ids[None, :]
-        origin: int | None = number
+    start: int | None
+    if rows.layout is not None and rows.layout.layout == "corpus":
+        begin = number * length
+        planes = _stretch(rows, begin, min(begin + length, rows.total))[None, :]
+        real = planes.shape[1]
+        file, row = rows.find(begin)
+        start = rows.base + begin if opened.manifest is not None else None
+        view["stream_sample"] = number if rows.base == 0 else None
     else:
         file, row = rows.find(number)
         planes = _row(rows.files[file], row)
-        ids = planes[0]
         real = extent(planes)
-        base = _rows_before(opened, split)
-        found = origins(opened, split, np.array([base + number], np.uint64), base_total(opened, split))
-        origin = None if found is None else int(found[0])
-        start = (origin or 0) * length
-    view |= {"file": opened.name(rows.files[file]), "row": row, "stream_sample": origin, "positions": length, "real_positions": real}
+        entry = opened.manifest.splits.get(split) if opened.manifest else None
+        place = np.array([rows.base + number], np.uint64)
+        found = origins(opened, split, place, sum(f.n_examples for f in entry.files)) if entry else None
+        start = None if found is None else int(found[0]) * length
+        view["stream_sample"] = None if found is None else int(found[0])
+    ids = planes[0]
+    view |= {"file": opened.name(rows.files[file]), "row": row, "positions": length, "real_positions": real}
     borders = _borders(planes, ids[:real], opened.eos_id)
-    if origin is None:
+    if start is None:
         view["note"] = _why_unnamed(opened)
     elif table is None:
         view["note"] = "documents.parquet is missing or damaged, so documents cannot be named"
     else:
-        if opened.only is not None and corpus:
-            start += _rows_before(opened, split)
         view["stream_positions"] = [start, start + real]
         view["documents"] = documents = _documents(table, start, start + real)
-        if planes.shape[0] <= 3:
-            borders = [d["positions"] for d in documents] or borders
-    view["segments"] = _segments(ids, borders, opened.eos_id, tokenizer)
+        borders = [document["positions"] for document in documents] or borders
+    view["segments"] = _segments(planes, borders, opened.eos_id, tokenizer)
     return view
 
 
 def sequence_length(opened: Opened, rows: Rows) -> int:
     """L: the shards' own, or for a corpus what the manifest (or data_params.json) says, 2,048 where nobody does."""
-    layout = rows.layouts[0] if rows.layouts else None
-    if layout is not None and len(layout.shape) == 3:
-        return max(1, layout.shape[2])
+    if rows.layout is not None and len(rows.layout.shape) == 3:
+        return max(1, rows.layout.shape[2])
     if opened.manifest is not None:
         return opened.manifest.seq_len
     stated = opened.foreign.get("max_seq_length")
     return stated if isinstance(stated, int) and stated > 0 else 2048
-
-
-def base_total(opened: Opened, split: str) -> int:
-    """Samples of the whole split, as the manifest counts them (what the order was drawn for)."""
-    entry = opened.manifest.splits.get(split) if opened.manifest else None
-    if entry is None:
-        return rows_of(opened.splits[split]).total
-    return sum(file.n_examples for file in entry.files) if entry.samples is None else entry.samples
 
 
 def extent(planes: npt.NDArray[Any]) -> int:
@@ -258,13 +292,6 @@ def extent(planes: npt.NDArray[Any]) -> int:
         used |= (planes[3] != 0) | (planes[4] != 0)
     places = np.flatnonzero(used)
     return int(places[-1]) + 1 if len(places) else 0
-
-
-def _rows_before(opened: Opened, split: str) -> int:
-    """Rows of the split that stand in files before the one the path names."""
-    if opened.only is None:
-        return 0
-    return rows_of([path for path in opened.splits[split] if path.name < opened.only.name]).total
 
 
 def _row(path: Path, row: int) -> npt.NDArray[Any]:
@@ -280,7 +307,7 @@ def _stretch(rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
     parts = []
     while start < stop:
         file, row = rows.find(start)
-        take = min(stop - start, rows.layouts[file].shape[0] - row)
+        take = min(stop, rows.end(file)) - start
         with reading(rows.files[file]):
             parts.append(shards.read_rows(rows.files[file], row, row + take))
         start += take
@@ -328,16 +355,18 @@ def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None
     return [[a, b] for a, b in pairwise(edges)]
 
 
-def _segments(ids: npt.NDArray[Any], borders: list[list[int]], eos_id: int | None, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
+def _segments(planes: npt.NDArray[Any], borders: list[list[int]], eos_id: int | None, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
+    ids = planes[0]
     segments = []
     for number, (first, last) in enumerate(borders):
-        ends = last > first and eos_id is not None and int(ids[last - 1]) == eos_id
-        tokens = ids[first : last - 1 if ends else last]
+        is_eos = eos_id is not None and last > first and int(ids[last - 1]) == eos_id
+        # In vsl samples a document's EOS is only the label of its last token.
+        ends = is_eos or (planes.shape[0] == 5 and last > first and int(planes[2][last - 1]) == eos_id)
+        tokens = ids[first : last - 1 if is_eos else last]
         text = None
         if tokenizer is not None:
-            known = tokens[(tokens >= 0) & (tokens < tokenizer.vocab_size)]
-            text = tokenizer.decode(known)
-        segment = {"positions": [first, last], "ends_document": bool(ends), "document": number, "text": text}
+            text = tokenizer.decode(tokens[(tokens >= 0) & (tokens < tokenizer.vocab_size)])
+        segment = {"positions": [first, last], "ends_document": ends, "document": number, "text": text}
         if text is None:
             segment["ids"] = [int(i) for i in tokens[:64]]
         segments.append(segment)

@@ -107,9 +107,9 @@ def scan_vsl(
 ) -> None:
     """Check VSL rows (n, 5, L). first_bad (n, VSL_RULES), real, eos as for `scan_samples`; used (n,) out: positions in documents.
 
-    A document part runs from a position id 0 to the attention span 0 after it: ids go up by one and spans down by one
-    (POSITION, SPAN). What follows the last part is padding: the row's tail where all planes but the first hold 0 and no mask
-    is 1 (a part of one masked token there cannot be told from padding). CROSSING: EOS that is trained to predict what follows.
+    A part of a document runs from position id 0 to attention span 0: ids go up by one and spans down by one (POSITION, SPAN). What
+    follows the last masked or numbered position is padding. MASK_ORDER: a 0 before that. CROSSING: an input that is EOS and is
+    trained to predict what follows. Here eos counts real *labels*: in our layout no document's EOS is anybody's input.
     """
     length = rows.shape[2]
     for r in range(len(rows)):
@@ -119,7 +119,6 @@ def scan_vsl(
         extent = length
         while extent > 0 and rows[r, 1, extent - 1] == 0 and rows[r, 3, extent - 1] == 0 and rows[r, 4, extent - 1] == 0:
             extent -= 1
-        # A last part of several tokens ends in span 0, mask 0 and a position that is not 0, so only parts of one token are lost.
         used[r] = extent
         for t in range(length):
             token, mask, label = np.int64(rows[r, 0, t]), np.int64(rows[r, 1, t]), np.int64(rows[r, 2, t])
@@ -130,6 +129,8 @@ def scan_vsl(
                 if (token != 0 or label != 0) and first_bad[r, PADDING] < 0:
                     first_bad[r, PADDING] = t if token != 0 else 2 * length + t
                 continue
+            if mask == 0 and first_bad[r, MASK_ORDER] < 0:
+                first_bad[r, MASK_ORDER] = length + t
             if (token < 0 or token >= vocab_size or label < 0 or label >= vocab_size) and first_bad[r, TOKEN] < 0:
                 first_bad[r, TOKEN] = t if token < 0 or token >= vocab_size else 2 * length + t
             begins = t == 0 or rows[r, 3, t - 1] == 0
@@ -139,10 +140,9 @@ def scan_vsl(
             wrong_span = span < 0 or t + span >= extent or (not begins and span != np.int64(rows[r, 3, t - 1]) - 1)
             if wrong_span and first_bad[r, SPAN] < 0:
                 first_bad[r, SPAN] = 3 * length + t
-            if token == eos_id:
-                eos[r] += 1
             if mask == 1:
                 real[r] += 1
+                eos[r] += label == eos_id
                 if span > 0 and t + 1 < length and label != rows[r, 0, t + 1] and first_bad[r, SHIFT] < 0:
                     first_bad[r, SHIFT] = 2 * length + t
                 if token == eos_id and first_bad[r, CROSSING] < 0:

@@ -1,0 +1,235 @@
+"""Read every shard of a dataset once: hash it, and check each row by the rules of its layout.
+
+Shards are read side by side in threads, in pieces of a few megabytes; what comes back per shard is small whatever its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.formats import shards
+from btlm_data.inspection.dataset import FileEntry, Opened, SplitEntry, layout_of, reading
+from btlm_data.inspection.lookup import origins
+
+BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
+PIECE_BYTES = 16 << 20  # of shard data in memory per thread
+MAX_THREADS = 8
+PLANES = ("input_ids", "attention_mask", "labels", "attention_span", "position_ids")
+MAX_TOKEN = 2**31  # ids are int32 for every reader
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to read, and what it should be. num_samples: of the whole split, None where the order is unknown."""
+
+    opened: Opened
+    split: str
+    path: Path
+    first_row: int
+    entry: FileEntry | None
+    split_entry: SplitEntry | None
+    num_samples: int | None
+    seq_len: int | None
+    vocab_size: int
+    eos_id: int
+
+    @property
+    def bucket(self) -> int:
+        """Samples (corpus: tokens) of one bucket of the prints."""
+        return max(1, -(-(self.num_samples or 0) // BUCKETS))
+
+
+@dataclass
+class Scan:
+    """What reading one shard found. faults: rule -> [faulty rows, first row, its plane * L + position]."""
+
+    layout: shards.ShardLayout | None = None
+    error: str | None = None
+    sha256: str | None = None
+    real: int = 0
+    eos: int = 0
+    used: int = 0
+    faults: dict[str, list[int]] = field(default_factory=dict)
+    ends: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
+    borders: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
+
+    def fault(self, rule: str, rows: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]) -> None:
+        """Add faulty rows of one rule."""
+        if len(rows):
+            if rule in self.faults:
+                self.faults[rule][0] += len(rows)
+            else:
+                self.faults[rule] = [len(rows), int(rows[0]), int(codes[0])]
+
+
+def plan_jobs(opened: Opened) -> list[Job]:
+    """A job per shard that the path names and, where there is a manifest, lists."""
+    manifest = opened.manifest
+    jobs = []
+    for split, files in opened.splits.items():
+        if opened.chosen is not None and split != opened.chosen:
+            continue
+        entry = manifest.splits.get(split) if manifest else None
+        listed = {file.name: file for file in entry.files} if entry else {}
+        first, num_samples = 0, None
+        if entry is not None and manifest is not None and manifest.format != "vsl":
+            num_samples = sum(file.n_examples for file in entry.files)
+        for path in files:
+            file = listed.get(path.name)
+            if entry is not None and file is None:
+                continue  # reported by `files`
+            if opened.only is None or path == opened.only:
+                jobs.append(
+                    Job(
+                        opened, split, path, first, file, entry, num_samples, manifest.seq_len if manifest else None,
+                        min(opened.vocab_size or MAX_TOKEN, MAX_TOKEN), -1 if opened.eos_id is None else opened.eos_id,
+                    )
+                )  # fmt: skip
+            first += file.n_examples if file else 0
+    return jobs
+
+
+def scan_all(jobs: Sequence[Job]) -> list[Scan]:
+    """Read every shard once, several at a time: decompression and hashing run without the interpreter's lock."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(MAX_THREADS, cores, max(1, len(jobs)))) as pool:
+        return list(pool.map(_scan, jobs))
+
+
+def _scan(job: Job) -> Scan:
+    scan = Scan()
+    try:
+        if job.entry is not None:
+            scan.sha256 = sha256_of(job.path)
+        scan.layout = layout_of(job.path)
+        if not readable_layout(scan.layout):
+            return scan
+        if scan.layout.layout == "corpus":
+            _scan_corpus(job, scan)
+        else:
+            _scan_rows(job, scan, scan.layout)
+    except DataError as error:
+        scan.error = str(error)
+    except OSError as error:
+        scan.error = f"{job.path} cannot be read: {error.strerror or error}"
+    return scan
+
+
+def readable_layout(layout: shards.ShardLayout) -> bool:
+    """Whether the rows can be checked: samples, vsl or a corpus, of integers."""
+    return layout.layout != "other" and np.dtype(layout.dtype).kind in "iu" and np.dtype(layout.dtype).itemsize <= 8
+
+
+def _pieces(path: Path) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    iterator = shards.iter_chunks(path, PIECE_BYTES)
+    while True:
+        with reading(path):  # around the read only: what the body raises is its own fault
+            piece = next(iterator, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
+    from btlm_data.kernels import checks
+
+    length, strict = layout.shape[2], job.opened.manifest is not None
+    vsl = layout.layout == "vsl"
+    known_order = strict and not vsl and job.num_samples is not None and length == job.seq_len
+    if known_order and job.first_row + layout.shape[0] > (job.num_samples or 0):
+        known_order = False  # more rows than listed: `counts` says so
+    labels = max(0, job.split_entry.stream_tokens - 1) if job.split_entry else 0
+    for start, rows in _pieces(job.path):
+        n = len(rows)
+        bad = np.empty((n, checks.VSL_RULES if vsl else checks.SAMPLE_RULES), np.int64)
+        real, eos, used = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+        order = np.full(n, -1, np.int64)
+        if vsl:
+            checks.scan_vsl(rows, job.vocab_size, job.eos_id, bad, real, eos, used)
+            scan.used += int(used.sum())
+        else:
+            if known_order:
+                places = np.arange(job.first_row + start, job.first_row + start + n, dtype=np.uint64)
+                found = origins(job.opened, job.split, places, job.num_samples or 1)
+                order = order if found is None else found
+            checks.scan_samples(
+                rows, order, job.num_samples or 1, job.bucket, job.vocab_size, job.eos_id, scan.ends, scan.borders, bad, real, eos
+            )
+        scan.real += int(real.sum())
+        scan.eos += int(eos.sum())
+        for rule, name in enumerate(("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")):
+            if rule >= bad.shape[1] or (not strict and name in ("mask order", "padding", "crossing")):
+                continue
+            where = np.flatnonzero(bad[:, rule] >= 0)
+            scan.fault(name, where + start, bad[where, rule])
+        if known_order:
+            expected = np.clip(labels - order * length, 0, length)
+            where = np.flatnonzero(real != expected)
+            scan.fault("real", where + start, length + np.minimum(real, expected)[where])
+
+
+def _scan_corpus(job: Job, scan: Scan) -> None:
+    from btlm_data.kernels import checks
+
+    # A stream longer than listed would leave the prints' buckets; `counts` reports it.
+    bounded = job.num_samples is not None and job.first_row + (scan.layout.shape[0] if scan.layout else 0) <= job.num_samples
+    for start, tokens in _pieces(job.path):
+        bucket = job.bucket if bounded else 2**62
+        bad, eos = checks.scan_stream(tokens, job.first_row + start, bucket, job.vocab_size, job.eos_id, scan.ends)
+        scan.eos += eos
+        if bad >= 0:
+            scan.fault("token", np.array([start + bad]), np.zeros(1, np.int64))
+    scan.real = scan.layout.shape[0] if scan.layout else 0
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(job: Job, fault: Sequence[int], rule: str) -> str:
+    """The exact place of a fault, its value and what was expected, by reading the row again."""
+    _, row, code = fault
+    name = job.opened.name(job.path)
+    try:
+        with reading(job.path):
+            data = shards.read_rows(job.path, row, row + 1)[0]
+    except DataError:
+        return f"{name} row {row}"
+    bound = f"an id from 0 to {job.vocab_size - 1}"
+    if np.ndim(data) == 0:
+        return f"{name} token {row}: {int(data)}, expected {bound}"
+    length = data.shape[1]
+    plane, t = divmod(int(code), length) if code < data.size else (1, length)
+    if rule == "real":
+        found = int((data[1] == 1).sum())
+        return f"{name} row {row}: {found} real positions, expected {_expected_real(job, row, length)}"
+    if rule == "span":
+        expected = "one less than before within a document, 0 at its end"
+    elif rule == "position":
+        expected = "0" if t == 0 or data[3][t - 1] == 0 else str(int(data[4][t - 1]) + 1)
+    elif rule == "shift":
+        expected = f"the next input {int(data[0][t + 1])}"
+    else:
+        expected = {
+            "mask value": "0 or 1", "mask order": "1" if data.shape[0] == 5 else "0 as before it", "padding": "0 where the mask is 0", "token": bound,
+            "crossing": "0 where the input is EOS",
+        }[rule]  # fmt: skip
+    return f"{name} row {row}, {PLANES[plane]} position {t}: {int(data[plane][t])}, expected {expected}"
+
+
+def _expected_real(job: Job, row: int, length: int) -> int:
+    order = origins(job.opened, job.split, np.array([job.first_row + row], np.uint64), job.num_samples or 1)
+    labels = max(0, job.split_entry.stream_tokens - 1) if job.split_entry else 0
+    return length if order is None else int(np.clip(labels - int(order[0]) * length, 0, length))
