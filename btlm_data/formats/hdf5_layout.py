@@ -136,7 +136,7 @@ def _dataset_messages(dataset: Dataset, address: int) -> list[tuple[int, bytes]]
     else:
         layout, allocation = struct.pack(f"<BBBQ{rank + 1}I", 3, 2, rank + 1, address, *dataset.chunks, item), 3
     messages = [
-        (0x0001, _dataspace(dataset.shape)),
+        (0x0001, _dataspace(dataset.shape, chunked=dataset.chunks is not None)),
         (0x0003, _integer_type(item, signed=dataset.dtype == "<i4")),
         (0x0005, struct.pack("<BBBBI", 2, allocation, 2, 1, 0)),  # the default fill value, written only if it were set
         (0x0008, layout),
@@ -153,9 +153,9 @@ def _filter(number: int, name: bytes, value: int) -> bytes:
     return struct.pack("<HHHH8sII", number, 8, 1, 1, name, value, 0)
 
 
-def _dataspace(shape: tuple[int, ...]) -> bytes:
-    """Fixed size, but for axis 0 of an empty dataset: a chunk may not be larger than a fixed dataset."""
-    limits = shape if not shape or shape[0] else (_UNDEFINED, *shape[1:])
+def _dataspace(shape: tuple[int, ...], *, chunked: bool = False) -> bytes:
+    """Fixed size, but for axis 0 of an empty chunked dataset: a chunk may not be larger than a fixed dataset."""
+    limits = (_UNDEFINED, *shape[1:]) if chunked and not shape[0] else shape
     return struct.pack(f"<BBB5x{len(shape)}Q{len(shape)}Q", 1, len(shape), 1 if shape else 0, *shape, *limits)
 
 

@@ -124,14 +124,19 @@ def write_corpus(
     options = options or ShardOptions(dtype="uint16")
     if isinstance(tokens, np.ndarray):
         total, tokens = len(tokens), [tokens]
-    assert total is not None, "total must be given with an iterable"
+    if total is None:
+        raise ValueError(f"{path}: `total` tells how many tokens the arrays hold together; give it.")
     chunk = max(1, min(total, CORPUS_CHUNK))
+    written = 0
     with _Writer(path, (total,), (chunk,), options) as writer:
         for piece in _regrouped(tokens, chunk * (_BATCH_UNITS // chunk), np.dtype(options.dtype)):
+            written += len(piece)
             if options.compression == "gzip" and len(piece) % chunk:
                 # The last chunk is stored whole; what lies beyond the dataset is never read.
                 piece = np.pad(piece, (0, -len(piece) % chunk))
             writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
+        if written != total:
+            raise ValueError(f"{path}: the arrays hold {written} tokens, not the announced {total}. Announce what they hold.")
     return writer.info(total)
 
 
@@ -287,7 +292,7 @@ class _Writer:
         self.end += len(stored)
 
     def _finish(self) -> None:
-        address: int | None = self.start
+        address = self.start if self.end > self.start else None
         if self.dataset.chunks is not None:
             sizes = np.concatenate([np.empty(0, np.int64), *self.sizes])
             addresses = self.start + np.concatenate([[0], np.cumsum(sizes)])[: len(sizes)]
