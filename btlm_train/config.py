@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib.resources
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from btlm_data.errors import ConfigError
+from btlm_train.data import DataConfig
 
 
 class _Model(BaseModel):
@@ -164,41 +166,6 @@ class LoopConfig(_Model):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on a GPU, float32 on a CPU")
 
 
-def _mixture(value: object) -> object:
-    return list(value.values()) if isinstance(value, dict) and all(str(k).isdigit() for k in value) else value
-
-
-class DataConfig(_Model):
-    """train_input and eval_input: handed to `GptHDF5MapDataProcessor`. batch_size is global, in samples."""
-
-    data_processor: Literal["GptHDF5MapDataProcessor"] = "GptHDF5MapDataProcessor"
-    data_dir: str | tuple[str, ...] | None = None
-    mixture: Annotated[tuple[dict[str, Any], ...] | None, BeforeValidator(_mixture)] = None
-    batch_size: int = Field(ge=1)
-    shuffle: bool = False
-    shuffle_seed: int = 0
-    max_sequence_length: int | None = Field(None, ge=1)
-    data_subset: str | None = None
-    drop_last: bool = True
-    num_samples: int | None = Field(None, ge=1)
-    sort_files: bool = True
-    use_vsl: bool = False
-    pad_last: bool = False
-    num_workers: int = Field(0, ge=0)
-    prefetch_factor: int | None = Field(None, ge=1)
-    persistent_workers: bool | None = None
-    use_worker_cache: bool = False
-    micro_batch_size: int | Literal["auto", "explore"] | None = Field(
-        None, description="samples per forward and backward pass, all ranks together"
-    )
-
-    @property
-    def processor_config(self) -> dict[str, Any]:
-        """What the reader takes: the keys that were given."""
-        given = self.model_dump(exclude_unset=True, exclude={"micro_batch_size", "data_processor"})
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if value is not None}
-
-
 class Params(_Model):
     """Everything a run needs, whichever form it was written in."""
 
@@ -214,6 +181,21 @@ class Params(_Model):
     checkpoint_path: str | None = None
     unused: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _micro_batch(self) -> Params:
+        size = self.train.micro_batch_size if self.train else None
+        if size not in (None, "auto", "explore") and not (isinstance(size, int) and size > 0):
+            raise ValueError(f"micro_batch_size is {size!r}, expected a number of samples")
+        return self
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Samples per forward and backward pass, all ranks together; None: the whole batch at once."""
+        if self.train is None:
+            return None
+        size = self.train.micro_batch_size
+        return size if isinstance(size, int) else self.train.batch_size if self.loop.grad_accum_steps > 1 else None
+
     def learning_rate(self, step: int) -> float:
         """The rate of optimizer step `step`, counted from 0 across stages; the last piece's end holds for ever after."""
         if not self.schedule:
@@ -226,8 +208,6 @@ class Params(_Model):
 
 
 def _rate(segment: Segment, step: int) -> float:
-    import math
-
     done = min(step / segment.total_iters, 1.0)
     if segment.kind == "constant":
         return segment.initial
@@ -282,34 +262,35 @@ _PLACES = {
 }
 
 # Keys that only concern Cerebras hardware, or ask for what happens here anyway (TensorBoard, gradient norms).
+# fmt: off
 _UNUSED = (
-    *("trainer.init.backend.**", "trainer.init.precision.**", "trainer.init.sparsity.**", "trainer.init.autorestart.**"),
-    *("trainer.init.logging.wsc_log_level.**", "trainer.init.logging.enable_act_frequency"),
-    *("trainer.init.checkpoint.checkpoint_name", "trainer.init.checkpoint.disable_strict_checkpoint_loading"),
-    *("trainer.init.callbacks.**", "trainer.init.loggers.**"),
-    *("sparsity.**", "wandb.**", "csx.**"),
+    "trainer.init.backend.**", "trainer.init.precision.**", "trainer.init.sparsity.**", "trainer.init.autorestart.**",
+    "trainer.init.logging.wsc_log_level.**", "trainer.init.logging.enable_act_frequency",
+    "trainer.init.checkpoint.checkpoint_name", "trainer.init.checkpoint.disable_strict_checkpoint_loading",
+    "trainer.init.callbacks.**", "trainer.init.loggers.**", "trainer.init.loop.num_epochs", "trainer.init.loop.steps_per_epoch",
+    "sparsity.**", "wandb.**", "csx.**",
     *(f"{model}.{key}" for model in ("model", "trainer.init.model") for key in (
-        *("mixed_precision", "fp16_type", "boundary_casting", "tf_summary", "alibi_implementation", "attention_kernel"),
-        *("attention_softmax_fp32", "compute_eval_metrics", "precision_opt_level", "dtype", "use_experimental_flex_api"),
-        *("compression.**", "selective_grad.**", "lora_params.**", "start_token", "loop_dim", "stop_sequences", "max_tokens"),
-        *("temperature", "top_k", "top_p", "fold_rope_consts"),
+        "mixed_precision", "fp16_type", "boundary_casting", "tf_summary", "alibi_implementation", "attention_kernel",
+        "attention_softmax_fp32", "compute_eval_metrics", "precision_opt_level", "dtype", "use_experimental_flex_api",
+        "compression.**", "selective_grad.**", "lora_params.**", "start_token", "loop_dim", "stop_sequences", "max_tokens",
+        "temperature", "top_k", "top_p", "fold_rope_consts",
     )),
     *(f"optimizer.{key}" for key in (
-        *("loss_scaling_factor", "initial_loss_scale", "steps_per_increase", "min_loss_scale", "max_loss_scale"),
-        *("log_summaries", "max_gradient_value"),
+        "loss_scaling_factor", "initial_loss_scale", "steps_per_increase", "min_loss_scale", "max_loss_scale",
+        "log_summaries", "max_gradient_value",
     )),
     *(f"runconfig.{key}" for key in (
-        *("mode", "compile_dir", "compile_only", "validate_only", "num_csx", "num_wgt_servers", "mgmt_address", "mgmt_namespace"),
-        *("credentials_path", "mount_dirs.**", "python_paths.**", "num_workers_per_csx", "num_act_servers", "job_labels.**"),
-        *("job_priority", "job_time_sec", "disable_version_check", "enable_distributed", "main_process_id", "dist_backend"),
-        *("dist_addr", "init_method", "sync_batchnorm", "precision_opt_level", "wsc_log_level.**", "enable_act_frequency"),
-        *("transfer_processes", "ini.**", "debug_args.**", "debug_args_path", "retrace_every_iteration", "lazy_initialization"),
-        *("log_initialization", "drop_data", "fabric_type_blacklist.**", "*_memory_gi", "log_input_summaries"),
-        *("check_loss_values", "experimental.**", "op_profiler_config.**", "dump_activations", "hf_cache_dir", "summary_dir"),
-        *("legacy_event_dirs", "disable_strict_checkpoint_loading", "save_losses", "num_epochs", "steps_per_epoch"),
+        "mode", "compile_dir", "compile_only", "validate_only", "num_csx", "num_wgt_servers", "mgmt_address", "mgmt_namespace",
+        "credentials_path", "mount_dirs.**", "python_paths.**", "num_workers_per_csx", "num_act_servers", "job_labels.**",
+        "job_priority", "job_time_sec", "disable_version_check", "enable_distributed", "main_process_id", "dist_backend",
+        "dist_addr", "init_method", "sync_batchnorm", "precision_opt_level", "wsc_log_level.**", "enable_act_frequency",
+        "transfer_processes", "ini.**", "debug_args.**", "debug_args_path", "retrace_every_iteration", "lazy_initialization",
+        "log_initialization", "drop_data", "fabric_type_blacklist.**", "*_memory_gi", "log_input_summaries",
+        "check_loss_values", "experimental.**", "op_profiler_config.**", "dump_activations", "hf_cache_dir", "summary_dir",
+        "legacy_event_dirs", "disable_strict_checkpoint_loading", "save_losses", "num_epochs", "steps_per_epoch",
     )),
-    *("trainer.init.loop.num_epochs", "trainer.init.loop.steps_per_epoch", "*_input.disable_pin_memory", "*_input.data_processor_kwargs.**"),
-)  # fmt: skip
+)
+# fmt: on
 
 # Model keys of which BTLM implements exactly one value.
 _FIXED: dict[str, tuple[object, ...]] = {
@@ -333,6 +314,13 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 
 _Path = tuple[str, ...]
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "loop": LoopConfig,
+    "train": DataConfig,
+    "validation": DataConfig,
+}
 
 
 class _Leaf:
@@ -508,13 +496,11 @@ def _place(leaf: _Leaf, *, exact: bool = False) -> _Path | None:
 def _known(place: _Path) -> bool:
     """Whether Params has such a field (checked as far as models go; free dictionaries and schedules accept all)."""
     section, *rest = place
+    if section not in _SECTIONS:
+        return True
     if section == "validation":
         rest = [name for name in rest[1:] if not name.isdigit()]
-        section = "train"
-    models: dict[str, type[BaseModel]] = {"model": ModelConfig, "optimizer": OptimizerConfig, "loop": LoopConfig, "train": DataConfig}
-    if section not in models or not rest:
-        return section not in models
-    return rest[0] in models[section].model_fields or (section == "model" and rest[0] in _FIXED)
+    return bool(rest) and (rest[0] in _SECTIONS[section].model_fields or (section == "model" and rest[0] in _FIXED))
 
 
 def _spread(target: _Path, tree: dict[str, Any]) -> list[_Path]:
@@ -538,40 +524,34 @@ def _put(tree: dict[str, Any], path: _Path, value: object) -> None:
     tree[path[-1]] = value
 
 
-def _names(prefix: _Path) -> dict[str, str]:
-    """Every known full key below the top names of `prefix`, by its last part."""
-    models: dict[str, type[BaseModel]] = {"model": ModelConfig, "optimizer": OptimizerConfig, "loop": LoopConfig, "train": DataConfig}
-    names: dict[str, str] = {}
-    for pattern, target in _PLACES.items():
+def _names(prefix: _Path) -> set[str]:
+    """The names known to stand right below `prefix`, with wildcards where any name may."""
+    names: set[str] = set()
+    for pattern in (*_PLACES, *_UNUSED):
         parts = pattern.split(".")
-        if len(parts) - 1 > len(prefix) and parts[-1] != "**":
-            parts = parts[: len(prefix) + 1]
-        head = parts[:-1]
-        if len(head) > len(prefix) or not all(fnmatch.fnmatchcase(p, h) for p, h in zip(prefix, head, strict=False)):
+        above = tuple(part for part in prefix if not part.isdigit()) if parts[-1] == "**" else prefix
+        if len(parts) <= len(above) or not all(fnmatch.fnmatchcase(name, part) for name, part in zip(above, parts, strict=False)):
             continue
-        if parts[-1] != "**":
-            names[parts[-1]] = parts[-1]
-        elif len(head) == len(prefix) or (len(prefix) > len(head) and prefix[len(head)].isdigit()):
-            section = target.split(".")[0]
-            model = models.get("train" if section == "validation" else section)
-            names |= {field: field for field in (model.model_fields if model else ())}
-    for pattern in _UNUSED:
-        parts = pattern.removesuffix(".**").split(".")
-        if len(parts) == len(prefix) + 1 and all(fnmatch.fnmatchcase(p, h) for p, h in zip(prefix, parts[:-1], strict=True)):
-            names[parts[-1]] = parts[-1]
+        name = parts[len(above)]
+        if name != "**":
+            names.add(name)
+        elif pattern in _PLACES:
+            section = _SECTIONS.get(_PLACES[pattern].split(".")[0])
+            names |= set(section.model_fields) if section else set()
     return names
 
 
 def _unknown(leaf: _Leaf) -> str:
-    for depth in range(len(leaf.path)):  # the first name on the path that nothing known has
-        prefix = leaf.path[:depth]
-        names = _names(prefix)
-        if names and leaf.path[depth] not in names and not any(fnmatch.fnmatchcase(leaf.path[depth], name) for name in names):
-            near = difflib.get_close_matches(leaf.path[depth], names, n=1, cutoff=0.5)
-            shown = ".".join(leaf.path[: depth + 1])
-            advice = f"Did you mean {'.'.join((*prefix, near[0]))}?" if near else f"Known here: {', '.join(sorted(names))}."
-            return f"{leaf.where}: there is no parameter {shown!r}. {advice}"
-    return f"{leaf.where}: there is no parameter {leaf.key!r}. See btlm_train/configs for the known ones."
+    """Names the first part of the path that nothing known has, and what is nearest to it."""
+    for depth, part in enumerate(leaf.path):
+        names = _names(leaf.path[:depth])
+        if any(fnmatch.fnmatchcase(part, name) for name in names) or (part.isdigit() and depth + 1 < len(leaf.path)):
+            continue
+        near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
+        known = ", ".join(sorted(names - {"*"}))
+        advice = f"Did you mean {'.'.join((*leaf.path[:depth], near[0]))}?" if near else f"Known here: {known}." if known else "Remove it."
+        return f"{leaf.where}: there is no parameter {'.'.join(leaf.path[: depth + 1])!r}. {advice}"
+    return f"{leaf.where}: {leaf.key!r} is a section, not a value. Give the keys below it."
 
 
 def _explain(error: Any, origin: Mapping[_Path, str], path: Path) -> str:

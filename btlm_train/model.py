@@ -64,23 +64,30 @@ class Visibility:
     block_mask: Any = None
 
 
+class LayerCache:
+    """Keys and values of the positions one layer has seen: (B, n, positions, d) each."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions; returns all of them."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key, value
+        return key, value
+
+
 class KeyValueCache:
-    """Keys and values of the positions seen so far, per layer: (B, n, positions, d) each."""
+    """One `LayerCache` per layer; its length is the number of positions seen."""
 
     def __init__(self, num_layers: int):
-        self.keys: list[Tensor | None] = [None] * num_layers
-        self.values: list[Tensor | None] = [None] * num_layers
+        self.layers = [LayerCache() for _ in range(num_layers)]
 
     def __len__(self) -> int:
-        return 0 if self.keys[0] is None else self.keys[0].shape[2]
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new positions; returns all of them."""
-        old_key, old_value = self.keys[layer], self.values[layer]
-        if old_key is not None and old_value is not None:
-            key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
-        self.keys[layer], self.values[layer] = key, value
-        return key, value
+        key = self.layers[0].key
+        return 0 if key is None else key.shape[2]
 
 
 class Attention(nn.Module):
@@ -93,11 +100,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_projection_bias_in_attention)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_ffn_bias_in_attention)
 
-    def forward(self, x: Tensor, visibility: Visibility, layer: int, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, visibility: Visibility, cache: LayerCache | None = None) -> Tensor:
         """(B, L, H) -> (B, L, H)."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, n, L, d)
         if cache is not None:
-            k, v = cache.append(layer, k, v)
+            k, v = cache.append(k, v)
         if visibility.score_mod is not None:
             y = _flex_attention(q, k, v, visibility, self.scale)
         else:
@@ -133,9 +140,9 @@ class Block(nn.Module):
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, visibility: Visibility, layer: int, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, visibility: Visibility, cache: LayerCache | None = None) -> Tensor:
         """(B, L, H) -> (B, L, H)."""
-        x = x + self.dropout(self.attn(self.ln_1(x), visibility, layer, cache))
+        x = x + self.dropout(self.attn(self.ln_1(x), visibility, cache))
         out: Tensor = x + self.dropout(self.ffn(self.ln_2(x)))
         return out
 
@@ -165,8 +172,10 @@ class BTLM(nn.Module):
         attention_span: Tensor | None = None,
         cache: KeyValueCache | None = None,
         position_scale: float | None = None,
-    ) -> Tensor:
-        """Hidden states after LN_f, (B, L, H); with labels, the sum of masked cross-entropies instead (a scalar, float32).
+        per_token: bool = False,
+    ) -> Any:
+        """Hidden states after LN_f, (B, L, H). With labels: the sum of masked cross-entropies (a scalar, float32), or if
+        per_token the cross-entropy of each position and whether its likeliest token is the label: (B, L) float32 and bool.
 
         input_ids, labels, loss_mask, attention_span: (B, L) integers. The loss mask never masks attention. position_scale:
         what ALiBi distances are divided by (default: the configuration's, dynamic for inputs longer than alibi_train_seq_len).
@@ -177,15 +186,20 @@ class BTLM(nn.Module):
         visibility = self._visibility(length, past + length, attention_span, position_scale or self.position_scale(past + length), x.dtype)
         for layer, block in enumerate(self.blocks):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, visibility, layer, use_reentrant=False)
+                x = checkpoint(block, x, visibility, use_reentrant=False)
             else:
-                x = block(x, visibility, layer, cache)
+                x = block(x, visibility, cache.layers[layer] if cache is not None else None)
         x = self.ln_f(x)
         if labels is None:
             return x
+        if per_token:
+            return self._token_losses(x, labels)
         mask = torch.ones_like(labels) if loss_mask is None else loss_mask
-        total: Tensor = _SummedCrossEntropy.apply(x.flatten(0, 1), self.wte.weight, labels.flatten(), mask.flatten(), self.logit_scale)  # type: ignore[no-untyped-call]
-        return total
+        return _SummedCrossEntropy.apply(x.flatten(0, 1), self.wte.weight, labels.flatten(), mask.flatten(), self.logit_scale)  # type: ignore[no-untyped-call]
+
+    def reset_buffers(self) -> None:
+        """Compute the slopes anew, on the parameters' device, after the model was built without memory."""
+        self.slopes = alibi_slopes(self.config.num_heads).to(self.wte.weight.device)
 
     def position_scale(self, length: int) -> float:
         """What ALiBi distances are divided by for an input of `length`: once it is longer than trained for, length / trained length."""
@@ -197,8 +211,7 @@ class BTLM(nn.Module):
         return F.linear(hidden, self.wte.weight) * self.logit_scale
 
     @torch.no_grad()
-    def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each position and whether its likeliest token is the label: (B, L) float32 and bool. For evaluation."""
+    def _token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, hits = [], []
         flat, target = hidden.flatten(0, 1), labels.flatten().long()
         for start in range(0, len(target), LOSS_CHUNK_TOKENS):

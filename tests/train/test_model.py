@@ -192,6 +192,7 @@ def test_documents_packed_with_spans_are_computed_as_if_alone() -> None:
     assert not torch.allclose(packed[:, 40:], model(ids)[:, 40:], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")  # uncompiled, it is slow but right
 @torch.no_grad()  # FlexAttention has no backward pass on a CPU
 def test_flex_attention_follows_the_same_rule() -> None:
     span = torch.cat([torch.arange(n - 1, -1, -1) for n in (50, 78)])[None].int()
@@ -242,7 +243,7 @@ def test_chunked_loss_equals_cross_entropy(tokens: int, monkeypatch: pytest.Monk
     torch.testing.assert_close(total, plain)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-5)
-    losses, hits = model.token_losses(model(ids), labels)
+    losses, hits = model(ids, labels, per_token=True)
     torch.testing.assert_close((losses * mask).sum() * 0.5, plain.detach())
     assert torch.equal(hits, model.logits(model(ids)).argmax(-1) == labels)
 
@@ -255,6 +256,20 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         assert a.grad is not None
         assert b.grad is not None
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it, not we
+def test_blocks_are_captured_whole_by_the_compiler() -> None:
+    """torch.compile finds no graph break (fullgraph) and changes nothing."""
+    plain, compiled = reference_model("hf"), reference_model("hf")
+    for block in compiled.blocks:
+        block.compile(backend="aot_eager", fullgraph=True)
+    for model in (plain, compiled):
+        batch_loss(model).backward()  # type: ignore[no-untyped-call]
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_count_parameters() -> None:

@@ -1,0 +1,256 @@
+"""The `btlm-train` command: parse, call, print, exit code. torch is imported only inside commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from btlm_data.errors import BtlmError, ConfigError, Interrupted
+
+logger = logging.getLogger(__name__)
+EXIT_CODES = "Exit codes: 0 done, 1 data or checkpoint unusable, 2 wrong option or parameter, 3 no data, 4 output refused, 5 loss not finite, 130 stopped."
+
+
+class _Group(click.Group):
+    """Turns our errors into a message and an exit code, in one place."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BtlmError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(
+                "error: Stopped by Ctrl-C. What was done up to the last checkpoint is kept; run the same command again to go on.", err=True
+            )
+            sys.exit(Interrupted.exit_code)
+
+
+@click.group(cls=_Group, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
+def main(quiet: bool) -> None:
+    """Train BTLM from prepared shards, evaluate it, convert its checkpoints, and let it write.
+
+    Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny --set train_input.data_dir=shards/train
+    """
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _need_torch() -> None:
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"Training needs {' and '.join(missing)}, not installed here. Install it with: pip install 'btlm-data[train]'.")
+
+
+def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "gpu"], case_sensitive=False),
+        default="auto",
+        show_default=True,
+        help="Where to compute; auto takes a GPU if there is one.",
+    )(command)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("target", required=False, type=click.Choice(["CPU", "GPU"], case_sensitive=False))
+@click.option("-p", "--params", "params_file", required=True, help="Parameter file: a path, or a name in btlm_train/configs.")
+@click.option(
+    "-m",
+    "--mode",
+    type=click.Choice(["train", "eval", "train_and_eval", "eval_all"]),
+    required=True,
+    help="What to do; eval takes the newest checkpoint, eval_all every one.",
+)
+@click.option(
+    "-o",
+    "--model-dir",
+    "--model_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The run's folder: checkpoints, metrics, events. Default: runconfig.model_dir, else model_dir.",
+)
+@_device_option
+@click.option(
+    "--checkpoint",
+    "--checkpoint_path",
+    "checkpoint_from",
+    help="Begin from another run's folder (its newest checkpoint; step counter and schedule run on), one checkpoint, or safetensors weights. A checkpoint in --model-dir itself comes first.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a parameter, in either form's name: --set train_input.data_dir=shards/train. Repeatable.",
+)
+@click.option("--max-steps", "--max_steps", type=int, help="Last step, counted across stages.")
+@click.option("--eval-steps", "--eval_steps", type=int, help="Batches per evaluation; default: all.")
+@click.option(
+    "--load-checkpoint-states", "--load_checkpoint_states", help="`model` takes over weights alone and starts at step 0. Default: all."
+)
+@click.option(
+    "--parallel",
+    type=click.Choice(["ddp", "fsdp"]),
+    default="ddp",
+    show_default=True,
+    help="Under torchrun: whole copies of the model, or its parameters cut in pieces (FSDP2).",
+)
+def run(
+    target: str | None, params_file: str, mode: Literal["train", "eval", "train_and_eval", "eval_all"], model_dir: Path | None, device: str,
+    checkpoint_from: str | None, overrides: tuple[str, ...], max_steps: int | None, eval_steps: int | None,
+    load_checkpoint_states: str | None, parallel: Literal["ddp", "fsdp"],
+) -> None:  # fmt: skip
+    """Train or evaluate as a Model Zoo parameter file says; a rerun goes on from the newest checkpoint.
+
+    Reads shards and, to resume, MODEL_DIR/checkpoints. Writes checkpoints, metrics.jsonl, params.json and TensorBoard
+    events below MODEL_DIR. Several processes: torchrun --nproc-per-node 8 -m btlm_train.cli run ...
+
+    Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny --set train_input.data_dir=shards/train
+    """
+    _need_torch()
+    from btlm_train import sessions
+    from btlm_train.config import load_params
+
+    chosen = list(overrides)
+    for key, value in (("max_steps", max_steps), ("eval_steps", eval_steps), ("load_checkpoint_states", load_checkpoint_states)):
+        if value is not None:
+            chosen.append(f"runconfig.{key}={value}")
+    validation: Literal["fit", "eval", "eval_all"] = "fit" if mode.startswith("train") else "eval_all" if mode == "eval_all" else "eval"
+    params = load_params(params_file, chosen, validation)
+    if params.unused:
+        logger.info("Not used here (they concern Cerebras hardware, or happen anyway): %s.", ", ".join(params.unused))
+    folder = model_dir or Path(params.model_dir or "model_dir")
+    wanted = target.lower() if target else device if device != "auto" else params.device
+    report = sessions.run(params, folder, mode, device=wanted, parallel=parallel, checkpoint_from=checkpoint_from)
+    if report is not None:
+        click.echo(json.dumps(report))
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--to", type=click.Choice(["hf", "modelzoo"]), required=True, help="Hugging Face folder, or the Model Zoo's state dict in safetensors."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="float32 converts back exactly; bfloat16 is half the size.",
+)
+def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -> None:
+    """Convert a run's newest checkpoint (or one checkpoint) for other programs. Writes config, weights and tokenizer files to --out.
+
+    Example: btlm-train export runs/tiny --to hf --out exported/
+    """
+    _need_torch()
+    from btlm_train import sessions
+
+    for path in sessions.export(source, to, out, dtype):
+        click.echo(path)
+
+
+@main.command("import")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "-o", "--model-dir", "--model_dir", type=click.Path(path_type=Path, file_okay=False), required=True, help="A new run's folder."
+)
+def import_(source: Path, model_dir: Path) -> None:
+    """Take over weights from Hugging Face's or the Model Zoo's layout (safetensors) as step 0 of a run.
+
+    Example: btlm-train import exported/ --model-dir runs/imported
+    """
+    _need_torch()
+    from btlm_train import sessions
+
+    click.echo(sessions.import_(source, model_dir))
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--model-dir",
+    "--model_dir",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="A run, a checkpoint, or an exported folder.",
+)
+@click.option("--prompt", default="", help="Text to go on from; empty begins a new document.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 takes the likeliest token each time.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Draw from the likeliest tokens with so much probability together.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, or a tokenizer.json.")
+@_device_option
+def generate(
+    model_dir: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int, tokenizer: str, device: str
+) -> None:
+    """Let a model write. Prints the prompt and what follows.
+
+    Example: btlm-train generate --model-dir runs/tiny --prompt "The package" --seed 1
+    """
+    _need_torch()
+    from btlm_train import sessions
+
+    click.echo(sessions.generate(model_dir, prompt, max_new_tokens, temperature, top_p, seed, tokenizer, device))
+
+
+@main.command("eval-lengths")
+@click.option(
+    "-o",
+    "--model-dir",
+    "--model_dir",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="A run, a checkpoint, or an exported folder.",
+)
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder of shards with samples at least as long as the longest length.",
+)
+@click.option(
+    "--lengths", default="256,512,1024,2048,4096,8192", show_default=True, help="Sequence lengths in tokens; each must divide the longest."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for lengths.csv, positions.csv and lengths.png."
+)
+@click.option("--samples", type=click.IntRange(1), help="Use only the first N samples.")
+@click.option("--trained-length", type=click.IntRange(1), help="Scale ALiBi dynamically beyond this length (position interpolation).")
+@_device_option
+def eval_lengths(
+    model_dir: Path, data: Path, lengths: str, out: Path, samples: int | None, trained_length: int | None, device: str
+) -> None:
+    """How loss changes with sequence length and position, on the same tokens: BTLM's extrapolation plot, as a table and a PNG.
+
+    Example: btlm-train eval-lengths --model-dir runs/tiny --data shards/validation --lengths 512,1024,2048 --out lengths/
+    """
+    _need_torch()
+    from btlm_train import sessions
+
+    try:
+        wanted = [int(part) for part in lengths.split(",")]
+    except ValueError:
+        raise ConfigError(f"--lengths {lengths!r} is not a list of numbers. Write for example --lengths 512,1024,2048.") from None
+    for row in sessions.evaluate_lengths(model_dir, data, wanted, out, samples, trained_length, device):
+        click.echo(f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  accuracy {row['accuracy']:.2%}")
+
+
+if __name__ == "__main__":
+    main()
