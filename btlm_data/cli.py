@@ -226,8 +226,8 @@ def verify(path: Path, as_json: bool) -> None:
 
 
 @cli.command("dedupe-curve")
-@click.option("--bands", default=9, show_default=True, type=click.IntRange(1))
-@click.option("--rows", default=13, show_default=True, type=click.IntRange(1))
+@click.option("--bands", default=9, show_default=True, type=click.IntRange(1), help="Bands of the sketch.")
+@click.option("--rows", default=13, show_default=True, type=click.IntRange(1), help="Values in a band.")
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Propose bands and rows for this similarity.")
 @click.option("--num-perm", default=128, show_default=True, type=click.IntRange(1), help="Permutations to propose within.")
 def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) -> None:

@@ -44,18 +44,34 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=1, default=str) + "\n")
     if arguments.write:
         text = README.read_text()
-        lines = ["| what | ours | theirs | ratio | budget |", "|---|---|---|---|---|", *("| " + " | ".join(cells(row)) + " |" for row in rows)]
+        lines = [
+            "| what | ours | theirs | ratio | budget |",
+            "|---|---|---|---|---|",
+            *("| " + " | ".join(cells(row)) + " |" for row in rows),
+        ]
         before, _, rest = text.partition(BEGIN)
         README.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
 
 
 def cells(row: dict[str, object]) -> list[str]:
     def shown(value: object) -> str:
-        return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value if value is not None else "")
+        return (
+            f"{value:,.3g}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else str(value if value is not None else "")
+        )
 
     unit = f" {row.get('unit')}" if row.get("unit") else ""
     theirs = shown(row.get("theirs"))
-    return [str(row["name"]), shown(row.get("ours")) + unit, theirs + unit if theirs else "", shown(row.get("ratio")), str(row.get("budget") or "")]
+    return [
+        str(row["name"]),
+        shown(row.get("ours")) + unit,
+        theirs + unit if theirs else "",
+        shown(row.get("ratio")),
+        str(row.get("budget") or ""),
+    ]
 
 
 if __name__ == "__main__":

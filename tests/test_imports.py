@@ -1,0 +1,96 @@
+"""The arrows of the architecture, checked in the source; and that `--help` loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Layer -> what it may import of our own, by the first two parts of the name. A layer may always import itself.
+GROUND = {"errors", "task", "config", "seeding", "advance"}
+MAY_IMPORT = {
+    "errors": set(),
+    "task": set(),
+    "advance": set(),
+    "seeding": set(),
+    "config": {"errors"},
+    "tokenizer": {"errors"},
+    "kernels": {"errors"},
+    "formats": GROUND | {"kernels", "sources.base", "stages.fates"},
+    "sources": GROUND | {"formats"},
+    "stages": GROUND | {"formats", "kernels", "sources", "tokenizer"},
+    "engine": GROUND | {"formats.receipts", "formats.atomic"},
+    "inspection": GROUND | {"formats", "kernels", "tokenizer", "stages", "engine.progress", "pipeline"},
+    "export": GROUND | {"formats", "kernels", "stages", "inspection"},
+    "dedupe_curve": GROUND,
+    "pipeline": GROUND | {"formats", "sources", "stages", "engine", "kernels", "tokenizer"},
+    "plan_report": GROUND | {"formats", "sources", "stages", "engine", "pipeline", "tokenizer"},
+    "cli": {"errors", "config", "pipeline", "plan_report", "inspection", "export", "engine", "dedupe_curve"},
+    "__init__": {"kernels"},
+}
+FROM_TRAINER = {"btlm_data.errors", "btlm_data.formats", "btlm_data.tokenizer"}
+
+
+def _imports(path: Path) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "btlm_data").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_go_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT / "btlm_data").with_suffix("").parts
+    layer = parts[0]
+    allowed = MAY_IMPORT[layer] | {layer}
+    for line, name in _imports(path):
+        assert not name.startswith("btlm_train"), f"{path}:{line}: btlm_data must not know the trainer"
+        if name.startswith("btlm_data."):
+            target = name.removeprefix("btlm_data.")
+            assert any(target == a or target.startswith(f"{a}.") for a in allowed), f"{path}:{line}: {layer} must not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "btlm_train").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_trainer_knows_formats_and_errors_only(path: Path) -> None:
+    for line, name in _imports(path):
+        if name.startswith("btlm_data"):
+            assert any(name == a or name.startswith(f"{a}.") for a in FROM_TRAINER), f"{path}:{line}: {name}"
+
+
+@pytest.mark.parametrize("command", ["btlm_data.cli", "btlm_train.cli"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = f"""
+import sys
+sys.argv = ["x", "--help"]
+from {command} import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {{"torch", "ray", "numba", "h5py", "pyarrow", "pydantic", "numpy", "tokenizers", "huggingface_hub"}}
+print("LOADED", sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_kernels_neither_log_nor_read() -> None:
+    for path in (ROOT / "btlm_data" / "kernels").glob("*.py"):
+        names = {name.split(".")[0] for _, name in _imports(path)}
+        assert not names & {"logging", "os", "pathlib", "io"}, path
+
+
+def test_no_pickle_and_no_unsafe_yaml_anywhere() -> None:
+    for folder in ("btlm_data", "btlm_train", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            assert "pickle.load" not in text, path
+            assert "yaml.load(" not in text, path
+            assert "weights_only=False" not in text, path

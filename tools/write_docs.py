@@ -1,0 +1,101 @@
+"""Write the parts of the documentation that are the program's own words: docs/cli.md from --help, docs/recipes.md from the settings.
+
+python tools/write_docs.py            write both
+python tools/write_docs.py --check    exit 1 if either is stale (tests do this)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from pydantic import BaseModel
+
+from btlm_data.cli import cli
+from btlm_data.config import Recipe, Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+_RECIPES_INTRO = """# Recipes
+
+A recipe is a YAML file with any of the settings below; what it leaves out has the default. `btlm-data run RECIPE.yaml` does what it says, options on the command line
+win over it, and `--set KEY=VALUE` reaches every setting by its dotted key. The settings under `run` say how the work is done and never change a byte; all
+others decide the data, enter the fingerprint, and are recorded in `dataset.json`, so that `btlm-data run shards/dataset.json --out again/` repeats the run.
+
+```yaml
+source: {name: my_corpus/, text_field: content}
+clean: {normalize: nfc, filters: [{name: gopher_quality}]}
+dedupe: {method: minhash, verify: true}
+holdout: {fraction: 0.0017, decontaminate: [evals/*.jsonl]}
+seq_len: ["2048:0.75", "8192:0.25"]
+mix: {Books: 2.0, WebText: 0.5}          # epochs per source
+run: {out: shards, workers: 8, memory: 16GB}
+```
+
+`source: NAME`, `tokenizer: NAME` and `dedupe: METHOD` are short for their first field. Sizes are written 4GB, 512MiB or as a number of bytes.
+An unknown key or a wrong value is an error that names the key, the line and the nearest valid name. The recipes that ship: `sample`, `stage1`, `stage2`, `redpajama`.
+"""
+
+
+def recipes() -> str:
+    """docs/recipes.md."""
+    lines = [_RECIPES_INTRO]
+    for name, field in Recipe.model_fields.items():
+        model = _model(field.annotation)
+        if model is None:
+            continue
+        lines += [f"\n## `{name}`\n", (model.__doc__ or "").strip() + "\n", "| key | default | meaning |", "|---|---|---|"]
+        lines += [f"| `{key}` | {_default(inner)} | {_meaning(inner)} |" for key, inner in model.model_fields.items()]
+    plain = {key: inner for key, inner in Settings.model_fields.items() if _model(inner.annotation) is None}
+    lines += ["\n## Top level\n", "| key | default | meaning |", "|---|---|---|"]
+    lines += [f"| `{key}` | {_default(inner)} | {_meaning(inner)} |" for key, inner in plain.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        return "none" if field.default_factory is dict else "all cores"
+    value = field.default
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        return "2048"
+    return "" if value in (None, ()) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _meaning(field: Any) -> str:
+    choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+    text = (field.description or "").replace("|", "\\|")
+    return " · ".join(part for part in (text, ", ".join(f"`{c}`" for c in choices)) if part)
+
+
+def commands() -> str:
+    """docs/cli.md."""
+    lines = ["# The btlm-data command\n\nWritten from `--help` by `tools/write_docs.py`.\n"]
+    root = click.Context(cli, info_name="btlm-data", max_content_width=120, terminal_width=120)
+    lines.append(f"```text\n{cli.get_help(root)}\n```\n")
+    for name in sorted(cli.commands):
+        context = click.Context(cli.commands[name], info_name=name, parent=root, max_content_width=120, terminal_width=120)
+        lines.append(f"## {name}\n\n```text\n{cli.commands[name].get_help(context)}\n```\n")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write or check."""
+    stale = []
+    for name, text in (("cli.md", commands()), ("recipes.md", recipes())):
+        path = DOCS / name
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != text:
+                stale.append(name)
+        else:
+            path.write_text(text)
+    if stale:
+        sys.exit(f"docs/{' and docs/'.join(stale)} are stale. Run: python tools/write_docs.py")
+
+
+if __name__ == "__main__":
+    main()
