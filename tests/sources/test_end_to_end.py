@@ -326,3 +326,48 @@ def test_ctrl_c_ends_at_once(serving: Hub, command: Callable[[], subprocess.Pope
     assert time.monotonic() - begin < 10
     assert process.returncode == 130, error.decode()
     assert b"Traceback" not in error
+
+
+# Tokenizers from the hub -------------------------------------------------------------------------------------------
+
+
+def small_tokenizer(folder: Path) -> Path:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def test_a_tokenizer_by_hub_id_is_pinned(serving: Hub, corpus: Path, tmp_path: Path) -> None:
+    path = small_tokenizer(tmp_path / "tokenizer")
+    commit = serving.add("org/tokenizer", {"tokenizer.json": path.read_bytes()})
+
+    def run(tokenizer: str, out: Path, *more: str) -> subprocess.CompletedProcess[bytes]:
+        arguments = ["prepare", "--source", str(corpus), "--files", "1", "--seq-len", "128", "--dedupe", "none", "--workers", "1"]
+        arguments += ["--tokenizer", tokenizer, "--out", str(out), *more]
+        return subprocess.run([sys.executable, "-m", "btlm_data.cli", *arguments], cwd=ROOT, capture_output=True, check=False)
+
+    done = run("org/tokenizer", tmp_path / "a")
+    assert done.returncode == 0, done.stderr.decode()
+    serving.add("org/tokenizer", {"tokenizer.json": b"{}"})
+    assert run(str(path), tmp_path / "b").returncode == 0
+    assert shards(tmp_path / "a") == shards(tmp_path / "b")
+    manifest = json.loads((tmp_path / "a/dataset.json").read_text())
+    assert commit in json.dumps(manifest)
+    assert manifest["tokenizer"]["fingerprint"] == json.loads((tmp_path / "b/dataset.json").read_text())["tokenizer"]["fingerprint"]
+    assert run("org/tokenizer", tmp_path / "c", "--set", f"tokenizer.revision={commit}").returncode == 0
+    assert shards(tmp_path / "c") == shards(tmp_path / "a")
+    refused = run("org/tokenizer", tmp_path / "d", "--set", "tokenizer.revision=nothing")
+    assert refused.returncode == 2
+    assert b"no revision" in refused.stderr
+    serving.faults.append(Fault("resolve", "tokenizer.json", status=401, error_code="RepoNotFound", times=None))
+    refused = run("org/other", tmp_path / "e")
+    assert refused.returncode in (2, 3)
+    assert b"Traceback" not in refused.stderr
