@@ -20,7 +20,7 @@ from typing import Any
 from btlm_data.config import SPLITS, Recipe, Run, Settings, digest
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Engine, Events, exclusive, is_done, run_step, task_digest
-from btlm_data.errors import InputError, OutputError, SafetyStop
+from btlm_data.errors import InputError, OutputError
 from btlm_data.formats import atomic, manifest, rejects
 from btlm_data.formats.documents import Fields
 from btlm_data.sources.base import SourceFile
@@ -150,7 +150,7 @@ def _stages(context: _Context) -> Prepared:
         fingerprint=fingerprint,
         dedupe=clusters,
         clusters=context.work_dir / "dedupe/clusters.parquet" if clusters is not None else None,
-        contamination=None,
+        contamination=_contamination(context, blocks),
         timings=context.timings,
         version=package_version(),
     )
@@ -324,14 +324,14 @@ def _nothing_left(stages: Mapping[str, Counts], files: Iterable[SourceFile]) -> 
     )
 
 
-def _dedupe(context: _Context, blocks: list[Block], lineage: str) -> tuple[str | None, Any, str]:
+def _dedupe(context: _Context, blocks: list[Block], lineage: str) -> tuple[str | None, dict[str, Any] | None, str]:
     """Fates file, clusters (None without deduplication), lineage."""
     settings, run = context.settings, context.recipe.run
     if settings.dedupe.method == "none":
         return None, None, lineage
     from btlm_data.stages import dedupe
 
-    return dedupe.run(context, blocks, lineage, settings.dedupe, run)  # type: ignore[no-any-return, attr-defined]
+    return dedupe.run(context, blocks, lineage, settings.dedupe, run)
 
 
 def _holdout(context: _Context, blocks: list[Block], fates: str | None, lineage: str) -> str:
@@ -350,6 +350,15 @@ def _holdout(context: _Context, blocks: list[Block], fates: str | None, lineage:
     step = Step("holdout", holdout.VERSION, holdout.work, holdout.plan(blocks, lineage), work, work.digest, "doc")
     context.step(step)
     return task_digest(step, step.tasks[0])
+
+
+def _contamination(context: _Context, blocks: list[Block]) -> Path | None:
+    """The report of a decontamination, if there was one."""
+    if not context.settings.holdout.decontaminate:
+        return None
+    from btlm_data.stages.decontaminate import write_report
+
+    return write_report(blocks, context.work_dir, context.work_dir / streams.FATES)
 
 
 def _emit(context: _Context, parts: list[Task], blocks: list[Block], reading: read.ReadSettings, lineage: str, to: str) -> None:
@@ -453,19 +462,6 @@ def _write(context: _Context, tasks: Mapping[str, list[Task]], work: Any, write:
     step = Step("shard", shard.VERSION, work, [task for folder in tasks.values() for task in folder], write, write.digest, "token")
     results = iter(context.step(step))
     return {folder: [next(results).extra["file"] for _ in folder_tasks] for folder, folder_tasks in tasks.items()}
-
-
-def check_safety(removed: Mapping[str, tuple[int, int]], limit: float, accept: bool, clusters: Sequence[str]) -> None:
-    """Raise SafetyStop if more than `limit` of a source's bytes would be removed. removed: source -> (removed, all) bytes."""
-    if accept:
-        return
-    for source, (gone, all_bytes) in sorted(removed.items()):
-        if all_bytes and gone > limit * all_bytes:
-            shown = "\n".join(clusters)
-            raise SafetyStop(
-                f"Deduplication would remove {gone / all_bytes:.1%} of the bytes of {source}, more than dedupe.max_removed = {limit:.0%}. "
-                f"The largest clusters:\n{shown}\nLook at them; if they are right, run the same command again with --accept-removal."
-            )
 
 
 def package_version() -> str:
