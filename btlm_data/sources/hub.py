@@ -21,7 +21,7 @@ from btlm_data.config import Run
 from btlm_data.errors import ConfigError, SourceUnavailable
 from btlm_data.sources.base import SourceFile, classify
 from btlm_data.sources.http import RETRIED_STATUS, TransientError, backoff, retry_after
-from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, split_of
+from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, splits_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -81,8 +81,9 @@ def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Se
     for folder in folders:
         entries += _answer(functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, run)
     files: dict[str, SourceFile] = {}
+    splits = splits_of([entry.path for entry in entries], patterns, glob)
     for entry in entries:
-        split = split_of(entry.path, patterns, glob)
+        split = splits.get(entry.path)
         if split is None:
             continue
         if not is_safe_name(entry.path):

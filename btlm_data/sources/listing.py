@@ -20,7 +20,7 @@ from btlm_data.config import SPLITS, Run, SourceSettings
 from btlm_data.errors import ConfigError, InputError, SourceUnavailable
 from btlm_data.sources import registry
 from btlm_data.sources.base import SourceFile
-from btlm_data.sources.patterns import matcher
+from btlm_data.sources.patterns import matcher, splits_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +118,8 @@ def _list_place(place: str, settings: SourceSettings, run: Run, entry: registry.
 
     folder = place.removeprefix("file://")
     found = list_local(settings.model_copy(update={"name": folder}))
-    matchers = {split: [matcher(pattern) for pattern in globs] for split, globs in patterns.items()}
-    chosen = [
-        replace(file, split=split)
-        for file in found.files
-        for split in [next((s for s, some in matchers.items() if any(matches(file.name) for matches in some)), None)]
-        if split is not None
-    ]
+    splits = splits_of([file.name for file in found.files], patterns, None)
+    chosen = [replace(file, split=splits[file.name]) for file in found.files if file.name in splits]
     if not chosen:
         raise SourceUnavailable(f"The folder {folder} has none of the files the source names. Check the patterns in the sources file.")
     return Listing(tuple(chosen), {**found.provenance, "files": len(chosen)})

@@ -14,7 +14,7 @@ from btlm_data.config import Run, SourceSettings
 from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.sources.base import SourceFile, classify
 from btlm_data.sources.http import RETRIED_STATUS, TransientError, backoff, retry_after, stream_bytes
-from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, split_of
+from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, splits_of, usual_split
 
 if TYPE_CHECKING:
     from btlm_data.sources.listing import Listing
@@ -36,7 +36,7 @@ def list_objects(url: str, run: Run, patterns: Mapping[str, Sequence[str]] | Non
 
     if _is_http(url) and patterns is None and classify(_http_name(url)) is not None and not is_pattern(urlsplit(url).path):
         name = _http_name(url)
-        file = head_of(url, name, split_of(name, None, None) or "train", run)
+        file = head_of(url, name, usual_split(name), run)
         return Listing((file,), {"kind": "url", "url": url, "files": 1, "bytes": file.size})
     filesystem, path = open_filesystem(url, run.timeout)
     root, glob = path.rstrip("/"), None
@@ -44,17 +44,15 @@ def list_objects(url: str, run: Run, patterns: Mapping[str, Sequence[str]] | Non
         root = fixed_folder(path)
         glob = path[len(root) :].lstrip("/")
     found = _find(filesystem, root, url, run)
-    entries: list[tuple[str, str, str, dict[str, Any]]] = []
-    for place, info in sorted(found.items()):
-        if info.get("type") == "directory" or place.endswith("/"):
-            continue
-        name = place[len(root) :].lstrip("/") or place.rsplit("/", 1)[-1]
-        split = split_of(name, patterns, glob)
-        if split is None:
-            continue
+    named = {
+        place[len(root) :].lstrip("/") or place.rsplit("/", 1)[-1]: (place, info)
+        for place, info in sorted(found.items())
+        if info.get("type") != "directory" and not place.endswith("/")
+    }
+    entries = [(name, split, *named[name]) for name, split in splits_of(named, patterns, glob).items()]
+    for name, *_ in entries:
         if not is_safe_name(name):
             _refuse(url, f"its listing names {name[:200]!r}, which is no plain relative path")
-        entries.append((name, split, place, info))
     if not entries:
         _refuse(url, "no .jsonl, .parquet or .txt file is there" + (f" that matches {glob}" if glob else ""))
     by_layout = is_layout([name for name, *_ in entries])
@@ -111,7 +109,7 @@ def list_url_lists(
             name = unquote(address[len(entry.url_base) :])
             if not is_safe_name(name):
                 _refuse(place, f"{path} names {address[:200]!r}, which is no plain address below {entry.url_base}")
-            split = split_of(name, patterns, None)
+            split = splits_of([name], patterns, None).get(name)
             if split is not None and not any(matches(name) for matches in excluded):
                 wanted.append((split, name, address))
     if gone:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from btlm_data.config import SPLITS
 from btlm_data.sources.base import classify
 
 MAX_NAME_BYTES = 1024
@@ -80,15 +81,23 @@ def usual_split(name: str) -> str:
     return "train"
 
 
-def split_of(name: str, patterns: Mapping[str, Sequence[str]] | None, glob: str | None) -> str | None:
-    """The split `name` belongs to, or None if it is not part of the source or no input file."""
-    if classify(name) is None:
-        return None
+def splits_of(names: Iterable[str], patterns: Mapping[str, Sequence[str]] | None, glob: str | None) -> dict[str, str]:
+    """Of all names in a listing, those of input files, each with its split.
+
+    patterns: split -> globs, where a registered entry decides (first match). Otherwise every input file that matches `glob` (or any), with
+    its usual split; a bare .json beside folders of splits, or one of the hub's own descriptions, is no part of a corpus.
+    """
     if patterns is not None:
-        for split, globs in patterns.items():
-            if any(matcher(pattern)(name) for pattern in globs):
-                return split
-        return None
-    if glob is not None and not matcher(glob)(name):
-        return None
-    return usual_split(name)
+        found = ((name, next((s for s, globs in patterns.items() if any(matcher(g)(name) for g in globs)), None)) for name in names)
+        return {name: split for name, split in found if split is not None and classify(name) is not None}
+    chosen = [name for name in names if classify(name) is not None and (glob is None or matcher(glob)(name))]
+    has_split_folders = any(name.startswith(_SPLIT_FOLDERS) for name in chosen)
+    return {name: usual_split(name) for name in chosen if not _is_description(name, has_split_folders)}
+
+
+_SPLIT_FOLDERS = tuple(f"{split}/" for split in SPLITS)
+_DESCRIPTIONS = frozenset({"dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json"})
+
+
+def _is_description(name: str, has_split_folders: bool) -> bool:
+    return name.rpartition("/")[2] in _DESCRIPTIONS or (has_split_folders and "/" not in name and name.endswith(".json"))

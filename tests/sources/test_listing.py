@@ -94,6 +94,13 @@ def test_any_data_set_with_revision_and_glob(hub: Hub, make_run: RunMaker) -> No
         names(run, name="hf://org/data")
 
 
+def test_descriptions_are_no_part_of_a_corpus(hub: Hub, make_run: RunMaker) -> None:
+    hub.add("org/data", {"train/a.json": b"x", "about.json": b"x", "dataset_infos.json": b"x", "test/dataset_info.json": b"x"})
+    hub.add("org/flat", {"a.json": b"x", "dataset_infos.json": b"x"})
+    assert names(make_run(), name="hf://datasets/org/data") == ["train/a.json"]
+    assert names(make_run(), name="hf://datasets/org/flat") == ["a.json"]
+
+
 def test_a_hundred_thousand_entries_are_listed(hub: Hub, make_run: RunMaker) -> None:
     hub.add("org/many", {"train/000000.jsonl": b"x"})
     hub.repositories["org/many"].fake_tree = [
