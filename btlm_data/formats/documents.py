@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import msgspec
 import zstandard
+from isal import isal_zlib
 
 from btlm_data.advance import advance
 from btlm_data.formats import zstd_frames
@@ -26,7 +27,8 @@ from btlm_data.sources.base import SourceFile
 
 BLOCK_BYTES = 16 * 2**20
 UNNAMED_SOURCE = "unnamed"
-_READ_BYTES = 2**20
+_READ_BYTES = 2**17  # a zstd block: damage costs no more than the records of one
+_GROUP_LINES = 64
 _MAX_ZSTD_WINDOW = 2**27  # what `zstd -d` accepts without --long; a frame asking for more is refused
 
 
@@ -111,8 +113,9 @@ class RecordDecoder:
         self._source = source
         self._text_path = fields.text.split(".")
         self._source_path = fields.source.split(".") if source is None and fields.source else []
-        if self._source_path[: len(self._text_path)] == self._text_path:
-            self._source_path = []
+        shorter = min(len(self._text_path), len(self._source_path))
+        if self._source_path[:shorter] == self._text_path[:shorter]:
+            self._source_path = []  # one lies within the other: where the text is found, no name can be
         self._decoder = msgspec.json.Decoder(_struct(self._text_path, self._source_path))
         text_steps, source_steps = ["a" + str(i) for i in range(len(self._text_path))], []
         shared = 0
@@ -146,7 +149,7 @@ class RecordDecoder:
         except UnicodeDecodeError as error:
             return None, ("invalid_utf8", f"byte 0x{line[error.start]:02x} at column {error.start}")
         try:
-            value = json.loads(string)
+            value = json.loads(string, parse_int=float)  # int() refuses more than 4,300 digits; the fast path does not
         except ValueError as error:
             return None, ("invalid_json", str(error))
         except RecursionError:
@@ -229,49 +232,97 @@ def _read_json_lines(
 ) -> Iterator[Block]:
     decoder = RecordDecoder(Fields(file.text_field or fields.text, fields.source), file.source)
     lines_done = skip[1]
-    for data, cut, begin, too_long, problem in _raw_blocks(path, file, start, stop, skip[0], max_record_bytes, block_bytes):
+    for raw in _raw_blocks(path, file, start, stop, skip[0], max_record_bytes, block_bytes):
         block = Block()
-        lines_done += _decode(block, decoder, data, cut, begin, lines_done)
-        position = begin + cut
-        if too_long:
-            block.rejects.append(Reject(lines_done, position, "record_too_large", f"more than {max_record_bytes} bytes", too_long))
+        lines_done += _decode(block, decoder, raw.data, raw.cut, raw.offset, lines_done, max_record_bytes)
+        position = raw.offset + raw.cut
+        raw.data = b""  # not to be held while the block is worked on
+        if raw.too_long:
+            block.rejects.append(_too_large(lines_done, position, raw.too_long, max_record_bytes))
             lines_done += 1
-            position += too_long
-        if problem:
-            block.rejects.append(Reject(lines_done, position, *problem, 0))
+            position += raw.too_long
+        if raw.problem:
+            block.rejects.append(Reject(lines_done, position, *raw.problem, 0))
             block.final = True
         block.num_lines, block.end = lines_done, position
         yield block
 
 
-def _decode(block: Block, decoder: RecordDecoder, data: bytes, cut: int, offset: int, first_line: int) -> int:
+def _too_large(line: int, offset: int, num_bytes: int, max_record_bytes: int) -> Reject:
+    return Reject(line, offset, "record_too_large", f"more than {max_record_bytes} bytes", num_bytes)
+
+
+def _is_utf8(data: memoryview) -> bool:
+    """Whether all of it is UTF-8 (msgspec looks only at the fields it is asked for). pyarrow validates at several GB/s."""
+    if bytes.isascii(data.obj):  # type: ignore[arg-type]
+        return True
+    import pyarrow as pa
+
+    try:
+        pa.LargeStringArray.from_buffers(1, pa.array([0, len(data)], pa.int64()).buffers()[1], pa.py_buffer(data)).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _decode(block: Block, decoder: RecordDecoder, data: bytes, cut: int, offset: int, first_line: int, max_record_bytes: int) -> int:
     """Add the documents and rejects of the whole lines data[:cut] to `block`; returns how many lines that are."""
     if not cut:
         return 0
     if offset == 0 and data.startswith(b"\xef\xbb\xbf"):
         data = b"   " + data[3:]  # white space to JSON, and the offsets stay right
     ends = _line_ends(data, cut)
-    good = decoder.decode_lines(memoryview(data)[:cut], len(ends))
-    if good is not None:
-        block.texts, block.sources = good
-        block.lines = list(range(first_line, first_line + len(ends)))
-        block.offsets = [offset, *(offset + end for end in ends[:-1])]
+    if _decode_good(block, decoder, data, ends, 0, len(ends), offset, first_line, max_record_bytes):
         return len(ends)
-    begin = 0
-    for number, end in enumerate(ends, first_line):
-        line = data[begin:end]
-        if not line.isspace():
-            text, other = decoder.decode_line(line)
-            if text is None:
-                block.rejects.append(Reject(number, offset + begin, other[0], other[1], len(line)))
-            else:
-                assert isinstance(other, str)
-                block.texts.append(text)
-                block.sources.append(other)
-                block.lines.append(number)
-                block.offsets.append(offset + begin)
-        begin = end
+    for first in range(0, len(ends), _GROUP_LINES):  # a bad line among them: keep all but its neighbours on the fast path
+        last = min(first + _GROUP_LINES, len(ends))
+        if not _decode_good(block, decoder, data, ends, first, last, offset, first_line, max_record_bytes):
+            for number in range(first, last):
+                begin = ends[number - 1] if number else 0
+                _decode_line(block, decoder, data[begin : ends[number]], offset + begin, first_line + number, max_record_bytes)
     return len(ends)
+
+
+def _decode_good(
+    block: Block,
+    decoder: RecordDecoder,
+    data: bytes,
+    ends: Sequence[int],
+    first: int,
+    last: int,
+    offset: int,
+    first_line: int,
+    max_record_bytes: int,
+) -> bool:
+    """Add lines [first, last) if every one is plainly good; whether they were."""
+    begin = ends[first - 1] if first else 0
+    view = memoryview(data)[begin : ends[last - 1]]
+    if len(view) > max_record_bytes or not _is_utf8(view):
+        return False
+    good = decoder.decode_lines(view, last - first)
+    if good is None:
+        return False
+    block.texts += good[0]
+    block.sources += good[1]
+    block.lines += range(first_line + first, first_line + last)
+    block.offsets += [offset + begin, *(offset + end for end in ends[first : last - 1])]
+    return True
+
+
+def _decode_line(block: Block, decoder: RecordDecoder, line: bytes, offset: int, number: int, max_record_bytes: int) -> None:
+    """Add one line that is not plainly good."""
+    if len(line) > max_record_bytes:
+        block.rejects.append(_too_large(number, offset, len(line), max_record_bytes))
+    elif not line.isspace():
+        text, other = decoder.decode_line(line)
+        if text is None:
+            block.rejects.append(Reject(number, offset, other[0], other[1], len(line)))
+        else:
+            assert isinstance(other, str)
+            block.texts.append(text)
+            block.sources.append(other)
+            block.lines.append(number)
+            block.offsets.append(offset)
 
 
 def _line_ends(data: bytes, cut: int) -> list[int]:
@@ -286,94 +337,122 @@ def _line_ends(data: bytes, cut: int) -> list[int]:
     return ends
 
 
+@dataclass
+class _Raw:
+    """Whole lines, data[:cut], the first at `offset` of the decompressed file; then perhaps a dropped line, then perhaps damage."""
+
+    data: bytes
+    cut: int
+    offset: int
+    too_long: int = 0  # bytes of an over-long line behind data[:cut] that was dropped
+    problem: tuple[str, str] | None = None  # what ends the file behind that
+
+
+class _Pieces:
+    """Bytes of a stream from `position` on, in pieces that end at multiples of _READ_BYTES; remembers what ended it.
+
+    So how much is had before damage does not depend on where reading began, and a resumed read gives what an undisturbed one does.
+    """
+
+    def __init__(self, raw: IO[bytes], stream: IO[bytes], problem: tuple[str, str] | None) -> None:
+        self.position = 0
+        self.problem = problem  # known before reading: met at the end
+        self._raw, self._stream, self._stored, self._ended = raw, stream, 0, False
+
+    def seek(self, position: int) -> None:
+        """Start at `position` (an uncompressed stream only)."""
+        self._raw.seek(position)
+        self.position = position
+
+    def skip(self, position: int) -> None:
+        """Read on to `position` and forget it."""
+        while self.position < position and self.read(position - self.position):
+            pass
+
+    def read(self, most: int = _READ_BYTES) -> bytes:
+        """The next piece; empty at the end and from damage on."""
+        if self._ended:
+            return b""
+        try:
+            piece = self._stream.read(min(most, _READ_BYTES - self.position % _READ_BYTES))
+        except _STREAM_ERRORS as error:
+            if self.problem is None or isinstance(error, OSError | EOFError):
+                self.problem = _stream_problem(error)
+            piece = b""
+        self._ended = not piece
+        self.position += len(piece)
+        if self._stream is self._raw:
+            advance(len(piece))
+        elif (now := self._raw.tell()) > self._stored:
+            advance(now - self._stored)
+            self._stored = now
+        return piece
+
+
 def _raw_blocks(
     path: Path, file: SourceFile, start: int, stop: int | None, resume_at: int, max_record_bytes: int, block_bytes: int
-) -> Iterator[tuple[bytes, int, int, int, tuple[str, str] | None]]:
-    """Yield (data, end of the whole lines in it, offset of its first byte, bytes of a dropped over-long line after, problem after)."""
-    problem: tuple[str, str] | None = None
-    if file.compression == "zstd":
-        found = zstd_frames.walk(path)
-        if found.cut_at is not None:
-            problem = ("truncated_file", f"the file ends in mid-frame, at byte {found.cut_at} as stored")
-        elif found.garbage_at is not None:
-            problem = ("corrupt_file", f"bytes that are not zstd, at byte {found.garbage_at} as stored")
+) -> Iterator[_Raw]:
+    """Whole lines, about block_bytes at a time; where they are cut depends on the file and the first offset only."""
     with path.open("rb") as raw, _decompressed(raw, file) as stream:
-        first = resume_at or start
-        stored = 0
-        if file.compression == "none":
-            if first:
-                raw.seek(first if resume_at else first - 1)
-                if not resume_at:  # the line that contains byte start-1 belongs to the stretch before
-                    first += len(stream.readline()) - 1
-        else:
-            _skip(stream, first)
-        limit = None if stop is None or file.compression != "none" else stop
+        pieces = _Pieces(raw, stream, _frame_problem(path, file))
         held = b""
+        offset = resume_at or start
+        if file.compression != "none":
+            pieces.skip(offset)
+        elif resume_at:
+            pieces.seek(offset)
+        elif start:  # the line that contains byte start-1 belongs to the stretch before
+            pieces.seek(start - 1)
+            skipped, held = _drop_line(pieces, b"")
+            offset = start - 1 + skipped
+        limit = None if stop is None or file.compression != "none" else stop
         wanted = block_bytes
-        offset = first
         while limit is None or offset < limit:
-            pieces, size = [held], len(held)
+            parts, size = [held], len(held)
             at_end = False
             while size < wanted and not at_end:
-                try:
-                    piece = stream.read(_READ_BYTES)
-                except (zstandard.ZstdError, OSError, EOFError, ValueError) as error:
-                    if problem is None or isinstance(error, OSError | EOFError):
-                        problem = _stream_problem(error)
-                    piece = b""
-                pieces.append(piece)
+                piece = pieces.read()
+                parts.append(piece)
                 size += len(piece)
                 at_end = not piece
-                if file.compression == "none":
-                    advance(len(piece))
-                elif (now := raw.tell()) > stored:
-                    advance(now - stored)
-                    stored = now
-            held = b"".join(pieces)
-            pieces.clear()
+            held = b"".join(parts)
+            parts.clear()
             at_end &= size <= wanted
             # Cut before `wanted` exactly, so that blocks do not depend on how many bytes a read happened to give.
-            cut = size if at_end and problem is None else held.rfind(b"\n", 0, wanted) + 1
+            cut = size if at_end and pieces.problem is None else held.rfind(b"\n", 0, wanted) + 1
             if limit is not None and offset + cut > limit:  # lines that begin at or after the limit belong to the next stretch
                 newline = held.find(b"\n", max(0, limit - offset - 1))
                 if newline >= 0 or at_end:
-                    yield held, newline + 1 if newline >= 0 else size, offset, 0, None
+                    yield _Raw(held, newline + 1 if newline >= 0 else size, offset)
                     return
-            too_long = 0
-            tail_problem = None
-            if at_end and problem is not None:
-                tail_problem = (problem[0], f"{problem[1]}; {size - cut} bytes of an unfinished record were dropped")
+            block = _Raw(held, cut, offset)
+            if at_end and pieces.problem is not None:
+                block.problem = (pieces.problem[0], f"{pieces.problem[1]}; {size - cut} bytes of an unfinished record were dropped")
             elif not at_end and cut == 0:  # one line longer than the block: hold more of it, up to the limit
-                if size <= max_record_bytes:
+                if wanted <= max_record_bytes:
                     wanted += block_bytes
                     continue
-                too_long, rest = _drop_line(stream, held)
-            if cut or too_long or tail_problem:
-                yield held, cut, offset, too_long, tail_problem
-            held = rest if too_long else held[cut:]
-            offset += cut + too_long
+                block.data = b""
+                block.too_long, held = _drop_line(pieces, held)
+            if not block.too_long:
+                held = held[cut:]
+            offset += cut + block.too_long
             wanted = block_bytes
+            if cut or block.too_long or block.problem:
+                yield block
             if at_end:
                 return
 
 
-def _drop_line(stream: IO[bytes], held: bytes) -> tuple[int, bytes]:
+def _drop_line(pieces: _Pieces, held: bytes) -> tuple[int, bytes]:
     """Drop a line that begins with `held`. Returns the bytes dropped, and what was read of the lines after it."""
     dropped = 0
     while (newline := held.find(b"\n")) < 0:
         dropped += len(held)
-        held = stream.read(_READ_BYTES)
+        held = pieces.read()
         if not held:
             return dropped, b""
     return dropped + newline + 1, held[newline + 1 :]
-
-
-def _skip(stream: IO[bytes], amount: int) -> None:
-    while amount > 0:
-        piece = stream.read(min(amount, _READ_BYTES))
-        if not piece:
-            return
-        amount -= len(piece)
 
 
 def _decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:
@@ -388,6 +467,22 @@ def _decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:
         stream: IO[bytes] = opened(fileobj=raw, mode="rb")
         return stream
     return raw
+
+
+_IsalError: Any = isal_zlib.error  # a class of its own, which its type stub calls an instance
+_STREAM_ERRORS: tuple[type[Exception], ...] = (zstandard.ZstdError, _IsalError, OSError, EOFError, ValueError)
+
+
+def _frame_problem(path: Path, file: SourceFile) -> tuple[str, str] | None:
+    """What the structure of a zstd file tells before it is read: a cut file simply ends, as far as the decompressor is concerned."""
+    if file.compression != "zstd":
+        return None
+    found = zstd_frames.walk(path)
+    if found.cut_at is not None:
+        return "truncated_file", f"the file ends in mid-frame, at byte {found.cut_at} as stored"
+    if found.garbage_at is not None:
+        return "corrupt_file", f"bytes that are not zstd, at byte {found.garbage_at} as stored"
+    return None
 
 
 def _stream_problem(error: Exception) -> tuple[str, str]:
@@ -407,25 +502,18 @@ def _read_text(path: Path, file: SourceFile, source: str | None, max_record_byte
     with path.open("rb") as raw, _decompressed(raw, file) as stream:
         pieces: list[bytes] = []
         length = 0
-        problem: tuple[str, str] | None = None
-        if file.compression == "zstd" and zstd_frames.walk(path).cut_at is not None:
-            problem = ("truncated_file", "the file ends in mid-frame")
+        reader = _Pieces(raw, stream, _frame_problem(path, file))
         while length <= max_record_bytes:
-            try:
-                piece = stream.read(_READ_BYTES)
-            except (zstandard.ZstdError, OSError, EOFError, ValueError) as error:
-                problem = _stream_problem(error)
-                break
+            piece = reader.read()
             if not piece:
                 break
-            advance(len(piece) if file.compression == "none" else 0)
             pieces.append(piece)
             length += len(piece)
     data = b"".join(pieces).removeprefix(b"\xef\xbb\xbf")
-    if problem is not None:
-        block.rejects.append(Reject(0, 0, *problem, length))
-    elif length > max_record_bytes:
-        block.rejects.append(Reject(0, 0, "record_too_large", f"more than {max_record_bytes} bytes", length))
+    if length > max_record_bytes:
+        block.rejects.append(_too_large(0, 0, length, max_record_bytes))
+    elif reader.problem is not None:
+        block.rejects.append(Reject(0, 0, *reader.problem, length))
     elif data:
         try:
             block.texts.append(data.decode("utf-8"))
@@ -458,7 +546,7 @@ def _read_parquet(
     try:
         table = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield Block(rejects=[Reject(0, 0, "corrupt_file", str(error).split("\n")[0], 0)], final=True)
+        yield Block(rejects=[Reject(0, 0, *_parquet_problem(error), 0)], final=True)
         return
     groups = range(start, table.num_row_groups if stop is None else min(stop, table.num_row_groups))
     first_row = sum(table.metadata.row_group(i).num_rows for i in range(start))
@@ -469,13 +557,14 @@ def _read_parquet(
     if text_path[0] not in columns:
         num_rows = sum(table.metadata.row_group(i).num_rows for i in groups)
         detail = f"no column {fields.text!r}; found {', '.join(map(repr, names[:8]))}"
-        yield Block(
-            rejects=[Reject(row, row, "missing_text", detail, 0) for row in range(to_skip, num_rows)], num_lines=num_rows, final=True
-        )
+        for begin in range(to_skip, num_rows, _PARQUET_ROWS):
+            end = min(begin + _PARQUET_ROWS, num_rows)
+            rejects = [Reject(row, first_row + row, "missing_text", detail, 0) for row in range(begin, end)]
+            yield Block(rejects=rejects, num_lines=end, end=end, final=end == num_rows)
         return
     total = max(1, sum(table.metadata.row_group(i).total_byte_size for i in groups))
     rows = max(1, sum(table.metadata.row_group(i).num_rows for i in groups))
-    batch_rows = max(1, min(65536, block_bytes * rows // total))
+    batch_rows = max(1, min(_PARQUET_ROWS, block_bytes * rows // total))
     block = Block()
     held = 0
     try:
@@ -490,10 +579,9 @@ def _read_parquet(
                 if row < to_skip:
                     continue
                 if not isinstance(text, str):
-                    reason = "missing_text" if text is _MISSING else "null_text" if text is None else "text_not_a_string"
-                    block.rejects.append(Reject(row, first_row + row, reason, f"column {fields.text!r} holds {_kind(text)}", 0))
-                elif len(text) > max_record_bytes:
-                    block.rejects.append(Reject(row, first_row + row, "record_too_large", f"more than {max_record_bytes} bytes", len(text)))
+                    block.rejects.append(Reject(row, first_row + row, *_no_text(text, fields), 0))
+                elif len(text) * 4 > max_record_bytes and (size := len(text.encode())) > max_record_bytes:
+                    block.rejects.append(_too_large(row, first_row + row, size, max_record_bytes))
                 else:
                     block.texts.append(text)
                     block.sources.append(name if isinstance(name, str) and name else UNNAMED_SOURCE)
@@ -506,21 +594,51 @@ def _read_parquet(
                 yield block
                 block, held = Block(), 0
     except (pa.ArrowException, OSError, ValueError) as error:
-        block.rejects.append(Reject(done, first_row + done, "corrupt_file", str(error).split("\n")[0], 0))
+        block.rejects.append(Reject(done, first_row + done, *_parquet_problem(error), 0))
         block.final = True
     if block.num_records:
         block.num_lines = block.end = done
         yield block
 
 
+_PARQUET_ROWS = 65536
+_UNDECODABLE = object()
+
+
+def _parquet_problem(error: Exception) -> tuple[str, str]:
+    if isinstance(error, OSError) and error.errno is not None:
+        return "unreadable_file", error.strerror or str(error)
+    return "corrupt_file", str(error).split("\n")[0]
+
+
+def _no_text(value: Any, fields: Fields) -> tuple[str, str]:
+    """Reason and detail for what stands in a parquet file's text column instead of a string."""
+    if value is _UNDECODABLE:
+        return "invalid_utf8", f"column {fields.text!r} holds bytes that are not UTF-8"
+    if value is _MISSING:
+        return "missing_text", f"no column {fields.text!r} in this row"
+    return "null_text" if value is None else "text_not_a_string", f"column {fields.text!r} holds {_kind(value)}"
+
+
 def _column(batch: Any, path: Sequence[str]) -> list[Any]:
-    """Values of a (nested) column; _MISSING where a step of the path is not there. Undecodable strings are corrupt files."""
+    """Values of a (nested) column; _MISSING where a step of the path is not there, _UNDECODABLE where a string is not UTF-8."""
     if path[0] not in batch.schema.names:
         return [_MISSING] * batch.num_rows
-    values: list[Any] = batch.column(batch.schema.get_field_index(path[0])).to_pylist()
+    column = batch.column(batch.schema.get_field_index(path[0]))
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_value(scalar) for scalar in column]
     for key in path[1:]:
-        values = [value.get(key, _MISSING) if isinstance(value, dict) else _MISSING for value in values]
+        values = [value.get(key, _MISSING) if isinstance(value, dict) else value if value is _UNDECODABLE else _MISSING for value in values]
     return values
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return _UNDECODABLE
 
 
 def count_records(path: Path, file: SourceFile, fields: Fields, limit: int, max_record_bytes: int) -> tuple[int, int]:
