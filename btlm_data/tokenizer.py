@@ -19,6 +19,7 @@ import logging
 import os
 import random
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -267,12 +268,19 @@ class _Splitter:
        consider the first merge across a token border; until then the pair's own merges were made in the same order, so
        it would be made in the pair as well. Hence windows that share a token join there: the next window starts at a
        token of the last one and must give that token first, or the overlap grows.
+
+    Tokenizers in SentencePiece's manner (Llama 2, Gemma) make one word of the whole text, spaces turned into U+2581. Where
+    no token of the vocabulary has a U+2581 after another character, no merge crosses the border before one, so "a| b"
+    is a cut for them as well; if they put a U+2581 before every text, that stands for the space, which is skipped.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         gpt2_pattern = (config["pre_tokenizer"] or {}).get("type") == "ByteLevel" and all(t["special"] for t in config["added_tokens"])
         self._cut = (_GPT2_CUT if gpt2_pattern else _LETTER_SPACE_LETTER) if _can_cut(config) else None
+        self._skipped = 0  # characters of the text between two pieces
+        if (skipped := _sentencepiece_skip(config)) is not None:
+            self._cut, self._skipped = _LETTER_SPACE_LETTER, skipped
         self._can_cut_words = (
             self._cut is _GPT2_CUT and config["normalizer"] is None and set(_byte_characters()) <= config["model"]["vocab"].keys()
         )
@@ -306,7 +314,7 @@ class _Splitter:
                 match = self._cut.first.search(text, limit)
                 end = match.end() - 1 if match else len(text)
             yield text[position:end], is_word
-            position = end
+            position = end + self._skipped
         if position < len(text):
             yield text[position:], False
 
@@ -381,6 +389,27 @@ def _can_cut(config: Mapping[str, Any]) -> bool:
         }:
             return pattern in _SAFE_PATTERNS
     return False
+
+
+def _sentencepiece_skip(config: Mapping[str, Any]) -> int | None:
+    """For a tokenizer in SentencePiece's manner: 1 if it puts a U+2581 before every text, 0 if not; None for any other."""
+    model, space = config["model"], "\u2581"
+    if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return None
+    if not {space, *string.ascii_letters} <= model["vocab"].keys() or not all(token["special"] for token in config["added_tokens"]):
+        return None
+    if any(re.search(f"[^{space}]{space}", token) for token in model["vocab"]):
+        return None
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": space}
+    prepend = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": space}, replace]}
+    match config["normalizer"], config["pre_tokenizer"]:
+        case normalizer, None if normalizer == prepend:
+            return 1
+        case normalizer, None | {"type": "Split", "pattern": {"String": " "}} if normalizer == replace:
+            return 0
+        case None, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}:
+            return 0 if scheme == "never" else 1
+    return None
 
 
 def load_tokenizer(
