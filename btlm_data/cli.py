@@ -128,6 +128,9 @@ def _find_recipe(name: str) -> str:
 def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], options: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from btlm_data.kernels import load_numba_without_scipy
+
+    load_numba_without_scipy()
     from btlm_data import pipeline, plan_report
     from btlm_data.engine.progress import Bars, Lines
     from btlm_data.inspection import outcome
