@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import zlib
 from typing import Any
 
@@ -41,7 +42,7 @@ def token_rows(draw: st.DrawFn, extra: int) -> npt.NDArray[Any]:
 def inflated(stored: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[bytes]:
     assert offsets[0] == 0
     assert offsets[-1] == len(stored)
-    return [zlib.decompress(stored[a:b].tobytes()) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [zlib.decompress(stored[a:b].tobytes()) for a, b in itertools.pairwise(offsets)]
 
 
 def planes_of(row: npt.NDArray[Any]) -> bytes:
