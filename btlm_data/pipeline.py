@@ -301,7 +301,7 @@ def _write_rejects(context: _Context, tasks: Sequence[Task], results: Sequence[C
                         continue
                     value["line"] += lines[stem]
                     if context.recipe.run.strict:
-                        raise read.strict_error(value["file"], value)
+                        raise read.strict_error(value["file"], value["line"], value["reason"], value["detail"])
                     value["line"] += 1
                     file.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
                     count += 1

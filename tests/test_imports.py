@@ -29,7 +29,17 @@ MAY_IMPORT = {
     "dedupe_curve": GROUND,
     "pipeline": GROUND | {"formats", "sources", "stages", "engine", "kernels", "tokenizer"},
     "plan_report": GROUND | {"formats", "sources", "stages", "engine", "pipeline", "tokenizer"},
-    "cli": {"errors", "config", "pipeline", "plan_report", "inspection", "export", "engine", "dedupe_curve", "kernels.load_numba_without_scipy"},
+    "cli": {
+        "errors",
+        "config",
+        "pipeline",
+        "plan_report",
+        "inspection",
+        "export",
+        "engine",
+        "dedupe_curve",
+        "kernels.load_numba_without_scipy",
+    },
     "__init__": {"kernels"},
 }
 FROM_TRAINER = {"btlm_data.errors", "btlm_data.formats", "btlm_data.tokenizer"}

@@ -120,4 +120,4 @@ def _round_up(position: int) -> int:
 
 def _bytes(array: npt.NDArray[Any]) -> memoryview:
     """The array's bytes without a copy (an empty array has no buffer to cast)."""
-    return memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")

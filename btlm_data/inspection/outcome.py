@@ -23,7 +23,8 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
         )
         return
     for stage, counts in prepared.stages.items():
-        came, dropped = Amount(), {}
+        came = Amount()
+        dropped: dict[str, int] = {}
         for (_, _, what), value in counts.cells.items():
             if what == "in":
                 came = came.plus(value)

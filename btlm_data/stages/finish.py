@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.config import Part, Settings
+from btlm_data.errors import DataError
 from btlm_data.formats import atomic, columns, manifest
 from btlm_data.sources.listing import Listing
 from btlm_data.stages.blocks import Block
@@ -322,7 +323,7 @@ def is_whole(out: Path, value: Mapping[str, Any]) -> bool:
     if "sets" in value:
         try:
             return all(is_whole(out / name, manifest.read(out / name / manifest.FILE_NAME)) for name in value["sets"])
-        except manifest.DataError:
+        except DataError:
             return False
     for split, entry in value["splits"].items():
         for file in [*entry["files"], entry["documents_file"]]:

@@ -309,7 +309,7 @@ class BlockWriter:
             "key": keys[kept],
         }
         if self.settings.need_sha256:
-            raw = memoryview(utf8)
+            raw = utf8.data
             digests = b"".join(hashlib.sha256(raw[offsets[i] : offsets[i + 1]]).digest() for i in kept.tolist())
             arrays["sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         endings = ["docs"]
@@ -345,7 +345,7 @@ class BlockWriter:
 
     def _is_done(self, product: str) -> bool:
         try:
-            return columns.read(self.root / f"{self.stem}.{_ENDINGS[product]}", []).meta["digest"] == self.wanted[product]
+            return bool(columns.read(self.root / f"{self.stem}.{_ENDINGS[product]}", []).meta["digest"] == self.wanted[product])
         except (DataError, KeyError):
             return False
 
@@ -365,7 +365,7 @@ class BlockWriter:
         for reject, index in zip(records.block.rejects, records.reject_files, strict=True):
             name = self.segments[index].file.name
             if self.settings.strict:
-                raise strict_error(name, reject)
+                raise strict_error(name, reject.line, reject.reason, reject.detail)
             self.acquire.add(self.split, UNREADABLE, "in", 1, reject.num_bytes)
             self.acquire.add(self.split, UNREADABLE, f"drop:{reject.reason}", 1, reject.num_bytes)
             lines.append(
@@ -503,11 +503,10 @@ class BlockWriter:
                 )
 
 
-def strict_error(name: str, reject: Reject | dict[str, Any]) -> InputError:
-    """The error that a rejected record is under --strict. reject's line is 0-based."""
-    values = reject if isinstance(reject, dict) else {"line": reject.line, "reason": reject.reason, "detail": reject.detail}
+def strict_error(name: str, line: int, reason: str, detail: str) -> InputError:
+    """The error that a rejected record is under --strict. line: 0-based, within the whole file."""
     return InputError(
-        f"{name} line {values['line'] + 1}: {values['reason']} ({values['detail']}). "
+        f"{name} line {line + 1}: {reason} ({detail}). "
         "Fix the record, or run without --strict: it is then counted and listed in rejects.jsonl."
     )
 
