@@ -184,6 +184,35 @@ def test_a_bucket_gives_the_shards_of_a_folder(corpus: Path, expected: dict[str,
         memory.store.clear()
 
 
+def test_s3_in_and_out_with_two_workers(corpus: Path, expected: dict[str, str], tmp_path: Path, bucket: Any) -> None:
+    for path in corpus.rglob("*.zst"):
+        bucket.pipe_file(f"corpus/in/{path.relative_to(corpus).as_posix()}", path.read_bytes())
+    arguments = [
+        "prepare",
+        "--source",
+        "s3://corpus/in",
+        "--seq-len",
+        "128",
+        "--dedupe",
+        "exact",
+        "--workers",
+        "2",
+        "--out",
+        "s3://corpus/out",
+    ]
+    arguments += ["--cache-dir", str(tmp_path / "cache"), "--work-dir", str(tmp_path / "work")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "btlm_data.cli", *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    bucket.invalidate_cache()
+    found = {str(p)[len("corpus/out/") :]: hashlib.sha256(bucket.cat_file(p)).hexdigest() for p in bucket.find("corpus/out")}
+    assert {name: digest for name, digest in found.items() if name.endswith(".h5")} == expected
+    assert "dataset.json" in found
+    assert not any(name.startswith(".work") for name in found)
+
+
 def test_a_web_server_that_is_down_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match="cannot be used"):
         prepare("http://127.0.0.1:9/x.jsonl", tmp_path / "shards", cache_dir=str(tmp_path / "cache"), retries=0)

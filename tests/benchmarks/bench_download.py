@@ -1,0 +1,79 @@
+"""Does downloading hide behind processing? `prepare` from a hub throttled to twice the processing rate, against local files.
+
+Corpus: BTLM_BENCH_CORPUS, as in bench_prepare. The processing rate is what the whole local run made of the stored bytes in a second. The
+hub runs in a process of its own, on the same machine, so its own work counts against us. Runs alternate; the ratio is of paired runs.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.bench_prepare import ROUNDS, corpus, prepare
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SERVE = """
+import sys
+from pathlib import Path
+from tests.hub import Hub
+root = Path(sys.argv[1])
+with Hub(rate=float(sys.argv[2])) as hub:
+    hub.add("cerebras/SlimPajama-627B", {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.jsonl.zst")})
+    print(hub.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def serving(source: Path, rate: float) -> Iterator[str]:
+    """A hub with the corpus as SlimPajama, at `rate` bytes a second; gives its URL."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(source), str(rate)], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        yield server.stdout.readline().strip()
+    finally:
+        server.stdin.close()
+        server.wait()
+        server.stdout.close()
+
+
+def run() -> list[dict[str, Any]]:
+    source = corpus()
+    num_bytes = sum(path.stat().st_size for path in source.rglob("*.jsonl.zst"))
+    largest = max(path.stat().st_size for path in source.rglob("*.jsonl.zst"))
+    local, remote = [], []
+    with tempfile.TemporaryDirectory(prefix="btlm-bench-") as folder:
+        out, cache = Path(folder) / "shards", Path(folder) / "cache"
+        prepare(source, out, "--limit", "100")  # compile once
+        for _ in range(ROUNDS):
+            local.append(prepare(source, out).wall)
+            with serving(source, 2 * num_bytes / local[-1]) as url:
+                os.environ["HF_ENDPOINT"] = url
+                try:
+                    options = ["--cache-dir", str(cache), "--cache-size", str(max(4 * largest, num_bytes // 3)), "--source", "slimpajama"]
+                    remote.append(prepare(source, out, *options).wall)
+                finally:
+                    del os.environ["HF_ENDPOINT"]
+            for path in cache.rglob("*"):
+                if path.is_file():
+                    path.unlink()
+    return [
+        {
+            "name": "prepare from a hub at twice the processing rate, against local files",
+            "ours": statistics.median(remote),
+            "theirs": statistics.median(local),
+            "ratio": statistics.median(r / n for r, n in zip(remote, local, strict=True)),
+            "unit": "s",
+            "budget": "<= 1.15",
+        }
+    ]
