@@ -53,6 +53,9 @@ class _Rate(ProgressColumn):
     def render(self, task: RichTask) -> Text:
         unit = task.fields["unit"]
         rate = amount(task.speed, unit) + "/s" if task.speed else ""
+        documents = task.fields.get("documents", 0)
+        if documents and task.elapsed:
+            rate += f"  {amount(documents / task.elapsed, 'documents')}/s"
         return Text(f"{amount(task.completed, unit)} of {amount(task.total or 0, unit)}  {rate}", style="dim")
 
 
@@ -84,10 +87,10 @@ class Bars:
         total = sum(task.weight for task in todo)
         self._ids[step.name] = self._progress.add_task(label, total=total or 1, completed=0 if todo else 1, unit=step.unit)
 
-    def step_moved(self, step: Step, units: int) -> None:
+    def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Move the bar."""
         task = self._progress.tasks[self._progress.task_ids.index(self._ids[step.name])]
-        self._progress.update(self._ids[step.name], completed=min(units, task.total or units))
+        self._progress.update(self._ids[step.name], completed=min(units, task.total or units), documents=documents)
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """Fill the bar."""
@@ -116,7 +119,7 @@ class Lines:
         before = f", {len(done)} done before" if done else ""
         logger.info("%s: %d tasks%s, %s", LABELS.get(step.name, step.name), len(todo), before, amount(self._total, step.unit))
 
-    def step_moved(self, step: Step, units: int) -> None:
+    def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Log now and then."""
         now = monotonic()
         if now - self._last < _LINE_SECONDS or not self._total:
@@ -125,7 +128,10 @@ class Lines:
         rate = units / (now - self._start)
         left = duration((self._total - units) / rate) if rate and units < self._total else "soon"
         share = min(1.0, units / self._total)
-        logger.info("%s: %.0f %%, %s/s, done in %s", LABELS.get(step.name, step.name), 100 * share, amount(rate, step.unit), left)
+        shown = f"{amount(rate, step.unit)}/s"
+        if documents:
+            shown += f", {amount(documents / (now - self._start), 'documents')}/s"
+        logger.info("%s: %.0f %%, %s, done in %s", LABELS.get(step.name, step.name), 100 * share, shown, left)
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """Log the step's one line."""

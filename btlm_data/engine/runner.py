@@ -34,8 +34,8 @@ class Events(Protocol):
     def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None:
         """Tasks in `done` were proved done by their receipts."""
 
-    def step_moved(self, step: Step, units: int) -> None:
-        """`units` of the step's work done in this run so far."""
+    def step_moved(self, step: Step, units: int, documents: int) -> None:
+        """`units` of the step's work done in this run so far, and documents of finished tasks, where the step counts them."""
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """All tasks of the step have receipts."""
@@ -69,14 +69,15 @@ def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list
                 receipts.forget(work_dir, step.name, task.id)
             todo.append(task)
     events.step_started(step, todo, [task for task in step.tasks if task.id in found])
-    before = engine.progress()
+    before, documents = engine.progress(), 0
     for result in engine.map(step, todo, str(work_dir)):
         if result is not None:
             outputs = [*result.task.outputs, *result.counts.extra.get("outputs", [])]
             digest = digests[result.task.id]
             receipts.write(work_dir, step.name, step.version, result.task.id, digest, outputs, result.counts.to_json(), result.seconds)
             found[result.task.id] = result.counts
-        events.step_moved(step, engine.progress() - before)
+            documents += result.counts.extra.get("documents", 0)
+        events.step_moved(step, engine.progress() - before, documents)
     events.step_finished(step, perf_counter() - start, len(step.tasks) - len(todo))
     return [found[task.id] for task in step.tasks]
 

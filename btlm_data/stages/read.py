@@ -30,7 +30,7 @@ from btlm_data import seeding
 from btlm_data.config import Settings, digest
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats import columns, rejects
-from btlm_data.formats.documents import BLOCK_BYTES, Fields, Reject, count_records, read_blocks
+from btlm_data.formats.documents import BLOCK_BYTES, Fields, count_records, read_blocks
 from btlm_data.formats.documents import Block as RecordBlock
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
@@ -212,6 +212,7 @@ def work(task: Task, settings: ReadSettings, work_dir: str) -> Counts:
         "stages": {name: counts.to_json() for name, counts in stages.items()},
         "blocks": blocks,
         "num_lines": num_lines,
+        "documents": sum(count for _, count in blocks),
         "outputs": outputs,
     }
     return result
@@ -364,7 +365,7 @@ class BlockWriter:
         lines = []
         for reject, index in zip(records.block.rejects, records.reject_files, strict=True):
             name = self.segments[index].file.name
-            if self.settings.strict:
+            if self.settings.strict and self.segments[index].start == 0:  # elsewhere the driver, which knows the line, raises it
                 raise strict_error(name, reject.line, reject.reason, reject.detail)
             self.acquire.add(self.split, UNREADABLE, "in", 1, reject.num_bytes)
             self.acquire.add(self.split, UNREADABLE, f"drop:{reject.reason}", 1, reject.num_bytes)
