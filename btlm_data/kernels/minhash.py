@@ -53,19 +53,21 @@ class Normalised:
         return len(self.num_chars)
 
 
-def normalise(texts: Sequence[str], utf8: UInt8Array, offsets: Int64Array) -> Normalised:
+def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array) -> Normalised:
     """Lower-case, delete ASCII punctuation, strip and collapse white space, each exactly as Python's `str` does it.
 
-    texts: n documents. utf8, offsets: the same documents, encoded one after the other, and n + 1 offsets. A capital sigma's
-    lower case depends on its neighbours, so documents with one go through `str.lower` first; all others never leave the buffer.
+    utf8, offsets: n documents, encoded one after the other, and n + 1 offsets. texts: the same documents, or None. A capital sigma's
+    lower case depends on its neighbours, so documents with one go through `str.lower`; all others never leave the buffer.
     """
     n = _run_normalise(utf8, offsets)
     sigmas = np.flatnonzero(n.num_chars < 0)
     if not len(sigmas):
         return n
-    lowered = [texts[d].lower().encode() for d in sigmas.tolist()]
-    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(text) for text in lowered])))
-    return _replace(n, sigmas, _run_normalise(np.frombuffer(b"".join(lowered), np.uint8), bounds))
+    bounds = offsets.tolist()
+    original = (texts[d] if texts is not None else utf8[bounds[d] : bounds[d + 1]].tobytes().decode() for d in sigmas.tolist())
+    lowered = [text.lower().encode() for text in original]
+    lengths = np.cumsum([len(text) for text in lowered])
+    return _replace(n, sigmas, _run_normalise(np.frombuffer(b"".join(lowered), np.uint8), np.concatenate((np.zeros(1, np.int64), lengths))))
 
 
 def _run_normalise(utf8: UInt8Array, offsets: Int64Array) -> Normalised:
