@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.progress import Task as RichTask
+from rich.table import Column
 from rich.text import Text
 
 from btlm_data.task import Step, Task
@@ -50,22 +51,35 @@ def duration(seconds: float) -> str:
 
 
 class _Rate(ProgressColumn):
+    """Speed so far, in the step's unit and in documents where the step counts them."""
+
     def render(self, task: RichTask) -> Text:
-        unit = task.fields["unit"]
-        rate = amount(task.speed, unit) + "/s" if task.speed else ""
-        documents = task.fields.get("documents", 0)
-        if documents and task.elapsed:
-            rate += f"  {amount(documents / task.elapsed, 'documents')}/s"
-        return Text(f"{amount(task.completed, unit)} of {amount(task.total or 0, unit)}  {rate}", style="dim")
+        if not task.elapsed or not task.completed or task.fields.get("before"):
+            return Text("done before" if task.fields.get("before") else "")
+        rate = f"{amount(task.completed / task.elapsed, task.fields['unit'])}/s"
+        if documents := task.fields.get("documents", 0):
+            rate += f" {amount(documents / task.elapsed, 'doc')}/s"
+        return Text(rate, style="dim")
+
+
+class _Time(ProgressColumn):
+    """Time left while it runs, time taken when it has ended."""
+
+    def render(self, task: RichTask) -> Text:
+        if task.finished:
+            return Text(duration(task.finished_time or 0), style="green")
+        left = task.time_remaining
+        return Text("" if left is None else f"{duration(left)} left", style="cyan")
 
 
 class Bars:
     """Events to live bars on `console`. A context manager: the bars stop when it ends, however it ends."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description:<30}"), BarColumn(bar_width=28), _Rate(), TimeRemainingColumn(compact=True), console=console
-        )
+        line = Column(no_wrap=True)
+        description = TextColumn("{task.description:<29}", table_column=line)
+        share = TextColumn("{task.percentage:>3.0f} %", table_column=line)
+        self._progress = Progress(description, BarColumn(bar_width=12), share, _Rate(line), _Time(line), console=console)
         self._ids: dict[str, TaskID] = {}
         self._started = False
 
@@ -78,22 +92,27 @@ class Bars:
 
     def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None:
         """Add a bar. What receipts prove done is left out: its time is nought, and the rate should be honest."""
+        if not step.tasks:
+            return
         if not self._started:  # the display thread starts only now, after the engine has forked its workers
             self._progress.start()
             self._started = True
-        label = LABELS.get(step.name, step.name)
-        if done and not todo:
-            label += " (done before)"
         total = sum(task.weight for task in todo)
-        self._ids[step.name] = self._progress.add_task(label, total=total or 1, completed=0 if todo else 1, unit=step.unit)
+        label = LABELS.get(step.name, step.name)
+        before = bool(done) and not todo
+        self._ids[step.name] = self._progress.add_task(label, total=total or 1, completed=0 if todo else 1, unit=step.unit, before=before)
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Move the bar."""
+        if step.name not in self._ids:
+            return
         task = self._progress.tasks[self._progress.task_ids.index(self._ids[step.name])]
         self._progress.update(self._ids[step.name], completed=min(units, task.total or units), documents=documents)
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """Fill the bar."""
+        if step.name not in self._ids:
+            return
         task = self._progress.tasks[self._progress.task_ids.index(self._ids[step.name])]
         self._progress.update(self._ids[step.name], completed=task.total)
 
@@ -114,6 +133,8 @@ class Lines:
 
     def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None:
         """Log what is to be done and what was done before."""
+        if not step.tasks:
+            return
         self._total = sum(task.weight for task in todo)
         self._start = self._last = monotonic()
         before = f", {len(done)} done before" if done else ""
@@ -135,5 +156,7 @@ class Lines:
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """Log the step's one line."""
+        if not step.tasks:
+            return
         rate = f", {amount(self._total / seconds, step.unit)}/s" if seconds > 0 and self._total else ""
         logger.info("%s: done in %s%s", LABELS.get(step.name, step.name), duration(seconds), rate)
