@@ -263,8 +263,9 @@ class Prefetcher:
         self._pending = iter(self._files)
         self._turn = threading.Lock()  # held while waiting for room, so that room is given in the order of need
         self._stop = threading.Event()
+        self._num_done = 0
         self._threads = [
-            threading.Thread(target=self._work, name=f"prefetch-{n}", daemon=True) for n in range(min(threads, len(self._files)))
+            threading.Thread(target=self._work, args=(n,), name=f"prefetch-{n}", daemon=True) for n in range(min(threads, len(self._files)))
         ]
 
     def __enter__(self) -> Prefetcher:
@@ -290,15 +291,18 @@ class Prefetcher:
                 if not (cache.folder / "files" / key).exists():
                     cache.forget_use(key)
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
+        """Thread `number` joins in when so many files are there: the first ones come alone, so that the readers can begin early."""
         cache = self._fetcher._cache()
         while True:
             try:
+                _wait(lambda: float(number > self._num_done), self._stop)
                 with self._turn:
                     file, held = self._next_held(cache)
                 if isinstance(held, Partial):
                     held = self._fetcher.complete(cache, file, held, self._stop)
                 held.release(used=False)
+                self._num_done += 1
             except (Stopped, StopIteration):
                 return
             except BtlmError as error:
@@ -376,12 +380,12 @@ def _check(stop: threading.Event | None) -> None:
 
 
 def _pauses(stop: threading.Event | None) -> Iterator[float]:
-    """Seconds to sleep between two looks at the cache, growing from 20 to 200 ms, without end. Raises Stopped."""
-    pause = 0.02
+    """Seconds to sleep between two looks at the cache, growing from 5 to 50 ms, without end. Raises Stopped."""
+    pause = 0.005
     while True:
         _check(stop)
         yield pause
-        pause = min(pause * 1.5, 0.2)
+        pause = min(pause * 1.5, 0.05)
 
 
 def _wait(left: Callable[[], float], stop: threading.Event | None) -> None:
