@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from btlm_data.stages.streams import Index, Stream, StreamSettings
 from btlm_data.task import Counts, Step, Task
 from btlm_data.tokenizer import TokenizerSpec, load_tokenizer
 
+EMITTED = "files.json"  # written into the --emit-text folder when all text is there
 PREPARING = "preparing.json"  # stands in the dataset folder while a run owns it
 
 
@@ -155,6 +157,8 @@ def _stages(context: _Context) -> Prepared:
         version=package_version(),
     )
     finish.write(dataset)
+    for passing in ("pack", "emit"):  # large, and only needed until the shards and the text stand
+        shutil.rmtree(context.work_dir / passing, ignore_errors=True)
     (context.out / PREPARING).unlink(missing_ok=True)
     return Prepared(context.out, context.work_dir, True, context.stages, num_rejects)
 
@@ -199,6 +203,9 @@ def _finished(context: _Context, fingerprint: str) -> Prepared | None:
     if not path.exists():
         return None
     found = manifest.read(path)
+    emit = context.recipe.run.emit_text
+    if emit is not None and found.get("fingerprint") == fingerprint and not (Path(emit) / EMITTED).exists():
+        return None  # the shards are proved done by their receipts; only the text is made
     if found.get("fingerprint") == fingerprint and not context.recipe.run.overwrite and finish.is_whole(context.out, found):
         return Prepared(context.out, context.work_dir, True, context.stages, already_done=True)
     if found.get("fingerprint") != fingerprint and not context.recipe.run.overwrite:
@@ -374,7 +381,7 @@ def _emit(context: _Context, parts: list[Task], blocks: list[Block], reading: re
     lineage = digest([task_digest(step, task) for task in step.tasks])
     write = Step("emit text", emit.VERSION, emit.write, emit.plan_write(step.tasks, results, folder, lineage), None, settings_digest, "doc")
     written = emit.summary(context.step(write))
-    atomic.write_json(Path(to) / "files.json", written)
+    atomic.write_json(Path(to) / EMITTED, written)
 
 
 def _streams(context: _Context, blocks: list[Block], lineage: str) -> tuple[dict[str, Index], str]:
@@ -439,7 +446,7 @@ def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, token
         if settings.shuffle == "samples":
             large = [s for s in sample_sets if not _fits_memory(s, tokenizer.dtype.itemsize)]
             ranges |= {s.folder: pack.plan(s, lineage, run.memory_per_worker) for s in large}
-            packing = [task for folder in ranges.values() for task in folder]
+            packing = [task for s in large if not _written(context, s, ranges, lineage, write) for task in ranges[s.folder]]
             context.step(Step("pack", pack.VERSION, pack.work, packing, pack_settings, pack_settings.digest, "token"))
         tasks = {s.folder: shard.plan_samples(s, ranges[s.folder], lineage, write) for s in sample_sets}
         files = _write(context, tasks, shard.write_samples, write) if not stop else {}
@@ -447,6 +454,13 @@ def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, token
         for done in prepared_set.splits.values():
             done.files.extend(files.get(done.sample_set.folder, []))
     return prepared
+
+
+def _written(context: _Context, sample_set: SampleSet, ranges: Mapping[str, list[Task]], lineage: str, write: shard.WriteSettings) -> bool:
+    """Whether every shard of the set is proved done, so that the packed samples, which a finished run deletes, are not needed."""
+    tasks = shard.plan_samples(sample_set, ranges[sample_set.folder], lineage, write)
+    step = Step("shard", shard.VERSION, shard.write_samples, tasks, write, write.digest, "token")
+    return all(is_done(step, task, context.work_dir) for task in tasks)
 
 
 def _fits_memory(sample_set: SampleSet, itemsize: int) -> bool:

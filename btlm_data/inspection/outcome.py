@@ -44,6 +44,8 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
     for warning in prepared.warnings:
         _print(console, f"  [yellow]{warning}[/]")
     if prepared.complete:
+        size = sum(path.stat().st_size for path in prepared.work_dir.rglob("*") if path.is_file())
+        _print(console, f"  {amount(size, 'B')} of work files in {prepared.work_dir}: kept for quick changes of options, safe to delete.")
         _print(
             console,
             f"[bold green]Prepared[/] {recipe.run.out}. Next: `btlm-data inspect {recipe.run.out}`, `btlm-data verify {recipe.run.out}`.",
