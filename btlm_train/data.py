@@ -384,6 +384,7 @@ class ShardSet:
                 if number != current or handle is None:
                     if handle is not None:
                         handle.kept = None
+                        handle = None  # or it could not be closed to make room for the next
                     current, handle = number, _HANDLES.get(self.files[number])
                 before = self.ends[number] - self.files[number].rows
                 upto = min(stop, self.ends[number])
