@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ def _inspect_one(opened: Opened, sample: Sequence[int], split: str | None, num_s
     if reason:
         unknown.append(reason)
     report["tokenizer_guess"] = guessed
+    if guessed is not None and opened.eos_id is None:
+        opened = replace(opened, foreign=opened.foreign | {"eos_id": GPT2_EOS})
+        measured = {name: _measure_tokens(opened, name, rows[name], []) for name in names}
     report["splits"] = {name: _split(opened, name, rows[name], measured[name]) for name in names}
     report["tokens"] = {name: _named(value, tokenizer) for name, value in measured.items() if value is not None}
     tables: dict[str, DocumentTable] = {}

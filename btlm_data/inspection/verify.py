@@ -15,12 +15,12 @@ from btlm_data.errors import DataError
 from btlm_data.formats import shards
 from btlm_data.formats.manifest import FILE_NAME
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
-from btlm_data.inspection.check import Check, Report, tell_problems
+from btlm_data.inspection.check import Check, Report, line, tell_problems
 from btlm_data.inspection.dataset import FileEntry, Listed, Manifest, Opened, open_path
 from btlm_data.inspection.scan import Job, Scan, describe, plan_jobs, readable_layout, scan_all, sha256_of
 from btlm_data.inspection.stream_checks import check_streams
 
-__all__ = ["Check", "passed", "verify"]
+__all__ = ["Check", "line", "passed", "verify"]
 
 
 def verify(path: Path, report_line: Callable[[Check], None]) -> list[Check]:
