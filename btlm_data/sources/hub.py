@@ -78,8 +78,9 @@ def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Se
     globs = [*itertools.chain.from_iterable(patterns.values())] if patterns is not None else [glob or "**"]
     folders = _folders(globs)
     entries: list[Any] = []
+    patient = run.model_copy(update={"retries": min(run.retries, 1)})  # huggingface_hub repeats each page of a listing by itself
     for folder in folders:
-        entries += _answer(functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, run)
+        entries += _answer(functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, patient)
     files: dict[str, SourceFile] = {}
     splits = splits_of([entry.path for entry in entries], patterns, glob)
     for entry in entries:
