@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from btlm_train import mup
 from btlm_train.config import ModelConfig
 
-LOSS_CHUNK_TOKENS = 512  # logits of so many tokens exist at once: 512 x 50257 floats are 103 MB
+LOSS_CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
@@ -214,8 +214,9 @@ class BTLM(nn.Module):
     def _token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, hits = [], []
         flat, target = hidden.flatten(0, 1), labels.flatten().long()
-        for start in range(0, len(target), LOSS_CHUNK_TOKENS):
-            h, y = flat[start : start + LOSS_CHUNK_TOKENS], target[start : start + LOSS_CHUNK_TOKENS]
+        size = LOSS_CHUNK_TOKENS.get(flat.device.type, 1024)
+        for start in range(0, len(target), size):
+            h, y = flat[start : start + size], target[start : start + size]
             logits = self.logits(h).float()
             losses.append(F.cross_entropy(logits, y, reduction="none"))
             hits.append(logits.argmax(1) == y)
@@ -246,16 +247,21 @@ class _SummedCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_h = torch.empty_like(h) if needs_grad else None
         grad_w = torch.zeros_like(weight) if needs_grad else None
-        for start in range(0, h.shape[0], LOSS_CHUNK_TOKENS):
-            part = slice(start, start + LOSS_CHUNK_TOKENS)
-            chunk, label, keep = h[part].to(dtype), labels[part].long(), mask[part].float()
-            logits = torch.mm(chunk, w.T).float().mul_(scale)  # (chunk, V)
-            log_z = logits.logsumexp(1)
-            total += ((log_z - logits.gather(1, label[:, None])[:, 0]) * keep).sum()
+        size = min(LOSS_CHUNK_TOKENS.get(h.device.type, 1024), h.shape[0])
+        buffer = torch.empty(size, weight.shape[0], dtype=dtype, device=h.device)  # one for all chunks: fresh memory is slow memory
+        for start in range(0, h.shape[0], size):
+            part = slice(start, start + size)
+            chunk, label, keep = h[part].to(dtype), labels[part].long()[:, None], mask[part].float()[:, None]
+            logits = torch.mm(chunk, w.T, out=buffer[: len(chunk)]).float().mul_(scale)  # (chunk, V)
+            highest = logits.amax(1, keepdim=True)
+            loss = highest - logits.gather(1, label)
+            logits.sub_(highest).exp_()
+            norm = logits.sum(1, keepdim=True)
+            total += ((loss + norm.log()) * keep).sum()
             if grad_h is not None and grad_w is not None:
-                logits.sub_(log_z[:, None]).exp_()  # now the probabilities
-                logits[torch.arange(len(label), device=h.device), label] -= 1.0
-                gradient = logits.mul_((keep * scale)[:, None]).to(dtype)
+                logits.mul_(keep * scale / norm)  # probabilities, times what the chain rule asks for
+                logits.scatter_add_(1, label, -keep * scale)
+                gradient = logits.to(dtype)
                 grad_h[part] = torch.mm(gradient, w).to(h.dtype)
                 if dtype == grad_w.dtype:
                     grad_w.addmm_(gradient.T, chunk)
