@@ -49,7 +49,7 @@ def task_digest(step: Step, task: Task) -> str:
 
 def is_done(step: Step, task: Task, work_dir: Path) -> bool:
     """True if a receipt proves that the task's outputs are there as its inputs and settings would make them."""
-    return receipts.proves(receipts.read(work_dir, step.name, task.id), task_digest(step, task), work_dir)
+    return receipts.proves(receipts.read(work_dir, step.name, task.id), task_digest(step, task), work_dir, task.outputs)
 
 
 def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list[Counts]:
@@ -61,7 +61,7 @@ def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list
     todo: list[Task] = []
     for task in step.tasks:
         receipt = receipts.read(work_dir, step.name, task.id)
-        if receipts.proves(receipt, digests[task.id], work_dir):
+        if receipts.proves(receipt, digests[task.id], work_dir, task.outputs):
             assert receipt is not None
             found[task.id] = Counts.from_json(receipt.counts)
         else:

@@ -95,6 +95,11 @@ def read(path: Path, names: Iterable[str] | None = None, *, verify: bool = False
         raise DataError(f"{path} is missing. Run the same command again: it is made anew.") from error
     header = json.loads(header_bytes)
     arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, entry in header["arrays"].items():
+        if entry["offset"] + int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(entry["dtype"]).itemsize > size:
+            raise DataError(
+                f"{path} is torn: column {name!r} ends beyond the file's {size} bytes. Remove it and run the same command again."
+            )
     for name in header["arrays"] if names is None else names:
         entry = header["arrays"].get(name)
         if entry is None:
@@ -103,10 +108,6 @@ def read(path: Path, names: Iterable[str] | None = None, *, verify: bool = False
             )
         dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
         count = int(np.prod(shape, dtype=np.int64))
-        if entry["offset"] + count * dtype.itemsize > size:
-            raise DataError(
-                f"{path} is torn: column {name!r} ends beyond the file's {size} bytes. Remove it and run the same command again."
-            )
         array = np.frombuffer(mapped, dtype=dtype, count=count, offset=entry["offset"]).reshape(shape) if count else np.empty(shape, dtype)
         if verify and xxhash.xxh3_64_hexdigest(_bytes(np.ascontiguousarray(array))) != entry["xxh3"]:
             raise DataError(f"{path} is damaged: column {name!r} does not match its checksum. Remove it and run the same command again.")

@@ -2,8 +2,8 @@
 
     work/receipts/STEP/TASK.json   {"digest", "step", "version", "task", "outputs": {path: bytes}, "counts", "seconds"}
 
-A task is done if its receipt names the same digest (step, version, settings, arguments, input digests) and its outputs
-still have their sizes. A receipt of another digest is removed *before* its task is done again, so that no receipt
+A task is done if its receipt names the same digest (step, version, settings, arguments, input digests) and the task's
+outputs, and these still have their sizes. A receipt of another digest is removed *before* its task is done again, so that no receipt
 ever stands beside outputs it does not describe.
 """
 
@@ -45,13 +45,17 @@ def read(work_dir: Path, step: str, task_id: str) -> Receipt | None:
         return None
 
 
-def proves(receipt: Receipt | None, digest: str, work_dir: Path) -> bool:
-    """True if the receipt is of this digest and every output still has its size."""
-    if receipt is None or receipt.digest != digest:
+def proves(receipt: Receipt | None, digest: str, work_dir: Path, outputs: Iterable[str] = ()) -> bool:
+    """True if the receipt is of this digest, names all of `outputs`, and every output still has its size.
+
+    Outputs are no part of the digest (a dataset can move together with its work folder), so one work folder can serve two
+    dataset folders: a shard in the one proves nothing about the other.
+    """
+    if receipt is None or receipt.digest != digest or not receipt.outputs.keys() >= set(outputs):
         return False
     try:
         return all((work_dir / path).stat().st_size == size for path, size in receipt.outputs.items())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

@@ -42,6 +42,10 @@ def list_local(settings: SourceSettings) -> Listing:
         if kind is None or (has_splits and "/" not in name and path.suffix == ".json"):
             left_out[path.suffix or "(no ending)"] += 1
             continue
+        if not _is_utf8(name):
+            raise InputError(
+                f"The file name {name!r} is not UTF-8, so it cannot be recorded. Rename the file or its folder, or name another --source."
+            )
         try:
             status = path.stat()
         except OSError as error:
@@ -60,6 +64,15 @@ def list_local(settings: SourceSettings) -> Listing:
         files = [replace(file, source=layout_source(file.name)) for file in files]
         provenance["layout"] = "RedPajama-1T"
     return Listing(tuple(files), provenance)
+
+
+def _is_utf8(name: str) -> bool:
+    """False where the system's bytes for a name are none (Python then holds them as lone surrogates)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _find(name: str) -> tuple[Path, list[Path]]:

@@ -6,7 +6,7 @@
     work/read/PART-BLOCK.rejects  JSON Lines, only where something was rejected or dropped: see formats/rejects.py
 
 Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32 (0-based, within
-the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint16 (index into meta["sources"]),
+the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint32 (index into meta["sources"]),
 `num_bytes` uint32 and `num_chars` uint32 of the cleaned text, `key` uint64 (seeding.document_keys) and, where asked for,
 `sha256` (n, 32) uint8 of the cleaned text. Every file's meta["digest"] says which settings and inputs it was made from.
 

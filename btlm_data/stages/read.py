@@ -414,12 +414,12 @@ class BlockWriter:
 
     def _count(
         self, records: _Records, texts: list[str], lengths: npt.NDArray[np.int64], reasons: dict[int, str], keys: npt.NDArray[np.uint64]
-    ) -> tuple[list[str], npt.NDArray[np.uint16]]:
+    ) -> tuple[list[str], npt.NDArray[np.uint32]]:
         """Fill the ledger's cells for acquire and clean, collect examples; returns source names and each document's code."""
         names = records.block.sources
         sources = sorted(set(names))
         index = {name: code for code, name in enumerate(sources)}
-        codes = np.fromiter(map(index.__getitem__, names), np.uint16, len(names))
+        codes = np.fromiter(map(index.__getitem__, names), np.uint32, len(names))
         raw = lengths.copy()
         for i, size in self.raw_bytes.items():
             raw[i] = size
