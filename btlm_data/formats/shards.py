@@ -274,7 +274,9 @@ class _Writer:
         if self.plain:
             from btlm_data.kernels import deflate
 
-            self._append(*deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize))
+            shape = self.dataset.shape
+            labels = 2 * shape[2] - 1 if len(shape) == 3 else 0  # how far behind the inputs they repeat them
+            self._append(*deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize, labels))
             return
         pieces = []
         for row in rows:

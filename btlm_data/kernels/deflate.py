@@ -29,6 +29,7 @@ _jit = numba.njit(cache=True, nogil=True)
 WINDOW = 32768  # bytes a match may reach back
 MAX_CODE_BITS = 12  # four literals then fit one 64-bit word beside each other
 _END = 256  # end-of-block symbol
+_NEVER = 16  # bits: more than an operation's second part costs where it is worth taking
 _HASH_BITS = 15
 _SAMPLED_UNITS = 1 << 17  # units looked at to make the Huffman code
 _GROUP_UNITS = 1 << 17  # units searched before they are coded
@@ -53,7 +54,8 @@ _DISTANCE_SYMBOL = np.concatenate(
 # An operation of the search is one word: a | b << 10 | number of extra bits << 20 | extra bits << 24.
 #   a  0..255 a literal byte                             256 + k  a match of k units
 #   b  0..255 a second byte and the zeros above it       256 + c  distance symbol c      288 + x  a literal byte alone
-_MATCH, _ALONE, _ENTRIES = 256, 288, 544
+#                                                        287      the three bytes above it as in the unit before (width 4)
+_MATCH, _PREVIOUS, _ALONE, _ENTRIES = 256, 287, 288, 544
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def make_code(counts: npt.NDArray[np.int64], distance_counts: npt.NDArray[np.int
     a[_MATCH + 2 : _MATCH + 256 // width + 1] = length[2 * width : 257 : width]
     if width == 4:
         a[_MATCH + 1] = length[4]
+        b[_PREVIOUS] = _join(length[3], distance[_distance_symbol(4)])
     return Code(a, b, length, distance, literal[_END], _headers(literal_lengths, distance_lengths))
 
 
@@ -226,7 +229,7 @@ def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.
     back = 4 * (2 * length - 1)
     mask_runs = run_lengths(4 * length - 4)
     label_runs = mask_runs if back <= WINDOW else []
-    counts, distance_counts, looked = _counts(rows, length, 4)
+    counts, distance_counts, looked = _counts(rows, length, 4, 0)
     for size in mask_runs + label_runs:
         counts[257 + _LENGTH_SYMBOL[size]] += looked
     distance_counts[_distance_symbol(4)] += looked * len(mask_runs)
@@ -244,17 +247,17 @@ def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.
         tail.entry(code.length[size])
         tail.entry(code.distance[symbol])
         tail.put(back - int(_DISTANCE_BASE[symbol]), int(_DISTANCE_EXTRA[symbol]))
-    return _deflate(rows, length, 4, code, tail, 3, back > WINDOW)
+    return _deflate(rows, length, 4, 0, code, tail, 3, back > WINDOW)
 
 
-def deflate_units(units: npt.NDArray[Any], width: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def deflate_units(units: npt.NDArray[Any], width: int, hint: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Compress rows of units (n, M), uint16 or uint32: row i becomes the zlib stream of them as little-endian elements of `width` bytes.
 
-    width: 2 or 4, at least that of the units. Returns the streams one after another and the n + 1 offsets between them.
+    width: 2 or 4, at least that of the units. hint: a distance in units at which long repeats are likely (0: none). Returns the streams one after another and the n + 1 offsets between them.
     """
     units = _narrow(units)
-    counts, distance_counts, _ = _counts(units, units.shape[1], width)
-    return _deflate(units, units.shape[1], width, make_code(counts, distance_counts, width), _Bits(), 1, False)
+    counts, distance_counts, _ = _counts(units, units.shape[1], width, hint)
+    return _deflate(units, units.shape[1], width, hint, make_code(counts, distance_counts, width), _Bits(), 1, False)
 
 
 def _narrow(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -263,7 +266,7 @@ def _narrow(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _deflate(
-    rows: npt.NDArray[Any], body: int, width: int, code: Code, tail: _Bits, planes: int, repeat: bool
+    rows: npt.NDArray[Any], body: int, width: int, hint: int, code: Code, tail: _Bits, planes: int, repeat: bool
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Search and code all rows, some at a time so that the operations stay in the processor's cache."""
     group = max(1, _GROUP_UNITS // body)
@@ -279,7 +282,7 @@ def _deflate(
     for start in range(0, len(rows), group):
         some = buffer[: len(rows) - start]
         some[:] = rows[start : start + group]
-        search.run(some, body, width, costs)
+        search.run(some, body, width, hint, costs)
         _emit(
             some, body, width, planes, repeat, search.ops, search.ends, header, code.header.count, ending, tail.count,
             code.a, code.b, np.uint64(code.end), out, offsets[start:],
@@ -291,13 +294,15 @@ def _distance_symbol(distance: int) -> int:
     return int(_DISTANCE_SYMBOL[distance - 1] if distance <= 256 else _DISTANCE_SYMBOL[256 + (distance - 1) // 128])
 
 
-def _counts(rows: npt.NDArray[Any], body: int, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+def _counts(rows: npt.NDArray[Any], body: int, width: int, hint: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Symbol counts (286,) and (30,) of an even sample of rows, 1 for every other symbol that may occur; rows looked at."""
     sample = rows[:: max(1, rows.size // _SAMPLED_UNITS)].copy()
     search = _Search(body, len(sample))
     guess = (np.full(_ENTRIES, 8, np.uint8), np.full(_ENTRIES, 8, np.uint8))  # bits of each part before anything is known
     guess[0][_MATCH:], guess[1][_MATCH:_ALONE] = 3, 4
-    search.run(sample, body, width, guess)
+    if not hint:
+        guess[1][_PREVIOUS] = _NEVER  # good for the counters of the vsl layout; in text it would take bits from what is better
+    search.run(sample, body, width, hint, guess)
     ops = search.ops[: search.ends[len(sample) - 1]]
     a = np.bincount((ops & np.uint64(1023)).astype(np.int64), minlength=_ENTRIES)
     b = np.bincount((ops >> np.uint64(10) & np.uint64(1023)).astype(np.int64), minlength=_ENTRIES)
@@ -305,6 +310,9 @@ def _counts(rows: npt.NDArray[Any], body: int, width: int) -> tuple[npt.NDArray[
     counts[:256] = a[:256] + b[:256] + b[_ALONE:]
     counts[0] += (width - 2) * b[:256].sum()
     counts[_END] = len(sample)
+    if width == 4:
+        counts[257 + _LENGTH_SYMBOL[3]] += b[_PREVIOUS] + 1
+        distance_counts[_distance_symbol(4)] += b[_PREVIOUS] + 1
     sizes = np.arange(1, 256 // width + 1)
     np.add.at(counts, 257 + _LENGTH_SYMBOL[sizes * width], a[_MATCH + sizes])
     possible = np.zeros(286, bool)
@@ -325,16 +333,18 @@ class _Search:
         self.ops = np.empty(2 * body * group, np.uint64)
         self.ends = np.zeros(group, np.int64)
 
-    def run(self, rows: npt.NDArray[Any], body: int, width: int, costs: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]) -> None:
+    def run(
+        self, rows: npt.NDArray[Any], body: int, width: int, hint: int, costs: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+    ) -> None:
         _find(
-            rows, body, width, costs[0], costs[1], _DISTANCE_SYMBOL, _DISTANCE_BASE, _DISTANCE_EXTRA, self.tables, self.distances,
-            self.ops, self.ends,
+            rows, body, width, hint if 0 < hint * width <= WINDOW else body, costs[0], costs[1], _DISTANCE_SYMBOL, _DISTANCE_BASE,
+            _DISTANCE_EXTRA, self.tables, self.distances, self.ops, self.ends,
         )  # fmt: skip
 
 
 @_jit
 def _find(
-    rows: npt.NDArray[Any], body: int, width: int, cost_a: npt.NDArray[np.uint8], cost_b: npt.NDArray[np.uint8],
+    rows: npt.NDArray[Any], body: int, width: int, hint: int, cost_a: npt.NDArray[np.uint8], cost_b: npt.NDArray[np.uint8],
     symbol: npt.NDArray[np.int64], base_distance: npt.NDArray[np.int64], extra: npt.NDArray[np.int64],
     tables: npt.NDArray[np.uint16], distances: npt.NDArray[np.uint16], ops: U64, ends: npt.NDArray[np.int64],
 ) -> None:  # fmt: skip
@@ -343,6 +353,7 @@ def _find(
     First the last place of each unit, pair and triple, for all positions and without a branch; then a walk that takes the
     longest match found, or a single unit's where that is cheaper than its literals. Places are kept modulo 2^16 and the tables
     are not cleared between rows: what they say is only ever a hint, the units themselves are compared.
+    At distance `hint` every position is tried (`body`: at none).
     Unit 0 is always a literal and never copied from, so that a sample's labels can start at unit 1.
     """
     item = rows.itemsize
@@ -359,6 +370,7 @@ def _find(
     if width == 4:
         for c in range(30):
             single_cost[c] = np.int64(cost_a[_MATCH + 1]) + np.int64(cost_b[_MATCH + c]) + extra[c]
+    counters = width == 4 and cost_b[_PREVIOUS] < _NEVER
     count = 0
     base = 0
     for r in range(len(rows)):
@@ -397,6 +409,9 @@ def _find(
                 n3 = (trailing_zeros(here ^ load64(row, (i - d3) * item)) >> to_units) * min(d3, np.int64(1))
                 length = max(n2, n3)
                 distance = d3 if n3 >= n2 else d2
+                if i > hint and (trailing_zeros(here ^ load64(row, (i - hint) * item)) >> to_units) >= length:
+                    length = trailing_zeros(here ^ load64(row, (i - hint) * item)) >> to_units
+                    distance = np.int64(hint)
                 if length == per_load:
                     while length < longest and i + length + per_load <= body:
                         more = load64(row, (i + length) * item) ^ load64(row, (i + length - distance) * item)
@@ -418,10 +433,14 @@ def _find(
                 back = max(single, np.int64(1)) * width - 1
                 c = symbol[back if back < 256 else 256 + (back >> 7)]
                 match = np.uint64((_MATCH + 1) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24)
-                literal_cost = np.int64(cost_a[low]) + np.int64(cost_b[second]) + (16 if high else 0)
+                # Its upper bytes may stand in the unit before as well (not in unit 0: the labels have another one before unit 1).
+                known = counters and i > 1 and np.uint64(row[i - 1]) >> np.uint64(8) == token >> np.uint64(8)
+                upper_cost = np.int64(cost_b[second]) + (16 if high else 0)
+                known = known and np.int64(cost_b[_PREVIOUS]) < upper_cost
+                literal_cost = np.int64(cost_a[low]) + (np.int64(cost_b[_PREVIOUS]) if known else upper_cost)
                 taken = (single > 0) & (row[i - single] == row[i]) & (single_cost[c] < literal_cost)
-                literal = low | second << np.uint64(10)
-                if high and not taken:
+                literal = low | (np.uint64(_PREVIOUS) if known else second) << np.uint64(10)
+                if high and not taken and not known:
                     ops[count] = low | (np.uint64(_ALONE) + second) << np.uint64(10)
                     count += 1
                     literal = high & byte | (np.uint64(_ALONE) + (high >> np.uint64(8))) << np.uint64(10)

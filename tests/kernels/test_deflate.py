@@ -56,11 +56,11 @@ def test_any_inflate_gives_a_samples_three_planes(rows: npt.NDArray[Any]) -> Non
 
 
 @settings(max_examples=80, deadline=None)
-@given(token_rows(extra=0), st.sampled_from([2, 4]))
-def test_any_inflate_gives_the_units(rows: npt.NDArray[Any], width: int) -> None:
+@given(token_rows(extra=0), st.sampled_from([2, 4]), st.integers(0, 9000))
+def test_any_inflate_gives_the_units(rows: npt.NDArray[Any], width: int, hint: int) -> None:
     if width == 2:
         rows = rows.astype(np.uint16)
-    assert inflated(*deflate.deflate_units(rows, width)) == [row.astype(f"<u{width}").tobytes() for row in rows]
+    assert inflated(*deflate.deflate_units(rows, width, hint)) == [row.astype(f"<u{width}").tobytes() for row in rows]
 
 
 @pytest.mark.parametrize("length", range(1, 140))
@@ -89,6 +89,14 @@ def test_labels_cost_next_to_nothing_within_the_window() -> None:
     one = deflate.deflate_units(row[:, :-1].copy(), 4)[1][-1]
     three = deflate.deflate_samples(row)[1][-1]
     assert three < 1.03 * one
+
+
+def test_counters_cost_little_more_than_their_lowest_byte() -> None:
+    """attention_span and position_ids: nothing repeats, but the upper bytes stay."""
+    counters = np.arange(4 * 2048, dtype=np.uint32).reshape(4, -1) + 70_000
+    stored, offsets = deflate.deflate_units(counters, 4, 2047)
+    assert inflated(stored, offsets) == [row.astype("<u4").tobytes() for row in counters]
+    assert len(stored) < 1.6 * counters.size
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=300), st.integers(9, 15))
