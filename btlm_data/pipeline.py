@@ -21,7 +21,7 @@ from typing import Any
 from btlm_data.config import SPLITS, Recipe, Run, Settings, digest
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Engine, Events, exclusive, is_done, run_step, task_digest
-from btlm_data.errors import InputError, OutputError
+from btlm_data.errors import DataError, InputError, OutputError
 from btlm_data.formats import atomic, manifest, rejects
 from btlm_data.formats.documents import Fields
 from btlm_data.sources.base import SourceFile
@@ -200,15 +200,21 @@ def _check_out(out: Path, work_dir: Path, recipe: Recipe) -> None:
 def _finished(context: _Context, fingerprint: str) -> Prepared | None:
     """What is already there: this very dataset (done), another one (OutputError unless --overwrite), or nothing."""
     path = context.out / manifest.FILE_NAME
-    if not path.exists():
+    if not path.exists() or context.recipe.run.overwrite:
         return None
-    found = manifest.read(path)
+    try:
+        found = manifest.read(path)
+    except DataError as error:
+        raise OutputError(
+            f"The output folder {context.out} holds a dataset.json that is not of this program: {error}\n"
+            "Choose another --out, or pass --overwrite to replace it."
+        ) from None
     emit = context.recipe.run.emit_text
     if emit is not None and found.get("fingerprint") == fingerprint and not (Path(emit) / EMITTED).exists():
         return None  # the shards are proved done by their receipts; only the text is made
-    if found.get("fingerprint") == fingerprint and not context.recipe.run.overwrite and finish.is_whole(context.out, found):
+    if found.get("fingerprint") == fingerprint and finish.is_whole(context.out, found):
         return Prepared(context.out, context.work_dir, True, context.stages, already_done=True)
-    if found.get("fingerprint") != fingerprint and not context.recipe.run.overwrite:
+    if found.get("fingerprint") != fingerprint:
         differences = _differences(found.get("configuration", {}), context.settings.model_dump(mode="json"))
         what = "; ".join(differences[:5]) or "other input files or another tokenizer"
         raise OutputError(

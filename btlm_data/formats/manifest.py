@@ -30,9 +30,10 @@ def ledger(stages: Mapping[str, Counts]) -> list[dict[str, Any]]:
     """Entries of the ledger from each stage's counts, in stage order, then split and source."""
     entries: list[dict[str, Any]] = []
     for stage in STAGES:
-        counts = stages.get(stage, Counts())
-        for split, source in sorted({(split, source) for split, source, _ in counts.cells}):
-            cells = {what: amount for (s, n, what), amount in counts.cells.items() if (s, n) == (split, source)}
+        by_place: dict[tuple[str, str], dict[str, Amount]] = {}
+        for (split, source, what), amount in stages.get(stage, Counts()).cells.items():
+            by_place.setdefault((split, source), {})[what] = amount
+        for (split, source), cells in sorted(by_place.items()):
             entries.append(
                 {
                     "stage": stage,
