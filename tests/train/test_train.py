@@ -194,12 +194,10 @@ def killed_again_and_again(params: Path, folder: Path, seed: int, most: int) -> 
         kills += 1
 
 
-def test_killed_and_rerun_equals_undisturbed(whole: Any, tmp_path: Path) -> None:
+def test_killed_and_rerun_equals_undisturbed(whole: Any, data: Path, tmp_path: Path) -> None:
     """kill -9 at random moments, a checkpoint at every step: the curve is that of an undisturbed run, bit for bit."""
-    params, curve, weights = whole
-    often = tiny.write_params(
-        tmp_path / "params.yaml", Path(load_params(str(params)).train.data_dir), runconfig={"checkpoint_steps": 1, "max_checkpoints": 2}
-    )  # type: ignore[union-attr, arg-type]
+    _, curve, weights = whole
+    often = tiny.write_params(tmp_path / "params.yaml", data, runconfig={"checkpoint_steps": 1, "max_checkpoints": 2})
     assert killed_again_and_again(often, tmp_path / "run", seed=1, most=2) >= 1
     assert tiny.losses(tmp_path / "run") == curve
     assert same(final_weights(tmp_path / "run"), weights)
