@@ -1,0 +1,186 @@
+"""Sketching (normalise, hash every 13-gram, 128 permutations, bands) against datasketch on the same documents, one core.
+
+Theirs is given SlimPajama's features and its own SHA-1 hash: `update_batch` over a document's features, and the reference scripts' loop,
+`update` feature by feature; making the features is part of both, as it is part of ours. Also: the planted near-duplicates of the
+corpus (truth.json, tools/build_corpus.py), recall by edit rate and precision by exact Jaccard similarity, decided end to end.
+
+BTLM_BENCH_CORPUS names the corpus; without it the sample inside the package is used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from tests.reference import minhash as reference
+
+SAMPLE = Path(__file__).resolve().parents[2] / "btlm_data/data/sample"
+OURS_BYTES = 64_000_000
+BATCH_BYTES = 3_000_000
+LOOP_BYTES = 500_000
+
+
+def run() -> list[dict[str, Any]]:
+    """Rows of MB/s and their ratios, then recall and precision."""
+    return [*speed(), *planted()]
+
+
+def corpus() -> Path:
+    return Path(os.environ.get("BTLM_BENCH_CORPUS") or SAMPLE)
+
+
+def documents(split: str = "train") -> Iterator[tuple[str, int, str]]:
+    """(file, line, text) of every record with text."""
+    for path in sorted(corpus().glob(f"{split}/**/*.jsonl.zst")):
+        with path.open("rb") as file:
+            lines = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read().split(b"\n")
+        for number, line in enumerate(lines):
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if isinstance(text, str) and len(text) >= 200:
+                yield path.relative_to(corpus()).as_posix(), number, text
+
+
+def speed() -> list[dict[str, Any]]:
+    """Seconds per MB on documents spread over the corpus, so that every size and script is in."""
+    import datasketch
+
+    from btlm_data.kernels import minhash
+
+    texts = [text for _, _, text in documents()]
+    order = np.random.default_rng(0).permutation(len(texts))
+
+    def taken(most: int) -> list[str]:
+        sizes = np.cumsum([len(texts[i].encode()) for i in order])
+        return [texts[i] for i in order[: max(1, int(np.searchsorted(sizes, most)))]]
+
+    def ours(some: list[str]) -> None:
+        encoded = [text.encode() for text in some]
+        offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
+        n = minhash.normalise(some, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        minhash.exact_hashes(n)
+        minhash.band_keys(minhash.signatures(n), 9, 13)
+
+    def batch(some: list[str]) -> None:
+        for text in some:
+            datasketch.MinHash(num_perm=128).update_batch(reference.features(text))
+
+    def loop(some: list[str]) -> None:
+        for text in some:
+            m = datasketch.MinHash(num_perm=128)
+            for feature in reference.features(text):
+                m.update(feature)
+
+    ours(taken(1000))  # compiled
+    rows = []
+    for name, theirs, most, budget in (
+        ("update_batch", batch, BATCH_BYTES, "at least 120x, aim 150x"),
+        ("update loop", loop, LOOP_BYTES, "at least 500x"),
+    ):
+        rate, other = _rates([(ours, taken(OURS_BYTES)), (theirs, taken(most))])
+        rows.append(
+            {
+                "name": f"sketch, against datasketch {name}",
+                "ours": rate,
+                "theirs": other,
+                "ratio": rate / other,
+                "unit": "MB/s",
+                "budget": budget,
+            }
+        )
+    return rows
+
+
+def _rates(sides: list[tuple[Callable[[list[str]], None], list[str]]], rounds: int = 5) -> list[float]:
+    """MB of text per CPU second of each side, the best of some rounds taken in turn, so that a busy machine meets all alike."""
+    best = [float("inf")] * len(sides)
+    for _ in range(rounds):
+        for i, (function, texts) in enumerate(sides):
+            start = process_time()
+            function(texts)
+            best[i] = min(best[i], process_time() - start)
+    return [sum(len(text.encode()) for text in texts) / seconds / 1e6 for (_, texts), seconds in zip(sides, best, strict=True)]
+
+
+def planted() -> list[dict[str, Any]]:
+    """Recall of planted copies by edit rate, and the exact similarity of what was removed to what its cluster keeps."""
+    from btlm_data.config import DedupeSettings, Run
+    from btlm_data.formats import columns
+    from btlm_data.kernels import minhash
+    from btlm_data.stages import blocks, dedupe
+    from tests.benchmarks.bench_cluster import _Context
+
+    places: dict[tuple[str, int], int] = {}
+    texts: list[str] = []
+    for file, line, text in documents():
+        places[file, line] = len(texts)
+        texts.append(text)
+    with tempfile.TemporaryDirectory(prefix="bench-planted-") as folder:
+        root, stems = Path(folder), []
+        for number, first in enumerate(range(0, len(texts), 2000)):
+            some = texts[first : first + 2000]
+            encoded = [text.encode() for text in some]
+            offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
+            n = minhash.normalise(some, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+            sketch = {"exact": minhash.exact_hashes(n), "bands": minhash.band_keys(minhash.signatures(n), 9, 13)}
+            columns.write(root / f"read/{number:06d}.sketch", sketch)
+            zeros = np.zeros(len(some), np.uint16)
+            docs: dict[str, Any] = {"source": zeros, "file": zeros, "offset": np.arange(len(some), dtype=np.uint64)}
+            docs["num_bytes"] = np.diff(offsets).astype(np.uint32)
+            columns.write(root / f"read/{number:06d}.docs", docs, {"files": ["all"], "sources": ["all"]})
+            stems.append((f"read/{number:06d}", "train", len(some)))
+        how = Run(workers=1, memory=10**9, accept_removal=True)
+        dedupe.run(_Context(root), blocks.number(stems), "planted", DedupeSettings(), how)  # type: ignore[arg-type]
+        fate = columns.read(root / dedupe.FATES)["fate"].copy()
+        cluster = columns.read(root / dedupe.CLUSTERS)["cluster"].copy()
+
+    # A copy of edit rate r counts against an unedited member of its planted cluster: found if both are in one cluster.
+    found: dict[float, list[bool]] = defaultdict(list)
+    for members in json.loads((corpus() / "truth.json").read_text())["clusters"]:
+        here = [(places[m["file"], m["line"]], m["edit_rate"]) for m in members if (m["file"], m["line"]) in places]
+        unedited = [place for place, rate in here if rate == 0]
+        for place, rate in here:
+            if unedited and place != unedited[0]:
+                found[rate].append(bool(cluster[place] == cluster[unedited[0]]))
+    rows = [
+        {
+            "name": f"planted copies of edit rate {rate:.1%} found ({len(hits):,})",
+            "ours": 100 * sum(hits) / len(hits),
+            "theirs": None,
+            "ratio": None,
+            "unit": "%",
+            "budget": {0.0: "100 %", 0.003: "at least 99 %"}.get(rate, ""),
+        }
+        for rate, hits in sorted(found.items())
+    ]
+    removed = np.flatnonzero(fate)
+    similarities = []
+    features = {}
+    for ordinal in removed.tolist():
+        keeper = int(cluster[ordinal])
+        if keeper not in features:
+            features = {keeper: set(reference.features(texts[keeper]))}  # one at a time: documents are in order, clusters are not large
+        one, other = features[keeper], set(reference.features(texts[ordinal]))
+        similarities.append(len(one & other) / len(one | other))
+    for least in (0.8, 0.6):
+        share = 100 * sum(s >= least for s in similarities) / max(1, len(similarities))
+        name = f"removed documents with Jaccard >= {least} to the one kept ({len(similarities):,})"
+        rows.append({"name": name, "ours": share, "theirs": None, "ratio": None, "unit": "%", "budget": ""})
+    return rows
+
+
+if __name__ == "__main__":
+    for row in itertools.chain(speed(), planted()):
+        print(json.dumps(row))
