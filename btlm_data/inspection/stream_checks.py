@@ -48,6 +48,11 @@ class _Stream:
             return self.num_rows
         return min(self.entry.stream_tokens, self.num_rows * self.seq_len + 1)
 
+    @property
+    def num_inputs(self) -> int:
+        """Stream positions that are in the shards as input (or at least their room)."""
+        return self.num_rows if self.corpus else self.num_rows * self.seq_len
+
     def place(self, sample: int) -> tuple[Path, int]:
         """File and row of a sample of the stream (corpus: of a token)."""
         found = destinations(self.opened, self.split, np.array([sample], np.uint64), max(1, self.num_rows))
@@ -180,7 +185,8 @@ def _check_table(
             num_filled += int((tokens > 0).sum())
             last = following - 1
             if manifest.format != "vsl":
-                subtract_positions(last[last < stream.covered].astype(np.uint64), stream.bucket_tokens, ends)
+                inside = last[last < stream.covered].astype(np.uint64)
+                subtract_positions(inside, stream.bucket_tokens, stream.num_inputs, ends)
             _count_sources(columns, tokens, by_source)
             codes, names = columns["file"]
             for code in np.unique(codes).tolist():

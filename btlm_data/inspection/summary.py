@@ -77,8 +77,10 @@ def _inspect_one(opened: Opened, sample: Sequence[int], split: str | None, num_s
     report["splits"] = {name: _split(opened, name, rows[name], measured[name]) for name in names}
     report["tokens"] = {name: _named(value, tokenizer) for name, value in measured.items() if value is not None}
     tables: dict[str, DocumentTable] = {}
-    for name in names if manifest else ():
+    for name in names:
         unknown += rows[name].problems
+        if manifest is None:
+            continue
         try:
             tables[name] = DocumentTable(opened.documents_path(name))
         except DataError as error:
@@ -385,8 +387,13 @@ def _tokenizer(opened: Opened, measured: dict[str, dict[str, Any] | None]) -> tu
             return None, "which tokenizer made the ids is not known, so samples are shown as ids", None
         name = "gpt2"
         guessed = "gpt2, as data_params.json says" if stated else f"gpt2, because the largest id seen is its <|endoftext|>, {GPT2_EOS}"
+    location = _on_this_machine(name, revision)
+    if location is None:
+        return None, f"the tokenizer {name} is not on this machine, so samples are shown as ids (looking downloads nothing)", None
+    settings = opened.manifest.configuration.get("tokenizer") if opened.manifest else None
+    eos = settings.get("eos") if isinstance(settings, dict) else None
     try:
-        tokenizer = load_tokenizer(name, backend="reference", revision=revision)
+        tokenizer = load_tokenizer(location, backend="reference", eos=eos if isinstance(eos, str) else None)
     except (BtlmError, OSError, ValueError) as error:
         return None, f"the tokenizer {name} cannot be loaded, so samples are shown as ids: {error}", None
     if opened.manifest is not None and tokenizer.fingerprint != opened.manifest.tokenizer.fingerprint:
@@ -396,6 +403,19 @@ def _tokenizer(opened: Opened, measured: dict[str, dict[str, Any] | None]) -> tu
             None,
         )
     return tokenizer, None, guessed
+
+
+def _on_this_machine(name: str, revision: str | None) -> str | None:
+    """Where a tokenizer lies: inside the package, at its path, or in the hub's cache; None if it would have to be fetched."""
+    if name == "gpt2" or Path(name).exists():
+        return name
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
+    except ValueError:  # no name of a repository
+        return None
+    return str(Path(cached).parent) if isinstance(cached, str) else None
 
 
 def _named(measured: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:

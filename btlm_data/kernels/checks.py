@@ -166,7 +166,10 @@ def scan_stream(
 
 
 @_jit
-def subtract_positions(positions: npt.NDArray[np.uint64], bucket_tokens: int, ends: npt.NDArray[np.uint64]) -> None:
-    """Take stream positions out of the print that `scan_samples` or `scan_stream` added them to."""
+def subtract_positions(positions: npt.NDArray[np.uint64], bucket_tokens: int, num_inputs: int, ends: npt.NDArray[np.uint64]) -> None:
+    """Take stream positions out of the print that `scan_samples` or `scan_stream` added them to.
+
+    num_inputs: positions that are somebody's input. The one behind them, the stream's last label, is in the last input's bucket.
+    """
     for k in range(len(positions)):
-        ends[positions[k] // np.uint64(bucket_tokens)] -= _mix(positions[k])
+        ends[min(positions[k], np.uint64(num_inputs - 1)) // np.uint64(bucket_tokens)] -= _mix(positions[k])
