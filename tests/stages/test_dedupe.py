@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasketch
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +25,14 @@ from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import run_step
 from btlm_data.errors import BtlmError, ConfigError, DataError, SafetyStop
 from btlm_data.formats import columns
+from btlm_data.kernels import minhash
 from btlm_data.stages import blocks as block_list
 from btlm_data.stages import dedupe
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate
 from btlm_data.task import Counts, Step, Task
 from tests.reference import clusters as reference
+from tests.reference import minhash as reference_minhash
 from tests.reference.clusters import Document
 
 BANDS = 3
@@ -35,12 +41,17 @@ TINY = 10_000  # bytes of memory: everything goes through many groups and partit
 SETTINGS = DedupeSettings(bands=BANDS, rows=2, num_perm=NUM_PERM, max_removed=1)
 
 
-class Silent:
-    """Nobody wants to know how it goes."""
+@dataclass
+class Events:
+    """Notes which tasks were not skipped; nobody wants to know more."""
 
-    def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None: ...
-    def step_moved(self, step: Step, units: int) -> None: ...
-    def step_finished(self, step: Step, seconds: float, skipped: int) -> None: ...
+    ran: list[str]
+
+    def step_started(self, step: Step, todo: Sequence[Task], *_: object) -> None:
+        self.ran.extend(f"{step.name} {task.id}" for task in todo)
+
+    def step_moved(self, *_: object) -> None: ...
+    def step_finished(self, *_: object) -> None: ...
 
 
 @dataclass
@@ -54,10 +65,8 @@ class Context:
 
     def step(self, step: Step) -> list[Counts]:
         self.before(step)
-        events = Silent()
-        events.step_started = lambda step, todo, done: self.ran.extend(f"{step.name} {t.id}" for t in todo)  # type: ignore[method-assign]
         with LocalEngine(self.workers) as engine:
-            return run_step(step, self.work_dir, engine, events)
+            return run_step(step, self.work_dir, engine, Events(self.ran))
 
 
 def write_blocks(work_dir: Path, documents: Sequence[Document], per_block: int = 7) -> list[Block]:
@@ -345,3 +354,108 @@ def test_too_many_documents_are_refused(tmp_path: Path) -> None:
     block = Block("read/000000-00000", "train", 0, 2**32)
     with pytest.raises(BtlmError, match="in parts, each with --dedupe-index"):
         dedupe.run(Context(tmp_path), [block], "x", SETTINGS, Run(workers=1))
+
+
+# Real text ----------------------------------------------------------------------------------------------------------
+
+SAMPLE = Path(__file__).resolve().parents[2] / "btlm_data/data/sample"
+EDITS_OF_THE_SAME_TEXT = ("original", "exact", "whitespace", "case", "punctuation", "nfd")
+
+
+def sample_documents() -> tuple[list[str], list[tuple[str, int, str]]]:
+    """Texts of the sample corpus as cleaning leaves them, and (file, line, split) of each."""
+    found, places = [], []
+    for path in [p for split in ("train", "validation", "test") for p in sorted(SAMPLE.glob(f"{split}/**/*.zst"))]:
+        name = path.relative_to(SAMPLE).as_posix()
+        for line, record in enumerate(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read().split(b"\n")):
+            try:
+                text = unicodedata.normalize("NFC", json.loads(record)["text"])
+                text.encode()
+            except (ValueError, KeyError, TypeError):
+                continue
+            if len(reference_minhash.normalise(text)) >= 200:
+                found.append(text)
+                places.append((name, line, name.split("/")[0]))
+    return found, places
+
+
+def sketch(documents: Sequence[str], scheme: minhash.Scheme = "affine32") -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Exact hashes and band keys."""
+    encoded = [text.encode() for text in documents]
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
+    n = minhash.normalise(documents, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+    return minhash.exact_hashes(n), minhash.band_keys(minhash.signatures(n, scheme=scheme), 9, 13)
+
+
+def write_texts(work_dir: Path, documents: Sequence[str], splits: Sequence[str], scheme: minhash.Scheme = "affine32") -> list[Block]:
+    """A block per stretch of one split."""
+    stems: list[tuple[str, str, int]] = []
+    for split, group in itertools.groupby(range(len(documents)), key=lambda i: splits[i]):
+        rows = list(group)
+        exact, bands = sketch([documents[i] for i in rows], scheme)
+        stem = f"read/{len(stems):06d}-00000"
+        columns.write(work_dir / f"{stem}.sketch", {"exact": exact, "bands": bands})
+        docs: dict[str, npt.NDArray[Any]] = {"offset": np.array(rows, np.uint64), "num_bytes": np.ones(len(rows), np.uint32)}
+        docs |= {"source": np.zeros(len(rows), np.uint16), "file": np.zeros(len(rows), np.uint16)}
+        columns.write(work_dir / f"{stem}.docs", docs, {"sources": ["a"], "files": ["f"]})
+        stems.append((stem, split, len(rows)))
+    return block_list.number(stems)
+
+
+def test_planted_copies_are_found_and_nothing_else_goes(tmp_path: Path) -> None:
+    documents, places = sample_documents()
+    number = {(name, line): i for i, (name, line, _) in enumerate(places)}
+    blocks = write_texts(tmp_path, documents, [split for _, _, split in places])
+    path, _, _ = dedupe.run(Context(tmp_path), blocks, "sample", DedupeSettings(), Run(workers=1))
+    fate = [Fate(code) for code in columns.read(tmp_path / path)["fate"]]
+    cluster = columns.read(tmp_path / dedupe.CLUSTERS)["cluster"]
+    truth = json.loads((SAMPLE / "truth.json").read_text())
+
+    slightly_edited: list[bool] = []
+    for members in truth["clusters"]:
+        here = {number[m["file"], m["line"]]: m for m in members}
+        same = [i for i, m in here.items() if m["edit"] in EDITS_OF_THE_SAME_TEXT]
+        assert [fate[i] for i in sorted(same)[1:]] == [Fate.EXACT_DUPLICATE] * (len(same) - 1), "every exact copy goes"
+        slightly_edited += [bool(cluster[i] == cluster[same[0]]) for i, m in here.items() if m["edit"].endswith("0.3%")]
+        if len({int(cluster[i]) for i in here}) == 1:
+            assert sum(fate[i] == Fate.KEPT for i in here) == 1, "one document of a component stays"
+    assert len(slightly_edited) >= 5
+    assert np.mean(slightly_edited) >= 0.99
+    for copy in truth["holdout_copies"]:
+        equal = copy["edit"] in EDITS_OF_THE_SAME_TEXT
+        found = fate[number[copy["file"], copy["line"]]]
+        if equal or copy["jaccard"] >= 0.97:
+            assert found == (Fate.DUPLICATE_OF_HOLDOUT if equal else Fate.NEAR_DUPLICATE_OF_HOLDOUT)
+
+    # Precision: whatever goes is like a document of its component, by exact similarity of their features.
+    features = {
+        i: set(reference_minhash.features(documents[i]))
+        for i in np.flatnonzero(np.bincount(cluster, minlength=len(cluster))[cluster] > 1).tolist()
+    }
+    for i in np.flatnonzero(fate).tolist():
+        others = [j for j in features if cluster[j] == cluster[i] and j != i]
+        assert max(len(features[i] & features[j]) / len(features[i] | features[j]) for j in others) > 0.6
+
+
+def test_legacy_scheme_gives_the_components_of_the_reference_scripts(tmp_path: Path) -> None:
+    """SlimPajama's method on its own terms: datasketch's legacy MinHash over SHA-1, a dictionary per band, connected components."""
+    rng = np.random.default_rng(5)
+    originals = [" ".join(text.split()[:90]) for text in sample_documents()[0][:250]]
+    documents = list(originals)
+    for text in originals:
+        words = text.split()
+        for k in rng.choice(len(words), int(rng.integers(0, 4)), replace=False):
+            words[k] = "other"
+        documents.append(" ".join(words))
+    signed = datasketch.MinHash.bulk([reference_minhash.features(text) for text in documents], num_perm=128, scheme="legacy")
+    edges = []
+    for band in range(9):
+        partner: dict[bytes, int] = {}
+        for i, m in enumerate(signed):
+            edges.append((partner.setdefault(m.hashvalues[13 * band : 13 * band + 13].byteswap().tobytes(), i), i))
+    expected = reference.components(len(documents), edges)
+
+    blocks = write_texts(tmp_path, documents, ["train"] * len(documents), "legacy")
+    dedupe.run(Context(tmp_path), blocks, "legacy", DedupeSettings(scheme="legacy", max_removed=1), Run(workers=1))
+    assert columns.read(tmp_path / dedupe.CLUSTERS)["cluster"].tolist() == expected
+    assert 50 < len(documents) - len(set(expected)) < 250, "some edited copies are caught, and some are not"
