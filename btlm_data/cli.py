@@ -193,6 +193,9 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
 
     from rich.console import Console
 
+    from btlm_data.kernels import load_numba_without_scipy
+
+    load_numba_without_scipy()
     from btlm_data.inspection import render, summary
 
     report = summary.inspect(path, sample=samples, split=split, num_samples=num_samples)
@@ -214,6 +217,9 @@ def verify(path: Path, as_json: bool) -> None:
     import dataclasses
     import json
 
+    from btlm_data.kernels import load_numba_without_scipy
+
+    load_numba_without_scipy()
     from btlm_data.inspection import verify as verification
     from btlm_data.inspection.check import Check
 
