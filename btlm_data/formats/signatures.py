@@ -72,9 +72,8 @@ class Index:
     def __init__(self, folder: Path, run: str, kind: Kind) -> None:
         """Raises ConfigError if an earlier run has other bands, rows or permutations, DataError if it cannot be read."""
         self.folder, self.run, self.kind = folder, run, kind
-        own = self.path / _MANIFEST
         found = sorted(path.parent.name for path in folder.glob(f"[!.]*/{_MANIFEST}"))
-        self.earlier: list[str] = self._manifest(run)["earlier"] if own.exists() else found
+        self.earlier: list[str] = self._manifest(run)["earlier"] if self.is_added else found
         for name in self.earlier:
             manifest = self._manifest(name)
             theirs = Kind(*(manifest[key] for key in ("scheme", "bands", "rows", "num_perm")))
@@ -88,6 +87,11 @@ class Index:
     def path(self) -> Path:
         """The folder of this run."""
         return self.folder / self.run
+
+    @property
+    def is_added(self) -> bool:
+        """Whether this run is in the index already."""
+        return (self.path / _MANIFEST).exists()
 
     def _manifest(self, run: str) -> dict[str, Any]:
         path = self.folder / run / _MANIFEST
@@ -130,7 +134,7 @@ class Index:
 
         Raises OutputError if the index cannot be written.
         """
-        if (self.path / _MANIFEST).exists():
+        if self.is_added:
             return
         building = self.folder / f".{self.run}{atomic.TEMPORARY_SUFFIX}"
         try:

@@ -136,6 +136,10 @@ def run(context: Context, blocks: Sequence[Block], lineage: str, dedupe: DedupeS
     lineage = digest(VERSION, lineage, _what(dedupe), settings.index_run, index.earlier if index else None)
     atomic.write_json(root / _BLOCKS, [[b.stem, b.split, b.first_ordinal, b.num_documents] for b in blocks], durable=False)
     steps = _Steps(blocks, settings, lineage)
+    if index is not None and not index.is_added and not any((root / "dedupe/index").glob("*.cols")):
+        for step in (steps.cluster(), steps.sort("bands"), steps.exact()):  # done before, but what they left for the index is gone
+            for task in step.tasks:
+                receipts.forget(root, step.name, task.id)
 
     final = steps.cluster()
     if not _proved(final, root, lineage) and not steps.fits_in_memory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -333,6 +334,17 @@ def test_index_drops_what_an_earlier_run_has_and_a_rerun_changes_nothing(tmp_pat
 
 def _touch(one: Document, other: Document) -> bool:
     return one.exact == other.exact or any(a == b for a, b in zip(one.bands, other.bands, strict=True))
+
+
+@pytest.mark.parametrize("memory", [10**9, TINY])
+def test_a_removed_index_is_made_again(tmp_path: Path, memory: int) -> None:
+    blocks = write_blocks(tmp_path, some_documents())
+    index = tmp_path / "index"
+    first = run(tmp_path, blocks, memory=memory, index=str(index))
+    made = {path.relative_to(index): path.read_bytes() for path in index.rglob("*.cols")}
+    shutil.rmtree(index)
+    assert run(tmp_path, blocks, memory=memory, index=str(index)) == first
+    assert {path.relative_to(index): path.read_bytes() for path in index.rglob("*.cols")} == made
 
 
 def test_index_of_other_bands_is_refused(tmp_path: Path) -> None:
