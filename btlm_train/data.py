@@ -118,14 +118,18 @@ class DataConfig(_Settings):
             config = cls(**values)
         except ValidationError as error:
             raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
-        if (config.data_dir is None) == (config.mixture is None):
-            found = "neither" if config.data_dir is None else "both"
-            raise ConfigError(f"The data configuration has {found} of data_dir and mixture. Give exactly one of them.")
-        if config.mixture is not None and not any(entry.weight > 0 for entry in config.mixture):
-            raise ConfigError(
-                f"No set of mixture has a weight above 0 (weights {[e.weight for e in config.mixture]}). Give at least one such set."
-            )
+        config.check_sources()
         return config
+
+    def check_sources(self) -> None:
+        """Raise ConfigError unless there is exactly one of data_dir and mixture, and something to read in it."""
+        if (self.data_dir is None) == (self.mixture is None):
+            found = "neither" if self.data_dir is None else "both"
+            raise ConfigError(f"The data configuration has {found} of data_dir and mixture. Give exactly one of them.")
+        if self.mixture is not None and not any(entry.weight > 0 for entry in self.mixture):
+            raise ConfigError(
+                f"No set of mixture has a weight above 0 (weights {[e.weight for e in self.mixture]}). Give at least one such set."
+            )
 
     def unused_keys(self) -> list[str]:
         """Keys that were set and have no effect here, for the caller to report."""
@@ -605,8 +609,8 @@ class HDF5Dataset(Dataset[Any]):
     """
 
     def __init__(self, config: DataConfig | Mapping[str, Any]) -> None:
-        self.config = config if isinstance(config, DataConfig) else DataConfig.parse(config)
-        config = self.config
+        self.config = config = config if isinstance(config, DataConfig) else DataConfig.parse(config)
+        config.check_sources()
         self.features_list = list(VSL_FEATURES if config.use_vsl else FEATURES)
         self._mixture: _Mixture | None = None
         if config.data_dir is not None:

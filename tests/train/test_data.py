@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from btlm_data.errors import ConfigError, DataError, InputError
-from btlm_train.data import GptHDF5MapDataProcessor, describe_data
+from btlm_train.data import DataConfig, GptHDF5MapDataProcessor, MixtureEntry, describe_data
 
 L = 10
 
@@ -174,6 +174,13 @@ def test_wrong_settings_are_named(tmp_path: Path, change: dict[str, Any], messag
     three_shards(tmp_path)
     with pytest.raises((ConfigError, InputError), match=message):
         GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 2, **change})
+
+
+def test_a_configuration_made_without_parsing_is_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither of data_dir and mixture"):
+        GptHDF5MapDataProcessor(DataConfig(batch_size=1))
+    with pytest.raises(ConfigError, match="weight above 0"):
+        GptHDF5MapDataProcessor(DataConfig(batch_size=1, mixture=[MixtureEntry(data_dir=str(tmp_path), weight=0)]))
 
 
 def test_a_mixture_of_sets_that_are_all_small_has_no_epoch(tmp_path: Path) -> None:
