@@ -159,6 +159,7 @@ def _stages(context: _Context) -> Prepared:
     finish.write(dataset)
     for passing in ("pack", "emit"):  # large, and only needed until the shards and the text stand
         shutil.rmtree(context.work_dir / passing, ignore_errors=True)
+    Fetcher.of(run).release(listing.files)
     (context.out / PREPARING).unlink(missing_ok=True)
     return Prepared(context.out, context.work_dir, True, context.stages, num_rejects)
 

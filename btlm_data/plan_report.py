@@ -19,6 +19,7 @@ from btlm_data.engine.progress import amount, duration
 from btlm_data.engine.runner import is_done
 from btlm_data.formats import columns, shards
 from btlm_data.formats.documents import Fields
+from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from btlm_data.stages import read
 from btlm_data.task import Step, Task
@@ -60,6 +61,7 @@ def measure(recipe: Recipe) -> Plan:
         listing.fields.get("text_field", settings.source.text_field), listing.fields.get("source_field", settings.source.source_field)
     )
     pipeline.warm_up(tokenizer)
+    Fetcher.of(run).check_room(listing.files)
     reading = pipeline.read_settings(run, settings, fields, tokenizer.spec, None)
     out, work_dir = pipeline.folders(run)
     tasks = read.plan(listing.files, reading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from btlm_data.config import SPLITS, SourceSettings
 from btlm_data.errors import InputError
 from btlm_data.sources.base import SourceFile, classify
 from btlm_data.sources.listing import Listing
+from btlm_data.sources.patterns import splits_of
 from btlm_data.sources.redpajama import is_layout, layout_source
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
@@ -20,7 +22,10 @@ _READABLE = ".jsonl, .json, .ndjson, .txt (also with .gz or .zst) and .parquet"
 
 
 def list_local(settings: SourceSettings) -> Listing:
-    """List a path or glob. Splits are recognised by a first folder called train, validation or test.
+    """List a path or glob.
+
+    Splits are recognised by a first folder called train, validation or test; and where a file or folder says `train`, by the usual names
+    of the others too (`data/validation-00000.parquet`, `dev.jsonl`), as for remote sources.
 
     A folder in RedPajama-1T's layout gives its seven source names. Hidden files and files of other kinds are left out
     (and counted in the provenance). Raises InputError if nothing is
@@ -35,11 +40,11 @@ def list_local(settings: SourceSettings) -> Listing:
     files: list[SourceFile] = []
     left_out: Counter[str] = Counter()
     names = [path.relative_to(root).as_posix() for path in paths]
-    has_splits = any(name.startswith(tuple(f"{split}/" for split in SPLITS)) for name in names)
+    splits = splits_of([name for name in names if _is_utf8(name)], None, None)
+    named = any(re.split(r"[-_.\d]", part, maxsplit=1)[0] == "train" for name in names for part in name.lower().split("/"))
     for path, name in zip(paths, names, strict=True):
         kind = classify(path.name)
-        # Beside split folders, a bare .json is a description of the corpus, no part of it.
-        if kind is None or (has_splits and "/" not in name and path.suffix == ".json"):
+        if kind is None or (_is_utf8(name) and name not in splits):  # the latter: a description of the corpus, no part of it
             left_out[path.suffix or "(no ending)"] += 1
             continue
         if not _is_utf8(name):
@@ -53,7 +58,7 @@ def list_local(settings: SourceSettings) -> Listing:
         if not os.access(path, os.R_OK):
             raise InputError(f"{path} cannot be read: no permission. Change its permissions, or name another --source.")
         first = name.split("/")[0]
-        split = first if first in SPLITS and "/" in name else "train"
+        split = splits[name] if named else first if first in SPLITS and "/" in name else "train"
         version = f"{status.st_mtime_ns}" if settings.name != "sample" else "package"
         files.append(SourceFile(name, str(path.absolute()), status.st_size, split, version, kind[0], kind[1]))
     if not files:

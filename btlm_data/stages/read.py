@@ -84,7 +84,14 @@ def product_digests(
     """What each product depends on, besides its part of the source."""
     d = settings.dedupe
     source = settings.source
-    docs = digest(VERSION, settings.clean, fields.text, fields.source, source.exclude_sources, source.max_record_bytes, need_sha256)
+    functions = None
+    if settings.clean.filters:
+        from btlm_data.stages.filters import fingerprint
+
+        functions = fingerprint(settings.clean.filters)
+    docs = digest(
+        VERSION, settings.clean, functions, fields.text, fields.source, source.exclude_sources, source.max_record_bytes, need_sha256
+    )
     products = {
         "docs": docs,
         "tokens": digest(docs, tokenizer.fingerprint),
