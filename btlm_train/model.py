@@ -11,6 +11,7 @@ Shapes: B sequences, L positions, H hidden size, n heads of width d, F filter si
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,10 @@ from btlm_train import mup
 from btlm_train.config import ModelConfig
 
 LOSS_CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
+
+# What scaled_dot_product_attention runs on a CPU. This kernel can skip the future *and* add a bias, half the work of a long
+# sequence; the public function allows only one of the two. Where a version of PyTorch lacks it, the public one serves.
+_CPU_FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
@@ -57,9 +62,13 @@ def attention_bias(
 
 @dataclass
 class Visibility:
-    """What the layers of one forward pass share: a bias for scaled_dot_product_attention, or FlexAttention's two functions."""
+    """What the layers of one forward pass share: a bias for scaled_dot_product_attention, or FlexAttention's two functions.
+
+    skip_future: the CPU kernel need not even compute the keys that the bias hides behind the causal mask.
+    """
 
     bias: Tensor | None = None
+    skip_future: bool = False
     score_mod: Any = None
     block_mask: Any = None
 
@@ -107,6 +116,8 @@ class Attention(nn.Module):
             k, v = cache.append(k, v)
         if visibility.score_mod is not None:
             y = _flex_attention(q, k, v, visibility, self.scale)
+        elif visibility.skip_future and not (self.training and self.dropout):
+            y = _CPU_FLASH(q, k, v, 0.0, True, attn_mask=visibility.bias, scale=self.scale)[0]
         else:
             dropout = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=visibility.bias, dropout_p=dropout, scale=self.scale)
@@ -228,7 +239,8 @@ class BTLM(nn.Module):
             return _flex_visibility(slopes, num_keys, span)
         if torch.is_autocast_enabled(slopes.device.type):
             dtype = torch.get_autocast_dtype(slopes.device.type)
-        return Visibility(attention_bias(slopes, num_queries, num_keys, span, dtype))
+        on_cpu = slopes.device.type == "cpu" and _CPU_FLASH is not None and torch.backends.cuda.flash_sdp_enabled()
+        return Visibility(attention_bias(slopes, num_queries, num_keys, span, dtype), skip_future=on_cpu and num_queries == num_keys)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -292,11 +304,17 @@ def _flex_visibility(slopes: Tensor, length: int, span: Tensor | None) -> Visibi
     return Visibility(score_mod=score_mod, block_mask=block_mask)
 
 
-def _flex_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float) -> Tensor:
+@functools.cache
+def _flex_kernel(compiled: bool) -> Any:
+    """FlexAttention, fused once per process where it can be."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    kernel: Any = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
-    return kernel(q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale)  # type: ignore[no-any-return]
+    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+
+
+def _flex_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float) -> Tensor:
+    y: Tensor = _flex_kernel(q.is_cuda)(q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale)
+    return y
 
 
 def count_parameters(config: ModelConfig) -> int:
