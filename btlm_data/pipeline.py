@@ -110,7 +110,9 @@ def _stages(context: _Context) -> Prepared:
     fields = Fields(
         listing.fields.get("text_field", settings.source.text_field), listing.fields.get("source_field", settings.source.source_field)
     )
-    fingerprint = digest(settings, [file.identity for file in listing.files], tokenizer.fingerprint, manifest.FORMAT_VERSION)
+    identities = [file.identity for file in listing.files]
+    functions = read.filters_fingerprint(settings.clean)
+    fingerprint = digest(settings, identities, tokenizer.fingerprint, functions, manifest.FORMAT_VERSION)
     if (finished := _finished(context, fingerprint)) is not None:
         return finished
     _claim(context, fingerprint)

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data import seeding
-from btlm_data.config import Settings, digest
+from btlm_data.config import CleanSettings, Settings, digest
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats import columns, rejects
 from btlm_data.formats.documents import BLOCK_BYTES, Fields, count_records, read_blocks
@@ -84,11 +84,7 @@ def product_digests(
     """What each product depends on, besides its part of the source."""
     d = settings.dedupe
     source = settings.source
-    functions = None
-    if settings.clean.filters:
-        from btlm_data.stages.filters import fingerprint
-
-        functions = fingerprint(settings.clean.filters)
+    functions = filters_fingerprint(settings.clean)
     docs = digest(
         VERSION, settings.clean, functions, fields.text, fields.source, source.exclude_sources, source.max_record_bytes, need_sha256
     )
@@ -101,6 +97,15 @@ def product_digests(
     if eval_digest:
         products["contamination"] = digest(docs, eval_digest)
     return products
+
+
+def filters_fingerprint(clean: CleanSettings) -> str | None:
+    """Digest of what the filters do besides their settings: users' functions, word lists. None without filters."""
+    if not clean.filters:
+        return None
+    from btlm_data.stages.filters import fingerprint
+
+    return fingerprint(clean.filters)
 
 
 def plan(files: Sequence[SourceFile], settings: ReadSettings) -> list[Task]:
