@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from btlm_train import model as btlm_model
 from btlm_train import mup
 from btlm_train.config import ModelConfig, OptimizerConfig, Params, Segment
 from btlm_train.interchange import from_huggingface, from_modelzoo, to_huggingface, to_modelzoo
@@ -190,6 +191,25 @@ def test_documents_packed_with_spans_are_computed_as_if_alone() -> None:
         torch.testing.assert_close(packed[:, start : start + n], alone, rtol=1e-4, atol=1e-5)
         start += n
     assert not torch.allclose(packed[:, 40:], model(ids)[:, 40:], atol=1e-3)
+
+
+@pytest.mark.parametrize("spans", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_skipping_the_future_on_a_cpu_changes_nothing(spans: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel called with mask and causal at once, against the public function with the mask alone."""
+    assert btlm_model._CPU_FLASH is not None
+    span = torch.cat([torch.arange(n - 1, -1, -1) for n in (50, 78)])[None].int() if spans else None
+    results = []
+    for kernel in (btlm_model._CPU_FLASH, None):
+        monkeypatch.setattr(btlm_model, "_CPU_FLASH", kernel)
+        model = reference_model("hf")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            total = model(BATCH["input_ids"][:1], BATCH["labels"][:1], BATCH["attention_mask"][:1], span)
+        (total / 100).backward()
+        results.append([total.detach() / 100, *(p.grad for p in model.parameters())])
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")  # uncompiled, it is slow but right
