@@ -33,15 +33,23 @@ def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bench-cluster-", dir=os.environ.get("BTLM_BENCH_DIR")) as folder:
         work_dir = Path(folder)
         build(work_dir, large)
-        # The smaller run reads the first tenth of the same blocks; both go through the disk, and the smaller one is repeated.
-        smaller = min((measure(work_dir, large // 10) for _ in range(2)), key=lambda m: m["seconds"])
-        larger = measure(work_dir, large)
-    per_document = [m["seconds"] / m["documents"] * 1e6 for m in (smaller, larger)]
+        # The smaller run reads the first tenth of the same blocks; both go through the disk. Growth is judged by our own CPU
+        # seconds, the best of some runs: clock and kernel time depend on how much of the disk the file cache happens to hold.
+        smaller = min((measure(work_dir, large // 10) for _ in range(3)), key=lambda m: m["cpu_seconds"])
+        larger = min((measure(work_dir, large) for _ in range(2)), key=lambda m: m["cpu_seconds"])
+    per_document = [m["cpu_seconds"] / m["documents"] * 1e6 for m in (smaller, larger)]
     name = f"cluster {large / 1e6:g} M documents"
     return [
-        {"name": f"{name}: seconds", "ours": larger["seconds"], "theirs": None, "ratio": None, "unit": "s", "budget": ""},
         {
-            "name": f"{name}: time per document, against a tenth",
+            "name": f"{name}: seconds by the clock, disk and a busy machine included",
+            "ours": larger["seconds"],
+            "theirs": None,
+            "ratio": None,
+            "unit": "s",
+            "budget": "",
+        },
+        {
+            "name": f"{name}: CPU time per document, against a tenth",
             "ours": per_document[1],
             "theirs": per_document[0],
             "ratio": per_document[1] / per_document[0],
@@ -157,9 +165,9 @@ def _child(work_dir: Path, count: int) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = perf_counter()
+    start, before = perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     context, summary = cluster(count, MEMORY)
-    seconds = perf_counter() - start
+    seconds, used = perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     stop.set()
     watcher.join()
     print(
@@ -167,8 +175,10 @@ def _child(work_dir: Path, count: int) -> None:
             {
                 "documents": count,
                 "seconds": seconds,
+                "cpu_seconds": used.ru_utime - before.ru_utime,
+                "kernel_seconds": used.ru_stime - before.ru_stime,
                 "steps": context.seconds,
-                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_bytes": used.ru_maxrss * 1024,
                 "disk_bytes": peak[0],
                 "clusters": summary["clusters"],
                 "documents_in_clusters": summary["documents_in_clusters"],
