@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from btlm_data.advance import advance
+from btlm_data.engine.local import LocalEngine
+from btlm_data.errors import BtlmError, InputError
+from btlm_data.task import Counts, Step, Task
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def work(task: Task, settings: Any, work_dir: str) -> Counts:
+    """Whatever the task's arguments ask for."""
+    time.sleep(task.args.get("sleep", 0))
+    advance(task.args.get("units", 0))
+    if task.args.get("raise"):
+        raise InputError("The third record is bad.")
+    if task.args.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(work_dir, task.id).write_text(str(settings))
+    return Counts(extra={"pid": os.getpid(), "id": task.id})
+
+
+def step(*args: dict[str, Any]) -> Step:
+    return Step("test", 1, work, [Task(f"{i:06d}", args=a) for i, a in enumerate(args)], "settings", "")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_task_is_run_once_and_its_result_comes_back(tmp_path: Path, workers: int) -> None:
+    tasks = step(*[{"units": 10}] * 20)
+    with LocalEngine(workers) as engine:
+        results = [result for result in engine.map(tasks, tasks.tasks, str(tmp_path)) if result is not None]
+        assert engine.progress() == 200
+        assert list(engine.map(tasks, [], str(tmp_path))) == []
+    assert sorted(result.counts.extra["id"] for result in results) == [task.id for task in tasks.tasks]
+    assert all(result.task.id == result.counts.extra["id"] for result in results)
+    assert len(list(tmp_path.iterdir())) == 20
+    assert len({result.counts.extra["pid"] for result in results} - {os.getpid()}) <= workers
+    assert ({result.counts.extra["pid"] for result in results} == {os.getpid()}) == (workers == 1)
+
+
+def test_progress_comes_while_a_task_is_running(tmp_path: Path) -> None:
+    tasks = step({"sleep": 0.7}, {"sleep": 0.7})
+    with LocalEngine(2) as engine:
+        assert list(engine.map(tasks, tasks.tasks, str(tmp_path))).count(None) >= 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tasks_exception_arrives_as_it_is_and_ends_the_others(tmp_path: Path, workers: int) -> None:
+    tasks = step({"raise": True}, *[{"sleep": 20}] * 3)
+    start = time.perf_counter()
+    with LocalEngine(workers) as engine, pytest.raises(InputError, match=r"The third record is bad\."):
+        list(engine.map(tasks, tasks.tasks, str(tmp_path)))
+    assert time.perf_counter() - start < 5
+    assert psutil.Process().children() == []
+
+
+def test_a_killed_worker_is_said_plainly(tmp_path: Path) -> None:
+    tasks = step({"die": True}, {"sleep": 20})
+    with LocalEngine(2) as engine, pytest.raises(BtlmError, match="A worker process of step test died") as caught:
+        list(engine.map(tasks, tasks.tasks, str(tmp_path)))
+    assert "fewer --workers" in str(caught.value)
+    assert psutil.Process().children() == []
+
+
+def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
+    tasks = step({}, *[{"sleep": 20}] * 3)
+    with LocalEngine(2) as engine:
+        for result in engine.map(tasks, tasks.tasks, str(tmp_path)):
+            if result is not None:
+                break
+    assert psutil.Process().children() == []
+
+
+_DRIVER = """
+import sys; sys.path.insert(0, sys.argv[1])
+import importlib.util
+spec = importlib.util.spec_from_file_location("test_local", sys.argv[2]); module = importlib.util.module_from_spec(spec)
+sys.modules["test_local"] = module; spec.loader.exec_module(module)
+tasks = module.step(*[{"sleep": 30}] * 4)
+with module.LocalEngine(2) as engine:
+    engine.start()
+    print("started", flush=True)
+    list(engine.map(tasks, tasks.tasks, sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, None), (signal.SIGTERM, -15)])
+def test_a_driver_that_is_stopped_leaves_no_workers(tmp_path: Path, number: int, code: int | None) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, str(ROOT), __file__, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"started\n"
+    time.sleep(0.3)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    assert len(workers) == 2
+    start = time.perf_counter()
+    run.send_signal(number)  # to the driver alone
+    run.communicate(timeout=20)
+    gone, alive = psutil.wait_procs(workers, timeout=2)
+    assert time.perf_counter() - start < 3
+    assert (len(gone), alive) == (2, [])
+    assert code is None or run.returncode == code
+    assert list(tmp_path.iterdir()) == []
