@@ -30,7 +30,7 @@ def parse_size(value: object) -> int:
     """Bytes from "4GB", "512MiB" or a number. Raises ValueError with an example if it is neither."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(value))
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)\s*", str(value))
     if not match or match[2].upper() not in _UNITS:
         raise ValueError(f"{value!r} is not a size; write for example 4GB, 512MiB or a number of bytes")
     return int(float(match[1]) * _UNITS[match[2].upper()])
