@@ -26,17 +26,17 @@ from btlm_train.model import BTLM
 from btlm_train.optim import AdamW, clip_gradients
 
 VOCABULARY, LENGTH, BATCH, BASE = 64, 64, 8, 64
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+RATES = (0.0008, 0.003, 0.0125, 0.05, 0.2)  # four times each other, about BTLM's 0.012
 
 
 def configuration(width: int, *, parametrised: bool = True) -> ModelConfig:
-    """BTLM of one width, heads of 16, two layers; without muP the same initialisation with standard scales."""
+    """BTLM of one width, four heads at every width (the same ALiBi slopes), two layers; without muP the same initialisation with standard scales."""
     initial = Initializer(std=0.073)
     base: dict[str, Any] = (
         {"mup_base_hidden_size": BASE, "mup_base_filter_size": BASE * 8 / 3, "output_logits_alpha": 2.22} if parametrised else {}
     )
     return ModelConfig(
-        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=2, num_heads=width // 16, filter_size=round(width * 8 / 3),
+        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=2, num_heads=4, filter_size=round(width * 8 / 3),
         max_position_embeddings=LENGTH, initializer=initial, embedding_initializer=initial, output_layer_initializer=initial,
         ffn_output_layer_initializer=initial, embeddings_scale=14.6, scale_qk_dot_by_d=parametrised, output_logits_scale=None if parametrised else 2.22, **base,
     )  # fmt: skip
