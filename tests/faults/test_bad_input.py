@@ -172,15 +172,16 @@ def test_a_document_of_three_hundred_megabytes(tmp_path: Path, method: str) -> N
     source, out = tmp_path / "a.jsonl", tmp_path / "out"
     with source.open("wb") as file:
         file.write(b'{"text": "')
+        piece = text(1, 250_000).encode()
         for i in range(300):
-            file.write(text(i, 170_000)[: 2**20].encode())
+            file.write(piece[i : 2**20 + i])
         file.write(b'"}\n' + good(2))
-    run = [sys.executable, "-c", _PEAK, *command(source, out, "--seq-len", "2048", "--dedupe", method)]
+    run = [sys.executable, "-c", _PEAK, *command(source, out, "--dedupe", method)]
     done = subprocess.run(run, capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("PEAK ")[1])
     assert len(kept(out)) == 3
-    assert peak < 3000, f"{peak} MB"
+    assert peak < 2200, f"{peak} MB"  # raw line, text, its UTF-8, its normalised form and its tokens
 
 
 def test_equal_names_in_different_folders_are_different_files(tmp_path: Path) -> None:
