@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from btlm_train import mup
 from btlm_train.config import ModelConfig
 
-LOSS_CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
+LOSS_CHUNK_TOKENS = {"cpu": (256, 1024), "cuda": (4096, 4096)}  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
 
 # What scaled_dot_product_attention runs on a CPU. This kernel can skip the future *and* add a bias, half the work of a long
 # sequence; the public function allows only one of the two. Where a version of PyTorch lacks it, the public one serves.
@@ -225,7 +225,7 @@ class BTLM(nn.Module):
     def _token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, hits = [], []
         flat, target = hidden.flatten(0, 1), labels.flatten().long()
-        size = LOSS_CHUNK_TOKENS.get(flat.device.type, 1024)
+        size = _chunk_tokens(flat)
         for start in range(0, len(target), size):
             h, y = flat[start : start + size], target[start : start + size]
             logits = self.logits(h).float()
@@ -243,6 +243,14 @@ class BTLM(nn.Module):
         return Visibility(attention_bias(slopes, num_queries, num_keys, span, dtype), skip_future=on_cpu and num_queries == num_keys)
 
 
+def _chunk_tokens(hidden: Tensor) -> int:
+    """Tokens of (T, H) per chunk of the loss: few while that keeps the logits near, more where H is wide, since each chunk
+    reads and writes the whole V x H gradient once.
+    """
+    least, most = LOSS_CHUNK_TOKENS.get(hidden.device.type, (1024, 1024))
+    return min(max(hidden.shape[1], least), most)
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     """sum_t mask_t * CE(h_t W^T * scale, label_t), a few hundred tokens at a time; gradients are made in the same pass.
 
@@ -258,36 +266,40 @@ class _SummedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=h.device)
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_h = torch.empty_like(h) if needs_grad else None
-        grad_w = torch.zeros_like(weight) if needs_grad else None
-        size = min(LOSS_CHUNK_TOKENS.get(h.device.type, 1024), h.shape[0])
+        grad_w: Tensor | None = None
+        size = min(_chunk_tokens(h), h.shape[0])
         buffer = torch.empty(size, weight.shape[0], dtype=dtype, device=h.device)  # one for all chunks: fresh memory is slow memory
         for start in range(0, h.shape[0], size):
             part = slice(start, start + size)
-            chunk, label, keep = h[part].to(dtype), labels[part].long()[:, None], mask[part].float()[:, None]
-            logits = torch.mm(chunk, w.T, out=buffer[: len(chunk)]).float().mul_(scale)  # (chunk, V)
+            chunk, label, keep = (h[part] * scale).to(dtype), labels[part].long()[:, None], mask[part].float()[:, None]
+            logits = torch.mm(chunk, w.T, out=buffer[: len(chunk)]).float()  # (chunk, V)
             highest = logits.amax(1, keepdim=True)
             loss = highest - logits.gather(1, label)
             logits.sub_(highest).exp_()
             norm = logits.sum(1, keepdim=True)
             total += ((loss + norm.log()) * keep).sum()
-            if grad_h is not None and grad_w is not None:
-                logits.mul_(keep * scale / norm)  # probabilities, times what the chain rule asks for
-                logits.scatter_add_(1, label, -keep * scale)
-                gradient = logits.to(dtype)
-                grad_h[part] = torch.mm(gradient, w).to(h.dtype)
-                if dtype == grad_w.dtype:
-                    grad_w.addmm_(gradient.T, chunk)
-                else:
-                    grad_w += torch.mm(gradient.T, chunk)
-        if grad_h is not None and grad_w is not None:
-            ctx.save_for_backward(grad_h, grad_w)
+            if grad_h is None:
+                continue
+            logits.mul_(keep / norm)  # probabilities, of the tokens that count
+            logits.scatter_add_(1, label, -keep)
+            gradient = logits.to(dtype)
+            grad_h[part] = torch.mm(gradient, w).to(h.dtype).mul_(scale)
+            if grad_w is None:
+                grad_w = torch.mm(gradient.T, chunk).to(weight.dtype)
+            elif dtype == grad_w.dtype:
+                grad_w.addmm_(gradient.T, chunk)
+            else:
+                grad_w += torch.mm(gradient.T, chunk)
+        ctx.gradients = (grad_h, grad_w)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_h, grad_w = ctx.saved_tensors
+        if ctx.gradients is None:
+            raise RuntimeError("The gradients of this loss were handed out already: it can be differentiated once. Compute it again.")
+        (grad_h, grad_w), ctx.gradients = ctx.gradients, None  # scaled in place: V x H numbers more would be fresh, slow memory
         (upstream,) = grad_outputs
-        return grad_h * upstream.to(grad_h.dtype), grad_w * upstream.to(grad_w.dtype), None, None, None
+        return grad_h.mul_(upstream), grad_w.mul_(upstream), None, None, None
 
 
 def _flex_visibility(slopes: Tensor, length: int, span: Tensor | None) -> Visibility:
