@@ -78,6 +78,8 @@ bad_lines = st.sampled_from(
         b'{"text": "\\udc00\\ud800 both ways round"}',
         b'{"text": "cut off',
         b'{"text": "a"} {"text": "b"}',
+        b'{"text": "a"}{"text": "b"}',
+        b'{"text": "spread",\n"over": "two"}',
         b'{"text": "tab\there"}',
         b'{"text": 01}',
         b"{'text': 'single'}",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+import numpy as np
 import zstandard
 from isal import isal_zlib
 
@@ -283,6 +284,19 @@ def _decode(block: Block, decoder: RecordDecoder, data: bytes, cut: int, offset:
     return len(ends)
 
 
+def _are_objects(data: bytes, begin: int, ends: Sequence[int]) -> bool:
+    """Whether each line (the first from `begin`, the others behind one another's `ends`) begins with { and ends with }.
+
+    Then as many values as lines mean one value a line. msgspec takes two values on one line, and one value on two; such lines can
+    make up for each other and for blank ones. But in JSON no } is ever followed by a {, so each line break here lies between two values.
+    """
+    characters = np.frombuffer(data, np.uint8)
+    starts, last = np.array([begin, *ends[:-1]]), np.array(ends) - 1
+    for trailing in b"\n\r":  # the file's last line may have neither
+        last = np.maximum(last - (characters[last] == trailing), starts)
+    return bool((characters[starts] == ord("{")).all() and (characters[last] == ord("}")).all())
+
+
 def _decode_good(
     block: Block,
     decoder: RecordDecoder,
@@ -295,9 +309,9 @@ def _decode_good(
     max_record_bytes: int,
 ) -> bool:
     """Add lines [first, last) if every one is plainly good; whether they were."""
-    begin = ends[first - 1] if first else 0
-    view = memoryview(data)[begin : ends[last - 1]]
-    if len(view) > max_record_bytes or not _is_utf8(view):
+    begin, end = ends[first - 1] if first else 0, ends[last - 1]
+    view = memoryview(data)[begin:end]
+    if len(view) > max_record_bytes or not _are_objects(data, begin, ends[first:last]) or not _is_utf8(view):
         return False
     good = decoder.decode_lines(view, last - first)
     if good is None:
