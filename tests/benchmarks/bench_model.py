@@ -10,7 +10,7 @@ dropout 0 and without a cache for generation. A pass is the mean loss over the s
 The two take turns; the ratio is the median over the pairs of our time / theirs: CPU seconds of one thread, which other
 programs on the machine disturb least, or with BTLM_BENCH_THREADS=2 and more the time on the clock. bfloat16 (autocast) is
 measured where the CPU computes with it (AVX512-BF16 or AMX); elsewhere it is emulated and nobody would train with it.
-BTLM_BENCH_PAIRS (5) sets the number of pairs.
+BTLM_BENCH_PAIRS (3) sets the number of pairs.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def run() -> list[dict[str, Any]]:
     """A row for each sequence length and precision."""
     torch.set_num_threads(int(os.environ.get("BTLM_BENCH_THREADS", "1")))
     torch.set_flush_denormal(True)  # as `btlm-train` does
-    pairs = int(os.environ.get("BTLM_BENCH_PAIRS", "5"))
+    pairs = int(os.environ.get("BTLM_BENCH_PAIRS", "3"))
     precisions = [torch.float32, *([torch.bfloat16] if has_bfloat16() else [])]
     return [measure(batch, length, dtype, pairs) for dtype in precisions for batch, length in SHAPES]
 
