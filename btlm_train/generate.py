@@ -41,8 +41,9 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     probabilities = torch.softmax(logits.float().cpu() / temperature, dim=0)
     if top_p < 1:
         ordered, order = probabilities.sort(descending=True, stable=True)
-        before = ordered.cumsum(0) - ordered  # the probability of all likelier tokens: the first is always kept
-        probabilities = torch.zeros_like(probabilities).scatter(0, order, torch.where(before < top_p, ordered, 0.0))
+        kept = ordered.cumsum(0) - ordered < top_p  # by the probability of all likelier tokens
+        kept[0] = True
+        probabilities = torch.zeros_like(probabilities).scatter(0, order, torch.where(kept, ordered, 0.0))
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
