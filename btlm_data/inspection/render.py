@@ -122,7 +122,7 @@ def _bar(share: float, width: int = BAR) -> Text:
 def _table(*columns: str, right: Sequence[int] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for k, name in enumerate(columns):
-        table.add_column(name, justify="right" if k in right else "left", no_wrap=k in right)
+        table.add_column(name, justify="right" if k in right else "left", no_wrap=k in right or k == 0)
     return table
 
 
@@ -157,8 +157,9 @@ def _headline(report: Report) -> str:
 
 def _splits(report: Report) -> RenderableType:
     table = _table(
-        "split", "samples", "documents", "tokens", "packing", "files", "on disk", "bytes/token", "stored as", right=range(1, 8)
+        "split", "samples", "documents", "tokens", "packing", "files", "on disk", "B/token", right=range(1, 8)
     )  # fmt: skip
+    layouts: dict[str, list[str]] = {}
     for name, split in report["splits"].items():
         stored = " ".join(filter(None, [split["dtype"], "x".join(map(str, split["shape"] or [])), split["compression"] or "uncompressed"]))
         measured = "" if split["label_tokens_measured"] == "all" else "about "
@@ -172,11 +173,13 @@ def _splits(report: Report) -> RenderableType:
             number(split["files"]),
             size(split["disk_bytes"]),
             "unknown" if per_token is None else f"{per_token:.2f}",
-            stored if split["layout"] else "unknown",
         )
+        layouts.setdefault(stored if split["layout"] else "in an unknown way", []).append(name)
     disk = report["disk"]
     line = f"on disk: shards {size(disk['shards'])}, tables of documents {size(disk['documents'])}, other files {size(disk['other'])}"
-    return Group(table, Text(line, "dim")) if report["kind"] == "dataset" else table
+    told = "; ".join(stored if len(layouts) == 1 else f"{', '.join(names)}: {stored}" for stored, names in layouts.items())
+    lines = [Text(f"stored as {told}", "dim"), *([Text(line, "dim")] if report["kind"] == "dataset" else [])]
+    return Group(table, *lines)
 
 
 def _sources(report: Report) -> RenderableType | None:
@@ -184,7 +187,7 @@ def _sources(report: Report) -> RenderableType | None:
     if not sources:
         return None
     split = "train" if "train" in sources else next(iter(sources))
-    table = _table("source", "documents", "", "bytes", "", "tokens", "", f"share of {split}'s tokens", right=range(1, 7))
+    table = _table("source", "documents", "", "bytes", "", "tokens", "", right=range(1, 7))
     for row in sources[split]:
         shares = row["shares"]
         table.add_row(
@@ -194,7 +197,6 @@ def _sources(report: Report) -> RenderableType | None:
                 for unit, show in (("documents", number), ("bytes", size), ("tokens", number))
                 for cell in (show(row[unit]), Text(percent(shares[unit]), "dim"))
             ),
-            _bar(shares["tokens"]),
         )
     others = [name for name in sources if name != split]
     return Group(table, Text(f"{', '.join(others)}: see --json", "dim")) if others else table
