@@ -86,6 +86,7 @@ class Hub:
         """rate: bytes a second of all bodies together."""
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
+        self._entries: dict[tuple[str, int], dict[str, Any]] = {}  # by the bodies' ids: `repositories` keeps the bodies alive
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.rate = rate
@@ -120,9 +121,17 @@ class Hub:
             repr((repository, len(entry.commits), sorted((n, hashlib.sha1(b).hexdigest()) for n, b in files.items()))).encode()
         )
         entry.commits.append((digest.hexdigest(), dict(files)))
-        for body in files.values():
-            self.blobs[hashlib.sha256(body).hexdigest()] = body
+        for path, body in files.items():
+            entry_of = self.entry(path, body)
+            self.blobs[entry_of["lfs"]["oid"] if "lfs" in entry_of else hashlib.sha256(body).hexdigest()] = body
         return digest.hexdigest()
+
+    def entry(self, path: str, body: bytes) -> dict[str, Any]:
+        """What `tree` says of a file; hashed once."""
+        known = self._entries.get((path, id(body)))
+        if known is None:
+            known = self._entries[path, id(body)] = _entry(path, body)
+        return known
 
     def count(self, part: str, method: str | None = None) -> int:
         """Requests whose path holds `part`."""
@@ -252,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             if folder and not inside:
                 self._refuse(404, "EntryNotFound")
                 return
-            entries = [_entry(path, body) for path, body in sorted(inside.items())]
+            entries = [self.hub.entry(path, body) for path, body in sorted(inside.items())]
             folders = sorted({path.rpartition("/")[0] for path in inside} - {""})
             entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders] + entries
         start = int(query.get("cursor", ["0"])[0])
@@ -278,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = files[path]
         headers = {"X-Repo-Commit": commit}
         if len(body) >= LFS_FROM:
-            sha256 = hashlib.sha256(body).hexdigest()
+            sha256 = self.hub.entry(path, body)["lfs"]["oid"]
             headers |= {"X-Linked-Size": str(len(body)), "X-Linked-Etag": f'"{sha256}"'}
             headers["Location"] = f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{sha256}/{quote(path)}"
             self._send(302, b"", headers)

@@ -12,8 +12,11 @@ import itertools
 import logging
 import os
 import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MAX_ENTRIES = 5_000_000  # the largest data sets on the hub have under a million files; beyond this a listing is broken
+_SILENT_RETRIES = 2  # of a listing whose hub does not answer: each has waited for `run.timeout`, and somebody waits for the run to begin
+_LISTERS = 4  # folders listed at once
 _URL = re.compile(r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
 _UNAVAILABLE = "Check the name, set HF_TOKEN if it is private or gated, or name a mirror, a local folder or another source."
 
@@ -77,10 +82,12 @@ def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Se
         glob = f"{path}/**"
     globs = [*itertools.chain.from_iterable(patterns.values())] if patterns is not None else [glob or "**"]
     folders = _folders(globs)
-    entries: list[Any] = []
     patient = run.model_copy(update={"retries": min(run.retries, 1)})  # huggingface_hub repeats each page of a listing by itself
-    for folder in folders:
-        entries += _answer(functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, patient)
+
+    def tree(folder: str) -> list[Any]:
+        return list(_answer(functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, patient))
+
+    entries = list(itertools.chain.from_iterable(_side_by_side(tree, folders)))
     files: dict[str, SourceFile] = {}
     splits = splits_of([entry.path for entry in entries], patterns, glob)
     for entry in entries:
@@ -261,7 +268,7 @@ def _set_limit(request: Any) -> None:
 
 
 def _answer(ask: Callable[[], Any], what: str, revision: str | None, run: Run) -> Any:
-    """Ask until there is an answer, at most `run.retries` times more. Raises SourceUnavailable."""
+    """Ask until there is an answer, at most `run.retries` times more, or _SILENT_RETRIES where there is none at all. Raises SourceUnavailable."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -278,7 +285,11 @@ def _answer(ask: Callable[[], Any], what: str, revision: str | None, run: Run) -
             if status not in RETRIED_STATUS:
                 raise explain(error, what, revision) from None
             failure, wait = error, retry_after(error.response.headers)
-        except (httpx2.RequestError, OSError, ValueError, KeyError, TypeError) as error:  # ValueError...: an answer that is no listing
+        except (httpx2.RequestError, OSError) as error:
+            if attempt >= _SILENT_RETRIES:
+                raise explain(error, what, revision) from error
+            failure, wait = error, None
+        except (ValueError, KeyError, TypeError) as error:  # an answer that is no listing
             failure, wait = error, None
         if attempt >= run.retries:
             raise explain(failure, what, revision) from failure
@@ -306,6 +317,33 @@ def _tree(api: HfApi, repository: str, commit: str, folder: str, globs: Sequence
         if not folder:
             raise
     return found
+
+
+def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> list[list[Any]]:
+    """ask(folder) for each, a few at once, in order: a page is a round trip, and SlimPajama has 70 of them.
+
+    The threads are daemons, so that neither an error nor Ctrl-C waits for those that hang on a silent hub.
+    """
+    pending = deque((folder, Future[list[Any]]()) for folder in folders)
+    answers = [answer for _, answer in pending]
+
+    def work() -> None:
+        while pending:
+            try:
+                folder, answer = pending.popleft()
+            except IndexError:
+                return
+            try:
+                answer.set_result(ask(folder))
+            except BaseException as error:
+                answer.set_exception(error)
+
+    for number in range(min(_LISTERS, len(folders))):
+        threading.Thread(target=work, name=f"list-{number}", daemon=True).start()
+    try:
+        return [answer.result() for answer in answers]
+    finally:
+        pending.clear()
 
 
 def _folders(globs: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ hub runs in a process of its own, on the same machine, so its own work counts ag
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 import subprocess
@@ -62,6 +63,14 @@ def enlarged(source: Path, to: Path) -> Path:
     return to
 
 
+def digest(out: Path) -> str:
+    """Of a data set's shards."""
+    found = hashlib.sha256()
+    for path in sorted(out.rglob("*.h5")):
+        found.update(path.relative_to(out).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()
+
+
 def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="btlm-bench-corpus-") as folder:
         return compare(enlarged(corpus(), Path(folder) / "corpus"))
@@ -78,6 +87,7 @@ def compare(source: Path) -> list[dict[str, Any]]:
         prepare(source, out, "--limit", "100")  # compile once
         for _ in range(ROUNDS):
             local.append(prepare(source, out, "--accept-removal").wall)
+            expected = digest(out)
             with serving(source, 2 * num_bytes / local[-1]) as url:
                 os.environ["HF_ENDPOINT"] = url
                 try:
@@ -91,6 +101,7 @@ def compare(source: Path) -> list[dict[str, Any]]:
                         "--accept-removal",
                     ]
                     remote.append(prepare(source, out, *options).wall)
+                    assert digest(out) == expected, "the hub gave other shards than the folder"
                 finally:
                     del os.environ["HF_ENDPOINT"]
             for path in cache.rglob("*"):

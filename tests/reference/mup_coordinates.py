@@ -108,8 +108,8 @@ def coordinates(model: BTLM, ids: Tensor) -> dict[str, Tensor]:
 
 
 def sizes(config: ModelConfig, batches: Sequence[Tensor], rate: float, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """Root mean squares of every coordinate: before the first step, after the last, and of the change; mean over seeds, (3,) each."""
-    total: dict[str, np.ndarray] = {}
+    """Root mean squares of every coordinate: before the first step, after the last, and of the change; geometric mean over seeds, (3,) each."""
+    logs: dict[str, np.ndarray] = {}
     probe = batches[0][:, :-1]
     for seed in seeds:
         seen = [
@@ -120,8 +120,8 @@ def sizes(config: ModelConfig, batches: Sequence[Tensor], rate: float, seeds: Se
         for name, after in seen[1].items():
             before = seen[0][name]
             found = np.array([value.square().mean().sqrt().item() for value in (before, after, after - before)])
-            total[name] = total.get(name, np.zeros(3)) + found / len(seeds)
-    return total
+            logs[name] = logs.get(name, np.zeros(3)) + np.log(found) / len(seeds)
+    return {name: np.exp(value) for name, value in logs.items()}
 
 
 def exponents(by_width: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

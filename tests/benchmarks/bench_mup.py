@@ -1,0 +1,196 @@
+"""muP at work on real text: activations that keep their scale over widths, and a learning rate that transfers between them.
+
+    python -m tests.benchmarks.bench_mup --plot docs/figures/mup.png
+
+1. Coordinate check (Yang et al. 2022, "Tensor Programs V", appendix D.1): BTLM's published values at widths 64 to 512; after
+   ten steps what every layer puts out should have one scale (root mean square, geometric mean of four seeds) at every width.
+   The rate is a quarter of the published peak: at the peak itself, without warm-up, activations grow 400-fold in ten steps
+   and differ as much between seeds as between widths.
+2. Transfer: at widths 64, 128 and 256 short runs (two seeds) for each of five learning rates, a factor of 4 apart. The best
+   must be the same at every width. With --plot the same widths without muP too, for comparison; that doubles the time.
+
+The tokens are the package's sample corpus as `btlm-data prepare --seq-len 128` packs it, the commonest 2,047 under ids of
+their own and the rest under one more, so that a small model's time goes into its layers. One thread. After 120 steps at such
+rates rounding alone moves a run's loss by up to 0.1, so nearer rates would need more seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.reference.mup_coordinates import exponents, proxy_config, sizes, train_steps
+
+LENGTH, VOCABULARY, LAYERS = 128, 2048, 2
+WIDTHS, STEPS, CHECK_SEEDS, TOLERANCE = (64, 128, 256, 512), 10, (1, 2, 3, 4), 2.0
+TRANSFER_WIDTHS, TRANSFER_STEPS, BATCH, LAST = (64, 128, 256), 120, 8, 20
+PEAK = 0.012  # BTLM's own
+RATES = tuple(PEAK * 4.0**k for k in (-2, -1, 0, 1, 2))
+SEEDS = (1, 2)
+PARAMETRISATIONS = ("mup", "standard")
+Coordinates = dict[str, dict[int, dict[str, np.ndarray]]]
+Losses = dict[str, dict[int, list[float]]]
+
+
+def tokens() -> Tensor:
+    """The sample corpus's train samples in shuffled order, as ids below VOCABULARY: (n, LENGTH + 1)."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = Path(folder) / "shards"
+        command = ["prepare", "--source", "sample", "--seq-len", str(LENGTH), "--tail", "drop", "--workers", "1", "--out", str(shards)]
+        subprocess.run([sys.executable, "-m", "btlm_data.cli", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        pieces = []
+        for path in sorted((shards / "train").glob("*.h5")):
+            with h5py.File(path) as file:
+                pieces.append(file["data"][:])
+    planes = np.concatenate(pieces)
+    ids = np.concatenate([planes[:, 0], planes[:, 2, -1:]], axis=1)
+    rank = np.full(int(ids.max()) + 1, VOCABULARY - 1)
+    common = np.argsort(-np.bincount(ids.ravel()), kind="stable")[: VOCABULARY - 1]
+    rank[common] = np.arange(len(common))
+    return torch.from_numpy(rank[ids])
+
+
+def coordinate_check(samples: Tensor) -> Coordinates:
+    """`sizes` by parametrisation and width. The standard one is the same model at the base width of 256."""
+    batches = list(torch.split(samples[: STEPS * BATCH], BATCH))
+    return {
+        kind: {
+            width: sizes(proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind), batches, PEAK / 4, CHECK_SEEDS) for width in WIDTHS
+        }
+        for kind in PARAMETRISATIONS
+    }
+
+
+def transfer(samples: Tensor, kind: str) -> dict[int, list[float]]:
+    """Loss (nats a token, mean of the last steps and the seeds) by width and rate. Warm-up over a tenth, then linear decay to 0; clipped at 1."""
+    batches = list(torch.split(samples[: TRANSFER_STEPS * BATCH], BATCH))
+    assert len(batches) == TRANSFER_STEPS, f"the sample corpus gives only {len(batches)} batches"
+    warmup = TRANSFER_STEPS // 10
+
+    def schedule(rate: float) -> Callable[[int], float]:
+        return lambda step: rate * min((step + 1) / warmup, (TRANSFER_STEPS - step) / (TRANSFER_STEPS - warmup))
+
+    losses: dict[int, list[float]] = {}
+    for width in TRANSFER_WIDTHS:
+        config = proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind)
+        losses[width] = []
+        for rate in RATES:
+            runs = [[loss for _, loss in train_steps(config, batches, schedule(rate), seed, clip=1.0)] for seed in SEEDS]
+            losses[width].append(statistics.fmean(loss for run in runs for loss in run[-LAST - 1 : -1]))
+            print(f"  {kind}, width {width}, rate {rate:.5f}: loss {losses[width][-1]:.4f}", file=sys.stderr, flush=True)
+    return losses
+
+
+def best(losses: dict[int, list[float]]) -> list[float]:
+    """The best rate at each width."""
+    return [RATES[int(np.nanargmin(values))] for values in losses.values()]
+
+
+def plot(coordinates: Coordinates, losses: Losses, path: Path) -> None:
+    """Four panels: scale of activations over width, and loss over rate; with muP and without."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), sharey="row", layout="constrained")
+    for column, kind in enumerate(PARAMETRISATIONS):
+        by_width = coordinates[kind]
+        for name in next(iter(by_width.values())):
+            axes[0, column].plot(list(by_width), [found[name][1] for found in by_width.values()], marker="o", ms=3, label=name)
+        axes[0, column].set(xscale="log", yscale="log", xlabel="width", xticks=WIDTHS, xticklabels=WIDTHS)
+        axes[0, column].minorticks_off()
+        axes[0, column].set_title({"mup": "with muP", "standard": "without (tuned at 256)"}[kind])
+        for width, values in losses[kind].items():
+            (line,) = axes[1, column].plot(RATES, values, marker="o", ms=3, label=f"width {width}")
+            k = int(np.nanargmin(values))
+            axes[1, column].plot(RATES[k], values[k], marker="*", ms=11, color=line.get_color())
+        axes[1, column].set(xscale="log", xlabel="learning rate")
+    axes[0, 0].set_ylabel(f"activations (rms) after {STEPS} steps")
+    axes[1, 0].set_ylabel(f"loss after {TRANSFER_STEPS} steps")
+    axes[0, 1].legend(fontsize=6)
+    axes[1, 1].legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def measure(transferred: Sequence[str]) -> tuple[Coordinates, Losses]:
+    """The coordinate check with and without muP, and the transfer for the parametrisations named."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as `btlm-train` does
+    samples = tokens()
+    return coordinate_check(samples), {kind: transfer(samples, kind) for kind in transferred}
+
+
+def spread(by_width: dict[int, dict[str, np.ndarray]]) -> float:
+    """How far one layer's scale after the steps lies apart over the widths: largest / smallest, of the layer where that is most."""
+    return max(
+        float(np.divide(*(choose([found[name][1] for found in by_width.values()]) for choose in (max, min))))
+        for name in next(iter(by_width.values()))
+    )
+
+
+def rows(coordinates: Coordinates, losses: Losses) -> list[dict[str, Any]]:
+    """What `make bench` shows: how far scales, and best rates, lie apart over the widths; ours with muP, theirs without."""
+    apart = {kind: spread(found) for kind, found in coordinates.items()}
+    chosen = best(losses["mup"])
+    return [
+        {
+            "name": f"muP: a layer's scale after {STEPS} steps, largest / smallest over widths {WIDTHS[0]}-{WIDTHS[-1]}, against no muP",
+            "ours": apart["mup"],
+            "theirs": apart["standard"],
+            "ratio": apart["mup"] / apart["standard"],
+            "unit": "",
+            "budget": f"ours <= {TOLERANCE:g}",
+        },
+        {
+            "name": f"muP: best of 5 learning rates, largest / smallest over widths {', '.join(map(str, TRANSFER_WIDTHS))}",
+            "ours": max(chosen) / min(chosen),
+            "theirs": None,
+            "ratio": None,
+            "unit": "",
+            "budget": "1",
+        },
+    ]
+
+
+def run() -> list[dict[str, Any]]:
+    """Two rows; see `rows`."""
+    return rows(*measure(("mup",)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--plot", type=Path, help="write the figure here (PNG)")
+    arguments = parser.parse_args()
+    coordinates, losses = measure(PARAMETRISATIONS if arguments.plot else ("mup",))
+    for kind in PARAMETRISATIONS:
+        print(f"\n{kind}: exponents of the width, start / after / change")
+        for name, powers in exponents(coordinates[kind]).items():
+            print(f"  {name:20s}" + "".join(f"{power:8.2f}" for power in powers))
+    for kind, by_width in losses.items():
+        print(f"\n{kind}: loss at rates {', '.join(f'{rate:.5f}' for rate in RATES)}")
+        for width, values in by_width.items():
+            print(f"  width {width:4d}" + "".join(f"{value:8.3f}" for value in values))
+        print(f"  best: {', '.join(f'{rate:.5f}' for rate in best(by_width))}")
+    for row in rows(coordinates, losses):
+        print(json.dumps(row))
+    if arguments.plot:
+        plot(coordinates, losses, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

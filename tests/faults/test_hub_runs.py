@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from tests.faults.hub_runs import run_all
+
+SAMPLE = Path(str(files("btlm_data") / "data/sample"))
+
+
+def test_the_sample_from_a_faulty_hub(tmp_path: Path) -> None:
+    assert run_all(SAMPLE, tmp_path, kills=2, seed=1, kinds=("cut in mid-file", "corrupted body")).problems == []
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+def test_the_sample_under_every_fault_and_fifty_kills(tmp_path: Path) -> None:
+    assert run_all(SAMPLE, tmp_path, kills=50, seed=2).problems == []
