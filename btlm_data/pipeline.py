@@ -20,7 +20,7 @@ from typing import Any
 
 from btlm_data.config import SPLITS, Recipe, Run, Settings, digest
 from btlm_data.engine.local import LocalEngine
-from btlm_data.engine.runner import Engine, Events, exclusive, is_done, run_step, task_digest
+from btlm_data.engine.runner import Engine, Events, exclusive, exclusive_folder, is_done, run_step, task_digest
 from btlm_data.errors import DataError, InputError, OutputError
 from btlm_data.formats import atomic, manifest, rejects
 from btlm_data.formats.documents import Fields
@@ -91,7 +91,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
     """Do everything a recipe says, resuming whatever an earlier run finished. Raises BtlmError for all a user can mend."""
     out, work_dir = folders(recipe.run)
     _check_out(out, work_dir, recipe)
-    with exclusive(work_dir), LocalEngine(recipe.run.workers) as engine:
+    with exclusive(work_dir), exclusive_folder(out), LocalEngine(recipe.run.workers) as engine:
         context = _Context(recipe, out, work_dir, engine, events)
         prepared = _stages(context)
     if prepared.complete and out != Path(recipe.run.out.removeprefix("file://")):

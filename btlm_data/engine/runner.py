@@ -83,6 +83,38 @@ def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list
 
 
 @contextmanager
+def exclusive_folder(out: Path) -> Iterator[None]:
+    """Hold the dataset folder too, so that two runs with two work folders do not both write into it. Leaves no file there.
+
+    Raises OutputError if another run holds it. A file system that cannot lock folders (some network ones) is taken as it is.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise atomic.as_output_error(error, out) from error
+    try:
+        for attempt in range(20):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == 19:
+                    raise OutputError(
+                        f"Another run, with another --work-dir, is preparing {out}. Wait for it to end, or choose another --out."
+                    ) from None
+                sleep(0.1)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def exclusive(work_dir: Path) -> Iterator[None]:
     """Hold the work folder: a second run on it says so and stops. The lock ends with the process, however it ends.
 

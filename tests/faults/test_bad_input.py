@@ -325,15 +325,20 @@ def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(tmp_path: Pa
         assert (small_disk / "out" / path.relative_to(tmp_path / "roomy")).read_bytes() == path.read_bytes()
 
 
-def test_two_runs_on_one_work_folder(tmp_path: Path, source: Path) -> None:
+@pytest.mark.parametrize(
+    ("lock", "folder", "advice"),
+    [("exclusive", "out/.work", "choose another --work-dir"), ("exclusive_folder", "out", "choose another --out")],
+    ids=["work", "out"],
+)
+def test_two_runs_on_one_folder(tmp_path: Path, source: Path, lock: str, folder: str, advice: str) -> None:
     out = tmp_path / "out"
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from btlm_data.engine.runner import exclusive\n"
-            "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
-            str(out / ".work"),
+            f"import sys, time; from pathlib import Path; from btlm_data.engine.runner import {lock}\n"
+            f"with {lock}(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
+            str(tmp_path / folder),
         ],
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -342,8 +347,8 @@ def test_two_runs_on_one_work_folder(tmp_path: Path, source: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         said = prepare(source, out, code=4)
-        assert f"in use by process {holder.pid} on " in said
-        assert "choose another --work-dir" in said
+        assert advice in said
+        assert lock != "exclusive" or f"in use by process {holder.pid} on " in said
     finally:
         holder.kill()
         holder.communicate()
