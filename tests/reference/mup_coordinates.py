@@ -107,14 +107,16 @@ def coordinates(model: BTLM, ids: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def sizes(config: ModelConfig, batches: Sequence[Tensor], rate: float, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+def sizes(
+    config: ModelConfig, batches: Sequence[Tensor], rate: float, seeds: Sequence[int], clip: float | None = None
+) -> dict[str, np.ndarray]:
     """Root mean squares of every coordinate: before the first step, after the last, and of the change; geometric mean over seeds, (3,) each."""
     logs: dict[str, np.ndarray] = {}
     probe = batches[0][:, :-1]
     for seed in seeds:
         seen = [
             coordinates(model, probe)
-            for step, (model, _) in enumerate(train_steps(config, batches, lambda _: rate, seed))
+            for step, (model, _) in enumerate(train_steps(config, batches, lambda _: rate, seed, clip))
             if step in (0, len(batches))
         ]
         for name, after in seen[1].items():
