@@ -341,13 +341,16 @@ def _nothing_left(stages: Mapping[str, Counts], files: Iterable[SourceFile]) -> 
 
 
 def _dedupe(context: _Context, blocks: list[Block], lineage: str) -> tuple[str | None, dict[str, Any] | None, str]:
-    """Fates file, clusters (None without deduplication), lineage."""
+    """Fates file, clusters (None without deduplication), lineage. Fills the ledger only where no later stage will (streams.py counts all fates)."""
     settings, run = context.settings, context.recipe.run
     if settings.dedupe.method == "none":
         return None, None, lineage
     from btlm_data.stages import dedupe
 
-    return dedupe.run(context, blocks, lineage, settings.dedupe, run)
+    fates, clusters, lineage, counts = dedupe.run(context, blocks, lineage, settings.dedupe, run)
+    if run.stop_after in ("dedupe", "holdout", "tokenize"):
+        context.stages["dedupe"].merge(counts)
+    return fates, clusters, lineage
 
 
 def _holdout(context: _Context, blocks: list[Block], fates: str | None, lineage: str) -> str:

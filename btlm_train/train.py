@@ -19,6 +19,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -127,7 +128,9 @@ def autocast(params: Params, device: torch.device) -> contextlib.AbstractContext
 def wrap(model: BTLM, world: World) -> nn.Module:
     """Spread the model over the ranks: whole copies (DDP), or each parameter cut in pieces (FSDP2)."""
     if world.parallel == "ddp":
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the option has another name since torch 2.13, and no other before
+            return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     if world.parallel == "fsdp":
         for block in model.blocks:
             fully_shard(block)

@@ -247,6 +247,13 @@ def test_stopping_after_each_stage_and_going_on_changes_nothing(tmp_path: Path) 
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+def test_a_run_that_stops_after_dedupe_says_what_went(tmp_path: Path) -> None:
+    whole = run("sample", tmp_path / "whole", seq_len=512, dedupe__method="exact")
+    for stage in ("dedupe", "holdout", "tokenize"):
+        stopped = run("sample", tmp_path / "stopped", seq_len=512, dedupe__method="exact", run__stop_after=stage)
+        assert stopped.stages["dedupe"].cells == whole.stages["dedupe"].cells
+
+
 def receipts(out: Path) -> dict[str, set[int]]:
     """Modification times of the receipts of each step."""
     found: dict[str, set[int]] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from btlm_data.task import Amount
 
 DOCUMENTS = "documents.parquet"
 MODEL_ZOO_PARAMS = "data_params.json"
+_URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash of two
 MAX_MANIFEST_BYTES = 1 << 30
 
 
@@ -196,6 +198,11 @@ def open_path(path: Path) -> Opened:
 
     A split folder or a shard below a dataset finds it. Raises DataError if there is nothing to look at.
     """
+    if _URL.match(str(path)):
+        raise DataError(
+            f"{path} is no folder on this machine. Copy the dataset here first (for example with `aws s3 sync`), or name the copy that "
+            "the run left in its work folder (WORK/dataset)."
+        )
     path = path.absolute()
     try:
         if path.is_file():

@@ -46,9 +46,11 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
     if prepared.complete:
         size = sum(path.stat().st_size for path in prepared.work_dir.rglob("*") if path.is_file())
         _print(console, f"  {amount(size, 'B')} of work files in {prepared.work_dir}: kept for quick changes of options, safe to delete.")
+        local = prepared.out
+        copied = "" if str(local) in (recipe.run.out, recipe.run.out.removeprefix("file://")) else f" (uploaded from {local})"
         _print(
             console,
-            f"[bold green]Prepared[/] {recipe.run.out}. Next: `btlm-data inspect {recipe.run.out}`, `btlm-data verify {recipe.run.out}`.",
+            f"[bold green]Prepared[/] {recipe.run.out}{copied}. Next: `btlm-data inspect {local}`, `btlm-data verify {local}`.",
         )
     else:
         _print(console, f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.")

@@ -117,8 +117,10 @@ class ClusterSettings:
 # The plan ---------------------------------------------------------------------------------------------------------
 
 
-def run(context: Context, blocks: Sequence[Block], lineage: str, dedupe: DedupeSettings, how: Run) -> tuple[str, dict[str, Any], str]:
-    """Deduplicate all blocks. Returns (path of the fates, summary for the manifest, lineage of the fates).
+def run(
+    context: Context, blocks: Sequence[Block], lineage: str, dedupe: DedupeSettings, how: Run
+) -> tuple[str, dict[str, Any], str, Counts]:
+    """Deduplicate all blocks. Returns (path of the fates, summary for the manifest, lineage of the fates, what went and why).
 
     Raises SafetyStop if a source would lose more than `max_removed` of its bytes, ConfigError for an index of another kind.
     """
@@ -161,7 +163,7 @@ def run(context: Context, blocks: Sequence[Block], lineage: str, dedupe: DedupeS
         index.add(files, [(b.first_ordinal, b.sketch(root)) for b in blocks if keep_signatures], total)
     for folder in _FOLDERS:
         shutil.rmtree(root / folder, ignore_errors=True)
-    return FATES, summary, lineage
+    return FATES, summary, lineage, counts
 
 
 def _exact(context: Context, steps: _Steps) -> None:

@@ -153,7 +153,7 @@ def _child(work_dir: Path, count: int) -> None:
         for name in ("dedupe", "receipts"):
             shutil.rmtree(work_dir / name, ignore_errors=True)
         how = Run(workers=1, memory=memory, accept_removal=True)
-        _, summary, _ = dedupe.run(context, blocks.number(stems), f"{count}", DedupeSettings(), how)  # type: ignore[arg-type]
+        _, summary, *_ = dedupe.run(context, blocks.number(stems), f"{count}", DedupeSettings(), how)  # type: ignore[arg-type]
         return context, summary
 
     cluster(_BLOCK, MEMORY // 100)  # compile, on a block through the disk

@@ -112,3 +112,8 @@ def test_a_table_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 but not really")
     with pytest.raises(DataError, match="is damaged"):
         DocumentTable(path)
+
+
+def test_a_remote_dataset_is_refused_in_words() -> None:
+    with pytest.raises(DataError, match="no folder on this machine"):
+        open_path(Path("s3://bucket/dataset"))

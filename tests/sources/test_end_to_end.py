@@ -206,6 +206,11 @@ def test_s3_in_and_out_with_two_workers(corpus: Path, expected: dict[str, str], 
         [sys.executable, "-m", "btlm_data.cli", *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr.decode()
+    local = tmp_path / "work/dataset"
+    assert (
+        f"Prepared s3://corpus/out (uploaded from {local}). Next: `btlm-data inspect {local}`"
+        in done.stdout.decode() + done.stderr.decode()
+    )
     bucket.invalidate_cache()
     found = {str(p)[len("corpus/out/") :]: hashlib.sha256(bucket.cat_file(p)).hexdigest() for p in bucket.find("corpus/out")}
     assert {name: digest for name, digest in found.items() if name.endswith(".h5")} == expected

@@ -107,7 +107,7 @@ def run(work_dir: Path, blocks: list[Block], context: Context | None = None, mem
     """Names of the fates."""
     context = context or Context(work_dir)
     how = Run(memory=memory * context.workers, workers=context.workers, accept_removal=changes.pop("accept", False))
-    path, _, _ = dedupe.run(context, blocks, "lineage", SETTINGS.model_copy(update=changes), how)
+    path, *_ = dedupe.run(context, blocks, "lineage", SETTINGS.model_copy(update=changes), how)
     return [Fate(code).reason for code in columns.read(work_dir / path)["fate"]]
 
 
@@ -247,7 +247,7 @@ def test_summary_and_counts_add_up(tmp_path: Path) -> None:
     documents = some_documents()
     blocks = write_blocks(tmp_path, documents)
     context = Context(tmp_path)
-    _, summary, _ = dedupe.run(context, blocks, "lineage", SETTINGS, Run(workers=1))
+    _, summary, *_ = dedupe.run(context, blocks, "lineage", SETTINGS, Run(workers=1))
     counts = Counts.from_json(json.loads((tmp_path / "receipts/cluster/all.json").read_text())["counts"])
     roots = reference.clusters(documents)
     sizes = {root: roots.count(root) for root in roots if roots.count(root) > 1}
@@ -297,7 +297,7 @@ def test_verification_drops_candidates_that_are_not_alike(tmp_path: Path) -> Non
 
 def test_verification_counts_what_it_compared(tmp_path: Path) -> None:
     documents = [Document(0, (1, 10, 20)), Document(1, (1, 11, 21)), Document(2, (1, 11, 22))]
-    _, summary, _ = dedupe.run(
+    _, summary, *_ = dedupe.run(
         Context(tmp_path),
         write_blocks(tmp_path, documents),
         "x",
@@ -418,7 +418,7 @@ def test_planted_copies_are_found_and_nothing_else_goes(tmp_path: Path) -> None:
     documents, places = sample_documents()
     number = {(name, line): i for i, (name, line, _) in enumerate(places)}
     blocks = write_texts(tmp_path, documents, [split for _, _, split in places])
-    path, _, _ = dedupe.run(Context(tmp_path), blocks, "sample", DedupeSettings(), Run(workers=1))
+    path, *_ = dedupe.run(Context(tmp_path), blocks, "sample", DedupeSettings(), Run(workers=1))
     fate = [Fate(code) for code in columns.read(tmp_path / path)["fate"]]
     cluster = columns.read(tmp_path / dedupe.CLUSTERS)["cluster"]
     truth = json.loads((SAMPLE / "truth.json").read_text())

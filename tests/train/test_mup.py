@@ -1,13 +1,11 @@
-"""muP: what is multiplied by what, and the coordinate check in short."""
+"""muP: what is multiplied by what. The coordinate check in short: test_mup_coordinates.py."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
 from btlm_train import mup
 from btlm_train.config import Initializer, ModelConfig, OptimizerConfig
-from tests.benchmarks.mup_coordinate_check import coordinate_check
 
 OLDER = ModelConfig(
     hidden_size=2560, num_heads=32, num_hidden_layers=32, filter_size=6826, output_logits_scale=0.222, scale_qk_dot_by_d=True, embeddings_scale=14.6,
@@ -61,21 +59,3 @@ def test_biases_and_norms_keep_the_base_rate_and_never_decay() -> None:
     assert found["wte.weight"] == (1.0, 0.1)
     assert found["blocks.0.attn.proj.weight"] == found["blocks.0.ffn.gate.weight"] == (1 / 4, 0.1)
     assert found["blocks.0.ffn.proj.weight"] == (1 / 8, 0.1)
-
-
-def test_activations_keep_their_scale_at_any_width() -> None:
-    """Coordinate check in short, over an eightfold width, after four steps.
-
-    Layers stay flat; logits may shrink towards what training has put into them (at the start they go as 1/sqrt(width),
-    since the output head is the random embedding) but never grow. Under the standard parametrisation layers grow many times over.
-    """
-    torch.set_num_threads(1)
-    widths = (64, 512)
-    flat = coordinate_check(widths, steps=4, rate=0.01, seeds=1)
-    narrow, wide = flat.pop("logits")
-    assert 0.35 < wide / narrow < 1.1
-    for name, (narrow, wide) in flat.items():
-        assert 1 / 1.5 < wide / narrow < 1.5, (name, narrow, wide)
-    standard = coordinate_check(widths, steps=4, rate=0.01, seeds=1, parametrised=False)
-    for name in ("attention 0", "feed-forward 0", "feed-forward 1"):
-        assert standard[name][1] / standard[name][0] > 5, name
