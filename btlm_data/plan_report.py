@@ -78,7 +78,8 @@ def measure(recipe: Recipe) -> Plan:
     packed = tokens * itemsize * copies if settings.shuffle == "samples" and settings.format == "sample" else 0
     work_bytes = tokens * itemsize + packed + documents * (150 + 8 * settings.dedupe.bands)
     shard_bytes = int(tokens * copies * (writing.bytes_per_token if settings.format != "corpus" else 1.5))
-    seconds = (measured.seconds * scale * (1 - done / max(1, len(tasks))) + writing.seconds_per_token * tokens * copies) / run.workers
+    passes = 1 - done / max(1, len(tasks)) + (run.emit_text is not None)  # the text is read and cleaned once more to be written out
+    seconds = (measured.seconds * scale * passes + writing.seconds_per_token * tokens * copies) / run.workers
     return Plan(
         source=settings.source.name,
         files=dict(Counter(file.split for file in listing.files)),
@@ -163,12 +164,14 @@ def _stages(recipe: Recipe, out: Path) -> tuple[tuple[str, str], ...]:
         "exact": "exact",
         "minhash": f"exact, then MinHash ({s.dedupe.bands} bands x {s.dedupe.rows} rows, {s.dedupe.scheme})",
     }[s.dedupe.method]
+    shares = {"validation": s.holdout.fraction, "test": s.holdout.test_fraction}
+    drawn = [f"{split} {share:.3%}" for split, share in shares.items() if share]
     sets = ", ".join(f"{part.seq_len}" + (f" ({part.share:.0%} of the documents)" if part.share else "") for part in s.seq_len)
     return (
         ("acquire", s.source.name),
         ("clean", clean),
         ("dedupe", dedupe),
-        ("holdout", f"drawn: {s.holdout.fraction:.2%}" if s.holdout.fraction else "the source's own, if any"),
+        ("holdout", f"drawn: {', '.join(drawn)} of the documents" if drawn else "the source's own, if any"),
         ("tokenize", s.tokenizer.name),
         ("shuffle", f"{s.shuffle}, seed {s.seed}"),
         ("pack", f"{s.format} format, sequence length {sets}"),

@@ -52,8 +52,6 @@ def collect(task: Task, settings: read.ReadSettings, work_dir: str) -> Counts:
     for (stem, first), records in zip(task.args["blocks"], found, strict=False):
         docs = columns.read(root / f"{stem}.docs")
         count = len(docs["offset"])
-        writer = read.BlockWriter(root, stem, segments, settings, {})
-        texts, _ = writer.cleaned(records.block.texts, records.block.sources)
         places = {place: row for row, place in enumerate(zip(records.files, records.block.offsets, strict=True))}
         rows = [places.get(place) for place in zip(docs["file"].tolist(), docs["offset"].tolist(), strict=True)]
         if any(row is None for row in rows):
@@ -62,14 +60,18 @@ def collect(task: Task, settings: read.ReadSettings, work_dir: str) -> Counts:
                 f"{docs['offset'][rows.index(None)]} is gone. Restore the file, or start again with another --work-dir."
             )
         fate, split = fates["fate"][first : first + count], fates["split"][first : first + count]
+        kept_here = np.flatnonzero(fate == Fate.KEPT).tolist()
+        sources = [records.block.sources[row] for i in kept_here if (row := rows[i]) is not None]
+        texts, _ = read.BlockWriter(root, stem, segments, settings, {}).cleaned(
+            [records.block.texts[row] for i in kept_here if (row := rows[i]) is not None], sources
+        )
         amounts = []
         for number, name in enumerate(SPLITS):
-            chosen = np.flatnonzero((fate == Fate.KEPT) & (split == number)).tolist()
+            chosen = np.flatnonzero(split[kept_here] == number).tolist()
             amounts.append(len(chosen))
             if chosen:
                 path = f"emit/{Path(stem).name}-{name}.jsonl.zst"
-                pairs = ((texts[row], records.block.sources[row]) for i in chosen if (row := rows[i]) is not None)
-                _write_lines(root / path, pairs)
+                _write_lines(root / path, ((texts[i], sources[i]) for i in chosen))
                 outputs.append(path)
         kept.append(amounts)
     return Counts(extra={"outputs": outputs, "kept": kept})
