@@ -437,7 +437,8 @@ def _raw_blocks(
             if limit is not None and offset + cut > limit:  # lines that begin at or after the limit belong to the next stretch
                 newline = held.find(b"\n", max(0, limit - offset - 1))
                 if newline >= 0 or at_end:
-                    yield _Raw(held, newline + 1 if newline >= 0 else size, offset)
+                    block, held = _Raw(held, newline + 1 if newline >= 0 else size, offset), b""
+                    yield block
                     return
             block = _Raw(held, cut, offset)
             if at_end and pieces.problem is not None:
@@ -524,6 +525,7 @@ def _read_text(path: Path, file: SourceFile, source: str | None, max_record_byte
             pieces.append(piece)
             length += len(piece)
     data = b"".join(pieces).removeprefix(b"\xef\xbb\xbf")
+    pieces.clear()
     if length > max_record_bytes:
         block.rejects.append(_too_large(0, 0, length, max_record_bytes))
     elif reader.problem is not None:
@@ -536,6 +538,7 @@ def _read_text(path: Path, file: SourceFile, source: str | None, max_record_byte
             block.offsets.append(0)
         except UnicodeDecodeError as error:
             block.rejects.append(Reject(0, error.start, "invalid_utf8", f"byte 0x{data[error.start]:02x} at byte {error.start}", length))
+    data = b""  # not to be held while the block is worked on
     if block.num_records:
         yield block
 
