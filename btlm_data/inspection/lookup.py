@@ -199,6 +199,14 @@ class DocumentTable:
                         self._starts.append(int(self.read(group, ["stream_offset"])["stream_offset"][0]))
         return self._starts
 
+    def at(self, row: int) -> dict[str, Any]:
+        """One document, by its row."""
+        group = bisect_right([self.group_rows(g)[0] for g in range(self.num_groups)], row) - 1
+        columns = self.read(group)
+        k = row - self.group_rows(group)[0]
+        values = {name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k]) for name in columns}
+        return {"row": row, **values}
+
 
 def _column(column: Any, name: str) -> Any:
     """Numpy values of an Arrow column; raises ValueError for nulls and foreign types."""
@@ -263,9 +271,13 @@ def sample(
     ids = planes[0]
     view |= {"file": opened.name(rows.files[file]), "row": row, "positions": length, "real_positions": real}
     borders = _borders(planes, ids[:real], opened.eos_id)
-    if start is None:
-        view["note"] = _why_unnamed(opened)
-    elif table is None:
+    if start is None and (opened.manifest is None or opened.manifest.format != "vsl"):
+        view["note"] = "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
+    elif start is None and table is not None:
+        view["documents"] = documents = _packed_documents(opened, split, rows.base + number, table)
+        borders = [document["positions"] for document in documents] or borders
+        view["note"] = None if documents else _TOO_MANY if table.num_rows > MAX_REPACKED else _NOT_OURS
+    elif start is None or table is None:
         view["note"] = "documents.parquet is missing or damaged, so documents cannot be named"
     else:
         view["stream_positions"] = [start, start + real]
@@ -314,10 +326,72 @@ def _stretch(rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
     return np.concatenate(parts)
 
 
-def _why_unnamed(opened: Opened) -> str:
-    if opened.manifest is None:
-        return "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
-    return "vsl samples are bins of documents and no map says of which; borders are where positions restart"
+MAX_REPACKED = 20_000_000  # documents that are packed once more to name those of a sample: ten seconds
+_TOO_MANY = f"to name the documents of a vsl sample all are packed once more, which is not done for more than {MAX_REPACKED:,}"
+_NOT_OURS = "packing the documents once more does not give this sample, so they are not named: documents.parquet is not its table"
+
+
+def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable) -> list[dict[str, Any]]:
+    """The documents of a vsl row, as `_documents` gives them: packed once more from their lengths, as stages/vsl.py packs. Empty if they cannot be told."""
+    from btlm_data.kernels.packing import pack_documents, unpermute_index
+    from btlm_data.stages.pack import sample_purpose
+
+    manifest = opened.manifest
+    assert manifest is not None
+    total = sum(file.n_examples for file in manifest.splits[split].files)
+    if table.num_rows > MAX_REPACKED or row >= total:
+        return []
+    if manifest.shuffle == "samples":
+        salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
+        row = int(unpermute_index(np.array([row], np.uint64), total, salt)[0])
+    most = manifest.configuration.get("max_documents_per_sample") or 0
+    found: list[dict[str, Any]] = []
+    base = 0
+    for first, lengths in _windows(table):
+        pieces = pack_documents(lengths, manifest.seq_len, most)
+        mine = np.flatnonzero(pieces.row == row - base)
+        for k in mine[np.argsort(pieces.column[mine])].tolist():
+            start, length, column = int(pieces.start[k]), int(pieces.length[k]), int(pieces.column[k])
+            place = {"token_range": [start, start + length], "positions": [column, column + length]}
+            found.append(_named(table.at(first + int(pieces.document[k]))) | place)
+        base += pieces.num_rows
+    return found if base == total else []
+
+
+def _windows(table: DocumentTable) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """(row of the first document, tokens of each) of the documents that begin in one window of stages/vsl.py, window by window."""
+    from btlm_data.stages.vsl import WINDOW_TOKENS
+
+    held: list[npt.NDArray[np.int64]] = []
+    begin, current = 0, -1
+    for first, columns in table.batches(("stream_offset", "tokens")):
+        window = columns["stream_offset"].astype(np.int64) // WINDOW_TOKENS
+        edges = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(window)]
+        for low, high in pairwise(edges):
+            if low == high:
+                continue
+            if held and int(window[low]) != current:
+                yield begin, np.concatenate(held)
+                held = []
+            if not held:
+                begin, current = first + low, int(window[low])
+            held.append(columns["tokens"][low:high].astype(np.int64))
+    if held:
+        yield begin, np.concatenate(held)
+
+
+def _named(document: dict[str, Any]) -> dict[str, Any]:
+    """A row of documents.parquet as a sample's view names it."""
+    return {
+        "document": document["row"],
+        "file": document["file"],
+        "line": document["line"] + 1,  # 1-based, as editors count
+        "offset": document["offset"],
+        "source": document["source"],
+        "bytes": document["bytes"],
+        "chars": document["chars"],
+        "tokens": document["tokens"],
+    }
 
 
 def _documents(table: DocumentTable, start: int, stop: int) -> list[dict[str, Any]]:
@@ -326,20 +400,8 @@ def _documents(table: DocumentTable, start: int, stop: int) -> list[dict[str, An
     for document in table.between(start, stop):
         begin, end = document["stream_offset"], document["stream_offset"] + document["tokens"] + 1  # EOS included
         first, last = max(begin, start), min(end, stop)
-        found.append(
-            {
-                "document": document["row"],
-                "file": document["file"],
-                "line": document["line"] + 1,  # 1-based, as editors count
-                "offset": document["offset"],
-                "source": document["source"],
-                "bytes": document["bytes"],
-                "chars": document["chars"],
-                "tokens": document["tokens"],
-                "token_range": [first - begin, min(last - begin, document["tokens"])],
-                "positions": [first - start, last - start],
-            }
-        )
+        place = {"token_range": [first - begin, min(last - begin, document["tokens"])], "positions": [first - start, last - start]}
+        found.append(_named(document) | place)
     return found
 
 

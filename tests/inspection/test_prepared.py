@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from btlm_data import pipeline
+from btlm_data.config import load
+from btlm_data.engine.progress import Lines
 from btlm_data.inspection import render
 from btlm_data.inspection.check import Check
 from btlm_data.inspection.summary import inspect
 from btlm_data.inspection.verify import verify
+from btlm_data.stages import vsl
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [word for word in (ROOT / "LICENSE").read_text().split() if word.isalpha()]
@@ -92,15 +96,35 @@ def test_a_prepared_dataset(tmp_path: Path, corpus: Path, options: tuple[str, ..
     render.render(report, console)
 
 
-def test_vsl(tmp_path: Path, corpus: Path) -> None:
-    prepare(corpus, tmp_path / "shards", "--seq-len", "256", "--format", "vsl")
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--shuffle", "none"), ("--set", "max_documents_per_sample=2"), ("--set", "mix={Web: 1.5}")],
+    ids=["samples", "none", "two", "mix"],
+)
+def test_vsl(tmp_path: Path, corpus: Path, options: tuple[str, ...]) -> None:
+    prepare(corpus, tmp_path / "shards", "--seq-len", "256", "--format", "vsl", *options)
     assert faults(tmp_path / "shards") == []
     report = inspect(tmp_path / "shards", num_samples=30)
-    assert report["splits"]["train"]["packing_efficiency"] > 0.9
-    everything = list(texts(corpus).values())
-    for view in report["samples"]:
-        assert "no map" in view["note"]
-        assert all(any(segment["text"] in text for text in everything) for segment in view["segments"])
+    assert options or report["splits"]["train"]["packing_efficiency"] > 0.9
+    assert check_samples(report, corpus) > 30
+
+
+def test_vsl_packed_in_several_windows(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vsl, "WINDOW_TOKENS", 5000)
+    given = {"source.name": str(corpus), "run.out": str(tmp_path / "shards"), "run.workers": 1, "seq_len": [256], "format": "vsl"}
+    pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
+    report = inspect(tmp_path / "shards", num_samples=1000)
+    entry = json.loads((tmp_path / "shards/dataset.json").read_text())["splits"]["train"]
+    assert entry["stream_tokens"] > 5 * 5000
+    assert len(report["samples"]) == entry["samples"]
+    check_samples(report, corpus)
+    named = [document for view in report["samples"] for document in view["documents"]]
+    assert {document["document"] for document in named} == set(range(entry["documents"]))
+    assert sum(last - first for document in named for first, last in [document["token_range"]]) == sum(
+        {document["document"]: document["tokens"] for document in named}.values()
+    )
+    monkeypatch.setattr(vsl, "WINDOW_TOKENS", 6000)
+    assert all("not its table" in view["note"] for view in inspect(tmp_path / "shards", num_samples=3)["samples"])
 
 
 def test_disjoint_sets(tmp_path: Path, corpus: Path) -> None:
