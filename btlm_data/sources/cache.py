@@ -16,6 +16,7 @@ goes on with, or that is dropped when room is needed. The sum of whole files and
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -84,6 +85,15 @@ def key_of(url: str, size: int, version: str) -> str:
     return hashlib.sha256(f"{url}\0{size}\0{version}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def _cannot_write(error: OSError, path: Path, cache: Cache) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"The disk of the cache folder {cache.folder} is full, and --cache-size lets the cache grow to {cache.limit / 1e9:.3f} GB. "
+            "Free space, lower --cache-size or choose another --cache-dir, and run the same command again: it goes on from here."
+        )
+    return as_output_error(error, path)
+
+
 @dataclass
 class Pin:
     """A whole file that stays until `release`."""
@@ -124,7 +134,7 @@ class Partial:
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
-            raise as_output_error(error, self.path) from error
+            raise _cannot_write(error, self.path, self._cache) from error
 
     def restart(self) -> None:
         """Forget what there is."""
@@ -212,7 +222,7 @@ class Cache:
                 partial.path.rename(path)
                 fcntl.flock(partial._descriptor, fcntl.LOCK_SH)  # not atomic, but whoever would slip in needs the books
         except OSError as error:
-            raise as_output_error(error, path) from error
+            raise _cannot_write(error, path, self) from error
         return Pin(path, self, partial._key, partial._descriptor)
 
     def checksum(self, key: str) -> str | None:

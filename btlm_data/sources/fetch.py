@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,11 +114,25 @@ class Fetcher:
                 f"Set --cache-size to at least {largest.size * 1.05 / 1e9 + 0.001:.3f}GB."
             )
         total = sum(file.size + CHECKSUM_BYTES for file in remote)
+        if min(self.cache_size, total) > (room := self._room()):
+            logger.warning(
+                "The cache may grow to %.3f GB (--cache-size), and its disk has room for %.3f GB: %s. Lower it, or choose another --cache-dir.",
+                min(self.cache_size, total) / 1e9,
+                room / 1e9,
+                self.cache_dir,
+            )
         if self.keep and total > self.cache_size:
             raise OutputError(
                 f"--keep-downloads would keep {total / 1e9:.3f} GB, and --cache-size allows {self.cache_size / 1e9:.3f} GB. "
                 f"Set --cache-size to at least {total * 1.01 / 1e9 + 0.001:.3f}GB, or leave --keep-downloads out."
             )
+
+    def _room(self) -> int:
+        """Bytes the cache could grow to before its disk is full. Makes no folder: `--plan` asks too."""
+        folder = Path(self.cache_dir).absolute()
+        if (folder / "files").is_dir():
+            return shutil.disk_usage(folder).free + self._cache().usage()
+        return shutil.disk_usage(next(above for above in folder.parents if above.exists())).free
 
     def fetch(self, file: SourceFile) -> Pin:
         """The file in the cache, pinned. Raises as `local_copy`."""

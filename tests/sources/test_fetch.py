@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +261,25 @@ def test_a_file_larger_than_the_cache_is_an_error_that_says_so(hub: Hub, make_ru
     for attempt in (lambda: get(run, file), lambda: Fetcher.of(run).check_room([file])):
         with pytest.raises(OutputError, match="--cache-size to at least"):
             attempt()
+
+
+def test_a_full_disk_of_the_cache_is_named_and_seen_coming(
+    hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run()
+    file, fetcher = one(hub, run), Fetcher.of(run)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    fetcher.check_room([file])
+    assert "room for 0.000 GB" in caplog.text
+    assert not Path(fetcher.cache_dir).exists()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("btlm_data.sources.cache.os.write", full)
+    with pytest.raises(OutputError, match="The disk of the cache folder .* is full.*--cache-dir"), fetcher.local_copy(file):
+        pass
 
 
 def test_keep_downloads_needs_room_for_everything(hub: Hub, make_run: RunMaker) -> None:
