@@ -278,7 +278,7 @@ def test_a_full_disk_of_the_cache_is_named_and_seen_coming(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("btlm_data.sources.cache.os.write", full)
-    with pytest.raises(OutputError, match="The disk of the cache folder .* is full.*--cache-dir"), fetcher.local_copy(file):
+    with pytest.raises(OutputError, match=r"The disk of the cache folder .* is full.*--cache-dir"), fetcher.local_copy(file):
         pass
 
 
