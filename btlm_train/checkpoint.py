@@ -12,6 +12,7 @@ no state: every random number of step s on rank r comes from a generator seeded 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,7 +78,7 @@ def save(
         temporary.mkdir(parents=True)
         parts = {"model.safetensors": weights} | ({"optimizer.safetensors": optimizer} if optimizer is not None else {})
         for name, tensors in parts.items():
-            save_file(dict(tensors), temporary / name)
+            write_tensors(tensors, temporary / name)
             _sync(temporary / name)
         files = {name: _digest(temporary / name) for name in parts}
         atomic.write_json(temporary / "state.json", {**state, "step": step, "format_version": FORMAT_VERSION, "files": files})
@@ -92,6 +94,16 @@ def save(
         for old in list_steps(folder)[:-keep]:
             remove(old)
     return final
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file. Raises OSError, also for what safetensors reports in words only (a full disk)."""
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error), str(path)) from error
 
 
 def inspect(path: Path) -> Checkpoint | str:

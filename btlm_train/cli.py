@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -14,8 +15,10 @@ from typing import Any, Literal
 import click
 
 from btlm_data.errors import BtlmError, ConfigError, Interrupted
+from btlm_data.formats.atomic import as_output_error
 
 logger = logging.getLogger(__name__)
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # a disk's, wherever they are met; others are our mistakes
 EXIT_CODES = "Exit codes: 0 done, 1 data or checkpoint unusable, 2 wrong option or parameter, 3 no data, 4 output refused, 5 loss not finite, 130 stopped."
 
 
@@ -28,6 +31,12 @@ class _Group(click.Group):
         except BtlmError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            refused = as_output_error(error, Path(str(error.filename or "a file of the run")))
+            click.echo(f"error: {refused}", err=True)
+            sys.exit(refused.exit_code)
         except KeyboardInterrupt:
             click.echo(
                 "error: Stopped by Ctrl-C. What was done up to the last checkpoint is kept; run the same command again to go on.", err=True

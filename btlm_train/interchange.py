@@ -26,12 +26,13 @@ from typing import Any, Literal
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import atomic
 from btlm_train import mup
+from btlm_train.checkpoint import write_tensors
 from btlm_train.config import ModelConfig
 from btlm_train.model import alibi_slopes
 
@@ -238,7 +239,6 @@ def export(
     weights: Mapping[str, Tensor], config: ModelConfig, folder: Path, to: Literal["hf", "modelzoo"], dtype: torch.dtype = torch.float32
 ) -> list[Path]:
     """Write a checkpoint others can load; returns the files. float32 is exact, bfloat16 half the size."""
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
     if to == "hf":
         target = folder / "model.safetensors"
@@ -254,7 +254,7 @@ def export(
         atomic.write_bytes(folder / "params.yaml", params.encode())
         files = [folder / "params.yaml"]
     with atomic.replacing(target) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        write_tensors(state, temporary, metadata={"format": "pt"})
     return [*files, target]
 
 

@@ -196,9 +196,13 @@ def _listed(folders: str | list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One run at a time in a folder. Raises OutputError if another process trains in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    """One run at a time in a folder. Raises OutputError if another process trains in it, or it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / ".lock").open("w")
+    except OSError as error:
+        raise atomic.as_output_error(error, folder) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -45,7 +45,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise as_output_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not to hide what went wrong above
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:

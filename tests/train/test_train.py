@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors import SafetensorError
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError, SafetyStop
-from btlm_train import checkpoint
+from btlm_train import checkpoint, cli
 from btlm_train.config import load_params
 from btlm_train.train import Trainer, World, joined, locked, train
 from tests.train import tiny
@@ -365,6 +367,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(whole: Any, t
     with pytest.raises(SafetyStop, match="step 0"):
         trained(params, tmp_path / "run", "model.embeddings_scale=.inf")
     assert not checkpoint.list_steps(tmp_path / "run" / "checkpoints")
+
+
+def test_a_full_disk_is_said_plainly_and_leaves_the_checkpoint_before(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, curve, _ = whole
+    trained(params, tmp_path / "run", "runconfig.max_steps=10")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(OutputError, match="The disk is full"):
+            trained(params, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000010"]
+    trained(params, tmp_path / "run")
+    assert tiny.losses(tmp_path / "run") == curve
+
+
+def test_a_folder_that_cannot_be_made_is_said_plainly(whole: Any, tmp_path: Path) -> None:
+    params, _, _ = whole
+    (tmp_path / "file").write_text("x")
+    for arguments in (
+        ["run", "--params", str(params), "--mode", "train", "--model-dir"],
+        ["export", str(params.parent / "run"), "--to", "hf", "--out"],
+    ):
+        result = CliRunner().invoke(cli.main, [*arguments, str(tmp_path / "file" / "below")])
+        assert result.exit_code == OutputError.exit_code, result.output
+        assert "could not be written" in result.output
 
 
 def test_two_runs_in_one_folder_are_refused(whole: Any, tmp_path: Path) -> None:
