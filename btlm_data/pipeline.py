@@ -21,21 +21,20 @@ from typing import Any
 from btlm_data.config import SPLITS, Recipe, Run, Settings, digest
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Engine, Events, exclusive, exclusive_folder, is_done, run_step, task_digest
-from btlm_data.errors import DataError, InputError, OutputError
+from btlm_data.errors import ConfigError, DataError, InputError, OutputError
 from btlm_data.formats import atomic, manifest, rejects
 from btlm_data.formats.documents import Fields
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher, Prefetcher
 from btlm_data.sources.listing import Listing, list_files
 from btlm_data.stages import blocks as block_list
-from btlm_data.stages import finish, holdout, pack, read, shard, streams
+from btlm_data.stages import emit_folder, finish, holdout, pack, read, shard, streams
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.pack import PackSettings, SampleSet
 from btlm_data.stages.streams import Index, Stream, StreamSettings
 from btlm_data.task import Counts, Step, Task
 from btlm_data.tokenizer import TokenizerSpec, load_tokenizer
 
-EMITTED = "files.json"  # written into the --emit-text folder when all text is there
 PREPARING = "preparing.json"  # stands in the dataset folder while a run owns it
 
 
@@ -113,6 +112,9 @@ def _stages(context: _Context) -> Prepared:
     identities = [file.identity for file in listing.files]
     functions = read.filters_fingerprint(settings.clean)
     fingerprint = digest(settings, identities, tokenizer.fingerprint, functions, manifest.FORMAT_VERSION)
+    if run.emit_text is not None:
+        _check_emit(run.emit_text, settings.source.name)
+        emit_folder.check(Path(run.emit_text), fingerprint, overwrite=run.overwrite)
     if (finished := _finished(context, fingerprint)) is not None:
         return finished
     _claim(context, fingerprint)
@@ -132,7 +134,7 @@ def _stages(context: _Context) -> Prepared:
     if run.stop_after in ("holdout", "tokenize"):
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
     if run.emit_text is not None:
-        _emit(context, parts, blocks, reading, lineage, run.emit_text)
+        _emit(context, parts, blocks, reading, lineage, Path(run.emit_text), fingerprint)
     indices, lineage = _streams(context, blocks, lineage)
     if run.stop_after == "shuffle":
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
@@ -213,7 +215,7 @@ def _finished(context: _Context, fingerprint: str) -> Prepared | None:
             "Choose another --out, or pass --overwrite to replace it."
         ) from None
     emit = context.recipe.run.emit_text
-    if emit is not None and found.get("fingerprint") == fingerprint and not (Path(emit) / EMITTED).exists():
+    if emit is not None and found.get("fingerprint") == fingerprint and not emit_folder.is_complete(Path(emit), fingerprint):
         return None  # the shards are proved done by their receipts; only the text is made
     if found.get("fingerprint") == fingerprint and finish.is_whole(context.out, found):
         return Prepared(context.out, context.work_dir, True, context.stages, already_done=True)
@@ -380,10 +382,20 @@ def _contamination(context: _Context, blocks: list[Block]) -> Path | None:
     return write_report(blocks, context.work_dir, context.work_dir / streams.FATES)
 
 
-def _emit(context: _Context, parts: list[Task], blocks: list[Block], reading: read.ReadSettings, lineage: str, to: str) -> None:
+def _check_emit(to: str, source: str) -> None:
+    """Raises ConfigError where text cannot be written: to a URL, or into the source, which the next run would then read."""
+    if "://" in to:
+        raise ConfigError(f"--emit-text {to!r} is a URL. Text is written to a local folder: name one, and copy it from there.")
+    inside, folder = Path(to).resolve(), Path(source.removeprefix("file://")).resolve()
+    if "://" not in source.removeprefix("file://") and folder.is_dir() and inside.is_relative_to(folder):
+        raise ConfigError(f"--emit-text {to!r} lies in the source {source!r}, which the text would become a part of. Name another folder.")
+
+
+def _emit(
+    context: _Context, parts: list[Task], blocks: list[Block], reading: read.ReadSettings, lineage: str, to: Path, fingerprint: str
+) -> None:
     from btlm_data.stages import emit
 
-    folder = emit.folder_of(to, context.work_dir)
     settings_digest = emit.settings_digest(reading.products)
     step = Step("collect text", emit.VERSION, emit.collect, emit.plan_collect(parts, blocks, lineage), reading, settings_digest)
     todo = [task for task in step.tasks if not is_done(step, task, context.work_dir)]
@@ -391,9 +403,11 @@ def _emit(context: _Context, parts: list[Task], blocks: list[Block], reading: re
     with Prefetcher(reading.fetcher, needed):
         results = context.step(step)
     lineage = digest([task_digest(step, task) for task in step.tasks])
-    write = Step("emit text", emit.VERSION, emit.write, emit.plan_write(step.tasks, results, folder, lineage), None, settings_digest, "doc")
-    written = emit.summary(context.step(write))
-    atomic.write_json(Path(to) / EMITTED, written)
+    tasks = emit.plan_write(step.tasks, results, os.path.relpath(to, context.work_dir), lineage)
+    write = Step("emit text", emit.VERSION, emit.write, tasks, None, settings_digest, "doc")
+    with exclusive_folder(to):
+        emit_folder.begin(to, fingerprint, [task.args["name"] for task in tasks])
+        emit_folder.finish(to, fingerprint, emit.summary(context.step(write)))
 
 
 def _streams(context: _Context, blocks: list[Block], lineage: str) -> tuple[dict[str, Index], str]:

@@ -137,15 +137,6 @@ def settings_digest(products: Mapping[str, str]) -> str:
     return digest(VERSION, products["docs"])
 
 
-def folder_of(emit: str, work_dir: Path) -> str:
-    """The text folder relative to the work folder. Raises ConfigError for a URL: text is written locally."""
-    from btlm_data.errors import ConfigError
-
-    if "://" in emit:
-        raise ConfigError(f"--emit-text {emit!r} is a URL. Text is written to a local folder: name one, and copy it from there.")
-    return os.path.relpath(emit, work_dir)
-
-
 def summary(results: Sequence[Counts]) -> list[dict[str, Any]]:
     """What was written, for the record beside the text."""
     return [counts.extra["file"] for counts in results]
