@@ -185,9 +185,13 @@ def explain(error: Exception, what: str, revision: str | None = None) -> SourceU
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     address = endpoint()
     if isinstance(error, OfflineModeIsEnabled):
-        return SourceUnavailable(
-            f"{what} is on the hub, and HF_HUB_OFFLINE forbids to go there. Unset HF_HUB_OFFLINE, or give --source a local folder with the files."
+        kept = _kept_snapshot(what, revision)
+        advice = (
+            f"It was downloaded before: give --source {kept}"
+            if kept
+            else "Unset HF_HUB_OFFLINE, or give --source a local folder with the files"
         )
+        return SourceUnavailable(f"{what} is on the hub, and HF_HUB_OFFLINE forbids to go there. {advice}.")
     if isinstance(error, GatedRepoError) or status == 403:
         return SourceUnavailable(
             f"{what} is gated: {address} wants to know who reads it. "
@@ -214,6 +218,16 @@ def explain(error: Exception, what: str, revision: str | None = None) -> SourceU
         f"{what} cannot be read: {address} does not answer as it should ({reason}). "
         "Check the network (HTTPS_PROXY, HF_ENDPOINT), and run the same command again: it goes on from here."
     )
+
+
+def _kept_snapshot(repository: str, revision: str | None) -> str | None:
+    """The folder in which `hf download` keeps a data set, or None. Asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True))
+    except (OSError, ValueError):  # not there, or `repository` is no name of one
+        return None
 
 
 def _token_state() -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -104,6 +105,19 @@ def test_a_hub_gives_the_shards_of_a_folder(serving: Hub, corpus: Path, expected
     for path in corpus.rglob("*.zst"):
         assert hashlib.sha256(path.read_bytes()).hexdigest() in text
     assert sum(r.path.startswith("/cdn/") for r in serving.requests) == 11
+
+
+def test_offline_the_copy_that_hf_download_keeps_is_named_and_gives_the_same(
+    serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
+    kept = snapshot_download(REPOSITORY, repo_type="dataset", endpoint=serving.url, cache_dir=tmp_path / "hf/hub", etag_timeout=5)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceUnavailable, match=f"give --source {re.escape(kept)}"):
+        prepare("slimpajama", tmp_path / "shards", cache_dir=str(tmp_path / "cache"))
+    assert prepare(kept, tmp_path / "shards") == expected
 
 
 FAULTS: dict[str, list[Fault]] = {
