@@ -8,6 +8,7 @@ parts and have none, and are sent again), so an upload that was cut goes on.
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import functools
 import hashlib
@@ -140,14 +141,24 @@ def _same(filesystem: Any, place: str, path: Path, info: dict[str, Any]) -> bool
     size = path.stat().st_size
     if int(info.get("size") or 0) != size:
         return False
-    tag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-    if len(tag) == 32 and all(c in "0123456789abcdef" for c in tag):
+    if (stored := _md5(info)) is not None:
         digest = hashlib.md5(usedforsecurity=False)
         with path.open("rb") as stream:
             while piece := stream.read(2**20):
                 digest.update(piece)
-        return digest.hexdigest() == tag
+        return digest.hexdigest() == stored
     return size <= 2**20 and filesystem.cat_file(place) == path.read_bytes()
+
+
+def _md5(info: dict[str, Any]) -> str | None:
+    """An object's MD5 in hex as its store tells it: S3's ETag of what was sent in one part, Google's md5Hash in base64; else None."""
+    if isinstance(base64_digest := info.get("md5Hash"), str):
+        try:
+            return base64.b64decode(base64_digest, validate=True).hex()
+        except ValueError:
+            return None
+    tag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return tag if len(tag) == 32 and all(c in "0123456789abcdef" for c in tag) else None
 
 
 def _put(filesystem: Any, path: Path, place: str, *, atomic_put: bool) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import random
 import sys
@@ -110,6 +112,18 @@ def test_upload_sends_everything_once(dataset: Path, destination: str) -> None:
     assert again.num_files + again.num_skipped == 3
     assert again.num_skipped >= (3 if destination.startswith("s3") else 1)
     assert contents(destination) == expected(dataset)
+
+
+@pytest.mark.parametrize(
+    "tell", [lambda md5: {"ETag": f'"{md5.hex()}"'}, lambda md5: {"etag": "CJ/+AB", "md5Hash": base64.b64encode(md5).decode()}]
+)
+def test_an_object_is_the_same_by_what_its_store_tells(tmp_path: Path, tell: Callable[[bytes], dict[str, str]]) -> None:
+    path = tmp_path / "data.h5"
+    path.write_bytes(random.Random(0).randbytes(2_000_000))
+    for content, same in ((path.read_bytes(), True), (random.Random(1).randbytes(2_000_000), False)):
+        info = {"size": 2_000_000, **tell(hashlib.md5(content).digest())}
+        assert upload_module._same(None, "place", path, info) is same
+    assert not upload_module._same(None, "place", path, {"size": 2_000_000, "md5Hash": "no base64 !"})
 
 
 def test_the_manifest_comes_last(dataset: Path, destination: str, monkeypatch: pytest.MonkeyPatch) -> None:
