@@ -7,23 +7,25 @@
    Narrow models lag behind that limit, so the range 64 to 512 and the range 512 to 2,048 are shown apart.
    The rate is a quarter of the published peak: at the peak itself, without warm-up, activations grow 400-fold in ten steps
    and differ as much between seeds as between widths.
-2. Transfer: at widths 64, 128 and 256 short runs (two seeds) for each of five learning rates, a factor of 4 apart. The best
+2. Transfer: at widths 64, 128 and 256 short runs (two seeds) for each of five learning rates, each twice the last. The best
    must be the same at every width. With --plot the same widths without muP too, for comparison; that doubles the time.
 
 The tokens are the package's sample corpus as `btlm-data prepare --seq-len 128` packs it, the commonest 2,047 under ids of
-their own and the rest under one more, so that a small model's time goes into its layers. After 120 steps at such
-rates rounding alone moves a run's loss by up to 0.1, so nearer rates would need more seeds.
+their own and the rest under one more, so that a small model's time goes into its layers. The best rate is below BTLM's own: a
+step here has 1,024 tokens, there 3.9 million. Runs of 120 steps are too short: seeds then differ as much as neighbouring rates.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,9 @@ LENGTH, VOCABULARY, LAYERS = 128, 2048, 2
 WIDTHS, STEPS = (64, 128, 256, 512, 1024, 2048), 10
 RANGES = ((64, 512, 2.0), (512, 2048, 1.33))  # widths from, to, and how far apart a layer's scales may be
 CLIP = 1.0
-TRANSFER_WIDTHS, TRANSFER_STEPS, BATCH, LAST = (64, 128, 256), 120, 8, 20
+TRANSFER_WIDTHS, TRANSFER_STEPS, BATCH, LAST = (64, 128, 256), 480, 8, 60
 PEAK = 0.012  # BTLM's own
-RATES = tuple(PEAK * 4.0**k for k in (-2, -1, 0, 1, 2))
+RATES = tuple(PEAK * 2.0**k for k in (-4, -3, -2, -1, 0))
 SEEDS = (1, 2)
 PARAMETRISATIONS = ("mup", "standard")
 Coordinates = dict[str, dict[int, dict[str, np.ndarray]]]
@@ -76,8 +78,10 @@ def coordinate_check(samples: Tensor) -> Coordinates:
     }
 
 
-def transfer(samples: Tensor, kind: str) -> dict[int, list[float]]:
-    """Loss (nats a token, mean of the last steps and the seeds) by width and rate. Warm-up over a tenth, then linear decay to 0; clipped at 1."""
+def losses_at(samples: Tensor, kind: str, width: int) -> list[float]:
+    """Loss (nats a token, mean of the last steps and the seeds) by rate. Warm-up over a tenth, then linear decay to 0; clipped."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)  # small matrices: a second thread costs more than it brings
     batches = list(torch.split(samples[: TRANSFER_STEPS * BATCH], BATCH))
     assert len(batches) == TRANSFER_STEPS, f"the sample corpus gives only {len(batches)} batches"
     warmup = TRANSFER_STEPS // 10
@@ -85,15 +89,23 @@ def transfer(samples: Tensor, kind: str) -> dict[int, list[float]]:
     def schedule(rate: float) -> Callable[[int], float]:
         return lambda step: rate * min((step + 1) / warmup, (TRANSFER_STEPS - step) / (TRANSFER_STEPS - warmup))
 
-    losses: dict[int, list[float]] = {}
-    for width in TRANSFER_WIDTHS:
-        config = proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind)
-        losses[width] = []
-        for rate in RATES:
-            runs = [[loss for _, loss in train_steps(config, batches, schedule(rate), seed, CLIP)] for seed in SEEDS]
-            losses[width].append(statistics.fmean(loss for run in runs for loss in run[-LAST - 1 : -1]))
-            print(f"  {kind}, width {width}, rate {rate:.5f}: loss {losses[width][-1]:.4f}", file=sys.stderr, flush=True)
-    return losses
+    config = proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind)
+    found = []
+    for rate in RATES:
+        runs = [[loss for _, loss in train_steps(config, batches, schedule(rate), seed, CLIP)] for seed in SEEDS]
+        by_seed = [statistics.fmean(run[-LAST - 1 : -1]) for run in runs]
+        found.append(statistics.fmean(by_seed))
+        shown = ", ".join(f"{loss:.4f}" for loss in by_seed)
+        print(f"  {kind}, width {width}, rate {rate:.5f}: loss by seed {shown}", file=sys.stderr, flush=True)
+    return found
+
+
+def transfer(samples: Tensor, kinds: Sequence[str]) -> Losses:
+    """`losses_at` by parametrisation and width, one process a core."""
+    jobs = [(kind, width) for width in sorted(TRANSFER_WIDTHS, reverse=True) for kind in kinds]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        done = dict(zip(jobs, pool.map(losses_at, [samples] * len(jobs), *zip(*jobs, strict=True)), strict=True))
+    return {kind: {width: done[kind, width] for width in TRANSFER_WIDTHS} for kind in kinds}
 
 
 def best(losses: dict[int, list[float]]) -> list[float]:
@@ -134,9 +146,7 @@ def measure(transferred: Sequence[str]) -> tuple[Coordinates, Losses]:
     """The coordinate check with and without muP, and the transfer for the parametrisations named."""
     torch.set_flush_denormal(True)  # as `btlm-train` does
     samples = tokens()
-    coordinates = coordinate_check(samples)
-    torch.set_num_threads(1)  # small matrices: a second thread costs more than it brings
-    return coordinates, {kind: transfer(samples, kind) for kind in transferred}
+    return coordinate_check(samples), transfer(samples, transferred)
 
 
 def spread(by_width: dict[int, dict[str, np.ndarray]], narrowest: int, widest: int) -> float:
