@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -405,7 +406,8 @@ def _emit(
     lineage = digest([task_digest(step, task) for task in step.tasks])
     tasks = emit.plan_write(step.tasks, results, os.path.relpath(to, context.work_dir), lineage)
     write = Step("emit text", emit.VERSION, emit.write, tasks, None, settings_digest, "doc")
-    with exclusive_folder(to):
+    held = nullcontext() if to.resolve() == context.out.resolve() else exclusive_folder(to)  # the dataset's own folder is held already
+    with held:
         emit_folder.begin(to, fingerprint, [task.args["name"] for task in tasks])
         emit_folder.finish(to, fingerprint, emit.summary(context.step(write)))
 

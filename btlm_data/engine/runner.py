@@ -84,7 +84,7 @@ def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list
 
 @contextmanager
 def exclusive_folder(out: Path) -> Iterator[None]:
-    """Hold the dataset folder too, so that two runs with two work folders do not both write into it. Leaves no file there.
+    """Hold a folder that is written to, so that two runs with two work folders do not both write into it. Leaves no file there.
 
     Raises OutputError if another run holds it. A file system that cannot lock folders (some network ones) is taken as it is.
     """
@@ -102,7 +102,7 @@ def exclusive_folder(out: Path) -> Iterator[None]:
             except BlockingIOError:
                 if attempt == 19:
                     raise OutputError(
-                        f"Another run, with another --work-dir, is preparing {out}. Wait for it to end, or choose another --out."
+                        f"Another run, with another --work-dir, is writing into {out}. Wait for it to end, or choose another --out or --emit-text."
                     ) from None
                 sleep(0.1)
                 continue

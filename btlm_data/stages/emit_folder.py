@@ -75,9 +75,8 @@ def begin(folder: Path, fingerprint: str, names: Sequence[str]) -> None:
     before = read(folder)
     files = [{"name": name} for name in sorted({*names, *before.names})]
     _write(folder, fingerprint, files, complete=False)
-    for name in before.names - set(names):
-        if name in _present(folder):  # a name as ours are, whatever stands in the record
-            (folder / name).unlink()
+    for name in (before.names - set(names)) & _present(folder):  # only names as ours are, whatever stands in the record
+        (folder / name).unlink()
     for path in folder.glob(f"*/chunk*/.example_*{atomic.TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
 

@@ -62,6 +62,13 @@ def test_another_datasets_text_is_replaced_only_when_asked_and_wholly(tmp_path: 
     assert set(replaced) < before  # a holdout has no text that long, so its file went
 
 
+def test_text_may_lie_beside_the_shards(tmp_path: Path) -> None:
+    assert run(tmp_path / "out", tmp_path / "out").complete
+    run(tmp_path / "other", tmp_path / "text")
+    beside = contents(tmp_path / "out")
+    assert all(beside[name] == value for name, value in contents(tmp_path / "text").items())
+
+
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     text = tmp_path / "text"
     run(tmp_path / "a", text)
