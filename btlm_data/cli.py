@@ -45,7 +45,11 @@ _PREPARE: list[tuple[str, str, dict[str, Any]]] = [
 ]  # fmt: skip
 _FLAGS = [
     ("--strict", "run.strict", "The first bad record ends the run with an error."),
-    ("--accept-removal", "run.accept_removal", "Go on although deduplication removes more than dedupe.max_removed."),
+    (
+        "--accept-removal",
+        "run.accept_removal",
+        "Go on although deduplication removes more than dedupe.max_removed.",
+    ),
     ("--overwrite", "run.overwrite", "Replace another dataset in the output folder."),
     ("--keep-downloads", "run.keep_downloads", "Do not evict remote files after they are read."),
 ]
@@ -53,11 +57,17 @@ _FLAGS = [
 
 def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """All options of `prepare` and `run`."""
-    command = click.option("--plan", is_flag=True, help="Print stages, tasks, bytes, disk and an estimate of the time; run nothing.")(
-        command
-    )
     command = click.option(
-        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of a recipe by its dotted key; repeatable."
+        "--plan",
+        is_flag=True,
+        help="Print stages, tasks, bytes, disk and an estimate of the time; run nothing.",
+    )(command)
+    command = click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting of a recipe by its dotted key; repeatable.",
     )(command)
     for flag, key, text in reversed(_FLAGS):
         command = click.option(flag, _parameter(key), is_flag=True, default=None, help=text)(command)
@@ -84,7 +94,9 @@ def cli(verbose: bool) -> None:
     Exit codes: 0 done; 1 verification failed or data damaged; 2 wrong option or recipe; 3 input cannot be read; 4 output
     cannot be written; 5 stopped for safety; 130 interrupted.
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
 
 
 @cli.command()
@@ -180,9 +192,16 @@ def _recipe(config: str | None, assignments: tuple[str, ...], options: dict[str,
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
 @click.option("--split", help="Show samples of this split.  [default: train, or the first]")
 @click.option(
-    "--sample", "samples", multiple=True, type=int, metavar="N", help="Show sample N and which documents it is made of; repeatable."
+    "--sample",
+    "samples",
+    multiple=True,
+    type=int,
+    metavar="N",
+    help="Show sample N and which documents it is made of; repeatable.",
 )
-@click.option("--num-samples", default=2, show_default=True, help="How many samples to show when none is named.")
+@click.option(
+    "--num-samples", default=2, show_default=True, help="How many samples to show when none is named."
+)
 def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ...], num_samples: int) -> None:
     """Show what is in a dataset, a folder of shards or one .h5 file, whoever wrote it.
 
@@ -237,8 +256,18 @@ def verify(path: Path, as_json: bool) -> None:
 @cli.command("dedupe-curve")
 @click.option("--bands", default=9, show_default=True, type=click.IntRange(1), help="Bands of the sketch.")
 @click.option("--rows", default=13, show_default=True, type=click.IntRange(1), help="Values in a band.")
-@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Propose bands and rows for this similarity.")
-@click.option("--num-perm", default=128, show_default=True, type=click.IntRange(1), help="Permutations to propose within.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Propose bands and rows for this similarity.",
+)
+@click.option(
+    "--num-perm",
+    default=128,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Permutations to propose within.",
+)
 def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) -> None:
     """Print the probability that a pair of documents of each similarity is caught.
 
@@ -255,7 +284,10 @@ def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
-    "--to", type=click.Choice(["megatron", "mds", "npy"]), required=True, help="Megatron-LM .bin/.idx, MosaicML MDS, or flat .bin."
+    "--to",
+    type=click.Choice(["megatron", "mds", "npy"]),
+    required=True,
+    help="Megatron-LM .bin/.idx, MosaicML MDS, or flat .bin.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--split", "splits", multiple=True, help="Only this split; repeatable.  [default: all]")
@@ -272,8 +304,14 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
     for name, written in done.items():
         for split, what in written.items():
             left = "".join(f"; {n:,} tokens left out: {reason}" for reason, n in what.left_out_tokens.items())
-            unit = f"{what.documents:,} documents" if what.documents is not None else f"{what.samples or 0:,} samples"
-            click.echo(f"{name + '/' if name else ''}{split}: {unit}, {what.tokens:,} tokens in {len(what.files)} files{left}")
+            unit = (
+                f"{what.documents:,} documents"
+                if what.documents is not None
+                else f"{what.samples or 0:,} samples"
+            )
+            click.echo(
+                f"{name + '/' if name else ''}{split}: {unit}, {what.tokens:,} tokens in {len(what.files)} files{left}"
+            )
 
 
 def main() -> None:
@@ -289,7 +327,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BtlmError as error:
         first, _, rest = str(error).partition("\n")
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {first}" + (f"\n{rest}" if rest else ""), err=True)
+        click.echo(
+            f"{click.style('error:', fg='red', bold=True)} {first}" + (f"\n{rest}" if rest else ""), err=True
+        )
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)

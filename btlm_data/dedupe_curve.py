@@ -29,9 +29,13 @@ class Proposal(NamedTuple):
         return self.bands * self.rows
 
 
-def probability(similarity: float | npt.NDArray[np.float64], bands: int, rows: int) -> npt.NDArray[np.float64]:
+def probability(
+    similarity: float | npt.NDArray[np.float64], bands: int, rows: int
+) -> npt.NDArray[np.float64]:
     """Probability that a pair of this Jaccard similarity shares a band; the shape of `similarity`."""
-    return np.asarray(-np.expm1(bands * np.log1p(-np.minimum(np.asarray(similarity, np.float64) ** rows, 1 - 2**-53))))
+    return np.asarray(
+        -np.expm1(bands * np.log1p(-np.minimum(np.asarray(similarity, np.float64) ** rows, 1 - 2**-53)))
+    )
 
 
 def propose(threshold: float, num_perm: int = 128, false_positive_weight: float = 0.5) -> Proposal:
@@ -75,6 +79,8 @@ def proposals(threshold: float, num_perm: int = 128) -> str:
     for name, weight in wishes:
         p = propose(threshold, num_perm, weight)
         at = float(probability(threshold, p.bands, p.rows))
-        lines.append(f"  {name:22}--bands {p.bands} --rows {p.rows}  (num_perm used {p.num_perm}; {at:.3f} caught at {threshold})")
+        lines.append(
+            f"  {name:22}--bands {p.bands} --rows {p.rows}  (num_perm used {p.num_perm}; {at:.3f} caught at {threshold})"
+        )
     lines.append("In a pipeline file: dedupe: {bands: ..., rows: ..., num_perm: ...}.")
     return "\n".join(lines)

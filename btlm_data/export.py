@@ -138,7 +138,9 @@ def export(
         for split in splits or value["splits"]:
             opened = _Split(dataset / name, split, value)
             if not opened.num_tokens:
-                logger.warning("%s: the %s split has no samples, so there is nothing to export", dataset / name, split)
+                logger.warning(
+                    "%s: the %s split has no samples, so there is nothing to export", dataset / name, split
+                )
                 continue
             result[name][split] = _WRITERS[to](opened, out / name)
     _finish(out, to, values, result)
@@ -165,12 +167,19 @@ def _claim(out: Path, overwrite: bool) -> None:
     earlier = out / FILE_NAME
     if not overwrite or not earlier.exists():
         what = "an earlier export" if earlier.exists() else "files that are no export"
-        advice = "Choose another folder, or pass --overwrite to replace it." if earlier.exists() else "Choose an empty folder."
+        advice = (
+            "Choose another folder, or pass --overwrite to replace it."
+            if earlier.exists()
+            else "Choose an empty folder."
+        )
         raise OutputError(f"The output folder {out} holds {what}. {advice}")
     try:
         recorded = json.loads(earlier.read_bytes())
         files = [
-            out / name / file["name"] for name, entry in recorded["sets"].items() for s in entry["splits"].values() for file in s["files"]
+            out / name / file["name"]
+            for name, entry in recorded["sets"].items()
+            for s in entry["splits"].values()
+            for file in s["files"]
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
@@ -182,7 +191,12 @@ def _claim(out: Path, overwrite: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def _finish(out: Path, to: Target, values: Mapping[str, Mapping[str, Any]], result: Mapping[str, Mapping[str, ExportedSplit]]) -> None:
+def _finish(
+    out: Path,
+    to: Target,
+    values: Mapping[str, Mapping[str, Any]],
+    result: Mapping[str, Mapping[str, ExportedSplit]],
+) -> None:
     sets = {
         name: {
             "dataset_fingerprint": value["fingerprint"],
@@ -240,12 +254,16 @@ def _restore(split: _Split, stream: npt.NDArray[Any]) -> None:
 def _origins(split: _Split, first: int, last: int, num_samples: int) -> npt.NDArray[np.int64]:
     """Which samples of the stream stand in rows [first, last)."""
     if last > num_samples:
-        raise DataError(f"{split.folder / split.name} has more rows than its {num_samples} samples. Run `btlm-data verify`.")
+        raise DataError(
+            f"{split.folder / split.name} has more rows than its {num_samples} samples. Run `btlm-data verify`."
+        )
     if split.value["shuffle"] != "samples":
         return np.arange(first, last)
     from btlm_data.stages import pack
 
-    origins = pack.origins(first, last, num_samples, split.value["seed"], pack.sample_purpose(split.seq_len, split.name))
+    origins = pack.origins(
+        first, last, num_samples, split.value["seed"], pack.sample_purpose(split.seq_len, split.name)
+    )
     return origins.astype(np.int64)
 
 
@@ -261,7 +279,9 @@ def _megatron(split: _Split, out: Path) -> ExportedSplit:
     with atomic.replacing(out / f"{split.name}.bin") as temporary:
         _write_stream(split, temporary, dtype)
     num_documents = sum(len(lengths) for _, lengths in split.documents())
-    header = struct.pack("<9sQBQQ", b"MMIDIDX\0\0", 1, _MEGATRON_DTYPES[dtype.name], num_documents, num_documents + 1)
+    header = struct.pack(
+        "<9sQBQQ", b"MMIDIDX\0\0", 1, _MEGATRON_DTYPES[dtype.name], num_documents, num_documents + 1
+    )
     with atomic.replacing(out / f"{split.name}.idx") as temporary:
         temporary.write_bytes(header)
         size = len(header) + 12 * num_documents + 8 * (num_documents + 1)
@@ -283,7 +303,9 @@ def _npy(split: _Split, out: Path) -> ExportedSplit:
     name = "val" if split.name == "validation" else split.name
     with atomic.replacing(out / f"{name}.bin") as temporary:
         _write_stream(split, temporary, split.value["dtype"])
-    begins = np.concatenate([*(offsets for offsets, _ in split.documents()), [split.num_tokens]]).astype("<i8")
+    begins = np.concatenate([*(offsets for offsets, _ in split.documents()), [split.num_tokens]]).astype(
+        "<i8"
+    )
     with atomic.replacing(out / f"{name}.documents.npy") as temporary, temporary.open("wb") as file:
         np.save(file, begins)
     files = [_described(out, f"{name}.{suffix}") for suffix in ("bin", "documents.npy")]
@@ -314,9 +336,18 @@ def _mds(split: _Split, out: Path) -> ExportedSplit:
     for rows in _regrouped(_inputs(split), per_shard):
         name = f"shard.{len(entries):05d}.mds"
         offsets = 4 + 4 * (len(rows) + 1) + len(header) + size * np.arange(len(rows) + 1, dtype=np.int64)
-        content = struct.pack("<I", len(rows)) + offsets.astype("<u4").tobytes() + header + rows.astype(dtype).tobytes()
+        content = (
+            struct.pack("<I", len(rows))
+            + offsets.astype("<u4").tobytes()
+            + header
+            + rows.astype(dtype).tobytes()
+        )
         atomic.write_bytes(out / split.name / name, content)
-        raw = {"basename": name, "bytes": len(content), "hashes": {"sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}}
+        raw = {
+            "basename": name,
+            "bytes": len(content),
+            "hashes": {"sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()},
+        }
         entries.append({**columns, "raw_data": raw, "samples": len(rows), "version": 2, "zip_data": None})
         files.append(_described(out, f"{split.name}/{name}"))
         num_samples += len(rows)
@@ -361,7 +392,11 @@ def _described(out: Path, name: str) -> dict[str, Any]:
     """What export.json says of a file."""
     path = out / name
     with path.open("rb") as file:
-        return {"name": name, "bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "name": name,
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 _WRITERS = {"megatron": _megatron, "mds": _mds, "npy": _npy}

@@ -21,7 +21,15 @@ from typing import Any
 
 from btlm_data.config import SPLITS, Recipe, Run, Settings, digest
 from btlm_data.engine.local import LocalEngine
-from btlm_data.engine.runner import Engine, Events, exclusive, exclusive_folder, is_done, run_step, task_digest
+from btlm_data.engine.runner import (
+    Engine,
+    Events,
+    exclusive,
+    exclusive_folder,
+    is_done,
+    run_step,
+    task_digest,
+)
 from btlm_data.errors import ConfigError, DataError, InputError, OutputError
 from btlm_data.formats import atomic, manifest, rejects
 from btlm_data.formats.documents import Fields
@@ -70,7 +78,9 @@ class _Context:
         """Run a step and add its stages' counts to the ledger."""
         start = perf_counter()
         results = run_step(step, self.work_dir, self.engine, self.events)
-        self.timings.append({"step": step.name, "tasks": len(step.tasks), "seconds": round(perf_counter() - start, 3)})
+        self.timings.append(
+            {"step": step.name, "tasks": len(step.tasks), "seconds": round(perf_counter() - start, 3)}
+        )
         for counts in results:
             for name, value in counts.extra.get("stages", {}).items():
                 self.stages[name].merge(Counts.from_json(value))
@@ -105,10 +115,14 @@ def _stages(context: _Context) -> Prepared:
     run, settings = context.recipe.run, context.settings
     listing = list_files(settings.source, run)
     tokenizer = load_tokenizer(
-        settings.tokenizer.name, eos=settings.tokenizer.eos, backend=settings.tokenizer.backend, revision=settings.tokenizer.revision
+        settings.tokenizer.name,
+        eos=settings.tokenizer.eos,
+        backend=settings.tokenizer.backend,
+        revision=settings.tokenizer.revision,
     )
     fields = Fields(
-        listing.fields.get("text_field", settings.source.text_field), listing.fields.get("source_field", settings.source.source_field)
+        listing.fields.get("text_field", settings.source.text_field),
+        listing.fields.get("source_field", settings.source.source_field),
     )
     identities = [file.identity for file in listing.files]
     functions = read.filters_fingerprint(settings.clean)
@@ -143,7 +157,15 @@ def _stages(context: _Context) -> Prepared:
     if run.stop_after == "pack":
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
     finish.write_places(context.work_dir, blocks, lines)
-    step = Step("documents", finish.VERSION, finish.documents, finish.plan_documents(indices, blocks, lineage), None, "", "doc")
+    step = Step(
+        "documents",
+        finish.VERSION,
+        finish.documents,
+        finish.plan_documents(indices, blocks, lineage),
+        None,
+        "",
+        "doc",
+    )
     context.step(step)
     dataset = finish.Dataset(
         out=context.out,
@@ -193,9 +215,16 @@ def _check_out(out: Path, work_dir: Path, recipe: Recipe) -> None:
     """Raise OutputError if the folder holds something that is not this run's to replace."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"The output {out} is a file. Choose another --out.")
-    if recipe.run.overwrite or (out / manifest.FILE_NAME).exists() or (out / PREPARING).exists() or not out.exists():
+    if (
+        recipe.run.overwrite
+        or (out / manifest.FILE_NAME).exists()
+        or (out / PREPARING).exists()
+        or not out.exists()
+    ):
         return
-    foreign = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.h5") if work_dir not in path.parents)[:3]
+    foreign = sorted(
+        path.relative_to(out).as_posix() for path in out.rglob("*.h5") if work_dir not in path.parents
+    )[:3]
     if foreign:
         raise OutputError(
             f"The output folder {out} holds shards that btlm-data did not make ({', '.join(foreign)}). They would be mixed with new ones. "
@@ -216,7 +245,11 @@ def _finished(context: _Context, fingerprint: str) -> Prepared | None:
             "Choose another --out, or pass --overwrite to replace it."
         ) from None
     emit = context.recipe.run.emit_text
-    if emit is not None and found.get("fingerprint") == fingerprint and not emit_folder.is_complete(Path(emit), fingerprint):
+    if (
+        emit is not None
+        and found.get("fingerprint") == fingerprint
+        and not emit_folder.is_complete(Path(emit), fingerprint)
+    ):
         return None  # the shards are proved done by their receipts; only the text is made
     if found.get("fingerprint") == fingerprint and finish.is_whole(context.out, found):
         return Prepared(context.out, context.work_dir, True, context.stages, already_done=True)
@@ -241,7 +274,10 @@ def _differences(there: Any, here: Any, prefix: str = "") -> list[str]:
 
 def _claim(context: _Context, fingerprint: str) -> None:
     """Mark the folder as being prepared; from here on it holds no complete dataset."""
-    atomic.write_json(context.out / PREPARING, {"fingerprint": fingerprint, "work_dir": os.path.relpath(context.work_dir, context.out)})
+    atomic.write_json(
+        context.out / PREPARING,
+        {"fingerprint": fingerprint, "work_dir": os.path.relpath(context.work_dir, context.out)},
+    )
     for path in [context.out / manifest.FILE_NAME, *context.out.glob(f"msl*/{manifest.FILE_NAME}")]:
         path.unlink(missing_ok=True)
     atomic.sweep(context.out)
@@ -251,12 +287,20 @@ def _claim(context: _Context, fingerprint: str) -> None:
 
 
 def read_settings(
-    context_run: Run, settings: Settings, fields: Fields, tokenizer: TokenizerSpec, evaluation: tuple[str, str] | None
+    context_run: Run,
+    settings: Settings,
+    fields: Fields,
+    tokenizer: TokenizerSpec,
+    evaluation: tuple[str, str] | None,
 ) -> read.ReadSettings:
     """What the read step needs. evaluation: (file relative to the work folder, digest) of the evaluation sets' n-grams."""
-    keep_signatures = settings.dedupe.method == "minhash" and (settings.dedupe.verify or settings.dedupe.index is not None)
+    keep_signatures = settings.dedupe.method == "minhash" and (
+        settings.dedupe.verify or settings.dedupe.index is not None
+    )
     need_sha256 = settings.dedupe.method == "none" or not settings.dedupe.holdout
-    products = read.product_digests(settings, fields, tokenizer, evaluation[1] if evaluation else None, keep_signatures, need_sha256)
+    products = read.product_digests(
+        settings, fields, tokenizer, evaluation[1] if evaluation else None, keep_signatures, need_sha256
+    )
     return read.ReadSettings(
         settings=settings,
         fields=fields,
@@ -284,7 +328,9 @@ def _read(
     tasks = read.plan(listing.files, reading)
     step = Step("read", read.VERSION, read.work, tasks, reading, "")
     todo = [task for task in tasks if not is_done(step, task, context.work_dir)]
-    needed = list(dict.fromkeys(read.Segment.from_json(s).file for task in todo for s in task.args["segments"]))
+    needed = list(
+        dict.fromkeys(read.Segment.from_json(s).file for task in todo for s in task.args["segments"])
+    )
     with Prefetcher(reading.fetcher, needed):
         results = context.step(step)
     stems: list[tuple[str, str, int]] = []
@@ -301,14 +347,26 @@ def _read(
     num_rejects = _write_rejects(context, tasks, results, lines)
     if sum(number for _, _, number in stems) == 0:
         raise InputError(_nothing_left(context.stages, listing.files))
-    return block_list.number(stems), lines, digest([task_digest(step, task) for task in tasks]), num_rejects, tasks, reading
+    return (
+        block_list.number(stems),
+        lines,
+        digest([task_digest(step, task) for task in tasks]),
+        num_rejects,
+        tasks,
+        reading,
+    )
 
 
-def _write_rejects(context: _Context, tasks: Sequence[Task], results: Sequence[Counts], lines: Mapping[str, int]) -> int:
+def _write_rejects(
+    context: _Context, tasks: Sequence[Task], results: Sequence[Counts], lines: Mapping[str, int]
+) -> int:
     """Put all blocks' rejects into rejects.jsonl (lines counted from 1) and their examples into examples.jsonl; --strict stops here."""
     examples = rejects.Examples(context.settings.clean.rejected_sample)
     count = 0
-    with atomic.replacing(context.work_dir / "rejects.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+    with (
+        atomic.replacing(context.work_dir / "rejects.jsonl") as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
         for counts in results:
             for output in counts.extra["outputs"]:
                 if not output.endswith(".rejects"):
@@ -316,11 +374,17 @@ def _write_rejects(context: _Context, tasks: Sequence[Task], results: Sequence[C
                 stem = output.removesuffix(".rejects")
                 for value in rejects.read_block(context.work_dir / output):
                     if "hash" in value:
-                        examples.add(value["reason"], value["hash"], {k: v for k, v in value.items() if k not in ("reason", "hash")})
+                        examples.add(
+                            value["reason"],
+                            value["hash"],
+                            {k: v for k, v in value.items() if k not in ("reason", "hash")},
+                        )
                         continue
                     value["line"] += lines[stem]
                     if context.recipe.run.strict:
-                        raise read.strict_error(value["file"], value["line"], value["reason"], value["detail"])
+                        raise read.strict_error(
+                            value["file"], value["line"], value["reason"], value["detail"]
+                        )
                     value["line"] += 1
                     file.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
                     count += 1
@@ -335,7 +399,10 @@ def _nothing_left(stages: Mapping[str, Counts], files: Iterable[SourceFile]) -> 
         for (_, _, what), amount in stages[name].cells.items():
             if what.startswith("drop:"):
                 reasons[what[5:]] = reasons.get(what[5:], 0) + amount.documents
-    listed = ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])) or "no records at all"
+    listed = (
+        ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
+        or "no records at all"
+    )
     names = [file.name for file in files]
     return (
         f"No document is left after cleaning: {listed}, in {len(names)} files ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}). "
@@ -343,7 +410,9 @@ def _nothing_left(stages: Mapping[str, Counts], files: Iterable[SourceFile]) -> 
     )
 
 
-def _dedupe(context: _Context, blocks: list[Block], lineage: str) -> tuple[str | None, dict[str, Any] | None, str]:
+def _dedupe(
+    context: _Context, blocks: list[Block], lineage: str
+) -> tuple[str | None, dict[str, Any] | None, str]:
     """Fates file, clusters (None without deduplication), lineage. Fills the ledger only where no later stage will (streams.py counts all fates)."""
     settings, run = context.settings, context.recipe.run
     if settings.dedupe.method == "none":
@@ -369,7 +438,9 @@ def _holdout(context: _Context, blocks: list[Block], fates: str | None, lineage:
         by_sha256=settings.dedupe.method == "none" or not settings.dedupe.holdout,
         contamination=bool(h.decontaminate),
     )
-    step = Step("holdout", holdout.VERSION, holdout.work, holdout.plan(blocks, lineage), work, work.digest, "doc")
+    step = Step(
+        "holdout", holdout.VERSION, holdout.work, holdout.plan(blocks, lineage), work, work.digest, "doc"
+    )
     context.step(step)
     return task_digest(step, step.tasks[0])
 
@@ -386,27 +457,48 @@ def _contamination(context: _Context, blocks: list[Block]) -> Path | None:
 def _check_emit(to: str, source: str) -> None:
     """Raises ConfigError where text cannot be written: to a URL, or into the source, which the next run would then read."""
     if "://" in to:
-        raise ConfigError(f"--emit-text {to!r} is a URL. Text is written to a local folder: name one, and copy it from there.")
+        raise ConfigError(
+            f"--emit-text {to!r} is a URL. Text is written to a local folder: name one, and copy it from there."
+        )
     inside, folder = Path(to).resolve(), Path(source.removeprefix("file://")).resolve()
     if "://" not in source.removeprefix("file://") and folder.is_dir() and inside.is_relative_to(folder):
-        raise ConfigError(f"--emit-text {to!r} lies in the source {source!r}, which the text would become a part of. Name another folder.")
+        raise ConfigError(
+            f"--emit-text {to!r} lies in the source {source!r}, which the text would become a part of. Name another folder."
+        )
 
 
 def _emit(
-    context: _Context, parts: list[Task], blocks: list[Block], reading: read.ReadSettings, lineage: str, to: Path, fingerprint: str
+    context: _Context,
+    parts: list[Task],
+    blocks: list[Block],
+    reading: read.ReadSettings,
+    lineage: str,
+    to: Path,
+    fingerprint: str,
 ) -> None:
     from btlm_data.stages import emit
 
     settings_digest = emit.settings_digest(reading.products)
-    step = Step("collect text", emit.VERSION, emit.collect, emit.plan_collect(parts, blocks, lineage), reading, settings_digest)
+    step = Step(
+        "collect text",
+        emit.VERSION,
+        emit.collect,
+        emit.plan_collect(parts, blocks, lineage),
+        reading,
+        settings_digest,
+    )
     todo = [task for task in step.tasks if not is_done(step, task, context.work_dir)]
-    needed = list(dict.fromkeys(read.Segment.from_json(s).file for task in todo for s in task.args["segments"]))
+    needed = list(
+        dict.fromkeys(read.Segment.from_json(s).file for task in todo for s in task.args["segments"])
+    )
     with Prefetcher(reading.fetcher, needed):
         results = context.step(step)
     lineage = digest([task_digest(step, task) for task in step.tasks])
     tasks = emit.plan_write(step.tasks, results, os.path.relpath(to, context.work_dir), lineage)
     write = Step("emit text", emit.VERSION, emit.write, tasks, None, settings_digest, "doc")
-    held = nullcontext() if to.resolve() == context.out.resolve() else exclusive_folder(to)  # the dataset's own folder is held already
+    held = (
+        nullcontext() if to.resolve() == context.out.resolve() else exclusive_folder(to)
+    )  # the dataset's own folder is held already
     with held:
         emit_folder.begin(to, fingerprint, [task.args["name"] for task in tasks])
         emit_folder.finish(to, fingerprint, emit.summary(context.step(write)))
@@ -418,11 +510,17 @@ def _streams(context: _Context, blocks: list[Block], lineage: str) -> tuple[dict
     drawn = {"validation"} if settings.holdout.fraction > 0 and own == {"train"} else set()
     drawn |= {"test"} if settings.holdout.test_fraction > 0 and own == {"train"} else set()
     stream_settings = StreamSettings(settings, tuple(split for split in SPLITS if split in own | drawn))
-    atomic.write_bytes(context.work_dir / streams.BLOCK_LIST, json.dumps([block.stem for block in blocks]).encode())
-    total = sum(amount.bytes for (_, _, what), amount in context.stages["clean"].cells.items() if what == "out")
+    atomic.write_bytes(
+        context.work_dir / streams.BLOCK_LIST, json.dumps([block.stem for block in blocks]).encode()
+    )
+    total = sum(
+        amount.bytes for (_, _, what), amount in context.stages["clean"].cells.items() if what == "out"
+    )
     num_buckets = max(1, -(-total // streams.BUCKET_BYTES))
     groups = streams.plan_scatter(blocks, num_buckets, lineage)
-    step = Step("scatter", streams.VERSION, streams.scatter, groups, stream_settings, stream_settings.digest, "doc")
+    step = Step(
+        "scatter", streams.VERSION, streams.scatter, groups, stream_settings, stream_settings.digest, "doc"
+    )
     context.step(step)
     lineage = digest([task_digest(step, task) for task in groups])
     tasks = streams.plan_sort(stream_settings.streams, num_buckets, groups, lineage)
@@ -436,11 +534,15 @@ def _streams(context: _Context, blocks: list[Block], lineage: str) -> tuple[dict
     return indices, digest(lineage, stream_settings.digest)
 
 
-def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, tokenizer: Any, *, stop: bool) -> list[finish.PreparedSet]:
+def _shards(
+    context: _Context, indices: Mapping[str, Index], lineage: str, tokenizer: Any, *, stop: bool
+) -> list[finish.PreparedSet]:
     settings, run = context.settings, context.recipe.run
     several = len(settings.seq_len) > 1
     pack_settings = PackSettings(settings, tokenizer.dtype.name, tokenizer.eos_id)
-    write = shard.WriteSettings(pack_settings, settings.shards, os.path.relpath(context.out, context.work_dir))
+    write = shard.WriteSettings(
+        pack_settings, settings.shards, os.path.relpath(context.out, context.work_dir)
+    )
     divided = any(part.share is not None for part in settings.seq_len)
     prepared: list[finish.PreparedSet] = []
     sample_sets: list[SampleSet] = []
@@ -460,7 +562,11 @@ def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, token
 
         plans = {s.folder: vsl.plan_windows(s, lineage) for s in sample_sets}
         planning = [task for folder in plans.values() for task in folder]
-        results = iter(context.step(Step("pack", vsl.VERSION, vsl.plan, planning, pack_settings, pack_settings.digest, "token")))
+        results = iter(
+            context.step(
+                Step("pack", vsl.VERSION, vsl.plan, planning, pack_settings, pack_settings.digest, "token")
+            )
+        )
         tasks = {}
         for s in sample_sets:
             windows = [vsl.Window(task.outputs[0], next(results).extra["rows"]) for task in plans[s.folder]]
@@ -474,8 +580,15 @@ def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, token
         if settings.shuffle == "samples":
             large = [s for s in sample_sets if not _fits_memory(s, tokenizer.dtype.itemsize)]
             ranges |= {s.folder: pack.plan(s, lineage, run.memory_per_worker) for s in large}
-            packing = [task for s in large if not _written(context, s, ranges, lineage, write) for task in ranges[s.folder]]
-            context.step(Step("pack", pack.VERSION, pack.work, packing, pack_settings, pack_settings.digest, "token"))
+            packing = [
+                task
+                for s in large
+                if not _written(context, s, ranges, lineage, write)
+                for task in ranges[s.folder]
+            ]
+            context.step(
+                Step("pack", pack.VERSION, pack.work, packing, pack_settings, pack_settings.digest, "token")
+            )
         tasks = {s.folder: shard.plan_samples(s, ranges[s.folder], lineage, write) for s in sample_sets}
         files = _write(context, tasks, shard.write_samples, write) if not stop else {}
     for prepared_set in prepared:
@@ -484,7 +597,13 @@ def _shards(context: _Context, indices: Mapping[str, Index], lineage: str, token
     return prepared
 
 
-def _written(context: _Context, sample_set: SampleSet, ranges: Mapping[str, list[Task]], lineage: str, write: shard.WriteSettings) -> bool:
+def _written(
+    context: _Context,
+    sample_set: SampleSet,
+    ranges: Mapping[str, list[Task]],
+    lineage: str,
+    write: shard.WriteSettings,
+) -> bool:
     """Whether every shard of the set is proved done, so that the packed samples, which a finished run deletes, are not needed."""
     tasks = shard.plan_samples(sample_set, ranges[sample_set.folder], lineage, write)
     step = Step("shard", shard.VERSION, shard.write_samples, tasks, write, write.digest, "token")
@@ -499,11 +618,23 @@ def _fits_memory(sample_set: SampleSet, itemsize: int) -> bool:
     return sample_set.index.num_tokens * itemsize <= min(installed // 4, 8 * 2**30)
 
 
-def _write(context: _Context, tasks: Mapping[str, list[Task]], work: Any, write: shard.WriteSettings) -> dict[str, list[dict[str, Any]]]:
+def _write(
+    context: _Context, tasks: Mapping[str, list[Task]], work: Any, write: shard.WriteSettings
+) -> dict[str, list[dict[str, Any]]]:
     """Write all shards; returns each folder's files in order."""
-    step = Step("shard", shard.VERSION, work, [task for folder in tasks.values() for task in folder], write, write.digest, "token")
+    step = Step(
+        "shard",
+        shard.VERSION,
+        work,
+        [task for folder in tasks.values() for task in folder],
+        write,
+        write.digest,
+        "token",
+    )
     results = iter(context.step(step))
-    return {folder: [next(results).extra["file"] for _ in folder_tasks] for folder, folder_tasks in tasks.items()}
+    return {
+        folder: [next(results).extra["file"] for _ in folder_tasks] for folder, folder_tasks in tasks.items()
+    }
 
 
 def package_version() -> str:

@@ -55,10 +55,14 @@ def measure(recipe: Recipe) -> Plan:
     run, settings = recipe.run, recipe.settings
     listing = list_files(settings.source, run)
     tokenizer = load_tokenizer(
-        settings.tokenizer.name, eos=settings.tokenizer.eos, backend=settings.tokenizer.backend, revision=settings.tokenizer.revision
+        settings.tokenizer.name,
+        eos=settings.tokenizer.eos,
+        backend=settings.tokenizer.backend,
+        revision=settings.tokenizer.revision,
     )
     fields = Fields(
-        listing.fields.get("text_field", settings.source.text_field), listing.fields.get("source_field", settings.source.source_field)
+        listing.fields.get("text_field", settings.source.text_field),
+        listing.fields.get("source_field", settings.source.source_field),
     )
     pipeline.warm_up(tokenizer)
     Fetcher.of(run).check_room(listing.files)
@@ -72,13 +76,21 @@ def measure(recipe: Recipe) -> Plan:
         measured = _read_sample(tasks, reading, folder)
         writing = _write_sample(folder, settings.seq_len[0].seq_len, tokenizer.eos_id, recipe)
     scale = stored / max(1, measured.stored)
-    text, documents, tokens = int(measured.text * scale), int(measured.documents * scale), int(measured.tokens * scale)
+    text, documents, tokens = (
+        int(measured.text * scale),
+        int(measured.documents * scale),
+        int(measured.tokens * scale),
+    )
     copies = len(settings.seq_len) if all(part.share is None for part in settings.seq_len) else 1
     itemsize = tokenizer.dtype.itemsize
-    packed = tokens * itemsize * copies if settings.shuffle == "samples" and settings.format == "sample" else 0
+    packed = (
+        tokens * itemsize * copies if settings.shuffle == "samples" and settings.format == "sample" else 0
+    )
     work_bytes = tokens * itemsize + packed + documents * (150 + 8 * settings.dedupe.bands)
     shard_bytes = int(tokens * copies * (writing.bytes_per_token if settings.format != "corpus" else 1.5))
-    passes = 1 - done / max(1, len(tasks)) + (run.emit_text is not None)  # the text is read and cleaned once more to be written out
+    passes = (
+        1 - done / max(1, len(tasks)) + (run.emit_text is not None)
+    )  # the text is read and cleaned once more to be written out
     seconds = (measured.seconds * scale * passes + writing.seconds_per_token * tokens * copies) / run.workers
     return Plan(
         source=settings.source.name,
@@ -115,7 +127,9 @@ def _read_sample(tasks: list[Task], reading: read.ReadSettings, folder: str) -> 
     chosen = [tasks[i] for i in np.unique(np.linspace(0, len(tasks) - 1, 4).astype(int))] if tasks else []
     for number, task in enumerate(chosen):
         segments = [read.Segment.from_json(value) for value in task.args["segments"]]
-        if number and any(segment.file.url.startswith(("hf://", "s3://", "https://", "gs://")) for segment in segments):
+        if number and any(
+            segment.file.url.startswith(("hf://", "s3://", "https://", "gs://")) for segment in segments
+        ):
             break  # one remote file is enough to wait for
         start = perf_counter()
         stored: list[int] = []
@@ -125,13 +139,18 @@ def _read_sample(tasks: list[Task], reading: read.ReadSettings, folder: str) -> 
         if records is None:
             continue
         wanted = dict.fromkeys(reading.products, "plan")
-        meta = read.BlockWriter(Path(folder), f"read/{number}", segments, replace(reading, strict=False), wanted).write(records)
+        meta = read.BlockWriter(
+            Path(folder), f"read/{number}", segments, replace(reading, strict=False), wanted
+        ).write(records)
         measured.seconds += perf_counter() - start
         measured.stored += max(1, min(task.weight, sum(stored)))
         docs = columns.read(Path(folder) / f"read/{number}.docs", ["num_bytes"])
         measured.text += int(docs["num_bytes"].sum())
         measured.documents += meta["num_documents"]
-        measured.tokens += len(columns.read(Path(folder) / f"read/{number}.tokens", ["tokens"])["tokens"]) + meta["num_documents"]
+        measured.tokens += (
+            len(columns.read(Path(folder) / f"read/{number}.tokens", ["tokens"])["tokens"])
+            + meta["num_documents"]
+        )
     return measured
 
 
@@ -143,7 +162,9 @@ class _Write:
 
 def _write_sample(folder: str, seq_len: int, eos_id: int, recipe: Recipe) -> _Write:
     """Write the sample's tokens as one shard and look at time and size."""
-    parts = [columns.read(path, ["tokens"])["tokens"] for path in sorted((Path(folder) / "read").glob("*.tokens"))]
+    parts = [
+        columns.read(path, ["tokens"])["tokens"] for path in sorted((Path(folder) / "read").glob("*.tokens"))
+    ]
     tokens = np.concatenate(parts) if parts else np.zeros(1, np.uint16)
     length = max(1, min(seq_len, len(tokens) - 1))
     rows = np.lib.stride_tricks.sliding_window_view(np.append(tokens, eos_id), length + 1)[::length]
@@ -151,7 +172,9 @@ def _write_sample(folder: str, seq_len: int, eos_id: int, recipe: Recipe) -> _Wr
     options = shards.ShardOptions(settings.compression, settings.level, settings.hdf5_shuffle, settings.dtype)
     start = perf_counter()
     info = shards.write_samples(Path(folder) / "sample.h5", np.ascontiguousarray(rows), None, options)
-    return _Write((perf_counter() - start) / max(1, info.num_tokens), info.num_bytes / max(1, info.num_tokens))
+    return _Write(
+        (perf_counter() - start) / max(1, info.num_tokens), info.num_bytes / max(1, info.num_tokens)
+    )
 
 
 def _stages(recipe: Recipe, out: Path) -> tuple[tuple[str, str], ...]:
@@ -166,7 +189,10 @@ def _stages(recipe: Recipe, out: Path) -> tuple[tuple[str, str], ...]:
     }[s.dedupe.method]
     shares = {"validation": s.holdout.fraction, "test": s.holdout.test_fraction}
     drawn = [f"{split} {share:.3%}" for split, share in shares.items() if share]
-    sets = ", ".join(f"{part.seq_len}" + (f" ({part.share:.0%} of the documents)" if part.share else "") for part in s.seq_len)
+    sets = ", ".join(
+        f"{part.seq_len}" + (f" ({part.share:.0%} of the documents)" if part.share else "")
+        for part in s.seq_len
+    )
     return (
         ("acquire", s.source.name),
         ("clean", clean),

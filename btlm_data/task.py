@@ -26,10 +26,16 @@ class Counts:
     In every stage in + added = out + dropped; `added` is only ever non-zero where a mix repeats documents.
     """
 
-    cells: dict[tuple[str, str, str], Amount] = field(default_factory=dict)  # (split, source, "in"|"out"|"drop:REASON"|"add:REASON")
-    extra: dict[str, Any] = field(default_factory=dict)  # whatever else the stage's plan needs from this task (JSON values)
+    cells: dict[tuple[str, str, str], Amount] = field(
+        default_factory=dict
+    )  # (split, source, "in"|"out"|"drop:REASON"|"add:REASON")
+    extra: dict[str, Any] = field(
+        default_factory=dict
+    )  # whatever else the stage's plan needs from this task (JSON values)
 
-    def add(self, split: str, source: str, what: str, documents: int = 0, num_bytes: int = 0, tokens: int = 0) -> None:
+    def add(
+        self, split: str, source: str, what: str, documents: int = 0, num_bytes: int = 0, tokens: int = 0
+    ) -> None:
         """Add to one cell. what: "in", "out", "drop:REASON" or "add:REASON"."""
         key = (split, source, what)
         self.cells[key] = self.cells.get(key, Amount()).plus(Amount(documents, num_bytes, tokens))

@@ -54,7 +54,16 @@ _OVERLAP_BYTES = 1024
 
 _GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
 _GPT2_EOS = "<|endoftext|>"
-_COMMON_EOS = (_GPT2_EOS, "<|end_of_text|>", "</s>", "<eos>", "<EOS>", "<|eos|>", "[EOS]", "<｜end▁of▁sentence｜>")
+_COMMON_EOS = (
+    _GPT2_EOS,
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<EOS>",
+    "<|eos|>",
+    "[EOS]",
+    "<｜end▁of▁sentence｜>",
+)
 
 
 class _Cut(NamedTuple):
@@ -126,7 +135,9 @@ class Tokenizer:
     tokens). vocab_size: one more than the largest id. dtype: uint16 where every id fits, else uint32.
     """
 
-    def __init__(self, config: Mapping[str, Any], spec: TokenizerSpec, encoder: _Encoder, reference: _Reference | None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], spec: TokenizerSpec, encoder: _Encoder, reference: _Reference | None
+    ) -> None:
         self.spec = spec
         self.name = spec.name
         self.fingerprint = spec.fingerprint
@@ -162,7 +173,9 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """One token for people: part of a character appears as U+FFFD. Raises ValueError for an unknown id."""
         if self._reference.tokenizer.id_to_token(int(token_id)) is None:
-            raise ValueError(f"{self.name} has no token {token_id}; its ids go from 0 to {self.vocab_size - 1}.")
+            raise ValueError(
+                f"{self.name} has no token {token_id}; its ids go from 0 to {self.vocab_size - 1}."
+            )
         return self.decode([token_id])
 
     @property
@@ -179,7 +192,9 @@ class Tokenizer:
                 ids = np.empty(0, self.dtype)
                 for piece in self._encode_long(texts[first], encoder):
                     start = len(ids)
-                    ids.resize(start + len(piece), refcheck=False)  # grows in place: the ids are never held twice
+                    ids.resize(
+                        start + len(piece), refcheck=False
+                    )  # grows in place: the ids are never held twice
                     ids[start:] = piece
                 parts.append(ids)
                 lengths[last] = len(ids)
@@ -204,7 +219,9 @@ def _calls(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     first = size = 0
     for index, text in enumerate(texts):
         length = len(text)
-        if index > first and (length > MAX_PIECE_CHARS or size + length > MAX_CALL_CHARS or index - first == MAX_CALL_TEXTS):
+        if index > first and (
+            length > MAX_PIECE_CHARS or size + length > MAX_CALL_CHARS or index - first == MAX_CALL_TEXTS
+        ):
             yield first, index
             first, size = index, 0
         size += length
@@ -228,7 +245,9 @@ class _Fast:
         self._tokenizer = fastokens.Tokenizer.from_json_str(text)
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], Offsets]:
-        ids, offsets = self._tokenizer.encode_batch_flat(list(texts), add_special_tokens=False, split_special_tokens=True)
+        ids, offsets = self._tokenizer.encode_batch_flat(
+            list(texts), add_special_tokens=False, split_special_tokens=True
+        )
         return np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64)
 
 
@@ -276,13 +295,17 @@ class _Splitter:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
-        gpt2_pattern = (config["pre_tokenizer"] or {}).get("type") == "ByteLevel" and all(t["special"] for t in config["added_tokens"])
+        gpt2_pattern = (config["pre_tokenizer"] or {}).get("type") == "ByteLevel" and all(
+            t["special"] for t in config["added_tokens"]
+        )
         self._cut = (_GPT2_CUT if gpt2_pattern else _LETTER_SPACE_LETTER) if _can_cut(config) else None
         self._skipped = 0  # characters of the text between two pieces
         if (skipped := _sentencepiece_skip(config)) is not None:
             self._cut, self._skipped = _LETTER_SPACE_LETTER, skipped
         self._can_cut_words = (
-            self._cut is _GPT2_CUT and config["normalizer"] is None and set(_byte_characters()) <= config["model"]["vocab"].keys()
+            self._cut is _GPT2_CUT
+            and config["normalizer"] is None
+            and set(_byte_characters()) <= config["model"]["vocab"].keys()
         )
 
     @cached_property
@@ -308,7 +331,9 @@ class _Splitter:
                 starts = _pre_token_starts(reference(), window)
                 is_word = len(starts) == 1
                 # The first pre-token alone is a piece as well, whatever it is.
-                settled = [s for s in starts[1:] if s <= len(window) - 3 and not window[s - 1].isspace()] or starts[1:2]
+                settled = [
+                    s for s in starts[1:] if s <= len(window) - 3 and not window[s - 1].isspace()
+                ] or starts[1:2]
                 end = _word_end(reference(), text, position) if is_word else position + settled[-1]
             else:
                 match = self._cut.first.search(text, limit)
@@ -329,7 +354,9 @@ class _Splitter:
             overlap = _OVERLAP_BYTES
             while True:
                 shared = np.flatnonzero(opens_character[starts] & (starts <= len(raw) - overlap))[-1:]
-                if not shared.size or shared[0] == 0:  # nothing in common within this window: take a larger one
+                if (
+                    not shared.size or shared[0] == 0
+                ):  # nothing in common within this window: take a larger one
                     size *= 2
                     ids = encoder.encode([word[position : position + size]])[0]
                     break
@@ -367,7 +394,11 @@ def _word_end(reference: _Reference, text: str, start: int) -> int:
 def _can_cut(config: Mapping[str, Any]) -> bool:
     """Whether this tokenizer's rules are among those for which cutting is known to be exact."""
     model, normalizer, pre_tokenizer = config["model"], config["normalizer"], config["pre_tokenizer"]
-    if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+    if (
+        model.get("type") != "BPE"
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
         return False
     if normalizer is not None and normalizer.get("type") != "NFC":  # a space composes with nothing
         return False
@@ -394,9 +425,15 @@ def _can_cut(config: Mapping[str, Any]) -> bool:
 def _sentencepiece_skip(config: Mapping[str, Any]) -> int | None:
     """For a tokenizer in SentencePiece's manner: 1 if it puts a U+2581 before every text, 0 if not; None for any other."""
     model, space = config["model"], "\u2581"
-    if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+    if (
+        model.get("type") != "BPE"
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
         return None
-    if not {space, *string.ascii_letters} <= model["vocab"].keys() or not all(token["special"] for token in config["added_tokens"]):
+    if not {space, *string.ascii_letters} <= model["vocab"].keys() or not all(
+        token["special"] for token in config["added_tokens"]
+    ):
         return None
     if any(re.search(f"[^{space}]{space}", token) for token in model["vocab"]):
         return None
@@ -413,7 +450,11 @@ def _sentencepiece_skip(config: Mapping[str, Any]) -> int | None:
 
 
 def load_tokenizer(
-    spec: str, *, eos: str | None = None, backend: Literal["auto", "fast", "reference"] = "auto", revision: str | None = None
+    spec: str,
+    *,
+    eos: str | None = None,
+    backend: Literal["auto", "fast", "reference"] = "auto",
+    revision: str | None = None,
 ) -> Tokenizer:
     """Load a tokenizer and decide, by self-check, which backend runs it.
 
@@ -440,9 +481,13 @@ def load_tokenizer(
         if fast is not None:
             encoder = fast
         elif backend == "fast":
-            raise ConfigError(f"The fast backend cannot run the tokenizer {spec} exactly: {problem}. Use tokenizer.backend=auto.")
+            raise ConfigError(
+                f"The fast backend cannot run the tokenizer {spec} exactly: {problem}. Use tokenizer.backend=auto."
+            )
         else:
-            logger.warning("tokenizer %s: running on `tokenizers` (about 50 times slower), because %s", spec, problem)
+            logger.warning(
+                "tokenizer %s: running on `tokenizers` (about 50 times slower), because %s", spec, problem
+            )
     described = TokenizerSpec(spec, location, fingerprint(config), eos, encoder.name, resolved)
     tokenizer = Tokenizer(config, described, encoder, reference)
     _LOADED[described] = tokenizer
@@ -468,7 +513,9 @@ def _load_spec(spec: TokenizerSpec) -> Tokenizer:
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Hex SHA-256 over what decides ids, as JSON with sorted keys and no spaces; independent of any library's version."""
-    deciding = {key: config[key] for key in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")}
+    deciding = {
+        key: config[key] for key in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")
+    }
     return sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()
 
 
@@ -501,11 +548,17 @@ def _read(spec: str, location: str, revision: str | None) -> tuple[dict[str, Any
             return _read_tokenizer_json(path / "tokenizer.json"), stated
         if (path / "vocab.json").exists() and (path / "merges.txt").exists():
             return _read_vocab_and_merges(path), stated
-        raise ConfigError(f"The folder {path} holds neither tokenizer.json nor vocab.json with merges.txt. Save the tokenizer there.")
+        raise ConfigError(
+            f"The folder {path} holds neither tokenizer.json nor vocab.json with merges.txt. Save the tokenizer there."
+        )
     if path.is_file():
-        return _read_tokenizer_json(path), _stated_eos(path.parent / "tokenizer_config.json") if path.name == "tokenizer.json" else None
+        return _read_tokenizer_json(path), _stated_eos(
+            path.parent / "tokenizer_config.json"
+        ) if path.name == "tokenizer.json" else None
     if revision is None:
-        raise DataError(f"The tokenizer {spec} is no longer at {location}. Restore it and run the same command again.")
+        raise DataError(
+            f"The tokenizer {spec} is no longer at {location}. Restore it and run the same command again."
+        )
     config = _hub_file(spec, "tokenizer_config.json", revision, optional=True)
     return _read_tokenizer_json(_hub_file(spec, "tokenizer.json", revision)), _stated_eos(config)
 
@@ -531,7 +584,9 @@ def _hub_file(repo_id: str, name: str, revision: str | None, *, optional: bool =
             f"The hub repository {where} is gated. Accept its terms on its page, then set HF_TOKEN or run `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
-        raise ConfigError(f"The hub repository {repo_id} has no revision {revision}. Check tokenizer.revision.") from error
+        raise ConfigError(
+            f"The hub repository {repo_id} has no revision {revision}. Check tokenizer.revision."
+        ) from error
     except RepositoryNotFoundError as error:
         raise ConfigError(
             f"There is no tokenizer {where}: neither a file or folder here nor a repository on the hub. Check the name; "
@@ -550,16 +605,22 @@ def _hub_file(repo_id: str, name: str, revision: str | None, *, optional: bool =
             f"The hub repository {where} holds no {name}. Convert the tokenizer with transformers and name the file."
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise SourceUnavailable(f"The hub refused {name} of {where}: {error}. Try again later, or name a tokenizer.json.") from error
+        raise SourceUnavailable(
+            f"The hub refused {name} of {where}: {error}. Try again later, or name a tokenizer.json."
+        ) from error
 
 
 def _read_json(path: Path) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"The tokenizer file {path} cannot be read: {error.strerror}. Check its name and permissions.") from error
+        raise ConfigError(
+            f"The tokenizer file {path} cannot be read: {error.strerror}. Check its name and permissions."
+        ) from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"The tokenizer file {path} is not valid JSON: {error}. Fetch it again: it may be cut short.") from error
+        raise ConfigError(
+            f"The tokenizer file {path} is not valid JSON: {error}. Fetch it again: it may be cut short."
+        ) from error
 
 
 def _stated_eos(path: Path) -> str | None:
@@ -580,12 +641,19 @@ def _read_tokenizer_json(path: Path) -> dict[str, Any]:
             f"{path} is JSON but no tokenizer: it has no model with a vocabulary. Name the tokenizer.json of a Hugging Face tokenizer."
         )
     if model.get("dropout"):
-        logger.warning("%s asks for BPE dropout; it is switched off, as the same text must always give the same ids", path)
+        logger.warning(
+            "%s asks for BPE dropout; it is switched off, as the same text must always give the same ids",
+            path,
+        )
         model["dropout"] = None
     if "merges" in model:  # both spellings that `tokenizers` reads, so that the fingerprint is the same
-        model["merges"] = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [
+            merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]
+        ]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-    added = sorted(({**flags, **token} for token in raw.get("added_tokens") or []), key=lambda token: int(token["id"]))
+    added = sorted(
+        ({**flags, **token} for token in raw.get("added_tokens") or []), key=lambda token: int(token["id"])
+    )
     return {
         "version": "1.0",
         "truncation": None,
@@ -605,9 +673,18 @@ def _read_vocab_and_merges(folder: Path) -> dict[str, Any]:
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not isinstance(vocab, dict) or any(len(merge) != 2 for merge in merges):
-        raise ConfigError(f"{folder} holds vocab.json and merges.txt, but not in GPT-2's form. Fetch them again, or use a tokenizer.json.")
+        raise ConfigError(
+            f"{folder} holds vocab.json and merges.txt, but not in GPT-2's form. Fetch them again, or use a tokenizer.json."
+        )
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    eos = {"content": _GPT2_EOS, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    eos = {
+        "content": _GPT2_EOS,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {
         "version": "1.0",
         "truncation": None,
@@ -639,11 +716,17 @@ def _to_json(config: Mapping[str, Any]) -> str:
 def _vocabulary(config: Mapping[str, Any]) -> dict[str, int]:
     """Token text -> id, added tokens included. A Unigram vocabulary is a list of (token, score); its ids are positions."""
     vocab = config["model"]["vocab"]
-    ids = dict(vocab) if isinstance(vocab, dict) else {entry[0]: position for position, entry in enumerate(vocab)}
+    ids = (
+        dict(vocab)
+        if isinstance(vocab, dict)
+        else {entry[0]: position for position, entry in enumerate(vocab)}
+    )
     return ids | {token["content"]: int(token["id"]) for token in config["added_tokens"]}
 
 
-def _find_eos(spec: str, vocabulary: Mapping[str, int], config: Mapping[str, Any], asked: str | None, stated: str | None) -> str:
+def _find_eos(
+    spec: str, vocabulary: Mapping[str, int], config: Mapping[str, Any], asked: str | None, stated: str | None
+) -> str:
     """The end-of-document token: asked for, else stated beside the tokenizer, else the one common name it has."""
     if asked is not None:
         if asked not in vocabulary:
@@ -680,7 +763,9 @@ def _checked_fast(text: str, reference: _Reference, config: Mapping[str, Any]) -
     """The fast backend, if it can read the tokenizer and agrees with `reference` on every probe; else why not."""
     try:
         fast = _Fast(text)
-    except Exception as error:  # fastokens raises ValueError for what it does not know, but any failure means: do not use it
+    except (
+        Exception
+    ) as error:  # fastokens raises ValueError for what it does not know, but any failure means: do not use it
         return None, f"fastokens cannot read it ({error})"
     probes = probe_texts(config)
     try:
@@ -693,7 +778,9 @@ def _checked_fast(text: str, reference: _Reference, config: Mapping[str, Any]) -
     wrong = next(
         probe
         for i, probe in enumerate(probes)
-        if not np.array_equal(ids[offsets[i] : offsets[i + 1]], expected[expected_offsets[i] : expected_offsets[i + 1]])
+        if not np.array_equal(
+            ids[offsets[i] : offsets[i + 1]], expected[expected_offsets[i] : expected_offsets[i + 1]]
+        )
     )
     return None, f"fastokens gives other ids for {wrong[:40]!r}"
 
@@ -735,12 +822,53 @@ def probe_texts(config: Mapping[str, Any]) -> list[str]:
         "\U0010ffff",
     ]
     spaces = [
-        chr(c) for c in (9, 10, 11, 12, 13, 28, 31, 32, 0x85, 0xA0, 0x1680, 0x180E, 0x2000, 0x200A, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+        chr(c)
+        for c in (
+            9,
+            10,
+            11,
+            12,
+            13,
+            28,
+            31,
+            32,
+            0x85,
+            0xA0,
+            0x1680,
+            0x180E,
+            0x2000,
+            0x200A,
+            0x2028,
+            0x2029,
+            0x202F,
+            0x205F,
+            0x3000,
+        )
     ]
-    contractions = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'RE", "'lL", "’s", "'x", "'", "''s", "'s's", "'st"]
+    contractions = [
+        "'s",
+        "'t",
+        "'re",
+        "'ve",
+        "'m",
+        "'ll",
+        "'d",
+        "'S",
+        "'RE",
+        "'lL",
+        "’s",
+        "'x",
+        "'",
+        "''s",
+        "'s's",
+        "'st",
+    ]
     probes = ["", " ", "\n"]
     probes += [
-        f"{kind}{contraction}{after}" for kind in [*kinds, " ", "\n"] for contraction in contractions for after in ("", "b", " b", "1")
+        f"{kind}{contraction}{after}"
+        for kind in [*kinds, " ", "\n"]
+        for contraction in contractions
+        for after in ("", "b", " b", "1")
     ]
     probes += [
         f"{kind}{space * n}{after}"
@@ -752,12 +880,19 @@ def probe_texts(config: Mapping[str, Any]) -> list[str]:
     probes += [f"{first}{second} {second}{first}" for first in kinds for second in kinds]
     points = _telling_code_points()
     probes += ["".join(f"{chr(c)}'s" for c in points[i : i + 64]) for i in range(0, len(points), 64)]
-    probes += ["".join(f"a{chr(c)}1 {chr(c)}" for c in points[i : i + 64 : 4]) for i in range(0, len(points), 64)]
+    probes += [
+        "".join(f"a{chr(c)}1 {chr(c)}" for c in points[i : i + 64 : 4]) for i in range(0, len(points), 64)
+    ]
     for token in config["added_tokens"][:300]:
         content = token["content"]
         probes += [content, f"a{content}b", f" {content} {content}", f"{content[:-1]} {content}\n"]
-    probes += [run * 2000 for run in ("a", "A", "1", " ", "\n", "!", "\u200b", "中", "é", "ab", " a", "\t\n", "😀")]
-    probes += [unicodedata.normalize(form, "Ångström ﬁnale 한국어 ｶﾞ ệ Ω ½ İi ſ") for form in ("NFC", "NFD", "NFKC", "NFKD")]
+    probes += [
+        run * 2000 for run in ("a", "A", "1", " ", "\n", "!", "\u200b", "中", "é", "ab", " a", "\t\n", "😀")
+    ]
+    probes += [
+        unicodedata.normalize(form, "Ångström ﬁnale 한국어 ｶﾞ ệ Ω ½ İi ſ")
+        for form in ("NFC", "NFD", "NFKC", "NFKD")
+    ]
     generator = random.Random(0)
     words = [token.replace("Ġ", " ").replace("Ċ", "\n").replace("▁", " ") for token in _vocabulary(config)]
     probes += ["".join(generator.choices(words, k=20)) for _ in range(200)]
@@ -795,7 +930,14 @@ class Verifier:
     tokenizer: Tokenizer
     every: int
 
-    def check(self, first: int, texts: Sequence[str], ids: npt.NDArray[Any], offsets: Offsets, where: Callable[[int], str]) -> int:
+    def check(
+        self,
+        first: int,
+        texts: Sequence[str],
+        ids: npt.NDArray[Any],
+        offsets: Offsets,
+        where: Callable[[int], str],
+    ) -> int:
         """Check what `encode_batch(texts)` gave; text i is document `first + i` of its file.
 
         where: names document i of the batch for the message. Returns how many were checked. Raises DataError for the

@@ -54,7 +54,11 @@ class Checkpoint:
 
     def optimizer(self) -> dict[str, Tensor] | None:
         """`m.NAME` and `v.NAME`, or None where training has not begun."""
-        return load_file(self.path / "optimizer.safetensors") if "optimizer.safetensors" in self.state["files"] else None
+        return (
+            load_file(self.path / "optimizer.safetensors")
+            if "optimizer.safetensors" in self.state["files"]
+            else None
+        )
 
 
 def save(
@@ -76,12 +80,17 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        parts = {"model.safetensors": weights} | ({"optimizer.safetensors": optimizer} if optimizer is not None else {})
+        parts = {"model.safetensors": weights} | (
+            {"optimizer.safetensors": optimizer} if optimizer is not None else {}
+        )
         for name, tensors in parts.items():
             write_tensors(tensors, temporary / name)
             _sync(temporary / name)
         files = {name: _digest(temporary / name) for name in parts}
-        atomic.write_json(temporary / "state.json", {**state, "step": step, "format_version": FORMAT_VERSION, "files": files})
+        atomic.write_json(
+            temporary / "state.json",
+            {**state, "step": step, "format_version": FORMAT_VERSION, "files": files},
+        )
         if final.exists():
             remove(final)
         temporary.rename(final)
@@ -133,7 +142,9 @@ def newest(folder: Path) -> Checkpoint | None:
         found = inspect(path)
         if isinstance(found, Checkpoint):
             return found
-        logger.warning("The checkpoint %s is torn: %s. It is passed over; the one before it is taken.", path, found)
+        logger.warning(
+            "The checkpoint %s is torn: %s. It is passed over; the one before it is taken.", path, found
+        )
     return None
 
 
@@ -142,7 +153,9 @@ def find(path: Path) -> Checkpoint | None:
     if (path / "state.json").is_file() or _NAME.fullmatch(path.name):
         found = inspect(path)
         if isinstance(found, str):
-            raise DataError(f"The checkpoint {path} is torn: {found}. Name an older one, or the run's folder to take the newest whole one.")
+            raise DataError(
+                f"The checkpoint {path} is torn: {found}. Name an older one, or the run's folder to take the newest whole one."
+            )
         return found
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     return newest(folder) if folder.is_dir() else None

@@ -18,7 +18,13 @@ from btlm_data.errors import BtlmError, ConfigError, Interrupted
 from btlm_data.formats.atomic import as_output_error
 
 logger = logging.getLogger(__name__)
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # a disk's, wherever they are met; others are our mistakes
+_REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+}  # a disk's, wherever they are met; others are our mistakes
 EXIT_CODES = "Exit codes: 0 done, 1 data or checkpoint unusable, 2 wrong option or parameter, 3 no data, 4 output refused, 5 loss not finite, 130 stopped."
 
 
@@ -39,7 +45,8 @@ class _Group(click.Group):
             sys.exit(refused.exit_code)
         except KeyboardInterrupt:
             click.echo(
-                "error: Stopped by Ctrl-C. What was done up to the last checkpoint is kept; run the same command again to go on.", err=True
+                "error: Stopped by Ctrl-C. What was done up to the last checkpoint is kept; run the same command again to go on.",
+                err=True,
             )
             sys.exit(Interrupted.exit_code)
 
@@ -51,7 +58,9 @@ def main(quiet: bool) -> None:
 
     Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny --set train_input.data_dir=shards/train
     """
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
 
 
 def _need_torch() -> None:
@@ -62,7 +71,9 @@ def _need_torch() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"Training needs {' and '.join(missing)}, not installed here. Install it with: pip install 'btlm-data[train]'.")
+        raise ConfigError(
+            f"Training needs {' and '.join(missing)}, not installed here. Install it with: pip install 'btlm-data[train]'."
+        )
 
 
 def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +88,13 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command(epilog=EXIT_CODES)
 @click.argument("target", required=False, type=click.Choice(["CPU", "GPU"], case_sensitive=False))
-@click.option("-p", "--params", "params_file", required=True, help="Parameter file: a path, or a name in btlm_train/configs.")
+@click.option(
+    "-p",
+    "--params",
+    "params_file",
+    required=True,
+    help="Parameter file: a path, or a name in btlm_train/configs.",
+)
 @click.option(
     "-m",
     "--mode",
@@ -109,7 +126,9 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--max-steps", "--max_steps", type=int, help="Last step, counted across stages.")
 @click.option("--eval-steps", "--eval_steps", type=int, help="Batches per evaluation; default: all.")
 @click.option(
-    "--load-checkpoint-states", "--load_checkpoint_states", help="`model` takes over weights alone and starts at step 0. Default: all."
+    "--load-checkpoint-states",
+    "--load_checkpoint_states",
+    help="`model` takes over weights alone and starts at step 0. Default: all.",
 )
 @click.option(
     "--parallel",
@@ -135,16 +154,26 @@ def run(
     from btlm_train.config import load_params
 
     chosen = list(overrides)
-    for key, value in (("max_steps", max_steps), ("eval_steps", eval_steps), ("load_checkpoint_states", load_checkpoint_states)):
+    for key, value in (
+        ("max_steps", max_steps),
+        ("eval_steps", eval_steps),
+        ("load_checkpoint_states", load_checkpoint_states),
+    ):
         if value is not None:
             chosen.append(f"runconfig.{key}={value}")
-    validation: Literal["fit", "eval", "eval_all"] = "fit" if mode.startswith("train") else "eval_all" if mode == "eval_all" else "eval"
+    validation: Literal["fit", "eval", "eval_all"] = (
+        "fit" if mode.startswith("train") else "eval_all" if mode == "eval_all" else "eval"
+    )
     params = load_params(params_file, chosen, validation)
     if params.unused:
-        logger.info("Not used here (they concern Cerebras hardware, or happen anyway): %s.", ", ".join(params.unused))
+        logger.info(
+            "Not used here (they concern Cerebras hardware, or happen anyway): %s.", ", ".join(params.unused)
+        )
     folder = model_dir or Path(params.model_dir or "model_dir")
     wanted = target.lower() if target else device if device != "auto" else params.device
-    report = sessions.run(params, folder, mode, device=wanted, parallel=parallel, checkpoint_from=checkpoint_from)
+    report = sessions.run(
+        params, folder, mode, device=wanted, parallel=parallel, checkpoint_from=checkpoint_from
+    )
     if report is not None:
         click.echo(json.dumps(report))
 
@@ -152,9 +181,14 @@ def run(
 @main.command()
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--to", type=click.Choice(["hf", "modelzoo"]), required=True, help="Hugging Face folder, or the Model Zoo's state dict in safetensors."
+    "--to",
+    type=click.Choice(["hf", "modelzoo"]),
+    required=True,
+    help="Hugging Face folder, or the Model Zoo's state dict in safetensors.",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -177,7 +211,12 @@ def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -
 @main.command("import")
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "-o", "--model-dir", "--model_dir", type=click.Path(path_type=Path, file_okay=False), required=True, help="A new run's folder."
+    "-o",
+    "--model-dir",
+    "--model_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A new run's folder.",
 )
 def import_(source: Path, model_dir: Path) -> None:
     """Take over weights from Hugging Face's or the Model Zoo's layout (safetensors) as step 0 of a run.
@@ -201,7 +240,13 @@ def import_(source: Path, model_dir: Path) -> None:
 )
 @click.option("--prompt", default="", help="Text to go on from; empty begins a new document.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 takes the likeliest token each time.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.8,
+    show_default=True,
+    help="0 takes the likeliest token each time.",
+)
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
@@ -213,7 +258,14 @@ def import_(source: Path, model_dir: Path) -> None:
 @click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, or a tokenizer.json.")
 @_device_option
 def generate(
-    model_dir: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int, tokenizer: str, device: str
+    model_dir: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    tokenizer: str,
+    device: str,
 ) -> None:
     """Let a model write. Prints the prompt and what follows.
 
@@ -222,7 +274,9 @@ def generate(
     _need_torch()
     from btlm_train import sessions
 
-    click.echo(sessions.generate(model_dir, prompt, max_new_tokens, temperature, top_p, seed, tokenizer, device))
+    click.echo(
+        sessions.generate(model_dir, prompt, max_new_tokens, temperature, top_p, seed, tokenizer, device)
+    )
 
 
 @main.command("eval-lengths")
@@ -241,16 +295,32 @@ def generate(
     help="Folder of shards with samples at least as long as the longest length.",
 )
 @click.option(
-    "--lengths", default="256,512,1024,2048,4096,8192", show_default=True, help="Sequence lengths in tokens; each must divide the longest."
+    "--lengths",
+    default="256,512,1024,2048,4096,8192",
+    show_default=True,
+    help="Sequence lengths in tokens; each must divide the longest.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for lengths.csv, positions.csv and lengths.png."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for lengths.csv, positions.csv and lengths.png.",
 )
 @click.option("--samples", type=click.IntRange(1), help="Use only the first N samples.")
-@click.option("--trained-length", type=click.IntRange(1), help="Scale ALiBi dynamically beyond this length (position interpolation).")
+@click.option(
+    "--trained-length",
+    type=click.IntRange(1),
+    help="Scale ALiBi dynamically beyond this length (position interpolation).",
+)
 @_device_option
 def eval_lengths(
-    model_dir: Path, data: Path, lengths: str, out: Path, samples: int | None, trained_length: int | None, device: str
+    model_dir: Path,
+    data: Path,
+    lengths: str,
+    out: Path,
+    samples: int | None,
+    trained_length: int | None,
+    device: str,
 ) -> None:
     """How loss changes with sequence length and position, on the same tokens: BTLM's extrapolation plot, as a table and a PNG.
 
@@ -262,9 +332,13 @@ def eval_lengths(
     try:
         wanted = [int(part) for part in lengths.split(",")]
     except ValueError:
-        raise ConfigError(f"--lengths {lengths!r} is not a list of numbers. Write for example --lengths 512,1024,2048.") from None
+        raise ConfigError(
+            f"--lengths {lengths!r} is not a list of numbers. Write for example --lengths 512,1024,2048."
+        ) from None
     for row in sessions.evaluate_lengths(model_dir, data, wanted, out, samples, trained_length, device):
-        click.echo(f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  accuracy {row['accuracy']:.2%}")
+        click.echo(
+            f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  accuracy {row['accuracy']:.2%}"
+        )
 
 
 if __name__ == "__main__":

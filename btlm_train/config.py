@@ -55,7 +55,9 @@ class ModelConfig(_Model):
     num_hidden_layers: int = Field(12, ge=1)
     num_heads: int = Field(12, ge=1)
     filter_size: int = Field(3072, ge=1)
-    max_position_embeddings: int = Field(1024, ge=1, description="training sequence length; ALiBi itself has no limit")
+    max_position_embeddings: int = Field(
+        1024, ge=1, description="training sequence length; ALiBi itself has no limit"
+    )
     position_embedding_type: Literal["alibi"] = "alibi"
     share_embedding_weights: Literal[True] = True
     nonlinearity: Literal["swiglu"] = "swiglu"
@@ -88,7 +90,9 @@ class ModelConfig(_Model):
     mup_base_filter_size: float | None = Field(None, gt=0)
     embeddings_scale: float = 1.0
     output_logits_alpha: float | None = None
-    output_logits_scale: float | None = Field(None, description="the older spelling: the factor itself, alpha / m")
+    output_logits_scale: float | None = Field(
+        None, description="the older spelling: the factor itself, alpha / m"
+    )
     scale_qk_dot_by_d: bool | None = None
     scale_output_logits_by_d: bool = True
     attention_logits_alpha: float = 1.0
@@ -96,11 +100,15 @@ class ModelConfig(_Model):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
         if (self.mup_base_hidden_size is None) != (self.mup_base_filter_size is None):
             raise ValueError("muP needs both mup_base_hidden_size and mup_base_filter_size, or neither")
         if self.mup and self.output_logits_scale is not None:
-            raise ValueError("output_logits_scale belongs to the older muP form; with mup_base_hidden_size give output_logits_alpha")
+            raise ValueError(
+                "output_logits_scale belongs to the older muP form; with mup_base_hidden_size give output_logits_alpha"
+            )
         return self
 
     @property
@@ -163,7 +171,9 @@ class LoopConfig(_Model):
     load_checkpoint_states: str | tuple[str, ...] = "all"
     activation_checkpointing: bool = False
     compile: bool = False
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on a GPU, float32 on a CPU")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast on a GPU, float32 on a CPU"
+    )
 
 
 class Params(_Model):
@@ -194,7 +204,13 @@ class Params(_Model):
         if self.train is None:
             return None
         size = self.train.micro_batch_size
-        return size if isinstance(size, int) else self.train.batch_size if self.loop.grad_accum_steps > 1 else None
+        return (
+            size
+            if isinstance(size, int)
+            else self.train.batch_size
+            if self.loop.grad_accum_steps > 1
+            else None
+        )
 
     def learning_rate(self, step: int) -> float:
         """The rate of optimizer step `step`, counted from 0 across stages; the last piece's end holds for ever after."""
@@ -334,7 +350,9 @@ class _Leaf:
         return ".".join(self.path)
 
 
-def load_params(name: str, overrides: Sequence[str] = (), validation: Literal["fit", "eval", "eval_all"] = "fit") -> Params:
+def load_params(
+    name: str, overrides: Sequence[str] = (), validation: Literal["fit", "eval", "eval_all"] = "fit"
+) -> Params:
     """Read a parameter file and lay `--set KEY=VALUE` over it.
 
     name: a path, or the name of a file in btlm_train/configs. validation: which of the current form's three validation
@@ -357,8 +375,12 @@ def load_params(name: str, overrides: Sequence[str] = (), validation: Literal["f
             raise ConfigError(_unknown(leaf))
         if target[0] == "model" and target[1] in _FIXED:
             if leaf.value not in _FIXED[target[1]]:
-                accepted = " or ".join(repr(value) for value in _FIXED[target[1]] if value is not None) or "unset"
-                raise ConfigError(f"{leaf.where}: {leaf.key} is {leaf.value!r}, which BTLM does not have. Leave it out, or {accepted}.")
+                accepted = (
+                    " or ".join(repr(value) for value in _FIXED[target[1]] if value is not None) or "unset"
+                )
+                raise ConfigError(
+                    f"{leaf.where}: {leaf.key} is {leaf.value!r}, which BTLM does not have. Leave it out, or {accepted}."
+                )
             continue
         for destination in _spread(target, tree):
             _put(tree, destination, leaf.value)
@@ -377,10 +399,14 @@ def find_params(name: str) -> Path:
     names = sorted(path.name for path in folder.glob("*.yaml"))
     near = difflib.get_close_matches(Path(name).name, names, n=1, cutoff=0.5)
     advice = f"Did you mean {near[0]}?" if near else f"Give a path, or one of {', '.join(names)}."
-    raise ConfigError(f"There is no parameter file {name}. It is neither a path nor a name in btlm_train/configs. {advice}")
+    raise ConfigError(
+        f"There is no parameter file {name}. It is neither a path nor a name in btlm_train/configs. {advice}"
+    )
 
 
-def _build(tree: dict[str, Any], origin: dict[_Path, str], path: Path, validation: str, unused: tuple[str, ...]) -> Params:
+def _build(
+    tree: dict[str, Any], origin: dict[_Path, str], path: Path, validation: str, unused: tuple[str, ...]
+) -> Params:
     sections = tree.pop("validation", {})
     wanted = [sections[key] for key in (validation, "fit", "eval", "eval_all") if key in sections]
     if wanted:
@@ -388,7 +414,11 @@ def _build(tree: dict[str, Any], origin: dict[_Path, str], path: Path, validatio
         tree["validation"] = list(wanted[0].values()) if numbered else [wanted[0]]
     if "schedule" in tree:
         tree["schedule"] = list(_segments(tree["schedule"], path))
-    if isinstance(tree.get("schedule"), list) and len(tree["schedule"]) == 1 and "rate" in tree["schedule"][0]:
+    if (
+        isinstance(tree.get("schedule"), list)
+        and len(tree["schedule"]) == 1
+        and "rate" in tree["schedule"][0]
+    ):
         tree.setdefault("optimizer", {})["learning_rate"] = tree.pop("schedule")[0]["rate"]
     if "device" in tree and tree["device"] is not None:
         tree["device"] = str(tree["device"]).lower()
@@ -413,7 +443,9 @@ def _segments(tree: Any, path: Path) -> Iterator[dict[str, Any]]:
         else:  # current: {LinearLR: {...}}
             (kind, settings), *more = entry.items()
             if more or not isinstance(settings, dict):
-                raise ConfigError(f"{path}: a scheduler is one name with its settings, found {entry!r}. Write - LinearLR: {{...}}.")
+                raise ConfigError(
+                    f"{path}: a scheduler is one name with its settings, found {entry!r}. Write - LinearLR: {{...}}."
+                )
         kind = kind.removesuffix("LR").lower()
         if kind == "sequential":
             yield from _segments(settings.get("schedulers", {}), path)
@@ -421,7 +453,9 @@ def _segments(tree: Any, path: Path) -> Iterator[dict[str, Any]]:
             rate = settings.get("val", settings.get("learning_rate"))
             known = {"initial_learning_rate", "end_learning_rate", "total_iters", "val", "learning_rate"}
             if unknown := set(settings) - known:
-                raise ConfigError(f"{path}: scheduler {kind} has no setting {sorted(unknown)[0]!r}. Known: {', '.join(sorted(known))}.")
+                raise ConfigError(
+                    f"{path}: scheduler {kind} has no setting {sorted(unknown)[0]!r}. Known: {', '.join(sorted(known))}."
+                )
             initial = settings.get("initial_learning_rate", rate)
             segment = {
                 "kind": "cosine" if kind == "cosinedecay" else kind,
@@ -430,7 +464,9 @@ def _segments(tree: Any, path: Path) -> Iterator[dict[str, Any]]:
             }
             yield segment | {"total_iters": settings.get("total_iters", 1 if kind == "constant" else None)}
         else:
-            raise ConfigError(f"{path}: there is no scheduler {kind!r} here. Use LinearLR, CosineDecayLR, ConstantLR or SequentialLR.")
+            raise ConfigError(
+                f"{path}: there is no scheduler {kind!r} here. Use LinearLR, CosineDecayLR, ConstantLR or SequentialLR."
+            )
 
 
 def _read(path: Path) -> Iterator[_Leaf]:
@@ -439,13 +475,19 @@ def _read(path: Path) -> Iterator[_Leaf]:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
-        raise ConfigError(f"The parameter file {path} cannot be read: {error.strerror}. Check the path given to --params.") from None
+        raise ConfigError(
+            f"The parameter file {path} cannot be read: {error.strerror}. Check the path given to --params."
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: not valid YAML ({getattr(error, 'problem', error)}). Mend that line.") from None
+        raise ConfigError(
+            f"{path}{place}: not valid YAML ({getattr(error, 'problem', error)}). Mend that line."
+        ) from None
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}: expected `trainer:` or `model:` and other sections. See btlm_train/configs for examples.")
+        raise ConfigError(
+            f"{path}: expected `trainer:` or `model:` and other sections. See btlm_train/configs for examples."
+        )
     loader = yaml.SafeLoader("")
 
     def walk(node: Any, prefix: _Path, line: int) -> Iterator[_Leaf]:
@@ -453,7 +495,9 @@ def _read(path: Path) -> Iterator[_Leaf]:
             loader.flatten_mapping(node)
             for key, value in node.value:
                 yield from walk(value, (*prefix, str(key.value)), key.start_mark.line + 1)
-        elif isinstance(node, yaml.SequenceNode) and any(not isinstance(item, yaml.ScalarNode) for item in node.value):
+        elif isinstance(node, yaml.SequenceNode) and any(
+            not isinstance(item, yaml.ScalarNode) for item in node.value
+        ):
             for i, item in enumerate(node.value):
                 yield from walk(item, (*prefix, str(i)), item.start_mark.line + 1)
         else:
@@ -465,11 +509,15 @@ def _read(path: Path) -> Iterator[_Leaf]:
 def _assignment(text: str) -> _Leaf:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r} is not KEY=VALUE. Write for example --set train_input.batch_size=16.")
+        raise ConfigError(
+            f"--set {text!r} is not KEY=VALUE. Write for example --set train_input.batch_size=16."
+        )
     try:
         return _Leaf(tuple(key.strip().split(".")), yaml.safe_load(value), f"--set {text}")
     except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML. Quote it, for example --set 'model_dir=\"a: b\"'.") from None
+        raise ConfigError(
+            f"--set {text!r}: the value is not valid YAML. Quote it, for example --set 'model_dir=\"a: b\"'."
+        ) from None
 
 
 def _matches(pattern: str, path: _Path) -> bool:
@@ -479,7 +527,9 @@ def _matches(pattern: str, path: _Path) -> bool:
         if len(path) < len(parts):
             return False
         path = path[: len(parts)]
-    return len(parts) == len(path) and all(fnmatch.fnmatchcase(name, part) for name, part in zip(path, parts, strict=True))
+    return len(parts) == len(path) and all(
+        fnmatch.fnmatchcase(name, part) for name, part in zip(path, parts, strict=True)
+    )
 
 
 def _place(leaf: _Leaf, *, exact: bool = False) -> _Path | None:
@@ -500,7 +550,9 @@ def _known(place: _Path) -> bool:
         return True
     if section == "validation":
         rest = [name for name in rest[1:] if not name.isdigit()]
-    return bool(rest) and (rest[0] in _SECTIONS[section].model_fields or (section == "model" and rest[0] in _FIXED))
+    return bool(rest) and (
+        rest[0] in _SECTIONS[section].model_fields or (section == "model" and rest[0] in _FIXED)
+    )
 
 
 def _spread(target: _Path, tree: dict[str, Any]) -> list[_Path]:
@@ -512,7 +564,9 @@ def _spread(target: _Path, tree: dict[str, Any]) -> list[_Path]:
         present = tree.get("validation", {}).get(section, {})
         members = [key for key in present if key.isdigit()]
         numbered = len(target) > 2 and target[2].isdigit()
-        places += [("validation", section, m, *target[2:]) for m in members if not numbered] or [("validation", section, *target[2:])]
+        places += [("validation", section, m, *target[2:]) for m in members if not numbered] or [
+            ("validation", section, *target[2:])
+        ]
     return places
 
 
@@ -530,7 +584,9 @@ def _names(prefix: _Path) -> set[str]:
     for pattern in (*_PLACES, *_UNUSED):
         parts = pattern.split(".")
         above = tuple(part for part in prefix if not part.isdigit()) if parts[-1] == "**" else prefix
-        if len(parts) <= len(above) or not all(fnmatch.fnmatchcase(name, part) for name, part in zip(above, parts, strict=False)):
+        if len(parts) <= len(above) or not all(
+            fnmatch.fnmatchcase(name, part) for name, part in zip(above, parts, strict=False)
+        ):
             continue
         name = parts[len(above)]
         if name != "**":
@@ -545,11 +601,19 @@ def _unknown(leaf: _Leaf) -> str:
     """Names the first part of the path that nothing known has, and what is nearest to it."""
     for depth, part in enumerate(leaf.path):
         names = _names(leaf.path[:depth])
-        if any(fnmatch.fnmatchcase(part, name) for name in names) or (part.isdigit() and depth + 1 < len(leaf.path)):
+        if any(fnmatch.fnmatchcase(part, name) for name in names) or (
+            part.isdigit() and depth + 1 < len(leaf.path)
+        ):
             continue
         near = difflib.get_close_matches(part, names, n=1, cutoff=0.5)
         known = ", ".join(sorted(names - {"*"}))
-        advice = f"Did you mean {'.'.join((*leaf.path[:depth], near[0]))}?" if near else f"Known here: {known}." if known else "Remove it."
+        advice = (
+            f"Did you mean {'.'.join((*leaf.path[:depth], near[0]))}?"
+            if near
+            else f"Known here: {known}."
+            if known
+            else "Remove it."
+        )
         return f"{leaf.where}: there is no parameter {'.'.join(leaf.path[: depth + 1])!r}. {advice}"
     return f"{leaf.where}: {leaf.key!r} is a section, not a value. Give the keys below it."
 
@@ -558,7 +622,10 @@ def _explain(error: Any, origin: Mapping[_Path, str], path: Path) -> str:
     location = tuple(str(part) for part in error["loc"])
     if location[:1] == ("validation",):
         location = ("validation", "fit", *location[2:])
-    where = next((origin[place] for i in range(len(location), 1, -1) for place in origin if place[:i] == location[:i]), str(path))
+    where = next(
+        (origin[place] for i in range(len(location), 1, -1) for place in origin if place[:i] == location[:i]),
+        str(path),
+    )
     message = str(error["msg"]).removeprefix("Value error, ")
     value = error.get("input")
     given = "" if isinstance(value, dict | list | tuple) else f" (given: {value!r})"

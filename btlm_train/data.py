@@ -125,7 +125,9 @@ class DataConfig(_Settings):
         """Raise ConfigError unless there is exactly one of data_dir and mixture, and something to read in it."""
         if (self.data_dir is None) == (self.mixture is None):
             found = "neither" if self.data_dir is None else "both"
-            raise ConfigError(f"The data configuration has {found} of data_dir and mixture. Give exactly one of them.")
+            raise ConfigError(
+                f"The data configuration has {found} of data_dir and mixture. Give exactly one of them."
+            )
         if self.mixture is not None and not any(entry.weight > 0 for entry in self.mixture):
             raise ConfigError(
                 f"No set of mixture has a weight above 0 (weights {[e.weight for e in self.mixture]}). Give at least one such set."
@@ -170,7 +172,9 @@ class ShardFile:
         try:
             now = os.stat(self.path)
         except OSError as error:
-            raise DataError(f"The shard {self.path} cannot be found any more ({error.strerror}). Restore it, then run again.") from None
+            raise DataError(
+                f"The shard {self.path} cannot be found any more ({error.strerror}). Restore it, then run again."
+            ) from None
         if (now.st_size, now.st_mtime_ns) != (self.num_bytes, self.mtime_ns):
             raise DataError(
                 f"The shard {self.path} changed while it was in use ({self.num_bytes} bytes when opened, {now.st_size} now, or written anew). "
@@ -187,16 +191,24 @@ class _OpenShard:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self.file = h5py.File(path, "r")  # HDF5 refuses a second open with another `locking`, so it stays at its default
+            self.file = h5py.File(
+                path, "r"
+            )  # HDF5 refuses a second open with another `locking`, so it stays at its default
             data = self.file["data"]
         except KeyError:
-            raise DataError(f'{path} has no dataset "data". Remove the file from the data folder, or make it again.') from None
+            raise DataError(
+                f'{path} has no dataset "data". Remove the file from the data folder, or make it again.'
+            ) from None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
-            raise DataError(f"{path} is not a readable HDF5 file ({error}). Restore it from its source, or make it again.") from error
+            raise DataError(
+                f"{path} is not a readable HDF5 file ({error}). Restore it from its source, or make it again."
+            ) from error
         if not isinstance(data, h5py.Dataset) or data.ndim == 0 or data.dtype.kind not in "iufb":
-            raise DataError(f'"data" in {path} is not an array of numbers ({data!r}). Remove the file, or make it again.')
+            raise DataError(
+                f'"data" in {path} is not an array of numbers ({data!r}). Remove the file, or make it again.'
+            )
         if data.is_virtual:
             raise DataError(
                 f'"data" in {path} is a virtual dataset, whose missing sources HDF5 would read as zeros. '
@@ -207,18 +219,30 @@ class _OpenShard:
         self.dtype: np.dtype[Any] = data.dtype
         properties = data.id.get_create_plist()
         filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-        self.undo = [(position, code == h5py.h5z.FILTER_DEFLATE) for position, code in reversed(list(enumerate(filters)))]
+        self.undo = [
+            (position, code == h5py.h5z.FILTER_DEFLATE)
+            for position, code in reversed(list(enumerate(filters)))
+        ]
         self.chunks: tuple[int, ...] | None = None
         self.offset: int | None = None
         if data.chunks is not None and set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}:
             self.chunks = data.chunks
             self.chunk_bytes = math.prod(data.chunks) * self.dtype.itemsize
             self.corners = list(
-                itertools.product(*(range(0, size, step) for size, step in zip(self.shape[1:], data.chunks[1:], strict=True)))
+                itertools.product(
+                    *(
+                        range(0, size, step)
+                        for size, step in zip(self.shape[1:], data.chunks[1:], strict=True)
+                    )
+                )
             )
             self.whole_row = data.chunks == (1, *self.shape[1:])
             self.storage = data.id
-        elif properties.get_layout() == h5py.h5d.CONTIGUOUS and not properties.get_external_count() and not self.file.userblock_size:
+        elif (
+            properties.get_layout() == h5py.h5d.CONTIGUOUS
+            and not properties.get_external_count()
+            and not self.file.userblock_size
+        ):
             self.offset = data.id.get_offset()
             self.descriptor = self.file.id.get_vfd_handle()
         self.kept: tuple[int, npt.NDArray[Any]] | None = None
@@ -267,7 +291,12 @@ class _OpenShard:
         else:
             block = np.empty((self.chunks[0], *self.shape[1:]), self.dtype)
             for corner in self.corners:
-                target = block[(slice(None), *(slice(at, at + size) for at, size in zip(corner, self.chunks[1:], strict=True)))]
+                target = block[
+                    (
+                        slice(None),
+                        *(slice(at, at + size) for at, size in zip(corner, self.chunks[1:], strict=True)),
+                    )
+                ]
                 target[...] = self._chunk((first, *corner))[tuple(map(slice, target.shape))]
         if self.chunks[0] > 1:
             self.kept = number, block
@@ -363,7 +392,9 @@ class ShardSet:
         folders = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
         names = [name for folder in folders for name in _list_shards(folder)]
         if not names:
-            raise InputError(f"There is no *.h5 file in {', '.join(folders)}. Check data_dir: sub-folders are not searched.")
+            raise InputError(
+                f"There is no *.h5 file in {', '.join(folders)}. Check data_dir: sub-folders are not searched."
+            )
         if sort_files:
             names.sort()
         self.names = names
@@ -377,10 +408,14 @@ class ShardSet:
                     "Give data_dir folders of one kind of shards."
                 )
         self.ends = list(itertools.accumulate(file.rows for file in self.files))
-        self.manifests = [manifest for folder in folders if (manifest := _find_manifest(Path(folder))) is not None]
+        self.manifests = [
+            manifest for folder in folders if (manifest := _find_manifest(Path(folder))) is not None
+        ]
         self.sha256 = _check_manifests(self.manifests, folders, self.files, by_row=bool(self.trailing))
         if not len(self):
-            raise InputError(f"All {len(names)} *.h5 files in {', '.join(folders)} are empty. Check data_dir.")
+            raise InputError(
+                f"All {len(names)} *.h5 files in {', '.join(folders)} are empty. Check data_dir."
+            )
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -390,7 +425,9 @@ class ShardSet:
         order = np.argsort(starts, kind="stable")
         numbers = np.searchsorted(self.ends, starts, side="right")
         current, before, handle = -1, 0, None
-        for position, start, number in zip(order.tolist(), starts[order].tolist(), numbers[order].tolist(), strict=True):
+        for position, start, number in zip(
+            order.tolist(), starts[order].tolist(), numbers[order].tolist(), strict=True
+        ):
             stop = start + length
             pieces: list[npt.NDArray[Any]] = []
             while True:
@@ -410,7 +447,14 @@ class ShardSet:
     def fingerprint(self) -> dict[str, Any]:
         """What the data is, in plain JSON values: its layout, and per file name, rows, bytes, probe and, if a manifest has it, sha256."""
         files = [
-            [os.path.basename(file.path), file.rows, file.num_bytes, f"{file.probe:08x}", self.sha256.get(file.path)] for file in self.files
+            [
+                os.path.basename(file.path),
+                file.rows,
+                file.num_bytes,
+                f"{file.probe:08x}",
+                self.sha256.get(file.path),
+            ]
+            for file in self.files
         ]
         return {"layout": f"{self.dtype} {list(self.trailing)}", "files": files}
 
@@ -420,7 +464,9 @@ def _list_shards(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             return [str(Path(folder, entry.name)) for entry in entries if entry.name.endswith(".h5")]
     except OSError as error:
-        raise InputError(f"The data folder {folder} cannot be read ({error.strerror}). Check data_dir, and that it is mounted.") from None
+        raise InputError(
+            f"The data folder {folder} cannot be read ({error.strerror}). Check data_dir, and that it is mounted."
+        ) from None
 
 
 def _inspect(name: str) -> tuple[ShardFile, tuple[int, ...], np.dtype[Any]]:
@@ -477,7 +523,9 @@ def _find_manifest(folder: Path) -> _Manifest | None:
     return None
 
 
-def _check_manifests(manifests: list[_Manifest], folders: list[str], files: list[ShardFile], by_row: bool) -> dict[str, str]:
+def _check_manifests(
+    manifests: list[_Manifest], folders: list[str], files: list[ShardFile], by_row: bool
+) -> dict[str, str]:
     """sha256 by path, as the manifests have it. Raises DataError if a listed file is missing or has another number of rows."""
     present = {file.path: file for file in files}
     read = {os.path.abspath(folder) for folder in folders}
@@ -488,7 +536,9 @@ def _check_manifests(manifests: list[_Manifest], folders: list[str], files: list
                 continue
             file = present.get(str(path))
             if file is None:
-                raise DataError(f"The shard {path} is missing: {manifest.path} lists it. Restore it, or prepare the data again.")
+                raise DataError(
+                    f"The shard {path} is missing: {manifest.path} lists it. Restore it, or prepare the data again."
+                )
             rows = entry.get("n_examples")
             if by_row and rows is not None and rows != file.rows:
                 raise DataError(
@@ -510,7 +560,9 @@ def _parse_subset(text: str, num_samples: int) -> list[tuple[int, int]]:
         try:
             start, end = (float(bound) for bound in part.split("-"))
         except ValueError:
-            raise ConfigError(f'data_subset is "{text}", expected ranges of fractions such as "0.0-0.5,0.7-1.0". Correct it.') from None
+            raise ConfigError(
+                f'data_subset is "{text}", expected ranges of fractions such as "0.0-0.5,0.7-1.0". Correct it.'
+            ) from None
         if not previous <= start <= end <= 1:
             raise ConfigError(
                 f'data_subset "{text}" has the range {part.strip()}: ranges must ascend, not overlap and lie within 0 to 1. Correct it.'
@@ -529,9 +581,13 @@ class _Source:
         self.by_sample = bool(trailing)
         if not self.by_sample:
             if length is None:
-                raise ConfigError(f"{first} is in corpus format (one stream of tokens). Set max_sequence_length to the length of a sample.")
+                raise ConfigError(
+                    f"{first} is in corpus format (one stream of tokens). Set max_sequence_length to the length of a sample."
+                )
             if config.use_vsl:
-                raise ConfigError(f"{first} is in corpus format, which use_vsl cannot read. Prepare the data with --format vsl.")
+                raise ConfigError(
+                    f"{first} is in corpus format, which use_vsl cannot read. Prepare the data with --format vsl."
+                )
             self.sequence_length, self.stride, self.span = length, length, length + 1
             total = (len(self.shards) - 1) // length
         else:
@@ -544,7 +600,9 @@ class _Source:
                     f"{first} holds rows of shape {trailing}, expected (3, sequence length). Give the folder of prepared shards."
                 )
             if config.use_vsl and trailing[0] != len(VSL_FEATURES):
-                raise ConfigError(f"use_vsl needs 5 planes a sample, {first} has {trailing[0]}. Prepare the data with --format vsl.")
+                raise ConfigError(
+                    f"use_vsl needs 5 planes a sample, {first} has {trailing[0]}. Prepare the data with --format vsl."
+                )
             self.sequence_length, self.stride, self.span = trailing[1], 1, 1
             total = len(self.shards)
         ranges = [(0, total)] if subset is None else _parse_subset(subset, total)
@@ -620,15 +678,23 @@ class HDF5Dataset(Dataset[Any]):
             self._sources = [_Source(entry.data_dir, entry.data_subset, config) for entry in used]
             for entry, source in zip(used, self._sources, strict=True):
                 if not len(source):
-                    raise InputError(f"The set {entry.data_dir} of mixture has no sample (data_subset {entry.data_subset}). Remove it.")
+                    raise InputError(
+                        f"The set {entry.data_dir} of mixture has no sample (data_subset {entry.data_subset}). Remove it."
+                    )
             lengths = [len(source) for source in self._sources]
-            self._mixture = _Mixture(lengths, [entry.weight for entry in used], not config.shuffle, config.shuffle_seed)
+            self._mixture = _Mixture(
+                lengths, [entry.weight for entry in used], not config.shuffle, config.shuffle_seed
+            )
         kinds = {(source.by_sample, source.sequence_length) for source in self._sources}
         if len(kinds) > 1:
-            raise ConfigError(f"The sets of mixture differ in format or sequence length: {sorted(kinds)}. Mix sets of one kind.")
+            raise ConfigError(
+                f"The sets of mixture differ in format or sequence length: {sorted(kinds)}. Mix sets of one kind."
+            )
         self.by_sample, self.sequence_length = kinds.pop()
         if not len(self):
-            raise InputError(f"No sample is left of {config.data_dir} (data_subset {config.data_subset}). Widen data_subset, or add data.")
+            raise InputError(
+                f"No sample is left of {config.data_dir} (data_subset {config.data_subset}). Widen data_subset, or add data."
+            )
 
     def __len__(self) -> int:
         return len(self._sources[0]) if self._mixture is None else len(self._mixture)
@@ -671,7 +737,9 @@ class HDF5Dataset(Dataset[Any]):
         )  # fmt: skip
         state: dict[str, Any] = {key: getattr(self.config, key) for key in keys}
         mixture = self.config.mixture
-        state["mixture_params"] = None if mixture is None else [entry.model_dump(exclude_unset=True) for entry in mixture]
+        state["mixture_params"] = (
+            None if mixture is None else [entry.model_dump(exclude_unset=True) for entry in mixture]
+        )
         state["data"] = [source.shards.fingerprint() for source in self._sources]
         return state
 
@@ -695,7 +763,9 @@ class HDF5Dataset(Dataset[Any]):
         if differences or changed:
             kind = ConfigError if differences else DataError
             listing = "\n  ".join(differences + changed)
-            raise kind(f"The saved state belongs to other data or settings:\n  {listing}\nRestore them, or load with strict=False.")
+            raise kind(
+                f"The saved state belongs to other data or settings:\n  {listing}\nRestore them, or load with strict=False."
+            )
 
 
 def _data_differences(then: Any, now: list[dict[str, Any]], limit: int = 8) -> list[str]:
@@ -736,7 +806,9 @@ class SampleOrder:
     than the data, it is ceil(epoch_length / n) - 1 copies in order and a permutation, cut to the length, then permuted as a whole.
     """
 
-    def __init__(self, num_samples: int, epoch_length: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, num_samples: int, epoch_length: int | None = None, shuffle: bool = False, seed: int = 0
+    ) -> None:
         self.num_samples = num_samples
         self.epoch_length = epoch_length or num_samples
         self.shuffle = shuffle
@@ -764,7 +836,9 @@ class SampleOrder:
             order = torch.randperm(self.num_samples, generator=generator, dtype=dtype)
             if self.epoch_length > self.num_samples:
                 copies = math.ceil(self.epoch_length / self.num_samples) - 1
-                order = torch.cat([torch.arange(self.num_samples, dtype=dtype).repeat(copies), order])[: self.epoch_length]
+                order = torch.cat([torch.arange(self.num_samples, dtype=dtype).repeat(copies), order])[
+                    : self.epoch_length
+                ]
                 order = order[torch.randperm(self.epoch_length, generator=generator, dtype=dtype)]
             self._drawn = epoch, order[: self.epoch_length].numpy()
         return self._drawn[1]
@@ -779,7 +853,9 @@ class GlobalBatches(Sampler[list[int]]):
 
     def __init__(self, order: SampleOrder, config: DataConfig, rank: int, world_size: int) -> None:
         if not 0 <= rank < world_size:
-            raise ConfigError(f"Rank {rank} of {world_size} ranks does not exist. Give a rank from 0 to {world_size - 1}.")
+            raise ConfigError(
+                f"Rank {rank} of {world_size} ranks does not exist. Give a rank from 0 to {world_size - 1}."
+            )
         self.order = order
         self.batch_size = config.batch_size
         self.drop_last = config.drop_last
@@ -855,27 +931,41 @@ class RestartableDataLoader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: the samples consumed on all ranks together, and what they were samples of. The same on every rank."""
-        return {"samples_streamed": self.samples_streamed, "__version__": STATE_VERSION, "dataset": self._hdf5_dataset().state_dict()}
+        return {
+            "samples_streamed": self.samples_streamed,
+            "__version__": STATE_VERSION,
+            "dataset": self._hdf5_dataset().state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Go on with the sample after `state`. Raises ConfigError or DataError, naming the differences, if it is of other data or settings."""
         version = state.get("__version__", 0)
         if version not in (0, STATE_VERSION):
-            raise DataError(f"The saved data state has version {version!r}, this program knows up to {STATE_VERSION}. Use a newer program.")
+            raise DataError(
+                f"The saved data state has version {version!r}, this program knows up to {STATE_VERSION}. Use a newer program."
+            )
         dataset = self._hdf5_dataset()
         if version == 0:  # the Model Zoo before 2.4: the seed is all there is to compare
             seed = dataset.config.shuffle_seed
-            if strict and (dataset.config.shuffle or dataset.config.mixture) and state.get("seed", seed) != seed:
+            if (
+                strict
+                and (dataset.config.shuffle or dataset.config.mixture)
+                and state.get("seed", seed) != seed
+            ):
                 raise ConfigError(
                     f"The saved data state has the seed {state['seed']}, shuffle_seed is {seed}. Set shuffle_seed to the former."
                 )
         elif "dataset" in state:
             dataset.load_state_dict(state["dataset"], strict=strict)
         elif strict:
-            raise DataError('The saved data state lacks "dataset", the settings it was made with. Load another one, or with strict=False.')
+            raise DataError(
+                'The saved data state lacks "dataset", the settings it was made with. Load another one, or with strict=False.'
+            )
         position = state.get("samples_streamed")
         if not isinstance(position, int) or position < 0:
-            raise DataError(f"The saved data state has samples_streamed {position!r}, expected a count. Load another one.")
+            raise DataError(
+                f"The saved data state has samples_streamed {position!r}, expected a count. Load another one."
+            )
         self.samples_streamed = position
         self.batches.seek(position)
 
@@ -900,7 +990,9 @@ class GptHDF5MapDataProcessor:
         if self.config.drop_last and self.config.pad_last:
             logger.warning("pad_last has no effect while drop_last is true (the default).")
         if self.dataset.by_sample and self.config.shuffle:
-            logger.info("shuffle with sample data reads at random; for one epoch, data shuffled when prepared reads faster.")
+            logger.info(
+                "shuffle with sample data reads at random; for one epoch, data shuffled when prepared reads faster."
+            )
 
     def create_dataloader(
         self,
@@ -917,10 +1009,19 @@ class GptHDF5MapDataProcessor:
         if rank is None or world_size is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank = (torch.distributed.get_rank() if distributed else 0) if rank is None else rank
-            world_size = (torch.distributed.get_world_size() if distributed else 1) if world_size is None else world_size
+            world_size = (
+                (torch.distributed.get_world_size() if distributed else 1)
+                if world_size is None
+                else world_size
+            )
         config = self.config
         order = SampleOrder(len(self.dataset), config.num_samples, config.shuffle, config.shuffle_seed)
-        loader = partial(RestartableDataLoader, self.dataset, GlobalBatches(order, config, rank, world_size), pin_memory=pin_memory)
+        loader = partial(
+            RestartableDataLoader,
+            self.dataset,
+            GlobalBatches(order, config, rank, world_size),
+            pin_memory=pin_memory,
+        )
         if not config.num_workers:
             return loader()
         return loader(
@@ -951,7 +1052,8 @@ class DataDescription:
 
 
 def describe_data(
-    data_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], max_sequence_length: int | None = None
+    data_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    max_sequence_length: int | None = None,
 ) -> DataDescription:
     """Look at the shards of `data_dirs` and at their manifests (dataset.json beside them, or one or two levels above).
 
@@ -968,7 +1070,9 @@ def describe_data(
         kind = "vsl" if shards.trailing[0] == len(VSL_FEATURES) else "sample"
         length, count = shards.trailing[1], len(shards)
     else:
-        raise DataError(f"{shards.names[0]} holds rows of shape {shards.trailing}, expected (3, sequence length). Give a folder of shards.")
+        raise DataError(
+            f"{shards.names[0]} holds rows of shape {shards.trailing}, expected (3, sequence length). Give a folder of shards."
+        )
     digest = hashlib.sha256(json.dumps(shards.fingerprint(), sort_keys=True).encode()).hexdigest()
     tokenizers = [_mapping(manifest.content.get("tokenizer")) for manifest in shards.manifests]
     names = _agreed(tokenizers, "name", shards.manifests)
@@ -979,9 +1083,13 @@ def describe_data(
 def _agreed(tokenizers: list[dict[str, Any]], key: str, manifests: list[_Manifest]) -> Any:
     """The one value of `key`, None if no manifest has it. Raises DataError if manifests differ."""
     found = {
-        manifest.path: tokenizer[key] for tokenizer, manifest in zip(tokenizers, manifests, strict=True) if tokenizer.get(key) is not None
+        manifest.path: tokenizer[key]
+        for tokenizer, manifest in zip(tokenizers, manifests, strict=True)
+        if tokenizer.get(key) is not None
     }
     if len(set(found.values())) > 1:
         listing = ", ".join(f"{value!r} in {path}" for path, value in found.items())
-        raise DataError(f"The data folders were tokenized differently: tokenizer {key} {listing}. Give data_dir folders of one tokenizer.")
+        raise DataError(
+            f"The data folders were tokenized differently: tokenizer {key} {listing}. Give data_dir folders of one tokenizer."
+        )
     return next(iter(found.values()), None)

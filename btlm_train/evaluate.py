@@ -92,7 +92,12 @@ def evaluate(
     for batch in islice(batches, max_batches):
         given = {name: tensor.to(device) for name, tensor in at_least_one_row(batch, length).items()}
         with autocast:
-            losses, hits = model(given["input_ids"], given["labels"], attention_span=given.get("attention_span"), per_token=True)
+            losses, hits = model(
+                given["input_ids"],
+                given["labels"],
+                attention_span=given.get("attention_span"),
+                per_token=True,
+            )
         sums.add(losses, hits, given["attention_mask"])
     model.train(training)
     sums.all_reduce()
@@ -118,7 +123,9 @@ def evaluate_lengths(
     longest, so that all see the same tokens. Raises ConfigError where they do not, or the samples are shorter.
     """
     if odd := [length for length in lengths if max(lengths) % length]:
-        raise ConfigError(f"--lengths: {odd[0]} does not divide {max(lengths)}, so they would not see the same tokens. Give powers of two.")
+        raise ConfigError(
+            f"--lengths: {odd[0]} does not divide {max(lengths)}, so they would not see the same tokens. Give powers of two."
+        )
     processor = GptHDF5MapDataProcessor(data)
     core.eval()
     sums = {length: Sums.zero(length, device) for length in sorted(lengths)}
@@ -131,8 +138,13 @@ def evaluate_lengths(
             )
         used = stored - stored % longest  # every length divides it
         for length, total in sums.items():
-            ids, labels, mask = (batch[name][:, :used].reshape(-1, length).to(device) for name in ("input_ids", "labels", "attention_mask"))
-            for part in range(len(ids)):  # one window at a time: memory does not grow with the count of windows
+            ids, labels, mask = (
+                batch[name][:, :used].reshape(-1, length).to(device)
+                for name in ("input_ids", "labels", "attention_mask")
+            )
+            for part in range(
+                len(ids)
+            ):  # one window at a time: memory does not grow with the count of windows
                 row = slice(part, part + 1)
                 with autocast:
                     losses, hits = core(ids[row], labels[row], per_token=True)
@@ -159,10 +171,17 @@ def write_lengths(sums: Mapping[int, Sums], trained_length: int, folder: Path) -
     left, right = figure.subplots(1, 2)
     left.plot([row["length"] for row in table], [row["loss"] for row in table], marker="o")
     left.set(
-        xscale="log", xlabel="sequence length (tokens)", ylabel="loss (nats per token)", title="The same tokens in windows of each length"
+        xscale="log",
+        xlabel="sequence length (tokens)",
+        ylabel="loss (nats per token)",
+        title="The same tokens in windows of each length",
     )
     right.plot([(row["first"] + row["last"]) / 2 for row in curve], [row["loss"] for row in curve])
-    right.set(xlabel="position (tokens)", ylabel="loss (nats per token)", title=f"By position, windows of {max(sums)}")
+    right.set(
+        xlabel="position (tokens)",
+        ylabel="loss (nats per token)",
+        title=f"By position, windows of {max(sums)}",
+    )
     for axes in (left, right):
         axes.axvline(trained_length, linestyle="--", color="grey", label=f"trained length {trained_length}")
         axes.legend()

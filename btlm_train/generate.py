@@ -71,7 +71,9 @@ def generate(
     cache = KeyValueCache(model.config.num_hidden_layers) if use_cache else None
     ids, new = list(prompt), list(prompt)
     for _ in range(max_new_tokens):
-        hidden = model(torch.tensor([new if use_cache else ids], device=device), cache=cache, position_scale=scale)
+        hidden = model(
+            torch.tensor([new if use_cache else ids], device=device), cache=cache, position_scale=scale
+        )
         token = sample(model.logits(hidden[0, -1]), temperature, top_p, generator)
         if token == stop_id:
             break

@@ -74,7 +74,9 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         parts = name.split(".")
         if parts[0] == "h" and ".".join(parts[2:-1]) in back:
-            out[f"blocks.{parts[1]}.{back['.'.join(parts[2:-1])]}.{parts[-1]}"] = tensor.T.contiguous() if tensor.ndim == 2 else tensor
+            out[f"blocks.{parts[1]}.{back['.'.join(parts[2:-1])]}.{parts[-1]}"] = (
+                tensor.T.contiguous() if tensor.ndim == 2 else tensor
+            )
         elif parts[0] in ("wte", "ln_f"):
             out[name] = tensor
         else:
@@ -86,7 +88,10 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_modelzoo(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The Model Zoo's state dict, with its second names for the final norm and the head."""
-    out = {"model.embedding_layer.word_embeddings.weight": weights["wte.weight"], "model.lm_head.weight": weights["wte.weight"]}
+    out = {
+        "model.embedding_layer.word_embeddings.weight": weights["wte.weight"],
+        "model.lm_head.weight": weights["wte.weight"],
+    }
     out["model.embedding_layer.position_embed_helper.slopes"] = alibi_slopes(config.num_heads)[:, None]
     for name, tensor in weights.items():
         layer, part, kind = _split(name)
@@ -96,7 +101,9 @@ def to_modelzoo(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
             continue
         head = f"model.transformer_decoder.layers.{layer}"
         if part == "attn.qkv":
-            out |= {f"{head}.{theirs}.{kind}": third for theirs, third in zip(_QKV, tensor.chunk(3), strict=True)}
+            out |= {
+                f"{head}.{theirs}.{kind}": third for theirs, third in zip(_QKV, tensor.chunk(3), strict=True)
+            }
         else:
             out[f"{head}.{_LAYER[part][1]}.{kind}"] = tensor
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in out.items()}
@@ -124,7 +131,9 @@ def from_modelzoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             try:
                 thirds = [state[full.replace(_QKV[0], theirs)] for theirs in _QKV]
             except KeyError as missing:
-                raise DataError(f"The checkpoint has {full} but no {missing}. It is incomplete; export it again.") from None
+                raise DataError(
+                    f"The checkpoint has {full} but no {missing}. It is incomplete; export it again."
+                ) from None
             out[f"blocks.{parts[2]}.attn.qkv.{parts[-1]}"] = torch.cat(thirds)
         else:
             raise DataError(
@@ -189,7 +198,9 @@ def huggingface_config(config: ModelConfig, dtype: torch.dtype = torch.float32) 
         "eos_token_id": config.vocab_size - 1,
         "torch_dtype": str(dtype).removeprefix("torch."),
         "use_cache": True,
-        "btlm_train_model": config.model_dump(mode="json", exclude_defaults=True),  # what HF has no keys for; others ignore it
+        "btlm_train_model": config.model_dump(
+            mode="json", exclude_defaults=True
+        ),  # what HF has no keys for; others ignore it
     }
 
 
@@ -200,7 +211,9 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     the published model). Raises ConfigError for another model_type or for missing keys.
     """
     if values.get("model_type") != "btlm":
-        raise ConfigError(f"config.json has model_type {values.get('model_type')!r}, not btlm. Import a BTLM checkpoint.")
+        raise ConfigError(
+            f"config.json has model_type {values.get('model_type')!r}, not btlm. Import a BTLM checkpoint."
+        )
     if "btlm_train_model" in values:
         return ModelConfig.model_validate(values["btlm_train_model"])
     try:
@@ -236,7 +249,11 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def export(
-    weights: Mapping[str, Tensor], config: ModelConfig, folder: Path, to: Literal["hf", "modelzoo"], dtype: torch.dtype = torch.float32
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    folder: Path,
+    to: Literal["hf", "modelzoo"],
+    dtype: torch.dtype = torch.float32,
 ) -> list[Path]:
     """Write a checkpoint others can load; returns the files. float32 is exact, bfloat16 half the size."""
     weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
@@ -249,7 +266,14 @@ def export(
         target = folder / "checkpoint.safetensors"
         state = to_modelzoo(weights, config)
         params = yaml.safe_dump(
-            {"trainer": {"init": {"model": config.model_dump(mode="json", exclude_defaults=True) | {"name": "btlm"}}}}, sort_keys=False
+            {
+                "trainer": {
+                    "init": {
+                        "model": config.model_dump(mode="json", exclude_defaults=True) | {"name": "btlm"}
+                    }
+                }
+            },
+            sort_keys=False,
         )
         atomic.write_bytes(folder / "params.yaml", params.encode())
         files = [folder / "params.yaml"]
@@ -275,10 +299,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     try:
         state = load_file(file)
     except SafetensorError as error:
-        raise DataError(f"{file} is torn or not a safetensors file ({error}). Copy or export it again.") from None
+        raise DataError(
+            f"{file} is torn or not a safetensors file ({error}). Copy or export it again."
+        ) from None
     config = None
     if (file.parent / "config.json").is_file():
-        config = config_from_huggingface(json.loads((file.parent / "config.json").read_text(encoding="utf-8")))
+        config = config_from_huggingface(
+            json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
+        )
     elif (file.parent / "params.yaml").is_file():
         tree = yaml.safe_load((file.parent / "params.yaml").read_text(encoding="utf-8"))
         config = ModelConfig.model_validate(tree["trainer"]["init"]["model"])
@@ -295,6 +323,12 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> list[Path]:
         with atomic.replacing(folder / name) as temporary:
             shutil.copyfile(source / name, temporary)
     end = "<|endoftext|>"
-    settings = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "model_max_length": config.max_position_embeddings}
-    atomic.write_json(folder / "tokenizer_config.json", settings | {"bos_token": end, "eos_token": end, "unk_token": end})
+    settings = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_prefix_space": False,
+        "model_max_length": config.max_position_embeddings,
+    }
+    atomic.write_json(
+        folder / "tokenizer_config.json", settings | {"bos_token": end, "eos_token": end, "unk_token": end}
+    )
     return [folder / name for name in (*GPT2_FILES, "tokenizer_config.json")]

@@ -24,7 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from btlm_train import mup
 from btlm_train.config import ModelConfig
 
-LOSS_CHUNK_TOKENS = {"cpu": (256, 1024), "cuda": (4096, 4096)}  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
+LOSS_CHUNK_TOKENS = {
+    "cpu": (256, 1024),
+    "cuda": (4096, 4096),
+}  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
 
 # What scaled_dot_product_attention runs on a CPU. This kernel can skip the future *and* add a bias, half the work of a long
 # sequence; the public function allows only one of the two. Where a version of PyTorch lacks it, the public one serves.
@@ -43,7 +46,11 @@ def alibi_slopes(num_heads: int) -> Tensor:
 
 
 def attention_bias(
-    slopes: Tensor, num_queries: int, num_keys: int, attention_span: Tensor | None = None, dtype: torch.dtype | None = None
+    slopes: Tensor,
+    num_queries: int,
+    num_keys: int,
+    attention_span: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """ALiBi and the mask in one: -slope * distance where query i may see key j, -inf elsewhere. Made once a forward pass, shared by all layers.
 
@@ -106,12 +113,16 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.scale, self.dropout = mup.attention_scale(config), config.attention_dropout
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_projection_bias_in_attention)
+        self.qkv = nn.Linear(
+            config.hidden_size, 3 * config.hidden_size, bias=config.use_projection_bias_in_attention
+        )
         self.proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_ffn_bias_in_attention)
 
     def forward(self, x: Tensor, visibility: Visibility, cache: LayerCache | None = None) -> Tensor:
         """(B, L, H) -> (B, L, H)."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, n, L, d)
+        q, k, v = (
+            self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        )  # each (B, n, L, d)
         if cache is not None:
             k, v = cache.append(k, v)
         if visibility.score_mod is not None:
@@ -120,7 +131,9 @@ class Attention(nn.Module):
             y = _CPU_FLASH(q, k, v, 0.0, True, attn_mask=visibility.bias, scale=self.scale)[0]
         else:
             dropout = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=visibility.bias, dropout_p=dropout, scale=self.scale)
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=visibility.bias, dropout_p=dropout, scale=self.scale
+            )
         out: Tensor = self.proj(y.transpose(1, 2).flatten(2))  # (B, L, n * d)
         return out
 
@@ -164,9 +177,15 @@ class BTLM(nn.Module):
     attention: "sdpa" (any device) or "flex" (FlexAttention: no L x L bias at all; compiled on a GPU).
     """
 
-    def __init__(self, config: ModelConfig, *, activation_checkpointing: bool = False, attention: str = "sdpa"):
+    def __init__(
+        self, config: ModelConfig, *, activation_checkpointing: bool = False, attention: str = "sdpa"
+    ):
         super().__init__()
-        self.config, self.activation_checkpointing, self.attention = config, activation_checkpointing, attention
+        self.config, self.activation_checkpointing, self.attention = (
+            config,
+            activation_checkpointing,
+            attention,
+        )
         self.logit_scale = mup.logit_scale(config)
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.embedding_dropout)
@@ -194,7 +213,13 @@ class BTLM(nn.Module):
         past = len(cache) if cache is not None else 0
         length = input_ids.shape[1]
         x: Tensor = self.dropout(self.wte(input_ids) * self.config.embeddings_scale)
-        visibility = self._visibility(length, past + length, attention_span, position_scale or self.position_scale(past + length), x.dtype)
+        visibility = self._visibility(
+            length,
+            past + length,
+            attention_span,
+            position_scale or self.position_scale(past + length),
+            x.dtype,
+        )
         for layer, block in enumerate(self.blocks):
             if self.activation_checkpointing and self.training:
                 x = checkpoint(block, x, visibility, use_reentrant=False)
@@ -206,7 +231,9 @@ class BTLM(nn.Module):
         if per_token:
             return self._token_losses(x, labels)
         mask = torch.ones_like(labels) if loss_mask is None else loss_mask
-        return _SummedCrossEntropy.apply(x.flatten(0, 1), self.wte.weight, labels.flatten(), mask.flatten(), self.logit_scale)  # type: ignore[no-untyped-call]
+        return _SummedCrossEntropy.apply(
+            x.flatten(0, 1), self.wte.weight, labels.flatten(), mask.flatten(), self.logit_scale
+        )  # type: ignore[no-untyped-call]
 
     def reset_buffers(self) -> None:
         """Compute the slopes anew, on the parameters' device, after the model was built without memory."""
@@ -233,14 +260,21 @@ class BTLM(nn.Module):
             hits.append(logits.argmax(1) == y)
         return torch.cat(losses).view(labels.shape), torch.cat(hits).view(labels.shape)
 
-    def _visibility(self, num_queries: int, num_keys: int, span: Tensor | None, position_scale: float, dtype: torch.dtype) -> Visibility:
+    def _visibility(
+        self, num_queries: int, num_keys: int, span: Tensor | None, position_scale: float, dtype: torch.dtype
+    ) -> Visibility:
         slopes = self.slopes / position_scale
         if self.attention == "flex" and num_queries == num_keys:
             return _flex_visibility(slopes, num_keys, span)
         if torch.is_autocast_enabled(slopes.device.type):
             dtype = torch.get_autocast_dtype(slopes.device.type)
-        on_cpu = slopes.device.type == "cpu" and _CPU_FLASH is not None and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-        return Visibility(attention_bias(slopes, num_queries, num_keys, span, dtype), skip_future=on_cpu and num_queries == num_keys)
+        on_cpu = (
+            slopes.device.type == "cpu" and _CPU_FLASH is not None and torch.backends.cuda.flash_sdp_enabled()
+        )  # type: ignore[no-untyped-call]
+        return Visibility(
+            attention_bias(slopes, num_queries, num_keys, span, dtype),
+            skip_future=on_cpu and num_queries == num_keys,
+        )
 
 
 def _chunk_tokens(hidden: Tensor) -> int:
@@ -268,10 +302,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_h = torch.empty_like(h) if needs_grad else None
         grad_w: Tensor | None = None
         size = min(_chunk_tokens(h), h.shape[0])
-        buffer = torch.empty(size, weight.shape[0], dtype=dtype, device=h.device)  # one for all chunks: fresh memory is slow memory
+        buffer = torch.empty(
+            size, weight.shape[0], dtype=dtype, device=h.device
+        )  # one for all chunks: fresh memory is slow memory
         for start in range(0, h.shape[0], size):
             part = slice(start, start + size)
-            chunk, label, keep = (h[part] * scale).to(dtype), labels[part].long()[:, None], mask[part].float()[:, None]
+            chunk, label, keep = (
+                (h[part] * scale).to(dtype),
+                labels[part].long()[:, None],
+                mask[part].float()[:, None],
+            )
             logits = torch.mm(chunk, w.T, out=buffer[: len(chunk)]).float()  # (chunk, V)
             highest = logits.amax(1, keepdim=True)
             loss = highest - logits.gather(1, label)
@@ -296,8 +336,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         if ctx.gradients is None:
-            raise RuntimeError("The gradients of this loss were handed out already: it can be differentiated once. Compute it again.")
-        (grad_h, grad_w), ctx.gradients = ctx.gradients, None  # scaled in place: V x H numbers more would be fresh, slow memory
+            raise RuntimeError(
+                "The gradients of this loss were handed out already: it can be differentiated once. Compute it again."
+            )
+        (grad_h, grad_w), ctx.gradients = (
+            ctx.gradients,
+            None,
+        )  # scaled in place: V x H numbers more would be fresh, slow memory
         (upstream,) = grad_outputs
         return grad_h.mul_(upstream), grad_w.mul_(upstream), None, None, None
 
@@ -312,7 +357,9 @@ def _flex_visibility(slopes: Tensor, length: int, span: Tensor | None) -> Visibi
     def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return query >= key if span is None else (query >= key) & (query - key <= span[batch, key])
 
-    block_mask = create_block_mask(mask_mod, None if span is None else span.shape[0], None, length, length, device=str(slopes.device))
+    block_mask = create_block_mask(
+        mask_mod, None if span is None else span.shape[0], None, length, length, device=str(slopes.device)
+    )
     return Visibility(score_mod=score_mod, block_mask=block_mask)
 
 
@@ -325,14 +372,18 @@ def _flex_kernel(compiled: bool) -> Any:
 
 
 def _flex_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float) -> Tensor:
-    y: Tensor = _flex_kernel(q.is_cuda)(q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale)
+    y: Tensor = _flex_kernel(q.is_cuda)(
+        q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale
+    )
     return y
 
 
 def count_parameters(config: ModelConfig) -> int:
     """How many numbers are trained, without building the model."""
     h, f, bias = config.hidden_size, config.filter_size, config.use_ffn_bias
-    attention = 4 * h * h + 3 * h * config.use_projection_bias_in_attention + h * config.use_ffn_bias_in_attention
+    attention = (
+        4 * h * h + 3 * h * config.use_projection_bias_in_attention + h * config.use_ffn_bias_in_attention
+    )
     ffn = 3 * h * f + (2 * f + h) * bias
     return config.vocab_size * h + config.num_hidden_layers * (attention + ffn + 4 * h) + 2 * h
 

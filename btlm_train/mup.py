@@ -96,7 +96,9 @@ def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
-            nn.init.constant_(parameter, 1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0)
+            nn.init.constant_(
+                parameter, 1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0
+            )
             continue
         drawn = initializer(config, name)
         value = torch.empty(parameter.shape)
@@ -124,7 +126,9 @@ def learning_rate_multiplier(name: str, config: ModelConfig, optimizer: Optimize
         return given[label]
     if label != "embedding" and "decoder_kernel" in given:
         return given["decoder_kernel"]
-    return {"decoder_output_ffn": 1 / filter_multiplier(config), "embedding": 1.0}.get(label, 1 / hidden_multiplier(config))
+    return {"decoder_output_ffn": 1 / filter_multiplier(config), "embedding": 1.0}.get(
+        label, 1 / hidden_multiplier(config)
+    )
 
 
 def parameter_groups(
@@ -134,5 +138,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in parameters:
         decay = optimizer.weight_decay if group(name) is not None else 0.0
-        groups.setdefault((learning_rate_multiplier(name, config, optimizer), decay), []).append((name, parameter))
+        groups.setdefault((learning_rate_multiplier(name, config, optimizer), decay), []).append(
+            (name, parameter)
+        )
     return groups

@@ -27,7 +27,9 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 class AdamW:
     """The optimizer's state is two tensors per parameter, `m` and `v` by name, and the number of updates made."""
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], model: ModelConfig, config: OptimizerConfig):
+    def __init__(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], model: ModelConfig, config: OptimizerConfig
+    ):
         self.config = config
         self.groups = mup.parameter_groups(parameters, model, config)
         named = [item for group in self.groups.values() for item in group]
@@ -40,7 +42,9 @@ class AdamW:
         """One update. Parameters without a gradient keep their value and state."""
         self.updates += 1
         b1, b2 = self.config.betas
-        correction = math.sqrt(1 - b2**self.updates) / (1 - b1**self.updates) if self.config.correct_bias else 1.0
+        correction = (
+            math.sqrt(1 - b2**self.updates) / (1 - b1**self.updates) if self.config.correct_bias else 1.0
+        )
         for (multiplier, decay), members in self.groups.items():
             present = [(name, p) for name, p in members if p.grad is not None]
             if not present:

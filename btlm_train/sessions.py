@@ -31,19 +31,27 @@ def run(
     """`btlm-train run`. Returns the figures to print (None on ranks other than 0)."""
     with joined(device, parallel) as world:
         if mode in ("train", "train_and_eval"):
-            trainer = train(params, folder, world, checkpoint_from=checkpoint_from, evaluating=mode == "train_and_eval")
+            trainer = train(
+                params, folder, world, checkpoint_from=checkpoint_from, evaluating=mode == "train_and_eval"
+            )
             return {"step": trainer.step, **trainer.final} if world.rank == 0 else None
         if not params.validation:
-            raise ConfigError("The parameters have no validation data. Add an eval_input section, or validate.val_dataloader.")
+            raise ConfigError(
+                "The parameters have no validation data. Add an eval_input section, or validate.val_dataloader."
+            )
         for data in params.validation:
             check_data(data, params.model, "eval_input")
         chosen: list[Any] = [starting_point(params, folder, checkpoint_from)[0]]
         if mode == "eval_all":
             chosen = [
-                c for path in checkpoint.list_steps(folder / "checkpoints") if isinstance(c := checkpoint.inspect(path), Checkpoint)
+                c
+                for path in checkpoint.list_steps(folder / "checkpoints")
+                if isinstance(c := checkpoint.inspect(path), Checkpoint)
             ] or chosen
         if chosen == [None]:
-            raise ConfigError(f"There is no checkpoint in {folder}. Train first, or name one with --checkpoint.")
+            raise ConfigError(
+                f"There is no checkpoint in {folder}. Train first, or name one with --checkpoint."
+            )
         trainer = Trainer.build(params, world, folder)
         reports = []
         for saved in chosen:
@@ -54,11 +62,15 @@ def run(
             for number, data in enumerate(params.validation):
                 sums = run_evaluation(trainer, data)
                 step = saved.step if isinstance(saved, Checkpoint) else 0
-                reports.append({"step": step, "validation": number, **sums.report(), "by_position": sums.curve()})
+                reports.append(
+                    {"step": step, "validation": number, **sums.report(), "by_position": sums.curve()}
+                )
         if world.rank != 0:
             return None
         atomic.write_json(folder / "evaluation.json", reports)
-        return [{name: value for name, value in report.items() if name != "by_position"} for report in reports]
+        return [
+            {name: value for name, value in report.items() if name != "by_position"} for report in reports
+        ]
 
 
 def open_model(path: Path, device: str, trained_length: int | None = None) -> BTLM:
@@ -72,7 +84,9 @@ def open_model(path: Path, device: str, trained_length: int | None = None) -> BT
     else:
         weights, given = interchange.read_weights(path)
         if given is None:
-            raise ConfigError(f"The weights at {path} come without config.json or params.yaml, so the model is not known. Add one of them.")
+            raise ConfigError(
+                f"The weights at {path} come without config.json or params.yaml, so the model is not known. Add one of them."
+            )
         config = given
     if trained_length is not None:
         config = config.model_copy(update={"alibi_train_seq_len": trained_length})
@@ -87,7 +101,9 @@ def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -
     """`btlm-train export`."""
     saved = checkpoint.find(source)
     if saved is None:
-        raise ConfigError(f"There is no checkpoint in {source}. Give the folder of a run, or one of its checkpoints.")
+        raise ConfigError(
+            f"There is no checkpoint in {source}. Give the folder of a run, or one of its checkpoints."
+        )
     config = ModelConfig.model_validate(saved.state["model"])
     return interchange.export(saved.weights(), config, out, to, getattr(torch, dtype))
 
@@ -96,7 +112,9 @@ def import_(source: Path, folder: Path) -> Path:
     """`btlm-train import`: a checkpoint of step 0, without optimizer state."""
     weights, config = interchange.read_weights(source)
     if config is None:
-        raise ConfigError(f"Beside the weights at {source} lies no config.json or params.yaml, so the model is not known. Add one of them.")
+        raise ConfigError(
+            f"Beside the weights at {source} lies no config.json or params.yaml, so the model is not known. Add one of them."
+        )
     if checkpoint.list_steps(folder / "checkpoints"):
         raise ConfigError(f"{folder} already holds checkpoints. Give a new --model-dir.")
     state = {"updates": 0, "tokens": 0, "seed": 0, "data": None, "model": config.model_dump(mode="json")}
@@ -105,7 +123,14 @@ def import_(source: Path, folder: Path) -> Path:
 
 
 def generate(
-    path: Path, prompt: str, max_new_tokens: int, temperature: float, top_p: float, seed: int, tokenizer_name: str, device: str
+    path: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    tokenizer_name: str,
+    device: str,
 ) -> str:
     """`btlm-train generate`: the prompt and what the model adds to it."""
     with joined(device) as world:
@@ -114,12 +139,20 @@ def generate(
         end = tokenizer.token_to_id("<|endoftext|>")
         ids = tokenizer.encode(prompt).ids if prompt else []
         begin = ids or ([end] if end is not None else [0])
-        new = generation.generate(model, begin, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop_id=end)
+        new = generation.generate(
+            model, begin, max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, stop_id=end
+        )
         return str(tokenizer.decode(ids + new))
 
 
 def evaluate_lengths(
-    path: Path, data: Path, lengths: list[int], out: Path, samples: int | None, trained_length: int | None, device: str
+    path: Path,
+    data: Path,
+    lengths: list[int],
+    out: Path,
+    samples: int | None,
+    trained_length: int | None,
+    device: str,
 ) -> list[dict[str, Any]]:
     """`btlm-train eval-lengths`: a row per length; files in `out`."""
     with joined(device) as world:
@@ -134,7 +167,9 @@ def evaluate_lengths(
             sums = evaluation.evaluate_lengths(
                 model, config | {"max_sequence_length": max(lengths)}, lengths, world.device, context, samples
             )
-        evaluation.write_lengths(sums, model.config.alibi_train_seq_len or model.config.max_position_embeddings, out)
+        evaluation.write_lengths(
+            sums, model.config.alibi_train_seq_len or model.config.max_position_embeddings, out
+        )
         rows = [{"length": length, **total.report()} for length, total in sums.items()]
         atomic.write_bytes(out / "lengths.json", (json.dumps(rows) + "\n").encode())
         return rows

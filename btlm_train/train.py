@@ -63,7 +63,13 @@ _MAY_CHANGE = {
     "alibi_train_seq_len",
     "dropout_rate",
 }
-_MAY_CHANGE |= {"embedding_dropout_rate", "attention_dropout_rate", "initializer", "initializer_range", "embedding_initializer"}
+_MAY_CHANGE |= {
+    "embedding_dropout_rate",
+    "attention_dropout_rate",
+    "initializer",
+    "initializer_range",
+    "embedding_initializer",
+}
 _MAY_CHANGE |= {"output_layer_initializer", "ffn_initializer", "ffn_output_layer_initializer"}
 
 
@@ -104,11 +110,17 @@ def joined(device: str | None, parallel: Literal["ddp", "fsdp"] = "ddp") -> Iter
             "--device gpu was asked for, and torch sees no GPU here. Use --device cpu, or install a torch built for your GPU."
         )
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(str(name))
+    chosen = (
+        torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
+        if name == "cuda"
+        else torch.device(str(name))
+    )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     else:
-        torch.set_flush_denormal(True)  # far keys get weights below 1e-38 by ALiBi; a CPU computes with those 3 times slower
+        torch.set_flush_denormal(
+            True
+        )  # far keys get weights below 1e-38 by ALiBi; a CPU computes with those 3 times slower
     if size == 1:
         yield World(0, 1, chosen, "none")
         return
@@ -129,7 +141,9 @@ def wrap(model: BTLM, world: World) -> nn.Module:
     """Spread the model over the ranks: whole copies (DDP), or each parameter cut in pieces (FSDP2)."""
     if world.parallel == "ddp":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the option has another name since torch 2.13, and no other before
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # the option has another name since torch 2.13, and no other before
             return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     if world.parallel == "fsdp":
         for block in model.blocks:
@@ -157,13 +171,19 @@ def fill(target: Tensor, value: Tensor) -> None:
 def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> DataDescription:
     """Stop where the data is missing or was prepared for another model. Raises ConfigError; InputError and DataError from the reader."""
     if data is None:
-        raise ConfigError(f"The parameters have no {section} section. Add it, with data_dir: the folder of prepared shards.")
+        raise ConfigError(
+            f"The parameters have no {section} section. Add it, with data_dir: the folder of prepared shards."
+        )
     if (data.data_dir is None) == (data.mixture is None):
         raise ConfigError(
             f"{section}.data_dir is not set. Prepare shards (btlm-data prepare --out shards) and give their split's folder: "
             f"--set {section}.data_dir=shards/train."
         )
-    folders = data.data_dir if data.mixture is None else [f for entry in data.mixture for f in _listed(entry.data_dir)]
+    folders = (
+        data.data_dir
+        if data.mixture is None
+        else [f for entry in data.mixture for f in _listed(entry.data_dir)]
+    )
     assert folders is not None
     for folder in _listed(folders):
         if not Path(folder).is_dir():
@@ -206,7 +226,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OutputError(f"Another run is working in {folder}. Wait for it or stop it, or give another --model-dir.") from None
+            raise OutputError(
+                f"Another run is working in {folder}. Wait for it or stop it, or give another --model-dir."
+            ) from None
         yield
 
 
@@ -235,7 +257,11 @@ class Trainer:
         """Initialise, spread and (if asked for) compile the model."""
         flex = world.device.type == "cuda" and not params.model.attention_dropout
         with torch.device("meta"):
-            core = BTLM(params.model, activation_checkpointing=params.loop.activation_checkpointing, attention="flex" if flex else "sdpa")
+            core = BTLM(
+                params.model,
+                activation_checkpointing=params.loop.activation_checkpointing,
+                attention="flex" if flex else "sdpa",
+            )
         core.to_empty(device=world.device)
         core.reset_buffers()
         mup.initialize(core, params.model, params.seed)
@@ -243,7 +269,9 @@ class Trainer:
             for block in core.blocks:
                 block.compile()
         model = wrap(core, world)
-        return cls(params, world, folder, core, model, AdamW(core.named_parameters(), params.model, params.optimizer))
+        return cls(
+            params, world, folder, core, model, AdamW(core.named_parameters(), params.model, params.optimizer)
+        )
 
     def load(self, saved: Checkpoint, *, weights_only: bool = False) -> None:
         """Take over a checkpoint of this or an earlier stage. Raises ConfigError naming what differs in the architecture."""
@@ -256,7 +284,11 @@ class Trainer:
             for kind, target in (("m", self.optimizer.m), ("v", self.optimizer.v)):
                 for name, tensor in target.items():
                     fill(tensor, moments[f"{kind}.{name}"])
-        self.optimizer.updates, self.step, self.tokens = int(saved.state["updates"]), saved.step, int(saved.state["tokens"])
+        self.optimizer.updates, self.step, self.tokens = (
+            int(saved.state["updates"]),
+            saved.step,
+            int(saved.state["tokens"]),
+        )
         self.data_state = saved.state["data"]
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -274,7 +306,9 @@ class Trainer:
         """Write a checkpoint. All ranks take part in gathering; rank 0 writes."""
         weights = {name: whole(p) for name, p in self.core.named_parameters()}
         moments = {
-            f"{kind}.{name}": whole(t) for kind, held in (("m", self.optimizer.m), ("v", self.optimizer.v)) for name, t in held.items()
+            f"{kind}.{name}": whole(t)
+            for kind, held in (("m", self.optimizer.m), ("v", self.optimizer.v))
+            for name, t in held.items()
         }
         if self.world.rank == 0:
             state = {
@@ -284,7 +318,9 @@ class Trainer:
                 "data": data,
                 "model": self.params.model.model_dump(mode="json"),
             }
-            path = checkpoint.save(self.folder / "checkpoints", self.step, weights, moments, state, self.params.loop.keep)
+            path = checkpoint.save(
+                self.folder / "checkpoints", self.step, weights, moments, state, self.params.loop.keep
+            )
             logger.info("Checkpoint of step %d written to %s.", self.step, path)
         self.world.barrier()
 
@@ -293,7 +329,9 @@ def check_architecture(saved: Checkpoint, model: ModelConfig) -> None:
     """Raises ConfigError if the checkpoint is of another model, naming the settings that differ."""
     then, now = saved.state["model"], model.model_dump(mode="json")
     differences = [
-        f"{key}: {then.get(key)!r} then, {now[key]!r} now" for key in now if key not in _MAY_CHANGE and then.get(key) != now[key]
+        f"{key}: {then.get(key)!r} then, {now[key]!r} now"
+        for key in now
+        if key not in _MAY_CHANGE and then.get(key) != now[key]
     ]
     if differences:
         raise ConfigError(
@@ -301,7 +339,9 @@ def check_architecture(saved: Checkpoint, model: ModelConfig) -> None:
         )
 
 
-def starting_point(params: Params, folder: Path, given: str | None) -> tuple[Checkpoint | dict[str, Tensor] | None, bool]:
+def starting_point(
+    params: Params, folder: Path, given: str | None
+) -> tuple[Checkpoint | dict[str, Tensor] | None, bool]:
     """What to begin from, and whether it is this run's own checkpoint (to be continued to the letter).
 
     The newest whole checkpoint in the run's folder; else --checkpoint or the parameters' checkpoint_path: another run's
@@ -317,14 +357,23 @@ def starting_point(params: Params, folder: Path, given: str | None) -> tuple[Che
     if found is not None:
         return found, False
     if not Path(source).exists():
-        raise ConfigError(f"There is no checkpoint {source}. Give the folder of a run, one of its checkpoints, or a safetensors file.")
+        raise ConfigError(
+            f"There is no checkpoint {source}. Give the folder of a run, one of its checkpoints, or a safetensors file."
+        )
     return interchange.read_weights(Path(source))[0], False
 
 
 # The loop ---------------------------------------------------------------------------------------------------------------------
 
 
-def train(params: Params, folder: Path, world: World, *, checkpoint_from: str | None = None, evaluating: bool = False) -> Trainer:
+def train(
+    params: Params,
+    folder: Path,
+    world: World,
+    *,
+    checkpoint_from: str | None = None,
+    evaluating: bool = False,
+) -> Trainer:
     """Train to the parameters' last step, from the newest checkpoint there is. Returns the trainer; its `final` holds the last figures."""
     description = check_data(params.train, params.model, "train_input")
     if evaluating:
@@ -333,8 +382,12 @@ def train(params: Params, folder: Path, world: World, *, checkpoint_from: str | 
     assert params.train is not None
     batch_size = params.train.batch_size * params.loop.grad_accum_steps
     if batch_size % world.size:
-        raise ConfigError(f"train_input.batch_size {batch_size} is not a multiple of the {world.size} ranks. Choose one that is.")
-    lock: contextlib.AbstractContextManager[None] = locked(folder) if world.rank == 0 else contextlib.nullcontext()
+        raise ConfigError(
+            f"train_input.batch_size {batch_size} is not a multiple of the {world.size} ranks. Choose one that is."
+        )
+    lock: contextlib.AbstractContextManager[None] = (
+        locked(folder) if world.rank == 0 else contextlib.nullcontext()
+    )
     with lock:
         if world.rank == 0:
             checkpoint.sweep(folder / "checkpoints")
@@ -346,10 +399,12 @@ def train(params: Params, folder: Path, world: World, *, checkpoint_from: str | 
             logger.info("Continuing from step %d of %s.", trainer.step, begin.path)
         elif begin is not None:
             trainer.load_weights(begin)
-            logger.info("Starting at step 0 with the weights of %s.", checkpoint_from or params.checkpoint_path)
-        loader = GptHDF5MapDataProcessor(params.train.model_copy(update={"batch_size": batch_size})).create_dataloader(
-            pin_memory=world.device.type == "cuda"
-        )
+            logger.info(
+                "Starting at step 0 with the weights of %s.", checkpoint_from or params.checkpoint_path
+            )
+        loader = GptHDF5MapDataProcessor(
+            params.train.model_copy(update={"batch_size": batch_size})
+        ).create_dataloader(pin_memory=world.device.type == "cuda")
         if trainer.data_state is not None:
             _seek(loader, trainer.data_state, own)
         last = _last_step(params, trainer.step, len(loader))
@@ -366,7 +421,9 @@ def train(params: Params, folder: Path, world: World, *, checkpoint_from: str | 
                 _steps(trainer, loader, last, metrics, evaluating)
             if trainer.stop_requested:
                 trainer.save(loader.state_dict())
-                raise Interrupted(f"Stopped at step {trainer.step}, with a checkpoint. Run the same command again to go on from there.")
+                raise Interrupted(
+                    f"Stopped at step {trainer.step}, with a checkpoint. Run the same command again to go on from there."
+                )
             if params.loop.checkpoint_steps != 0:
                 trainer.save(loader.state_dict())
             unigram = unigram_entropy(params.train, world) if world.rank == 0 else 0.0
@@ -387,7 +444,8 @@ def _seek(loader: Any, state: Mapping[str, Any], own: bool) -> None:
         if own:
             raise
         logger.info(
-            "The data is not what the checkpoint was trained on: starting at its first sample. (%s)", str(difference).splitlines()[0]
+            "The data is not what the checkpoint was trained on: starting at its first sample. (%s)",
+            str(difference).splitlines()[0],
         )
 
 
@@ -429,7 +487,9 @@ def _steps(trainer: Trainer, loader: Any, last: int, metrics: Metrics, evaluatin
         if params.loop.checkpoint_steps and trainer.step % params.loop.checkpoint_steps == 0:
             trainer.save(loader.state_dict())
     # One batch is a few documents: the last fifth of the steps (at most 100) tells more than the last step.
-    trainer.final = {name: sum(one[name] for one in recent) / max(len(recent), 1) for name in ("loss", "cross_entropy")}
+    trainer.final = {
+        name: sum(one[name] for one in recent) / max(len(recent), 1) for name in ("loss", "cross_entropy")
+    }
 
 
 @contextlib.contextmanager
@@ -456,7 +516,11 @@ def _evaluation_interval(params: Params, first: int, last: int) -> int:
     frequency = params.loop.eval_frequency
     if not frequency:
         return last - first
-    return max(1, round(frequency * (last - first))) if isinstance(frequency, float) and frequency <= 1 else int(frequency)
+    return (
+        max(1, round(frequency * (last - first)))
+        if isinstance(frequency, float) and frequency <= 1
+        else int(frequency)
+    )
 
 
 def optimizer_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
@@ -466,20 +530,31 @@ def optimizer_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
     """
     params, world, model = trainer.params, trainer.world, trainer.model
     length = batch["input_ids"].shape[1] if len(batch["input_ids"]) else params.model.max_position_embeddings
-    rows, tokens, stop = world.sum(len(batch["input_ids"]), int(batch["attention_mask"].sum()), float(trainer.interrupted))
+    rows, tokens, stop = world.sum(
+        len(batch["input_ids"]), int(batch["attention_mask"].sum()), float(trainer.interrupted)
+    )
     trainer.stop_requested = bool(stop)
     by_tokens = params.model.loss_scaling == "num_tokens"
     weight = 1.0 / max(tokens, 1.0) if by_tokens else params.model.loss_weight / rows
     if params.model.dropout_rate or params.model.attention_dropout or params.model.embedding_dropout:
-        torch.manual_seed((params.seed * 1_000_003 + trainer.step) * 65_537 + world.rank)  # no state to keep: see checkpoint.py
-    most_rows = math.ceil(rows / world.size)  # on any rank: all take the same number of passes, or they would wait for each other for ever
+        torch.manual_seed(
+            (params.seed * 1_000_003 + trainer.step) * 65_537 + world.rank
+        )  # no state to keep: see checkpoint.py
+    most_rows = math.ceil(
+        rows / world.size
+    )  # on any rank: all take the same number of passes, or they would wait for each other for ever
     micro = max(1, (params.micro_batch_size or most_rows * world.size) // world.size)
     total = torch.zeros((), device=world.device)
     for start in range(0, most_rows, micro):
         part = {name: tensor[start : start + micro] for name, tensor in batch.items()}
-        part = {name: tensor.to(world.device, non_blocking=True) for name, tensor in evaluate.at_least_one_row(part, length).items()}
+        part = {
+            name: tensor.to(world.device, non_blocking=True)
+            for name, tensor in evaluate.at_least_one_row(part, length).items()
+        }
         with _synchronised(model, start + micro >= most_rows), autocast(params, world.device):
-            summed = model(part["input_ids"], part["labels"], part["attention_mask"], part.get("attention_span"))
+            summed = model(
+                part["input_ids"], part["labels"], part["attention_mask"], part.get("attention_span")
+            )
             # Ranks average their gradients; the global sum is the average times their number.
             (summed * (weight * world.size)).backward()
         total += summed.detach()
@@ -560,7 +635,11 @@ class Metrics:
     def __enter__(self) -> Metrics:
         if self.active:
             path = self.folder / "metrics.jsonl"
-            kept = [line for line in _json_lines(path) if line.get("step", 0) <= self.trainer.step and "event" not in line]
+            kept = [
+                line
+                for line in _json_lines(path)
+                if line.get("step", 0) <= self.trainer.step and "event" not in line
+            ]
             atomic.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self.file = path.open("a", encoding="utf-8")
             try:
@@ -589,7 +668,13 @@ class Metrics:
         self.since, self.since_step, self.since_tokens = time.perf_counter(), trainer.step, trainer.tokens
         speed = tokens / elapsed
         peak = _peak_flops(trainer.world.device)
-        used = speed * flops_per_token(trainer.params.model, int(figures["length"])) / (peak * trainer.world.size) if peak else None
+        used = (
+            speed
+            * flops_per_token(trainer.params.model, int(figures["length"]))
+            / (peak * trainer.world.size)
+            if peak
+            else None
+        )
         left = (self.last - trainer.step) * elapsed / max(steps, 1)
         logger.info(
             "step %d/%d  loss %.4f  lr %.3g  grad norm %.3f  %s tokens/s%s  %s left",
@@ -598,7 +683,9 @@ class Metrics:
         )  # fmt: skip
         line = {name: figures[name] for name in ("loss", "cross_entropy", "learning_rate", "gradient_norm")}
         self._write(
-            line | {"tokens": trainer.tokens}, "train", {"tokens_per_second": round(speed, 1)} | ({"mfu": used} if used is not None else {})
+            line | {"tokens": trainer.tokens},
+            "train",
+            {"tokens_per_second": round(speed, 1)} | ({"mfu": used} if used is not None else {}),
         )
 
     def evaluation(self, report: Mapping[str, Any], number: int) -> None:
@@ -625,7 +712,9 @@ class Metrics:
                 figures["unigram_entropy"],
             )
 
-    def _write(self, figures: Mapping[str, Any], kind: str | None, timing: Mapping[str, Any] | None = None) -> None:
+    def _write(
+        self, figures: Mapping[str, Any], kind: str | None, timing: Mapping[str, Any] | None = None
+    ) -> None:
         head = {"step": self.trainer.step} | ({"kind": kind} if kind else {})
         self.file.write(json.dumps({**head, **figures, **(timing or {})}) + "\n")
         self.file.flush()

@@ -86,7 +86,9 @@ class Hub:
         """rate: bytes a second of all bodies together."""
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
-        self._entries: dict[tuple[str, int], dict[str, Any]] = {}  # by the bodies' ids: `repositories` keeps the bodies alive
+        self._entries: dict[
+            tuple[str, int], dict[str, Any]
+        ] = {}  # by the bodies' ids: `repositories` keeps the bodies alive
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.rate = rate
@@ -97,7 +99,9 @@ class Hub:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     def __enter__(self) -> Hub:
         self._thread.start()
@@ -113,17 +117,27 @@ class Hub:
         """For HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def add(self, repository: str, files: Mapping[str, bytes], *, gated: bool = False, private: bool = False) -> str:
+    def add(
+        self, repository: str, files: Mapping[str, bytes], *, gated: bool = False, private: bool = False
+    ) -> str:
         """A new commit that holds `files`; returns its id."""
         entry = self.repositories.setdefault(repository, Repository())
         entry.gated, entry.private = gated, private
         digest = hashlib.sha1(
-            repr((repository, len(entry.commits), sorted((n, hashlib.sha1(b).hexdigest()) for n, b in files.items()))).encode()
+            repr(
+                (
+                    repository,
+                    len(entry.commits),
+                    sorted((n, hashlib.sha1(b).hexdigest()) for n, b in files.items()),
+                )
+            ).encode()
         )
         entry.commits.append((digest.hexdigest(), dict(files)))
         for path, body in files.items():
             entry_of = self.entry(path, body)
-            self.blobs[entry_of["lfs"]["oid"] if "lfs" in entry_of else hashlib.sha256(body).hexdigest()] = body
+            self.blobs[entry_of["lfs"]["oid"] if "lfs" in entry_of else hashlib.sha256(body).hexdigest()] = (
+                body
+            )
         return digest.hexdigest()
 
     def entry(self, path: str, body: bytes) -> dict[str, Any]:
@@ -165,7 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
     timeout = 30
-    disable_nagle_algorithm = True  # headers and body are two writes; waiting for the client's ACK between them costs 40 ms
+    disable_nagle_algorithm = (
+        True  # headers and body are two writes; waiting for the client's ACK between them costs 40 ms
+    )
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -182,17 +198,27 @@ class _Handler(BaseHTTPRequestHandler):
         authorized = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
         with self.hub.lock:
             self.hub.requests.append(
-                Request(self.command, path, self.headers.get("Range"), "Authorization" in self.headers, time.monotonic())
+                Request(
+                    self.command,
+                    path,
+                    self.headers.get("Range"),
+                    "Authorization" in self.headers,
+                    time.monotonic(),
+                )
             )
         if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self._info(match[1], unquote(match[2] or "main"), authorized)
         elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", path):
-            self._tree(match[1], unquote(match[2]), unquote(match[3] or ""), parse_qs(parts.query), authorized)
+            self._tree(
+                match[1], unquote(match[2]), unquote(match[3] or ""), parse_qs(parts.query), authorized
+            )
         elif match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(match[1], unquote(match[2]), unquote(match[3]), authorized)
         elif match := re.fullmatch(r"/cdn/([0-9a-f]{64})/(.+)", path):
             self._body(self.hub.blobs[match[1]], f'"{match[1]}"', unquote(match[2]), {})
-        elif match := re.fullmatch(r"/plain/([^/]+/[^/]+)/(.+)", path):  # a bare web server with the newest commit
+        elif match := re.fullmatch(
+            r"/plain/([^/]+/[^/]+)/(.+)", path
+        ):  # a bare web server with the newest commit
             _, files = self.hub.repositories[match[1]].commits[-1]
             body = files.get(unquote(match[2]))
             if body is None:
@@ -202,7 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404)
 
-    def _find(self, name: str, revision: str, authorized: bool) -> tuple[Repository, str, dict[str, bytes]] | None:
+    def _find(
+        self, name: str, revision: str, authorized: bool
+    ) -> tuple[Repository, str, dict[str, bytes]] | None:
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.private and not authorized):
             self._refuse(401 if not authorized else 404, "RepoNotFound")
@@ -247,7 +275,9 @@ class _Handler(BaseHTTPRequestHandler):
             }
             self._json(value)
 
-    def _tree(self, name: str, revision: str, folder: str, query: dict[str, list[str]], authorized: bool) -> None:
+    def _tree(
+        self, name: str, revision: str, folder: str, query: dict[str, list[str]], authorized: bool
+    ) -> None:
         if self._struck("tree", f"{name}/{folder}"):
             return
         found = self._find(name, revision, authorized)
@@ -257,13 +287,17 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.fake_tree is not None:
             entries = repository.fake_tree
         else:
-            inside = {path: body for path, body in files.items() if not folder or path.startswith(folder + "/")}
+            inside = {
+                path: body for path, body in files.items() if not folder or path.startswith(folder + "/")
+            }
             if folder and not inside:
                 self._refuse(404, "EntryNotFound")
                 return
             entries = [self.hub.entry(path, body) for path, body in sorted(inside.items())]
             folders = sorted({path.rpartition("/")[0] for path in inside} - {""})
-            entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders] + entries
+            entries = [
+                {"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders
+            ] + entries
         start = int(query.get("cursor", ["0"])[0])
         headers = {}
         if start + PAGE < len(entries):
@@ -289,13 +323,19 @@ class _Handler(BaseHTTPRequestHandler):
         if len(body) >= LFS_FROM:
             sha256 = self.hub.entry(path, body)["lfs"]["oid"]
             headers |= {"X-Linked-Size": str(len(body)), "X-Linked-Etag": f'"{sha256}"'}
-            headers["Location"] = f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{sha256}/{quote(path)}"
+            headers["Location"] = (
+                f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{sha256}/{quote(path)}"
+            )
             self._send(302, b"", headers)
         else:
             self._body(body, f'"{git_hash(body)}"', path, headers)
 
     def _body(self, body: bytes, etag: str, path: str, headers: dict[str, str]) -> None:
-        headers = headers | {"ETag": etag, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        headers = headers | {
+            "ETag": etag,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
         if self.command == "HEAD":
             self._send(200, body, headers)
             return

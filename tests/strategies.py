@@ -39,9 +39,10 @@ SPICE = [
     "1234567",
 ]
 
-texts = st.lists(st.one_of(st.sampled_from(SPICE), st.text(st.characters(exclude_categories=["Cs"]), max_size=12)), max_size=12).map(
-    "".join
-)
+texts = st.lists(
+    st.one_of(st.sampled_from(SPICE), st.text(st.characters(exclude_categories=["Cs"]), max_size=12)),
+    max_size=12,
+).map("".join)
 """Any text that is UTF-8."""
 
 
@@ -51,14 +52,20 @@ def _line(value: Any, ascii_only: bool) -> bytes:
 
 _others = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 ).filter(lambda value: "\\ud" not in json.dumps(value))
 _sources = st.one_of(st.sampled_from(["RedPajamaC4", "RedPajamaBook", "", "Ünï"]), _others)
 
 good_lines = st.builds(
     lambda text, source, rest, ascii_only, order: _line(
-        dict(sorted({"text": text, "meta": {"redpajama_set_name": source, **rest}, **rest}.items(), reverse=order)),
+        dict(
+            sorted(
+                {"text": text, "meta": {"redpajama_set_name": source, **rest}, **rest}.items(), reverse=order
+            )
+        ),
         ascii_only,
     ),
     texts,

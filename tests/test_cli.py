@@ -33,7 +33,9 @@ def test_every_command_says_what_it_is_for_and_gives_an_example(name: str) -> No
 
 
 def test_the_written_docs_are_the_programs_own_words() -> None:
-    done = subprocess.run([sys.executable, "tools/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "tools/write_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -53,7 +55,9 @@ def test_the_written_docs_are_the_programs_own_words() -> None:
         (["verify", "/nowhere"], 1, "/nowhere"),
     ],
 )
-def test_mistakes_are_answered_in_plain_words(arguments: list[str], code: int, expected: str, tmp_path: Path) -> None:
+def test_mistakes_are_answered_in_plain_words(
+    arguments: list[str], code: int, expected: str, tmp_path: Path
+) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert expected in done.stderr + done.stdout

@@ -58,7 +58,9 @@ def test_an_unknown_key_at_any_depth_is_named_with_its_line_and_nearest_name(
         ("mix: {A: 101}\n", 1, ["mix.A", "less than or equal to 100"]),
     ],
 )
-def test_a_wrong_value_names_key_line_and_value(tmp_path: Path, text: str, line: int | None, parts: list[str]) -> None:
+def test_a_wrong_value_names_key_line_and_value(
+    tmp_path: Path, text: str, line: int | None, parts: list[str]
+) -> None:
     said = refused(recipe(tmp_path, text))
     for part in [*parts, f"recipe.yaml line {line}" if line else "recipe.yaml"]:
         assert part in said
@@ -85,8 +87,16 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, content: bytes, said: str)
 
 def test_options_win_and_their_mistakes_name_the_option(tmp_path: Path) -> None:
     path = recipe(tmp_path, "seed: 3\ndedupe: exact\nsource: my/folder\nrun: {workers: 4}\n")
-    found = load(path, {"seed": (5, "--seed"), "dedupe.max_removed": (0.5, "--set"), "run.out": ("x", "--out")})
-    assert (found.seed, found.dedupe.method, found.dedupe.max_removed, found.source.name, found.run.workers) == (
+    found = load(
+        path, {"seed": (5, "--seed"), "dedupe.max_removed": (0.5, "--set"), "run.out": ("x", "--out")}
+    )
+    assert (
+        found.seed,
+        found.dedupe.method,
+        found.dedupe.max_removed,
+        found.source.name,
+        found.run.workers,
+    ) == (
         5,
         "exact",
         0.5,
@@ -94,7 +104,9 @@ def test_options_win_and_their_mistakes_name_the_option(tmp_path: Path) -> None:
         4,
     )
     assert refused(path, {"seed": ("abc", "--seed abc")}).startswith("--seed abc: seed: ")
-    assert refused(None, {"clean.min_char": (1, "--set clean.min_char=1")}).startswith("--set clean.min_char=1: there is no setting")
+    assert refused(None, {"clean.min_char": (1, "--set clean.min_char=1")}).startswith(
+        "--set clean.min_char=1: there is no setting"
+    )
     table = recipe(tmp_path, "dedupe: {method: exact, max_removed: 0.3}\n")
     found = load(table, {"dedupe": ("none", "--set dedupe=none")})
     assert (found.dedupe.method, found.dedupe.max_removed) == ("none", 0.3)
@@ -102,7 +114,15 @@ def test_options_win_and_their_mistakes_name_the_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a.b=5", 5), ("a=true", True), ("a=[1, x]", [1, "x"]), ("a=", None), ("a=x=y", "x=y"), ("mix.My-Source_2=0.5", 0.5), ("a='5'", "5")],
+    [
+        ("a.b=5", 5),
+        ("a=true", True),
+        ("a=[1, x]", [1, "x"]),
+        ("a=", None),
+        ("a=x=y", "x=y"),
+        ("mix.My-Source_2=0.5", 0.5),
+        ("a='5'", "5"),
+    ],
 )
 def test_assignments_are_read_as_yaml(text: str, value: object) -> None:
     assert parse_assignment(text) == (text.split("=")[0], value)
@@ -115,7 +135,8 @@ def test_what_is_no_assignment_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "size"), [("4GB", 4 * 10**9), ("512MiB", 2**29), ("1.5k", 1500), (77, 77), (" 2 tb ", 2 * 10**12), ("12", 12)]
+    ("value", "size"),
+    [("4GB", 4 * 10**9), ("512MiB", 2**29), ("1.5k", 1500), (77, 77), (" 2 tb ", 2 * 10**12), ("12", 12)],
 )
 def test_sizes(value: object, size: int) -> None:
     assert parse_size(value) == size
@@ -140,7 +161,15 @@ def test_sequence_lengths_in_every_spelling() -> None:
 
 def test_a_digest_follows_what_decides_bytes_and_nothing_else(tmp_path: Path) -> None:
     base = load(None, {})
-    other_run = load(None, {"run.workers": (7, ""), "run.memory": ("3GB", ""), "run.out": ("elsewhere", ""), "run.strict": (True, "")})
+    other_run = load(
+        None,
+        {
+            "run.workers": (7, ""),
+            "run.memory": ("3GB", ""),
+            "run.out": ("elsewhere", ""),
+            "run.strict": (True, ""),
+        },
+    )
     assert digest(base.settings) == digest(other_run.settings)
     assert base.settings == Settings()
     changed = {
@@ -151,9 +180,14 @@ def test_a_digest_follows_what_decides_bytes_and_nothing_else(tmp_path: Path) ->
 
 
 def test_a_recorded_configuration_is_a_recipe(tmp_path: Path) -> None:
-    original = load(None, {"seq_len": (["64:0.5", "128:0.25"], ""), "dedupe.method": ("exact", ""), "mix": ({"A": 2.0}, "")})
+    original = load(
+        None,
+        {"seq_len": (["64:0.5", "128:0.25"], ""), "dedupe.method": ("exact", ""), "mix": ({"A": 2.0}, "")},
+    )
     path = tmp_path / "dataset.json"
-    path.write_text(json.dumps({"format_version": 1, "configuration": original.settings.model_dump(mode="json")}))
+    path.write_text(
+        json.dumps({"format_version": 1, "configuration": original.settings.model_dump(mode="json")})
+    )
     assert load(path, {}).settings == original.settings
     assert load(path, {"seed": (4, "--seed")}).seed == 4
     path.write_text(json.dumps({"format_version": 1, "configuration": {"sed": 1}}))

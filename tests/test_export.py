@@ -27,7 +27,22 @@ from btlm_data.tokenizer import load_tokenizer
 
 EOS = 50256
 GENERATOR = np.random.default_rng(5)
-WORDS = ["river", "stone", "the", "of", "naïve", "中文", "walks", "42", "<|endoftext|>", "light", "\n", "under", "a", "quiet"]
+WORDS = [
+    "river",
+    "stone",
+    "the",
+    "of",
+    "naïve",
+    "中文",
+    "walks",
+    "42",
+    "<|endoftext|>",
+    "light",
+    "\n",
+    "under",
+    "a",
+    "quiet",
+]
 TEXTS = [" ".join(GENERATOR.choice(WORDS, int(n))) for n in GENERATOR.integers(1, 120, 60)]
 
 
@@ -136,7 +151,9 @@ def read_megatron(prefix: Path) -> list[list[int]]:
     assert documents == tuple(range(num_sequences + 1))
     content = prefix.with_suffix(".bin").read_bytes()
     assert len(content) == sum(lengths) * np.dtype(dtype).itemsize
-    return [np.frombuffer(content, dtype, n, start).tolist() for n, start in zip(lengths, pointers, strict=True)]
+    return [
+        np.frombuffer(content, dtype, n, start).tolist() for n, start in zip(lengths, pointers, strict=True)
+    ]
 
 
 def read_mds(folder: Path) -> list[list[int]]:
@@ -173,28 +190,44 @@ def test_npy_holds_the_stream_and_its_borders(dataset: Path, tmp_path: Path) -> 
     assert [stream[a:b].tolist() for a, b in pairwise(borders)] == truth(dataset)
 
 
-def test_mds_holds_the_samples_in_shard_order(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mds_holds_the_samples_in_shard_order(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("btlm_data.export.MDS_SHARD_BYTES", 1000)
     result = only(export(dataset, "mds", tmp_path / "out"))
     data = planes(dataset)
-    whole = data[: len(data) // 32 * 32].reshape(-1, 32) if data.ndim == 1 else data[data[:, 1].all(axis=1), 0]
+    whole = (
+        data[: len(data) // 32 * 32].reshape(-1, 32) if data.ndim == 1 else data[data[:, 1].all(axis=1), 0]
+    )
     assert read_mds(tmp_path / "out" / "train") == whole.tolist()
     assert len(list((tmp_path / "out" / "train").glob("*.mds"))) > 2
     assert result.samples == len(whole)
-    assert result.tokens + sum(result.left_out_tokens.values()) == sum(len(text) for text in truth_whole(dataset))
+    assert result.tokens + sum(result.left_out_tokens.values()) == sum(
+        len(text) for text in truth_whole(dataset)
+    )
 
 
 def truth_whole(dataset: Path) -> list[range]:
     """One item a document of the whole stream, as long as the document with its EOS."""
-    return [range(n + 1) for n in pq.read_table(dataset / "train" / "documents.parquet")["tokens"].to_pylist()]
+    return [
+        range(n + 1) for n in pq.read_table(dataset / "train" / "documents.parquet")["tokens"].to_pylist()
+    ]
 
 
 @pytest.mark.parametrize("to", ["megatron", "npy", "mds"])
-def test_the_same_dataset_gives_the_same_bytes_and_export_json_tells_them(plain: Path, tmp_path: Path, to: Target) -> None:
+def test_the_same_dataset_gives_the_same_bytes_and_export_json_tells_them(
+    plain: Path, tmp_path: Path, to: Target
+) -> None:
     contents = []
     for name in ("a", "b"):
         export(plain, to, tmp_path / name)
-        contents.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()})
+        contents.append(
+            {
+                str(p.relative_to(tmp_path / name)): p.read_bytes()
+                for p in (tmp_path / name).rglob("*")
+                if p.is_file()
+            }
+        )
     assert contents[0] == contents[1]
     told = json.loads(contents[0]["export.json"])
     assert told["sets"][""]["tokenizer"]["eos_id"] == EOS
@@ -293,13 +326,17 @@ def by_library(module: str, script: str, argument: Path) -> list[list[int]]:
     present = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     if subprocess.run([PYTHON, "-c", present], check=False).returncode:
         pytest.skip(f"{module} is not installed in {PYTHON}; see docs/export.md and BTLM_EXPORT_PYTHON")
-    done = subprocess.run([PYTHON, "-W", "ignore", "-c", script, str(argument)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [PYTHON, "-W", "ignore", "-c", script, str(argument)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     documents: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
     return documents
 
 
-def test_mosaicml_streaming_reads_the_mds(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mosaicml_streaming_reads_the_mds(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("btlm_data.export.MDS_SHARD_BYTES", 1000)
     export(plain, "mds", tmp_path / "out")
     data = planes(plain)

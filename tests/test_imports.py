@@ -55,7 +55,9 @@ def _imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "btlm_data").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "btlm_data").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_arrows_go_one_way(path: Path) -> None:
     parts = path.relative_to(ROOT / "btlm_data").with_suffix("").parts
     layer = parts[0]
@@ -64,10 +66,14 @@ def test_arrows_go_one_way(path: Path) -> None:
         assert not name.startswith("btlm_train"), f"{path}:{line}: btlm_data must not know the trainer"
         if name.startswith("btlm_data."):
             target = name.removeprefix("btlm_data.")
-            assert any(target == a or target.startswith(f"{a}.") for a in allowed), f"{path}:{line}: {layer} must not import {name}"
+            assert any(target == a or target.startswith(f"{a}.") for a in allowed), (
+                f"{path}:{line}: {layer} must not import {name}"
+            )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "btlm_train").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "btlm_train").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_the_trainer_knows_formats_and_errors_only(path: Path) -> None:
     for line, name in _imports(path):
         if name.startswith("btlm_data"):

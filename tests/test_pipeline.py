@@ -91,7 +91,9 @@ def write(path: Path, documents: list[str]) -> Path:
 def sample_texts(split: str) -> list[str]:
     """Cleaned texts of the sample corpus in source order, by the plain reader."""
     found: list[str] = []
-    for path in sorted((SAMPLE / split).rglob("*.jsonl.zst"), key=lambda path: path.relative_to(SAMPLE).as_posix()):
+    for path in sorted(
+        (SAMPLE / split).rglob("*.jsonl.zst"), key=lambda path: path.relative_to(SAMPLE).as_posix()
+    ):
         with path.open("rb") as raw:
             data = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True).read()
         found += [record.text for record in reference.read(data) if isinstance(record, reference.Document)]
@@ -124,7 +126,12 @@ def test_the_sample_corpus_gives_the_stream_of_hugging_face_tokenizers(tmp_path:
     form=st.sampled_from(["sample", "corpus"]),
 )
 def test_random_documents_give_the_stream_of_hugging_face_tokenizers(
-    tmp_path_factory: pytest.TempPathFactory, documents: list[str], length: int, per_file: int, tail: str, form: str
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[str],
+    length: int,
+    per_file: int,
+    tail: str,
+    form: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     expected = plain.token_stream(plain.cleaned(documents, 0))
@@ -172,24 +179,48 @@ def lengths_corpus(seed: int) -> list[str]:
         int(chance.integers(5_000, 100_000)),
         *chance.integers(0, 300, 60).tolist(),
     ]
-    return [(f" {number}" * length)[: max(0, length * 5)] for number, length in zip(chance.permutation(10**3), lengths, strict=False)]
+    return [
+        (f" {number}" * length)[: max(0, length * 5)]
+        for number, length in zip(chance.permutation(10**3), lengths, strict=False)
+    ]
 
 
 @pytest.mark.parametrize(
     ("length", "shuffle", "tail", "per_file", "seed"),
     [(1, "samples", "pad", 5000, 0), (64, "samples", "pad", 37, 1), (128, "documents", "drop", 100, 2), (999, "none", "drop", 7, 3), (9000, "samples", "drop", 1, 4), (2048, "samples", "pad", 8192, 5)],
 )  # fmt: skip
-def test_what_is_read_back_is_what_was_put_in(tmp_path: Path, length: int, shuffle: str, tail: str, per_file: int, seed: int) -> None:
+def test_what_is_read_back_is_what_was_put_in(
+    tmp_path: Path, length: int, shuffle: str, tail: str, per_file: int, seed: int
+) -> None:
     documents = lengths_corpus(seed)
     source = write(tmp_path / "a.jsonl", documents)
-    options = {"clean__min_chars": 0, "seq_len": length, "tail": tail, "seed": seed, "shards__samples_per_file": per_file}
+    options = {
+        "clean__min_chars": 0,
+        "seq_len": length,
+        "tail": tail,
+        "seed": seed,
+        "shards__samples_per_file": per_file,
+    }
     run(source, tmp_path / "out", shuffle=shuffle, **options)
-    run(source, tmp_path / "corpus", **{**options, "shuffle": "none" if shuffle == "none" else "documents", "format": "corpus"})
+    run(
+        source,
+        tmp_path / "corpus",
+        **{**options, "shuffle": "none" if shuffle == "none" else "documents", "format": "corpus"},
+    )
     tokens = stream(tmp_path / "corpus")
     table = pq.read_table(tmp_path / "corpus/train/documents.parquet")
-    places = list(zip(table["stream_offset"].to_pylist(), table["tokens"].to_pylist(), table["line"].to_pylist(), strict=True))
+    places = list(
+        zip(
+            table["stream_offset"].to_pylist(),
+            table["tokens"].to_pylist(),
+            table["line"].to_pylist(),
+            strict=True,
+        )
+    )
     assert sorted(line for _, _, line in places) == list(range(len(documents)))
-    assert [start for start, _, _ in places] == list(itertools.accumulate([0, *(count + 1 for _, count, _ in places[:-1])]))
+    assert [start for start, _, _ in places] == list(
+        itertools.accumulate([0, *(count + 1 for _, count, _ in places[:-1])])
+    )
     for start, count, line in places:
         assert plain.tokenizer().decode(tokens[start : start + count].tolist()) == documents[line]
         assert tokens[start + count] == plain.EOS
@@ -207,14 +238,22 @@ def test_what_is_read_back_is_what_was_put_in(tmp_path: Path, length: int, shuff
 
 def test_one_two_and_three_workers_give_the_same_bytes(tmp_path: Path) -> None:
     for workers in (1, 2, 3):
-        run("sample", tmp_path / str(workers), run__workers=workers, seq_len=["256:0.5", "1024:0.3"], shards__samples_per_file=200)
+        run(
+            "sample",
+            tmp_path / str(workers),
+            run__workers=workers,
+            seq_len=["256:0.5", "1024:0.3"],
+            shards__samples_per_file=200,
+        )
     expected = contents(tmp_path / "1")
     assert any(name.endswith("data-00001.h5") for name in expected)
     assert contents(tmp_path / "2") == expected
     assert contents(tmp_path / "3") == expected
 
 
-def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write(tmp_path / "a.jsonl", [f"document {i} " + "word " * (i % 90) for i in range(800)])
     options: dict[str, Any] = {"clean__min_chars": 0, "seq_len": 128, "shards__samples_per_file": 50}
     run(source, tmp_path / "whole", **options)
@@ -228,8 +267,13 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(tmp_path: Path
     assert len(list((tmp_path / "pieces/.work/shuffle").glob("index-*"))) > 3
     assert len(list((tmp_path / "pieces/.work/receipts/pack").glob("*.json"))) > 2
     whole, pieces = contents(tmp_path / "whole"), contents(tmp_path / "pieces")
-    assert {name for name in whole if whole[name] != pieces[name]} <= {"train/documents.parquet", "dataset.json"}
-    tables = [pq.read_table(tmp_path / name / "train/documents.parquet").to_pylist() for name in ("whole", "pieces")]
+    assert {name for name in whole if whole[name] != pieces[name]} <= {
+        "train/documents.parquet",
+        "dataset.json",
+    }
+    tables = [
+        pq.read_table(tmp_path / name / "train/documents.parquet").to_pylist() for name in ("whole", "pieces")
+    ]
     assert tables[0] == tables[1]
 
 
@@ -250,7 +294,9 @@ def test_stopping_after_each_stage_and_going_on_changes_nothing(tmp_path: Path) 
 def test_a_run_that_stops_after_dedupe_says_what_went(tmp_path: Path) -> None:
     whole = run("sample", tmp_path / "whole", seq_len=512, dedupe__method="exact")
     for stage in ("dedupe", "holdout", "tokenize"):
-        stopped = run("sample", tmp_path / "stopped", seq_len=512, dedupe__method="exact", run__stop_after=stage)
+        stopped = run(
+            "sample", tmp_path / "stopped", seq_len=512, dedupe__method="exact", run__stop_after=stage
+        )
         assert stopped.stages["dedupe"].cells == whole.stages["dedupe"].cells
 
 
@@ -277,7 +323,9 @@ def receipts(out: Path) -> dict[str, set[int]]:
     ],
     ids=lambda value: next(iter(value), "nothing") if isinstance(value, dict) else "",
 )
-def test_changing_an_option_redoes_only_what_depends_on_it(tmp_path: Path, base: Path, change: dict[str, Any], redone: set[str]) -> None:
+def test_changing_an_option_redoes_only_what_depends_on_it(
+    tmp_path: Path, base: Path, change: dict[str, Any], redone: set[str]
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(base, out)
     before = receipts(out)
@@ -295,7 +343,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_shuffling_by_scattering_gives_the_same_bytes_as_in_memory(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shuffling_by_scattering_gives_the_same_bytes_as_in_memory(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BTLM_SCATTER", "1")
     run("sample", tmp_path / "out", seq_len=512, shards__samples_per_file=500, run__memory=4_000_000)
     assert "pack" in receipts(tmp_path / "out")
@@ -317,7 +367,9 @@ def test_losing_a_shard_or_a_table_brings_it_back(tmp_path: Path, base: Path) ->
 
 
 def test_the_recorded_configuration_repeats_the_run(tmp_path: Path, base: Path) -> None:
-    recipe = load(base / "dataset.json", {"run.out": (str(tmp_path / "again"), "test"), "run.workers": (1, "test")})
+    recipe = load(
+        base / "dataset.json", {"run.out": (str(tmp_path / "again"), "test"), "run.workers": (1, "test")}
+    )
     pipeline.prepare(recipe, Lines())
     assert contents(tmp_path / "again") == contents(base)
 
@@ -331,7 +383,9 @@ def order(out: Path, split: str = "train") -> list[tuple[str, int]]:
 
 
 def numbered(folder: Path, count: int = 400) -> Path:
-    return write(folder / "a.jsonl", [f"This is document number {i}; " + f"{i} " * (i % 13) for i in range(count)])
+    return write(
+        folder / "a.jsonl", [f"This is document number {i}; " + f"{i} " * (i % 13) for i in range(count)]
+    )
 
 
 def test_shuffles_are_permutations_and_seeds_matter(tmp_path: Path) -> None:
@@ -419,7 +473,11 @@ def test_the_sources_own_holdout_is_kept_and_train_loses_what_equals_it(tmp_path
     assert [line for _, line in sorted(order(tmp_path / "out"))] == [0, 2]
     assert len(order(tmp_path / "out", "validation")) == 2
     entries = json.loads((tmp_path / "out/dataset.json").read_text())["ledger"]
-    assert [e["dropped"]["equals_holdout"]["documents"] for e in entries if e["stage"] == "holdout" and e["dropped"]] == [3]
+    assert [
+        e["dropped"]["equals_holdout"]["documents"]
+        for e in entries
+        if e["stage"] == "holdout" and e["dropped"]
+    ] == [3]
 
 
 def test_every_document_is_found_in_the_stream_at_its_place(tmp_path: Path, base: Path) -> None:
@@ -427,7 +485,10 @@ def test_every_document_is_found_in_the_stream_at_its_place(tmp_path: Path, base
     for split in SPLITS:
         tokens = stream(tmp_path / "out", split)
         table = pq.read_table(tmp_path / "out" / split / "documents.parquet").to_pylist()
-        assert len(table) == json.loads((tmp_path / "out/dataset.json").read_text())["splits"][split]["documents"]
+        assert (
+            len(table)
+            == json.loads((tmp_path / "out/dataset.json").read_text())["splits"][split]["documents"]
+        )
         for row in table[::7]:
             data = _sample_file(row["file"])
             record = json.loads(data[row["offset"] :].split(b"\n", 1)[0])

@@ -58,14 +58,23 @@ def cleaned(lines: Iterable[bytes], min_chars: int) -> list[str]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         text = unicodedata.normalize("NFC", text)
-        normal = re.sub(r"\s+", " ", text.lower().translate(str.maketrans("", "", string.punctuation)).strip())
+        normal = re.sub(
+            r"\s+", " ", text.lower().translate(str.maketrans("", "", string.punctuation)).strip()
+        )
         if len(normal) >= min_chars:
             kept.append(text)
     return kept
 
 
 def run(source: Path, out: Path, **options: object) -> None:
-    values = {"source.name": str(source), "run.out": str(out), "run.workers": 1, "dedupe.method": "none", "shuffle": "none", **options}
+    values = {
+        "source.name": str(source),
+        "run.out": str(out),
+        "run.workers": 1,
+        "dedupe.method": "none",
+        "shuffle": "none",
+        **options,
+    }
     with Lines() as events:
         assert prepare(load(None, {key: (value, key) for key, value in values.items()}), events).complete
 
@@ -82,7 +91,9 @@ def stream_of_samples(folder: Path) -> npt.NDArray[np.int64]:
             assert (row[:, ~mask] == 0).all()
             assert (row[2][mask][:-1] == row[0][mask][1:]).all()
             if len(last):
-                assert last[0] == row[0][0], "the label of a sample's last position must be the next sample's first input"
+                assert last[0] == row[0][0], (
+                    "the label of a sample's last position must be the next sample's first input"
+                )
             inputs.append(row[0][mask].astype(np.int64))
             last = row[2][mask][-1:].astype(np.int64)
     return np.concatenate([*inputs, last])
@@ -90,10 +101,16 @@ def stream_of_samples(folder: Path) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize("seq_len", [2048, 333])
 def test_the_sample_corpus_is_in_the_shards_token_for_token(seq_len: int, tmp_path: Path) -> None:
-    run(DATA / "sample", tmp_path / "out", **{"seq_len": seq_len, "shards.samples_per_file": 100, "dedupe.method": "none"})
+    run(
+        DATA / "sample",
+        tmp_path / "out",
+        **{"seq_len": seq_len, "shards.samples_per_file": 100, "dedupe.method": "none"},
+    )
     for split in ("train", "validation", "test"):
         lines: list[bytes] = []
-        for path in sorted((DATA / "sample" / split).rglob("*.zst"), key=lambda p: p.relative_to(DATA / "sample").as_posix()):
+        for path in sorted(
+            (DATA / "sample" / split).rglob("*.zst"), key=lambda p: p.relative_to(DATA / "sample").as_posix()
+        ):
             lines += zstandard.ZstdDecompressor().decompress(path.read_bytes()).split(b"\n")
         texts = cleaned((line for line in lines if line.strip()), 200)
         if split == "train":  # section 4: no train document may equal a holdout document
@@ -114,7 +131,11 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=60) | st.sampled_from(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     texts=st.lists(TEXTS, min_size=1, max_size=30),
     seq_len=st.integers(1, 40),
@@ -128,7 +149,11 @@ def test_random_unicode_documents_are_in_the_shards_token_for_token(
     lines = [json.dumps({"text": text}).encode() for text in texts]
     (folder / "corpus.jsonl").write_bytes(b"\n".join(lines))
     run(
-        folder / "corpus.jsonl", folder / "out", seq_len=seq_len, format=form, **{"clean.min_chars": 0, "shards.samples_per_file": per_file}
+        folder / "corpus.jsonl",
+        folder / "out",
+        seq_len=seq_len,
+        format=form,
+        **{"clean.min_chars": 0, "shards.samples_per_file": per_file},
     )
     expected = expected_stream(cleaned(lines, 0))
     if form == "corpus" and len(expected) > 1:

@@ -77,7 +77,9 @@ WORDS += [
 ]
 TEXTS = st.lists(
     st.one_of(
-        st.sampled_from(WORDS), st.characters(exclude_categories=["Cs"]), st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+        st.sampled_from(WORDS),
+        st.characters(exclude_categories=["Cs"]),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     ),
     max_size=30,
 ).map("".join)
@@ -91,7 +93,9 @@ def gpt2() -> Tokenizer:
 @pytest.fixture(scope="session")
 def truth() -> tokenizers.Tokenizer:
     """GPT-2 as its own documentation builds it, without a line of ours."""
-    made = tokenizers.Tokenizer(models.BPE.from_file(str(GPT2_FOLDER / "vocab.json"), str(GPT2_FOLDER / "merges.txt")))
+    made = tokenizers.Tokenizer(
+        models.BPE.from_file(str(GPT2_FOLDER / "vocab.json"), str(GPT2_FOLDER / "merges.txt"))
+    )
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["<|endoftext|>"])
@@ -144,16 +148,23 @@ def test_equals_the_truth(gpt2: Tokenizer, truth: tokenizers.Tokenizer, texts: l
 @pytest.mark.stress
 @settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(TEXTS, min_size=10, max_size=10))
-def test_equals_the_truth_on_50_000_strings(gpt2: Tokenizer, truth: tokenizers.Tokenizer, texts: list[str]) -> None:
+def test_equals_the_truth_on_50_000_strings(
+    gpt2: Tokenizer, truth: tokenizers.Tokenizer, texts: list[str]
+) -> None:
     assert as_lists(gpt2.encode_batch(texts)) == expected(truth, texts)
 
 
 def in_context(points: Sequence[int], context: Callable[[str], str]) -> list[str]:
     """Texts of 64 code points each, surrogates left out."""
-    return ["".join(context(chr(p)) for p in points[i : i + 64] if not 0xD800 <= p < 0xE000) for i in range(0, len(points), 64)]
+    return [
+        "".join(context(chr(p)) for p in points[i : i + 64] if not 0xD800 <= p < 0xE000)
+        for i in range(0, len(points), 64)
+    ]
 
 
-def test_every_code_point_of_the_first_two_planes_before_a_contraction(gpt2: Tokenizer, truth: tokenizers.Tokenizer) -> None:
+def test_every_code_point_of_the_first_two_planes_before_a_contraction(
+    gpt2: Tokenizer, truth: tokenizers.Tokenizer
+) -> None:
     texts = in_context(range(0x20000), lambda c: f"{c}'s")
     assert as_lists(gpt2.encode_batch(texts)) == expected(truth, texts)
 
@@ -192,14 +203,19 @@ CORPUS = [
 ]
 
 
-def byte_level_bpe(pre_tokenizer: pre_tokenizers.PreTokenizer, normalizer: normalizers.Normalizer | None = None) -> tokenizers.Tokenizer:
+def byte_level_bpe(
+    pre_tokenizer: pre_tokenizers.PreTokenizer, normalizer: normalizers.Normalizer | None = None
+) -> tokenizers.Tokenizer:
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizer
     made.decoder = decoders.ByteLevel()
     if normalizer is not None:
         made.normalizer = normalizer
     trainer = trainers.BpeTrainer(
-        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|endoftext|>"], show_progress=False
+        vocab_size=500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
     )
     made.train_from_iterator(CORPUS * 3, trainer)
     return made
@@ -208,7 +224,9 @@ def byte_level_bpe(pre_tokenizer: pre_tokenizers.PreTokenizer, normalizer: norma
 def by_pattern(name: str) -> tokenizers.Tokenizer:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     split = pre_tokenizers.Split(Regex(PATTERNS[name]), "isolated")
-    return byte_level_bpe(pre_tokenizers.Sequence([split, byte_level]), normalizers.NFC() if name == "qwen2" else None)
+    return byte_level_bpe(
+        pre_tokenizers.Sequence([split, byte_level]), normalizers.NFC() if name == "qwen2" else None
+    )
 
 
 def gpt_neox() -> tokenizers.Tokenizer:
@@ -223,7 +241,9 @@ def sentencepiece_like() -> tokenizers.Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     alphabet = ["▁", *string.ascii_letters]
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
     made.train_from_iterator(CORPUS, trainer)
     return made
 
@@ -252,7 +272,9 @@ def word_level() -> tokenizers.Tokenizer:
     made = tokenizers.Tokenizer(models.WordLevel(unk_token="[UNK]"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.train_from_iterator(CORPUS, trainers.WordLevelTrainer(special_tokens=["[UNK]", "[EOS]"], show_progress=False))
+    made.train_from_iterator(
+        CORPUS, trainers.WordLevelTrainer(special_tokens=["[UNK]", "[EOS]"], show_progress=False)
+    )
     return made
 
 
@@ -269,7 +291,9 @@ OTHERS: dict[str, Callable[[], tokenizers.Tokenizer]] = {
 
 
 @pytest.fixture(scope="session", params=sorted(OTHERS))
-def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, tokenizers.Tokenizer]:
+def other(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tokenizer, tokenizers.Tokenizer]:
     path = tmp_path_factory.mktemp("tokenizers") / f"{request.param}.json"
     made = OTHERS[request.param]()
     made.save(str(path))
@@ -279,7 +303,9 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(TEXTS, min_size=5, max_size=5))
-def test_other_tokenizers_equal_the_truth(other: tuple[Tokenizer, tokenizers.Tokenizer], texts: list[str]) -> None:
+def test_other_tokenizers_equal_the_truth(
+    other: tuple[Tokenizer, tokenizers.Tokenizer], texts: list[str]
+) -> None:
     ours, theirs = other
     texts = [*texts, *CORPUS, "<|endoftext|></s>"]
     assert as_lists(ours.encode_batch(texts)) == expected(theirs, texts)
@@ -308,31 +334,54 @@ def small_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return int(request.param)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(LONG_TEXTS, min_size=3, max_size=3))
-def test_pieces_do_not_change_the_result(gpt2: Tokenizer, truth: tokenizers.Tokenizer, small_pieces: int, texts: list[str]) -> None:
+def test_pieces_do_not_change_the_result(
+    gpt2: Tokenizer, truth: tokenizers.Tokenizer, small_pieces: int, texts: list[str]
+) -> None:
     assert as_lists(gpt2.encode_batch(texts)) == expected(truth, texts)
     for text in texts:
         pieces = [piece for piece, _ in gpt2._splitter.pieces(text, lambda: gpt2._reference)]
         assert "".join(pieces) == text
-        assert all(len(piece) <= small_pieces or is_word for piece, is_word in gpt2._splitter.pieces(text, lambda: gpt2._reference))
+        assert all(
+            len(piece) <= small_pieces or is_word
+            for piece, is_word in gpt2._splitter.pieces(text, lambda: gpt2._reference)
+        )
 
 
 @pytest.mark.stress
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10_000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(LONG_TEXTS, min_size=3, max_size=3))
-def test_pieces_do_not_change_the_result_often(gpt2: Tokenizer, truth: tokenizers.Tokenizer, small_pieces: int, texts: list[str]) -> None:
+def test_pieces_do_not_change_the_result_often(
+    gpt2: Tokenizer, truth: tokenizers.Tokenizer, small_pieces: int, texts: list[str]
+) -> None:
     assert as_lists(gpt2.encode_batch(texts)) == expected(truth, texts)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(LONG_TEXTS, min_size=3, max_size=3))
-def test_pieces_do_not_change_other_tokenizers(other: tuple[Tokenizer, tokenizers.Tokenizer], small_pieces: int, texts: list[str]) -> None:
+def test_pieces_do_not_change_other_tokenizers(
+    other: tuple[Tokenizer, tokenizers.Tokenizer], small_pieces: int, texts: list[str]
+) -> None:
     ours, theirs = other
     assert as_lists(ours.encode_batch(texts)) == expected(theirs, texts)
 
 
-def test_known_patterns_are_cut_and_unknown_ones_are_not(other: tuple[Tokenizer, tokenizers.Tokenizer], small_pieces: int) -> None:
+def test_known_patterns_are_cut_and_unknown_ones_are_not(
+    other: tuple[Tokenizer, tokenizers.Tokenizer], small_pieces: int
+) -> None:
     ours, theirs = other
     pieces = list(ours._splitter.pieces("some words of text " * 20, lambda: ours._reference))
     assert (len(pieces) > 1) == ("WordLevel" not in theirs.to_str())
@@ -363,7 +412,10 @@ def test_a_300_mb_document_takes_seconds_and_bounded_memory(gpt2: Tokenizer) -> 
         text = unit * (300_000_000 // len(unit.encode()))
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
         ids, _ = gpt2.encode_batch([text])
-        seconds, grown = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        seconds, grown = (
+            time.perf_counter() - start,
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before,
+        )
         assert seconds < 60
         # The ids themselves, twice (pieces and the whole), and a piece's work.
         assert grown * 1024 < 2 * ids.nbytes + 300_000_000
@@ -372,7 +424,9 @@ def test_a_300_mb_document_takes_seconds_and_bounded_memory(gpt2: Tokenizer) -> 
 # What is loaded, and what is not
 
 
-def test_a_tokenizer_json_and_its_folder_give_the_same_fingerprint(gpt2: Tokenizer, truth: tokenizers.Tokenizer, tmp_path: Path) -> None:
+def test_a_tokenizer_json_and_its_folder_give_the_same_fingerprint(
+    gpt2: Tokenizer, truth: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
     truth.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|endoftext|>"}}))
     for spec in (str(tmp_path), str(tmp_path / "tokenizer.json"), str(GPT2_FOLDER)):
@@ -412,7 +466,9 @@ def test_a_large_vocabulary_takes_uint32(tmp_path: Path) -> None:
     assert ids.tolist() == [69_999, 1]
 
 
-def test_an_unsupported_tokenizer_falls_back_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unsupported_tokenizer_falls_back_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     word_level().save(str(tmp_path / "t.json"))
     with caplog.at_level(logging.WARNING):
         loaded = load_tokenizer(str(tmp_path / "t.json"))
@@ -422,10 +478,14 @@ def test_an_unsupported_tokenizer_falls_back_with_a_warning(tmp_path: Path, capl
         load_tokenizer(str(tmp_path / "t.json"), backend="fast")
 
 
-def test_the_self_check_finds_a_backend_that_differs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_self_check_finds_a_backend_that_differs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     honest = module._Fast.encode
 
-    def newer_unicode(self: module._Fast, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    def newer_unicode(
+        self: module._Fast, texts: Sequence[str]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """As if U+A7CB were a letter, which it is since Unicode 16."""
         return honest(self, [text.replace("\ua7cb'", "\ua7cax'") for text in texts])
 
@@ -501,7 +561,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 def on_hub(text: str = "", **config: str) -> dict[str, bytes]:
     tokenizer = byte_level_bpe(pre_tokenizers.ByteLevel(add_prefix_space=False)).to_str() + text
-    return {"tokenizer.json": tokenizer.encode()} | ({"tokenizer_config.json": json.dumps(config).encode()} if config else {})
+    return {"tokenizer.json": tokenizer.encode()} | (
+        {"tokenizer_config.json": json.dumps(config).encode()} if config else {}
+    )
 
 
 def test_a_hub_id_is_fetched_once_and_pinned(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,7 +594,9 @@ def test_what_the_hub_refuses_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match="not valid JSON"):
         load_tokenizer("org/torn")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client tries five times, with growing pauses
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: None
+    )  # the client tries five times, with growing pauses
     with pytest.raises(SourceUnavailable, match="hub cannot be reached"):
         load_tokenizer("org/unreachable")
 
@@ -548,7 +612,9 @@ def encode_elsewhere(spec: TokenizerSpec) -> list[int]:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_spec_loads_in_another_process(gpt2: Tokenizer, method: str) -> None:
     with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.apply(encode_elsewhere, [gpt2.spec]) == gpt2.encode_batch(["in another process"])[0].tolist()
+        assert (
+            pool.apply(encode_elsewhere, [gpt2.spec]) == gpt2.encode_batch(["in another process"])[0].tolist()
+        )
 
 
 def test_a_pickled_tokenizer_is_its_spec(gpt2: Tokenizer) -> None:
@@ -586,7 +652,9 @@ def test_the_verifier_names_the_document_that_differs(gpt2: Tokenizer) -> None:
     ids, offsets = gpt2.encode_batch(texts)
     ids = ids.copy()
     ids[offsets[1] + 2] += 1
-    with pytest.raises(DataError, match=r"corpus.jsonl line 1: token 2 is \d+ by fastokens, 1110 by `tokenizers`"):
+    with pytest.raises(
+        DataError, match=r"corpus.jsonl line 1: token 2 is \d+ by fastokens, 1110 by `tokenizers`"
+    ):
         Verifier(gpt2, 1).check(0, texts, ids, offsets, lambda i: f"corpus.jsonl line {i}")
     shorter = np.array([offsets[0], offsets[1] - 1, offsets[2], offsets[3]])
     with pytest.raises(DataError, match=r"token 2 is missing by fastokens"):
@@ -605,7 +673,11 @@ def test_memory_stays_flat_over_many_different_words(gpt2: Tokenizer) -> None:
     generator = np.random.default_rng(0)
 
     def resident_kb() -> int:
-        return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+        return next(
+            int(line.split()[1])
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmRSS")
+        )
 
     def some_mb() -> None:
         letters = generator.integers(97, 123, 4_000_000, np.uint8)

@@ -48,7 +48,16 @@ HTML = {  # package -> SlimPajama source name it stands in for
     "debian-reference-zh-cn": "RedPajamaWikipedia",
     "r-doc-html": "RedPajamaArXiv",
 }
-ROFF = ["manpages", "manpages-dev", "manpages-fr", "manpages-de", "manpages-es", "manpages-ja", "manpages-zh", "manpages-ru"]
+ROFF = [
+    "manpages",
+    "manpages-dev",
+    "manpages-fr",
+    "manpages-de",
+    "manpages-es",
+    "manpages-ja",
+    "manpages-zh",
+    "manpages-ru",
+]
 TEXT = {"perl-doc": ((".pod",), "RedPajamaArXiv"), "bible-kjv-text": ((".txt", ".gz"), "RedPajamaBook")}
 CODE = "linux-source-6.1"
 SKIPPED = {"script", "style", "nav", "head"}
@@ -158,13 +167,20 @@ def write_split(out: Path, split: str, stem: str, docs: list[tuple[str, str]], p
     folder = out / split / "chunk1"
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(0, len(docs), per_file):
-        lines = (json.dumps({"text": t, "meta": {"redpajama_set_name": s}}, ensure_ascii=False) for s, t in docs[k : k + per_file])
+        lines = (
+            json.dumps({"text": t, "meta": {"redpajama_set_name": s}}, ensure_ascii=False)
+            for s, t in docs[k : k + per_file]
+        )
         blob = ("\n".join(lines) + "\n").encode("utf-8", "replace")
-        (folder / f"{stem}_{k // per_file}.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=3).compress(blob))
+        (folder / f"{stem}_{k // per_file}.jsonl.zst").write_bytes(
+            zstandard.ZstdCompressor(level=3).compress(blob)
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--mb", type=int, default=400, help="about how much text, in MB of UTF-8")
     parser.add_argument("--seed", type=int, default=0)
@@ -196,14 +212,19 @@ def main() -> None:
     clusters: dict[int, list] = {}
     for position, (origin, rate, _, _) in enumerate(tagged):
         file, line = divmod(position, args.docs_per_file)
-        clusters.setdefault(origin, []).append({"file": f"train/chunk1/example_train_{file}.jsonl.zst", "line": line, "edit_rate": rate})
+        clusters.setdefault(origin, []).append(
+            {"file": f"train/chunk1/example_train_{file}.jsonl.zst", "line": line, "edit_rate": rate}
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     write_split(args.out, "train", "example_train", [(s, t) for _, _, s, t in tagged], args.docs_per_file)
     write_split(args.out, "validation", "example_holdout", validation, args.docs_per_file)
     write_split(args.out, "test", "example_holdout", test, args.docs_per_file)
     planted = [c for c in clusters.values() if len(c) > 1]
     (args.out / "truth.json").write_text(json.dumps({"clusters": planted, "train_documents": len(tagged)}))
-    print(f"{len(tagged)} train documents ({len(planted)} planted clusters), {held} validation, {held} test -> {args.out}", file=sys.stderr)
+    print(
+        f"{len(tagged)} train documents ({len(planted)} planted clusters), {held} validation, {held} test -> {args.out}",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -71,10 +71,30 @@ class Origin:
 
 
 ORIGINS = {
-    "kjv": Origin("The Bible, King James Version", "public domain", "none: published 1611", "bible-kjv-text", "4.38"),
-    "devil": Origin("The Devil's Dictionary, Ambrose Bierce", "public domain", "expired: published 1911", "dict-devil", "1.0-13.1"),
-    "jargon": Origin("The Jargon File, version 4.4.7", "public domain", "none: dedicated to the public domain", "dict-jargon", "4.4.7-3.1"),
-    "sqlite": Origin("SQLite documentation", "public domain", "none: dedicated to the public domain", "sqlite3-doc", "3.40.1-2+deb12u2"),
+    "kjv": Origin(
+        "The Bible, King James Version", "public domain", "none: published 1611", "bible-kjv-text", "4.38"
+    ),
+    "devil": Origin(
+        "The Devil's Dictionary, Ambrose Bierce",
+        "public domain",
+        "expired: published 1911",
+        "dict-devil",
+        "1.0-13.1",
+    ),
+    "jargon": Origin(
+        "The Jargon File, version 4.4.7",
+        "public domain",
+        "none: dedicated to the public domain",
+        "dict-jargon",
+        "4.4.7-3.1",
+    ),
+    "sqlite": Origin(
+        "SQLite documentation",
+        "public domain",
+        "none: dedicated to the public domain",
+        "sqlite3-doc",
+        "3.40.1-2+deb12u2",
+    ),
     "apache": Origin(
         "Apache HTTP Server documentation",
         "Apache-2.0",
@@ -96,14 +116,40 @@ ORIGINS = {
         "python3.11-doc",
         "3.11.2-6+deb12u9",
     ),
-    "sympy": Origin("SymPy documentation", "BSD-3-Clause", "Copyright 2006-2022 SymPy Development Team", "python-sympy-doc", "1.11.1-1"),
-    "networkx": Origin("NetworkX source code", "BSD-3-Clause", "Copyright 2004-2022 NetworkX Developers", "python3-networkx", "2.8.8-1"),
-    "click": Origin("Click source code", "BSD-3-Clause", "Copyright 2014 Pallets", "python3-click", "8.1.3-2"),
-    "jinja": Origin(
-        "Jinja source code", "BSD-3-Clause", "Copyright 2007 Pallets; 2009-2011 by the Jinja Team", "python3-jinja2", "3.1.2-1+deb12u3"
+    "sympy": Origin(
+        "SymPy documentation",
+        "BSD-3-Clause",
+        "Copyright 2006-2022 SymPy Development Team",
+        "python-sympy-doc",
+        "1.11.1-1",
     ),
-    "stb": Origin("stb single-file libraries", "MIT", "Copyright 2017 Sean Barrett", "libstb-dev", "0.0~git20220908.8b5f1f3+ds-1"),
-    "nlohmann": Origin("JSON for Modern C++", "MIT", "Copyright 2013-2022 Niels Lohmann", "nlohmann-json3-dev", "3.11.2-2"),
+    "networkx": Origin(
+        "NetworkX source code",
+        "BSD-3-Clause",
+        "Copyright 2004-2022 NetworkX Developers",
+        "python3-networkx",
+        "2.8.8-1",
+    ),
+    "click": Origin(
+        "Click source code", "BSD-3-Clause", "Copyright 2014 Pallets", "python3-click", "8.1.3-2"
+    ),
+    "jinja": Origin(
+        "Jinja source code",
+        "BSD-3-Clause",
+        "Copyright 2007 Pallets; 2009-2011 by the Jinja Team",
+        "python3-jinja2",
+        "3.1.2-1+deb12u3",
+    ),
+    "stb": Origin(
+        "stb single-file libraries",
+        "MIT",
+        "Copyright 2017 Sean Barrett",
+        "libstb-dev",
+        "0.0~git20220908.8b5f1f3+ds-1",
+    ),
+    "nlohmann": Origin(
+        "JSON for Modern C++", "MIT", "Copyright 2013-2022 Niels Lohmann", "nlohmann-json3-dev", "3.11.2-2"
+    ),
     "underscore": Origin(
         "Underscore.js",
         "MIT",
@@ -152,7 +198,9 @@ class _Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._role_main, self._start_id = role_main, start_id
-        self._taking = ("", 0) if role_main or start_id else ("body", 1)  # tag that opened it, nesting of that tag
+        self._taking = (
+            ("", 0) if role_main or start_id else ("body", 1)
+        )  # tag that opened it, nesting of that tag
         self._skipping = ("", 0)
         self._pre = 0
 
@@ -163,17 +211,25 @@ class _Page(HTMLParser):
                 return
             if tag in _BREAKS:
                 self.parts.append("\n")
-            elif tag == "img" and "/math/" in values.get("src", ""):  # a formula drawn as a picture: its LaTeX is beside it
+            elif tag == "img" and "/math/" in values.get(
+                "src", ""
+            ):  # a formula drawn as a picture: its LaTeX is beside it
                 self.parts.append(f"${values.get('alt', '')}$")
             return
         if self._skipping[1]:
             self._skipping = (self._skipping[0], self._skipping[1] + (tag == self._skipping[0]))
             return
         if not self._taking[1]:
-            if (self._role_main and values.get("role") == "main") or (self._start_id and values.get("id") == self._start_id):
+            if (self._role_main and values.get("role") == "main") or (
+                self._start_id and values.get("id") == self._start_id
+            ):
                 self._taking = (tag, 1)
             return
-        if tag in _SKIPPED_TAGS or values.get("id") in _SKIPPED_IDS or _SKIPPED_CLASSES & set(values.get("class", "").split()):
+        if (
+            tag in _SKIPPED_TAGS
+            or values.get("id") in _SKIPPED_IDS
+            or _SKIPPED_CLASSES & set(values.get("class", "").split())
+        ):
             self._skipping = (tag, 1)
             return
         if tag == self._taking[0]:
@@ -224,7 +280,9 @@ Candidate = tuple[str, str, str, str]  # origin, RedPajama set name, document na
 def _files(root: Path, pattern: str) -> list[Path]:
     found = sorted(p for p in root.glob(pattern) if p.is_file() and not p.is_symlink())
     if not found:
-        sys.exit(f"error: no file matches {pattern} in {root}. Unpack the package there; see the top of tools/build_sample.py.")
+        sys.exit(
+            f"error: no file matches {pattern} in {root}. Unpack the package there; see the top of tools/build_sample.py."
+        )
     return found
 
 
@@ -240,7 +298,9 @@ def kjv(packages: Path, books: dict[str, str]) -> Iterator[Candidate]:
     command: list[str | Path] = [
         packages / "bible-kjv/usr/bin/bible", "-f", "-l9999", "-p", packages / "bible-kjv-text/usr/lib", "Gen1:1-Rev22:21",
     ]  # fmt: skip
-    output = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL).stdout.decode("ascii")
+    output = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL).stdout.decode(
+        "ascii"
+    )
     verses: dict[str, list[tuple[str, str, str]]] = {}
     for line in output.splitlines():
         if match := re.match(r"(\d?[A-Za-z]+)(\d+):(\d+) (.*)", line):
@@ -275,8 +335,14 @@ def jargon(packages: Path) -> Iterator[Candidate]:
         paragraphs = []
         for paragraph in re.split(r"\n\s*\n", body):
             lines = paragraph.strip("\n").split("\n")
-            verse = any(line.startswith(" " * 6) for line in lines)  # indented further: an example, keep its lines
-            paragraphs.append(re.sub(r"^    ", "", "\n".join(lines), flags=re.M) if verse else " ".join(x.strip() for x in lines))
+            verse = any(
+                line.startswith(" " * 6) for line in lines
+            )  # indented further: an example, keep its lines
+            paragraphs.append(
+                re.sub(r"^    ", "", "\n".join(lines), flags=re.M)
+                if verse
+                else " ".join(x.strip() for x in lines)
+            )
         text = re.sub(r"\{\s?([^{}]*?)\s?\}", r"\1", "\n\n".join(paragraphs))
         if text.strip():
             yield (
@@ -292,15 +358,28 @@ def sqlite(packages: Path) -> Iterator[Candidate]:
     root = packages / "sqlite3-doc/usr/share/doc/sqlite3"
     for path in _files(root, "**/*.html"):
         if not re.search(r"index|toc|syntaxdiagram|keyword_|doclist|hlr\d|sitemap", path.name):
-            yield "sqlite", "RedPajamaCommonCrawl", str(path.relative_to(root)), page_text(path.read_text("utf-8", "ignore"))
+            yield (
+                "sqlite",
+                "RedPajamaCommonCrawl",
+                str(path.relative_to(root)),
+                page_text(path.read_text("utf-8", "ignore")),
+            )
 
 
 def python(packages: Path) -> Iterator[Candidate]:
     """Chapters of Python's manuals; its FAQ is `python_faq`."""
     root = packages / "python3.11-doc/usr/share/doc/python3.11/html"
     for path in _files(root, "*/*.html"):
-        if path.parent.name in {"library", "howto", "tutorial", "reference", "using", "extending", "c-api"} and path.name != "index.html":
-            yield "python", "RedPajamaCommonCrawl", str(path.relative_to(root)), page_text(path.read_text("utf-8"), role_main=True)
+        if (
+            path.parent.name in {"library", "howto", "tutorial", "reference", "using", "extending", "c-api"}
+            and path.name != "index.html"
+        ):
+            yield (
+                "python",
+                "RedPajamaCommonCrawl",
+                str(path.relative_to(root)),
+                page_text(path.read_text("utf-8"), role_main=True),
+            )
 
 
 def python_faq(packages: Path) -> Iterator[Candidate]:
@@ -308,7 +387,9 @@ def python_faq(packages: Path) -> Iterator[Candidate]:
     root = packages / "python3.11-doc/usr/share/doc/python3.11/html/faq"
     for path in _files(root, "*.html"):
         page = path.read_text("utf-8")
-        questions = re.findall(r'<section id="([^"]+)">\s*(<h[23]>.*?)(?=<section id="|</section>)', page, flags=re.S)
+        questions = re.findall(
+            r'<section id="([^"]+)">\s*(<h[23]>.*?)(?=<section id="|</section>)', page, flags=re.S
+        )
         for name, part in questions:
             text = page_text(part)
             if "?" in text.split("\n")[0]:
@@ -330,8 +411,14 @@ def apache(packages: Path, language: str) -> Iterator[Candidate]:
         page = path.read_bytes()
         lang = re.search(rb'<html[^>]*?\slang="([^"]+)"', page)
         charset = re.search(rb"charset=([\w-]+)", page)
-        if lang and lang[1].decode() == language and not re.search(r"index|quickreference|sitemap|directives", path.name):
-            text = page_text(page.decode(charset[1].decode() if charset else "utf-8", "strict"), start_id="page-content")
+        if (
+            lang
+            and lang[1].decode() == language
+            and not re.search(r"index|quickreference|sitemap|directives", path.name)
+        ):
+            text = page_text(
+                page.decode(charset[1].decode() if charset else "utf-8", "strict"), start_id="page-content"
+            )
             yield "apache", "RedPajamaC4", str(path.relative_to(root)), text
 
 
@@ -360,7 +447,9 @@ _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def normalised(text: str) -> str:
     """Lower-case, without ASCII punctuation, white space collapsed: what the deduplication compares."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text).lower().translate(_DELETE_PUNCTUATION).strip())
+    return re.sub(
+        r"\s+", " ", unicodedata.normalize("NFC", text).lower().translate(_DELETE_PUNCTUATION).strip()
+    )
 
 
 def grams(text: str) -> frozenset[str]:
@@ -425,7 +514,9 @@ def edit_characters(text: str, rate: float, rng: random.Random) -> str:
 def edit_whitespace(text: str, rng: random.Random) -> str:
     """Other white space between the same words, and some around the text."""
     between = ["  ", "\n", " \n ", "\t", "\n\n", " "]
-    return " \n" + re.sub(r"\s+", lambda m: rng.choice(between) if rng.random() < 0.2 else m[0], text) + "\n\n"
+    return (
+        " \n" + re.sub(r"\s+", lambda m: rng.choice(between) if rng.random() < 0.2 else m[0], text) + "\n\n"
+    )
 
 
 def edit_case(text: str, rng: random.Random) -> str:
@@ -451,16 +542,31 @@ EDITS: dict[str, Callable[[str, random.Random], str]] = {
     "characters_0.3%": lambda text, rng: edit_characters(text, 0.003, rng),
 }
 SAME_TEXT_EDITS = ("exact", "whitespace", "case", "punctuation", "nfd")  # equal after normalisation
-WORD_EDITS = ("exact", "whitespace", "case", "punctuation", "words_0.3%", "words_0.3%", "words_1%", "words_1%")
+WORD_EDITS = (
+    "exact",
+    "whitespace",
+    "case",
+    "punctuation",
+    "words_0.3%",
+    "words_0.3%",
+    "words_1%",
+    "words_1%",
+)
 
 
 def copy_of(doc: Document, edit: str, rng: random.Random, number: int) -> Document:
     """A copy of `doc`, edited; the build stops if the edit did not keep (or did not change) what its name promises."""
     text = EDITS[edit](doc.text, rng)
     similarity = jaccard(grams(doc.text), grams(text))
-    if (normalised(text) == normalised(doc.text)) != (edit in SAME_TEXT_EDITS) or (text == doc.text) != (edit == "exact"):
-        sys.exit(f"error: edit {edit!r} of {doc.name} did not do what its name says. Choose another document or seed.")
-    return Document(doc.origin, doc.source, f"{doc.name}#{number}", text, edit, round(similarity, 4), doc.name)
+    if (normalised(text) == normalised(doc.text)) != (edit in SAME_TEXT_EDITS) or (text == doc.text) != (
+        edit == "exact"
+    ):
+        sys.exit(
+            f"error: edit {edit!r} of {doc.name} did not do what its name says. Choose another document or seed."
+        )
+    return Document(
+        doc.origin, doc.source, f"{doc.name}#{number}", text, edit, round(similarity, 4), doc.name
+    )
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -489,7 +595,9 @@ def pools(packages: Path) -> list[Pool]:
     notices = (packages / "python3-networkx/usr/share/doc/python3-networkx/copyright").read_text("utf-8")
 
     def networkx(path: str, text: str) -> bool:
-        own_holder = path.split("dist-packages/")[1] in notices or "copyright" in text.lower()  # would need a notice of its own
+        own_holder = (
+            path.split("dist-packages/")[1] in notices or "copyright" in text.lower()
+        )  # would need a notice of its own
         return "/tests/" not in path and not own_holder
 
     return [
@@ -513,11 +621,19 @@ def pools(packages: Path) -> list[Pool]:
         Pool(list(apache(packages, "pt-br")), 40_000),
         Pool(list(sympy(packages)), 500_000, holdout=2),
         Pool(list(code(packages, "networkx", "usr/lib/**/*.py", networkx)), 330_000, holdout=2),
-        Pool(list(code(packages, "click", "usr/lib/**/*.py", lambda path, _: "parser.py" not in path)), 80_000, holdout=1),
+        Pool(
+            list(code(packages, "click", "usr/lib/**/*.py", lambda path, _: "parser.py" not in path)),
+            80_000,
+            holdout=1,
+        ),
         Pool(list(code(packages, "jinja", "usr/lib/**/*.py", lambda *_: True)), 80_000),
         Pool(list(code(packages, "stb", "usr/include/**/*.h", stb)), 130_000, max_chars=40_000),
         Pool(list(code(packages, "nlohmann", "usr/include/**/*.hpp", spdx_mit)), 130_000, holdout=1),
-        Pool(list(code(packages, "underscore", "usr/share/javascript/**/underscore.js", lambda *_: True)), 100_000, max_chars=100_000),
+        Pool(
+            list(code(packages, "underscore", "usr/share/javascript/**/underscore.js", lambda *_: True)),
+            100_000,
+            max_chars=100_000,
+        ),
     ]
 
 
@@ -561,7 +677,9 @@ def bad_lines(doc: Document, latin: Document) -> list[tuple[str, bytes]]:
     meta = {"redpajama_set_name": doc.source}
     text = doc.text[:400]
     whole = json.dumps({"text": text, "meta": meta}, ensure_ascii=False)
-    latin_line = json.dumps({"text": latin.text[:600], "meta": meta}, ensure_ascii=False).encode("latin-1", "replace")
+    latin_line = json.dumps({"text": latin.text[:600], "meta": meta}, ensure_ascii=False).encode(
+        "latin-1", "replace"
+    )
     surrogate = json.dumps({"text": f"{text[:300]} \ud800 {text[300:]}", "meta": meta})
     return [
         ("invalid_json", whole[: len(whole) // 2].encode()),  # cut off, as by a full disk
@@ -601,21 +719,35 @@ def short_documents(candidates: list[Candidate], rng: random.Random) -> list[Doc
 # --- the whole ----------------------------------------------------------------------------------------------------------
 
 
-def plant(train: list[Document], validation: list[Document], alike: set[str], rng: random.Random) -> list[Document]:
+def plant(
+    train: list[Document], validation: list[Document], alike: set[str], rng: random.Random
+) -> list[Document]:
     """The copies to add to `train`: clusters within it, and copies of validation documents."""
     copies: list[Document] = []
     plain = [d for d in train if d.name not in alike and 1500 <= len(d.text) <= 20_000]
     spaced = [d for d in plain if len(d.text.split()) * 12 > len(d.text) and d.text.isascii()]
     for doc in rng.sample(spaced, 44):
-        copies += [copy_of(doc, rng.choice(WORD_EDITS), rng, number + 1) for number in range(rng.choice([1, 1, 1, 2, 2, 3]))]
-    unspaced = [d for d in plain if len(re.findall(r"[\u3040-\u30ff\u4e00-\u9fff]", d.text)) * 4 > len(d.text)]
+        copies += [
+            copy_of(doc, rng.choice(WORD_EDITS), rng, number + 1)
+            for number in range(rng.choice([1, 1, 1, 2, 2, 3]))
+        ]
+    unspaced = [
+        d for d in plain if len(re.findall(r"[\u3040-\u30ff\u4e00-\u9fff]", d.text)) * 4 > len(d.text)
+    ]
     for number, doc in enumerate(rng.sample(unspaced, 3)):
         copies.append(copy_of(doc, "exact" if number == 0 else "characters_0.3%", rng, 1))
     accented = [d for d in plain if "apache/" in d.name and "/fr/" in d.name]
-    copies += [copy_of(doc, edit, rng, 1) for doc, edit in zip(rng.sample(accented, 2), ("nfd", "words_0.3%"), strict=True)]
+    copies += [
+        copy_of(doc, edit, rng, 1)
+        for doc, edit in zip(rng.sample(accented, 2), ("nfd", "words_0.3%"), strict=True)
+    ]
     held = [d for d in validation if d.name not in alike and d.text.isascii() and len(d.text) >= 1500]
     for number, (doc, edit) in enumerate(
-        zip(rng.sample(held, 7), ("exact", "exact", "exact", "whitespace", "case", "words_0.3%", "words_1%"), strict=True)
+        zip(
+            rng.sample(held, 7),
+            ("exact", "exact", "exact", "whitespace", "case", "words_0.3%", "words_1%"),
+            strict=True,
+        )
     ):
         copy = copy_of(doc, edit, rng, 90 + number)
         copy.family, copy.holdout_of = "", doc.name
@@ -634,7 +766,9 @@ def build(packages: Path, out: Path) -> None:
     rng = random.Random(SEED)
     missing = [o.package for o in ORIGINS.values() if not (packages / o.package).is_dir()]
     if missing:
-        sys.exit(f"error: {packages} lacks the unpacked packages {', '.join(missing)}. See the top of tools/build_sample.py.")
+        sys.exit(
+            f"error: {packages} lacks the unpacked packages {', '.join(missing)}. See the top of tools/build_sample.py."
+        )
     train: list[Document] = []
     validation: list[Document] = []
     test: list[Document] = []
@@ -649,7 +783,11 @@ def build(packages: Path, out: Path) -> None:
     copies = plant(train, validation, alike, rng)
     used = {d.name for d in originals}
     short = short_documents([c for c in jargon(packages) if f"{c[0]}/{c[1]}/{c[2]}" not in used], rng)
-    special = next(d for d in train if d.origin == "python" and d.name not in alike and d.name not in {c.family for c in copies})
+    special = next(
+        d
+        for d in train
+        if d.origin == "python" and d.name not in alike and d.name not in {c.family for c in copies}
+    )
     middle = special.text.index("\n\n", len(special.text) // 2)
     special.text = f"{special.text[:middle]}\n\nThe text <|endoftext|> is not the end.{special.text[middle:]}<|endoftext|>"
     for doc in copies:
@@ -660,11 +798,15 @@ def build(packages: Path, out: Path) -> None:
     for split in (train, validation, test):
         rng.shuffle(split)
     latin = next(d for d in train if d.origin == "apache" and "/fr/" in d.name)
-    bad = bad_lines(next(d for d in train if d.origin == "postgresql" and len(d.text) > 2000 and d.text.isascii()), latin)
+    bad = bad_lines(
+        next(d for d in train if d.origin == "postgresql" and len(d.text) > 2000 and d.text.isascii()), latin
+    )
 
     # Contiguous runs of about equal size go to the five files; then the bad lines are put in between.
     total = sum(len(d.text.encode("utf-8")) for d in train)
-    files: dict[str, list[Document | tuple[str, bytes]]] = {name: [] for name in [*TRAIN_FILES, VALIDATION_FILE, TEST_FILE]}
+    files: dict[str, list[Document | tuple[str, bytes]]] = {
+        name: [] for name in [*TRAIN_FILES, VALIDATION_FILE, TEST_FILE]
+    }
     size = 0
     for doc in train:
         files[TRAIN_FILES[min(len(TRAIN_FILES) - 1, size * len(TRAIN_FILES) // total)]].append(doc)
@@ -679,17 +821,24 @@ def build(packages: Path, out: Path) -> None:
     truth = write(files, out, rng)
     places = truth.pop("places")
     truth["natural_pairs"] = sorted(
-        ({"a": places[originals[i].name], "b": places[originals[j].name], "jaccard": round(s, 4)} for i, j, s in pairs),
+        (
+            {"a": places[originals[i].name], "b": places[originals[j].name], "jaccard": round(s, 4)}
+            for i, j, s in pairs
+        ),
         key=lambda p: (p["a"]["file"], p["a"]["line"], p["b"]["file"], p["b"]["line"]),
     )
     licences = (out / "LICENSES.md").read_text("utf-8")
     for origin in truth["origins"]:
         if origin["title"] not in licences or origin["copyright"] not in licences:
-            sys.exit(f"error: {out / 'LICENSES.md'} does not name {origin['title']!r} with its copyright. Add it there.")
+            sys.exit(
+                f"error: {out / 'LICENSES.md'} does not name {origin['title']!r} with its copyright. Add it there."
+            )
     (out / "truth.json").write_text(one_item_per_line(truth), "utf-8")
 
 
-def write(files: dict[str, list[Document | tuple[str, bytes]]], out: Path, rng: random.Random) -> dict[str, Any]:
+def write(
+    files: dict[str, list[Document | tuple[str, bytes]]], out: Path, rng: random.Random
+) -> dict[str, Any]:
     """Write the compressed files; returns truth.json's content, and under "places" where each named document stands."""
     places: dict[str, dict[str, Any]] = {}
     clusters: dict[str, list[dict[str, Any]]] = {}
@@ -720,7 +869,9 @@ def write(files: dict[str, list[Document | tuple[str, bytes]]], out: Path, rng: 
             counts[entry.origin][0] += 1
             counts[entry.origin][1] += size
             if entry.family:
-                clusters.setdefault(entry.family, []).append({**place, "edit": entry.edit, "jaccard": entry.jaccard})
+                clusters.setdefault(entry.family, []).append(
+                    {**place, "edit": entry.edit, "jaccard": entry.jaccard}
+                )
             if entry.holdout_of:
                 holdout_copies.append((entry, place))
             if len(normalised(entry.text)) < MIN_NORMALISED_CHARS:
@@ -730,14 +881,20 @@ def write(files: dict[str, list[Document | tuple[str, bytes]]], out: Path, rng: 
         blob, size = compress(lines, final_newline=file != last_train)
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         (out / file).write_bytes(blob)
-        contents.append({"file": file, "lines": len(lines), "bytes": size, "text_bytes": text_bytes, "origins": origins})
+        contents.append(
+            {"file": file, "lines": len(lines), "bytes": size, "text_bytes": text_bytes, "origins": origins}
+        )
     return {
         "about": "What is in the sample corpus and what was planted in it; README.md explains each key. Lines are counted from 0.",
         "seed": SEED,
-        "origins": [{**vars(ORIGINS[key]), "documents": counts[key][0], "bytes": counts[key][1]} for key in ORIGINS],
+        "origins": [
+            {**vars(ORIGINS[key]), "documents": counts[key][0], "bytes": counts[key][1]} for key in ORIGINS
+        ],
         "files": contents,
         "clusters": list(clusters.values()),
-        "holdout_copies": [{**p, "of": places[d.holdout_of], "edit": d.edit, "jaccard": d.jaccard} for d, p in holdout_copies],
+        "holdout_copies": [
+            {**p, "of": places[d.holdout_of], "edit": d.edit, "jaccard": d.jaccard} for d, p in holdout_copies
+        ],
         "bad_records": rejects,
         "short_documents": shorts,
         "special_text": special,
@@ -759,7 +916,9 @@ def one_item_per_line(value: dict[str, Any]) -> str:
 
 def main() -> None:
     """Read the command line and build."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("packages", type=Path, help="folder with one unpacked Debian package per subfolder")
     parser.add_argument("out", type=Path, help="folder of the corpus; holds LICENSES.md already")
     args = parser.parse_args()

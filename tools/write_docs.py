@@ -45,8 +45,16 @@ def recipes() -> str:
         model = _model(field.annotation)
         if model is None:
             continue
-        lines += [f"\n## `{name}`\n", (model.__doc__ or "").strip() + "\n", "| key | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{key}` | {_default(inner)} | {_meaning(inner)} |" for key, inner in model.model_fields.items()]
+        lines += [
+            f"\n## `{name}`\n",
+            (model.__doc__ or "").strip() + "\n",
+            "| key | default | meaning |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| `{key}` | {_default(inner)} | {_meaning(inner)} |"
+            for key, inner in model.model_fields.items()
+        ]
     plain = {key: inner for key, inner in Settings.model_fields.items() if _model(inner.annotation) is None}
     lines += ["\n## Top level\n", "| key | default | meaning |", "|---|---|---|"]
     lines += [f"| `{key}` | {_default(inner)} | {_meaning(inner)} |" for key, inner in plain.items()]
@@ -78,7 +86,9 @@ def commands() -> str:
     root = click.Context(cli, info_name="btlm-data", max_content_width=120, terminal_width=120)
     lines.append(f"```text\n{cli.get_help(root)}\n```\n")
     for name in sorted(cli.commands):
-        context = click.Context(cli.commands[name], info_name=name, parent=root, max_content_width=120, terminal_width=120)
+        context = click.Context(
+            cli.commands[name], info_name=name, parent=root, max_content_width=120, terminal_width=120
+        )
         lines.append(f"## {name}\n\n```text\n{cli.commands[name].get_help(context)}\n```\n")
     return "\n".join(lines)
 

@@ -54,7 +54,10 @@ class LocalEngine:
         """Fork the workers now: before this process has threads, and after it has loaded what they should inherit."""
         if self._pool is None and self.workers > 1:
             self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=self._context, initializer=_start_worker, initargs=(self._progress, self._next_slot, os.getpid())
+                self.workers,
+                mp_context=self._context,
+                initializer=_start_worker,
+                initargs=(self._progress, self._next_slot, os.getpid()),
             )
             self._pool.submit(os.getpid).result()
 

@@ -39,7 +39,11 @@ def amount(value: float, unit: str) -> str:
         power += 1
     digits = 0 if power == 0 or value >= 99.95 else 1
     prefix = names[power].strip()
-    return f"{value:.{digits}f} {prefix}{unit}" if unit == "B" else f"{value:.{digits}f}{' ' + prefix if prefix else ''} {unit}"
+    return (
+        f"{value:.{digits}f} {prefix}{unit}"
+        if unit == "B"
+        else f"{value:.{digits}f}{' ' + prefix if prefix else ''} {unit}"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -79,14 +83,18 @@ class Bars:
         line = Column(no_wrap=True)
         description = TextColumn("{task.description:<29}", table_column=line)
         share = TextColumn("{task.percentage:>3.0f} %", table_column=line)
-        self._progress = Progress(description, BarColumn(bar_width=12), share, _Rate(line), _Time(line), console=console)
+        self._progress = Progress(
+            description, BarColumn(bar_width=12), share, _Rate(line), _Time(line), console=console
+        )
         self._ids: dict[str, TaskID] = {}
         self._started = False
 
     def __enter__(self) -> Bars:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._started:
             self._progress.stop()
 
@@ -100,14 +108,18 @@ class Bars:
         total = sum(task.weight for task in todo)
         label = LABELS.get(step.name, step.name)
         before = bool(done) and not todo
-        self._ids[step.name] = self._progress.add_task(label, total=total or 1, completed=0 if todo else 1, unit=step.unit, before=before)
+        self._ids[step.name] = self._progress.add_task(
+            label, total=total or 1, completed=0 if todo else 1, unit=step.unit, before=before
+        )
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Move the bar."""
         if step.name not in self._ids:
             return
         task = self._progress.tasks[self._progress.task_ids.index(self._ids[step.name])]
-        self._progress.update(self._ids[step.name], completed=min(units, task.total or units), documents=documents)
+        self._progress.update(
+            self._ids[step.name], completed=min(units, task.total or units), documents=documents
+        )
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """Fill the bar."""
@@ -138,7 +150,13 @@ class Lines:
         self._total = sum(task.weight for task in todo)
         self._start = self._last = monotonic()
         before = f", {len(done)} done before" if done else ""
-        logger.info("%s: %d tasks%s, %s", LABELS.get(step.name, step.name), len(todo), before, amount(self._total, step.unit))
+        logger.info(
+            "%s: %d tasks%s, %s",
+            LABELS.get(step.name, step.name),
+            len(todo),
+            before,
+            amount(self._total, step.unit),
+        )
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Log now and then."""

@@ -49,7 +49,9 @@ def task_digest(step: Step, task: Task) -> str:
 
 def is_done(step: Step, task: Task, work_dir: Path) -> bool:
     """True if a receipt proves that the task's outputs are there as its inputs and settings would make them."""
-    return receipts.proves(receipts.read(work_dir, step.name, task.id), task_digest(step, task), work_dir, task.outputs)
+    return receipts.proves(
+        receipts.read(work_dir, step.name, task.id), task_digest(step, task), work_dir, task.outputs
+    )
 
 
 def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list[Counts]:
@@ -74,7 +76,16 @@ def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list
         if result is not None:
             outputs = [*result.task.outputs, *result.counts.extra.get("outputs", [])]
             digest = digests[result.task.id]
-            receipts.write(work_dir, step.name, step.version, result.task.id, digest, outputs, result.counts.to_json(), result.seconds)
+            receipts.write(
+                work_dir,
+                step.name,
+                step.version,
+                result.task.id,
+                digest,
+                outputs,
+                result.counts.to_json(),
+                result.seconds,
+            )
             found[result.task.id] = result.counts
             documents += result.counts.extra.get("documents", 0)
         events.step_moved(step, engine.progress() - before, documents)

@@ -57,7 +57,11 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write `value` as JSON with sorted keys and a final newline: the same value gives the same bytes."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), durable=durable)
+    write_bytes(
+        path,
+        (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        durable=durable,
+    )
 
 
 def sweep(folder: Path) -> int:
@@ -96,7 +100,10 @@ def _fsync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot fsync a folder
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems cannot fsync a folder
             raise
     finally:
         os.close(descriptor)

@@ -47,15 +47,29 @@ class Columns:
         return self.arrays[name]
 
 
-def write(path: Path, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any] | None = None, *, durable: bool = False) -> int:
+def write(
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    meta: Mapping[str, Any] | None = None,
+    *,
+    durable: bool = False,
+) -> int:
     """Write `arrays` and `meta` (JSON values) atomically; returns the file's size in bytes.
 
     Not durable by default: intermediates are checked against their receipt's size when a run resumes, and what a power
     cut tore is made again. Raises OutputError if the file cannot be written.
     """
-    little = {name: np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False) for name, array in arrays.items()}
+    little = {
+        name: np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+        for name, array in arrays.items()
+    }
     described: dict[str, dict[str, Any]] = {
-        name: {"dtype": a.dtype.str, "shape": list(a.shape), "offset": 0, "xxh3": xxhash.xxh3_64_hexdigest(_bytes(a))}
+        name: {
+            "dtype": a.dtype.str,
+            "shape": list(a.shape),
+            "offset": 0,
+            "xxh3": xxhash.xxh3_64_hexdigest(_bytes(a)),
+        }
         for name, a in little.items()
     }
     # The header holds the offsets and its length shifts them: reserve room for the largest, then fill in.
@@ -85,18 +99,25 @@ def read(path: Path, names: Iterable[str] | None = None, *, verify: bool = False
             size = os.fstat(file.fileno()).st_size
             prefix = file.read(_PREFIX.size)
             if len(prefix) < _PREFIX.size or prefix[:8] != MAGIC:
-                raise DataError(f"{path} is not a columns file (it starts with {prefix[:8]!r}). Remove it and run the same command again.")
+                raise DataError(
+                    f"{path} is not a columns file (it starts with {prefix[:8]!r}). Remove it and run the same command again."
+                )
             _, header_length, header_hash = _PREFIX.unpack(prefix)
             header_bytes = file.read(min(header_length, size))
             if len(header_bytes) != header_length or xxhash.xxh3_64_intdigest(header_bytes) != header_hash:
-                raise DataError(f"{path} has a damaged header. Remove it and run the same command again: it is made anew.")
+                raise DataError(
+                    f"{path} has a damaged header. Remove it and run the same command again: it is made anew."
+                )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing. Run the same command again: it is made anew.") from error
     header = json.loads(header_bytes)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, entry in header["arrays"].items():
-        if entry["offset"] + int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(entry["dtype"]).itemsize > size:
+        if (
+            entry["offset"] + int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(entry["dtype"]).itemsize
+            > size
+        ):
             raise DataError(
                 f"{path} is torn: column {name!r} ends beyond the file's {size} bytes. Remove it and run the same command again."
             )
@@ -108,9 +129,15 @@ def read(path: Path, names: Iterable[str] | None = None, *, verify: bool = False
             )
         dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
         count = int(np.prod(shape, dtype=np.int64))
-        array = np.frombuffer(mapped, dtype=dtype, count=count, offset=entry["offset"]).reshape(shape) if count else np.empty(shape, dtype)
+        array = (
+            np.frombuffer(mapped, dtype=dtype, count=count, offset=entry["offset"]).reshape(shape)
+            if count
+            else np.empty(shape, dtype)
+        )
         if verify and xxhash.xxh3_64_hexdigest(_bytes(np.ascontiguousarray(array))) != entry["xxh3"]:
-            raise DataError(f"{path} is damaged: column {name!r} does not match its checksum. Remove it and run the same command again.")
+            raise DataError(
+                f"{path} is damaged: column {name!r} does not match its checksum. Remove it and run the same command again."
+            )
         arrays[name] = array
     return Columns(arrays, header["meta"])
 

@@ -58,7 +58,9 @@ class Block:
     offsets: list[int] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     num_lines: int = 0  # lines (rows) of the stretch up to the end of this block, blank ones included
-    end: int = 0  # where the next block starts: bytes into the decompressed file (rows of the stretch for parquet)
+    end: int = (
+        0  # where the next block starts: bytes into the decompressed file (rows of the stretch for parquet)
+    )
     final: bool = False  # True where it is known that nothing of the stretch follows
 
     @property
@@ -120,7 +122,10 @@ class RecordDecoder:
         self._decoder = msgspec.json.Decoder(_struct(self._text_path, self._source_path))
         text_steps, source_steps = ["a" + str(i) for i in range(len(self._text_path))], []
         shared = 0
-        while shared < min(len(self._text_path), len(self._source_path)) - 1 and self._text_path[shared] == self._source_path[shared]:
+        while (
+            shared < min(len(self._text_path), len(self._source_path)) - 1
+            and self._text_path[shared] == self._source_path[shared]
+        ):
             shared += 1
         source_steps = text_steps[:shared] + ["b" + str(i) for i in range(shared, len(self._source_path))]
         self._text_steps, self._source_steps = text_steps, source_steps
@@ -150,7 +155,9 @@ class RecordDecoder:
         except UnicodeDecodeError as error:
             return None, ("invalid_utf8", f"byte 0x{line[error.start]:02x} at column {error.start}")
         try:
-            value = json.loads(string, parse_int=float)  # int() refuses more than 4,300 digits; the fast path does not
+            value = json.loads(
+                string, parse_int=float
+            )  # int() refuses more than 4,300 digits; the fast path does not
         except ValueError as error:
             return None, ("invalid_json", str(error))
         except RecursionError:
@@ -159,7 +166,10 @@ class RecordDecoder:
             return None, ("not_an_object", f"found {_kind(value)}")
         text = _descend(value, self._text_path)
         if text is _MISSING:
-            return None, ("missing_text", f"no field {'.'.join(self._text_path)!r}; found {', '.join(map(repr, list(value)[:8]))}")
+            return None, (
+                "missing_text",
+                f"no field {'.'.join(self._text_path)!r}; found {', '.join(map(repr, list(value)[:8]))}",
+            )
         if text is None:
             return None, ("null_text", f"field {'.'.join(self._text_path)!r} is null")
         if not isinstance(text, str):
@@ -195,7 +205,14 @@ def _encodable(name: str) -> bool:
 
 
 def _kind(value: Any) -> str:
-    names = {"NoneType": "null", "bool": "a boolean", "int": "a number", "float": "a number", "str": "a string", "list": "an array"}
+    names = {
+        "NoneType": "null",
+        "bool": "a boolean",
+        "int": "a number",
+        "float": "a number",
+        "str": "a string",
+        "list": "an array",
+    }
     return names.get(type(value).__name__, "an object")
 
 
@@ -205,7 +222,13 @@ def _struct(text_path: Sequence[str], source_path: Sequence[str]) -> type[msgspe
     def build(depth: int, text: Sequence[str] | None, source: Sequence[str] | None) -> Any:
         members: list[Any] = []
         renames: dict[str, str] = {}
-        if text is not None and source is not None and len(text) > 1 and len(source) > 1 and text[0] == source[0]:
+        if (
+            text is not None
+            and source is not None
+            and len(text) > 1
+            and len(source) > 1
+            and text[0] == source[0]
+        ):
             members.append((f"a{depth}", build(depth + 1, text[1:], source[1:])))
             renames[f"a{depth}"] = text[0]
         else:
@@ -260,13 +283,23 @@ def _is_utf8(data: memoryview) -> bool:
     import pyarrow as pa
 
     try:
-        pa.LargeStringArray.from_buffers(1, pa.array([0, len(data)], pa.int64()).buffers()[1], pa.py_buffer(data)).validate(full=True)
+        pa.LargeStringArray.from_buffers(
+            1, pa.array([0, len(data)], pa.int64()).buffers()[1], pa.py_buffer(data)
+        ).validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True
 
 
-def _decode(block: Block, decoder: RecordDecoder, data: bytes, cut: int, offset: int, first_line: int, max_record_bytes: int) -> int:
+def _decode(
+    block: Block,
+    decoder: RecordDecoder,
+    data: bytes,
+    cut: int,
+    offset: int,
+    first_line: int,
+    max_record_bytes: int,
+) -> int:
     """Add the documents and rejects of the whole lines data[:cut] to `block`; returns how many lines that are."""
     if not cut:
         return 0
@@ -275,12 +308,21 @@ def _decode(block: Block, decoder: RecordDecoder, data: bytes, cut: int, offset:
     ends = _line_ends(data, cut)
     if _decode_good(block, decoder, data, ends, 0, len(ends), offset, first_line, max_record_bytes):
         return len(ends)
-    for first in range(0, len(ends), _GROUP_LINES):  # a bad line among them: keep all but its neighbours on the fast path
+    for first in range(
+        0, len(ends), _GROUP_LINES
+    ):  # a bad line among them: keep all but its neighbours on the fast path
         last = min(first + _GROUP_LINES, len(ends))
         if not _decode_good(block, decoder, data, ends, first, last, offset, first_line, max_record_bytes):
             for number in range(first, last):
                 begin = ends[number - 1] if number else 0
-                _decode_line(block, decoder, data[begin : ends[number]], offset + begin, first_line + number, max_record_bytes)
+                _decode_line(
+                    block,
+                    decoder,
+                    data[begin : ends[number]],
+                    offset + begin,
+                    first_line + number,
+                    max_record_bytes,
+                )
     return len(ends)
 
 
@@ -323,7 +365,9 @@ def _decode_good(
     return True
 
 
-def _decode_line(block: Block, decoder: RecordDecoder, line: bytes, offset: int, number: int, max_record_bytes: int) -> None:
+def _decode_line(
+    block: Block, decoder: RecordDecoder, line: bytes, offset: int, number: int, max_record_bytes: int
+) -> None:
     """Add one line that is not plainly good."""
     if len(line) > max_record_bytes:
         block.rejects.append(_too_large(number, offset, len(line), max_record_bytes))
@@ -404,7 +448,13 @@ class _Pieces:
 
 
 def _raw_blocks(
-    path: Path, file: SourceFile, start: int, stop: int | None, resume_at: int, max_record_bytes: int, block_bytes: int
+    path: Path,
+    file: SourceFile,
+    start: int,
+    stop: int | None,
+    resume_at: int,
+    max_record_bytes: int,
+    block_bytes: int,
 ) -> Iterator[_Raw]:
     """Whole lines, about block_bytes at a time; where they are cut depends on the file and the first offset only."""
     with path.open("rb") as raw, _decompressed(raw, file) as stream:
@@ -434,7 +484,9 @@ def _raw_blocks(
             at_end &= size <= wanted
             # Cut before `wanted` exactly, so that blocks do not depend on how many bytes a read happened to give.
             cut = size if at_end and pieces.problem is None else held.rfind(b"\n", 0, wanted) + 1
-            if limit is not None and offset + cut > limit:  # lines that begin at or after the limit belong to the next stretch
+            if (
+                limit is not None and offset + cut > limit
+            ):  # lines that begin at or after the limit belong to the next stretch
                 newline = held.find(b"\n", max(0, limit - offset - 1))
                 if newline >= 0 or at_end:
                     block, held = _Raw(held, newline + 1 if newline >= 0 else size, offset), b""
@@ -442,7 +494,10 @@ def _raw_blocks(
                     return
             block = _Raw(held, cut, offset)
             if at_end and pieces.problem is not None:
-                block.problem = (pieces.problem[0], f"{pieces.problem[1]}; {size - cut} bytes of an unfinished record were dropped")
+                block.problem = (
+                    pieces.problem[0],
+                    f"{pieces.problem[1]}; {size - cut} bytes of an unfinished record were dropped",
+                )
             elif not at_end and cut == 0:  # one line longer than the block: hold more of it, up to the limit
                 if wanted <= max_record_bytes:
                     wanted += block_bytes
@@ -537,7 +592,15 @@ def _read_text(path: Path, file: SourceFile, source: str | None, max_record_byte
             block.lines.append(0)
             block.offsets.append(0)
         except UnicodeDecodeError as error:
-            block.rejects.append(Reject(0, error.start, "invalid_utf8", f"byte 0x{data[error.start]:02x} at byte {error.start}", length))
+            block.rejects.append(
+                Reject(
+                    0,
+                    error.start,
+                    "invalid_utf8",
+                    f"byte 0x{data[error.start]:02x} at byte {error.start}",
+                    length,
+                )
+            )
     data = b""  # not to be held while the block is worked on
     if block.num_records:
         yield block
@@ -585,7 +648,9 @@ def _read_parquet(
     block = Block()
     held = 0
     try:
-        for batch in table.iter_batches(batch_size=batch_rows, row_groups=list(groups), columns=columns, use_threads=False):
+        for batch in table.iter_batches(
+            batch_size=batch_rows, row_groups=list(groups), columns=columns, use_threads=False
+        ):
             advance(batch.num_rows * max(1, path.stat().st_size // rows))
             if done + batch.num_rows <= to_skip:
                 done += batch.num_rows
@@ -634,7 +699,10 @@ def _no_text(value: Any, fields: Fields) -> tuple[str, str]:
         return "invalid_utf8", f"column {fields.text!r} holds bytes that are not UTF-8"
     if value is _MISSING:
         return "missing_text", f"no column {fields.text!r} in this row"
-    return "null_text" if value is None else "text_not_a_string", f"column {fields.text!r} holds {_kind(value)}"
+    return (
+        "null_text" if value is None else "text_not_a_string",
+        f"column {fields.text!r} holds {_kind(value)}",
+    )
 
 
 def _column(batch: Any, path: Sequence[str]) -> list[Any]:
@@ -647,7 +715,14 @@ def _column(batch: Any, path: Sequence[str]) -> list[Any]:
     except UnicodeDecodeError:
         values = [_value(scalar) for scalar in column]
     for key in path[1:]:
-        values = [value.get(key, _MISSING) if isinstance(value, dict) else value if value is _UNDECODABLE else _MISSING for value in values]
+        values = [
+            value.get(key, _MISSING)
+            if isinstance(value, dict)
+            else value
+            if value is _UNDECODABLE
+            else _MISSING
+            for value in values
+        ]
     return values
 
 
@@ -658,7 +733,9 @@ def _value(scalar: Any) -> Any:
         return _UNDECODABLE
 
 
-def count_records(path: Path, file: SourceFile, fields: Fields, limit: int, max_record_bytes: int) -> tuple[int, int]:
+def count_records(
+    path: Path, file: SourceFile, fields: Fields, limit: int, max_record_bytes: int
+) -> tuple[int, int]:
     """How many records (documents and rejects) `file` holds, up to `limit`, and the line after the last one counted."""
     records = 0
     for block in read_blocks(path, file, fields, max_record_bytes=max_record_bytes, block_bytes=2**20):

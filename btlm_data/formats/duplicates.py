@@ -60,7 +60,9 @@ class Keys:
         """One after the other."""
         if len(parts) == 1:
             return parts[0]
-        return Keys(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "low", "ordinals")))
+        return Keys(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "low", "ordinals"))
+        )
 
 
 def write_partitions(path: Path, keys: Keys, bounds: Int64Array) -> None:
@@ -76,7 +78,9 @@ def read_partition(path: Path, partition: int) -> Keys:
     found = columns.read(path)
     rows = slice(int(found["bounds"][partition]), int(found["bounds"][partition + 1]))
     return Keys(
-        found["keys"][rows], found.arrays["low"][rows] if "low" in found.arrays else np.empty(0, np.uint64), found["ordinals"][rows]
+        found["keys"][rows],
+        found.arrays["low"][rows] if "low" in found.arrays else np.empty(0, np.uint64),
+        found["ordinals"][rows],
     )
 
 
@@ -123,13 +127,20 @@ class ClusterRows:
         self._num_held = 0
 
     def add(
-        self, split: str, fate_names: Sequence[str], source_names: Sequence[str], file_names: Sequence[str], rows: dict[str, Any]
+        self,
+        split: str,
+        fate_names: Sequence[str],
+        source_names: Sequence[str],
+        file_names: Sequence[str],
+        rows: dict[str, Any],
     ) -> None:
         """Add documents of one block. rows: document, cluster, kept, offset, bytes as arrays; fate, source, file as codes."""
         import pyarrow as pa
 
         def named(codes: npt.NDArray[Any], names: Sequence[str]) -> Any:
-            return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(list(names), pa.string()))
+            return pa.DictionaryArray.from_arrays(
+                pa.array(codes.astype(np.int32)), pa.array(list(names), pa.string())
+            )
 
         count = len(rows["document"])
         rows = rows | {

@@ -50,7 +50,9 @@ def head_size(dataset: Dataset) -> int:
 
 def head(dataset: Dataset, data_address: int | None, end_of_file: int) -> bytes:
     """Everything before the data. data_address: of the chunks' B-tree root or the contiguous data; None if there is none."""
-    root_messages = [(0x0011, struct.pack("<QQ", 0, 0))] + [(0x000C, _attribute(n, v)) for n, v in sorted(dataset.attributes.items())]
+    root_messages = [(0x0011, struct.pack("<QQ", 0, 0))] + [
+        (0x000C, _attribute(n, v)) for n, v in sorted(dataset.attributes.items())
+    ]
     root = 96
     tree = root + len(_object_header(root_messages))
     heap = tree + 24 + (2 * _INTERNAL_K) * 8 + (2 * _INTERNAL_K + 1) * 8
@@ -76,7 +78,9 @@ def head(dataset: Dataset, data_address: int | None, end_of_file: int) -> bytes:
     )
 
 
-def chunk_index(dataset: Dataset, addresses: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], start: int) -> tuple[bytes, int | None]:
+def chunk_index(
+    dataset: Dataset, addresses: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], start: int
+) -> tuple[bytes, int | None]:
     """The B-tree over chunks along axis 0, to be written at `start`; and its root's address (None without chunks).
 
     addresses and sizes: of each chunk's bytes in the file, in order of axis 0.
@@ -89,7 +93,14 @@ def chunk_index(dataset: Dataset, addresses: npt.NDArray[np.int64], sizes: npt.N
     entry = np.dtype([*key, ("child", "<u8")])
     node = np.dtype(
         [
-            *[("signature", "S4"), ("type", "u1"), ("level", "u1"), ("used", "<u2"), ("left", "<u8"), ("right", "<u8")],
+            *[
+                ("signature", "S4"),
+                ("type", "u1"),
+                ("level", "u1"),
+                ("used", "<u2"),
+                ("left", "<u8"),
+                ("right", "<u8"),
+            ],
             *[("entries", entry, (_CHILDREN,)), ("last", key)],
         ]
     )
@@ -134,11 +145,17 @@ def _dataset_messages(dataset: Dataset, address: int) -> list[tuple[int, bytes]]
         nbytes = int(np.prod(dataset.shape, dtype=np.int64)) * item
         layout, allocation = struct.pack("<BBQQ", 3, 1, address, nbytes), 2
     else:
-        layout, allocation = struct.pack(f"<BBBQ{rank + 1}I", 3, 2, rank + 1, address, *dataset.chunks, item), 3
+        layout, allocation = (
+            struct.pack(f"<BBBQ{rank + 1}I", 3, 2, rank + 1, address, *dataset.chunks, item),
+            3,
+        )
     messages = [
         (0x0001, _dataspace(dataset.shape, chunked=dataset.chunks is not None)),
         (0x0003, _integer_type(item, signed=dataset.dtype == "<i4")),
-        (0x0005, struct.pack("<BBBBI", 2, allocation, 2, 1, 0)),  # the default fill value, written only if it were set
+        (
+            0x0005,
+            struct.pack("<BBBBI", 2, allocation, 2, 1, 0),
+        ),  # the default fill value, written only if it were set
         (0x0008, layout),
     ]
     filters = [_filter(2, b"shuffle", item)] if dataset.shuffle else []

@@ -40,8 +40,16 @@ def ledger(stages: Mapping[str, Counts]) -> list[dict[str, Any]]:
                     "split": split,
                     "source": source,
                     "in": _amount(cells.get("in", Amount())),
-                    "added": {what[4:]: _amount(a) for what, a in sorted(cells.items()) if what.startswith("add:") and any(a)},
-                    "dropped": {what[5:]: _amount(a) for what, a in sorted(cells.items()) if what.startswith("drop:") and any(a)},
+                    "added": {
+                        what[4:]: _amount(a)
+                        for what, a in sorted(cells.items())
+                        if what.startswith("add:") and any(a)
+                    },
+                    "dropped": {
+                        what[5:]: _amount(a)
+                        for what, a in sorted(cells.items())
+                        if what.startswith("drop:") and any(a)
+                    },
                     "out": _amount(cells.get("out", Amount())),
                 }
             )
@@ -65,7 +73,9 @@ def imbalances(entries: Iterable[Mapping[str, Any]]) -> list[str]:
             came = entry["in"][field] + sum(a[field] for a in entry["added"].values())
             went = entry["out"][field] + sum(a[field] for a in entry["dropped"].values())
             if came != went:
-                problems.append(f"{entry['stage']} {entry['split']} {entry['source']}: {came} {field} came in, {went} are accounted for")
+                problems.append(
+                    f"{entry['stage']} {entry['split']} {entry['source']}: {came} {field} came in, {went} are accounted for"
+                )
         for side in ("in", "out"):
             for field in ("documents", "bytes", "tokens"):
                 key = (side, field)
@@ -87,8 +97,12 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"There is no {path}. Name a dataset folder made by `btlm-data prepare`.") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Restore it, or prepare the dataset again.") from None
+        raise DataError(
+            f"{path} cannot be read: {error}. Restore it, or prepare the dataset again."
+        ) from None
     if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
         found = value.get("format_version") if isinstance(value, dict) else type(value).__name__
-        raise DataError(f"{path} is of format version {found!r}; this program knows {FORMAT_VERSION}. Use a newer btlm-data.")
+        raise DataError(
+            f"{path} is of format version {found!r}; this program knows {FORMAT_VERSION}. Use a newer btlm-data."
+        )
     return value

@@ -60,7 +60,14 @@ def proves(receipt: Receipt | None, digest: str, work_dir: Path, outputs: Iterab
 
 
 def write(
-    work_dir: Path, step: str, version: int, task_id: str, digest: str, outputs: Iterable[str], counts: dict[str, Any], seconds: float
+    work_dir: Path,
+    step: str,
+    version: int,
+    task_id: str,
+    digest: str,
+    outputs: Iterable[str],
+    counts: dict[str, Any],
+    seconds: float,
 ) -> Receipt:
     """Write the receipt of a task whose outputs all have their final names."""
     sizes = {path: (work_dir / path).stat().st_size for path in sorted(outputs)}

@@ -37,7 +37,10 @@ class Examples:
         if not self.wants(reason, hash_value):
             return
         heap = self._heaps.setdefault(reason, [])
-        entry = (-hash_value, json.dumps({"reason": reason, "hash": hash_value, **example}, ensure_ascii=False, sort_keys=True))
+        entry = (
+            -hash_value,
+            json.dumps({"reason": reason, "hash": hash_value, **example}, ensure_ascii=False, sort_keys=True),
+        )
         if len(heap) < self.limit:
             heapq.heappush(heap, entry)
         else:
@@ -58,7 +61,10 @@ def write_block(path: Path, rejects: Iterable[dict[str, Any]], examples: Example
     """Write one block's rejects and examples: a line each, examples marked by their `hash`."""
     from btlm_data.formats import atomic
 
-    with atomic.replacing(path, durable=False) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        atomic.replacing(path, durable=False) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         for reject in rejects:
             file.write(json.dumps(reject, ensure_ascii=False, sort_keys=True) + "\n")
         for line in examples.lines():
@@ -72,4 +78,6 @@ def read_block(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError:
-                raise DataError(f"{path} line {number} is torn. Remove the file and run the same command again.") from None
+                raise DataError(
+                    f"{path} line {number} is torn. Remove the file and run the same command again."
+                ) from None

@@ -81,7 +81,10 @@ class ShardLayout:
 
 
 def write_samples(
-    path: Path, rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None = None, options: ShardOptions | None = None
+    path: Path,
+    rows: npt.NDArray[Any],
+    num_real: npt.NDArray[np.int64] | None = None,
+    options: ShardOptions | None = None,
 ) -> ShardInfo:
     """Write a sample shard, atomically.
 
@@ -100,7 +103,12 @@ def write_samples(
         else:
             step = max(1, _BATCH_UNITS // (3 * length))
             for start in range(0, n, step):
-                writer.add(_planes(rows[start : start + step], None if num_real is None else num_real[start : start + step]))
+                writer.add(
+                    _planes(
+                        rows[start : start + step],
+                        None if num_real is None else num_real[start : start + step],
+                    )
+                )
     return writer.info(n * length if num_real is None else int(num_real.sum()))
 
 
@@ -115,7 +123,10 @@ def write_vsl(path: Path, planes: npt.NDArray[np.int32], options: ShardOptions |
 
 
 def write_corpus(
-    path: Path, tokens: npt.NDArray[Any] | Iterable[npt.NDArray[Any]], total: int | None = None, options: ShardOptions | None = None
+    path: Path,
+    tokens: npt.NDArray[Any] | Iterable[npt.NDArray[Any]],
+    total: int | None = None,
+    options: ShardOptions | None = None,
 ) -> ShardInfo:
     """Write a token stream as a corpus shard, atomically.
 
@@ -136,7 +147,9 @@ def write_corpus(
                 piece = np.pad(piece, (0, -len(piece) % chunk))
             writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
         if written != total:
-            raise ValueError(f"{path}: the arrays hold {written} tokens, not the announced {total}. Announce what they hold.")
+            raise ValueError(
+                f"{path}: the arrays hold {written} tokens, not the announced {total}. Announce what they hold."
+            )
     return writer.info(total)
 
 
@@ -191,7 +204,9 @@ def _planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> n
     return planes
 
 
-def _regrouped(arrays: Iterable[npt.NDArray[Any]], size: int, dtype: np.dtype[Any]) -> Iterator[npt.NDArray[Any]]:
+def _regrouped(
+    arrays: Iterable[npt.NDArray[Any]], size: int, dtype: np.dtype[Any]
+) -> Iterator[npt.NDArray[Any]]:
     """The same elements in pieces of exactly `size`, the last one shorter."""
     piece, filled = np.empty(size, dtype), 0
     for array in arrays:
@@ -210,7 +225,9 @@ def _regrouped(arrays: Iterable[npt.NDArray[Any]], size: int, dtype: np.dtype[An
 class _Writer:
     """One shard under construction: chunks are appended to a temporary file; leaving the block gives it its name."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions) -> None:
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions
+    ) -> None:
         zipped = options.compression == "gzip"
         self.options = options
         self.plain = zipped and not options.hdf5_shuffle and options.level == 1
@@ -238,7 +255,9 @@ class _Writer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             with self.file:
                 if error is None:
@@ -252,7 +271,13 @@ class _Writer:
         """What was written, once the block is left."""
         return ShardInfo(self.dataset.shape[0], num_tokens, *self.result)
 
-    def add_samples(self, rows: npt.NDArray[Any], full: npt.NDArray[np.bool_], num_real: npt.NDArray[np.int64] | None, start: int) -> None:
+    def add_samples(
+        self,
+        rows: npt.NDArray[Any],
+        full: npt.NDArray[np.bool_],
+        num_real: npt.NDArray[np.int64] | None,
+        start: int,
+    ) -> None:
         """Append token rows as samples; rows that are not full go the general way."""
         from btlm_data.kernels import deflate  # numba: readers of shards do without it
 
@@ -280,8 +305,16 @@ class _Writer:
             return
         pieces = []
         for row in rows:
-            stored = row.view(np.uint8).reshape(-1, rows.itemsize).T.tobytes() if self.options.hdf5_shuffle else row.tobytes()
-            pieces.append(isal_zlib.compress(stored, 1) if self.options.level == 1 else zlib.compress(stored, self.options.level))
+            stored = (
+                row.view(np.uint8).reshape(-1, rows.itemsize).T.tobytes()
+                if self.options.hdf5_shuffle
+                else row.tobytes()
+            )
+            pieces.append(
+                isal_zlib.compress(stored, 1)
+                if self.options.level == 1
+                else zlib.compress(stored, self.options.level)
+            )
         joined = np.frombuffer(b"".join(pieces), np.uint8)
         self._append(joined, np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]))
 
@@ -315,7 +348,9 @@ _REMEDY = "Restore it from a copy, or remove it and run the command that made it
 def _open(path: Path) -> Iterator[h5py.Dataset]:
     """Give `data` of a shard; what the HDF5 library cannot open or make sense of becomes a DataError."""
     if not path.is_file():
-        raise DataError(f"The shard {path} is missing. Restore it from a copy, or run the command that made it again.")
+        raise DataError(
+            f"The shard {path} is missing. Restore it from a copy, or run the command that made it again."
+        )
     try:
         file = h5py.File(path, "r")
     except _HDF5_ERRORS as error:
@@ -343,5 +378,7 @@ def _read(path: Path, data: h5py.Dataset, start: int, stop: int) -> npt.NDArray[
             except _HDF5_ERRORS:
                 break
             bad += 1
-        raise DataError(f"{path} is damaged: row {bad} of {len(data)} cannot be unpacked ({error}). {_REMEDY}") from error
+        raise DataError(
+            f"{path} is damaged: row {bad} of {len(data)} cannot be unpacked ({error}). {_REMEDY}"
+        ) from error
     return rows

@@ -38,7 +38,9 @@ class SignatureReader:
     def __init__(self, first_ordinals: Sequence[int], paths: Sequence[Path]) -> None:
         self._first = np.array(first_ordinals, np.int64)
         self._paths = paths
-        self._open = lru_cache(maxsize=256)(lambda number: columns.read(self._paths[number], ["signatures"])["signatures"])
+        self._open = lru_cache(maxsize=256)(
+            lambda number: columns.read(self._paths[number], ["signatures"])["signatures"]
+        )
 
     def read(self, ordinals: UInt32Array) -> UInt32Array:
         """Signatures of any documents, in the order asked for: (n,) -> (n, P)."""
@@ -108,7 +110,9 @@ class Index:
             )
         return manifest
 
-    def ranges(self, what: str, partition: int, log_partitions: int) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]]]]:
+    def ranges(
+        self, what: str, partition: int, log_partitions: int
+    ) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]]]]:
         """(run, arrays) of earlier runs whose keys begin with `partition` as their highest log_partitions bits. what: "exact" or "bands"."""
         for name in self.earlier:
             for path in sorted((self.folder / name).glob(f"{what}-*.cols")):
@@ -144,8 +148,17 @@ class Index:
                 shutil.copyfile(path, building / path.name)
             for number, (first_ordinal, path) in enumerate(sketches):
                 signatures = columns.read(path, ["signatures"])["signatures"]
-                columns.write(building / f"signatures-{number:06d}.cols", {"signatures": signatures}, {"first_ordinal": first_ordinal})
-            manifest = {"format_version": INDEX_VERSION, **self.kind.__dict__, "num_documents": num_documents, "earlier": self.earlier}
+                columns.write(
+                    building / f"signatures-{number:06d}.cols",
+                    {"signatures": signatures},
+                    {"first_ordinal": first_ordinal},
+                )
+            manifest = {
+                "format_version": INDEX_VERSION,
+                **self.kind.__dict__,
+                "num_documents": num_documents,
+                "earlier": self.earlier,
+            }
             atomic.write_json(building / _MANIFEST, manifest)
             shutil.rmtree(self.path, ignore_errors=True)
             building.replace(self.path)

@@ -60,7 +60,12 @@ def _frame_end(data: mmap.mmap, position: int, size: int) -> int:
     descriptor = data[position]
     single_segment = bool(descriptor & 0x20)
     size_flag = descriptor >> 6
-    position += 1 + (0 if single_segment else 1) + (0, 1, 2, 4)[descriptor & 3] + ((1 if single_segment else 0), 2, 4, 8)[size_flag]
+    position += (
+        1
+        + (0 if single_segment else 1)
+        + (0, 1, 2, 4)[descriptor & 3]
+        + ((1 if single_segment else 0), 2, 4, 8)[size_flag]
+    )
     while position + 3 <= size:
         header = int.from_bytes(data[position : position + 3], "little")
         kind, length = (header >> 1) & 3, header >> 3

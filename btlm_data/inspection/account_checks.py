@@ -34,13 +34,18 @@ def check_ledger(manifest: Manifest, tell: Report) -> None:
         problems.append(f"{FILE_NAME} ledger: two entries for {' '.join(twice)}")
     problems += _chain_problems(manifest) + _result_problems(manifest)
     tell_problems(
-        tell, "ledger", problems, f"{len(manifest.ledger)} entries: in + added = out + dropped, and each stage hands on what it had"
+        tell,
+        "ledger",
+        problems,
+        f"{len(manifest.ledger)} entries: in + added = out + dropped, and each stage hands on what it had",
     )
 
 
 def _entry_problems(entry: LedgerEntry) -> Iterator[str]:
     # Tokens exist from `tokenize.out` on; from `pack` on nothing else can be told apart.
-    units = {"tokenize": ("documents", "bytes"), "pack": ("tokens",), "shard": ("tokens",)}.get(entry.stage, Amount._fields)
+    units = {"tokenize": ("documents", "bytes"), "pack": ("tokens",), "shard": ("tokens",)}.get(
+        entry.stage, Amount._fields
+    )
     for unit in units:
         came = getattr(entry.came_in, unit) + sum(getattr(a, unit) for a in entry.added.values())
         went = getattr(entry.out, unit) + sum(getattr(a, unit) for a in entry.dropped.values())
@@ -65,7 +70,9 @@ def _chain_problems(manifest: Manifest) -> list[str]:
         if after in ("pack", "shard"):
             units: tuple[str, ...] = ("tokens",)
         else:
-            units = Amount._fields if STAGES.index(before) >= STAGES.index("tokenize") else ("documents", "bytes")
+            units = (
+                Amount._fields if STAGES.index(before) >= STAGES.index("tokenize") else ("documents", "bytes")
+            )
         for key in sorted({*out, *into}):
             gave, took = out.get(key, Amount()), into.get(key, Amount())
             problems += [
@@ -94,14 +101,20 @@ def _result_problems(manifest: Manifest) -> list[str]:
         ):
             mine = [getattr(e.out, unit) for e in manifest.ledger if (e.stage, e.split) == (stage, split)]
             if sum(mine) != said:
-                problems.append(f"{FILE_NAME} ledger, {stage} {split}: out is {sum(mine)} {unit}, splits.{split}.{key} is {said}")
+                problems.append(
+                    f"{FILE_NAME} ledger, {stage} {split}: out is {sum(mine)} {unit}, splits.{split}.{key} is {said}"
+                )
     return problems
 
 
 def check_disjoint(tell: Report, name: str, groups: Sequence[_Group], detail: str) -> None:
     """No document (file, offset) is in two groups. Keys are compared a range at a time, so that memory is bounded."""
     try:
-        tables = [(number, label, split, DocumentTable(path)) for number, (label, parts) in enumerate(groups) for split, path in parts]
+        tables = [
+            (number, label, split, DocumentTable(path))
+            for number, (label, parts) in enumerate(groups)
+            for split, path in parts
+        ]
         total = sum(table.num_rows for *_, table in tables)
         parts = max(1, -(-total // KEYS_IN_MEMORY))
         for part in range(parts):
@@ -134,7 +147,9 @@ def _shared_keys(tables: _Tables, part: int, parts: int) -> Iterator[int]:
         for _, columns in table.batches(("file", "offset")):
             keys = _keys(columns)
             found.setdefault(number, []).append(keys if parts == 1 else keys[keys % np.uint64(parts) == part])
-    distinct = [np.unique(np.concatenate(keys)) for keys in found.values() if keys]  # a mix repeats documents within a group
+    distinct = [
+        np.unique(np.concatenate(keys)) for keys in found.values() if keys
+    ]  # a mix repeats documents within a group
     if distinct:
         everything = np.sort(np.concatenate(distinct))
         yield from np.unique(everything[1:][everything[1:] == everything[:-1]]).tolist()
@@ -148,7 +163,9 @@ def _shared_document(tables: _Tables, key: int) -> str | None:
             for row in np.flatnonzero(_keys(columns) == np.uint64(key)).tolist():
                 codes, names = columns["file"]
                 document = (names[codes[row]], int(columns["offset"][row]))
-                where = f"{label if label == split else f'{label}/{split}'}/documents.parquet row {first + row}"
+                where = (
+                    f"{label if label == split else f'{label}/{split}'}/documents.parquet row {first + row}"
+                )
                 other = seen.setdefault(document, (number, where))
                 if other[0] != number:
                     return f"{document[0]} offset {document[1]} is in {other[1]} and in {where}"

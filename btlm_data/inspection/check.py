@@ -26,7 +26,9 @@ def line(check: Check) -> str:
 
 def printable(text: str) -> str:
     """Text from files, safe to show: control characters would command the terminal, so their Unicode pictures stand for them."""
-    return "".join(c if c in "\n\t" or not unicodedata.category(c).startswith("C") else _picture(c) for c in text)
+    return "".join(
+        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else _picture(c) for c in text
+    )
 
 
 def _picture(character: str) -> str:
@@ -41,6 +43,13 @@ def tell_problems(report: Report, name: str, problems: Sequence[str], detail: st
     """Report a check by the problems it found."""
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        report(Check(name, False, f"{len(problems)} {'fault' if len(problems) == 1 else 'faults'}", problems[0] + more))
+        report(
+            Check(
+                name,
+                False,
+                f"{len(problems)} {'fault' if len(problems) == 1 else 'faults'}",
+                problems[0] + more,
+            )
+        )
     else:
         report(Check(name, True, detail))

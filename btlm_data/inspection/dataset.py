@@ -141,7 +141,11 @@ class Manifest(msgspec.Struct, frozen=True):
         if self.format == "corpus":
             return "uint16" if self.dtype == "uint16" else "int32"
         options = self.configuration.get("shards")
-        return str(options.get("dtype", "int32")) if isinstance(options, dict) and self.format == "sample" else "int32"
+        return (
+            str(options.get("dtype", "int32"))
+            if isinstance(options, dict) and self.format == "sample"
+            else "int32"
+        )
 
 
 class SetList(msgspec.Struct, frozen=True):
@@ -190,7 +194,9 @@ class Opened:
     @property
     def vocab_size(self) -> int | None:
         """One more than the largest id, where somebody says so."""
-        return self.manifest.tokenizer.vocab_size if self.manifest else _integer(self.foreign.get("vocab_size"))
+        return (
+            self.manifest.tokenizer.vocab_size if self.manifest else _integer(self.foreign.get("vocab_size"))
+        )
 
 
 def open_path(path: Path) -> Opened:
@@ -210,7 +216,9 @@ def open_path(path: Path) -> Opened:
         if path.is_dir():
             return _open_folder(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}. Check its permissions."
+        ) from error
     raise DataError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
 
 
@@ -218,13 +226,30 @@ def _open_file(path: Path) -> Opened:
     if path.name == FILE_NAME:
         return _open_folder(path.parent)
     if path.suffix not in (".h5", ".hdf5"):
-        raise DataError(f"{path} is no shard: its name does not end in .h5. Name a dataset folder, a split folder or a shard (.h5).")
+        raise DataError(
+            f"{path} is no shard: its name does not end in .h5. Name a dataset folder, a split folder or a shard (.h5)."
+        )
     above = path.parent.parent
     if (above / FILE_NAME).exists():
         opened = _open_folder(above)
         if opened.manifest is not None and path.parent.name in opened.splits and opened.sets is None:
-            return Opened(path, opened.root, opened.manifest, opened.problem, opened.splits, path.parent.name, path, foreign=opened.foreign)
-    return Opened(path, path.parent, splits={path.parent.name or "shards": [path]}, only=path, foreign=_model_zoo_params(path.parent))
+            return Opened(
+                path,
+                opened.root,
+                opened.manifest,
+                opened.problem,
+                opened.splits,
+                path.parent.name,
+                path,
+                foreign=opened.foreign,
+            )
+    return Opened(
+        path,
+        path.parent,
+        splits={path.parent.name or "shards": [path]},
+        only=path,
+        foreign=_model_zoo_params(path.parent),
+    )
 
 
 def _open_folder(path: Path) -> Opened:
@@ -236,14 +261,26 @@ def _open_folder(path: Path) -> Opened:
         if isinstance(decoded, Manifest):
             splits = {split: _shards_in(path / split) for split in decoded.splits}
             return Opened(path, path, decoded, splits=splits)
-        return Opened(path, path, problem=decoded, splits=_foreign_splits(path), foreign=_model_zoo_params(path))
+        return Opened(
+            path, path, problem=decoded, splits=_foreign_splits(path), foreign=_model_zoo_params(path)
+        )
     if (path.parent / FILE_NAME).exists():
         above = _open_folder(path.parent)
         if above.sets is None and path.name in above.splits:
-            return Opened(path, above.root, above.manifest, above.problem, above.splits, path.name, foreign=above.foreign)
+            return Opened(
+                path,
+                above.root,
+                above.manifest,
+                above.problem,
+                above.splits,
+                path.name,
+                foreign=above.foreign,
+            )
     splits = _foreign_splits(path)
     if not splits:
-        raise DataError(f"{path} holds no shards (*.h5) and no {FILE_NAME}. Name a dataset folder, a split folder or a shard.")
+        raise DataError(
+            f"{path} holds no shards (*.h5) and no {FILE_NAME}. Name a dataset folder, a split folder or a shard."
+        )
     return Opened(path, path, splits=splits, foreign=_model_zoo_params(path))
 
 
@@ -284,12 +321,18 @@ def _decode(path: Path) -> Manifest | SetList | str:
         return f"{FILE_NAME}: {error}"
     if isinstance(decoded, Manifest):
         return _sane(decoded) or decoded
-    return next((f"{FILE_NAME}: set {name!r} is no folder name" for name in decoded.sets if not _plain(name)), decoded)
+    return next(
+        (f"{FILE_NAME}: set {name!r} is no folder name" for name in decoded.sets if not _plain(name)), decoded
+    )
 
 
 def _sane(manifest: Manifest) -> str | None:
     """What types alone cannot say, so that everybody after may count on it."""
-    names = [*manifest.splits, *(f.name for s in manifest.splits.values() for f in s.files), *manifest.outputs]
+    names = [
+        *manifest.splits,
+        *(f.name for s in manifest.splits.values() for f in s.files),
+        *manifest.outputs,
+    ]
     names += [s.documents_file.name for s in manifest.splits.values() if s.documents_file]
     for name in names:
         if not _plain(name):
@@ -301,7 +344,11 @@ def _sane(manifest: Manifest) -> str | None:
     if len(manifest.set.names) > 1 and not 0 <= manifest.set.index < len(manifest.set.names):
         return f"{FILE_NAME}: set.index is {manifest.set.index}, expected an index of set.names"
     for split, entry in manifest.splits.items():
-        counts = {"documents": entry.documents, "stream_tokens": entry.stream_tokens, "label_tokens": entry.label_tokens}
+        counts = {
+            "documents": entry.documents,
+            "stream_tokens": entry.stream_tokens,
+            "label_tokens": entry.label_tokens,
+        }
         counts["samples"] = entry.samples or 0
         for key, value in counts.items():
             if not 0 <= value < 2**48:
@@ -310,7 +357,9 @@ def _sane(manifest: Manifest) -> str | None:
 
 
 def _plain(name: str) -> bool:
-    return bool(name) and name not in (".", "..") and "/" not in name and "\\" not in name and "\0" not in name
+    return (
+        bool(name) and name not in (".", "..") and "/" not in name and "\\" not in name and "\0" not in name
+    )
 
 
 def _model_zoo_params(folder: Path) -> dict[str, Any]:
@@ -345,9 +394,20 @@ def reading(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except MemoryError as error:
-        raise DataError(f"{path} asks for more memory than there is. It is damaged, or not a shard; restore or remake it.") from error
+        raise DataError(
+            f"{path} asks for more memory than there is. It is damaged, or not a shard; restore or remake it."
+        ) from error
     # h5py and pyarrow raise all of these for torn files, `KeyError` and `AttributeError` for objects of an unexpected kind.
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        NotImplementedError,
+    ) as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged: {detail}. Restore it or prepare the dataset again.") from error
 

@@ -90,7 +90,9 @@ def rows_of(opened: Opened, split: str) -> Rows:
     return Rows(tuple(path for path, _ in counted), layout, tuple(first), total, base, tuple(problems))
 
 
-def origins(opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_samples: int) -> npt.NDArray[np.int64] | None:
+def origins(
+    opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_samples: int
+) -> npt.NDArray[np.int64] | None:
     """Which samples of the stream stand at `rows` of a split, (n,) int64; None where only the shards' writer knew.
 
     num_samples: all of the split's. rows must be below it.
@@ -107,7 +109,9 @@ def origins(opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_sample
     return unpermute_index(rows, num_samples, salt).astype(np.int64)
 
 
-def destinations(opened: Opened, split: str, samples: npt.NDArray[np.uint64], num_samples: int) -> npt.NDArray[np.int64] | None:
+def destinations(
+    opened: Opened, split: str, samples: npt.NDArray[np.uint64], num_samples: int
+) -> npt.NDArray[np.int64] | None:
     """The inverse of `origins`: the row of each sample of the stream."""
     manifest = opened.manifest
     if manifest is None or manifest.format == "vsl":
@@ -137,9 +141,13 @@ class DocumentTable:
             self._file = pq.ParquetFile(path)
             self.num_rows: int = self._file.metadata.num_rows
             missing = [name for name in DOCUMENT_COLUMNS if name not in self._file.schema_arrow.names]
-            self._group_rows = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
+            self._group_rows = [
+                self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)
+            ]
         if missing:
-            raise DataError(f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare the dataset again.")
+            raise DataError(
+                f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare the dataset again."
+            )
         self._starts: list[int] | None = None
 
     @property
@@ -177,7 +185,10 @@ class DocumentTable:
             for k in range(first, last):
                 if offset[k] + int(columns["tokens"][k]) < start:
                     continue
-                values = {name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k]) for name in columns}
+                values = {
+                    name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
+                    for name in columns
+                }
                 yield {"row": base + k, **values}
             group += 1
             if group < self.num_groups and self._group_starts()[group] >= stop:
@@ -204,7 +215,10 @@ class DocumentTable:
         group = bisect_right([self.group_rows(g)[0] for g in range(self.num_groups)], row) - 1
         columns = self.read(group)
         k = row - self.group_rows(group)[0]
-        values = {name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k]) for name in columns}
+        values = {
+            name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
+            for name in columns
+        }
         return {"row": row, **values}
 
 
@@ -220,7 +234,9 @@ def _column(column: Any, name: str) -> Any:
     if name in _NAMES:
         if not pa.types.is_dictionary(whole.type):
             whole = whole.dictionary_encode()
-        return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), [str(value) for value in whole.dictionary.to_pylist()]
+        return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), [
+            str(value) for value in whole.dictionary.to_pylist()
+        ]
     if not pa.types.is_integer(whole.type):
         raise ValueError(f"column {name!r} is of type {whole.type}, expected integers")
     return whole.to_numpy(zero_copy_only=False)
@@ -233,11 +249,20 @@ def num_sequences(opened: Opened, rows: Rows) -> int:
     """Samples a reader makes of these rows; 0 if they are in no layout it knows."""
     if rows.layout is None or rows.layout.layout == "other":
         return 0
-    return max(0, -(-(rows.total - 1) // sequence_length(opened, rows))) if rows.layout.layout == "corpus" else rows.total
+    return (
+        max(0, -(-(rows.total - 1) // sequence_length(opened, rows)))
+        if rows.layout.layout == "corpus"
+        else rows.total
+    )
 
 
 def sample(
-    opened: Opened, split: str, number: int, rows: Rows, tokenizer: Tokenizer | None = None, table: DocumentTable | None = None
+    opened: Opened,
+    split: str,
+    number: int,
+    rows: Rows,
+    tokenizer: Tokenizer | None = None,
+    table: DocumentTable | None = None,
 ) -> dict[str, Any]:
     """One sample for people and programs: JSON values.
 
@@ -272,7 +297,9 @@ def sample(
     view |= {"file": opened.name(rows.files[file]), "row": row, "positions": length, "real_positions": real}
     borders = _borders(planes, ids[:real], opened.eos_id)
     if start is None and (opened.manifest is None or opened.manifest.format != "vsl"):
-        view["note"] = "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
+        view["note"] = (
+            "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
+        )
     elif start is None and table is not None:
         view["documents"] = documents = _packed_documents(opened, split, rows.base + number, table)
         borders = [document["positions"] for document in documents] or borders
@@ -310,7 +337,9 @@ def _row(path: Path, row: int) -> npt.NDArray[Any]:
     with reading(path):
         planes: npt.NDArray[Any] = shards.read_rows(path, row, row + 1)[0]
     if planes.ndim != 2 or planes.shape[0] < 3:
-        raise DataError(f"{path} has rows of shape {planes.shape}, expected 3 planes or more. It is not a shard of samples.")
+        raise DataError(
+            f"{path} has rows of shape {planes.shape}, expected 3 planes or more. It is not a shard of samples."
+        )
     return planes
 
 
@@ -398,9 +427,15 @@ def _documents(table: DocumentTable, start: int, stop: int) -> list[dict[str, An
     """The documents of stream positions [start, stop), each with the part that lies there."""
     found = []
     for document in table.between(start, stop):
-        begin, end = document["stream_offset"], document["stream_offset"] + document["tokens"] + 1  # EOS included
+        begin, end = (
+            document["stream_offset"],
+            document["stream_offset"] + document["tokens"] + 1,
+        )  # EOS included
         first, last = max(begin, start), min(end, stop)
-        place = {"token_range": [first - begin, min(last - begin, document["tokens"])], "positions": [first - start, last - start]}
+        place = {
+            "token_range": [first - begin, min(last - begin, document["tokens"])],
+            "positions": [first - start, last - start],
+        }
         found.append(_named(document) | place)
     return found
 
@@ -417,7 +452,9 @@ def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None
     return [[a, b] for a, b in pairwise(edges)]
 
 
-def _segments(planes: npt.NDArray[Any], borders: list[list[int]], eos_id: int | None, tokenizer: Tokenizer | None) -> list[dict[str, Any]]:
+def _segments(
+    planes: npt.NDArray[Any], borders: list[list[int]], eos_id: int | None, tokenizer: Tokenizer | None
+) -> list[dict[str, Any]]:
     ids = planes[0]
     segments = []
     for number, (first, last) in enumerate(borders):

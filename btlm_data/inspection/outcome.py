@@ -31,7 +31,10 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
             elif what.startswith("drop:") and value.documents:
                 dropped[what[5:]] = dropped.get(what[5:], 0) + value.documents
         if came.documents and stage in ("acquire", "clean", "dedupe", "holdout"):
-            listed = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(dropped.items(), key=lambda item: -item[1]))
+            listed = ", ".join(
+                f"{n:,} {reason.replace('_', ' ')}"
+                for reason, n in sorted(dropped.items(), key=lambda item: -item[1])
+            )
             _print(
                 console,
                 f"  {stage:<9} {came.documents:>13,} documents, {amount(came.bytes, 'B'):>9}   {'dropped: ' + listed if listed else ''}",
@@ -45,12 +48,22 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
         _print(console, f"  [yellow]{warning}[/]")
     if prepared.complete:
         size = sum(path.stat().st_size for path in prepared.work_dir.rglob("*") if path.is_file())
-        _print(console, f"  {amount(size, 'B')} of work files in {prepared.work_dir}: kept for quick changes of options, safe to delete.")
+        _print(
+            console,
+            f"  {amount(size, 'B')} of work files in {prepared.work_dir}: kept for quick changes of options, safe to delete.",
+        )
         local = prepared.out
-        copied = "" if str(local) in (recipe.run.out, recipe.run.out.removeprefix("file://")) else f" (uploaded from {local})"
+        copied = (
+            ""
+            if str(local) in (recipe.run.out, recipe.run.out.removeprefix("file://"))
+            else f" (uploaded from {local})"
+        )
         _print(
             console,
             f"[bold green]Prepared[/] {recipe.run.out}{copied}. Next: `btlm-data inspect {local}`, `btlm-data verify {local}`.",
         )
     else:
-        _print(console, f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.")
+        _print(
+            console,
+            f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.",
+        )

@@ -87,7 +87,11 @@ def number(value: float | None) -> str:
         return "unknown"
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if abs(value) >= 0.9995 * limit:
-            return f"{value / limit:.3g} {unit}" if abs(value) < 999.5 * limit else f"{value / limit:,.0f} {unit}"
+            return (
+                f"{value / limit:.3g} {unit}"
+                if abs(value) < 999.5 * limit
+                else f"{value / limit:,.0f} {unit}"
+            )
     return f"{value:,.0f}"
 
 
@@ -139,16 +143,18 @@ def _headline(report: Report) -> str:
     tokens = sum(split["label_tokens"] or 0 for split in report["splits"].values())
     if report["kind"] != "dataset":
         layouts = {f"{s['layout']} {s['dtype']}" for s in report["splits"].values() if s["layout"]}
-        return (
-            f"shards without a manifest ({', '.join(sorted(layouts)) or 'none readable'}) · about {number(tokens)} tokens · {size(total)}"
-        )
+        return f"shards without a manifest ({', '.join(sorted(layouts)) or 'none readable'}) · about {number(tokens)} tokens · {size(total)}"
     tokenizer = identity["tokenizer"]
     form = (
         "corpus"
         if identity["format"] == "corpus"
         else f"{identity['format']}s of {identity['seq_len']:,} tokens".replace("vsls", "vsl samples")
     )
-    share = f" · {percent(identity['set']['share'])} of the documents" if identity["set"]["share"] is not None else ""
+    share = (
+        f" · {percent(identity['set']['share'])} of the documents"
+        if identity["set"]["share"] is not None
+        else ""
+    )
     return (
         f"{form} · {number(tokens)} tokens · {size(total)} · {tokenizer['name']} ({tokenizer['vocab_size']:,} ids) · "
         f"shuffled: {identity['shuffle']}, seed {identity['seed']}{share} · btlm-data {identity['version']}"
@@ -161,7 +167,16 @@ def _splits(report: Report) -> RenderableType:
     )  # fmt: skip
     layouts: dict[str, list[str]] = {}
     for name, split in report["splits"].items():
-        stored = " ".join(filter(None, [split["dtype"], "x".join(map(str, split["shape"] or [])), split["compression"] or "uncompressed"]))
+        stored = " ".join(
+            filter(
+                None,
+                [
+                    split["dtype"],
+                    "x".join(map(str, split["shape"] or [])),
+                    split["compression"] or "uncompressed",
+                ],
+            )
+        )
         measured = "" if split["label_tokens_measured"] == "all" else "about "
         per_token = split["bytes_per_token"]
         table.add_row(
@@ -177,7 +192,9 @@ def _splits(report: Report) -> RenderableType:
         layouts.setdefault(stored if split["layout"] else "in an unknown way", []).append(name)
     disk = report["disk"]
     line = f"on disk: shards {size(disk['shards'])}, tables of documents {size(disk['documents'])}, other files {size(disk['other'])}"
-    told = "; ".join(stored if len(layouts) == 1 else f"{', '.join(names)}: {stored}" for stored, names in layouts.items())
+    told = "; ".join(
+        stored if len(layouts) == 1 else f"{', '.join(names)}: {stored}" for stored, names in layouts.items()
+    )
     lines = [Text(f"stored as {told}", "dim"), *([Text(line, "dim")] if report["kind"] == "dataset" else [])]
     return Group(table, *lines)
 
@@ -212,7 +229,13 @@ def _ledger(report: Report) -> RenderableType | None:
         lines = [_reason(reason, amount, "red") for reason, amount in stage["dropped"].items()]
         lines += [_reason(reason, amount, "green", "+") for reason, amount in stage["added"].items()]
         kept = Text(percent(out / came) if came else "", "dim")
-        table.add_row(Text(stage["stage"], "bold"), number(came), number(out), kept, Text(", ").join(lines) if lines else Text("-", "dim"))
+        table.add_row(
+            Text(stage["stage"], "bold"),
+            number(came),
+            number(out),
+            kept,
+            Text(", ").join(lines) if lines else Text("-", "dim"),
+        )
     return table
 
 
@@ -241,7 +264,12 @@ def _duplicates(report: Report) -> RenderableType | None:
     rows = [row for row in largest if isinstance(row, dict)][:3] if isinstance(largest, list) else []
     for row in rows:
         one = {key: row.get(key, "?") for key in ("documents", "file", "offset", "source")}
-        lines += [Text(f"{one['documents']} documents like {one['file']} offset {one['offset']} ({one['source']})", "dim")]
+        lines += [
+            Text(
+                f"{one['documents']} documents like {one['file']} offset {one['offset']} ({one['source']})",
+                "dim",
+            )
+        ]
     return Group(*lines) if lines else None
 
 
@@ -253,12 +281,30 @@ def _lengths(report: Report) -> RenderableType | None:
     lengths = {split: value for split, value in report["lengths"].items() if value["tokens"]}
     if not lengths:
         return None
-    table = _table("split", "mean", "least", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "most", "chars/token", right=range(1, 11))
+    table = _table(
+        "split",
+        "mean",
+        "least",
+        "5 %",
+        "25 %",
+        "median",
+        "75 %",
+        "95 %",
+        "99 %",
+        "most",
+        "chars/token",
+        right=range(1, 11),
+    )
     for split, value in lengths.items():
         tokens = value["tokens"]
         per_token = value["chars_per_token"]
         quantiles = [number(q) for q in tokens["quantiles"].values()]
-        table.add_row(Text(split, "bold"), number(tokens["mean"]), *quantiles, "" if per_token is None else f"{per_token:.2f}")
+        table.add_row(
+            Text(split, "bold"),
+            number(tokens["mean"]),
+            *quantiles,
+            "" if per_token is None else f"{per_token:.2f}",
+        )
     split = "train" if "train" in lengths else next(iter(lengths))
     value = lengths[split]
     bars = value["tokens"]["histogram"]
@@ -266,7 +312,11 @@ def _lengths(report: Report) -> RenderableType | None:
     histogram = _table("tokens", "documents", split, right=(0, 1))
     for row in bars:
         histogram.add_row(_span(row), number(row["documents"]), _bar(row["documents"] / top))
-    sampled = "" if value["documents"] == value["of"] else f"measured on {number(value['documents'])} of {number(value['of'])} documents"
+    sampled = (
+        ""
+        if value["documents"] == value["of"]
+        else f"measured on {number(value['documents'])} of {number(value['of'])} documents"
+    )
     return Group(table, Text(""), histogram, *([Text(sampled, "dim")] if sampled else []))
 
 
@@ -275,7 +325,11 @@ def _tokens(report: Report) -> RenderableType | None:
     for split, value in report["tokens"].items():
         measured = "all" if value["all"] else f"{number(value['rows'])}"
         eos = "" if value["eos_share"] is None else f", {percent(value['eos_share'])} end a document"
-        share = f" ({percent(value['vocabulary_share'])} of the vocabulary)" if "vocabulary_share" in value else ""
+        share = (
+            f" ({percent(value['vocabulary_share'])} of the vocabulary)"
+            if "vocabulary_share" in value
+            else ""
+        )
         parts = value["document_parts_per_sample"]
         parts_line = "" if parts is None else f", {parts:.1f} documents a sample"
         lines.append(
@@ -307,14 +361,28 @@ def _shuffle(report: Report) -> RenderableType | None:
             found = value[key]
             if found:
                 expected = f"0 ± {found['standard_deviation']:.4f}"
-                rows.append((what, f"{found['rank_correlation']:+.4f}", expected, number(found["measured_on"])))
+                rows.append(
+                    (what, f"{found['rank_correlation']:+.4f}", expected, number(found["measured_on"]))
+                )
         if runs := value["runs"]:
             rows.append(
-                (f"longest run of one source ({runs['source'] or 'unnamed'})", number(runs["longest_run"]), f"{runs['expected']:.0f}", "")
+                (
+                    f"longest run of one source ({runs['source'] or 'unnamed'})",
+                    number(runs["longest_run"]),
+                    f"{runs['expected']:.0f}",
+                    "",
+                )
             )
         if neighbours := value["neighbours"]:
             what = "samples that continue the one before"
-            rows.append((what, percent(neighbours["continue"]), percent(neighbours["expected"]), number(neighbours["measured_on"])))
+            rows.append(
+                (
+                    what,
+                    percent(neighbours["continue"]),
+                    percent(neighbours["expected"]),
+                    number(neighbours["measured_on"]),
+                )
+            )
         for k, row in enumerate(rows):
             table.add_row(Text("" if k else split, "bold"), *map(Text, row))
     return table if table.row_count else None
@@ -327,7 +395,11 @@ def _examples(report: Report) -> RenderableType | None:
         for example in found[:1]:
             text = " ".join(example["text"].split())
             place = f"{example.get('file')} at byte {example.get('offset')}"
-            table.add_row(Text(reason.replace("_", " "), "red"), Text(text[:90] + ("…" if len(text) > 90 else "")), Text(place, "dim"))
+            table.add_row(
+                Text(reason.replace("_", " "), "red"),
+                Text(text[:90] + ("…" if len(text) > 90 else "")),
+                Text(place, "dim"),
+            )
     return table if table.row_count else None
 
 
@@ -335,7 +407,9 @@ def _examples(report: Report) -> RenderableType | None:
 
 
 def _sample(view: Report) -> RenderableType:
-    head = Text.assemble(("Sample ", "bold cyan"), (f"{view['sample']:,}", "bold cyan"), f" of {view['split']}")
+    head = Text.assemble(
+        ("Sample ", "bold cyan"), (f"{view['sample']:,}", "bold cyan"), f" of {view['split']}"
+    )
     if "file" not in view:
         return Group(head, Padding(Text(str(view["note"]), "yellow"), (0, 0, 0, 2), expand=False))
     place = f"{view['file']} row {view['row']:,}"
@@ -388,5 +462,8 @@ def _segment(segment: Report, *, continued: bool) -> RenderableType:
         if len(text) > SEGMENT_CHARS:
             body.append(f" ··· {len(text) - 2 * half:,} characters ··· ", "dim")
             body.append(text[-half:])
-    foot = Text("└─ EOS" if segment["ends_document"] else "└─ goes on elsewhere", "magenta" if segment["ends_document"] else "dim")
+    foot = Text(
+        "└─ EOS" if segment["ends_document"] else "└─ goes on elsewhere",
+        "magenta" if segment["ends_document"] else "dim",
+    )
     return Group(border, body, foot)

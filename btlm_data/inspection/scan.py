@@ -127,7 +127,11 @@ def _scan(job: Job) -> Scan:
 
 def readable_layout(layout: shards.ShardLayout) -> bool:
     """Whether the rows can be checked: samples, vsl or a corpus, of integers."""
-    return layout.layout != "other" and np.dtype(layout.dtype).kind in "iu" and np.dtype(layout.dtype).itemsize <= 8
+    return (
+        layout.layout != "other"
+        and np.dtype(layout.dtype).kind in "iu"
+        and np.dtype(layout.dtype).itemsize <= 8
+    )
 
 
 def _pieces(path: Path) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -163,11 +167,23 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
                 found = origins(job.opened, job.split, places, job.num_samples or 1)
                 order = order if found is None else found
             checks.scan_samples(
-                rows, order, job.num_samples or 1, job.bucket, job.vocab_size, job.eos_id, scan.ends, scan.borders, bad, real, eos
+                rows,
+                order,
+                job.num_samples or 1,
+                job.bucket,
+                job.vocab_size,
+                job.eos_id,
+                scan.ends,
+                scan.borders,
+                bad,
+                real,
+                eos,
             )
         scan.real += int(real.sum())
         scan.eos += int(eos.sum())
-        for rule, name in enumerate(("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")):
+        for rule, name in enumerate(
+            ("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")
+        ):
             if rule >= bad.shape[1] or (not strict and name in ("mask order", "padding", "crossing")):
                 continue
             where = np.flatnonzero(bad[:, rule] >= 0)
@@ -182,10 +198,15 @@ def _scan_corpus(job: Job, scan: Scan) -> None:
     from btlm_data.kernels import checks
 
     # A stream longer than listed would leave the prints' buckets; `counts` reports it.
-    bounded = job.num_samples is not None and job.first_row + (scan.layout.shape[0] if scan.layout else 0) <= job.num_samples
+    bounded = (
+        job.num_samples is not None
+        and job.first_row + (scan.layout.shape[0] if scan.layout else 0) <= job.num_samples
+    )
     for start, tokens in _pieces(job.path):
         bucket = job.bucket if bounded else 2**62
-        bad, eos = checks.scan_stream(tokens, job.first_row + start, bucket, job.vocab_size, job.eos_id, scan.ends)
+        bad, eos = checks.scan_stream(
+            tokens, job.first_row + start, bucket, job.vocab_size, job.eos_id, scan.ends
+        )
         scan.eos += eos
         if bad >= 0:
             scan.fault("token", np.array([start + bad]), np.zeros(1, np.int64))

@@ -70,7 +70,9 @@ class _Stream:
             return np.asarray(shards.read_rows(path, row, row + 1)[0])
 
 
-def check_streams(opened: Opened, manifest: Manifest, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report) -> None:
+def check_streams(
+    opened: Opened, manifest: Manifest, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report
+) -> None:
     """What only all shards of a split together show, and the table of documents."""
     if opened.only is not None:
         for name in ("label shift across samples", "ends of documents", "token sums", "documents"):
@@ -90,7 +92,14 @@ def check_streams(opened: Opened, manifest: Manifest, jobs: Sequence[Job], scans
         if not whole:
             unread.append(split)
         sums += _sum_problems(opened, split, entry, mine)
-        stream = _Stream(opened, split, entry, manifest.seq_len, manifest.format == "corpus", sum(f.n_examples for f in entry.files))
+        stream = _Stream(
+            opened,
+            split,
+            entry,
+            manifest.seq_len,
+            manifest.format == "corpus",
+            sum(f.n_examples for f in entry.files),
+        )
         total_ends = np.zeros(BUCKETS, np.uint64)
         borders = np.zeros(BUCKETS, np.uint64)
         for _, scan in mine:
@@ -107,9 +116,13 @@ def check_streams(opened: Opened, manifest: Manifest, jobs: Sequence[Job], scans
         if manifest.format == "vsl":
             found = sum(scan.eos for _, scan in mine)
             if table is not None and found != table.num_filled:
-                ends.append(f"{split}: EOS is a label {found} times, but {table.num_filled} documents have tokens")
+                ends.append(
+                    f"{split}: EOS is a label {found} times, but {table.num_filled} documents have tokens"
+                )
         elif table is not None and total_ends.any():
-            ends.append(_find_end(stream, table.table, int(np.flatnonzero(total_ends)[0]), manifest.tokenizer.eos_id))
+            ends.append(
+                _find_end(stream, table.table, int(np.flatnonzero(total_ends)[0]), manifest.tokenizer.eos_id)
+            )
     missing = f"not checked: shards of {', '.join(unread)} are missing, damaged or of another shape"
     if manifest.format != "sample":
         tell(Check("label shift across samples", None, f"not applicable to the {manifest.format} format"))
@@ -117,14 +130,30 @@ def check_streams(opened: Opened, manifest: Manifest, jobs: Sequence[Job], scans
         tell(Check("label shift across samples", None, missing))
     else:
         tell_problems(
-            tell, "label shift across samples", across, f"the last label of each of {totals[0]} samples is the next one's first input"
+            tell,
+            "label shift across samples",
+            across,
+            f"the last label of each of {totals[0]} samples is the next one's first input",
         )
     if (unread or any("documents.parquet" in problem for problem in documents)) and not ends:
-        tell(Check("ends of documents", None, missing if unread else "not checked: documents.parquet is at fault"))
+        tell(
+            Check(
+                "ends of documents", None, missing if unread else "not checked: documents.parquet is at fault"
+            )
+        )
     else:
-        tell_problems(tell, "ends of documents", ends, f"EOS ends each of {totals[1]} documents and stands nowhere else")
-    tell_problems(tell, "token sums", sums, f"{totals[2]} tokens in the streams, each shard and split as said")
-    tell_problems(tell, "documents", documents, f"{totals[1]} documents, one after the other from the first token to the last")
+        tell_problems(
+            tell, "ends of documents", ends, f"EOS ends each of {totals[1]} documents and stands nowhere else"
+        )
+    tell_problems(
+        tell, "token sums", sums, f"{totals[2]} tokens in the streams, each shard and split as said"
+    )
+    tell_problems(
+        tell,
+        "documents",
+        documents,
+        f"{totals[1]} documents, one after the other from the first token to the last",
+    )
 
 
 def _whole(manifest: Manifest, entry: SplitEntry, mine: Sequence[tuple[Job, Scan]]) -> bool:
@@ -133,19 +162,33 @@ def _whole(manifest: Manifest, entry: SplitEntry, mine: Sequence[tuple[Job, Scan
     if len(mine) != len(entry.files):
         return False
     return all(
-        scan.error is None and scan.layout is not None and job.entry is not None and scan.layout.shape == (job.entry.n_examples, *planes)
+        scan.error is None
+        and scan.layout is not None
+        and job.entry is not None
+        and scan.layout.shape == (job.entry.n_examples, *planes)
         for job, scan in mine
     )
 
 
-def _sum_problems(opened: Opened, split: str, entry: SplitEntry, mine: Sequence[tuple[Job, Scan]]) -> list[str]:
+def _sum_problems(
+    opened: Opened, split: str, entry: SplitEntry, mine: Sequence[tuple[Job, Scan]]
+) -> list[str]:
     problems = []
     for job, scan in mine:
-        if scan.error is None and scan.layout is not None and job.entry is not None and scan.real != job.entry.tokens:
-            problems.append(f"{opened.name(job.path)}: {scan.real} label positions, {FILE_NAME} says {job.entry.tokens}")
+        if (
+            scan.error is None
+            and scan.layout is not None
+            and job.entry is not None
+            and scan.real != job.entry.tokens
+        ):
+            problems.append(
+                f"{opened.name(job.path)}: {scan.real} label positions, {FILE_NAME} says {job.entry.tokens}"
+            )
     listed = sum(file.tokens for file in entry.files)
     if listed != entry.label_tokens:
-        problems.append(f"{FILE_NAME} splits.{split}.label_tokens: {entry.label_tokens}, its files add up to {listed}")
+        problems.append(
+            f"{FILE_NAME} splits.{split}.label_tokens: {entry.label_tokens}, its files add up to {listed}"
+        )
     return problems
 
 
@@ -158,7 +201,13 @@ class _Table:
 
 
 def _check_table(
-    opened: Opened, split: str, entry: SplitEntry, manifest: Manifest, stream: _Stream, ends: npt.NDArray[np.uint64], problems: list[str]
+    opened: Opened,
+    split: str,
+    entry: SplitEntry,
+    manifest: Manifest,
+    stream: _Stream,
+    ends: npt.NDArray[np.uint64],
+    problems: list[str],
 ) -> _Table | None:
     """Check documents.parquet row by row, and take the end of each document out of the print `ends`."""
     from btlm_data.kernels.checks import subtract_positions
@@ -179,7 +228,9 @@ def _check_table(
             wrong = np.flatnonzero(offsets != wanted)
             if len(wrong):
                 k = int(wrong[0])
-                problems.append(f"{name} row {first + k}, stream_offset: {offsets[k]}, expected {wanted[k]} (after the document before it)")
+                problems.append(
+                    f"{name} row {first + k}, stream_offset: {offsets[k]}, expected {wanted[k]} (after the document before it)"
+                )
                 return None
             expected = int(following[-1]) if len(following) else expected
             num_filled += int((tokens > 0).sum())
@@ -192,17 +243,23 @@ def _check_table(
             for code in np.unique(codes).tolist():
                 if inputs and names[code] not in inputs:
                     row = first + int(np.flatnonzero(codes == code)[0])
-                    problems.append(f"{name} row {row}, file: {names[code]!r} is not among the inputs in {FILE_NAME}")
+                    problems.append(
+                        f"{name} row {row}, file: {names[code]!r} is not among the inputs in {FILE_NAME}"
+                    )
     except DataError as error:
         problems.append(f"{name}: {error}")
         return None
     if expected != entry.stream_tokens:
-        problems.append(f"{name}: {expected} tokens with EOS, {FILE_NAME} says {entry.stream_tokens} in the stream of {split}")
+        problems.append(
+            f"{name}: {expected} tokens with EOS, {FILE_NAME} says {entry.stream_tokens} in the stream of {split}"
+        )
     problems += _source_problems(manifest, split, by_source)
     return _Table(table, num_filled)
 
 
-def _count_sources(columns: dict[str, Any], tokens: npt.NDArray[np.int64], by_source: dict[str, Amount]) -> None:
+def _count_sources(
+    columns: dict[str, Any], tokens: npt.NDArray[np.int64], by_source: dict[str, Amount]
+) -> None:
     codes, names = columns["source"]
     documents = np.bincount(codes, minlength=len(names))
     # Sums of a row group in float64 are exact: below 2^53.
@@ -215,14 +272,22 @@ def _count_sources(columns: dict[str, Any], tokens: npt.NDArray[np.int64], by_so
 
 def _source_problems(manifest: Manifest, split: str, by_source: dict[str, Amount]) -> list[str]:
     """The table against what the ledger says came out of the shuffle."""
-    said = {entry.source: entry.out.amount for entry in manifest.ledger if (entry.stage, entry.split) == ("shuffle", split)}
+    said = {
+        entry.source: entry.out.amount
+        for entry in manifest.ledger
+        if (entry.stage, entry.split) == ("shuffle", split)
+    }
     if not said:
         return []
     problems = []
     for source in sorted({*said, *by_source}):
-        for unit, found, wanted in zip(Amount._fields, by_source.get(source, Amount()), said.get(source, Amount()), strict=True):
+        for unit, found, wanted in zip(
+            Amount._fields, by_source.get(source, Amount()), said.get(source, Amount()), strict=True
+        ):
             if found != wanted:
-                problems.append(f"{split}/documents.parquet: {found} {unit} of {source}, the ledger (shuffle, out) says {wanted}")
+                problems.append(
+                    f"{split}/documents.parquet: {found} {unit} of {source}, the ledger (shuffle, out) says {wanted}"
+                )
     return problems
 
 
@@ -259,7 +324,9 @@ def _find_end(stream: _Stream, table: DocumentTable, bucket: int, eos_id: int) -
             wanted = {position for position in documents if start <= position < stop}
             if wrong := found ^ wanted:
                 position = min(wrong)
-                return _end_fault(stream, position, sample, int(ids[position - start]), eos_id, documents.get(position))
+                return _end_fault(
+                    stream, position, sample, int(ids[position - start]), eos_id, documents.get(position)
+                )
     except DataError as error:
         return str(error)
     return f"{stream.split}: EOS and the documents' ends differ among samples {bucket * stream.bucket} to {last - 1} of the stream"
@@ -279,7 +346,9 @@ def _positions(stream: _Stream, sample: int) -> tuple[int, npt.NDArray[Any]]:
     return sample * stream.seq_len, ids
 
 
-def _end_fault(stream: _Stream, position: int, sample: int, value: int, eos_id: int, document: dict[str, Any] | None) -> str:
+def _end_fault(
+    stream: _Stream, position: int, sample: int, value: int, eos_id: int, document: dict[str, Any] | None
+) -> str:
     if stream.corpus:
         path, row = stream.place(position)
         place = f"{stream.opened.name(path)} token {row}"
@@ -291,6 +360,4 @@ def _end_fault(stream: _Stream, position: int, sample: int, value: int, eos_id: 
         place = f"{stream.opened.name(path)} row {row}, {plane}"
     if document is None:
         return f"{place}: EOS ({eos_id}), but no document of documents.parquet ends there"
-    return (
-        f"{place}: {value}, expected EOS ({eos_id}): document {document['row']} ({document['file']} line {document['line'] + 1}) ends there"
-    )
+    return f"{place}: {value}, expected EOS ({eos_id}): document {document['row']} ({document['file']} line {document['line'] + 1}) ends there"

@@ -37,7 +37,9 @@ EXAMPLE_CHARS = 200
 GPT2_VOCAB, GPT2_EOS = 50257, 50256
 
 
-def inspect(path: Path, *, sample: Sequence[int] = (), split: str | None = None, num_samples: int = 2) -> dict[str, Any]:
+def inspect(
+    path: Path, *, sample: Sequence[int] = (), split: str | None = None, num_samples: int = 2
+) -> dict[str, Any]:
     """Everything that `btlm-data inspect` shows, as JSON values.
 
     sample: numbers of samples to show (rows of the split's shards, files by name); without any, num_samples are drawn.
@@ -57,13 +59,21 @@ def inspect(path: Path, *, sample: Sequence[int] = (), split: str | None = None,
     return {"kind": "sets", "path": str(opened.root), "sets": reports, "unknown": unknown}
 
 
-def _inspect_one(opened: Opened, sample: Sequence[int], split: str | None, num_samples: int) -> dict[str, Any]:
+def _inspect_one(
+    opened: Opened, sample: Sequence[int], split: str | None, num_samples: int
+) -> dict[str, Any]:
     manifest, unknown = opened.manifest, []
     if opened.problem is not None:
         unknown.append(f"{opened.problem}; what follows is measured on the shards")
     elif manifest is None:
-        unknown.append("no dataset.json: sources, documents, what was dropped and the order of samples are not known")
-    report: dict[str, Any] = {"kind": "dataset" if manifest else "shards", "path": str(opened.root), "identity": _identity(opened)}
+        unknown.append(
+            "no dataset.json: sources, documents, what was dropped and the order of samples are not known"
+        )
+    report: dict[str, Any] = {
+        "kind": "dataset" if manifest else "shards",
+        "path": str(opened.root),
+        "identity": _identity(opened),
+    }
     names = [opened.chosen] if opened.chosen is not None else list(opened.splits)
     rows = {name: lookup.rows_of(opened, name) for name in names}
     measured = {name: _measure_tokens(opened, name, rows[name], unknown) for name in names}
@@ -75,7 +85,9 @@ def _inspect_one(opened: Opened, sample: Sequence[int], split: str | None, num_s
         opened = replace(opened, foreign=opened.foreign | {"eos_id": GPT2_EOS})
         measured = {name: _measure_tokens(opened, name, rows[name], []) for name in names}
     report["splits"] = {name: _split(opened, name, rows[name], measured[name]) for name in names}
-    report["tokens"] = {name: _named(value, tokenizer) for name, value in measured.items() if value is not None}
+    report["tokens"] = {
+        name: _named(value, tokenizer) for name, value in measured.items() if value is not None
+    }
     tables: dict[str, DocumentTable] = {}
     for name in names:
         unknown += rows[name].problems
@@ -97,7 +109,11 @@ def _inspect_one(opened: Opened, sample: Sequence[int], split: str | None, num_s
             report["lengths"][name] = documents["lengths"]
         report["shuffle"][name] = _shuffle(opened, name, rows[name], documents, measured[name])
     if manifest is not None:
-        report |= {"sources": _sources(manifest, names), "ledger": _ledger(manifest), "source": manifest.source}
+        report |= {
+            "sources": _sources(manifest, names),
+            "ledger": _ledger(manifest),
+            "source": manifest.source,
+        }
         report["duplicates"] = _duplicates(opened, manifest, unknown)
         report["examples"] = _examples(opened, unknown)
         report["timings"] = _json_file(opened.root / "timings.json")
@@ -150,7 +166,11 @@ def _split(opened: Opened, split: str, rows: Rows, measured: dict[str, Any] | No
         real = rows.total
     elif measured is not None:
         real = positions * measured["mask_share"]
-    used = positions * measured["used_share"] if layout is not None and layout.layout == "vsl" and measured is not None else real
+    used = (
+        positions * measured["used_share"]
+        if layout is not None and layout.layout == "vsl" and measured is not None
+        else real
+    )
     return {
         "files": len(rows.files),
         "samples": lookup.num_sequences(opened, rows),
@@ -158,7 +178,9 @@ def _split(opened: Opened, split: str, rows: Rows, measured: dict[str, Any] | No
         "documents": entry.documents if entry and opened.only is None else None,
         "stream_tokens": entry.stream_tokens if entry and opened.only is None else None,
         "label_tokens": None if real is None else round(real),
-        "label_tokens_measured": "all" if entry is not None or corpus else f"{(measured or {}).get('rows', 0)} rows",
+        "label_tokens_measured": "all"
+        if entry is not None or corpus
+        else f"{(measured or {}).get('rows', 0)} rows",
         "positions": positions,
         "packing_efficiency": used / positions if used is not None and positions else None,
         "disk_bytes": size,
@@ -180,7 +202,11 @@ def _sources(manifest: Manifest, splits: Sequence[str]) -> dict[str, list[dict[s
     """What each split's stream is made of: documents, bytes and tokens by source, with shares; most tokens first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for split in splits:
-        mine = [(e.source, e.out.amount) for e in manifest.ledger if (e.stage, e.split) == ("shuffle", split) and any(e.out.amount)]
+        mine = [
+            (e.source, e.out.amount)
+            for e in manifest.ledger
+            if (e.stage, e.split) == ("shuffle", split) and any(e.out.amount)
+        ]
         total = Amount()
         for _, amount in mine:
             total = total.plus(amount)
@@ -188,7 +214,10 @@ def _sources(manifest: Manifest, splits: Sequence[str]) -> dict[str, list[dict[s
             {
                 "source": source,
                 **_amount(amount),
-                "shares": {unit: part / whole if whole else 0.0 for unit, part, whole in zip(Amount._fields, amount, total, strict=True)},
+                "shares": {
+                    unit: part / whole if whole else 0.0
+                    for unit, part, whole in zip(Amount._fields, amount, total, strict=True)
+                },
             }
             for source, amount in sorted(mine, key=lambda item: (-item[1].tokens, item[0]))
         ]
@@ -209,7 +238,10 @@ def _ledger(manifest: Manifest) -> list[dict[str, Any]]:
             for side, amounts in (("added", entry.added), ("dropped", entry.dropped)):
                 for reason, value in amounts.items():
                     sides[side][reason] = sides[side].get(reason, Amount()).plus(value.amount)
-        named = {side: {reason: _amount(value) for reason, value in sorted(amounts.items())} for side, amounts in sides.items()}
+        named = {
+            side: {reason: _amount(value) for reason, value in sorted(amounts.items())}
+            for side, amounts in sides.items()
+        }
         stages.append({"stage": stage, "in": _amount(came), **named, "out": _amount(out)})
     return stages
 
@@ -252,8 +284,15 @@ def _cluster_sizes(path: Path) -> dict[str, Any] | None:
     while edges[-1] <= sizes.max():
         edges.append(2 * edges[-1] - 1)
     counts = np.histogram(sizes, edges)[0].tolist()
-    histogram = [{"from": a, "to": b - 1, "clusters": n} for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
-    return {"clusters": len(sizes), "documents": int(sizes.sum()), "largest": int(sizes.max()), "histogram": histogram}
+    histogram = [
+        {"from": a, "to": b - 1, "clusters": n} for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+    return {
+        "clusters": len(sizes),
+        "documents": int(sizes.sum()),
+        "largest": int(sizes.max()),
+        "histogram": histogram,
+    }
 
 
 def _examples(opened: Opened, unknown: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -267,7 +306,10 @@ def _examples(opened: Opened, unknown: list[str]) -> dict[str, list[dict[str, An
                 mine = found.setdefault(str(value["reason"]), [])
                 if len(mine) < 3:
                     text = str(value.get("text", ""))
-                    mine.append({key: value.get(key) for key in ("file", "offset", "source")} | {"text": text[:EXAMPLE_CHARS]})
+                    mine.append(
+                        {key: value.get(key) for key in ("file", "offset", "source")}
+                        | {"text": text[:EXAMPLE_CHARS]}
+                    )
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -286,7 +328,9 @@ def _disk(opened: Opened, splits: Sequence[str]) -> dict[str, int]:
     """Bytes of the shards, the tables of documents, and all else in the dataset folder (not of a foreign one)."""
     kinds = {"shards": 0, "documents": 0, "other": 0}
     for split in splits:
-        kinds["shards"] += sum(path.stat().st_size for path in opened.splits[split] if opened.only in (None, path))
+        kinds["shards"] += sum(
+            path.stat().st_size for path in opened.splits[split] if opened.only in (None, path)
+        )
     if opened.manifest is not None and opened.only is None:
         kinds["documents"] = sum(p.stat().st_size for p in map(opened.documents_path, splits) if p.is_file())
         if opened.chosen is None:
@@ -302,7 +346,9 @@ def _measure_tokens(opened: Opened, split: str, rows: Rows, unknown: list[str]) 
     layout = rows.layout
     if layout is None or layout.layout == "other" or rows.total == 0:
         if layout is not None and layout.layout == "other":
-            unknown.append(f"{split}: data of shape {layout.shape} and type {layout.dtype} is in no layout this program knows")
+            unknown.append(
+                f"{split}: data of shape {layout.shape} and type {layout.dtype} is in no layout this program knows"
+            )
         return None
     corpus = layout.layout == "corpus"
     step = 8192 if corpus else 2
@@ -310,13 +356,23 @@ def _measure_tokens(opened: Opened, split: str, rows: Rows, unknown: list[str]) 
     starts = np.arange(0, rows.total, step)
     if len(starts) > pairs:
         starts = np.sort(np.random.default_rng(SEED).choice(starts, pairs, replace=False))
-    counts: dict[str, float] = {"rows": 0, "positions": 0, "mask": 0, "used": 0, "pairs": 0, "continued": 0, "parts": 0}
+    counts: dict[str, float] = {
+        "rows": 0,
+        "positions": 0,
+        "mask": 0,
+        "used": 0,
+        "pairs": 0,
+        "continued": 0,
+        "parts": 0,
+    }
     ids: list[npt.NDArray[np.int64]] = []
     for start in starts.tolist():
         file, row = rows.find(start)
         try:
             with reading(rows.files[file]):
-                piece = shards.read_rows(rows.files[file], row, min(row + step, rows.end(file) - rows.first[file]))
+                piece = shards.read_rows(
+                    rows.files[file], row, min(row + step, rows.end(file) - rows.first[file])
+                )
         except DataError as error:
             unknown.append(str(error))
             continue
@@ -343,7 +399,9 @@ def _measure_tokens(opened: Opened, split: str, rows: Rows, unknown: list[str]) 
         "max": int(values[-1]),
         "mask_share": counts["mask"] / counts["positions"],
         "used_share": counts["used"] / counts["positions"],
-        "eos_share": None if eos is None or layout.layout == "vsl" else float(amounts[values == eos].sum() / total),
+        "eos_share": None
+        if eos is None or layout.layout == "vsl"
+        else float(amounts[values == eos].sum() / total),
         "document_parts_per_sample": counts["parts"] / counts["rows"] if layout.layout == "vsl" else None,
         "most_common": [{"id": int(values[k]), "share": float(amounts[k] / total)} for k in order],
         "entropy_bits": float(-(amounts / total * np.log2(amounts / total)).sum()),
@@ -369,7 +427,9 @@ def _count_rows(piece: npt.NDArray[Any], counts: dict[str, float]) -> list[npt.N
     return [planes[0][:real].astype(np.int64) for planes, real in zip(piece, used, strict=True)]
 
 
-def _tokenizer(opened: Opened, measured: dict[str, dict[str, Any] | None]) -> tuple[Tokenizer | None, str | None, str | None]:
+def _tokenizer(
+    opened: Opened, measured: dict[str, dict[str, Any] | None]
+) -> tuple[Tokenizer | None, str | None, str | None]:
     """(the tokenizer or None, why there is none, in words what was guessed)."""
     from btlm_data.tokenizer import load_tokenizer
 
@@ -386,10 +446,18 @@ def _tokenizer(opened: Opened, measured: dict[str, dict[str, Any] | None]) -> tu
         if "gpt2" not in stated and not (stated == "" and top == GPT2_EOS):
             return None, "which tokenizer made the ids is not known, so samples are shown as ids", None
         name = "gpt2"
-        guessed = "gpt2, as data_params.json says" if stated else f"gpt2, because the largest id seen is its <|endoftext|>, {GPT2_EOS}"
+        guessed = (
+            "gpt2, as data_params.json says"
+            if stated
+            else f"gpt2, because the largest id seen is its <|endoftext|>, {GPT2_EOS}"
+        )
     location = _on_this_machine(name, revision)
     if location is None:
-        return None, f"the tokenizer {name} is not on this machine, so samples are shown as ids (looking downloads nothing)", None
+        return (
+            None,
+            f"the tokenizer {name} is not on this machine, so samples are shown as ids (looking downloads nothing)",
+            None,
+        )
     settings = opened.manifest.configuration.get("tokenizer") if opened.manifest else None
     eos = settings.get("eos") if isinstance(settings, dict) else None
     try:
@@ -423,7 +491,8 @@ def _named(measured: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, A
     if tokenizer is None:
         return measured
     common = [
-        entry | {"text": tokenizer.token_text(entry["id"]) if 0 <= entry["id"] < tokenizer.vocab_size else None}
+        entry
+        | {"text": tokenizer.token_text(entry["id"]) if 0 <= entry["id"] < tokenizer.vocab_size else None}
         for entry in measured["most_common"]
     ]
     return measured | {"most_common": common, "vocabulary_share": measured["distinct"] / tokenizer.vocab_size}
@@ -440,19 +509,25 @@ def _measure_documents(table: DocumentTable, manifest: Manifest | None) -> dict[
         groups = sorted({int(g) for g in np.linspace(0, table.num_groups - 1, wanted).round()})  # type: ignore[assignment]
     files = {file.name: k for k, file in enumerate(manifest.inputs)} if manifest else {}
     sources: dict[str, int] = {}
-    parts: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in ("tokens", "chars", "bytes", "file", "offset", "source")}
+    parts: dict[str, list[npt.NDArray[Any]]] = {
+        key: [] for key in ("tokens", "chars", "bytes", "file", "offset", "source")
+    }
     runs = _Runs()
     previous = -1
     for group in groups:
         columns = table.read(group, ("tokens", "chars", "bytes", "file", "offset", "source"))
         for key, known in (("file", files), ("source", sources)):
             codes, names = columns[key]
-            columns[key] = np.array([known.setdefault(name, len(known)) for name in names] or [0], np.int64)[codes]
+            columns[key] = np.array([known.setdefault(name, len(known)) for name in names] or [0], np.int64)[
+                codes
+            ]
         runs.add(columns["source"], joined=group == previous + 1)
         previous = group
         for key, arrays in parts.items():
             arrays.append(columns[key])
-    whole = {key: np.concatenate(arrays) if arrays else np.empty(0, np.int64) for key, arrays in parts.items()}
+    whole = {
+        key: np.concatenate(arrays) if arrays else np.empty(0, np.int64) for key, arrays in parts.items()
+    }
     counts = np.bincount(whole["source"], minlength=len(sources))
     return {
         "lengths": {
@@ -484,7 +559,10 @@ def _distribution(values: npt.NDArray[Any]) -> dict[str, Any] | None:
         edges.append(2 * edges[-1])
     counts = np.histogram(values, edges)[0].tolist()
     first = next(k for k, n in enumerate(counts) if n)
-    bars = [{"from": a, "to": b - 1, "documents": n} for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
+    bars = [
+        {"from": a, "to": b - 1, "documents": n}
+        for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
     return {
         "mean": float(values.mean()),
         "total": int(values.sum(dtype=np.int64)),
@@ -509,7 +587,12 @@ def _correlation(rank: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Of ranks in the order they are met, with those of the order itself."""
     n = len(rank)
     rho = float(np.corrcoef(np.arange(n), rank)[0, 1])
-    return {"rank_correlation": rho, "expected": 0.0, "standard_deviation": 1 / math.sqrt(n - 1), "measured_on": n}
+    return {
+        "rank_correlation": rho,
+        "expected": 0.0,
+        "standard_deviation": 1 / math.sqrt(n - 1),
+        "measured_on": n,
+    }
 
 
 class _Runs:
@@ -557,15 +640,26 @@ def expected_run(documents: int, of_source: int) -> float:
     return float(min(max(expected, 1.0), of_source))
 
 
-def _shuffle(opened: Opened, split: str, rows: Rows, documents: dict[str, Any] | None, measured: dict[str, Any] | None) -> dict[str, Any]:
+def _shuffle(
+    opened: Opened, split: str, rows: Rows, documents: dict[str, Any] | None, measured: dict[str, Any] | None
+) -> dict[str, Any]:
     """How well documents, and samples, are mixed; beside each figure what a perfect shuffle would give."""
     found: dict[str, Any] = {"documents": None, "runs": None, "samples": None, "neighbours": None}
     if documents is not None:
         found["documents"], found["runs"] = documents["order"], documents["runs"]
     entry = opened.manifest.splits.get(split) if opened.manifest else None
-    if opened.manifest is not None and entry is not None and opened.manifest.shuffle == "samples" and rows.total > 2:
+    if (
+        opened.manifest is not None
+        and entry is not None
+        and opened.manifest.shuffle == "samples"
+        and rows.total > 2
+    ):
         total = sum(file.n_examples for file in entry.files)
-        places = np.unique(np.linspace(rows.base, rows.base + rows.total - 1, min(rows.total, MAX_RANKED)).round().astype(np.uint64))
+        places = np.unique(
+            np.linspace(rows.base, rows.base + rows.total - 1, min(rows.total, MAX_RANKED))
+            .round()
+            .astype(np.uint64)
+        )
         places = places[places < total]
         origin = lookup.origins(opened, split, places, total)
         if origin is not None and len(origin) > 2 and opened.manifest.format == "sample":
@@ -588,14 +682,18 @@ def _samples(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The samples asked for, or a few drawn."""
     if split is not None and split not in rows:
-        raise DataError(f"There is no split {split!r} in {opened.path}. It has {', '.join(rows) or 'none'}; name one with --split.")
+        raise DataError(
+            f"There is no split {split!r} in {opened.path}. It has {', '.join(rows) or 'none'}; name one with --split."
+        )
     chosen = split or ("train" if "train" in rows else next(iter(rows), None))
     if chosen is None:
         return []
     numbers = list(sample)
     total = lookup.num_sequences(opened, rows[chosen])
     if not numbers and total:
-        numbers = sorted(np.random.default_rng(SEED).choice(total, min(num_samples, total), replace=False).tolist())
+        numbers = sorted(
+            np.random.default_rng(SEED).choice(total, min(num_samples, total), replace=False).tolist()
+        )
     shown = []
     for number in numbers:
         try:
@@ -603,5 +701,7 @@ def _samples(
         except DataError as error:
             if sample:
                 raise
-            shown.append({"split": chosen, "sample": number, "note": str(error), "documents": None, "segments": []})
+            shown.append(
+                {"split": chosen, "sample": number, "note": str(error), "documents": None, "segments": []}
+            )
     return shown

@@ -72,7 +72,10 @@ def _verify_sets(opened: Opened, report: Report) -> None:
     elif not any(m.set.share is not None for m in manifests.values() if m):
         report(Check("sets disjoint", None, "not applicable: every set holds all documents"))
     else:
-        groups = [(name, [(split, one.documents_path(split)) for split in one.splits]) for name, one in found.items()]
+        groups = [
+            (name, [(split, one.documents_path(split)) for split in one.splits])
+            for name, one in found.items()
+        ]
         check_disjoint(report, "sets disjoint", groups, "no document is in two sets")
 
 
@@ -82,11 +85,24 @@ def _verify_set(opened: Opened, report: Report, prefix: str) -> None:
 
     manifest = opened.manifest
     if opened.problem is not None:
-        tell(Check("manifest", False, "dataset.json cannot be used; only what the shards show by themselves is checked", opened.problem))
+        tell(
+            Check(
+                "manifest",
+                False,
+                "dataset.json cannot be used; only what the shards show by themselves is checked",
+                opened.problem,
+            )
+        )
     elif manifest is None:
         tell(Check("manifest", None, "not applicable: no dataset.json (shards that others made)"))
     else:
-        tell(Check("manifest", True, f"format version {manifest.format_version}, written by btlm-data {manifest.version}"))
+        tell(
+            Check(
+                "manifest",
+                True,
+                f"format version {manifest.format_version}, written by btlm-data {manifest.version}",
+            )
+        )
     jobs = plan_jobs(opened)
     if manifest is not None:
         _check_files(opened, manifest, tell)
@@ -122,7 +138,10 @@ def _check_files(opened: Opened, manifest: Manifest, tell: Report) -> None:
     for split, entry in manifest.splits.items():
         if opened.chosen is not None and split != opened.chosen:
             continue
-        everything: list[FileEntry | Listed] = [*entry.files, *([entry.documents_file] if entry.documents_file else [])]
+        everything: list[FileEntry | Listed] = [
+            *entry.files,
+            *([entry.documents_file] if entry.documents_file else []),
+        ]
         for file in everything:
             path = opened.root / split / file.name
             if opened.only is not None and path != opened.only:
@@ -138,15 +157,22 @@ def _check_files(opened: Opened, manifest: Manifest, tell: Report) -> None:
         twice = sorted(name for name in listed if names.count(name) > 1) if len(listed) < len(names) else []
         problems += [f"{FILE_NAME} splits.{split}.files: {name} is listed twice" for name in twice]
         problems += [
-            f"{split}/{path.name}: a shard that {FILE_NAME} does not list" for path in opened.splits[split] if path.name not in listed
+            f"{split}/{path.name}: a shard that {FILE_NAME} does not list"
+            for path in opened.splits[split]
+            if path.name not in listed
         ]
     if opened.chosen is None:
         count += len(manifest.outputs)
         problems += [f"{name}: missing" for name in manifest.outputs if not (opened.root / name).is_file()]
         for folder in sorted(
-            p for p in opened.root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in manifest.splits
+            p
+            for p in opened.root.iterdir()
+            if p.is_dir() and not p.name.startswith(".") and p.name not in manifest.splits
         ):
-            problems += [f"{folder.name}/{path.name}: a shard outside of every split" for path in sorted(folder.glob("*.h5"))]
+            problems += [
+                f"{folder.name}/{path.name}: a shard outside of every split"
+                for path in sorted(folder.glob("*.h5"))
+            ]
     tell_problems(tell, "files", problems, f"{count} files, {size} bytes, none unlisted")
 
 
@@ -160,10 +186,14 @@ def _check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], te
             if job.entry is not None and scan.sha256 is not None:
                 count += 1
                 if scan.sha256 != job.entry.sha256:
-                    problems.append(f"{opened.name(job.path)}: sha256 {scan.sha256}, expected {job.entry.sha256}")
+                    problems.append(
+                        f"{opened.name(job.path)}: sha256 {scan.sha256}, expected {job.entry.sha256}"
+                    )
         count += _check_other_checksums(opened, manifest, problems)
         tell_problems(tell, "checksums", problems, f"{count} files have their sha256")
-    problems = [scan.error.removesuffix(" Restore it or prepare the dataset again.") for _, scan in both if scan.error]
+    problems = [
+        scan.error.removesuffix(" Restore it or prepare the dataset again.") for _, scan in both if scan.error
+    ]
     tell_problems(tell, "readable", problems, f"{len(both)} shards read to the last byte")
     tell_problems(tell, "layout", _layout_problems(opened, both), _layout_detail(both))
     tell_problems(tell, "counts", _count_problems(opened, both), _count_detail(both))
@@ -177,26 +207,54 @@ def _check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], te
         tell(Check(name, False, f"{rows} {'row' if rows == 1 else 'rows'} at fault", describe(*found[0])))
 
     kinds = {scan.layout.layout for scan in scans if scan.layout is not None}
-    rows = sum(scan.layout.shape[0] for scan in scans if scan.layout is not None and scan.layout.layout in ("sample", "vsl"))
+    rows = sum(
+        scan.layout.shape[0]
+        for scan in scans
+        if scan.layout is not None and scan.layout.layout in ("sample", "vsl")
+    )
     if not kinds & {"sample", "vsl"}:
         for name in ("mask", "padding", "label shift"):
             tell(Check(name, None, "not applicable: no shard holds samples (corpus shards are bare tokens)"))
     else:
         if manifest is None:
             rules("mask", ["mask value"], f"0 or 1 in {rows} rows")
-            tell(Check("padding", None, "not applicable: only a dataset.json could say which positions are padded"))
+            tell(
+                Check(
+                    "padding",
+                    None,
+                    "not applicable: only a dataset.json could say which positions are padded",
+                )
+            )
         elif manifest.format == "vsl":
-            rules("mask", ["mask value", "mask order", "crossing"], f"0 or 1 in {rows} rows, real positions first")
+            rules(
+                "mask",
+                ["mask value", "mask order", "crossing"],
+                f"0 or 1 in {rows} rows, real positions first",
+            )
             rules("padding", ["padding"], "zero in every plane")
-            rules("document borders", ["span", "position"], "positions restart and spans end with each part of a document")
+            rules(
+                "document borders",
+                ["span", "position"],
+                "positions restart and spans end with each part of a document",
+            )
         else:
             rules("mask", ["mask value", "mask order"], f"0 or 1 in {rows} rows, real positions first")
-            rules("padding", ["real", "padding"], "only in the last sample of the stream, zero in every plane")
+            rules(
+                "padding", ["real", "padding"], "only in the last sample of the stream, zero in every plane"
+            )
         rules("label shift", ["shift"], f"labels[t] = input_ids[t + 1] inside {rows} rows")
         if manifest is None and "vsl" in kinds:
-            rules("document borders", ["span", "position"], "positions restart and spans end with each part of a document")
+            rules(
+                "document borders",
+                ["span", "position"],
+                "positions restart and spans end with each part of a document",
+            )
     known = opened.vocab_size
-    rules("token ids", ["token"], f"all from 0 to {known - 1}" if known else "none negative (the vocabulary's size is unknown)")
+    rules(
+        "token ids",
+        ["token"],
+        f"all from 0 to {known - 1}" if known else "none negative (the vocabulary's size is unknown)",
+    )
 
 
 def _check_other_checksums(opened: Opened, manifest: Manifest, problems: list[str]) -> int:
@@ -209,7 +267,11 @@ def _check_other_checksums(opened: Opened, manifest: Manifest, problems: list[st
         if entry.documents_file and opened.chosen in (None, split)
     }
     if opened.chosen is None:
-        wanted |= {name: str(value.get("sha256")) for name, value in manifest.outputs.items() if value.get("sha256") is not None}
+        wanted |= {
+            name: str(value.get("sha256"))
+            for name, value in manifest.outputs.items()
+            if value.get("sha256") is not None
+        }
     count = 0
     for name, digest in wanted.items():
         try:
@@ -231,23 +293,37 @@ def _layout_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[s
         if layout is None:
             continue
         if not readable_layout(layout):
-            problems.append(f"{name}: data of shape {layout.shape} and type {layout.dtype}, expected (n, 3, L), (n, 5, L) or (n,) integers")
+            problems.append(
+                f"{name}: data of shape {layout.shape} and type {layout.dtype}, expected (n, 3, L), (n, 5, L) or (n,) integers"
+            )
             continue
         manifest = opened.manifest
         if manifest is not None:
-            planes = {"sample": (3, manifest.seq_len), "vsl": (5, manifest.seq_len), "corpus": ()}[manifest.format]
+            planes = {"sample": (3, manifest.seq_len), "vsl": (5, manifest.seq_len), "corpus": ()}[
+                manifest.format
+            ]
             if layout.shape[1:] != planes:
-                problems.append(f"{name}: data of shape {layout.shape}, expected ({', '.join(['n', *map(str, planes)])})")
+                problems.append(
+                    f"{name}: data of shape {layout.shape}, expected ({', '.join(['n', *map(str, planes)])})"
+                )
             if layout.dtype != manifest.shard_dtype:
                 problems.append(f"{name}: data of type {layout.dtype}, expected {manifest.shard_dtype}")
         first = first or layout
         if (layout.shape[1:], layout.dtype) != (first.shape[1:], first.dtype):
-            problems.append(f"{name}: rows of {layout.shape[1:]} {layout.dtype}, but {first.shape[1:]} {first.dtype} in the first shard")
+            problems.append(
+                f"{name}: rows of {layout.shape[1:]} {layout.dtype}, but {first.shape[1:]} {first.dtype} in the first shard"
+            )
     return problems
 
 
 def _layout_detail(both: Sequence[tuple[Job, Scan]]) -> str:
-    kinds = sorted({f"{s.layout.layout} {s.layout.dtype} {'x'.join(map(str, s.layout.shape[1:]))}".strip() for _, s in both if s.layout})
+    kinds = sorted(
+        {
+            f"{s.layout.layout} {s.layout.dtype} {'x'.join(map(str, s.layout.shape[1:]))}".strip()
+            for _, s in both
+            if s.layout
+        }
+    )
     return "; ".join(kinds) or "no shards"
 
 
@@ -271,14 +347,20 @@ def _count_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[st
             continue
         total = sum(file.n_examples for file in entry.files)
         if entry.samples is not None and total != entry.samples:
-            problems.append(f"{FILE_NAME} splits.{split}.samples: {entry.samples}, its files add up to {total}")
+            problems.append(
+                f"{FILE_NAME} splits.{split}.samples: {entry.samples}, its files add up to {total}"
+            )
         labels = max(0, entry.stream_tokens - 1)
         wanted = -(-labels // manifest.seq_len) if manifest.tail == "pad" else labels // manifest.seq_len
         if manifest.format == "sample" and total != wanted:
-            problems.append(f"{FILE_NAME} splits.{split}: {total} samples, but {entry.stream_tokens} tokens make {wanted}")
+            problems.append(
+                f"{FILE_NAME} splits.{split}: {total} samples, but {entry.stream_tokens} tokens make {wanted}"
+            )
         # A stream of one token has no label to learn, so not even a corpus is written of it.
         if manifest.format == "corpus" and total != (entry.stream_tokens if entry.stream_tokens > 1 else 0):
-            problems.append(f"{FILE_NAME} splits.{split}: {total} tokens in files, {entry.stream_tokens} in the stream")
+            problems.append(
+                f"{FILE_NAME} splits.{split}: {total} tokens in files, {entry.stream_tokens} in the stream"
+            )
     return problems
 
 

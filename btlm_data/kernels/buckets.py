@@ -53,7 +53,17 @@ def scatter(
     keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. Row i is document
     first_ordinal + i; within a partition rows keep their order.
     """
-    _scatter(readonly(keys), readonly(low), readonly(chosen), first_ordinal, log_partitions, cursors, out_keys, out_low, out_ordinals)
+    _scatter(
+        readonly(keys),
+        readonly(low),
+        readonly(chosen),
+        first_ordinal,
+        log_partitions,
+        cursors,
+        out_keys,
+        out_low,
+        out_ordinals,
+    )
 
 
 @_jit
@@ -102,7 +112,9 @@ def _pack(keys: UInt64Array, shared_bits: np.uint64, mask: np.uint64, packed: UI
         packed[i] = ((keys[i] << shared_bits) & ~mask) | np.uint64(i)
 
 
-def equal_runs(packed: UInt64Array, mask: int, keys: UInt64Array, low: UInt64Array) -> tuple[Int64Array, Int64Array]:
+def equal_runs(
+    packed: UInt64Array, mask: int, keys: UInt64Array, low: UInt64Array
+) -> tuple[Int64Array, Int64Array]:
     """The buckets of two or more equal keys: (members, starts); bucket b is members[starts[b]:starts[b + 1]].
 
     packed, mask: from `sort_order(keys)`. low: second halves of the keys, or empty. Members are indices into keys, ascending
@@ -111,7 +123,9 @@ def equal_runs(packed: UInt64Array, mask: int, keys: UInt64Array, low: UInt64Arr
     num_members, num_buckets = _count_runs(packed, np.uint64(mask))
     # Sharing the sorted bits is a superset of being equal, so these bounds hold.
     members, starts = np.empty(num_members, np.int64), np.empty(num_members // 2 + 1, np.int64)
-    num_members, num_buckets = _fill_runs(packed, np.uint64(mask), readonly(keys), readonly(low), members, starts)
+    num_members, num_buckets = _fill_runs(
+        packed, np.uint64(mask), readonly(keys), readonly(low), members, starts
+    )
     starts[num_buckets] = num_members
     return members[:num_members], starts[: num_buckets + 1]
 
@@ -133,7 +147,12 @@ def _count_runs(packed: UInt64Array, mask: np.uint64) -> tuple[int, int]:
 
 @_jit
 def _fill_runs(
-    packed: UInt64Array, mask: np.uint64, keys: UInt64Array, low: UInt64Array, members: Int64Array, starts: Int64Array
+    packed: UInt64Array,
+    mask: np.uint64,
+    keys: UInt64Array,
+    low: UInt64Array,
+    members: Int64Array,
+    starts: Int64Array,
 ) -> tuple[int, int]:
     written = num_buckets = 0
     i = 0
@@ -167,15 +186,22 @@ def _fill_runs(
     return written, num_buckets
 
 
-def star_edges(members: Int64Array, starts: Int64Array, ordinals: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
+def star_edges(
+    members: Int64Array, starts: Int64Array, ordinals: UInt32Array
+) -> tuple[UInt32Array, UInt32Array]:
     """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the first."""
-    first, other = np.empty(len(members) - len(starts) + 1, np.uint32), np.empty(len(members) - len(starts) + 1, np.uint32)
+    first, other = (
+        np.empty(len(members) - len(starts) + 1, np.uint32),
+        np.empty(len(members) - len(starts) + 1, np.uint32),
+    )
     _star_edges(members, starts, readonly(ordinals), first, other)
     return first, other
 
 
 @_jit
-def _star_edges(members: Int64Array, starts: Int64Array, ordinals: UInt32Array, first: UInt32Array, other: UInt32Array) -> None:
+def _star_edges(
+    members: Int64Array, starts: Int64Array, ordinals: UInt32Array, first: UInt32Array, other: UInt32Array
+) -> None:
     written = 0
     for b in range(len(starts) - 1):
         for k in range(starts[b] + 1, starts[b + 1]):
@@ -196,7 +222,9 @@ class Leaders:
     def __init__(self, num_perm: int, needed: int) -> None:
         self._signatures = np.zeros((self.MAX_LEADERS, num_perm), np.uint32)
         self._ordinals = np.zeros(self.MAX_LEADERS, np.uint32)
-        self._state = np.zeros(3, np.int64)  # leaders ever made in this bucket, comparisons, comparisons below the threshold
+        self._state = np.zeros(
+            3, np.int64
+        )  # leaders ever made in this bucket, comparisons, comparisons below the threshold
         self._needed = needed
 
     @property
@@ -212,7 +240,9 @@ class Leaders:
     def attach(self, signatures: UInt32Array, ordinals: UInt32Array, begins: BoolArray) -> UInt32Array:
         """The leader of each next member (n,), its own ordinal if it becomes one. signatures: (n, P); begins: (n,), where buckets begin."""
         leader = np.empty(len(ordinals), np.uint32)
-        _attach(signatures, ordinals, begins, self._signatures, self._ordinals, self._state, self._needed, leader)
+        _attach(
+            signatures, ordinals, begins, self._signatures, self._ordinals, self._state, self._needed, leader
+        )
         return leader
 
 

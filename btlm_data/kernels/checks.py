@@ -71,7 +71,9 @@ def scan_samples(
                     first_bad[r, MASK_ORDER] = length + t
                 real[r] += 1
                 last_label = label
-                if (token < 0 or token >= vocab_size or label < 0 or label >= vocab_size) and first_bad[r, TOKEN] < 0:
+                if (token < 0 or token >= vocab_size or label < 0 or label >= vocab_size) and first_bad[
+                    r, TOKEN
+                ] < 0:
                     first_bad[r, TOKEN] = t if token < 0 or token >= vocab_size else 2 * length + t
                 following = t + 1 < length and rows[r, 1, t + 1] == 1
                 if following and label != rows[r, 0, t + 1] and first_bad[r, SHIFT] < 0:
@@ -117,7 +119,12 @@ def scan_vsl(
             first_bad[r, rule] = -1
         real[r] = eos[r] = 0
         extent = length
-        while extent > 0 and rows[r, 1, extent - 1] == 0 and rows[r, 3, extent - 1] == 0 and rows[r, 4, extent - 1] == 0:
+        while (
+            extent > 0
+            and rows[r, 1, extent - 1] == 0
+            and rows[r, 3, extent - 1] == 0
+            and rows[r, 4, extent - 1] == 0
+        ):
             extent -= 1
         used[r] = extent
         for t in range(length):
@@ -131,13 +138,17 @@ def scan_vsl(
                 continue
             if mask == 0 and first_bad[r, MASK_ORDER] < 0:
                 first_bad[r, MASK_ORDER] = length + t
-            if (token < 0 or token >= vocab_size or label < 0 or label >= vocab_size) and first_bad[r, TOKEN] < 0:
+            if (token < 0 or token >= vocab_size or label < 0 or label >= vocab_size) and first_bad[
+                r, TOKEN
+            ] < 0:
                 first_bad[r, TOKEN] = t if token < 0 or token >= vocab_size else 2 * length + t
             begins = t == 0 or rows[r, 3, t - 1] == 0
             wanted = np.int64(0) if begins else np.int64(rows[r, 4, t - 1]) + 1
             if position != wanted and first_bad[r, POSITION] < 0:
                 first_bad[r, POSITION] = 4 * length + t
-            wrong_span = span < 0 or t + span >= extent or (not begins and span != np.int64(rows[r, 3, t - 1]) - 1)
+            wrong_span = (
+                span < 0 or t + span >= extent or (not begins and span != np.int64(rows[r, 3, t - 1]) - 1)
+            )
             if wrong_span and first_bad[r, SPAN] < 0:
                 first_bad[r, SPAN] = 3 * length + t
             if mask == 1:
@@ -151,7 +162,12 @@ def scan_vsl(
 
 @_jit
 def scan_stream(
-    tokens: npt.NDArray[Any], start: int, bucket_tokens: int, vocab_size: int, eos_id: int, ends: npt.NDArray[np.uint64]
+    tokens: npt.NDArray[Any],
+    start: int,
+    bucket_tokens: int,
+    vocab_size: int,
+    eos_id: int,
+    ends: npt.NDArray[np.uint64],
 ) -> tuple[int, int]:
     """Check a stretch of a stream whose first token is at position `start`; (first index outside the vocabulary or -1, EOS tokens)."""
     bad, eos = -1, 0
@@ -166,7 +182,9 @@ def scan_stream(
 
 
 @_jit
-def subtract_positions(positions: npt.NDArray[np.uint64], bucket_tokens: int, num_inputs: int, ends: npt.NDArray[np.uint64]) -> None:
+def subtract_positions(
+    positions: npt.NDArray[np.uint64], bucket_tokens: int, num_inputs: int, ends: npt.NDArray[np.uint64]
+) -> None:
     """Take stream positions out of the print that `scan_samples` or `scan_stream` added them to.
 
     num_inputs: positions that are somebody's input. The one behind them, the stream's last label, is in the last input's bucket.

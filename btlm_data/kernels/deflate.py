@@ -35,7 +35,39 @@ _SAMPLED_UNITS = 1 << 17  # units looked at to make the Huffman code
 _GROUP_UNITS = 1 << 17  # units searched before they are coded
 
 # RFC 1951, 3.2.5: first length (distance) and number of extra bits of each code.
-_LENGTH_BASE = np.array([3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258])
+_LENGTH_BASE = np.array(
+    [
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        13,
+        15,
+        17,
+        19,
+        23,
+        27,
+        31,
+        35,
+        43,
+        51,
+        59,
+        67,
+        83,
+        99,
+        115,
+        131,
+        163,
+        195,
+        227,
+        258,
+    ]
+)
 _LENGTH_EXTRA = np.array([0] * 8 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5] * 4 + [0])
 _DISTANCE_EXTRA = np.array([0, 0] + [max(0, i // 2 - 1) for i in range(2, 30)])
 _DISTANCE_BASE = np.concatenate([[1], 1 + np.cumsum(1 << _DISTANCE_EXTRA)[:-1]])
@@ -83,7 +115,9 @@ def make_code(counts: npt.NDArray[np.int64], distance_counts: npt.NDArray[np.int
     for size in range(3, 259):
         symbol = int(_LENGTH_SYMBOL[size])
         if literal_lengths[257 + symbol]:
-            length[size] = _join(literal[257 + symbol], (size - int(_LENGTH_BASE[symbol])) << 6 | int(_LENGTH_EXTRA[symbol]))
+            length[size] = _join(
+                literal[257 + symbol], (size - int(_LENGTH_BASE[symbol])) << 6 | int(_LENGTH_EXTRA[symbol])
+            )
     second = literal[:256]
     for _ in range(width - 2):
         second = [_join(entry, literal[0]) for entry in second]
@@ -108,7 +142,10 @@ def huffman_lengths(counts: npt.NDArray[np.int64], limit: int) -> list[int]:
         symbols = sorted((c, s) for s, c in enumerate(values) if c)
         weights = [c for c, _ in symbols]
         parent = [0] * (2 * len(symbols) - 1)
-        leaf, pair = 0, len(symbols)  # the lightest symbol and the lightest pair not joined yet; both kinds are in order of weight
+        leaf, pair = (
+            0,
+            len(symbols),
+        )  # the lightest symbol and the lightest pair not joined yet; both kinds are in order of weight
         for joined in range(len(symbols), len(parent)):
             total = 0
             for _ in range(2):
@@ -163,7 +200,9 @@ class _Bits:
 
     def pieces(self) -> U64:
         """The bits in pieces of 56: what the kernel appends at once."""
-        return np.array([self.value >> start & (1 << 56) - 1 for start in range(0, self.count, 56)], np.uint64)
+        return np.array(
+            [self.value >> start & (1 << 56) - 1 for start in range(0, self.count, 56)], np.uint64
+        )
 
 
 def _headers(ll_bits: list[int], d_bits: list[int]) -> _Bits:
@@ -250,14 +289,18 @@ def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.
     return _deflate(rows, length, 4, 0, code, tail, 3, back > WINDOW)
 
 
-def deflate_units(units: npt.NDArray[Any], width: int, hint: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def deflate_units(
+    units: npt.NDArray[Any], width: int, hint: int = 0
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Compress rows of units (n, M), uint16 or uint32: row i becomes the zlib stream of them as little-endian elements of `width` bytes.
 
     width: 2 or 4, at least that of the units. hint: a distance in units at which long repeats are likely (0: none). Returns the streams one after another and the n + 1 offsets between them.
     """
     units = _narrow(units)
     counts, distance_counts, _ = _counts(units, units.shape[1], width, hint)
-    return _deflate(units, units.shape[1], width, hint, make_code(counts, distance_counts, width), _Bits(), 1, False)
+    return _deflate(
+        units, units.shape[1], width, hint, make_code(counts, distance_counts, width), _Bits(), 1, False
+    )
 
 
 def _narrow(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -266,14 +309,23 @@ def _narrow(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _deflate(
-    rows: npt.NDArray[Any], body: int, width: int, hint: int, code: Code, tail: _Bits, planes: int, repeat: bool
+    rows: npt.NDArray[Any],
+    body: int,
+    width: int,
+    hint: int,
+    code: Code,
+    tail: _Bits,
+    planes: int,
+    repeat: bool,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Search and code all rows, some at a time so that the operations stay in the processor's cache."""
     group = max(1, _GROUP_UNITS // body)
     search = _Search(body, group)
     costs = ((code.a & np.uint64(63)).astype(np.uint8), (code.b & np.uint64(63)).astype(np.uint8))
     # No operation takes more bits than the literals it stands for can: MAX_CODE_BITS a byte.
-    most = (code.header.count + tail.count + MAX_CODE_BITS * width * (body * (2 if repeat else 1) + 2)) // 8 + 32
+    most = (
+        code.header.count + tail.count + MAX_CODE_BITS * width * (body * (2 if repeat else 1) + 2)
+    ) // 8 + 32
     out = np.empty(len(rows) * most, np.uint8)
     offsets = np.zeros(len(rows) + 1, np.int64)
     header, ending = code.header.pieces(), tail.pieces()
@@ -291,17 +343,26 @@ def _deflate(
 
 
 def _distance_symbol(distance: int) -> int:
-    return int(_DISTANCE_SYMBOL[distance - 1] if distance <= 256 else _DISTANCE_SYMBOL[256 + (distance - 1) // 128])
+    return int(
+        _DISTANCE_SYMBOL[distance - 1] if distance <= 256 else _DISTANCE_SYMBOL[256 + (distance - 1) // 128]
+    )
 
 
-def _counts(rows: npt.NDArray[Any], body: int, width: int, hint: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+def _counts(
+    rows: npt.NDArray[Any], body: int, width: int, hint: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Symbol counts (286,) and (30,) of an even sample of rows, 1 for every other symbol that may occur; rows looked at."""
     sample = rows[:: max(1, rows.size // _SAMPLED_UNITS)].copy()
     search = _Search(body, len(sample))
-    guess = (np.full(_ENTRIES, 8, np.uint8), np.full(_ENTRIES, 8, np.uint8))  # bits of each part before anything is known
+    guess = (
+        np.full(_ENTRIES, 8, np.uint8),
+        np.full(_ENTRIES, 8, np.uint8),
+    )  # bits of each part before anything is known
     guess[0][_MATCH:], guess[1][_MATCH:_ALONE] = 3, 4
     if not hint:
-        guess[1][_PREVIOUS] = _NEVER  # good for the counters of the vsl layout; in text it would take bits from what is better
+        guess[1][_PREVIOUS] = (
+            _NEVER  # good for the counters of the vsl layout; in text it would take bits from what is better
+        )
     search.run(sample, body, width, hint, guess)
     ops = search.ops[: search.ends[len(sample) - 1]]
     a = np.bincount((ops & np.uint64(1023)).astype(np.int64), minlength=_ENTRIES)
@@ -334,7 +395,12 @@ class _Search:
         self.ends = np.zeros(group, np.int64)
 
     def run(
-        self, rows: npt.NDArray[Any], body: int, width: int, hint: int, costs: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+        self,
+        rows: npt.NDArray[Any],
+        body: int,
+        width: int,
+        hint: int,
+        costs: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
     ) -> None:
         _find(
             rows, body, width, hint if 0 < hint * width <= WINDOW else body, costs[0], costs[1], _DISTANCE_SYMBOL, _DISTANCE_BASE,
@@ -422,7 +488,12 @@ def _find(
             if length >= 2:
                 back = distance * width - 1
                 c = symbol[back if back < 256 else 256 + (back >> 7)]
-                ops[count] = (_MATCH + length) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
+                ops[count] = (
+                    (_MATCH + length)
+                    | (_MATCH + c) << 10
+                    | extra[c] << 20
+                    | (back + 1 - base_distance[c]) << 24
+                )
                 i += int(length)
             else:
                 token = np.uint64(row[i])
@@ -432,7 +503,9 @@ def _find(
                 # A literal or a match of one unit: both go on at i + 1, so neither needs a branch that cannot be predicted.
                 back = max(single, np.int64(1)) * width - 1
                 c = symbol[back if back < 256 else 256 + (back >> 7)]
-                match = np.uint64((_MATCH + 1) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24)
+                match = np.uint64(
+                    (_MATCH + 1) | (_MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
+                )
                 # Its upper bytes may stand in the unit before as well (not in unit 0: the labels have another one before unit 1).
                 known = counters and i > 1 and np.uint64(row[i - 1]) >> np.uint64(8) == token >> np.uint64(8)
                 upper_cost = np.int64(cost_b[second]) + (16 if high else 0)

@@ -64,10 +64,19 @@ def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array
     if not len(sigmas):
         return n
     bounds = offsets.tolist()
-    original = (texts[d] if texts is not None else utf8[bounds[d] : bounds[d + 1]].tobytes().decode() for d in sigmas.tolist())
+    original = (
+        texts[d] if texts is not None else utf8[bounds[d] : bounds[d + 1]].tobytes().decode()
+        for d in sigmas.tolist()
+    )
     lowered = [text.lower().encode() for text in original]
     lengths = np.cumsum([len(text) for text in lowered])
-    return _replace(n, sigmas, _run_normalise(np.frombuffer(b"".join(lowered), np.uint8), np.concatenate((np.zeros(1, np.int64), lengths))))
+    return _replace(
+        n,
+        sigmas,
+        _run_normalise(
+            np.frombuffer(b"".join(lowered), np.uint8), np.concatenate((np.zeros(1, np.int64), lengths))
+        ),
+    )
 
 
 def _run_normalise(utf8: UInt8Array, offsets: Int64Array) -> Normalised:
@@ -89,7 +98,9 @@ def _replace(n: Normalised, documents: Int64Array, by: Normalised) -> Normalised
         pieces += [n.utf8[done : n.offsets[d]], by.utf8[by.offsets[k] : by.offsets[k + 1]]]
         done = int(n.offsets[d + 1])
     pieces.append(n.utf8[done:])
-    return Normalised(np.concatenate(pieces), np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))), num_chars)
+    return Normalised(
+        np.concatenate(pieces), np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))), num_chars
+    )
 
 
 @cache
@@ -144,16 +155,26 @@ def _normalise(
                 point = (np.uint32(byte & 0x1F) << 6) | np.uint32(src[i + one] & 0x3F)
             elif byte < 0xF0:
                 width = np.uint64(3)
-                point = (np.uint32(byte & 0x0F) << 12) | (np.uint32(src[i + one] & 0x3F) << 6) | np.uint32(src[i + np.uint64(2)] & 0x3F)
+                point = (
+                    (np.uint32(byte & 0x0F) << 12)
+                    | (np.uint32(src[i + one] & 0x3F) << 6)
+                    | np.uint32(src[i + np.uint64(2)] & 0x3F)
+                )
             else:
                 width = np.uint64(4)
                 point = (np.uint32(byte & 0x07) << 18) | (np.uint32(src[i + one] & 0x3F) << 12)
-                point |= (np.uint32(src[i + np.uint64(2)] & 0x3F) << 6) | np.uint32(src[i + np.uint64(3)] & 0x3F)
+                point |= (np.uint32(src[i + np.uint64(2)] & 0x3F) << 6) | np.uint32(
+                    src[i + np.uint64(3)] & 0x3F
+                )
             mapped32 = lower[point] if point < len(lower) else np.uint32(point)
             if point == 0x3A3:
                 break
             if point == 0x130:
-                out[j], out[j + one], out[j + np.uint64(2)] = 0x69, 0xCC, 0x87  # "i" and a combining dot above
+                out[j], out[j + one], out[j + np.uint64(2)] = (
+                    0x69,
+                    0xCC,
+                    0x87,
+                )  # "i" and a combining dot above
                 j += np.uint64(3)
                 continuations += one
                 last = np.uint8(0x69)
@@ -247,7 +268,10 @@ def permutations(num_perm: int, seed: int, scheme: Scheme) -> tuple[npt.NDArray[
         b = generator.randint(0, 2**32, num_perm, dtype=np.uint32)
         return _readonly(a), _readonly(b)
     pairs = [
-        (generator.randint(1, _MERSENNE_PRIME, dtype=np.uint64), generator.randint(0, _MERSENNE_PRIME, dtype=np.uint64))
+        (
+            generator.randint(1, _MERSENNE_PRIME, dtype=np.uint64),
+            generator.randint(0, _MERSENNE_PRIME, dtype=np.uint64),
+        )
         for _ in range(num_perm)
     ]
     a64, b64 = np.array(pairs, np.uint64).T
@@ -261,7 +285,9 @@ def _wide_vectors(typing_context: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own add() knows fewer names
+        set.add(
+            builder.function.attributes, '"prefer-vector-width"="512"'
+        )  # llvmlite's own add() knows fewer names
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -271,7 +297,14 @@ _prefer_wide_vectors: Any = intrinsic(_wide_vectors)
 
 
 @_jit
-def _affine32(utf8: UInt8Array, offsets: Int64Array, num_chars: Int64Array, a: UInt32Array, b: UInt32Array, out: UInt32Array) -> None:
+def _affine32(
+    utf8: UInt8Array,
+    offsets: Int64Array,
+    num_chars: Int64Array,
+    a: UInt32Array,
+    b: UInt32Array,
+    out: UInt32Array,
+) -> None:
     _prefer_wide_vectors()
     one, two, three, four, thirteen = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(13)
     hashes = np.empty(4, np.uint32)
@@ -283,7 +316,12 @@ def _affine32(utf8: UInt8Array, offsets: Int64Array, num_chars: Int64Array, a: U
             stop += _width(utf8[stop])
         for _ in range(0, max(np.int64(1), num_chars[d] - 12), 4):
             if stop - start == thirteen and stop + four <= end and _four_are_ascii(utf8, stop):
-                h0, h1, h2, h3 = _hash13(utf8, start), _hash13(utf8, start + one), _hash13(utf8, start + two), _hash13(utf8, start + three)
+                h0, h1, h2, h3 = (
+                    _hash13(utf8, start),
+                    _hash13(utf8, start + one),
+                    _hash13(utf8, start + two),
+                    _hash13(utf8, start + three),
+                )
                 start += four
                 stop += four
             else:
@@ -361,7 +399,14 @@ def _hash(utf8: UInt8Array, start: np.uint64, stop: np.uint64) -> np.uint32:
 
 
 @_jit
-def _legacy(utf8: UInt8Array, offsets: Int64Array, num_chars: Int64Array, a: UInt64Array, b: UInt64Array, out: UInt32Array) -> None:
+def _legacy(
+    utf8: UInt8Array,
+    offsets: Int64Array,
+    num_chars: Int64Array,
+    a: UInt64Array,
+    b: UInt64Array,
+    out: UInt32Array,
+) -> None:
     schedule = np.empty(80, np.uint32)
     for d in range(len(num_chars)):
         start = stop = np.uint64(offsets[d])
@@ -408,7 +453,13 @@ def _sha1_hash32(utf8: UInt8Array, start: np.uint64, stop: np.uint64, schedule: 
     schedule[15] = np.uint32(length * np.uint64(8))
     for t in range(16, 80):
         schedule[t] = _rotate(schedule[t - 3] ^ schedule[t - 8] ^ schedule[t - 14] ^ schedule[t - 16], 1)
-    a, b, c, d, e = np.uint32(0x67452301), np.uint32(0xEFCDAB89), np.uint32(0x98BADCFE), np.uint32(0x10325476), np.uint32(0xC3D2E1F0)
+    a, b, c, d, e = (
+        np.uint32(0x67452301),
+        np.uint32(0xEFCDAB89),
+        np.uint32(0x98BADCFE),
+        np.uint32(0x10325476),
+        np.uint32(0xC3D2E1F0),
+    )
     for t in range(80):
         if t < 20:
             f, constant = (b & c) | (~b & d), np.uint32(0x5A827999)
@@ -442,7 +493,9 @@ def band_keys(signatures: UInt32Array, bands: int, rows: int) -> UInt64Array:
     a key with probability 1 - (1 - s**rows)**bands. Raises ValueError if the signatures are too short.
     """
     if bands * rows > signatures.shape[1]:
-        raise ValueError(f"{bands} bands of {rows} rows need {bands * rows} permutations, the signatures have {signatures.shape[1]}")
+        raise ValueError(
+            f"{bands} bands of {rows} rows need {bands * rows} permutations, the signatures have {signatures.shape[1]}"
+        )
     out = np.empty((len(signatures), bands), np.uint64)
     _band_keys(_readonly(signatures), rows, out)
     return out
@@ -472,7 +525,9 @@ def similarity(one: UInt32Array, other: UInt32Array) -> npt.NDArray[np.float64]:
     return np.asarray(np.count_nonzero(one == other, axis=-1) / one.shape[-1])
 
 
-def to_lean_minhash(signature: UInt32Array, seed: int = 1, scheme: Scheme = "affine32") -> datasketch.LeanMinHash:
+def to_lean_minhash(
+    signature: UInt32Array, seed: int = 1, scheme: Scheme = "affine32"
+) -> datasketch.LeanMinHash:
     """One signature (P,) as datasketch's LeanMinHash. Needs datasketch >= 2.0."""
     import datasketch
 
@@ -483,7 +538,9 @@ def to_lean_minhash(signature: UInt32Array, seed: int = 1, scheme: Scheme = "aff
 def from_lean_minhash(minhash: datasketch.LeanMinHash) -> UInt32Array:
     """The signature (P,) uint32 of a datasketch MinHash or LeanMinHash of a 32-bit scheme. Raises ValueError for another scheme."""
     if minhash.scheme not in ("affine32", "legacy"):
-        raise ValueError(f"a signature of scheme {minhash.scheme!r} does not fit in 32 bits; make it with affine32 or legacy")
+        raise ValueError(
+            f"a signature of scheme {minhash.scheme!r} does not fit in 32 bits; make it with affine32 or legacy"
+        )
     return np.asarray(minhash.hashvalues).astype(np.uint32)
 
 

@@ -25,16 +25,22 @@ def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArr
     value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002),
     sections 4 and 5. Integer arithmetic only, so the order is the same on every machine.
     """
-    return _permute(np.ascontiguousarray(index, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), False)
+    return _permute(
+        np.ascontiguousarray(index, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), False
+    )
 
 
 def unpermute_index(place: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
     """The inverse of `permute_index`."""
-    return _permute(np.ascontiguousarray(place, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), True)
+    return _permute(
+        np.ascontiguousarray(place, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), True
+    )
 
 
 def _half_bits(n: int) -> np.uint64:
-    return np.uint64(max(4, ((n - 1).bit_length() + 1) // 2))  # never below 4: a network on 1 to 3 bits a half mixes badly
+    return np.uint64(
+        max(4, ((n - 1).bit_length() + 1) // 2)
+    )  # never below 4: a network on 1 to 3 bits a half mixes badly
 
 
 def _round_keys(seed: int) -> npt.NDArray[np.uint64]:

@@ -15,7 +15,9 @@ import numpy.typing as npt
 NGRAM_WORDS = 13
 NONE = 0xFFFFFFFF
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_LEAVING = np.uint64(pow(0x9E3779B97F4A7C15, NGRAM_WORDS, 2**64))  # the factor of the word that leaves the window
+_LEAVING = np.uint64(
+    pow(0x9E3779B97F4A7C15, NGRAM_WORDS, 2**64)
+)  # the factor of the word that leaves the window
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
@@ -23,10 +25,19 @@ Int64Array = npt.NDArray[np.int64]
 _jit = numba.njit(cache=True, nogil=True)
 
 
-def word_ngrams(utf8: UInt8Array, offsets: Int64Array) -> tuple[UInt64Array, Int64Array, Int64Array, Int64Array]:
+def word_ngrams(
+    utf8: UInt8Array, offsets: Int64Array
+) -> tuple[UInt64Array, Int64Array, Int64Array, Int64Array]:
     """All n-grams of n normalised texts: (hashes, starts, stops, texts), stretches of utf8 and the text each is from."""
     utf8, offsets = _readonly(utf8), _readonly(offsets)
-    count = _ngrams(utf8, offsets, np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
+    count = _ngrams(
+        utf8,
+        offsets,
+        np.empty(0, np.uint64),
+        np.empty(0, np.int64),
+        np.empty(0, np.int64),
+        np.empty(0, np.int64),
+    )
     hashes, starts, stops, texts = (
         np.empty(count, np.uint64),
         np.empty(count, np.int64),
@@ -60,7 +71,14 @@ def _finish(rolled: np.uint64) -> np.uint64:
 
 
 @_jit
-def _ngrams(utf8: UInt8Array, offsets: Int64Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array, texts: Int64Array) -> int:
+def _ngrams(
+    utf8: UInt8Array,
+    offsets: Int64Array,
+    hashes: UInt64Array,
+    starts: Int64Array,
+    stops: Int64Array,
+    texts: Int64Array,
+) -> int:
     """Write the n-grams if there is room for them; returns how many there are."""
     words, word_starts = np.zeros(NGRAM_WORDS, np.uint64), np.zeros(NGRAM_WORDS, np.int64)
     count = 0
@@ -84,7 +102,9 @@ def _ngrams(utf8: UInt8Array, offsets: Int64Array, hashes: UInt64Array, starts: 
     return count
 
 
-def build_table(utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array) -> tuple[UInt32Array, UInt64Array]:
+def build_table(
+    utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array
+) -> tuple[UInt32Array, UInt64Array]:
     """(slots, filter) over n-grams: an open-addressing table of their numbers, the first of each text; and 16 bits or more each of a filter."""
     size = 1 << max(4, (2 * len(hashes)).bit_length())
     slots, bits = np.full(size, NONE, np.uint32), np.zeros(size // 8, np.uint64)
@@ -93,7 +113,9 @@ def build_table(utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops
 
 
 @_jit
-def _equal(one: UInt8Array, start: int, stop: int, other: UInt8Array, other_start: int, other_stop: int) -> bool:
+def _equal(
+    one: UInt8Array, start: int, stop: int, other: UInt8Array, other_start: int, other_stop: int
+) -> bool:
     if stop - start != other_stop - other_start:
         return False
     k = 0
@@ -104,7 +126,12 @@ def _equal(one: UInt8Array, start: int, stop: int, other: UInt8Array, other_star
 
 @_jit
 def _build_table(
-    utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array, slots: UInt32Array, bits: UInt64Array
+    utf8: UInt8Array,
+    hashes: UInt64Array,
+    starts: Int64Array,
+    stops: Int64Array,
+    slots: UInt32Array,
+    bits: UInt64Array,
 ) -> None:
     mask, bit_mask = np.uint64(len(slots) - 1), np.uint64(64 * len(bits) - 1)
     for g in range(len(hashes)):
@@ -113,7 +140,9 @@ def _build_table(
         slot = (hashes[g] >> np.uint64(32)) & mask
         while slots[slot] != NONE:
             there = slots[slot]
-            if hashes[there] == hashes[g] and _equal(utf8, starts[there], stops[there], utf8, starts[g], stops[g]):
+            if hashes[there] == hashes[g] and _equal(
+                utf8, starts[there], stops[there], utf8, starts[g], stops[g]
+            ):
                 break
             slot = (slot + np.uint64(1)) & mask
         if slots[slot] == NONE:
@@ -133,7 +162,16 @@ def find(
     hits, first = np.zeros(len(chosen), np.uint32), np.full(len(chosen), NONE, np.uint32)
     eval_utf8, hashes, starts, stops, slots, bits = table
     ngrams = (_readonly(eval_utf8), _readonly(hashes), _readonly(starts), _readonly(stops))
-    _find(_readonly(utf8), _readonly(offsets), _readonly(chosen), *ngrams, _readonly(slots), _readonly(bits), hits, first)
+    _find(
+        _readonly(utf8),
+        _readonly(offsets),
+        _readonly(chosen),
+        *ngrams,
+        _readonly(slots),
+        _readonly(bits),
+        hits,
+        first,
+    )
     return hits, first
 
 

@@ -45,7 +45,9 @@ def _trailing_zeros(_context: Any, value: Any) -> Any:
 def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     array = context.make_array(signature.args[0])(context, builder, arguments[0])
     start = builder.bitcast(array.data, context.get_value_type(types.uint8).as_pointer())
-    return builder.bitcast(builder.gep(start, [arguments[1]]), context.get_value_type(types.uint64).as_pointer())
+    return builder.bitcast(
+        builder.gep(start, [arguments[1]]), context.get_value_type(types.uint64).as_pointer()
+    )
 
 
 # The compiled forms take one argument fewer than the functions above, which a type checker cannot follow.

@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 Format = Literal["jsonl", "parquet", "txt"]
 Compression = Literal["none", "gzip", "zstd"]
-_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "txt"}
+_FORMATS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "txt",
+}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -36,7 +42,9 @@ class SourceFile:
     @property
     def identity(self) -> str:
         """What receipts remember of it."""
-        return f"{self.split}|{self.name}|{self.size}|{self.version}|{self.source or ''}|{self.text_field or ''}"
+        return (
+            f"{self.split}|{self.name}|{self.size}|{self.version}|{self.source or ''}|{self.text_field or ''}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -57,7 +57,9 @@ def _lock(path: Path, *, exclusive: bool, wait: bool, create: bool = False) -> i
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(
+            descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
+        )
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -106,7 +108,9 @@ class Pin:
     def release(self, *, used: bool = True) -> None:
         """Let it go. used: it has been read, and may be the first to be dropped."""
         if used:
-            with contextlib.suppress(OSError):  # the mark is advice only; a full disk must not fail the reader
+            with contextlib.suppress(
+                OSError
+            ):  # the mark is advice only; a full disk must not fail the reader
                 self._cache.mark_used(self._key)
         _unlock(self._descriptor)
 
@@ -210,7 +214,9 @@ class Cache:
 
     def _pin(self, key: str) -> Pin | None:
         path = self.folder / "files" / key
-        descriptor = _lock(path, exclusive=False, wait=True)  # nobody holds it exclusively without holding the books
+        descriptor = _lock(
+            path, exclusive=False, wait=True
+        )  # nobody holds it exclusively without holding the books
         return None if descriptor is None else Pin(path, self, key, descriptor)
 
     def install(self, partial: Partial, sha256: str) -> Pin:
@@ -220,7 +226,9 @@ class Cache:
             with self._books():
                 (self.folder / "files" / f"{partial._key}.sha256").write_text(sha256)
                 partial.path.rename(path)
-                fcntl.flock(partial._descriptor, fcntl.LOCK_SH)  # not atomic, but whoever would slip in needs the books
+                fcntl.flock(
+                    partial._descriptor, fcntl.LOCK_SH
+                )  # not atomic, but whoever would slip in needs the books
         except OSError as error:
             raise _cannot_write(error, path, self) from error
         return Pin(path, self, partial._key, partial._descriptor)
@@ -262,7 +270,12 @@ class Cache:
         """Drop files until `needed` more bytes fit; False, and nothing dropped, if they cannot now. Holds the books."""
         whole = self._whole()
         partial = self._partial()
-        lacking = sum(size for size, _ in whole.values()) + sum(size for _, size, _ in partial) + needed - self.limit
+        lacking = (
+            sum(size for size, _ in whole.values())
+            + sum(size for _, size, _ in partial)
+            + needed
+            - self.limit
+        )
         if lacking <= 0:
             return True
         if self.keep:
@@ -279,8 +292,13 @@ class Cache:
                 unused.append((-changed, name))  # what came last is needed last
         # First what has been used (longest ago first), then what a dead process left, then what was fetched ahead.
         candidates = [(self.folder / "files" / name, whole[name][0]) for _, name in sorted(used)]
-        candidates += [(self.folder / "partial" / name, size) for name, size, _ in sorted(partial, key=lambda item: item[2])]
-        candidates += [(self.folder / "files" / name, whole[name][0]) for _, name in sorted(unused) if may_drop(name)]
+        candidates += [
+            (self.folder / "partial" / name, size)
+            for name, size, _ in sorted(partial, key=lambda item: item[2])
+        ]
+        candidates += [
+            (self.folder / "files" / name, whole[name][0]) for _, name in sorted(unused) if may_drop(name)
+        ]
         locked: list[tuple[Path, int]] = []
         try:
             for path, size in candidates:
@@ -331,7 +349,9 @@ class Cache:
         waited = _POLL
         while True:
             for number in range(self.connections):
-                descriptor = _lock(self.folder / "slots" / str(number), exclusive=True, wait=False, create=True)
+                descriptor = _lock(
+                    self.folder / "slots" / str(number), exclusive=True, wait=False, create=True
+                )
                 if descriptor is not None:
                     try:
                         yield

@@ -154,7 +154,9 @@ class Fetcher:
             partial.leave()
             raise
 
-    def _complete(self, cache: Cache, file: SourceFile, partial: Partial, stop: threading.Event | None) -> Pin:
+    def _complete(
+        self, cache: Cache, file: SourceFile, partial: Partial, stop: threading.Event | None
+    ) -> Pin:
         """Fetch what lacks, verify the whole, and once more from the start if it is wrong."""
         problem = None
         for _ in range(2):
@@ -208,12 +210,16 @@ class Fetcher:
                 room = file.size - partial.have
                 partial.append(piece[:room] if len(piece) > room else piece)
                 if len(piece) > room:
-                    raise TransientError(f"the server sends more than the {file.size:,} bytes listed", restart=True)
+                    raise TransientError(
+                        f"the server sends more than the {file.size:,} bytes listed", restart=True
+                    )
                 window_bytes += len(piece)
                 now = time.monotonic()
                 if now - window_start >= self.timeout:
                     if window_bytes < SLOWEST * self.timeout and partial.have < file.size:
-                        raise TransientError(f"only {window_bytes:,} bytes came in {now - window_start:.0f} s")
+                        raise TransientError(
+                            f"only {window_bytes:,} bytes came in {now - window_start:.0f} s"
+                        )
                     window_start, window_bytes = now, 0
         finally:
             close = getattr(pieces, "close", None)
@@ -276,11 +282,14 @@ class Prefetcher:
         self._files = list({file.url: file for file in files if is_remote(file.url)}.values())
         self._keys = frozenset(map(_key, self._files))
         self._pending = iter(self._files)
-        self._turn = threading.Lock()  # held while waiting for room, so that room is given in the order of need
+        self._turn = (
+            threading.Lock()
+        )  # held while waiting for room, so that room is given in the order of need
         self._stop = threading.Event()
         self._num_done = 0
         self._threads = [
-            threading.Thread(target=self._work, args=(n,), name=f"prefetch-{n}", daemon=True) for n in range(min(threads, len(self._files)))
+            threading.Thread(target=self._work, args=(n,), name=f"prefetch-{n}", daemon=True)
+            for n in range(min(threads, len(self._files)))
         ]
 
     def __enter__(self) -> Prefetcher:
@@ -294,7 +303,9 @@ class Prefetcher:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop fetching; a thread that waits for a silent server is left behind (it is a daemon and holds nothing but its flocks)."""
         self._stop.set()
         end = time.monotonic() + 2.0

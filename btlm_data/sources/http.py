@@ -20,7 +20,9 @@ class TransientError(Exception):
     received so far is of no use.
     """
 
-    def __init__(self, reason: str, wait: float | None = None, status: int | None = None, *, restart: bool = False) -> None:
+    def __init__(
+        self, reason: str, wait: float | None = None, status: int | None = None, *, restart: bool = False
+    ) -> None:
         super().__init__(reason)
         self.wait = wait
         self.status = status
@@ -67,13 +69,21 @@ def stream_bytes(
     if offset:
         asked["Range"] = f"bytes={offset}-"
     try:
-        with get_session().stream("GET", address, headers=asked, timeout=httpx2.Timeout(timeout), follow_redirects=True) as response:
+        with get_session().stream(
+            "GET", address, headers=asked, timeout=httpx2.Timeout(timeout), follow_redirects=True
+        ) as response:
             if response.status_code == 416:
-                raise TransientError("the server has no bytes where the rest should be (416)", status=416, restart=True)
+                raise TransientError(
+                    "the server has no bytes where the rest should be (416)", status=416, restart=True
+                )
             check_status(response)
             skip = offset if offset and response.status_code != 206 else 0
-            if response.status_code == 206 and not _starts_at(response.headers.get("content-range", ""), offset):
-                raise TransientError(f"asked for bytes from {offset}, got {response.headers.get('content-range')!r}")
+            if response.status_code == 206 and not _starts_at(
+                response.headers.get("content-range", ""), offset
+            ):
+                raise TransientError(
+                    f"asked for bytes from {offset}, got {response.headers.get('content-range')!r}"
+                )
             for received in response.iter_bytes():
                 piece = received
                 if skip:

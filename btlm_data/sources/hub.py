@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from btlm_data.sources.listing import Listing
 
 logger = logging.getLogger(__name__)
-MAX_ENTRIES = 5_000_000  # the largest data sets on the hub have under a million files; beyond this a listing is broken
+MAX_ENTRIES = (
+    5_000_000  # the largest data sets on the hub have under a million files; beyond this a listing is broken
+)
 _SILENT_RETRIES = 2  # of a listing whose hub does not answer: each has waited for `run.timeout`, and somebody waits for the run to begin
 _LISTERS = 4  # folders listed at once
 _URL = re.compile(r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
@@ -58,7 +60,9 @@ def parse_url(url: str) -> tuple[str, str | None, str | None]:
     return match["repository"], unquote(revision) if revision else None, match["path"]
 
 
-def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Sequence[str]] | None) -> Listing:
+def list_hub(
+    url: str, revision: str | None, run: Run, patterns: Mapping[str, Sequence[str]] | None
+) -> Listing:
     """List a data set's input files at one commit.
 
     patterns: split -> globs; without them the URL's glob (or everything) and the usual folder names decide. Raises
@@ -82,10 +86,16 @@ def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Se
         glob = f"{path}/**"
     globs = [*itertools.chain.from_iterable(patterns.values())] if patterns is not None else [glob or "**"]
     folders = _folders(globs)
-    patient = run.model_copy(update={"retries": min(run.retries, 1)})  # huggingface_hub repeats each page of a listing by itself
+    patient = run.model_copy(
+        update={"retries": min(run.retries, 1)}
+    )  # huggingface_hub repeats each page of a listing by itself
 
     def tree(folder: str) -> list[Any]:
-        return list(_answer(functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, patient))
+        return list(
+            _answer(
+                functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, patient
+            )
+        )
 
     entries = list(itertools.chain.from_iterable(_side_by_side(tree, folders)))
     files: dict[str, SourceFile] = {}
@@ -95,18 +105,31 @@ def list_hub(url: str, revision: str | None, run: Run, patterns: Mapping[str, Se
         if split is None:
             continue
         if not is_safe_name(entry.path):
-            _refuse(repository, f"its listing names the file {entry.path[:200]!r}, which is no plain relative path")
+            _refuse(
+                repository,
+                f"its listing names the file {entry.path[:200]!r}, which is no plain relative path",
+            )
         size = entry.lfs.size if entry.lfs is not None else entry.size
         if not isinstance(size, int) or size < 0:
             _refuse(repository, f"its listing gives {entry.path} the size {size!r}")
         files[entry.path] = _source_file(repository, commit, entry, split)
     if not files:
         looked = ", ".join(globs[:4]) + (" ..." if len(globs) > 4 else "")
-        _refuse(repository, f"at revision {commit[:12]} it has no .jsonl, .parquet or .txt file that matches {looked}")
+        _refuse(
+            repository,
+            f"at revision {commit[:12]} it has no .jsonl, .parquet or .txt file that matches {looked}",
+        )
     gated = bool(getattr(info, "gated", False))
     _check_access(api, next(iter(sorted(files.items())))[1], repository, gated, run)
     total = sum(file.size for file in files.values())
-    logger.info("hub: %s at %s: %d files, %.1f GB%s", repository, commit[:12], len(files), total / 1e9, ", gated" if gated else "")
+    logger.info(
+        "hub: %s at %s: %d files, %.1f GB%s",
+        repository,
+        commit[:12],
+        len(files),
+        total / 1e9,
+        ", gated" if gated else "",
+    )
     provenance = {
         "kind": "hub",
         "endpoint": endpoint(),
@@ -142,7 +165,12 @@ def commit_of(url: str, revision: str | None, run: Run) -> tuple[str, str]:
     """(repository, commit id) of a data set. Raises SourceUnavailable."""
     repository, pinned, _ = parse_url(url)
     wanted = revision or pinned
-    info = _answer(lambda: _api(run.timeout).dataset_info(repository, revision=wanted, timeout=run.timeout), repository, wanted, run)
+    info = _answer(
+        lambda: _api(run.timeout).dataset_info(repository, revision=wanted, timeout=run.timeout),
+        repository,
+        wanted,
+        run,
+    )
     return repository, str(info.sha)
 
 
@@ -174,7 +202,9 @@ def check_status(response: Any) -> None:
     from huggingface_hub import hf_raise_for_status
 
     if response.status_code in RETRIED_STATUS:
-        raise TransientError(f"status {response.status_code}", retry_after(response.headers), response.status_code)
+        raise TransientError(
+            f"status {response.status_code}", retry_after(response.headers), response.status_code
+        )
     hf_raise_for_status(response)
 
 
@@ -225,7 +255,9 @@ def _kept_snapshot(repository: str, revision: str | None) -> str | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return str(snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True))
+        return str(
+            snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True)
+        )
     except (OSError, ValueError):  # not there, or `repository` is no name of one
         return None
 
@@ -277,7 +309,8 @@ def _set_limit(request: Any) -> None:
     """Give a request without time limits ours (an httpx event hook)."""
     limits = request.extensions.get("timeout") or {}
     request.extensions["timeout"] = {
-        kind: _waiting_limit if limits.get(kind) is None else limits[kind] for kind in ("connect", "read", "write", "pool")
+        kind: _waiting_limit if limits.get(kind) is None else limits[kind]
+        for kind in ("connect", "read", "write", "pool")
     }
 
 
@@ -320,12 +353,18 @@ def _tree(api: HfApi, repository: str, commit: str, folder: str, globs: Sequence
 
     matchers = [matcher(glob) for glob in globs]
     found: list[Any] = []
-    entries: Iterable[Any] = api.list_repo_tree(repository, folder or None, recursive=True, revision=commit, repo_type="dataset")
+    entries: Iterable[Any] = api.list_repo_tree(
+        repository, folder or None, recursive=True, revision=commit, repo_type="dataset"
+    )
     try:
         for number, entry in enumerate(entries):
             if number >= MAX_ENTRIES:
                 _refuse(repository, f"its listing does not end after {MAX_ENTRIES:,} entries")
-            if isinstance(entry, RepoFile) and isinstance(entry.path, str) and any(matches(entry.path) for matches in matchers):
+            if (
+                isinstance(entry, RepoFile)
+                and isinstance(entry.path, str)
+                and any(matches(entry.path) for matches in matchers)
+            ):
                 found.append(entry)
     except EntryNotFoundError:
         if not folder:
@@ -363,7 +402,11 @@ def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> li
 def _folders(globs: Sequence[str]) -> list[str]:
     """The fewest folders that hold every match: listing two chunks of ten asks for two chunks only."""
     folders = sorted({fixed_folder(glob) for glob in globs})
-    return [folder for folder in folders if not any(folder != other and (not other or folder.startswith(other + "/")) for other in folders)]
+    return [
+        folder
+        for folder in folders
+        if not any(folder != other and (not other or folder.startswith(other + "/")) for other in folders)
+    ]
 
 
 def _source_file(repository: str, commit: str, entry: Any, split: str) -> SourceFile:
@@ -390,7 +433,12 @@ def _check_access(api: HfApi, file: SourceFile, repository: str, gated: bool, ru
 
     address, headers = request_of(file.url)
     what = f"{repository}{' (gated)' if gated else ''}"
-    _answer(lambda: get_hf_file_metadata(address, headers=headers, timeout=run.timeout, endpoint=endpoint()), what, None, run)
+    _answer(
+        lambda: get_hf_file_metadata(address, headers=headers, timeout=run.timeout, endpoint=endpoint()),
+        what,
+        None,
+        run,
+    )
 
 
 def stream(url: str, offset: int, timeout: float) -> Iterator[bytes]:

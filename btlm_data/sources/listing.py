@@ -63,7 +63,9 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
 
         path = settings.name.removeprefix("file://")
         try:
-            listing = list_local(settings if path == settings.name else settings.model_copy(update={"name": path}))
+            listing = list_local(
+                settings if path == settings.name else settings.model_copy(update={"name": path})
+            )
         except InputError as error:
             if "/" in settings.name or "." in settings.name:
                 raise
@@ -71,7 +73,9 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
     return _select(settings, listing)
 
 
-def _list_url(url: str, revision: str | None, run: Run, patterns: Mapping[str, Sequence[str]] | None = None) -> Listing:
+def _list_url(
+    url: str, revision: str | None, run: Run, patterns: Mapping[str, Sequence[str]] | None = None
+) -> Listing:
     """List one place. patterns: split -> globs, where an entry decides; otherwise the URL's own glob and the usual folder names."""
     if url.startswith("hf://"):
         from btlm_data.sources.hub import list_hub
@@ -94,19 +98,35 @@ def _list_registered(settings: SourceSettings, run: Run, entry: registry.Source)
             refusals.append(f"{place}: {error}")
             continue
         if refusals:
-            logger.warning("%s cannot be had from its first place; reading the mirror %s", settings.name, place)
+            logger.warning(
+                "%s cannot be had from its first place; reading the mirror %s", settings.name, place
+            )
         break
     if listing is None:
         raise SourceUnavailable(_what_to_do(settings.name, entry, refusals))
     names = [(matcher(pattern), name) for pattern, name in entry.source_names.items()]
-    files = [replace(file, source=next((name for matches, name in names if matches(file.name)), file.source)) for file in listing.files]
-    fields = {"text_field": entry.text_field} | ({"source_field": entry.source_field} if entry.source_field else {})
-    fields = {key: getattr(settings, key) if key in settings.model_fields_set else value for key, value in fields.items()}
+    files = [
+        replace(file, source=next((name for matches, name in names if matches(file.name)), file.source))
+        for file in listing.files
+    ]
+    fields = {"text_field": entry.text_field} | (
+        {"source_field": entry.source_field} if entry.source_field else {}
+    )
+    fields = {
+        key: getattr(settings, key) if key in settings.model_fields_set else value
+        for key, value in fields.items()
+    }
     provenance = {**listing.provenance, "name": settings.name, "license": entry.license}
     return Listing(tuple(files), provenance, fields)
 
 
-def _list_place(place: str, settings: SourceSettings, run: Run, entry: registry.Source, patterns: Mapping[str, Sequence[str]]) -> Listing:
+def _list_place(
+    place: str,
+    settings: SourceSettings,
+    run: Run,
+    entry: registry.Source,
+    patterns: Mapping[str, Sequence[str]],
+) -> Listing:
     revision = (settings.revision or entry.revision) if place == entry.at else None
     if entry.url_lists and place == entry.at:
         from btlm_data.sources.objects import list_url_lists
@@ -121,25 +141,33 @@ def _list_place(place: str, settings: SourceSettings, run: Run, entry: registry.
     splits = splits_of([file.name for file in found.files], patterns, None)
     chosen = [replace(file, split=splits[file.name]) for file in found.files if file.name in splits]
     if not chosen:
-        raise SourceUnavailable(f"The folder {folder} has none of the files the source names. Check the patterns in the sources file.")
+        raise SourceUnavailable(
+            f"The folder {folder} has none of the files the source names. Check the patterns in the sources file."
+        )
     return Listing(tuple(chosen), {**found.provenance, "files": len(chosen)})
 
 
 def expand_patterns(entry: registry.Source, chunks: Sequence[int]) -> dict[str, list[str]]:
     """The entry's globs with `{chunk}` filled in: every chunk, or those chosen. Raises ConfigError for a chunk there is not."""
     if chunks and not entry.chunks:
-        raise ConfigError("--chunks: this source has no chunks. Leave the option out, or use --files N to read a part.")
+        raise ConfigError(
+            "--chunks: this source has no chunks. Leave the option out, or use --files N to read a part."
+        )
     most = max(entry.chunks.values(), default=0)
     for chunk in chunks:
         if not 1 <= chunk <= most:
-            raise ConfigError(f"--chunks {chunk}: this source has chunks 1 to {most}. Choose among them, for example --chunks 1,2.")
+            raise ConfigError(
+                f"--chunks {chunk}: this source has chunks 1 to {most}. Choose among them, for example --chunks 1,2."
+            )
     expanded: dict[str, list[str]] = {}
     for split, patterns in entry.splits.items():
         numbers = [n for n in range(1, entry.chunks.get(split, 0) + 1) if not chunks or n in chunks]
         expanded[split] = [
             filled
             for pattern in patterns
-            for filled in ([pattern.replace("{chunk}", str(n)) for n in numbers] if "{chunk}" in pattern else [pattern])
+            for filled in (
+                [pattern.replace("{chunk}", str(n)) for n in numbers] if "{chunk}" in pattern else [pattern]
+            )
         ]
     return {split: patterns for split, patterns in expanded.items() if patterns}
 
@@ -175,10 +203,18 @@ def _refuse_chunks(settings: SourceSettings) -> None:
 
 def _what_to_do(name: str, entry: registry.Source, refusals: Sequence[str]) -> str:
     """The refusals of every place, and what can be done now."""
-    lines = [f"The source {name} cannot be had now.", *(f"  {refusal}" for refusal in refusals), "What you can do:"]
+    lines = [
+        f"The source {name} cannot be had now.",
+        *(f"  {refusal}" for refusal in refusals),
+        "What you can do:",
+    ]
     lines.append("  - wait and run the same command again: what is done stays done;")
-    lines.append("  - if it is gated or private: accept its terms on its page, then set HF_TOKEN to your token;")
-    lines.append("  - set HF_ENDPOINT to a mirror of the hub, or list one under `mirrors:` in a --sources-file (docs/sources.md);")
+    lines.append(
+        "  - if it is gated or private: accept its terms on its page, then set HF_TOKEN to your token;"
+    )
+    lines.append(
+        "  - set HF_ENDPOINT to a mirror of the hub, or list one under `mirrors:` in a --sources-file (docs/sources.md);"
+    )
     lines.append("  - if you have the files: --source FOLDER (the same layout gives the same shards);")
     if entry.stand_ins:
         lines.append(f"  - take a smaller stand-in: --source {' or --source '.join(entry.stand_ins)}.")

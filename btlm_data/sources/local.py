@@ -41,10 +41,16 @@ def list_local(settings: SourceSettings) -> Listing:
     left_out: Counter[str] = Counter()
     names = [path.relative_to(root).as_posix() for path in paths]
     splits = splits_of([name for name in names if _is_utf8(name)], None, None)
-    named = any(re.split(r"[-_.\d]", part, maxsplit=1)[0] == "train" for name in names for part in name.lower().split("/"))
+    named = any(
+        re.split(r"[-_.\d]", part, maxsplit=1)[0] == "train"
+        for name in names
+        for part in name.lower().split("/")
+    )
     for path, name in zip(paths, names, strict=True):
         kind = classify(path.name)
-        if kind is None or (_is_utf8(name) and name not in splits):  # the latter: a description of the corpus, no part of it
+        if kind is None or (
+            _is_utf8(name) and name not in splits
+        ):  # the latter: a description of the corpus, no part of it
             left_out[path.suffix or "(no ending)"] += 1
             continue
         if not _is_utf8(name):
@@ -54,9 +60,13 @@ def list_local(settings: SourceSettings) -> Listing:
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}. Mend or move it, or name another --source.") from None
+            raise InputError(
+                f"{path} cannot be read: {error.strerror}. Mend or move it, or name another --source."
+            ) from None
         if not os.access(path, os.R_OK):
-            raise InputError(f"{path} cannot be read: no permission. Change its permissions, or name another --source.")
+            raise InputError(
+                f"{path} cannot be read: no permission. Change its permissions, or name another --source."
+            )
         first = name.split("/")[0]
         split = splits[name] if named else first if first in SPLITS and "/" in name else "train"
         version = f"{status.st_mtime_ns}" if settings.name != "sample" else "package"
@@ -64,7 +74,10 @@ def list_local(settings: SourceSettings) -> Listing:
     if not files:
         found = ", ".join(f"{n} x {ending}" for ending, n in left_out.most_common(5)) or "no files at all"
         raise InputError(f"No corpus file in {shown}: found {found}. Name a file or folder with {_READABLE}.")
-    provenance: dict[str, Any] = {"kind": "sample" if settings.name == "sample" else "local", "files_left_out": sum(left_out.values())}
+    provenance: dict[str, Any] = {
+        "kind": "sample" if settings.name == "sample" else "local",
+        "files_left_out": sum(left_out.values()),
+    }
     if is_layout([file.name for file in files]):
         files = [replace(file, source=layout_source(file.name)) for file in files]
         provenance["layout"] = "RedPajama-1T"
@@ -87,10 +100,14 @@ def _find(name: str) -> tuple[Path, list[Path]]:
             return path, _walk(path)
         if path.is_file():
             if classify(path.name) is None:
-                raise InputError(f"{path} is of no known kind ({path.suffix or 'no ending'}). Use {_READABLE}.")
+                raise InputError(
+                    f"{path} is of no known kind ({path.suffix or 'no ending'}). Use {_READABLE}."
+                )
             return path.parent, [path]
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from None
     if glob.has_magic(name):
         expanded = os.path.expanduser(name)
         fixed: list[str] = []
@@ -99,9 +116,15 @@ def _find(name: str) -> tuple[Path, list[Path]]:
                 break
             fixed.append(part)
         root = Path(*fixed) if fixed else Path()
-        found = [p for p in map(Path, glob.glob(expanded, recursive=True)) if p.is_file() and not p.name.startswith(".")]
+        found = [
+            p
+            for p in map(Path, glob.glob(expanded, recursive=True))
+            if p.is_file() and not p.name.startswith(".")
+        ]
         if not found:
-            raise InputError(f"The glob {name!r} matches no file. Quote it in the shell, and check the folder {root}.")
+            raise InputError(
+                f"The glob {name!r} matches no file. Quote it in the shell, and check the folder {root}."
+            )
         return root, sorted(found)
     raise InputError(
         f"The source {name!r} does not exist: it is no file, folder or glob here, and no registered source. "
@@ -111,10 +134,16 @@ def _find(name: str) -> tuple[Path, list[Path]]:
 
 def _walk(root: Path) -> list[Path]:
     def failed(error: OSError) -> None:
-        raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}. Change its permissions, or name another --source.")
+        raise InputError(
+            f"The folder {error.filename} cannot be read: {error.strerror}. Change its permissions, or name another --source."
+        )
 
     paths: list[Path] = []
     for folder, folders, names in os.walk(root, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [Path(folder) / name for name in sorted(names) if not name.startswith(".") and (Path(folder) / name).is_file()]
+        paths += [
+            Path(folder) / name
+            for name in sorted(names)
+            if not name.startswith(".") and (Path(folder) / name).is_file()
+        ]
     return paths

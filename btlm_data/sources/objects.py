@@ -34,7 +34,12 @@ def list_objects(url: str, run: Run, patterns: Mapping[str, Sequence[str]] | Non
     from btlm_data.sources.listing import Listing
     from btlm_data.sources.redpajama import is_layout, layout_source
 
-    if _is_http(url) and patterns is None and classify(_http_name(url)) is not None and not is_pattern(urlsplit(url).path):
+    if (
+        _is_http(url)
+        and patterns is None
+        and classify(_http_name(url)) is not None
+        and not is_pattern(urlsplit(url).path)
+    ):
         name = _http_name(url)
         file = head_of(url, name, usual_split(name), run)
         return Listing((file,), {"kind": "url", "url": url, "files": 1, "bytes": file.size})
@@ -73,11 +78,18 @@ def list_objects(url: str, run: Run, patterns: Mapping[str, Sequence[str]] | Non
             )
         )
     total = sum(file.size for file in files)
-    return Listing(tuple(files), {"kind": "objects", "url": without_secrets(url), "files": len(files), "bytes": total})
+    return Listing(
+        tuple(files), {"kind": "objects", "url": without_secrets(url), "files": len(files), "bytes": total}
+    )
 
 
 def list_url_lists(
-    place: str, revision: str | None, run: Run, entry: Source, patterns: Mapping[str, Sequence[str]], settings: SourceSettings
+    place: str,
+    revision: str | None,
+    run: Run,
+    entry: Source,
+    patterns: Mapping[str, Sequence[str]],
+    settings: SourceSettings,
 ) -> Listing:
     """List the files that a hub data set only names by URL, one a line, in its `url_lists`.
 
@@ -88,7 +100,9 @@ def list_url_lists(
 
     assert entry.url_base is not None
     repository, commit = hub.commit_of(place, revision, run)
-    excluded = [matcher(pattern) for pattern, name in entry.source_names.items() if name in settings.exclude_sources]
+    excluded = [
+        matcher(pattern) for pattern, name in entry.source_names.items() if name in settings.exclude_sources
+    ]
     wanted: list[tuple[str, str, str]] = []
     gone: list[str] = []
     for path in entry.url_lists:
@@ -108,18 +122,29 @@ def list_url_lists(
                 _refuse(place, f"{path} names {address[:200]!r}, which does not begin with {entry.url_base}")
             name = unquote(address[len(entry.url_base) :])
             if not is_safe_name(name):
-                _refuse(place, f"{path} names {address[:200]!r}, which is no plain address below {entry.url_base}")
+                _refuse(
+                    place, f"{path} names {address[:200]!r}, which is no plain address below {entry.url_base}"
+                )
             split = splits_of([name], patterns, None).get(name)
             if split is not None and not any(matches(name) for matches in excluded):
                 wanted.append((split, name, address))
     if gone:
-        _refuse(place, f"these parts are gone: {', '.join(gone)}; leave them out with --exclude-source, or give a folder that has them")
+        _refuse(
+            place,
+            f"these parts are gone: {', '.join(gone)}; leave them out with --exclude-source, or give a folder that has them",
+        )
     wanted = sorted(set(wanted))
     if settings.files is not None:
-        wanted = [item for _, group in itertools.groupby(wanted, lambda item: item[0]) for item in itertools.islice(group, settings.files)]
+        wanted = [
+            item
+            for _, group in itertools.groupby(wanted, lambda item: item[0])
+            for item in itertools.islice(group, settings.files)
+        ]
     sums = _checksums(entry, run) if wanted else {}
     with concurrent.futures.ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
-        heads = [pool.submit(head_of, address, name, split, run, sums.get(name)) for split, name, address in wanted]
+        heads = [
+            pool.submit(head_of, address, name, split, run, sums.get(name)) for split, name, address in wanted
+        ]
         try:
             files = [future.result() for future in heads]
         except BaseException:
@@ -153,8 +178,12 @@ def head_of(url: str, name: str, split: str, run: Run, sha256: str | None = None
     def ask() -> tuple[int, str]:
         headers = {"Accept-Encoding": "identity"}
         response = get_session().head(url, headers=headers, timeout=run.timeout, follow_redirects=True)
-        if response.status_code in (403, 405, 501) or "content-length" not in response.headers:  # addresses signed for GET, some servers
-            with get_session().stream("GET", url, headers=headers, timeout=run.timeout, follow_redirects=True) as answer:
+        if (
+            response.status_code in (403, 405, 501) or "content-length" not in response.headers
+        ):  # addresses signed for GET, some servers
+            with get_session().stream(
+                "GET", url, headers=headers, timeout=run.timeout, follow_redirects=True
+            ) as answer:
                 response = answer
         _check_status(response, url)
         length = response.headers.get("content-length")
@@ -184,7 +213,11 @@ def stream(file: SourceFile, offset: int, timeout: float) -> Iterator[bytes]:
 
         def check(response: Any) -> None:
             _check_status(response, file.url)
-            if file.version.startswith("etag:") and (now := _http_version(response.headers)).startswith("etag:") and now != file.version:
+            if (
+                file.version.startswith("etag:")
+                and (now := _http_version(response.headers)).startswith("etag:")
+                and now != file.version
+            ):
                 _changed(file)
 
         yield from stream_bytes(file.url, {"Accept-Encoding": "identity"}, offset, timeout, check)
@@ -196,7 +229,9 @@ def stream(file: SourceFile, offset: int, timeout: float) -> Iterator[bytes]:
             yield filesystem.cat_file(path, start=start, end=min(file.size, start + _RANGE))
         _same(filesystem, path, file)
     except FileNotFoundError:
-        raise SourceUnavailable(f"{file.url} was listed and is gone now. Run the same command again: it lists the source anew.") from None
+        raise SourceUnavailable(
+            f"{file.url} was listed and is gone now. Run the same command again: it lists the source anew."
+        ) from None
     except PermissionError as error:
         raise _no_permission(file.url, error) from error
     except (BtlmError, GeneratorExit):
@@ -213,7 +248,12 @@ def open_filesystem(url: str, timeout: float) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        extra = {"s3": "pip install 'btlm-data[s3]'", "gs": "pip install gcsfs", "gcs": "pip install gcsfs", "az": "pip install adlfs"}
+        extra = {
+            "s3": "pip install 'btlm-data[s3]'",
+            "gs": "pip install gcsfs",
+            "gcs": "pip install gcsfs",
+            "az": "pip install adlfs",
+        }
         raise ConfigError(
             f"{without_secrets(url)}: {scheme}:// needs a package that is not installed ({error}). "
             f"Install it: {extra.get(scheme, 'see https://filesystem-spec.readthedocs.io')}."
@@ -252,7 +292,9 @@ def _retrying(ask: Callable[[], Any], url: str, run: Run, passing: tuple[type[Ex
             if "credential" in failure.lower():
                 raise _no_permission(url, error) from error
         if attempt >= run.retries:
-            _refuse(url, f"the server does not answer as it should ({failure}), also after {run.retries} repeats")
+            _refuse(
+                url, f"the server does not answer as it should ({failure}), also after {run.retries} repeats"
+            )
         pause = backoff(attempt, run.retry_pause, wait)
         logger.info("%s: %s; asking again in %.1f s", without_secrets(url), failure, pause)
         time.sleep(pause)
@@ -268,10 +310,17 @@ def _checksums(entry: Source, run: Run) -> dict[str, str]:
     for path in entry.checksums:
         folder = path.rsplit("/", 1)[-1].partition("_SHA256SUMS")[0]
         try:
-            response = get_session().get(f"{entry.url_base}{path}", timeout=run.timeout, follow_redirects=True)
+            response = get_session().get(
+                f"{entry.url_base}{path}", timeout=run.timeout, follow_redirects=True
+            )
             response.raise_for_status()
         except Exception as error:
-            logger.warning("checksums %s%s cannot be read (%s): these files are checked by size only", entry.url_base, path, error)
+            logger.warning(
+                "checksums %s%s cannot be read (%s): these files are checked by size only",
+                entry.url_base,
+                path,
+                error,
+            )
             continue
         for line in response.text.splitlines():
             digest, _, name = line.strip().partition(" ")

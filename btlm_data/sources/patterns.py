@@ -60,7 +60,12 @@ def fixed_folder(pattern: str) -> str:
 
 def is_safe_name(name: str) -> bool:
     """Whether a name from a listing is a plain relative path: no `..`, no root, no drive, no control characters, not over-long."""
-    if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or name.startswith("/") or "\\" in name:
+    if (
+        not name
+        or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES
+        or name.startswith("/")
+        or "\\" in name
+    ):
         return False
     if any(part in ("", ".", "..") for part in name.split("/")) or (len(name) > 1 and name[1] == ":"):
         return False
@@ -81,14 +86,19 @@ def usual_split(name: str) -> str:
     return "train"
 
 
-def splits_of(names: Iterable[str], patterns: Mapping[str, Sequence[str]] | None, glob: str | None) -> dict[str, str]:
+def splits_of(
+    names: Iterable[str], patterns: Mapping[str, Sequence[str]] | None, glob: str | None
+) -> dict[str, str]:
     """Of all names in a listing, those of input files, each with its split.
 
     patterns: split -> globs, where a registered entry decides (first match). Otherwise every input file that matches `glob` (or any), with
     its usual split; a bare .json beside folders of splits, or one of the hub's own descriptions, is no part of a corpus.
     """
     if patterns is not None:
-        found = ((name, next((s for s, globs in patterns.items() if any(matcher(g)(name) for g in globs)), None)) for name in names)
+        found = (
+            (name, next((s for s, globs in patterns.items() if any(matcher(g)(name) for g in globs)), None))
+            for name in names
+        )
         return {name: split for name, split in found if split is not None and classify(name) is not None}
     chosen = [name for name in names if classify(name) is not None and (glob is None or matcher(glob)(name))]
     has_split_folders = any(name.startswith(_SPLIT_FOLDERS) for name in chosen)
@@ -100,4 +110,6 @@ _DESCRIPTIONS = frozenset({"dataset_infos.json", "dataset_dict.json", "dataset_i
 
 
 def _is_description(name: str, has_split_folders: bool) -> bool:
-    return name.rpartition("/")[2] in _DESCRIPTIONS or (has_split_folders and "/" not in name and name.endswith(".json"))
+    return name.rpartition("/")[2] in _DESCRIPTIONS or (
+        has_split_folders and "/" not in name and name.endswith(".json")
+    )

@@ -34,7 +34,9 @@ class Source(BaseModel):
     at: _PLACE
     revision: str | None = None
     splits: dict[Split, tuple[_PLACE, ...]] = Field(min_length=1)
-    chunks: dict[Split, int] = Field(default_factory=dict, description="number of chunks, for patterns that hold {chunk}")
+    chunks: dict[Split, int] = Field(
+        default_factory=dict, description="number of chunks, for patterns that hold {chunk}"
+    )
     text_field: str = "text"
     source_field: str | None = None
     source_names: dict[str, str] = Field(default_factory=dict)
@@ -43,7 +45,9 @@ class Source(BaseModel):
     url_lists: tuple[_PLACE, ...] = ()
     url_base: str | None = None
     checksums: tuple[_PLACE, ...] = ()
-    license: str = Field("unknown: read the card of the corpus", description="a note for people, kept in dataset.json")
+    license: str = Field(
+        "unknown: read the card of the corpus", description="a note for people, kept in dataset.json"
+    )
     note: str = ""
 
     @model_validator(mode="after")
@@ -115,7 +119,9 @@ def sources(extra: Path | None = None) -> dict[str, Source]:
     try:
         tree = yaml.safe_load(extra.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"The sources file {extra} cannot be read: {error.strerror}. Name a YAML file, see docs/sources.md.") from None
+        raise ConfigError(
+            f"The sources file {extra} cannot be read: {error.strerror}. Name a YAML file, see docs/sources.md."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
@@ -124,13 +130,17 @@ def sources(extra: Path | None = None) -> dict[str, Source]:
             f"The sources file {extra}{place} is not valid YAML ({problem}). Mend it; docs/sources.md has an example."
         ) from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"The sources file {extra} holds a {type(tree).__name__}, expected `name:` entries. See docs/sources.md.")
+        raise ConfigError(
+            f"The sources file {extra} holds a {type(tree).__name__}, expected `name:` entries. See docs/sources.md."
+        )
     found: dict[str, Source] = {}
     for name, entry in tree.items():
         try:
             found[str(name)] = Source.model_validate(entry)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(extra, str(name), dict(problem)) for problem in error.errors())) from None
+            raise ConfigError(
+                "\n".join(_explain(extra, str(name), dict(problem)) for problem in error.errors())
+            ) from None
     return BUILT_IN | found
 
 
@@ -143,7 +153,9 @@ def suggestion(name: str, known: dict[str, Source]) -> str:
     """A sentence that names what `name` may have been meant to be."""
     near = difflib.get_close_matches(name, [*known, "sample"], 1)
     listed = ", ".join(sorted([*known, "sample"]))
-    return (f"Did you mean {near[0]}? " if near else "") + f"Registered sources are {listed}; or name a file, a folder or a URL."
+    return (
+        f"Did you mean {near[0]}? " if near else ""
+    ) + f"Registered sources are {listed}; or name a file, a folder or a URL."
 
 
 def _explain(path: Path, name: str, problem: dict[str, object]) -> str:
@@ -153,5 +165,7 @@ def _explain(path: Path, name: str, problem: dict[str, object]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], list(Source.model_fields), 1)
-        message = "no such key" + (f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(Source.model_fields)}")
+        message = "no such key" + (
+            f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(Source.model_fields)}"
+        )
     return f"The sources file {path}: {'.'.join([name, *keys])}: {message}. Mend the entry; docs/sources.md describes each key."

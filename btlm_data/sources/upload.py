@@ -64,13 +64,21 @@ def upload_dataset(
     retry = _Retry(shown, retries, pause)
     filesystem.invalidate_cache()
     there: dict[str, Any] = retry(lambda: filesystem.find(root, detail=True))
-    present = {place[len(root) :].lstrip("/"): info for place, info in there.items() if info.get("type") != "directory"}
+    present = {
+        place[len(root) :].lstrip("/"): info
+        for place, info in there.items()
+        if info.get("type") != "directory"
+    }
     _check_destination(filesystem, root, shown, local, present, overwrite=overwrite)
     data = [name for name in files if name != MANIFEST]
     protocols = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol
     atomic_put = not _ATOMIC_PUT.isdisjoint(protocols)
-    if MANIFEST in present and not _same(filesystem, f"{root}/{MANIFEST}", local / MANIFEST, present[MANIFEST]):
-        retry(lambda: filesystem.rm_file(f"{root}/{MANIFEST}"))  # from here until the end there is no dataset at the destination
+    if MANIFEST in present and not _same(
+        filesystem, f"{root}/{MANIFEST}", local / MANIFEST, present[MANIFEST]
+    ):
+        retry(
+            lambda: filesystem.rm_file(f"{root}/{MANIFEST}")
+        )  # from here until the end there is no dataset at the destination
 
     def send(name: str) -> int:
         size = files[name]
@@ -96,17 +104,29 @@ def upload_dataset(
     amounts.append(send(MANIFEST))
     stale = sorted(set(present) - set(files))
     for name in stale:
-        if overwrite and name.endswith(".h5"):  # a reader takes every *.h5 it finds; anything else of another's stays
+        if overwrite and name.endswith(
+            ".h5"
+        ):  # a reader takes every *.h5 it finds; anything else of another's stays
             retry(functools.partial(filesystem.rm_file, f"{root}/{name}"))
-    done = Upload(sum(a >= 0 for a in amounts), sum(a < 0 for a in amounts), sum(a for a in amounts if a >= 0))
-    logger.info("uploaded %d files (%.2f GB) to %s; %d were there", done.num_files, done.num_bytes / 1e9, shown, done.num_skipped)
+    done = Upload(
+        sum(a >= 0 for a in amounts), sum(a < 0 for a in amounts), sum(a for a in amounts if a >= 0)
+    )
+    logger.info(
+        "uploaded %d files (%.2f GB) to %s; %d were there",
+        done.num_files,
+        done.num_bytes / 1e9,
+        shown,
+        done.num_skipped,
+    )
     return done
 
 
 def _files(local: Path) -> dict[str, int]:
     """Name -> size of what is to be sent; no hidden or temporary files."""
     if not (local / MANIFEST).is_file():
-        raise OutputError(f"{local} holds no {MANIFEST}, so it is no finished dataset. Let `btlm-data prepare` finish, then upload.")
+        raise OutputError(
+            f"{local} holds no {MANIFEST}, so it is no finished dataset. Let `btlm-data prepare` finish, then upload."
+        )
     found: dict[str, int] = {}
     for folder, folders, names in os.walk(local):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -117,7 +137,9 @@ def _files(local: Path) -> dict[str, int]:
     return found
 
 
-def _check_destination(filesystem: Any, root: str, shown: str, local: Path, present: dict[str, Any], *, overwrite: bool) -> None:
+def _check_destination(
+    filesystem: Any, root: str, shown: str, local: Path, present: dict[str, Any], *, overwrite: bool
+) -> None:
     if overwrite or not present:
         return
     mine = json.loads((local / MANIFEST).read_bytes())
@@ -127,9 +149,15 @@ def _check_destination(filesystem: Any, root: str, shown: str, local: Path, pres
         except ValueError:
             theirs = None
         if theirs != mine:
-            raise OutputError(f"{shown} holds another dataset. Choose another place, or use --overwrite to replace it.")
+            raise OutputError(
+                f"{shown} holds another dataset. Choose another place, or use --overwrite to replace it."
+            )
         return
-    foreign = sorted(name for name in present if not (local / name).is_file() and not name.rsplit("/", 1)[-1].startswith("."))
+    foreign = sorted(
+        name
+        for name in present
+        if not (local / name).is_file() and not name.rsplit("/", 1)[-1].startswith(".")
+    )
     if foreign:
         raise OutputError(
             f"{shown} holds files that are not part of this dataset, for example {foreign[0]}. Choose an empty place, or use --overwrite."

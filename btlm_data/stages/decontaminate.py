@@ -70,13 +70,17 @@ def prepare_ngrams(patterns: Sequence[str], work_dir: Path) -> tuple[str, str]:
             record_file.append(index)
             record_number.append(number)
     encoded = [text.encode("utf-8", "replace") for text in texts]
-    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(text) for text in encoded], dtype=np.int64)))
+    bounds = np.concatenate(
+        (np.zeros(1, np.int64), np.cumsum([len(text) for text in encoded], dtype=np.int64))
+    )
     n = minhash.normalise(None, np.frombuffer(b"".join(encoded), np.uint8), bounds)
     hashes, starts, stops, owners = word_ngrams.word_ngrams(n.utf8, n.offsets)
     slots, bits = word_ngrams.build_table(n.utf8, hashes, starts, stops)
     if not len(hashes):
         logger.warning(
-            "No text of the evaluation sets (%s) has %d words: nothing can match them.", ", ".join(names[:3]), word_ngrams.NGRAM_WORDS
+            "No text of the evaluation sets (%s) has %d words: nothing can match them.",
+            ", ".join(names[:3]),
+            word_ngrams.NGRAM_WORDS,
         )
     arrays: dict[str, npt.NDArray[Any]] = {
         "utf8": n.utf8,
@@ -113,7 +117,10 @@ class EvalNgrams:
         n = minhash.normalise(None, utf8, offsets)
         a = self.arrays
         hits, first = word_ngrams.find(
-            n.utf8, n.offsets, kept.astype(np.int64), (a["utf8"], a["hash"], a["start"], a["stop"], a["slots"], a["filter"])
+            n.utf8,
+            n.offsets,
+            kept.astype(np.int64),
+            (a["utf8"], a["hash"], a["start"], a["stop"], a["slots"], a["filter"]),
         )
         return {"hits": hits, "ngram": first}
 
@@ -153,7 +160,10 @@ def write_report(blocks: Sequence[Block], work_dir: Path, fates: Path) -> Path:
         ]
     )
     path = work_dir / REPORT
-    with atomic.replacing(path, durable=False) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        atomic.replacing(path, durable=False) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for block in blocks:
             found = columns.read(work_dir / f"{block.stem}.contamination", ["hits", "ngram"])
             rows = np.flatnonzero(found["hits"])
@@ -184,7 +194,13 @@ def write_report(blocks: Sequence[Block], work_dir: Path, fates: Path) -> Path:
 
 
 def _expand(pattern: str) -> list[str]:
-    found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern] if Path(pattern).is_file() else []
+    found = (
+        sorted(glob.glob(pattern, recursive=True))
+        if glob.has_magic(pattern)
+        else [pattern]
+        if Path(pattern).is_file()
+        else []
+    )
     if not found:
         raise ConfigError(
             f"holdout.decontaminate: {pattern} matches no file. An evaluation set that is not read would silently decontaminate nothing. "
@@ -214,7 +230,9 @@ def _records(path: Path) -> Iterator[Any]:
     try:
         lines = _decompressed(path).decode("utf-8").splitlines()
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"The evaluation set {path} cannot be read ({error}). Fetch it again, or remove it from the list.") from error
+        raise InputError(
+            f"The evaluation set {path} cannot be read ({error}). Fetch it again, or remove it from the list."
+        ) from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:

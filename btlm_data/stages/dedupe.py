@@ -49,9 +49,18 @@ CLUSTERS = "dedupe/clusters.cols"
 CLUSTERS_PARQUET = "dedupe/clusters.parquet"
 _EXACT = "dedupe/exact.cols"
 _BLOCKS = "dedupe/blocks.json"
-_FOLDERS = ("dedupe/exact-split", "dedupe/exact-sort", "dedupe/bands-split", "dedupe/bands-sort", "dedupe/index")
+_FOLDERS = (
+    "dedupe/exact-split",
+    "dedupe/exact-sort",
+    "dedupe/bands-split",
+    "dedupe/bands-sort",
+    "dedupe/index",
+)
 _KEPT, _EXACT_DUPLICATE, _NEAR_DUPLICATE = int(Fate.KEPT), int(Fate.EXACT_DUPLICATE), int(Fate.NEAR_DUPLICATE)
-_DUPLICATE_OF_HOLDOUT, _NEAR_DUPLICATE_OF_HOLDOUT = int(Fate.DUPLICATE_OF_HOLDOUT), int(Fate.NEAR_DUPLICATE_OF_HOLDOUT)
+_DUPLICATE_OF_HOLDOUT, _NEAR_DUPLICATE_OF_HOLDOUT = (
+    int(Fate.DUPLICATE_OF_HOLDOUT),
+    int(Fate.NEAR_DUPLICATE_OF_HOLDOUT),
+)
 _IN_INDEX = int(Fate.IN_INDEX)
 MAX_DOCUMENTS = 2**32 - 1
 SHOWN_CLUSTERS = 10
@@ -95,7 +104,11 @@ class ClusterSettings:
     def kind(self) -> signatures.Kind:
         """What an index must agree with."""
         d = self.dedupe
-        return signatures.Kind(d.scheme, d.bands, d.rows, d.num_perm) if d.method == "minhash" else signatures.Kind("exact", 0, 0, 0)
+        return (
+            signatures.Kind(d.scheme, d.bands, d.rows, d.num_perm)
+            if d.method == "minhash"
+            else signatures.Kind("exact", 0, 0, 0)
+        )
 
     @property
     def needed(self) -> int:
@@ -136,10 +149,16 @@ def run(
         settings = replace(settings, index_run=_content(blocks, root, settings))
     index = settings.index()
     lineage = digest(VERSION, lineage, _what(dedupe), settings.index_run, index.earlier if index else None)
-    atomic.write_json(root / _BLOCKS, [[b.stem, b.split, b.first_ordinal, b.num_documents] for b in blocks], durable=False)
+    atomic.write_json(
+        root / _BLOCKS, [[b.stem, b.split, b.first_ordinal, b.num_documents] for b in blocks], durable=False
+    )
     steps = _Steps(blocks, settings, lineage)
     if index is not None and not index.is_added and not any((root / "dedupe/index").glob("*.cols")):
-        for step in (steps.cluster(), steps.sort("bands"), steps.exact()):  # done before, but what they left for the index is gone
+        for step in (
+            steps.cluster(),
+            steps.sort("bands"),
+            steps.exact(),
+        ):  # done before, but what they left for the index is gone
             for task in step.tasks:
                 receipts.forget(root, step.name, task.id)
 
@@ -194,7 +213,11 @@ def _proved(step: Step, root: Path, lineage: str) -> bool:
     """Whether every task of a step is done for this lineage, though what it was made from may be gone."""
     for task in step.tasks:
         receipt = receipts.read(root, step.name, task.id)
-        if receipt is None or receipt.counts["extra"].get("lineage") != lineage or not receipts.proves(receipt, receipt.digest, root):
+        if (
+            receipt is None
+            or receipt.counts["extra"].get("lineage") != lineage
+            or not receipts.proves(receipt, receipt.digest, root)
+        ):
             return False
     return True
 
@@ -205,8 +228,12 @@ class _Steps:
     def __init__(self, blocks: Sequence[Block], settings: ClusterSettings, lineage: str) -> None:
         self.blocks, self.settings, self.lineage = blocks, settings, lineage
         self.num_documents = blocks[-1].last_ordinal if blocks else 0
-        self.budget = settings.memory_bytes // 2  # the other half is the interpreter, libraries and the pages of mapped files
-        in_memory = max(self.num_documents * settings.keys_per_document(w) * _SORT_BYTES[w] for w in settings.whats)
+        self.budget = (
+            settings.memory_bytes // 2
+        )  # the other half is the interpreter, libraries and the pages of mapped files
+        in_memory = max(
+            self.num_documents * settings.keys_per_document(w) * _SORT_BYTES[w] for w in settings.whats
+        )
         self.fits_in_memory = in_memory + 16 * self.num_documents <= self.budget
 
     def log_partitions(self, what: str) -> int:
@@ -217,7 +244,12 @@ class _Steps:
     def split(self, what: str) -> Step:
         """Partition the keys of each group of blocks."""
         log = self.log_partitions(what)
-        most = max(1, min(_GROUP_DOCUMENTS, self.budget // (_SPLIT_BYTES[what] * self.settings.keys_per_document(what))))
+        most = max(
+            1,
+            min(
+                _GROUP_DOCUMENTS, self.budget // (_SPLIT_BYTES[what] * self.settings.keys_per_document(what))
+            ),
+        )
         groups: list[list[Block]] = []
         for block in self.blocks:
             if not groups or block.last_ordinal - groups[-1][0].first_ordinal > most:
@@ -226,7 +258,11 @@ class _Steps:
         tasks = [
             Task(
                 f"{number:06d}",
-                {"what": what, "log_partitions": log, "blocks": [[b.stem, b.split, b.first_ordinal, b.num_documents] for b in group]},
+                {
+                    "what": what,
+                    "log_partitions": log,
+                    "blocks": [[b.stem, b.split, b.first_ordinal, b.num_documents] for b in group],
+                },
                 [self.lineage],
                 [f"dedupe/{what}-split/{number:06d}.cols"],
                 sum(b.num_documents for b in group),
@@ -250,7 +286,9 @@ class _Steps:
 
     def exact(self) -> Step:
         """Join the edges between exact duplicates."""
-        task = Task("all", {"num_documents": self.num_documents}, [self.lineage], [_EXACT], max(1, self.num_documents))
+        task = Task(
+            "all", {"num_documents": self.num_documents}, [self.lineage], [_EXACT], max(1, self.num_documents)
+        )
         return Step("exact", VERSION, exact, [task], self.settings, self.lineage, "doc")
 
     def cluster(self) -> Step:
@@ -314,7 +352,9 @@ def cluster(task: Task, settings: ClusterSettings, work_dir: str) -> Counts:
     found: Iterator[Links]
     if task.hints["in_memory"]:
         roots, known = _exact_roots(iter([_in_one_go(blocks, settings, root, "exact", None)]), num_documents)
-        found = iter([_in_one_go(blocks, settings, root, "bands", roots)] if "bands" in settings.whats else [])
+        found = iter(
+            [_in_one_go(blocks, settings, root, "bands", roots)] if "bands" in settings.whats else []
+        )
     else:
         exact_file = columns.read(root / _EXACT)
         roots, known = exact_file["root"], exact_file["known"]
@@ -339,7 +379,12 @@ def cluster(task: Task, settings: ClusterSettings, work_dir: str) -> Counts:
 
 
 def _partitioned(
-    blocks: Sequence[Block], settings: ClusterSettings, root: Path, what: str, log: int, roots: UInt32Array | None
+    blocks: Sequence[Block],
+    settings: ClusterSettings,
+    root: Path,
+    what: str,
+    log: int,
+    roots: UInt32Array | None,
 ) -> tuple[Keys, npt.NDArray[np.int64]]:
     """All keys of some blocks in partition order, and each partition's bounds. roots: leave out all but the first of each text."""
     counts = np.zeros(1 << log, np.int64)
@@ -347,7 +392,11 @@ def _partitioned(
         buckets.count_partitions(keys, chosen, log, counts)
     bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     total = int(bounds[-1])
-    out = Keys(np.empty(total, np.uint64), np.empty(total if what == "exact" else 0, np.uint64), np.empty(total, np.uint32))
+    out = Keys(
+        np.empty(total, np.uint64),
+        np.empty(total if what == "exact" else 0, np.uint64),
+        np.empty(total, np.uint32),
+    )
     cursors = bounds[:-1].copy()
     for keys, low, chosen, block in _sketches(blocks, settings, root, what, roots):
         buckets.scatter(keys, low, chosen, block.first_ordinal, log, cursors, out.keys, out.low, out.ordinals)
@@ -365,7 +414,9 @@ def _sketches(
         found = columns.read(block.sketch(root), [what])[what]
         chosen = np.ones(block.num_documents, np.bool_)
         if roots is not None:
-            chosen = roots[block.first_ordinal : block.last_ordinal] == np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+            chosen = roots[block.first_ordinal : block.last_ordinal] == np.arange(
+                block.first_ordinal, block.last_ordinal, dtype=np.uint32
+            )
         if what == "exact":
             yield np.ascontiguousarray(found[:, :1]), np.ascontiguousarray(found[:, 1]), chosen, block
         else:
@@ -387,7 +438,9 @@ def _chunks(paths: Sequence[Path], partition: int, limit: int) -> Iterator[Keys]
         yield Keys.concatenate(held)
 
 
-def _in_one_go(blocks: Sequence[Block], settings: ClusterSettings, root: Path, what: str, roots: UInt32Array | None) -> Links:
+def _in_one_go(
+    blocks: Sequence[Block], settings: ClusterSettings, root: Path, what: str, roots: UInt32Array | None
+) -> Links:
     keys, _ = _partitioned(blocks, settings, root, what, 0, roots)
     return _link(iter([keys]), settings, root, what, 0, 0)
 
@@ -395,7 +448,9 @@ def _in_one_go(blocks: Sequence[Block], settings: ClusterSettings, root: Path, w
 # Edges --------------------------------------------------------------------------------------------------------------
 
 
-def _link(chunks: Iterator[Keys], settings: ClusterSettings, root: Path, what: str, partition: int, log: int) -> Links:
+def _link(
+    chunks: Iterator[Keys], settings: ClusterSettings, root: Path, what: str, partition: int, log: int
+) -> Links:
     """Edges between the equal keys of one partition; with an index, also the documents it knows, and the sorted keys to add to it.
 
     A document that is linked to another need not be seen again: of a key that fills memory many times over, one
@@ -416,12 +471,16 @@ def _link(chunks: Iterator[Keys], settings: ClusterSettings, root: Path, what: s
         rest = Keys.concatenate(left)
         left = [rest.take(~_link_chunk(rest, links, verifier, log))]
     if index is not None:
-        rest = left[0] if left else Keys(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint32))
+        rest = (
+            left[0] if left else Keys(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint32))
+        )
         rest = rest.take(np.argsort(rest.keys, kind="stable"))
         links.known.append(_known(rest, index, verifier, what, partition, log))
         arrays: dict[str, npt.NDArray[Any]] = {"keys": rest.keys}
         arrays |= {"low": rest.low} if what == "exact" else {"ordinals": rest.ordinals}
-        columns.write(signatures.key_file(root / "dedupe/index", what, partition), arrays, {"log_partitions": log})
+        columns.write(
+            signatures.key_file(root / "dedupe/index", what, partition), arrays, {"log_partitions": log}
+        )
     if verifier is not None:
         links.compared, links.rejected = verifier.compared, verifier.rejected
     return links
@@ -445,7 +504,9 @@ def _link_chunk(chunk: Keys, links: Links, verifier: _Verifier | None, log: int)
     for low in range(0, len(members), _VERIFY_ROWS):
         rows = members[low : low + _VERIFY_ROWS]
         ordinals = chunk.ordinals[rows]
-        leader = verifier.leaders.attach(verifier.signatures.read(ordinals), ordinals, begins[low : low + _VERIFY_ROWS])
+        leader = verifier.leaders.attach(
+            verifier.signatures.read(ordinals), ordinals, begins[low : low + _VERIFY_ROWS]
+        )
         attached = leader != ordinals
         linked[rows[attached]] = True
         links.first.append(leader[attached])
@@ -458,7 +519,9 @@ class _Verifier:
 
     def __init__(self, settings: ClusterSettings, root: Path) -> None:
         blocks = [Block(*values) for values in _read_json(root / _BLOCKS)]
-        self.signatures = signatures.SignatureReader([b.first_ordinal for b in blocks], [b.sketch(root) for b in blocks])
+        self.signatures = signatures.SignatureReader(
+            [b.first_ordinal for b in blocks], [b.sketch(root) for b in blocks]
+        )
         self.needed = settings.needed
         self.leaders = buckets.Leaders(settings.dedupe.num_perm, self.needed)
         self._compared = self._rejected = 0  # against an index
@@ -473,19 +536,25 @@ class _Verifier:
         """Of them, pairs below the threshold."""
         return self.leaders.rejected + self._rejected
 
-    def agree(self, ordinals: UInt32Array, theirs: signatures.SignatureReader, their_ordinals: UInt32Array) -> BoolArray:
+    def agree(
+        self, ordinals: UInt32Array, theirs: signatures.SignatureReader, their_ordinals: UInt32Array
+    ) -> BoolArray:
         """Whether each document is similar enough to the other run's document beside it."""
         out = np.empty(len(ordinals), np.bool_)
         for low in range(0, len(ordinals), _VERIFY_ROWS):
             part = slice(low, low + _VERIFY_ROWS)
-            equal = np.count_nonzero(self.signatures.read(ordinals[part]) == theirs.read(their_ordinals[part]), axis=1)
+            equal = np.count_nonzero(
+                self.signatures.read(ordinals[part]) == theirs.read(their_ordinals[part]), axis=1
+            )
             out[part] = equal >= self.needed
         self._compared += len(out)
         self._rejected += int(np.count_nonzero(~out))
         return out
 
 
-def _known(keys: Keys, index: signatures.Index, verifier: _Verifier | None, what: str, partition: int, log: int) -> UInt32Array:
+def _known(
+    keys: Keys, index: signatures.Index, verifier: _Verifier | None, what: str, partition: int, log: int
+) -> UInt32Array:
     """Documents whose key an earlier run has (and, verified, whose signature is similar to one of the first that have it)."""
     known = np.zeros(len(keys), np.bool_)
     for run_name, theirs in index.ranges(what, partition, log):
@@ -502,7 +571,9 @@ def _known(keys: Keys, index: signatures.Index, verifier: _Verifier | None, what
             elif verifier is None:
                 hit = np.ones(len(rows), np.bool_)
             else:
-                hit = verifier.agree(keys.ordinals[rows], index.signatures(run_name), theirs["ordinals"][place[rows]])
+                hit = verifier.agree(
+                    keys.ordinals[rows], index.signatures(run_name), theirs["ordinals"][place[rows]]
+                )
             known[rows[hit]] = True
             rows = rows[~hit]
             place[rows] += 1
@@ -523,7 +594,12 @@ def _exact_roots(found: Iterator[Links], num_documents: int) -> tuple[UInt32Arra
 
 # Fates --------------------------------------------------------------------------------------------------------------
 
-_SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT = 1, 2, 4, 8  # flags of a component, by its root; the last of a text, by its first
+_SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT = (
+    1,
+    2,
+    4,
+    8,
+)  # flags of a component, by its root; the last of a text, by its first
 
 
 def _decide(
@@ -542,8 +618,18 @@ def _decide(
     _flag_several(clusters, flags)
     for block in blocks:
         if block.split != "train" and settings.dedupe.holdout:
-            _flag(clusters, np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32), _HAS_HOLDOUT, flags)
-            _flag(roots, np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32), _TEXT_IN_HOLDOUT, flags)
+            _flag(
+                clusters,
+                np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32),
+                _HAS_HOLDOUT,
+                flags,
+            )
+            _flag(
+                roots,
+                np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32),
+                _TEXT_IN_HOLDOUT,
+                flags,
+            )
     _flag(clusters, known, _HAS_KNOWN, flags)
     best = _best(blocks, settings.dedupe, root, clusters) if settings.dedupe.keep != "first" else clusters
 
@@ -617,7 +703,11 @@ def _count(
     cells = codes.astype(np.int64) * len(Fate) + fate
     documents = np.bincount(cells, minlength=len(sources) * len(Fate)).reshape(-1, len(Fate))
     # A float sum is exact up to 2^53 bytes; a block is far smaller.
-    amounts = np.bincount(cells, num_bytes, minlength=len(sources) * len(Fate)).astype(np.int64).reshape(-1, len(Fate))
+    amounts = (
+        np.bincount(cells, num_bytes, minlength=len(sources) * len(Fate))
+        .astype(np.int64)
+        .reshape(-1, len(Fate))
+    )
     for code, source in enumerate(sources):
         counts.add(split_name, source, "in", int(documents[code].sum()), int(amounts[code].sum()))
         for f in Fate:
@@ -639,7 +729,9 @@ def _best(blocks: Sequence[Block], dedupe: DedupeSettings, root: Path, clusters:
         if dedupe.keep == "longest":
             scores = docs["num_bytes"].astype(np.uint32)
         else:
-            scores = np.array([ranks.get(name, 0) for name in docs.meta["sources"]], np.uint32)[docs["source"]]
+            scores = np.array([ranks.get(name, 0) for name in docs.meta["sources"]], np.uint32)[
+                docs["source"]
+            ]
         _keep_best(clusters, block.first_ordinal, scores, best, score)
     return best
 
@@ -654,7 +746,9 @@ def _largest(clusters: UInt32Array, flags: UInt8Array) -> list[tuple[int, int]]:
         smallest = found[-1][1] if len(found) == SHOWN_CLUSTERS else 1
         places = np.flatnonzero(part > smallest)
         places = places[np.argsort(-part[places].astype(np.int64), kind="stable")[:SHOWN_CLUSTERS]]
-        found = sorted(found + [(int(p) + low, int(part[p])) for p in places], key=lambda item: (-item[1], item[0]))[:SHOWN_CLUSTERS]
+        found = sorted(
+            found + [(int(p) + low, int(part[p])) for p in places], key=lambda item: (-item[1], item[0])
+        )[:SHOWN_CLUSTERS]
     return found
 
 
@@ -690,7 +784,9 @@ def _flag(owners: UInt32Array, ordinals: UInt32Array, flag: int, flags: UInt8Arr
 
 
 @_jit
-def _keep_best(clusters: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array) -> None:
+def _keep_best(
+    clusters: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
+) -> None:
     for i in range(len(scores)):
         root = clusters[first_ordinal + i]
         # A root is the first of its component, so what it sets is never looked at before.
@@ -715,7 +811,11 @@ def _fates(
         if not train:
             out[i] = _KEPT
         elif flag & _HAS_HOLDOUT:
-            out[i] = _DUPLICATE_OF_HOLDOUT if flags[roots[ordinal]] & _TEXT_IN_HOLDOUT else _NEAR_DUPLICATE_OF_HOLDOUT
+            out[i] = (
+                _DUPLICATE_OF_HOLDOUT
+                if flags[roots[ordinal]] & _TEXT_IN_HOLDOUT
+                else _NEAR_DUPLICATE_OF_HOLDOUT
+            )
         elif flag & _HAS_KNOWN:
             out[i] = _IN_INDEX
         elif kept == ordinal:

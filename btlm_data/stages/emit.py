@@ -36,8 +36,12 @@ def plan_collect(parts: Sequence[Task], blocks: Sequence[Block], lineage: str) -
     first = {block.stem: block.first_ordinal for block in blocks}
     tasks = []
     for part in parts:
-        mine = sorted((stem, ordinal) for stem, ordinal in first.items() if stem.startswith(f"read/{part.id}-"))
-        tasks.append(Task(part.id, {"segments": part.args["segments"], "blocks": mine}, [lineage], weight=part.weight))
+        mine = sorted(
+            (stem, ordinal) for stem, ordinal in first.items() if stem.startswith(f"read/{part.id}-")
+        )
+        tasks.append(
+            Task(part.id, {"segments": part.args["segments"], "blocks": mine}, [lineage], weight=part.weight)
+        )
     return tasks
 
 
@@ -52,8 +56,12 @@ def collect(task: Task, settings: read.ReadSettings, work_dir: str) -> Counts:
     for (stem, first), records in zip(task.args["blocks"], found, strict=False):
         docs = columns.read(root / f"{stem}.docs")
         count = len(docs["offset"])
-        places = {place: row for row, place in enumerate(zip(records.files, records.block.offsets, strict=True))}
-        rows = [places.get(place) for place in zip(docs["file"].tolist(), docs["offset"].tolist(), strict=True)]
+        places = {
+            place: row for row, place in enumerate(zip(records.files, records.block.offsets, strict=True))
+        }
+        rows = [
+            places.get(place) for place in zip(docs["file"].tolist(), docs["offset"].tolist(), strict=True)
+        ]
         if any(row is None for row in rows):
             raise DataError(
                 f"{segments[0].file.name} has changed since it was read: a document at offset "
@@ -97,11 +105,20 @@ def plan_write(collected: Sequence[Task], results: Sequence[Counts], folder: str
     for number, split in enumerate(SPLITS):
         files = emit_text.plan(split, [amounts[number] for amounts in kept])
         for index, file in enumerate(files):
-            stretches = [[f"emit/{stems[s.block]}-{split}.jsonl.zst", s.start, s.stop] for s in file.stretches]
+            stretches = [
+                [f"emit/{stems[s.block]}-{split}.jsonl.zst", s.start, s.stop] for s in file.stretches
+            ]
             args = {"name": file.name, "stretches": stretches, "documents": file.num_documents}
             output = os.path.join(folder, file.name)
             tasks.append(
-                Task(f"{split}-{index:06d}", args, [lineage], outputs=[output], hints={"folder": folder}, weight=file.num_documents)
+                Task(
+                    f"{split}-{index:06d}",
+                    args,
+                    [lineage],
+                    outputs=[output],
+                    hints={"folder": folder},
+                    weight=file.num_documents,
+                )
             )
     return tasks
 
@@ -109,16 +126,27 @@ def plan_write(collected: Sequence[Task], results: Sequence[Counts], folder: str
 def write(task: Task, settings: None, work_dir: str) -> Counts:
     """Write one output file."""
     root = Path(work_dir)
-    stretches = tuple(emit_text.Stretch(i, start, stop) for i, (_, start, stop) in enumerate(task.args["stretches"]))
+    stretches = tuple(
+        emit_text.Stretch(i, start, stop) for i, (_, start, stop) in enumerate(task.args["stretches"])
+    )
 
     def documents() -> Iterator[tuple[str, str]]:
         for path, start, stop in task.args["stretches"]:
             yield from emit_text.chosen(_read_lines(root / path), start, stop)
 
-    written = emit_text.write_file(root / task.hints["folder"], emit_text.OutputFile(task.args["name"], stretches), documents())
+    written = emit_text.write_file(
+        root / task.hints["folder"], emit_text.OutputFile(task.args["name"], stretches), documents()
+    )
     advance(written.num_documents)
     return Counts(
-        extra={"file": {"name": written.name, "documents": written.num_documents, "bytes": written.size, "sha256": written.sha256}}
+        extra={
+            "file": {
+                "name": written.name,
+                "documents": written.num_documents,
+                "bytes": written.size,
+                "sha256": written.sha256,
+            }
+        }
     )
 
 

@@ -67,7 +67,10 @@ def is_complete(folder: Path, fingerprint: str) -> bool:
     record = read(folder)
     if not record.complete or record.fingerprint != fingerprint:
         return False
-    return all((path := folder / str(file["name"])).is_file() and path.stat().st_size == file.get("bytes") for file in record.files)
+    return all(
+        (path := folder / str(file["name"])).is_file() and path.stat().st_size == file.get("bytes")
+        for file in record.files
+    )
 
 
 def begin(folder: Path, fingerprint: str, names: Sequence[str]) -> None:
@@ -75,7 +78,9 @@ def begin(folder: Path, fingerprint: str, names: Sequence[str]) -> None:
     before = read(folder)
     files = [{"name": name} for name in sorted({*names, *before.names})]
     _write(folder, fingerprint, files, complete=False)
-    for name in (before.names - set(names)) & _present(folder):  # only names as ours are, whatever stands in the record
+    for name in (before.names - set(names)) & _present(
+        folder
+    ):  # only names as ours are, whatever stands in the record
         (folder / name).unlink()
     for path in folder.glob(f"*/chunk*/.example_*{atomic.TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
@@ -91,4 +96,6 @@ def _write(folder: Path, fingerprint: str, files: list[dict[str, Any]], *, compl
 
 
 def _present(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.glob(_TEXT) if not path.name.startswith(".")}
+    return {
+        path.relative_to(folder).as_posix() for path in folder.glob(_TEXT) if not path.name.startswith(".")
+    }

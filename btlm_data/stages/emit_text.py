@@ -87,7 +87,10 @@ def plan(split: str, kept_per_block: Sequence[int], per_file: int = DOCUMENTS_PE
             files[-1].append(Stretch(block, start, stop))
             room -= stop - start
             start = stop
-    return [OutputFile(_name(split, number, len(files)), tuple(stretches)) for number, stretches in enumerate(files)]
+    return [
+        OutputFile(_name(split, number, len(files)), tuple(stretches))
+        for number, stretches in enumerate(files)
+    ]
 
 
 def _name(split: str, number: int, num_files: int) -> str:
@@ -106,7 +109,10 @@ def write_file(folder: Path, file: OutputFile, documents: Iterable[tuple[str, st
     encoder = msgspec.json.Encoder()
     number = num_bytes = 0
     with atomic.replacing(path) as temporary:
-        with temporary.open("wb") as raw, zstandard.ZstdCompressor(level=LEVEL).stream_writer(raw, closefd=False) as stream:
+        with (
+            temporary.open("wb") as raw,
+            zstandard.ZstdCompressor(level=LEVEL).stream_writer(raw, closefd=False) as stream,
+        ):
             for text, source in documents:
                 line = encoder.encode(_Record(text, _Meta(source)))
                 stream.write(line)

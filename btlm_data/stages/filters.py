@@ -98,7 +98,9 @@ class Filters:
                         raise
                     errors += 1
                     if errors > limit:
-                        raise InputError(_too_many(name, dict(parameters)["function"], errors, error, changed[i])) from error
+                        raise InputError(
+                            _too_many(name, dict(parameters)["function"], errors, error, changed[i])
+                        ) from error
                     fault, text = "error", changed[i]
                 if fault is not None:
                     reasons[i] = f"{name}.{fault}" if fault else name
@@ -119,7 +121,9 @@ def _made(name: str, kind: str, parameters: tuple[tuple[str, Any], ...]) -> Filt
     try:
         return _KINDS[kind](**dict(parameters))
     except (ValueError, re.error) as error:
-        raise ConfigError(f"clean.filters: {name}: {error}. Mend the parameter; docs/filters.md describes it.") from None
+        raise ConfigError(
+            f"clean.filters: {name}: {error}. Mend the parameter; docs/filters.md describes it."
+        ) from None
 
 
 # Checking what the user wrote -----------------------------------------------------------------------------------
@@ -138,7 +142,9 @@ def _parse(spec: Mapping[str, Any] | str, number: int) -> tuple[str, str, tuple[
         name, value = str(next(iter(spec))), next(iter(spec.values()))
         parameters = dict(value) if isinstance(value, Mapping) else {_first_parameter(name, place): value}
     else:
-        raise ConfigError(f"{place}: {dict(spec)!r} has no `name`. Write {{name: FILTER, parameter: value}}, or just a filter's name.")
+        raise ConfigError(
+            f"{place}: {dict(spec)!r} has no `name`. Write {{name: FILTER, parameter: value}}, or just a filter's name."
+        )
     kind = name
     if ":" in name and "function" not in parameters:
         parameters["function"] = name
@@ -151,13 +157,19 @@ def _parse(spec: Mapping[str, Any] | str, number: int) -> tuple[str, str, tuple[
             f"Filters are {', '.join(sorted(set(_KINDS) - {'function'}))}, or your own as module:function."
         )
     _check(kind, parameters, f"{place} ({name})")
-    return name.rpartition(":")[2], kind, tuple((key, _frozen(value)) for key, value in sorted(parameters.items()))
+    return (
+        name.rpartition(":")[2],
+        kind,
+        tuple((key, _frozen(value)) for key, value in sorted(parameters.items())),
+    )
 
 
 def _first_parameter(name: str, place: str) -> str:
     if name not in _KINDS:
         near = difflib.get_close_matches(name, _KINDS, 1)
-        raise ConfigError(f"{place}: there is no filter {name!r}{f'; did you mean {near[0]}' if near else ''}? See docs/filters.md.")
+        raise ConfigError(
+            f"{place}: there is no filter {name!r}{f'; did you mean {near[0]}' if near else ''}? See docs/filters.md."
+        )
     return next(iter(inspect.signature(_KINDS[name]).parameters))
 
 
@@ -167,7 +179,9 @@ def _check(kind: str, parameters: Mapping[str, Any], place: str) -> None:
     for key, value in parameters.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            raise ConfigError(f"{place}: no parameter {key!r}{f'; did you mean {near[0]}' if near else ''}? It has {', '.join(known)}.")
+            raise ConfigError(
+                f"{place}: no parameter {key!r}{f'; did you mean {near[0]}' if near else ''}? It has {', '.join(known)}."
+            )
         wanted = str(known[key].annotation)
         fits = {
             "int": isinstance(value, int) and not isinstance(value, bool),
@@ -175,12 +189,22 @@ def _check(kind: str, parameters: Mapping[str, Any], place: str) -> None:
             "str": isinstance(value, str),
             "str | None": isinstance(value, str) or value is None,
             "bool": isinstance(value, bool),
-            "Sequence[str]": isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)),
+            "Sequence[str]": isinstance(value, str)
+            or (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)),
         }
         if not fits.get(wanted, isinstance(value, str)):
-            names = {"int": "a whole number", "float": "a number", "bool": "true or false", "Sequence[str]": "a list of texts"}
-            raise ConfigError(f"{place}: {key} is {value!r}, expected {names.get(wanted, 'a text')}. Mend the recipe.")
-    missing = [key for key, p in known.items() if p.default is inspect.Parameter.empty and key not in parameters]
+            names = {
+                "int": "a whole number",
+                "float": "a number",
+                "bool": "true or false",
+                "Sequence[str]": "a list of texts",
+            }
+            raise ConfigError(
+                f"{place}: {key} is {value!r}, expected {names.get(wanted, 'a text')}. Mend the recipe."
+            )
+    missing = [
+        key for key, p in known.items() if p.default is inspect.Parameter.empty and key not in parameters
+    ]
     if missing:
         raise ConfigError(
             f"{place}: {missing[0]} is not given. Write for example {{name: {kind}, {missing[0]}: ...}}; see docs/filters.md."
@@ -275,7 +299,10 @@ def _gopher_quality(
             return "too_many_ellipsis_lines", text
         if sum(any(map(str.isalpha, word)) for word in words) < min_alphabetic_words * n:
             return "too_few_alphabetic_words", text
-        if len(_STOP_WORDS.intersection(word.strip(".,;:!?\"'()").lower() for word in words)) < min_stop_words:
+        if (
+            len(_STOP_WORDS.intersection(word.strip(".,;:!?\"'()").lower() for word in words))
+            < min_stop_words
+        ):
             return "too_few_stop_words", text
         return None, text
 
@@ -342,7 +369,9 @@ def _repeated_ngrams(words: Sequence[str]) -> Verdict:
             return None
         hashes = (hashes[:-1] * np.uint64(0x9E3779B97F4A7C15)) ^ (ids[n - 1 :] + np.uint64(n))
         hashes ^= hashes >> np.uint64(29)
-        _, first, inverse, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+        _, first, inverse, counts = np.unique(
+            hashes, return_index=True, return_inverse=True, return_counts=True
+        )
         if n <= 4:
             sizes = ends[first + n] - ends[first]
             covered = int((counts * sizes)[counts > 1].max(initial=0))
@@ -358,7 +387,14 @@ def _repeated_ngrams(words: Sequence[str]) -> Verdict:
     return None
 
 
-_POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+_POLICIES = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _SENTENCE_END = re.compile(r"[.?!][\"'”’)\]]*(?=\s|$)")
 
@@ -380,13 +416,19 @@ def _c4(
     bad_words: re.Pattern[str] | None = None
     if bad_words_file is not None:
         try:
-            listed = [line.strip() for line in Path(bad_words_file).read_text(encoding="utf-8").splitlines() if line.strip()]
+            listed = [
+                line.strip()
+                for line in Path(bad_words_file).read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            ]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"clean.filters: c4: bad_words_file {bad_words_file} cannot be read ({error}). Name a text file, a word a line."
             ) from None
         if listed:
-            bad_words = re.compile(r"(?:\W|^)(?:" + "|".join(map(re.escape, listed)) + r")(?:\W|$)", re.IGNORECASE)
+            bad_words = re.compile(
+                r"(?:\W|^)(?:" + "|".join(map(re.escape, listed)) + r")(?:\W|$)", re.IGNORECASE
+            )
 
     def decide(text: str, _: str) -> tuple[Verdict, str]:
         lowered = text.lower()
@@ -402,7 +444,9 @@ def _c4(
             words = cleaned.split()
             if len(words) < min_words_per_line or any(len(word) > max_word_length for word in words):
                 continue
-            if terminal_punctuation and (not cleaned.endswith((".", "?", "!", '"', "”")) or cleaned.endswith(_ELLIPSES)):
+            if terminal_punctuation and (
+                not cleaned.endswith((".", "?", "!", '"', "”")) or cleaned.endswith(_ELLIPSES)
+            ):
                 continue
             low = cleaned.lower()
             if "javascript" in low or any(policy in low for policy in _POLICIES):
@@ -418,15 +462,21 @@ def _c4(
     return decide
 
 
-def _regex(drop: str | None = None, keep: str | None = None, remove: str | None = None, ignore_case: bool = False) -> Filter:
+def _regex(
+    drop: str | None = None, keep: str | None = None, remove: str | None = None, ignore_case: bool = False
+) -> Filter:
     """Drop texts in which `drop` is found; drop those in which `keep` is not; take out every match of `remove`."""
     if drop is None and keep is None and remove is None:
         raise ValueError("one of drop, keep or remove must be given")
     flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
-    dropping, keeping, removing = (re.compile(p, flags) if p is not None else None for p in (drop, keep, remove))
+    dropping, keeping, removing = (
+        re.compile(p, flags) if p is not None else None for p in (drop, keep, remove)
+    )
 
     def decide(text: str, _: str) -> tuple[Verdict, str]:
-        if (dropping is not None and dropping.search(text)) or (keeping is not None and not keeping.search(text)):
+        if (dropping is not None and dropping.search(text)) or (
+            keeping is not None and not keeping.search(text)
+        ):
             return "", text
         return None, removing.sub("", text) if removing is not None else text
 
@@ -438,7 +488,9 @@ def _function(function: str, max_errors: int = _MAX_ERRORS) -> Filter:
     del max_errors  # read by Filters.apply
     module_name, _, name = function.partition(":")
     if not module_name or not name:
-        raise ConfigError(f"clean.filters: {function!r} is no function. Write module:function, for example my_filters:no_recipes.")
+        raise ConfigError(
+            f"clean.filters: {function!r} is no function. Write module:function, for example my_filters:no_recipes."
+        )
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)  # a file beside the recipe can be imported by its name
@@ -452,7 +504,9 @@ def _function(function: str, max_errors: int = _MAX_ERRORS) -> Filter:
             f"Check the name, and that {module_name.split('.')[0]}.py lies in this folder ({folder}) or is installed."
         ) from error
     if not callable(found):
-        raise ConfigError(f"clean.filters: {function} is a {type(found).__name__}, expected a function of one document. Name a function.")
+        raise ConfigError(
+            f"clean.filters: {function} is a {type(found).__name__}, expected a function of one document. Name a function."
+        )
 
     def decide(text: str, source: str) -> tuple[Verdict, str]:
         answer = found({"text": text, "source": source})
@@ -463,7 +517,12 @@ def _function(function: str, max_errors: int = _MAX_ERRORS) -> Filter:
         if isinstance(answer, str):
             answer.encode()  # a lone surrogate cannot be written anywhere
             return None, answer
-        if isinstance(answer, tuple) and len(answer) == 2 and answer[0] is False and isinstance(answer[1], str):
+        if (
+            isinstance(answer, tuple)
+            and len(answer) == 2
+            and answer[0] is False
+            and isinstance(answer[1], str)
+        ):
             return re.sub(r"[^A-Za-z0-9_.-]+", "_", answer[1])[:64], text
         raise TypeError(f"returned {answer!r:.80}; expected True, False, (False, fault) or the new text")
 

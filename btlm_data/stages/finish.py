@@ -79,7 +79,10 @@ def _part_path(index: Index, bucket: int) -> str:
 
 def write_places(work_dir: Path, blocks: Sequence[Block], lines: Mapping[str, int]) -> None:
     """Write what `documents` needs of every block: its first ordinal and the line its stretch begins at in the file."""
-    values = {"first": [block.first_ordinal for block in blocks], "line": [lines[block.stem] for block in blocks]}
+    values = {
+        "first": [block.first_ordinal for block in blocks],
+        "line": [lines[block.stem] for block in blocks],
+    }
     atomic.write_bytes(work_dir / PLACES, json.dumps(values).encode())
 
 
@@ -111,7 +114,9 @@ def documents(task: Task, settings: None, work_dir: str) -> Counts:
             out[column][rows] = docs[field][mine]
         for column in ("file", "source"):
             known = names[column]
-            local = np.array([known.setdefault(name, len(known)) for name in docs.meta[f"{column}s"]], np.int32)
+            local = np.array(
+                [known.setdefault(name, len(known)) for name in docs.meta[f"{column}s"]], np.int32
+            )
             out[column][rows] = local[docs[column][mine]]
     table = pa.table(
         {
@@ -120,7 +125,9 @@ def documents(task: Task, settings: None, work_dir: str) -> Counts:
             "file": pa.DictionaryArray.from_arrays(out["file"], pa.array(list(names["file"]), pa.string())),
             "line": out["line"],
             "offset": out["offset"],
-            "source": pa.DictionaryArray.from_arrays(out["source"], pa.array(list(names["source"]), pa.string())),
+            "source": pa.DictionaryArray.from_arrays(
+                out["source"], pa.array(list(names["source"]), pa.string())
+            ),
             "bytes": out["bytes"],
             "chars": out["chars"],
         }
@@ -135,7 +142,10 @@ def _write_parquet(path: Path, tables: Any) -> None:
 
     tables = iter(tables)
     first = next(tables)
-    with atomic.replacing(path, durable=False) as temporary, pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+    with (
+        atomic.replacing(path, durable=False) as temporary,
+        pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer,
+    ):
         writer.write_table(first, row_group_size=_ROW_GROUP)
         for table in tables:
             writer.write_table(table, row_group_size=_ROW_GROUP)
@@ -200,11 +210,15 @@ def write(dataset: Dataset) -> None:
         atomic.write_json(dataset.out / manifest.FILE_NAME, top)
 
 
-def _manifest(dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(
+    dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Mapping[str, Any]
+) -> dict[str, Any]:
     settings, tokenizer = dataset.settings, dataset.tokenizer
     divided = prepared.part.share is not None
     stream_set = prepared.index if divided else 0
-    stages = {name: counts for name, counts in dataset.stages.items() if name not in ("shuffle", "pack", "shard")}
+    stages = {
+        name: counts for name, counts in dataset.stages.items() if name not in ("shuffle", "pack", "shard")
+    }
     stages |= {"shuffle": Counts(), "pack": Counts(), "shard": Counts()}
     for (split, source, what), amount in dataset.stages["shuffle"].cells.items():
         number, _, plain = split.partition("/")
@@ -217,7 +231,15 @@ def _manifest(dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Ma
         split = index.stream.split
         done = prepared.splits.get(split)
         files = done.files if done else []
-        count_packing(stages["pack"], stages["shard"], split, index, done.sample_set if done else None, files, settings.format)
+        count_packing(
+            stages["pack"],
+            stages["shard"],
+            split,
+            index,
+            done.sample_set if done else None,
+            files,
+            settings.format,
+        )
         place = folder / split / "documents.parquet"
         _join_documents(dataset.work_dir, index, place)
         splits[split] = {
@@ -235,7 +257,8 @@ def _manifest(dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Ma
         "configuration": settings.model_dump(mode="json"),
         "source": dict(dataset.listing.provenance),
         "inputs": [
-            {"name": f.name, "split": f.split, "size": f.size, "sha256": f.sha256, "source": f.source} for f in dataset.listing.files
+            {"name": f.name, "split": f.split, "size": f.size, "sha256": f.sha256, "source": f.source}
+            for f in dataset.listing.files
         ],
         "tokenizer": {
             "name": tokenizer.name,
@@ -249,7 +272,11 @@ def _manifest(dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Ma
         "shuffle": settings.shuffle,
         "seed": settings.seed,
         "dtype": tokenizer.dtype.name,
-        "set": {"index": prepared.index, "share": prepared.part.share, "names": [p.folder for p in dataset.sets]},
+        "set": {
+            "index": prepared.index,
+            "share": prepared.part.share,
+            "names": [p.folder for p in dataset.sets],
+        },
         "splits": splits,
         "ledger": manifest.ledger(stages),
         "dedupe": dict(dataset.dedupe) if dataset.dedupe is not None else None,
@@ -258,7 +285,13 @@ def _manifest(dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Ma
 
 
 def count_packing(
-    packing: Counts, writing: Counts, split: str, index: Index, sample_set: SampleSet | None, files: Sequence[Mapping[str, Any]], form: str
+    packing: Counts,
+    writing: Counts,
+    split: str,
+    index: Index,
+    sample_set: SampleSet | None,
+    files: Sequence[Mapping[str, Any]],
+    form: str,
 ) -> None:
     """Ledger of `pack` and `shard` for one split, in label positions (tokens, for a corpus)."""
     total = index.num_tokens
@@ -312,7 +345,13 @@ def _remove_stale(dataset: Dataset) -> None:
                     path.unlink()
         kept = {dataset.out / prepared.folder for prepared in dataset.sets}
         if place not in kept:
-            for name in ("dataset.json", "examples.jsonl", "clusters.parquet", "contamination.parquet", "timings.json"):
+            for name in (
+                "dataset.json",
+                "examples.jsonl",
+                "clusters.parquet",
+                "contamination.parquet",
+                "timings.json",
+            ):
                 (place / name).unlink(missing_ok=True)
             for split in ("train", "validation", "test"):
                 (place / split / "documents.parquet").unlink(missing_ok=True)
@@ -322,7 +361,9 @@ def is_whole(out: Path, value: Mapping[str, Any]) -> bool:
     """Whether every file that a manifest names is there with its size (`verify` reads them)."""
     if "sets" in value:
         try:
-            return all(is_whole(out / name, manifest.read(out / name / manifest.FILE_NAME)) for name in value["sets"])
+            return all(
+                is_whole(out / name, manifest.read(out / name / manifest.FILE_NAME)) for name in value["sets"]
+            )
         except DataError:
             return False
     for split, entry in value["splits"].items():

@@ -60,7 +60,15 @@ class HoldoutWork:
 def plan(blocks: Sequence[Block], lineage: str) -> list[Task]:
     """One task."""
     args = {"blocks": [[b.stem, b.split, b.first_ordinal, b.num_documents] for b in blocks]}
-    return [Task("all", args=args, inputs=[lineage], outputs=[FATES], weight=max(1, sum(b.num_documents for b in blocks)))]
+    return [
+        Task(
+            "all",
+            args=args,
+            inputs=[lineage],
+            outputs=[FATES],
+            weight=max(1, sum(b.num_documents for b in blocks)),
+        )
+    ]
 
 
 def work(task: Task, settings: HoldoutWork, work_dir: str) -> Counts:
@@ -80,7 +88,9 @@ def work(task: Task, settings: HoldoutWork, work_dir: str) -> Counts:
             edge = settings.holdout.fraction
             kept = fate[here] == Fate.KEPT
             split[here][kept & (chance < edge)] = SPLITS.index("validation")
-            split[here][kept & (chance >= edge) & (chance < edge + settings.holdout.test_fraction)] = SPLITS.index("test")
+            split[here][kept & (chance >= edge) & (chance < edge + settings.holdout.test_fraction)] = (
+                SPLITS.index("test")
+            )
         advance(block.num_documents)
     if settings.by_sha256:
         _remove_equal(blocks, root, fate, split)
@@ -102,7 +112,9 @@ def _content(block: Block, root: Path) -> npt.NDArray[np.uint64]:
     return columns.read(block.sketch(root), ["exact"])["exact"][:, 0].copy()
 
 
-def _remove_equal(blocks: Sequence[Block], root: Path, fate: npt.NDArray[np.uint8], split: npt.NDArray[np.uint8]) -> None:
+def _remove_equal(
+    blocks: Sequence[Block], root: Path, fate: npt.NDArray[np.uint8], split: npt.NDArray[np.uint8]
+) -> None:
     """Drop train documents whose SHA-256 is a holdout document's. Holds 32 bytes per holdout document."""
     held: list[npt.NDArray[np.bytes_]] = []
     for block in blocks:

@@ -52,11 +52,15 @@ def normalize_ftfy(text: str) -> str:
     """`ftfy.fix_text(text, normalization="NFC")`; the very same object if nothing changes. Raises ConfigError if ftfy is not installed."""
     if text.isascii():
         plain = text.encode()
-        if len(plain.translate(None, _SUSPECT_BYTES)) == len(plain) and not ("&" in text and _ENTITY.search(text)):
+        if len(plain.translate(None, _SUSPECT_BYTES)) == len(plain) and not (
+            "&" in text and _ENTITY.search(text)
+        ):
             return text
     ftfy = _Ftfy.load()
     tag = text.find("<")
-    entities_until = len(text) if tag < 0 else text.rfind("\n", 0, tag) + 1  # the line of the first `<` keeps its entities
+    entities_until = (
+        len(text) if tag < 0 else text.rfind("\n", 0, tag) + 1
+    )  # the line of the first `<` keeps its entities
     pieces: list[str] = []
     done = start = 0
     while start < len(text):
@@ -99,7 +103,9 @@ class _Ftfy:
         # Each alternative of the badness pattern needs one of the characters above 127 that it is written with.
         pattern = badness.BADNESS_RE.pattern
         ranges = re.findall(r"[^\x00-\x7f]-[^\x00-\x7f]", pattern)
-        self._may_be_bad = re.compile("[" + "".join(sorted({c for c in pattern if ord(c) > 127})) + "".join(ranges) + "]")
+        self._may_be_bad = re.compile(
+            "[" + "".join(sorted({c for c in pattern if ord(c) > 127})) + "".join(ranges) + "]"
+        )
 
     @staticmethod
     @lru_cache(maxsize=1)
@@ -113,11 +119,19 @@ class _Ftfy:
 
     def line(self, line: str, *, entities: bool) -> str:
         """What ftfy makes of one line (with its line break)."""
-        if _TOUCHED.search(line) is None and not (entities and _ENTITY.search(line)) and self._is_settled(line):
+        if (
+            _TOUCHED.search(line) is None
+            and not (entities and _ENTITY.search(line))
+            and self._is_settled(line)
+        ):
             fixed = self._uncurl(line) if _QUOTES.search(line) else line
             if fixed == line or self._is_settled(fixed):
                 return str(fixed)
-        return str(self._ftfy.fix_text_segment(line, self._with_entities if entities else self._without_entities))
+        return str(
+            self._ftfy.fix_text_segment(line, self._with_entities if entities else self._without_entities)
+        )
 
     def _is_settled(self, line: str) -> bool:
-        return unicodedata.is_normalized("NFC", line) and not (self._may_be_bad.search(line) and self._is_bad(line))
+        return unicodedata.is_normalized("NFC", line) and not (
+            self._may_be_bad.search(line) and self._is_bad(line)
+        )

@@ -117,7 +117,10 @@ def plan(sample_set: SampleSet, lineage: str, memory_per_worker: int) -> list[Ta
     tasks = []
     for number, first in enumerate(range(0, sample_set.num_samples, step)):
         last = min(first + step, sample_set.num_samples)
-        start, stop = first * sample_set.seq_len, min(last * sample_set.seq_len + 1, sample_set.index.num_tokens)
+        start, stop = (
+            first * sample_set.seq_len,
+            min(last * sample_set.seq_len + 1, sample_set.index.num_tokens),
+        )
         args = {
             "seq_len": sample_set.seq_len,
             "range": [first, last],
@@ -151,7 +154,10 @@ def work(task: Task, settings: PackSettings, work_dir: str) -> Counts:
     del stream
     place = place[order]
     shards = np.arange(args["shards"] + 1, dtype=np.uint64) * np.uint64(args["per_file"])
-    columns.write(root / task.outputs[0], {"rows": rows, "place": place, "edges": np.searchsorted(place, shards).astype(np.uint64)})
+    columns.write(
+        root / task.outputs[0],
+        {"rows": rows, "place": place, "edges": np.searchsorted(place, shards).astype(np.uint64)},
+    )
     advance(stop - start)
     return Counts()
 
@@ -175,7 +181,9 @@ def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArra
     needed = num_rows * length + 1
     if len(stream) < needed:
         stream = np.concatenate([stream, np.zeros(needed - len(stream), stream.dtype)])
-    return np.lib.stride_tricks.as_strided(stream, (num_rows, length + 1), (length * stream.itemsize, stream.itemsize), writeable=False)
+    return np.lib.stride_tricks.as_strided(
+        stream, (num_rows, length + 1), (length * stream.itemsize, stream.itemsize), writeable=False
+    )
 
 
 def num_real(first: int, last: int, num_labels: int, length: int) -> npt.NDArray[np.int64]:
@@ -183,7 +191,9 @@ def num_real(first: int, last: int, num_labels: int, length: int) -> npt.NDArray
     return np.clip(num_labels - np.arange(first, last, dtype=np.int64) * length, 0, length)
 
 
-def shuffled_shard(root: Path, ranges: Sequence[str], number: int, per_file: int, num_samples: int) -> npt.NDArray[Any]:
+def shuffled_shard(
+    root: Path, ranges: Sequence[str], number: int, per_file: int, num_samples: int
+) -> npt.NDArray[Any]:
     """Rows of one shard from every packed stretch, (m, L+1), in their final order; and nothing else of those files is read."""
     first, last = number * per_file, min((number + 1) * per_file, num_samples)
     rows: npt.NDArray[Any] | None = None

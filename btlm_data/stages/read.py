@@ -79,14 +79,26 @@ class ReadSettings:
 
 
 def product_digests(
-    settings: Settings, fields: Fields, tokenizer: TokenizerSpec, eval_digest: str | None, keep_signatures: bool, need_sha256: bool
+    settings: Settings,
+    fields: Fields,
+    tokenizer: TokenizerSpec,
+    eval_digest: str | None,
+    keep_signatures: bool,
+    need_sha256: bool,
 ) -> dict[str, str]:
     """What each product depends on, besides its part of the source."""
     d = settings.dedupe
     source = settings.source
     functions = filters_fingerprint(settings.clean)
     docs = digest(
-        VERSION, settings.clean, functions, fields.text, fields.source, source.exclude_sources, source.max_record_bytes, need_sha256
+        VERSION,
+        settings.clean,
+        functions,
+        fields.text,
+        fields.source,
+        source.exclude_sources,
+        source.max_record_bytes,
+        need_sha256,
     )
     products = {
         "docs": docs,
@@ -155,14 +167,21 @@ def _limited(files: Sequence[SourceFile], settings: ReadSettings) -> Iterator[Se
         if remaining == 0:
             continue
         with settings.fetcher.local_copy(file) as path:
-            found, end = count_records(path, file, settings.fields, remaining, settings.settings.source.max_record_bytes)
+            found, end = count_records(
+                path, file, settings.fields, remaining, settings.settings.source.max_record_bytes
+            )
         left[file.split] -= found
         yield Segment(file, max_line=end if end >= 0 else None)
 
 
 def _segments(whole: Segment) -> list[Segment]:
     file = whole.file
-    if file.format != "jsonl" or file.compression != "none" or whole.max_line is not None or file.size <= PART_BYTES:
+    if (
+        file.format != "jsonl"
+        or file.compression != "none"
+        or whole.max_line is not None
+        or file.size <= PART_BYTES
+    ):
         return [whole]
     edges = list(range(0, file.size, PART_BYTES))
     return [Segment(file, start, None if start == edges[-1] else start + PART_BYTES) for start in edges]
@@ -235,7 +254,10 @@ def _stem(task: Task, number: int) -> str:
 
 
 def records(
-    segments: Sequence[Segment], settings: ReadSettings, resume: tuple[int, int], block_bytes: int = BLOCK_BYTES
+    segments: Sequence[Segment],
+    settings: ReadSettings,
+    resume: tuple[int, int],
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[_Records]:
     """Blocks of about block_bytes; those of small files are put together."""
     max_record_bytes = settings.settings.source.max_record_bytes
@@ -243,7 +265,14 @@ def records(
     for index, segment in enumerate(segments):
         with settings.fetcher.local_copy(segment.file) as path:
             for block in read_blocks(
-                path, segment.file, settings.fields, segment.start, segment.stop, resume, max_record_bytes, block_bytes
+                path,
+                segment.file,
+                settings.fields,
+                segment.start,
+                segment.stop,
+                resume,
+                max_record_bytes,
+                block_bytes,
             ):
                 if segment.max_line is not None:
                     _keep_lines_before(block, segment.max_line)
@@ -271,7 +300,10 @@ def _finished(root: Path, stem: str, wanted: dict[str, str]) -> dict[str, Any] |
     try:
         meta = dict(columns.read(root / f"{stem}.docs", []).meta)
         for product, ending in _ENDINGS.items():
-            if product in wanted and columns.read(root / f"{stem}.{ending}", []).meta["digest"] != wanted[product]:
+            if (
+                product in wanted
+                and columns.read(root / f"{stem}.{ending}", []).meta["digest"] != wanted[product]
+            ):
                 return None
     except (DataError, KeyError):
         return None
@@ -284,8 +316,21 @@ _ENDINGS = {"docs": "docs", "sketch": "sketch", "tokens": "tokens", "contaminati
 class BlockWriter:
     """Turns the records of one block into its products."""
 
-    def __init__(self, root: Path, stem: str, segments: Sequence[Segment], settings: ReadSettings, wanted: dict[str, str]) -> None:
-        self.root, self.stem, self.segments, self.settings, self.wanted = root, stem, segments, settings, wanted
+    def __init__(
+        self,
+        root: Path,
+        stem: str,
+        segments: Sequence[Segment],
+        settings: ReadSettings,
+        wanted: dict[str, str],
+    ) -> None:
+        self.root, self.stem, self.segments, self.settings, self.wanted = (
+            root,
+            stem,
+            segments,
+            settings,
+            wanted,
+        )
         self.acquire, self.clean = Counts(), Counts()
         self.examples = rejects.block_examples(settings.settings.clean.rejected_sample)
         self.split = segments[0].file.split
@@ -323,7 +368,9 @@ class BlockWriter:
         }
         if self.settings.need_sha256:
             raw = utf8.data
-            digests = b"".join(hashlib.sha256(raw[offsets[i] : offsets[i + 1]]).digest() for i in kept.tolist())
+            digests = b"".join(
+                hashlib.sha256(raw[offsets[i] : offsets[i + 1]]).digest() for i in kept.tolist()
+            )
             arrays["sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         endings = ["docs"]
         if "sketch" in self.wanted:
@@ -358,7 +405,10 @@ class BlockWriter:
 
     def _is_done(self, product: str) -> bool:
         try:
-            return bool(columns.read(self.root / f"{self.stem}.{_ENDINGS[product]}", []).meta["digest"] == self.wanted[product])
+            return bool(
+                columns.read(self.root / f"{self.stem}.{_ENDINGS[product]}", []).meta["digest"]
+                == self.wanted[product]
+            )
         except (DataError, KeyError):
             return False
 
@@ -377,7 +427,9 @@ class BlockWriter:
         lines = []
         for reject, index in zip(records.block.rejects, records.reject_files, strict=True):
             name = self.segments[index].file.name
-            if self.settings.strict and self.segments[index].start == 0:  # elsewhere the driver, which knows the line, raises it
+            if (
+                self.settings.strict and self.segments[index].start == 0
+            ):  # elsewhere the driver, which knows the line, raises it
                 raise strict_error(name, reject.line, reject.reason, reject.detail)
             self.acquire.add(self.split, UNREADABLE, "in", 1, reject.num_bytes)
             self.acquire.add(self.split, UNREADABLE, f"drop:{reject.reason}", 1, reject.num_bytes)
@@ -397,9 +449,17 @@ class BlockWriter:
         """Normalised and filtered texts, and the reason of each that is dropped (by index)."""
         clean = self.settings.settings.clean
         reasons: dict[int, str] = {}
-        self.raw_bytes = {i: len(text.encode()) for i, text in enumerate(texts) if not text.isascii()} if clean.normalize == "ftfy" else {}
+        self.raw_bytes = (
+            {i: len(text.encode()) for i, text in enumerate(texts) if not text.isascii()}
+            if clean.normalize == "ftfy"
+            else {}
+        )
         if clean.normalize == "nfc":
-            changed = [i for i, text in enumerate(texts) if not (text.isascii() or unicodedata.is_normalized("NFC", text))]
+            changed = [
+                i
+                for i, text in enumerate(texts)
+                if not (text.isascii() or unicodedata.is_normalized("NFC", text))
+            ]
             self.raw_bytes = {i: len(texts[i].encode()) for i in changed}
             for i in changed:
                 texts[i] = unicodedata.normalize("NFC", texts[i])
@@ -425,7 +485,12 @@ class BlockWriter:
         return texts, reasons
 
     def _count(
-        self, records: _Records, texts: list[str], lengths: npt.NDArray[np.int64], reasons: dict[int, str], keys: npt.NDArray[np.uint64]
+        self,
+        records: _Records,
+        texts: list[str],
+        lengths: npt.NDArray[np.int64],
+        reasons: dict[int, str],
+        keys: npt.NDArray[np.uint64],
     ) -> tuple[list[str], npt.NDArray[np.uint32]]:
         """Fill the ledger's cells for acquire and clean, collect examples; returns source names and each document's code."""
         names = records.block.sources
@@ -435,7 +500,9 @@ class BlockWriter:
         raw = lengths.copy()
         for i, size in self.raw_bytes.items():
             raw[i] = size
-        documents, cleaned, original = (np.bincount(codes, w, len(sources)).astype(np.int64) for w in (None, lengths, raw))
+        documents, cleaned, original = (
+            np.bincount(codes, w, len(sources)).astype(np.int64) for w in (None, lengths, raw)
+        )
         for code, name in enumerate(sources):
             n, size = int(documents[code]), int(original[code])
             self.acquire.add(self.split, name, "in", n, size)
@@ -444,7 +511,13 @@ class BlockWriter:
             self.clean.add(self.split, name, "out", n, int(cleaned[code]))
             grown = int(cleaned[code]) - size
             if grown:
-                self.clean.add(self.split, name, "add:grown_by_cleaning" if grown > 0 else "drop:shrunk_by_cleaning", 0, abs(grown))
+                self.clean.add(
+                    self.split,
+                    name,
+                    "add:grown_by_cleaning" if grown > 0 else "drop:shrunk_by_cleaning",
+                    0,
+                    abs(grown),
+                )
         salt = seeding.salt(0, "examples")
         hashes = seeding.mix64(keys, salt)
         for i, reason in reasons.items():
@@ -473,10 +546,16 @@ class BlockWriter:
                 arrays["signatures"] = signatures[kept]
         columns.write(self.root / f"{self.stem}.sketch", arrays, {"digest": self.wanted["sketch"]})
 
-    def _contamination(self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> None:
+    def _contamination(
+        self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]
+    ) -> None:
         assert self.settings.eval_ngrams is not None
         ngrams = _eval_ngrams(str(self.root / self.settings.eval_ngrams))
-        columns.write(self.root / f"{self.stem}.contamination", ngrams.hits(utf8, offsets, kept), {"digest": self.wanted["contamination"]})
+        columns.write(
+            self.root / f"{self.stem}.contamination",
+            ngrams.hits(utf8, offsets, kept),
+            {"digest": self.wanted["contamination"]},
+        )
 
     def _tokens(self, texts: list[str], kept: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64]) -> None:
         """Tokens in the shuffle's order, so that a bucket of the shuffle lies together; `starts` says where, whatever the seed."""
@@ -494,7 +573,9 @@ class BlockWriter:
         starts[order] = bounds[:-1]
         lengths[order] = np.diff(bounds)
         columns.write(
-            self.root / f"{self.stem}.tokens", {"starts": starts, "lengths": lengths, "tokens": ids}, {"digest": self.wanted["tokens"]}
+            self.root / f"{self.stem}.tokens",
+            {"starts": starts, "lengths": lengths, "tokens": ids},
+            {"digest": self.wanted["tokens"]},
         )
 
     def _verify(
@@ -506,7 +587,9 @@ class BlockWriter:
         keys: npt.NDArray[np.uint64],
         every: int,
     ) -> None:
-        for i in np.flatnonzero(seeding.mix64(keys, seeding.salt(0, "verify")) % np.uint64(every) == 0).tolist():
+        for i in np.flatnonzero(
+            seeding.mix64(keys, seeding.salt(0, "verify")) % np.uint64(every) == 0
+        ).tolist():
             expected, _ = tokenizer.encode_reference([texts[i]])
             if not np.array_equal(expected, ids[bounds[i] : bounds[i + 1]]):
                 raise DataError(

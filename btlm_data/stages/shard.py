@@ -44,10 +44,14 @@ class WriteSettings:
         s = self.shards
         small = self.pack.dtype == "uint16"
         dtype = ("uint16" if small else "int32") if corpus else s.dtype
-        return shard_files.ShardOptions(compression=s.compression, level=s.level, hdf5_shuffle=s.hdf5_shuffle, dtype=dtype)
+        return shard_files.ShardOptions(
+            compression=s.compression, level=s.level, hdf5_shuffle=s.hdf5_shuffle, dtype=dtype
+        )
 
 
-def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, settings: WriteSettings) -> list[Task]:
+def plan_samples(
+    sample_set: SampleSet, ranges: Sequence[Task], lineage: str, settings: WriteSettings
+) -> list[Task]:
     """A task per shard. ranges: the packed stretches; empty where samples are not shuffled, or are few enough to be fetched one by one.
 
     Which of these ways a shard's samples come is a hint, no part of the digest: the bytes are the same.
@@ -57,7 +61,10 @@ def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, se
     for number in range(sample_set.num_shards):
         first = number * sample_set.samples_per_file
         last = min(first + sample_set.samples_per_file, sample_set.num_samples)
-        start, stop = first * sample_set.seq_len, min(last * sample_set.seq_len + 1, sample_set.index.num_tokens)
+        start, stop = (
+            first * sample_set.seq_len,
+            min(last * sample_set.seq_len + 1, sample_set.index.num_tokens),
+        )
         args = {
             "seq_len": sample_set.seq_len,
             "number": number,
@@ -71,11 +78,16 @@ def plan_samples(sample_set: SampleSet, ranges: Sequence[Task], lineage: str, se
             "shuffled": shuffled,
         }
         whole = (0, sample_set.index.num_tokens) if shuffled else (start, stop)
-        hints = {"ranges": [task.outputs[0] for task in ranges], "buckets": [] if ranges else sample_set.index.overlapping(*whole)}
+        hints = {
+            "ranges": [task.outputs[0] for task in ranges],
+            "buckets": [] if ranges else sample_set.index.overlapping(*whole),
+        }
         output = os.path.join(settings.out, sample_set.folder, sample_set.shard_name(number))
         task_id = f"{sample_set.folder.replace('/', '-')}-{number:06d}"
         weight = (last - first) * sample_set.seq_len
-        tasks.append(Task(id=task_id, args=args, hints=hints, inputs=[lineage], outputs=[output], weight=weight))
+        tasks.append(
+            Task(id=task_id, args=args, hints=hints, inputs=[lineage], outputs=[output], weight=weight)
+        )
     return tasks
 
 
@@ -87,16 +99,24 @@ def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     if args["shuffled"]:
         s = settings.pack.settings
         if task.hints["ranges"]:
-            rows = pack.shuffled_shard(root, task.hints["ranges"], args["number"], args["per_file"], args["samples"])
+            rows = pack.shuffled_shard(
+                root, task.hints["ranges"], args["number"], args["per_file"], args["samples"]
+            )
         else:
             samples = pack.origins(first, last, args["samples"], s.seed, args["purpose"]).astype(np.int64)
             buckets = [tuple(bucket) for bucket in task.hints["buckets"]]
-            rows = gather_samples(root, buckets, samples, length, args["stream"], settings.pack.dtype, settings.pack.eos_id)
+            rows = gather_samples(
+                root, buckets, samples, length, args["stream"], settings.pack.dtype, settings.pack.eos_id
+            )
         # Only the stream's last sample can be short, so its place is all that needs finding.
         real = None
         short = args["labels"] - (args["samples"] - 1) * length
         if short < length:
-            place = int(pack.destinations(args["samples"] - 1, args["samples"], args["samples"], s.seed, args["purpose"])[0])
+            place = int(
+                pack.destinations(
+                    args["samples"] - 1, args["samples"], args["samples"], s.seed, args["purpose"]
+                )[0]
+            )
             if first <= place < last:
                 real = pack.num_real(0, last - first, 2**62, length)
                 real[place - first] = short

@@ -41,7 +41,9 @@ from btlm_data.stages.fates import Fate
 from btlm_data.task import Counts, Task
 
 VERSION = 1
-BUCKET_BYTES = 256 * 2**20  # of text, about 64 M tokens: what one bucket's index and one stretch of stream may need in memory
+BUCKET_BYTES = (
+    256 * 2**20
+)  # of text, about 64 M tokens: what one bucket's index and one stretch of stream may need in memory
 GROUP_DOCUMENTS = 500_000
 BLOCK_LIST = "shuffle/blocks.json"
 FATES = "holdout/fates.cols"
@@ -71,7 +73,11 @@ class StreamSettings:
     def streams(self) -> list[Stream]:
         """Every stream, sets outermost."""
         divided = any(part.share is not None for part in self.settings.seq_len)
-        return [Stream(s, split) for s in range(len(self.settings.seq_len) if divided else 1) for split in self.splits]
+        return [
+            Stream(s, split)
+            for s in range(len(self.settings.seq_len) if divided else 1)
+            for split in self.splits
+        ]
 
     def of_set(self, set_index: int) -> int:
         """The set whose stream a prepared length reads: its own with shares, else the common one."""
@@ -99,7 +105,9 @@ def plan_scatter(blocks: Sequence[Block], num_buckets: int, lineage: str) -> lis
         Task(
             id=f"{number:06d}",
             args={
-                "blocks": [[i, b.stem, b.split, b.first_ordinal, b.num_documents] for i in group for b in [blocks[i]]],
+                "blocks": [
+                    [i, b.stem, b.split, b.first_ordinal, b.num_documents] for i in group for b in [blocks[i]]
+                ],
                 "buckets": num_buckets,
                 "total": blocks[-1].last_ordinal,
             },
@@ -122,7 +130,9 @@ def scatter(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
         block = Block(stem, split, first, count)
         docs = columns.read(block.docs(root), ["key", "source", "num_bytes"], verify=True)
         lengths = columns.read(block.tokens(root), ["starts", "lengths"], verify=True)
-        table = _Table(docs, lengths, fates["fate"][first : first + count], fates["split"][first : first + count])
+        table = _Table(
+            docs, lengths, fates["fate"][first : first + count], fates["split"][first : first + count]
+        )
         table.count(stages, split)
         ordinals = np.arange(first, first + count, dtype=np.uint64)
         for stream in settings.streams:
@@ -141,11 +151,19 @@ def scatter(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, parts in held.items():
         kinds = (np.uint64, np.uint32, np.uint64, np.uint32, np.uint64)
-        joined = [np.concatenate([part[i] for part in parts]) if parts else np.empty(0, kind) for i, kind in enumerate(kinds)]
+        joined = [
+            np.concatenate([part[i] for part in parts]) if parts else np.empty(0, kind)
+            for i, kind in enumerate(kinds)
+        ]
         order = np.argsort(joined[0], kind="stable")
         key, block_number, start, length, ordinal = (column[order] for column in joined)
         bounds = np.concatenate([np.searchsorted(key, edges), [len(key)]]).astype(np.uint64)
-        arrays |= {f"{name}/key": key, f"{name}/block": block_number, f"{name}/start": start, f"{name}/length": length}
+        arrays |= {
+            f"{name}/key": key,
+            f"{name}/block": block_number,
+            f"{name}/start": start,
+            f"{name}/length": length,
+        }
         arrays |= {f"{name}/ordinal": ordinal, f"{name}/edges": bounds}
     columns.write(root / task.outputs[0], arrays)
     return Counts(extra={"stages": {name: counts.to_json() for name, counts in stages.items()}})
@@ -201,12 +219,23 @@ class _Table:
 
 
 def _per_source(
-    code: npt.NDArray[np.int64], mine: npt.NDArray[np.bool_], num_bytes: npt.NDArray[np.int64], num_sources: int, tokens: Any = None
+    code: npt.NDArray[np.int64],
+    mine: npt.NDArray[np.bool_],
+    num_bytes: npt.NDArray[np.int64],
+    num_sources: int,
+    tokens: Any = None,
 ) -> list[tuple[int, ...]]:
     """(source, documents, bytes [, tokens]) of the chosen documents, for each source that has any."""
     chosen = code[mine]
     documents = np.bincount(chosen, minlength=num_sources)
-    amounts = [documents, *(np.bincount(chosen, w[mine], num_sources).astype(np.int64) for w in (num_bytes, tokens) if w is not None)]
+    amounts = [
+        documents,
+        *(
+            np.bincount(chosen, w[mine], num_sources).astype(np.int64)
+            for w in (num_bytes, tokens)
+            if w is not None
+        ),
+    ]
     return [(int(i), *(int(a[i]) for a in amounts)) for i in np.flatnonzero(documents)]
 
 
@@ -228,7 +257,9 @@ def _choose(
     if s.mix and stream.split == "train":
         epochs = np.array([s.mix.get(name, 1.0) for name in sources])[table.docs["source"][candidates]]
         whole = np.floor(epochs)
-        copies = (whole + (seeding.unit_interval(keys[candidates], s.seed, "mix") < epochs - whole)).astype(np.int64)
+        copies = (whole + (seeding.unit_interval(keys[candidates], s.seed, "mix") < epochs - whole)).astype(
+            np.int64
+        )
     _count_choice(table, stream, candidates, member, copies, counts, len(s.seq_len))
     chosen = np.repeat(candidates[member], copies[member])
     if s.shuffle == "none":
@@ -255,7 +286,10 @@ def _count_choice(
     """Ledger of one stream. Its split is written "SET/SPLIT" where there are several sets."""
     sources = table.docs.meta["sources"]
     code = table.docs["source"].astype(np.int64)
-    num_bytes, tokens = table.docs["num_bytes"].astype(np.int64), table.lengths["lengths"].astype(np.int64) + 1
+    num_bytes, tokens = (
+        table.docs["num_bytes"].astype(np.int64),
+        table.lengths["lengths"].astype(np.int64) + 1,
+    )
     split = f"{stream.set_index}/{stream.split}"
     for what, rows in (
         ("in", candidates),
@@ -264,15 +298,22 @@ def _count_choice(
         ("add:repeated_by_mix", np.repeat(candidates[member], np.maximum(copies[member] - 1, 0))),
         ("out", np.repeat(candidates[member], copies[member])),
     ):
-        documents, size, count = (np.bincount(code[rows], w, len(sources)).astype(np.int64) for w in (None, num_bytes[rows], tokens[rows]))
+        documents, size, count = (
+            np.bincount(code[rows], w, len(sources)).astype(np.int64)
+            for w in (None, num_bytes[rows], tokens[rows])
+        )
         for index in np.flatnonzero(documents).tolist():
-            counts.add(split, sources[index], what, int(documents[index]), int(size[index]), int(count[index]))
+            counts.add(
+                split, sources[index], what, int(documents[index]), int(size[index]), int(count[index])
+            )
 
 
 # Sort -----------------------------------------------------------------------------------------------------------
 
 
-def plan_sort(streams: Sequence[Stream], num_buckets: int, groups: Sequence[Task], lineage: str) -> list[Task]:
+def plan_sort(
+    streams: Sequence[Stream], num_buckets: int, groups: Sequence[Task], lineage: str
+) -> list[Task]:
     """A task per stream and bucket."""
     return [
         Task(
@@ -298,16 +339,26 @@ def sort(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
     fields = ("key", "block", "start", "length", "ordinal")
     parts: list[list[npt.NDArray[Any]]] = []
     for group in range(task.args["groups"]):
-        file = columns.read(root / f"shuffle/scatter-{group:06d}.cols", [f"{name}/{field}" for field in (*fields, "edges")])
+        file = columns.read(
+            root / f"shuffle/scatter-{group:06d}.cols", [f"{name}/{field}" for field in (*fields, "edges")]
+        )
         first, last = (int(edge) for edge in file[f"{name}/edges"][bucket : bucket + 2])
         parts.append([file[f"{name}/{field}"][first:last] for field in fields])
-    key, block, start, length, ordinal = (np.concatenate([part[i] for part in parts]) for i in range(len(fields)))
+    key, block, start, length, ordinal = (
+        np.concatenate([part[i] for part in parts]) for i in range(len(fields))
+    )
     order = np.argsort(key, kind="stable")  # ties keep the groups' order, which is the ordinals'
     length = length[order]
     ends = np.cumsum(length.astype(np.uint64) + np.uint64(1))
     total = int(ends[-1]) if len(ends) else 0
     offset = ends - length - np.uint64(1)
-    arrays = {"block": block[order], "start": start[order], "length": length, "ordinal": ordinal[order], "offset": offset}
+    arrays = {
+        "block": block[order],
+        "start": start[order],
+        "length": length,
+        "ordinal": ordinal[order],
+        "offset": offset,
+    }
     columns.write(root / task.outputs[0], arrays, {"num_tokens": total})
     advance(1)
     return Counts(extra={"num_tokens": total, "num_documents": len(length)})
@@ -340,7 +391,12 @@ class Index:
 
 
 def gather(
-    work_dir: Path, buckets: Sequence[tuple[str, int]], start: int, stop: int, dtype: npt.DTypeLike, eos_id: int
+    work_dir: Path,
+    buckets: Sequence[tuple[str, int]],
+    start: int,
+    stop: int,
+    dtype: npt.DTypeLike,
+    eos_id: int,
 ) -> npt.NDArray[Any]:
     """Tokens [start, stop) of a stream, (stop - start,), from whichever blocks hold them."""
     from btlm_data.kernels.packing import place_documents
@@ -350,13 +406,19 @@ def gather(
     for path, bucket_offset in buckets:
         index = columns.read(work_dir / path)
         first, last = documents_between(index, bucket_offset, start, stop)
-        block, begin, length = index["block"][first:last], index["start"][first:last], index["length"][first:last]
+        block, begin, length = (
+            index["block"][first:last],
+            index["start"][first:last],
+            index["length"][first:last],
+        )
         place = index["offset"][first:last].astype(np.int64) + (bucket_offset - start)
         order = np.lexsort((begin, block))
         edges = np.flatnonzero(np.diff(block[order])) + 1
         for rows in np.split(order, edges) if len(order) else []:
             tokens = columns.read(work_dir / f"{names[int(block[rows[0]])]}.tokens", ["tokens"])["tokens"]
-            place_documents(tokens, begin[rows].astype(np.int64), length[rows].astype(np.int64), place[rows], out, eos_id)
+            place_documents(
+                tokens, begin[rows].astype(np.int64), length[rows].astype(np.int64), place[rows], out, eos_id
+            )
     return out
 
 
@@ -390,7 +452,9 @@ def gather_samples(
         mine = document[chosen]
         tokens = columns.read(work_dir / f"{names[int(block[mine[0]])]}.tokens", ["tokens"])["tokens"]
         borders = row_start[chosen]
-        place_documents(tokens, begin[mine], size[mine], place[chosen], out, eos_id, borders, borders + length + 1)
+        place_documents(
+            tokens, begin[mine], size[mine], place[chosen], out, eos_id, borders, borders + length + 1
+        )
     return out.reshape(len(samples), length + 1)
 
 
@@ -398,7 +462,10 @@ def gather_samples(
 def _whole_index(work_dir: str, buckets: tuple[tuple[str, int], ...]) -> tuple[npt.NDArray[np.int64], ...]:
     """Block, start, length and stream offset of every document of a stream, all int64."""
     parts = [(columns.read(Path(work_dir) / path), offset) for path, offset in buckets]
-    joined = [np.concatenate([part[name].astype(np.int64) for part, _ in parts]) for name in ("block", "start", "length")]
+    joined = [
+        np.concatenate([part[name].astype(np.int64) for part, _ in parts])
+        for name in ("block", "start", "length")
+    ]
     return *joined, np.concatenate([part["offset"].astype(np.int64) + offset for part, offset in parts])
 
 

@@ -73,7 +73,9 @@ def plan(task: Task, settings: PackSettings, work_dir: str) -> Counts:
     parts: list[list[npt.NDArray[Any]]] = [[np.empty(0, np.int64)] * len(fields)]
     for path, bucket_offset in task.hints["buckets"]:
         index = columns.read(root / path)
-        first, last = np.searchsorted(index["offset"], [max(0, start - bucket_offset), max(0, stop - bucket_offset)])
+        first, last = np.searchsorted(
+            index["offset"], [max(0, start - bucket_offset), max(0, stop - bucket_offset)]
+        )
         parts.append([index[name][first:last].astype(np.int64) for name in fields])
     block, begin, length = (np.concatenate([part[i] for part in parts]) for i in range(len(fields)))
     pieces = pack_documents(length, task.args["seq_len"], settings.settings.max_documents_per_sample or 0)
@@ -92,7 +94,9 @@ def plan(task: Task, settings: PackSettings, work_dir: str) -> Counts:
     return Counts(extra={"rows": pieces.num_rows, "positions": int(pieces.length.sum())})
 
 
-def plan_shards(sample_set: SampleSet, windows: Sequence[Window], lineage: str, settings: WriteSettings) -> list[Task]:
+def plan_shards(
+    sample_set: SampleSet, windows: Sequence[Window], lineage: str, settings: WriteSettings
+) -> list[Task]:
     """A task per shard."""
     total = sum(window.num_rows for window in windows)
     count = -(-total // sample_set.samples_per_file)
@@ -103,7 +107,12 @@ def plan_shards(sample_set: SampleSet, windows: Sequence[Window], lineage: str, 
         tasks.append(
             Task(
                 id=f"{sample_set.folder.replace('/', '-')}-{number:06d}",
-                args={"seq_len": sample_set.seq_len, "range": [first, last], "samples": total, "purpose": sample_set.purpose},
+                args={
+                    "seq_len": sample_set.seq_len,
+                    "range": [first, last],
+                    "samples": total,
+                    "purpose": sample_set.purpose,
+                },
                 hints={"windows": [[window.path, window.num_rows] for window in windows]},
                 inputs=[lineage],
                 outputs=[os.path.join(settings.out, sample_set.folder, name)],
@@ -119,7 +128,9 @@ def write_shard(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     first, last = args["range"]
     rows = np.arange(first, last, dtype=np.int64)
     if settings.pack.settings.shuffle == "samples":
-        rows = pack.origins(first, last, args["samples"], settings.pack.settings.seed, args["purpose"]).astype(np.int64)
+        rows = pack.origins(
+            first, last, args["samples"], settings.pack.settings.seed, args["purpose"]
+        ).astype(np.int64)
     pieces = _pieces(root, task.hints["windows"], rows)
     planes = np.zeros((last - first, 5, args["seq_len"]), np.int32)
     names = stems(str(root))
@@ -127,14 +138,18 @@ def write_shard(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     for chosen in np.split(order, np.flatnonzero(np.diff(pieces["block"][order])) + 1) if len(order) else []:
         number = int(pieces["block"][chosen[0]])
         tokens = columns.read(root / f"{names[number]}.tokens", ["tokens"])["tokens"]
-        source, length, ends, row, column = (pieces[name][chosen] for name in ("source", "length", "ends", "row", "column"))
+        source, length, ends, row, column = (
+            pieces[name][chosen] for name in ("source", "length", "ends", "row", "column")
+        )
         fill_vsl(tokens, source, length, ends, row, column, settings.pack.eos_id, planes)
     info = shard_files.write_vsl(root / task.outputs[0], planes, settings.options(corpus=False))
     advance((last - first) * args["seq_len"])
     return file_counts(task, info)
 
 
-def _pieces(root: Path, windows: Sequence[tuple[str, int]], rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+def _pieces(
+    root: Path, windows: Sequence[tuple[str, int]], rows: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[Any]]:
     """The pieces of samples `rows` (numbered over all windows), with `row` their place in `rows`."""
     edges = np.cumsum([0] + [count for _, count in windows])
     window = np.searchsorted(edges, rows, side="right") - 1

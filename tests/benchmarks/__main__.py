@@ -23,7 +23,9 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("only", nargs="*", help="bench modules to run, for example bench_prepare; default: all")
+    parser.add_argument(
+        "only", nargs="*", help="bench modules to run, for example bench_prepare; default: all"
+    )
     parser.add_argument("--write", action="store_true", help="write the table into README.md")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()

@@ -86,14 +86,22 @@ def build(work_dir: Path, count: int) -> None:
         rng = np.random.default_rng([2, number])
         signatures = rng.integers(0, 2**32, (n, 128), dtype=np.uint32)
         kind = rng.random(n)
-        near, copies, hot = np.flatnonzero(kind < 0.10), np.flatnonzero((kind > 0.10) & (kind < 0.15)), np.flatnonzero(kind > 0.995)
-        signatures[near] = np.where(rng.random((len(near), 128)) < 0.05, signatures[near], pool[rng.integers(0, _POOL, len(near))])
+        near, copies, hot = (
+            np.flatnonzero(kind < 0.10),
+            np.flatnonzero((kind > 0.10) & (kind < 0.15)),
+            np.flatnonzero(kind > 0.995),
+        )
+        signatures[near] = np.where(
+            rng.random((len(near), 128)) < 0.05, signatures[near], pool[rng.integers(0, _POOL, len(near))]
+        )
         chosen = rng.integers(0, _POOL, len(copies))
         signatures[copies] = pool[chosen]
         signatures[hot, :13] = 7
         exact = rng.integers(0, 2**64, (n, 2), dtype=np.uint64)
         exact[copies] = chosen[:, None].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        columns.write(work_dir / f"read/{number:06d}.sketch", {"exact": exact, "bands": band_keys(signatures, 9, 13)})
+        columns.write(
+            work_dir / f"read/{number:06d}.sketch", {"exact": exact, "bands": band_keys(signatures, 9, 13)}
+        )
         docs: dict[str, Any] = {
             "offset": np.arange(first, first + n, dtype=np.uint64),
             "file": np.zeros(n, np.uint16),
@@ -101,7 +109,9 @@ def build(work_dir: Path, count: int) -> None:
             "num_bytes": rng.integers(200, 9000, n, dtype=np.uint32),
         }
         columns.write(
-            work_dir / f"read/{number:06d}.docs", docs, {"files": [f"{number:06d}.jsonl.zst"], "sources": [f"s{i}" for i in range(7)]}
+            work_dir / f"read/{number:06d}.docs",
+            docs,
+            {"files": [f"{number:06d}.jsonl.zst"], "sources": [f"s{i}" for i in range(7)]},
         )
 
 
@@ -148,7 +158,10 @@ def _child(work_dir: Path, count: int) -> None:
     from btlm_data.stages import blocks, dedupe
 
     def cluster(count: int, memory: int) -> tuple[_Context, dict[str, Any]]:
-        stems = [(f"read/{number:06d}", "train", min(_BLOCK, count - first)) for number, first in enumerate(range(0, count, _BLOCK))]
+        stems = [
+            (f"read/{number:06d}", "train", min(_BLOCK, count - first))
+            for number, first in enumerate(range(0, count, _BLOCK))
+        ]
         context = _Context(work_dir)
         for name in ("dedupe", "receipts"):
             shutil.rmtree(work_dir / name, ignore_errors=True)

@@ -38,7 +38,11 @@ with Hub(rate=float(sys.argv[2])) as hub:
 def serving(source: Path, rate: float) -> Iterator[str]:
     """A hub with the corpus as SlimPajama, at `rate` bytes a second; gives its URL."""
     server = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(source), str(rate)], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SERVE, str(source), str(rate)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -47,7 +47,9 @@ def documents(split: str = "train") -> Iterator[tuple[str, int, str]]:
     """(file, line, text) of every record with text."""
     for path in sorted(corpus().glob(f"{split}/**/*.jsonl.zst")):
         with path.open("rb") as file:
-            lines = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read().split(b"\n")
+            lines = (
+                zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read().split(b"\n")
+            )
         for number, line in enumerate(lines):
             try:
                 text = json.loads(line)["text"]
@@ -157,10 +159,17 @@ def planted() -> list[dict[str, Any]]:
             encoded = [text.encode() for text in some]
             offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
             n = minhash.normalise(some, np.frombuffer(b"".join(encoded), np.uint8), offsets)
-            sketch = {"exact": minhash.exact_hashes(n), "bands": minhash.band_keys(minhash.signatures(n), 9, 13)}
+            sketch = {
+                "exact": minhash.exact_hashes(n),
+                "bands": minhash.band_keys(minhash.signatures(n), 9, 13),
+            }
             columns.write(root / f"read/{number:06d}.sketch", sketch)
             zeros = np.zeros(len(some), np.uint16)
-            docs: dict[str, Any] = {"source": zeros, "file": zeros, "offset": np.arange(len(some), dtype=np.uint64)}
+            docs: dict[str, Any] = {
+                "source": zeros,
+                "file": zeros,
+                "offset": np.arange(len(some), dtype=np.uint64),
+            }
             docs["num_bytes"] = np.diff(offsets).astype(np.uint32)
             columns.write(root / f"read/{number:06d}.docs", docs, {"files": ["all"], "sources": ["all"]})
             stems.append((f"read/{number:06d}", "train", len(some)))
@@ -172,7 +181,9 @@ def planted() -> list[dict[str, Any]]:
     # A copy of edit rate r counts against an unedited member of its planted cluster: found if both are in one cluster.
     found: dict[float, list[bool]] = defaultdict(list)
     for members in json.loads((corpus() / "truth.json").read_text())["clusters"]:
-        here = [(places[m["file"], m["line"]], _rate_of(m)) for m in members if (m["file"], m["line"]) in places]
+        here = [
+            (places[m["file"], m["line"]], _rate_of(m)) for m in members if (m["file"], m["line"]) in places
+        ]
         unedited = [place for place, rate in here if rate == 0]
         for place, rate in here:
             if unedited and place != unedited[0]:
@@ -194,7 +205,9 @@ def planted() -> list[dict[str, Any]]:
     for ordinal in removed.tolist():
         keeper = int(cluster[ordinal])
         if keeper not in features:
-            features = {keeper: set(reference.features(texts[keeper]))}  # one at a time: documents are in order, clusters are not large
+            features = {
+                keeper: set(reference.features(texts[keeper]))
+            }  # one at a time: documents are in order, clusters are not large
         one, other = features[keeper], set(reference.features(texts[ordinal]))
         similarities.append(len(one & other) / len(one | other))
     for least in (0.8, 0.6):

@@ -91,7 +91,9 @@ def measure(batch: int, length: int, dtype: torch.dtype, pairs: int) -> dict[str
     seconds: list[tuple[float, float]] = []
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         losses = [step().item() for step in (step_ours, step_theirs)]  # and warm up
-        assert all(10 < loss < 12 for loss in losses), f"untrained models know no better than chance, ln {VOCABULARY} = 10.8: {losses}"
+        assert all(10 < loss < 12 for loss in losses), (
+            f"untrained models know no better than chance, ln {VOCABULARY} = 10.8: {losses}"
+        )
         for _ in range(pairs):
             start = clock()
             step_ours()

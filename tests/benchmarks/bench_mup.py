@@ -53,8 +53,25 @@ def tokens() -> Tensor:
     """The sample corpus's train samples in shuffled order, as ids below VOCABULARY: (n, LENGTH + 1)."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
-        command = ["prepare", "--source", "sample", "--seq-len", str(LENGTH), "--tail", "drop", "--workers", "1", "--out", str(shards)]
-        subprocess.run([sys.executable, "-m", "btlm_data.cli", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            "prepare",
+            "--source",
+            "sample",
+            "--seq-len",
+            str(LENGTH),
+            "--tail",
+            "drop",
+            "--workers",
+            "1",
+            "--out",
+            str(shards),
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "btlm_data.cli", *command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         pieces = []
         for path in sorted((shards / "train").glob("*.h5")):
             with h5py.File(path) as file:
@@ -72,7 +89,10 @@ def coordinate_check(samples: Tensor) -> Coordinates:
     batches = list(torch.split(samples[: STEPS * BATCH], BATCH))
     return {
         kind: {
-            width: sizes(proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind), batches, PEAK / 4, SEEDS, CLIP) for width in WIDTHS
+            width: sizes(
+                proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind), batches, PEAK / 4, SEEDS, CLIP
+            )
+            for width in WIDTHS
         }
         for kind in PARAMETRISATIONS
     }
@@ -87,12 +107,16 @@ def losses_at(samples: Tensor, kind: str, width: int) -> list[float]:
     warmup = TRANSFER_STEPS // 10
 
     def schedule(rate: float) -> Callable[[int], float]:
-        return lambda step: rate * min((step + 1) / warmup, (TRANSFER_STEPS - step) / (TRANSFER_STEPS - warmup))
+        return lambda step: (
+            rate * min((step + 1) / warmup, (TRANSFER_STEPS - step) / (TRANSFER_STEPS - warmup))
+        )
 
     config = proxy_config(width, LAYERS, VOCABULARY, parametrisation=kind)
     found = []
     for rate in RATES:
-        runs = [[loss for _, loss in train_steps(config, batches, schedule(rate), seed, CLIP)] for seed in SEEDS]
+        runs = [
+            [loss for _, loss in train_steps(config, batches, schedule(rate), seed, CLIP)] for seed in SEEDS
+        ]
         by_seed = [statistics.fmean(run[-LAST - 1 : -1]) for run in runs]
         found.append(statistics.fmean(by_seed))
         shown = ", ".join(f"{loss:.4f}" for loss in by_seed)
@@ -104,7 +128,9 @@ def transfer(samples: Tensor, kinds: Sequence[str]) -> Losses:
     """`losses_at` by parametrisation and width, one process a core."""
     jobs = [(kind, width) for width in sorted(TRANSFER_WIDTHS, reverse=True) for kind in kinds]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        done = dict(zip(jobs, pool.map(losses_at, [samples] * len(jobs), *zip(*jobs, strict=True)), strict=True))
+        done = dict(
+            zip(jobs, pool.map(losses_at, [samples] * len(jobs), *zip(*jobs, strict=True)), strict=True)
+        )
     return {kind: {width: done[kind, width] for width in TRANSFER_WIDTHS} for kind in kinds}
 
 
@@ -124,7 +150,9 @@ def plot(coordinates: Coordinates, losses: Losses, path: Path) -> None:
     for column, kind in enumerate(PARAMETRISATIONS):
         by_width = coordinates[kind]
         for name in next(iter(by_width.values())):
-            axes[0, column].plot(list(by_width), [found[name][1] for found in by_width.values()], marker="o", ms=3, label=name)
+            axes[0, column].plot(
+                list(by_width), [found[name][1] for found in by_width.values()], marker="o", ms=3, label=name
+            )
         axes[0, column].set(xscale="log", yscale="log", xlabel="width", xticks=WIDTHS, xticklabels=WIDTHS)
         axes[0, column].minorticks_off()
         axes[0, column].set_title({"mup": "with muP", "standard": "without (tuned at 256)"}[kind])
@@ -152,7 +180,10 @@ def measure(transferred: Sequence[str]) -> tuple[Coordinates, Losses]:
 def spread(by_width: dict[int, dict[str, np.ndarray]], narrowest: int, widest: int) -> float:
     """How far one layer's scale after the steps lies apart over the widths: largest / smallest, of the layer where that is most."""
     chosen = [found for width, found in by_width.items() if narrowest <= width <= widest]
-    return max(max(found[name][1] for found in chosen) / min(found[name][1] for found in chosen) for name in chosen[0])
+    return max(
+        max(found[name][1] for found in chosen) / min(found[name][1] for found in chosen)
+        for name in chosen[0]
+    )
 
 
 def rows(coordinates: Coordinates, losses: Losses) -> list[dict[str, Any]]:
@@ -195,8 +226,13 @@ def main() -> None:
     arguments = parser.parse_args()
     coordinates, losses = measure(PARAMETRISATIONS if arguments.plot else ("mup",))
     for kind in PARAMETRISATIONS:
-        print(f"\n{kind}: scale after {STEPS} steps at widths {', '.join(map(str, WIDTHS))}; exponents of the width by range")
-        powers = [exponents({w: found for w, found in coordinates[kind].items() if low <= w <= high}) for low, high, _ in RANGES]
+        print(
+            f"\n{kind}: scale after {STEPS} steps at widths {', '.join(map(str, WIDTHS))}; exponents of the width by range"
+        )
+        powers = [
+            exponents({w: found for w, found in coordinates[kind].items() if low <= w <= high})
+            for low, high, _ in RANGES
+        ]
         for name in powers[0]:
             scales = "".join(f"{found[name][1]:9.2f}" for found in coordinates[kind].values())
             print(f"  {name:20s}{scales}  " + "".join(f"{power[name][1]:8.2f}" for power in powers))

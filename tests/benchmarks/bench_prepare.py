@@ -51,7 +51,9 @@ def measure(command: Sequence[str]) -> Usage:
         " stderr=subprocess.PIPE); w = time.perf_counter() - t; u = resource.getrusage(resource.RUSAGE_CHILDREN);"
         " sys.stderr.buffer.write(r.stderr) if r.returncode else None; print(w, u.ru_utime + u.ru_stime, u.ru_maxrss * 1024); sys.exit(r.returncode)"
     )
-    done = subprocess.run([sys.executable, "-c", script, *command], stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], stdout=subprocess.PIPE, check=True, text=True
+    )
     wall, cpu, rss = done.stdout.split()
     return Usage(float(wall), float(cpu), int(rss))
 
@@ -70,7 +72,19 @@ def floor(files: Sequence[Path]) -> float:
 def prepare(source: Path, out: Path, *options: str) -> Usage:
     """One undisturbed run from nothing."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "btlm_data.cli", "prepare", "--source", str(source), "--seq-len", "2048", "--out", str(out), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "btlm_data.cli",
+        "prepare",
+        "--source",
+        str(source),
+        "--seq-len",
+        "2048",
+        "--out",
+        str(out),
+        *options,
+    ]
     return measure(command)
 
 
@@ -78,7 +92,9 @@ def corpus() -> Path:
     """The benchmark corpus. Raises SystemExit, saying how to make one, if there is none."""
     name = os.environ.get("BTLM_BENCH_CORPUS")
     if not name:
-        raise SystemExit("Set BTLM_BENCH_CORPUS to a corpus folder; `python tools/build_corpus.py DIR --mb 400` makes one.")
+        raise SystemExit(
+            "Set BTLM_BENCH_CORPUS to a corpus folder; `python tools/build_corpus.py DIR --mb 400` makes one."
+        )
     return Path(name)
 
 
@@ -110,16 +126,34 @@ def run() -> list[dict[str, Any]]:
                 "s",
                 ">= 1.8 at 2 GB: see scale",
             ),
-            _row("peak memory of a worker", max(u.peak_rss for u in [*ones, *twos]) / 1e9, None, None, "GB", "<= 1"),
+            _row(
+                "peak memory of a worker",
+                max(u.peak_rss for u in [*ones, *twos]) / 1e9,
+                None,
+                None,
+                "GB",
+                "<= 1",
+            ),
         ]
         tenth = _tenth(source, Path(folder) / "tenth")
         small = [prepare(tenth, out, "--workers", "1") for _ in range(ROUNDS)]
         share = sum(f.stat().st_size for f in tenth.rglob("*.zst")) / sum(f.stat().st_size for f in files)
         scale = statistics.median(u.cpu for u in ones) / statistics.median(u.cpu for u in small)
-        rows.append(_row(f"CPU of {1 / share:.1f}x the input", scale, 1 / share, scale * share, "x", "<= 1.05"))
+        rows.append(
+            _row(f"CPU of {1 / share:.1f}x the input", scale, 1 / share, scale * share, "x", "<= 1.05")
+        )
         start = [measure([sys.executable, "-m", "btlm_data.cli", "--help"]).wall for _ in range(5)]
         rows.append(_row("btlm-data --help", statistics.median(start), None, None, "s", "< 0.3"))
-        rows.append(_row("prepare --source sample, first run (compiles)", _first_run(Path(folder)), None, None, "s", "< 15"))
+        rows.append(
+            _row(
+                "prepare --source sample, first run (compiles)",
+                _first_run(Path(folder)),
+                None,
+                None,
+                "s",
+                "< 15",
+            )
+        )
     return rows
 
 
@@ -136,13 +170,24 @@ def _tenth(source: Path, to: Path) -> Path:
 def _first_run(folder: Path) -> float:
     """Wall seconds of the sample's preparation with an empty kernel cache."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / "numba")}
-    command = [sys.executable, "-m", "btlm_data.cli", "prepare", "--source", "sample", "--out", str(folder / "first")]
+    command = [
+        sys.executable,
+        "-m",
+        "btlm_data.cli",
+        "prepare",
+        "--source",
+        "sample",
+        "--out",
+        str(folder / "first"),
+    ]
     start = time.perf_counter()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
-def _row(name: str, ours: float, theirs: float | None, ratio: float | None, unit: str, budget: str) -> dict[str, Any]:
+def _row(
+    name: str, ours: float, theirs: float | None, ratio: float | None, unit: str, budget: str
+) -> dict[str, Any]:
     return {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "budget": budget}
 
 

@@ -50,7 +50,11 @@ VARIANTS = [
     Variant("read samples of 2,048", 2048, ">= 2"),
     Variant("read samples of 8,192", 8192, ">= 2"),
     Variant("read samples of 2,048, shuffled", 2048, ">= 2", shuffle=True),
-    Variant("read samples of 2,048, HDF5 shuffle filter", 2048, storage={**GZIP, "shuffle": True, "chunks": (1, 3, 2048)}),
+    Variant(
+        "read samples of 2,048, HDF5 shuffle filter",
+        2048,
+        storage={**GZIP, "shuffle": True, "chunks": (1, 3, 2048)},
+    ),
     Variant("read samples of 2,048, not compressed", 2048, storage={}),
     Variant("read a corpus in windows of 2,048", 2048, corpus=True, storage={**GZIP, "chunks": (8192,)}),
 ]
@@ -135,7 +139,12 @@ def measure(variant: Variant, tokens: npt.NDArray[np.int32]) -> dict[str, Any]:
         write(folder, tokens, variant)
         length = variant.length if variant.corpus else None
         size = BATCH_TOKENS // variant.length
-        config = {"data_dir": str(folder), "batch_size": size, "max_sequence_length": length, "shuffle": variant.shuffle}
+        config = {
+            "data_dir": str(folder),
+            "batch_size": size,
+            "max_sequence_length": length,
+            "shuffle": variant.shuffle,
+        }
         virtual = VirtualDataset(folder, Path(name) / "virtual.h5", length)
         order = list(range(len(virtual)))
         if variant.shuffle:

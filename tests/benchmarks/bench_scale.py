@@ -36,7 +36,9 @@ def _documents(source: Path, order: int) -> Iterator[dict[str, Any]]:
             for line in zstandard.ZstdDecompressor().stream_reader(raw).read().split(b"\n"):
                 if line:
                     record = json.loads(line)
-                    record["text"] = "\n".join(" ".join(reorder(part.split(" "))) for part in record["text"].split("\n"))
+                    record["text"] = "\n".join(
+                        " ".join(reorder(part.split(" "))) for part in record["text"].split("\n")
+                    )
                     yield record
 
 
@@ -51,7 +53,9 @@ def grow(source: Path, to: Path, size: int, *, one_file: bool = False) -> int:
     def flush() -> None:
         nonlocal number
         data = b"".join(held)
-        (folder / f"example_train_{number:05d}.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=3).compress(data))
+        (folder / f"example_train_{number:05d}.jsonl.zst").write_bytes(
+            zstandard.ZstdCompressor(level=3).compress(data)
+        )
         number += 1
         held.clear()
 
@@ -85,7 +89,10 @@ def run() -> list[dict[str, Any]]:
         sizes = {name: grow(source, path, size, one_file=path is single) for name, path, size in (
             ("small", small, SMALL), ("large", large, LARGE), ("single", single, LARGE))}  # fmt: skip
         prepare(small, root / "out", "--workers", "1", "--limit", "100")
-        rounds = [(prepare(small, root / "out", "--workers", "1"), prepare(large, root / "out", "--workers", "1")) for _ in range(ROUNDS)]
+        rounds = [
+            (prepare(small, root / "out", "--workers", "1"), prepare(large, root / "out", "--workers", "1"))
+            for _ in range(ROUNDS)
+        ]
         small_rate = statistics.median(s.cpu for s, _ in rounds) / sizes["small"] * 1e6
         large_rate = statistics.median(b.cpu for _, b in rounds) / sizes["large"] * 1e6
         floors = floor(sorted(large.rglob("*.jsonl.zst")))
@@ -104,7 +111,9 @@ def run() -> list[dict[str, Any]]:
         ]  # fmt: skip
 
 
-def _row(name: str, ours: float, theirs: float | None, ratio: float | None, unit: str, budget: str) -> dict[str, Any]:
+def _row(
+    name: str, ours: float, theirs: float | None, ratio: float | None, unit: str, budget: str
+) -> dict[str, Any]:
     return {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "budget": budget}
 
 

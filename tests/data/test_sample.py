@@ -17,7 +17,16 @@ import zstandard
 SAMPLE = Path(str(importlib.resources.files("btlm_data"))) / "data" / "sample"
 SETS = {"CommonCrawl", "C4", "Github", "Book", "ArXiv", "Wikipedia", "StackExchange"}
 SAME_TEXT_EDITS = {"exact", "whitespace", "case", "punctuation", "nfd"}
-REASONS = {"invalid_json", "invalid_utf8", "not_an_object", "missing_text", "null_text", "text_not_string", "lone_surrogate", "blank_line"}
+REASONS = {
+    "invalid_json",
+    "invalid_utf8",
+    "not_an_object",
+    "missing_text",
+    "null_text",
+    "text_not_string",
+    "lone_surrogate",
+    "blank_line",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,12 @@ def lines(truth: dict[str, Any]) -> dict[str, list[bytes]]:
 def documents(truth: dict[str, Any], lines: dict[str, list[bytes]]) -> dict[tuple[str, int], dict[str, Any]]:
     """The good records by place."""
     bad = {place(r) for r in truth["bad_records"]}
-    return {(file, i): json.loads(line) for file, rows in lines.items() for i, line in enumerate(rows) if (file, i) not in bad}
+    return {
+        (file, i): json.loads(line)
+        for file, rows in lines.items()
+        for i, line in enumerate(rows)
+        if (file, i) not in bad
+    }
 
 
 def place(record: dict[str, Any]) -> tuple[str, int]:
@@ -54,7 +68,9 @@ def normalised(text: str) -> str:
 
 
 def similarity(a: str, b: str) -> float:
-    first, second = ({t[i : i + 13] for i in range(max(1, len(t) - 12))} for t in (normalised(a), normalised(b)))
+    first, second = (
+        {t[i : i + 13] for i in range(max(1, len(t) - 12))} for t in (normalised(a), normalised(b))
+    )
     return len(first & second) / len(first | second)
 
 
@@ -80,7 +96,9 @@ def reason_refused(line: bytes) -> str | None:
     return "lone_surrogate" if re.search("[\ud800-\udfff]", text) else None
 
 
-def test_layout_is_slimpajamas(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_layout_is_slimpajamas(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     on_disk = sorted(str(p.relative_to(SAMPLE)) for p in SAMPLE.rglob("*.zst"))
     assert on_disk == sorted(f["file"] for f in truth["files"])
     pattern = r"(train/chunk\d/example_train|(validation|test)/chunk1/example_holdout)_\d\.jsonl\.zst"
@@ -88,11 +106,15 @@ def test_layout_is_slimpajamas(truth: dict[str, Any], documents: dict[tuple[str,
     for record in documents.values():
         assert set(record) == {"text", "meta"}
         assert set(record["meta"]) == {"redpajama_set_name"}
-    train_sets = {d["meta"]["redpajama_set_name"] for (file, _), d in documents.items() if file.startswith("train")}
+    train_sets = {
+        d["meta"]["redpajama_set_name"] for (file, _), d in documents.items() if file.startswith("train")
+    }
     assert train_sets == {f"RedPajama{s}" for s in SETS}
 
 
-def test_sizes(truth: dict[str, Any], lines: dict[str, list[bytes]], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_sizes(
+    truth: dict[str, Any], lines: dict[str, list[bytes]], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     compressed = [(SAMPLE / f["file"]).stat().st_size for f in truth["files"]]
     assert max(compressed) < 1_500_000
     assert sum(compressed) < 2_500_000
@@ -107,10 +129,14 @@ def test_sizes(truth: dict[str, Any], lines: dict[str, list[bytes]], documents: 
     assert sum(len(d["text"]) > 100_000 for d in documents.values()) >= 3
 
 
-def test_a_tenth_is_not_english_and_in_several_scripts(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_a_tenth_is_not_english_and_in_several_scripts(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     scripts: Counter[str] = Counter()
     for record in documents.values():
-        scripts.update(unicodedata.name(c, "?").split()[0] for c in record["text"] if c.isalpha() and c > "\u024f")
+        scripts.update(
+            unicodedata.name(c, "?").split()[0] for c in record["text"] if c.isalpha() and c > "\u024f"
+        )
     for script in ("HANGUL", "HIRAGANA", "KATAKANA", "CJK", "CYRILLIC"):
         assert scripts[script] > 1000, script
     # Words that hardly occur in English pages stand for the languages in Latin script.
@@ -135,21 +161,34 @@ def test_a_tenth_is_not_english_and_in_several_scripts(truth: dict[str, Any], do
     assert sum(sizes.values()) > 0.1 * sum(f["text_bytes"] for f in truth["files"])
 
 
-def test_bad_records_are_bad_in_the_way_they_say_and_no_others_are(truth: dict[str, Any], lines: dict[str, list[bytes]]) -> None:
-    found = {(file, i): reason for file, rows in lines.items() for i, line in enumerate(rows) if (reason := reason_refused(line))}
+def test_bad_records_are_bad_in_the_way_they_say_and_no_others_are(
+    truth: dict[str, Any], lines: dict[str, list[bytes]]
+) -> None:
+    found = {
+        (file, i): reason
+        for file, rows in lines.items()
+        for i, line in enumerate(rows)
+        if (reason := reason_refused(line))
+    }
     assert found == {place(r): r["reason"] for r in truth["bad_records"]}
     assert set(found.values()) == REASONS
 
 
-def test_short_documents_are_exactly_those_listed(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_short_documents_are_exactly_those_listed(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     lengths = {where: len(normalised(d["text"])) for where, d in documents.items()}
-    assert {w: n for w, n in lengths.items() if n < 200} == {place(s): s["normalised_characters"] for s in truth["short_documents"]}
+    assert {w: n for w, n in lengths.items() if n < 200} == {
+        place(s): s["normalised_characters"] for s in truth["short_documents"]
+    }
     assert 199 in lengths.values()
     assert 200 in lengths.values()
     assert any(len(documents[place(s)]["text"]) >= 200 for s in truth["short_documents"])
 
 
-def test_clusters_are_copies_with_the_named_edits(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_clusters_are_copies_with_the_named_edits(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     edits: Counter[str] = Counter()
     members_seen = set()
     for cluster in truth["clusters"]:
@@ -181,10 +220,16 @@ def check_copy(original: str, copy: str, member: dict[str, Any]) -> None:
     if edit == "nfd":
         assert unicodedata.normalize("NFC", copy) == original
     if edit.startswith("words"):
-        assert 1 <= sum(a != b for a, b in zip(original.split(), copy.split(), strict=True)) <= 0.01 * len(original.split()) + 1
+        assert (
+            1
+            <= sum(a != b for a, b in zip(original.split(), copy.split(), strict=True))
+            <= 0.01 * len(original.split()) + 1
+        )
 
 
-def test_no_unlisted_document_equals_another(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_no_unlisted_document_equals_another(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     """Whatever is equal after normalisation was planted, so that a count of exact duplicates can be checked to the document."""
     groups: dict[str, set[tuple[str, int]]] = {}
     for where, record in documents.items():
@@ -210,16 +255,22 @@ def test_holdout_copies(truth: dict[str, Any], documents: dict[tuple[str, int], 
     assert in_both == {place(c) for c in truth["holdout_copies"] if c["edit"] == "exact"}
 
 
-def test_natural_pairs_are_as_alike_as_they_say(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_natural_pairs_are_as_alike_as_they_say(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     planted = {place(m) for cluster in truth["clusters"] for m in cluster}
     for pair in truth["natural_pairs"]:
         a, b = place(pair["a"]), place(pair["b"])
-        assert similarity(documents[a]["text"], documents[b]["text"]) == pytest.approx(pair["jaccard"], abs=1e-4)
+        assert similarity(documents[a]["text"], documents[b]["text"]) == pytest.approx(
+            pair["jaccard"], abs=1e-4
+        )
         assert not {a, b} & planted
     assert sum(p["jaccard"] >= 0.8 for p in truth["natural_pairs"]) >= 3
 
 
-def test_special_text_is_where_it_says(truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_special_text_is_where_it_says(
+    truth: dict[str, Any], documents: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     found = {where: n for where, d in documents.items() if (n := d["text"].count("<|endoftext|>"))}
     assert found == {place(s): s["occurrences"] for s in truth["special_text"]}
     assert found
@@ -232,5 +283,12 @@ def test_licence_note_names_every_origin(truth: dict[str, Any]) -> None:
     for number, origin in enumerate(truth["origins"]):
         row = f"| {origin['title']} | {origin['licence']} | {origin['copyright']} | `{origin['package']}` {origin['version']} |"
         assert row in note
-        assert origin["licence"] in {"public domain", "Apache-2.0", "BSD-3-Clause", "MIT", "PSF-2.0", "PostgreSQL"}
+        assert origin["licence"] in {
+            "public domain",
+            "Apache-2.0",
+            "BSD-3-Clause",
+            "MIT",
+            "PSF-2.0",
+            "PostgreSQL",
+        }
         assert counted[number] == origin["documents"] > 0

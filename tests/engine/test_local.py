@@ -67,7 +67,10 @@ def test_a_tasks_exception_arrives_as_it_is_and_ends_the_others(tmp_path: Path, 
 
 def test_a_killed_worker_is_said_plainly(tmp_path: Path) -> None:
     tasks = step({"die": True}, {"sleep": 20})
-    with LocalEngine(2) as engine, pytest.raises(BtlmError, match="A worker process of step test died") as caught:
+    with (
+        LocalEngine(2) as engine,
+        pytest.raises(BtlmError, match="A worker process of step test died") as caught,
+    ):
         list(engine.map(tasks, tasks.tasks, str(tmp_path)))
     assert "fewer --workers" in str(caught.value)
     assert psutil.Process().children() == []
@@ -95,10 +98,14 @@ with module.LocalEngine(2) as engine:
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, None), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, None), (signal.SIGTERM, -15)]
+)
 def test_a_driver_that_is_stopped_leaves_no_workers(tmp_path: Path, number: int, code: int | None) -> None:
     run = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER, str(ROOT), __file__, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", _DRIVER, str(ROOT), __file__, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert run.stdout is not None
     assert run.stdout.readline() == b"started\n"

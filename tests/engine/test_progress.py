@@ -10,7 +10,14 @@ from btlm_data.engine import progress
 from btlm_data.engine.progress import Bars, Lines, amount, duration
 from btlm_data.task import Counts, Step, Task
 
-STEP = Step("read", 1, lambda task, settings, folder: Counts(), [Task("0", weight=600), Task("1", weight=400)], None, "")
+STEP = Step(
+    "read",
+    1,
+    lambda task, settings, folder: Counts(),
+    [Task("0", weight=600), Task("1", weight=400)],
+    None,
+    "",
+)
 
 
 @pytest.mark.parametrize(("value", "unit", "said"), [(0, "B", "0 B"), (999, "B", "999 B"), (1500, "B", "1.5 kB"), (999_600, "B", "1.0 MB"), (3.4e9, "B", "3.4 GB"), (1.2e6, "doc", "1.2 M doc"), (5e18, "B", "5000 PB")])  # fmt: skip
@@ -18,7 +25,9 @@ def test_amounts(value: float, unit: str, said: str) -> None:
     assert amount(value, unit) == said
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (190, "3 min 10 s"), (7500, "2 h 5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (190, "3 min 10 s"), (7500, "2 h 5 min")]
+)
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
@@ -38,7 +47,9 @@ def test_a_terminal_shows_a_bar_per_step_and_what_was_done_before() -> None:
     assert "done before" in said.split("write shards")[1]
 
 
-def test_lines_say_how_far_and_how_long(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_say_how_far_and_how_long(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr(progress, "monotonic", lambda: now)
     with caplog.at_level(logging.INFO, "btlm_data"), Lines() as lines:

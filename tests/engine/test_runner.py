@@ -95,7 +95,14 @@ def test_whatever_decides_the_outputs_makes_them_again(tmp_path: Path, changes: 
 
 def test_how_settings_and_hints_make_nothing_again(tmp_path: Path) -> None:
     run(step(), tmp_path)
-    run(step(settings="with more workers", unit="doc", tasks=[replace(t, weight=5, hints={"a": 1}) for t in step().tasks]), tmp_path)
+    run(
+        step(
+            settings="with more workers",
+            unit="doc",
+            tasks=[replace(t, weight=5, hints={"a": 1}) for t in step().tasks],
+        ),
+        tmp_path,
+    )
     assert ran == ["0", "1", "2"]
 
 
@@ -143,7 +150,10 @@ def test_a_second_run_says_who_holds_the_folder_and_a_killed_one_lets_go(tmp_pat
     holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
     assert holder.stdout is not None
     holder.stdout.readline()
-    with pytest.raises(OutputError, match=rf"in use by process {holder.pid} on .*Wait for it to end"), exclusive(tmp_path):
+    with (
+        pytest.raises(OutputError, match=rf"in use by process {holder.pid} on .*Wait for it to end"),
+        exclusive(tmp_path),
+    ):
         pass
     holder.kill()
     holder.communicate()

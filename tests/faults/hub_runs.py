@@ -41,15 +41,23 @@ RECORDS = {"dataset.json", "timings.json", "report.md", "report.html"}  # they n
 def faults(largest: int) -> dict[str, list[Fault]]:
     """Every way the hub misbehaves, by name. largest: bytes of the largest file."""
     return {
-        "429 with Retry-After": [Fault("info", status=429, retry_after="1"), Fault("resolve", status=429, retry_after="1", times=5)],
+        "429 with Retry-After": [
+            Fault("info", status=429, retry_after="1"),
+            Fault("resolve", status=429, retry_after="1", times=5),
+        ],
         "5xx": [
             Fault("info", status=503),
             Fault("tree", status=500),
             Fault("resolve", status=500, times=4),
             Fault("body", status=502, times=4),
         ],
-        "cut in mid-file": [Fault("body", cut_at=largest // 3, times=4), Fault("body", cut_at=2 * largest // 3, times=4)],
-        "corrupted body": [Fault("body", name, corrupt_at=largest // 2) for name in ("train_0", "train_1", "holdout_0")],
+        "cut in mid-file": [
+            Fault("body", cut_at=largest // 3, times=4),
+            Fault("body", cut_at=2 * largest // 3, times=4),
+        ],
+        "corrupted body": [
+            Fault("body", name, corrupt_at=largest // 2) for name in ("train_0", "train_1", "holdout_0")
+        ],
         "slow trickle": [Fault("body", trickle=300, times=2)],
         "silence": [Fault("body", stall=4, times=2)],
         "no ranges": [Fault("body", cut_at=largest // 2, times=3), Fault("body", ignore_range=True, times=3)],
@@ -78,9 +86,27 @@ class Runs:
 
     def command(self, source: str, out: Path, *options: str) -> list[str]:
         """`prepare` as a user types it, with pauses short enough for a test."""
-        base = [sys.executable, "-m", "btlm_data.cli", "prepare", "--source", source, "--seq-len", "2048", "--out", str(out)]
+        base = [
+            sys.executable,
+            "-m",
+            "btlm_data.cli",
+            "prepare",
+            "--source",
+            source,
+            "--seq-len",
+            "2048",
+            "--out",
+            str(out),
+        ]
         base += ["--set", "run.retry_pause=0.02", "--set", "run.timeout=2"]
-        return [*base, "--cache-dir", str(self.folder / "cache"), "--cache-size", str(self.cache_size), *options]
+        return [
+            *base,
+            "--cache-dir",
+            str(self.folder / "cache"),
+            "--cache-size",
+            str(self.cache_size),
+            *options,
+        ]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -91,14 +117,21 @@ class Runs:
     def run(self, source: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
         """One run to its end, at most ten minutes."""
         return subprocess.run(
-            self.command(source, out, *options), capture_output=True, text=True, env=self.environment, timeout=600, check=False
+            self.command(source, out, *options),
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=600,
+            check=False,
         )
 
     def check(self, out: Path, what: str, ended: subprocess.CompletedProcess[str]) -> None:
         """Note what is wrong with a run that should have succeeded, and clear it away."""
         if ended.returncode:
             self.problems.append(f"{what}: exit code {ended.returncode}: {ended.stderr[-1500:]}")
-        elif found := [name for name in differences(self.folder / "expected", out) if Path(name).name not in RECORDS]:
+        elif found := [
+            name for name in differences(self.folder / "expected", out) if Path(name).name not in RECORDS
+        ]:
             self.problems.append(f"{what}: differs in {', '.join(found[:5])}")
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
@@ -120,7 +153,9 @@ class Runs:
             end.set()
             thread.join()
             if self.most_cached > self.cache_size:
-                self.problems.append(f"the cache held {self.most_cached:,} bytes, its size is {self.cache_size:,}")
+                self.problems.append(
+                    f"the cache held {self.most_cached:,} bytes, its size is {self.cache_size:,}"
+                )
 
 
 def cache_bytes(cache: Path) -> int:
@@ -165,10 +200,16 @@ def disturb(runs: Runs, hub: Hub, largest: int, kills: int, seed: int, kinds: Se
             continue
         hub.faults = copy.deepcopy(found)
         ended = runs.run("slimpajama", out)
-        if hub.faults and all(fault.times == before.times for fault, before in zip(hub.faults, found, strict=True)):
+        if hub.faults and all(
+            fault.times == before.times for fault, before in zip(hub.faults, found, strict=True)
+        ):
             runs.problems.append(f"{kind}: the fault never struck")
         runs.check(out, kind, ended)
-        print(f"  {kind}: {'as expected' if not runs.problems else runs.problems[-1]}", file=sys.stderr, flush=True)
+        print(
+            f"  {kind}: {'as expected' if not runs.problems else runs.problems[-1]}",
+            file=sys.stderr,
+            flush=True,
+        )
     hub.faults = []
     if kinds is None:
         refuse(runs, hub, out)
@@ -180,11 +221,19 @@ def refuse(runs: Runs, hub: Hub, out: Path) -> None:
     for kind, fault in REFUSALS.items():
         hub.faults = [copy.deepcopy(fault)]
         ended = runs.run("slimpajama", out, "--set", "run.retries=2")
-        if ended.returncode not in (1, 2, 3) or "Traceback" in ended.stderr or (out / "dataset.json").exists():
+        if (
+            ended.returncode not in (1, 2, 3)
+            or "Traceback" in ended.stderr
+            or (out / "dataset.json").exists()
+        ):
             runs.problems.append(f"{kind}: exit code {ended.returncode}: {ended.stderr[-1500:]}")
         hub.faults = []
         runs.check(out, f"after {kind}", runs.run("slimpajama", out))
-        print(f"  {kind}: {'as expected' if not runs.problems else runs.problems[-1]}", file=sys.stderr, flush=True)
+        print(
+            f"  {kind}: {'as expected' if not runs.problems else runs.problems[-1]}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def kill(runs: Runs, out: Path, kills: int, seed: int, seconds: float) -> None:
@@ -207,12 +256,18 @@ def kill(runs: Runs, out: Path, kills: int, seed: int, seconds: float) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
                 done += 1
             process.wait()
-        runs.check(out, f"killed, round {rounds}", runs.run("slimpajama", out, "--workers", str(chance.randint(1, 2))))
+        runs.check(
+            out,
+            f"killed, round {rounds}",
+            runs.run("slimpajama", out, "--workers", str(chance.randint(1, 2))),
+        )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, default=Path(str(files("btlm_data") / "data/sample")))
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -220,7 +275,9 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="btlm-hub-") as folder:
         runs = run_all(given.corpus, Path(folder), given.kills, given.seed)
-    outcome = f"the folder's shards every time; cache at most {runs.most_cached:,} of {runs.cache_size:,} bytes"
+    outcome = (
+        f"the folder's shards every time; cache at most {runs.most_cached:,} of {runs.cache_size:,} bytes"
+    )
     print(
         "\n".join(runs.problems)
         or f"{len(faults(1)) + len(REFUSALS)} faults, {given.kills} kills, {time.perf_counter() - start:.0f} s: {outcome}."

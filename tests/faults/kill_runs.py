@@ -26,7 +26,18 @@ UNEQUAL = {"timings.json"}
 
 def command(out: Path, *options: str) -> list[str]:
     """A run that goes through every stage, with several shards a split."""
-    base = [sys.executable, "-m", "btlm_data.cli", "prepare", "--source", "sample", "--seq-len", "512", "--samples-per-file", "700"]
+    base = [
+        sys.executable,
+        "-m",
+        "btlm_data.cli",
+        "prepare",
+        "--source",
+        "sample",
+        "--seq-len",
+        "512",
+        "--samples-per-file",
+        "700",
+    ]
     return [*base, "--out", str(out), *options]
 
 
@@ -38,10 +49,16 @@ def environment() -> dict[str, str]:
 def differences(first: Path, second: Path) -> list[str]:
     """Relative paths that one dataset folder has and the other lacks or holds otherwise; the work folder is left out."""
     names = [
-        {p.relative_to(root) for p in root.rglob("*") if p.is_file() and ".work" not in p.parts and p.name not in UNEQUAL}
+        {
+            p.relative_to(root)
+            for p in root.rglob("*")
+            if p.is_file() and ".work" not in p.parts and p.name not in UNEQUAL
+        }
         for root in (first, second)
     ]
-    unequal = {name for name in names[0] & names[1] if not filecmp.cmp(first / name, second / name, shallow=False)}
+    unequal = {
+        name for name in names[0] & names[1] if not filecmp.cmp(first / name, second / name, shallow=False)
+    }
     return sorted(map(str, (names[0] ^ names[1]) | unequal))
 
 
@@ -80,7 +97,10 @@ def kill_and_resume(kills: int, seed: int, folder: Path, *options: str, most_in_
                 seconds *= 0.95
             run.wait()
         end = subprocess.run(
-            [*command(out, *options), "--workers", str(chance.randint(1, 2))], capture_output=True, text=True, env=environment()
+            [*command(out, *options), "--workers", str(chance.randint(1, 2))],
+            capture_output=True,
+            text=True,
+            env=environment(),
         )
         if end.returncode:
             problems.append(f"{out.name}: exit code {end.returncode}: {end.stderr[-2000:]}")
@@ -104,7 +124,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         problems = kill_and_resume(given.kills, given.seed, Path(folder), *given.options)
-    print("\n".join(problems) or f"{given.kills} kills in {time.perf_counter() - start:.0f} s: every dataset equals the undisturbed one.")
+    print(
+        "\n".join(problems)
+        or f"{given.kills} kills in {time.perf_counter() - start:.0f} s: every dataset equals the undisturbed one."
+    )
     sys.exit(bool(problems))
 
 

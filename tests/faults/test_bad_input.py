@@ -28,7 +28,9 @@ WORDS = [a + b for a in ("al", "be", "ga", "del", "ep", "ze") for b in ("pha", "
 
 def text(number: int, words: int = 60) -> str:
     """A document that passes cleaning, unlike every other."""
-    return f"Document {number}. " + " ".join(WORDS[(number * 7 + i * i + i * number) % len(WORDS)] for i in range(words))
+    return f"Document {number}. " + " ".join(
+        WORDS[(number * 7 + i * i + i * number) % len(WORDS)] for i in range(words)
+    )
 
 
 def good(count: int, first: int = 0) -> bytes:
@@ -36,13 +38,26 @@ def good(count: int, first: int = 0) -> bytes:
 
 
 def command(source: Path | str, out: Path, *options: str) -> list[str]:
-    base = [sys.executable, "-m", "btlm_data.cli", "prepare", "--source", str(source), "--seq-len", "64", "--workers", "1"]
+    base = [
+        sys.executable,
+        "-m",
+        "btlm_data.cli",
+        "prepare",
+        "--source",
+        str(source),
+        "--seq-len",
+        "64",
+        "--workers",
+        "1",
+    ]
     return [*base, "--dedupe", "none", "--out", str(out), *options]
 
 
 def prepare(source: Path | str, out: Path, *options: str, code: int = 0, **more: Any) -> str:
     """Run to the end; the exit code is the one expected, and there is never a traceback. Returns what was said."""
-    done = subprocess.run(command(source, out, *options), capture_output=True, text=True, env=ENVIRONMENT, timeout=240, **more)
+    done = subprocess.run(
+        command(source, out, *options), capture_output=True, text=True, env=ENVIRONMENT, timeout=240, **more
+    )
     said: str = done.stderr + done.stdout
     assert "Traceback" not in said, said
     assert done.returncode == code, said
@@ -58,14 +73,23 @@ def dropped(out: Path, stage: str) -> Counter[str]:
     found: Counter[str] = Counter()
     for entry in json.loads((out / "dataset.json").read_text())["ledger"]:
         if entry["stage"] == stage:
-            found.update({reason: amount["documents"] for reason, amount in entry["dropped"].items() if amount["documents"]})
+            found.update(
+                {
+                    reason: amount["documents"]
+                    for reason, amount in entry["dropped"].items()
+                    if amount["documents"]
+                }
+            )
     return found
 
 
 def kept(out: Path, split: str = "train") -> list[tuple[str, int]]:
     """(file, 1-based line) of every document in the split, sorted."""
     table = pq.read_table(out / split / "documents.parquet")
-    return sorted((file, line + 1) for file, line in zip(table["file"].to_pylist(), table["line"].to_pylist(), strict=True))
+    return sorted(
+        (file, line + 1)
+        for file, line in zip(table["file"].to_pylist(), table["line"].to_pylist(), strict=True)
+    )
 
 
 BAD_LINES = {
@@ -113,9 +137,13 @@ def test_strict_stops_at_the_first_bad_record_also_where_it_was_read_before(tmp_
 def test_truncated_and_corrupt_files_keep_what_can_be_read(tmp_path: Path, name: str, kind: str) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    stored = compress(b"".join(corpus_line(f"{i} {os.urandom(200).hex()}") for i in range(3000)), kind, 4, checksum=True)
+    stored = compress(
+        b"".join(corpus_line(f"{i} {os.urandom(200).hex()}") for i in range(3000)), kind, 4, checksum=True
+    )
     (source / f"cut-{name}").write_bytes(stored[: len(stored) * 2 // 3])
-    (source / f"flipped-{name}").write_bytes(stored[: len(stored) // 2] + b"\xa5" * 40 + stored[len(stored) // 2 + 40 :])
+    (source / f"flipped-{name}").write_bytes(
+        stored[: len(stored) // 2] + b"\xa5" * 40 + stored[len(stored) // 2 + 40 :]
+    )
     (source / f"junk-{name}").write_bytes(b"this is neither")
     (source / f"whole-{name}").write_bytes(compress(good(3), kind))
     prepare(source, out)
@@ -148,7 +176,9 @@ def test_an_enormous_zstd_frame_and_zero_width_characters(tmp_path: Path) -> Non
     source.mkdir()
     compressor = zstandard.ZstdCompressor(level=1).compressobj()
     piece = b"x" * 2**20
-    (source / "bomb.jsonl.zst").write_bytes(b"".join([*(compressor.compress(piece) for _ in range(400)), compressor.flush()]))
+    (source / "bomb.jsonl.zst").write_bytes(
+        b"".join([*(compressor.compress(piece) for _ in range(400)), compressor.flush()])
+    )
     (source / "zero.jsonl").write_bytes(corpus_line("\u200b\u200d\ufeff\u2060" * 50_000) + good(2))
     prepare(source, out, "--set", "source.max_record_bytes=16MiB")
     (reject,) = listed(out)
@@ -181,7 +211,9 @@ def test_a_document_of_three_hundred_megabytes(tmp_path: Path, method: str) -> N
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("PEAK ")[1])
     assert len(kept(out)) == 3
-    assert peak < 1500, f"{peak} MB"  # text, its UTF-8 and its normalised form; neither the raw line nor the tokens at the same time
+    assert peak < 1500, (
+        f"{peak} MB"
+    )  # text, its UTF-8 and its normalised form; neither the raw line nor the tokens at the same time
 
 
 def test_equal_names_in_different_folders_are_different_files(tmp_path: Path) -> None:
@@ -201,11 +233,16 @@ def test_equal_names_in_different_folders_are_different_files(tmp_path: Path) ->
         (lambda folder: (folder / ".hidden.jsonl").write_bytes(good(1)), "no files at all"),
         (lambda folder: (folder / "a.jsonl").write_bytes(b"nonsense\n" * 3), "3 x invalid_json"),
         (lambda folder: (folder / "a.jsonl").write_bytes(corpus_line("short")), "1 x too_short"),
-        (lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jsonl")).write_bytes(good(1)), "is not UTF-8"),
+        (
+            lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jsonl")).write_bytes(good(1)),
+            "is not UTF-8",
+        ),
     ],
     ids=["empty", "other kinds", "hidden", "all bad", "all short", "name not UTF-8"],
 )
-def test_a_folder_without_documents_says_what_it_found(tmp_path: Path, make: Callable[[Path], Any], said: str) -> None:
+def test_a_folder_without_documents_says_what_it_found(
+    tmp_path: Path, make: Callable[[Path], Any], said: str
+) -> None:
     source = tmp_path / "in"
     source.mkdir()
     make(source)
@@ -222,7 +259,9 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 def test_many_source_names_in_one_block(tmp_path: Path) -> None:
     source, out = tmp_path / "a.jsonl", tmp_path / "out"
     source.write_bytes(b"".join(b'{"text": "t%d", "id": "s%d"}\n' % (i, i) for i in range(66_000)))
-    said = prepare(source, out, "--set", "source.source_field=id", "--set", "clean.min_chars=0", "--stop-after", "clean")
+    said = prepare(
+        source, out, "--set", "source.source_field=id", "--set", "clean.min_chars=0", "--stop-after", "clean"
+    )
     assert "66,000 documents" in said
 
 
@@ -274,7 +313,9 @@ def test_one_work_folder_serves_two_datasets(tmp_path: Path, source: Path) -> No
     for name in ("one", "two", "one"):
         prepare(source, tmp_path / name, "--work-dir", str(tmp_path / "work"))
         assert (tmp_path / name / "train/data-00000.h5").exists()
-    assert (tmp_path / "one/train/data-00000.h5").read_bytes() == (tmp_path / "two/train/data-00000.h5").read_bytes()
+    assert (tmp_path / "one/train/data-00000.h5").read_bytes() == (
+        tmp_path / "two/train/data-00000.h5"
+    ).read_bytes()
     assert (tmp_path / "one/dataset.json").read_bytes() == (tmp_path / "two/dataset.json").read_bytes()
 
 
@@ -282,18 +323,25 @@ def test_no_permission(tmp_path: Path, source: Path) -> None:
     as_others: list[str] = []
     if os.geteuid() == 0:  # root may do anything; without its capabilities it is an ordinary owner
         as_others = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-        if shutil.which("setpriv") is None or subprocess.run([*as_others, "true"], capture_output=True).returncode:
+        if (
+            shutil.which("setpriv") is None
+            or subprocess.run([*as_others, "true"], capture_output=True).returncode
+        ):
             pytest.skip("run as root, and setpriv cannot drop root's capabilities here")
     out = tmp_path / "out"
     out.mkdir()
     out.chmod(0o555)
-    done = subprocess.run([*as_others, *command(source, out)], capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        [*as_others, *command(source, out)], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 4, done.stderr
     assert "No permission to write" in done.stderr
     assert "Traceback" not in done.stderr
     out.chmod(0o755)
     source.chmod(0)
-    done = subprocess.run([*as_others, *command(source, out)], capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        [*as_others, *command(source, out)], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 3, done.stderr
     assert "no permission" in done.stderr
     assert "Traceback" not in done.stderr
@@ -304,7 +352,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
     yield place
@@ -312,7 +362,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(tmp_path: Path, small_disk: Path, workers: str) -> None:
+def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path, small_disk: Path, workers: str
+) -> None:
     said = prepare("sample", small_disk / "out", "--workers", workers, code=4)
     assert "The disk is full" in said
     assert "run the same command again" in said
@@ -327,7 +379,10 @@ def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("lock", "folder", "advice"),
-    [("exclusive", "out/.work", "choose another --work-dir"), ("exclusive_folder", "out", "choose another --out")],
+    [
+        ("exclusive", "out/.work", "choose another --work-dir"),
+        ("exclusive_folder", "out", "choose another --out"),
+    ],
     ids=["work", "out"],
 )
 def test_two_runs_on_one_folder(tmp_path: Path, source: Path, lock: str, folder: str, advice: str) -> None:
@@ -359,7 +414,11 @@ def test_ctrl_c_ends_at_once_leaves_nobody_and_says_how_to_go_on(tmp_path: Path)
     source, out = tmp_path / "big.jsonl", tmp_path / "out"
     source.write_bytes(good(250_000))
     run = subprocess.Popen(
-        [*command(source, out), "--workers", "2"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
+        [*command(source, out), "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
     )
     assert run.stderr is not None
     while "tasks" not in (line := run.stderr.readline()):

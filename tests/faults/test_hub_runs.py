@@ -11,7 +11,9 @@ SAMPLE = Path(str(files("btlm_data") / "data/sample"))
 
 
 def test_the_sample_from_a_faulty_hub(tmp_path: Path) -> None:
-    assert run_all(SAMPLE, tmp_path, kills=2, seed=1, kinds=("cut in mid-file", "corrupted body")).problems == []
+    assert (
+        run_all(SAMPLE, tmp_path, kills=2, seed=1, kinds=("cut in mid-file", "corrupted body")).problems == []
+    )
 
 
 @pytest.mark.stress

@@ -82,7 +82,10 @@ def test_a_killed_writer_leaves_only_what_sweep_removes(tmp_path: Path) -> None:
         "with atomic.replacing(Path(sys.argv[1])) as t: t.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     path = tmp_path / "sub" / "data.h5"
-    assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2]).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2]).returncode
+        == -9
+    )
     assert not path.exists()
     assert list(path.parent.glob("*.h5")) == []  # no reader takes it for a shard
     (path.parent / ".hidden").write_bytes(b"mine")

@@ -16,7 +16,9 @@ from btlm_data.formats import columns
 
 _dtypes = st.sampled_from(["<u8", "<u4", "<u2", "|u1", "<i8", "<f8", ">u4", "|b1"])
 _arrays = _dtypes.flatmap(
-    lambda dtype: arrays_of.arrays(np.dtype(dtype), arrays_of.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5))
+    lambda dtype: arrays_of.arrays(
+        np.dtype(dtype), arrays_of.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5)
+    )
 )
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 _meta = st.dictionaries(_names, st.one_of(st.integers(), _names, st.lists(_names, max_size=3)), max_size=4)
@@ -61,7 +63,11 @@ def test_arrays_that_are_not_contiguous(tmp_path: Path) -> None:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    columns.write(tmp_path / "a", {"x": np.arange(100, dtype=np.uint64), "y": np.arange(50, dtype=np.uint8)}, {"digest": "d"})
+    columns.write(
+        tmp_path / "a",
+        {"x": np.arange(100, dtype=np.uint64), "y": np.arange(50, dtype=np.uint8)},
+        {"digest": "d"},
+    )
     return tmp_path / "a"
 
 

@@ -20,7 +20,17 @@ from btlm_data.formats import documents
 from btlm_data.formats.documents import Block, Fields, RecordDecoder, Reject, count_records, read_blocks
 from btlm_data.sources.base import SourceFile
 from tests.reference import documents as reference
-from tests.strategies import ENDINGS, bad_lines, compress, corpus_line, good_lines, json_lines, odd_lines, source_file, zstd_stream
+from tests.strategies import (
+    ENDINGS,
+    bad_lines,
+    compress,
+    corpus_line,
+    good_lines,
+    json_lines,
+    odd_lines,
+    source_file,
+    zstd_stream,
+)
 
 LIMIT = 2**40
 
@@ -57,7 +67,9 @@ PLAIN = {"kind": "none", "parts": 1, "block_bytes": 400, "read_bytes": 200, "max
 
 
 @settings(max_examples=150, deadline=None)
-@example(data=b'{"text": "a"} {"text": "b"}\n\n', **PLAIN)  # as many values as lines, and neither is one a line
+@example(
+    data=b'{"text": "a"} {"text": "b"}\n\n', **PLAIN
+)  # as many values as lines, and neither is one a line
 @example(data=b'{"text": "a"}{"text": "b"}\n{"text":\n"c"}\n', **PLAIN)
 @example(data=b'{"text": "a", "x": {}\n}{"text": "b"}\n', **PLAIN)
 @example(data=b'{"text": "a"}\r\n{"text": "b"}\n{"text": "c"}\r\n', **PLAIN)
@@ -89,13 +101,19 @@ def test_blocks_of_any_size_give_what_the_plain_reader_gives(
     block_bytes=st.integers(1, 300),
     max_bytes=st.sampled_from([LIMIT, 60]),
 )
-def test_byte_ranges_cover_a_file_exactly_once(scratch: Path, data: bytes, edges: list[int], block_bytes: int, max_bytes: int) -> None:
+def test_byte_ranges_cover_a_file_exactly_once(
+    scratch: Path, data: bytes, edges: list[int], block_bytes: int, max_bytes: int
+) -> None:
     path, file = write(scratch, data)
     cuts = sorted({0, *(edge for edge in edges if edge < len(data))})
     found: list[reference.Document | reference.Bad] = []
     base = 0
     for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
-        blocks = list(read_blocks(path, file, Fields(), start, stop, max_record_bytes=max_bytes, block_bytes=block_bytes))
+        blocks = list(
+            read_blocks(
+                path, file, Fields(), start, stop, max_record_bytes=max_bytes, block_bytes=block_bytes
+            )
+        )
         for record in collect(iter(blocks)):
             fields = {**record.__dict__, "line": record.line + base}
             found.append(type(record)(**fields))
@@ -130,17 +148,24 @@ def test_reading_resumes_at_every_block_border(
 @example(b'{"text": "a", "x": ' + b"7" * 5000 + b"}", "text", "")
 @example(b'{"text": "a", "x": "\xff"}', "text", "")
 @example(b'{"text": "a", "x": "\\ud800"}', "text", "x")
-def test_a_record_fares_the_same_alone_and_beside_a_bad_one(scratch: Path, line: bytes, text: str, source: str) -> None:
+def test_a_record_fares_the_same_alone_and_beside_a_bad_one(
+    scratch: Path, line: bytes, text: str, source: str
+) -> None:
     fields = Fields(text, source)
     path, file = write(scratch, line + b"\n")
     alone = collect(read_blocks(path, file, fields))
     path, file = write(scratch, line + b"\n nonsense \n")
-    assert [record for record in collect(read_blocks(path, file, fields)) if record.line <= line.count(b"\n")] == alone
+    assert [
+        record for record in collect(read_blocks(path, file, fields)) if record.line <= line.count(b"\n")
+    ] == alone
 
 
 def test_the_fast_path_takes_all_that_is_plainly_good() -> None:
     decoder = RecordDecoder(Fields("doc.body", "doc.from.name"), None)
-    lines = [b'{"doc": {"body": "a", "from": {"name": "A"}}}\n', b'{"doc": {"from": null, "body": "b"}, "x": [1]}\n']
+    lines = [
+        b'{"doc": {"body": "a", "from": {"name": "A"}}}\n',
+        b'{"doc": {"from": null, "body": "b"}, "x": [1]}\n',
+    ]
     assert decoder.decode_lines(memoryview(b"".join(lines)), 2) == (["a", "b"], ["A", "unnamed"])
     assert [decoder.decode_line(line) for line in lines] == [("a", "A"), ("b", "unnamed")]
     assert decoder.decode_lines(memoryview(b'{"doc": {}}\n'), 1) is None
@@ -154,7 +179,9 @@ def test_a_files_own_text_field_and_source_win(tmp_path: Path) -> None:
 
 def test_a_text_field_above_the_source_field_is_still_read(tmp_path: Path) -> None:
     path, file = write(tmp_path, b'{"text": "yes"}\n')
-    assert collect(read_blocks(path, file, Fields("text", "text.name"))) == [reference.Document("yes", "unnamed", 0, 0)]
+    assert collect(read_blocks(path, file, Fields("text", "text.name"))) == [
+        reference.Document("yes", "unnamed", 0, 0)
+    ]
 
 
 # Every reason ------------------------------------------------------------------------------------------------------
@@ -174,20 +201,30 @@ def test_a_text_field_above_the_source_field_is_still_read(tmp_path: Path) -> No
         (b'{"text": "' + b"x" * 200_000 + b'"}', "record_too_large", "more than 150000 bytes"),
     ],
 )
-def test_a_bad_record_has_its_reason_place_and_detail_and_costs_no_neighbour(tmp_path: Path, line: bytes, reason: str, detail: str) -> None:
+def test_a_bad_record_has_its_reason_place_and_detail_and_costs_no_neighbour(
+    tmp_path: Path, line: bytes, reason: str, detail: str
+) -> None:
     good = b'{"text": "good"}\n'
     path, file = write(tmp_path, good + line + b"\r\n" + good)
     for block_bytes in (10, 1000, 2**20):
         blocks = list(read_blocks(path, file, Fields(), max_record_bytes=150_000, block_bytes=block_bytes))
         (reject,) = rejects(iter(blocks))
-        assert (reject.line, reject.offset, reject.reason, reject.num_bytes) == (1, len(good), reason, len(line) + 2)
+        assert (reject.line, reject.offset, reject.reason, reject.num_bytes) == (
+            1,
+            len(good),
+            reason,
+            len(line) + 2,
+        )
         assert detail in reject.detail
         assert [line for block in blocks for line in block.lines] == [0, 2]
 
 
 def many_lines(count: int = 20_000) -> bytes:
     """A few MB that do not compress to nothing."""
-    return b"".join(corpus_line(f"document {i} " + "".join(chr(97 + (i * i * k + k) % 26) for k in range(1, 60))) for i in range(count))
+    return b"".join(
+        corpus_line(f"document {i} " + "".join(chr(97 + (i * i * k + k) % 26) for k in range(1, 60)))
+        for i in range(count)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +234,9 @@ def lines() -> bytes:
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize("share", [0.3, 0.99999])
-def test_a_cut_file_keeps_what_comes_before_the_cut(tmp_path: Path, lines: bytes, kind: str, share: float) -> None:
+def test_a_cut_file_keeps_what_comes_before_the_cut(
+    tmp_path: Path, lines: bytes, kind: str, share: float
+) -> None:
     stored = compress(lines, kind, parts=3)
     path, file = write(tmp_path, stored[: int(len(stored) * share)], f"a.jsonl{ENDINGS[kind]}")
     blocks = list(read_blocks(path, file, Fields(), block_bytes=2**18))
@@ -213,7 +252,9 @@ def test_a_cut_file_keeps_what_comes_before_the_cut(tmp_path: Path, lines: bytes
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_flipped_bit_is_met_and_the_same_wherever_reading_resumes(tmp_path: Path, lines: bytes, kind: str) -> None:
+def test_a_flipped_bit_is_met_and_the_same_wherever_reading_resumes(
+    tmp_path: Path, lines: bytes, kind: str
+) -> None:
     stored = bytearray(compress(lines, kind, parts=4, checksum=True))
     expected = [json.loads(line)["text"] for line in lines.splitlines()]
     met, positions = 0, range(len(stored) // 7, len(stored), len(stored) // 7)
@@ -267,7 +308,10 @@ def test_a_file_that_went_away_or_is_a_folder_is_unreadable(tmp_path: Path, name
     file = source_file(path)
     assert [r.reason for r in rejects(read_blocks(path, file, Fields()))] == ["unreadable_file"]
     path.mkdir()
-    assert next(r.reason for r in rejects(read_blocks(path, file, Fields()))) in ("unreadable_file", "corrupt_file")
+    assert next(r.reason for r in rejects(read_blocks(path, file, Fields()))) in (
+        "unreadable_file",
+        "corrupt_file",
+    )
 
 
 def test_damage_inside_an_over_long_line_is_counted_too(tmp_path: Path) -> None:
@@ -345,7 +389,12 @@ def test_a_byte_range_inside_one_enormous_line_takes_no_more_memory(tmp_path: Pa
     with path.open("wb") as out:
         out.truncate(300 * 2**20)  # zeros, without a newline
     code = _MEASURE.replace("max_record_bytes=most", "max_record_bytes=most, start=1000, stop=2**40")
-    done = subprocess.run([sys.executable, "-c", code, str(path), "jsonl", "none", "1000"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), "jsonl", "none", "1000"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == ""
     assert int(done.stderr) // 1024 < 50
 
@@ -361,9 +410,13 @@ def test_a_text_file_is_one_document(tmp_path: Path, kind: str) -> None:
     path, file = write(tmp_path, compress(text.encode("utf-16"), kind), f"a.txt{ENDINGS[kind]}")
     assert [r.reason for r in rejects(read_blocks(path, file, Fields()))] == ["invalid_utf8"]
     path, file = write(tmp_path, compress(b"x" * 2000, kind), f"a.txt{ENDINGS[kind]}")
-    assert [r.reason for r in rejects(read_blocks(path, file, Fields(), max_record_bytes=1999))] == ["record_too_large"]
+    assert [r.reason for r in rejects(read_blocks(path, file, Fields(), max_record_bytes=1999))] == [
+        "record_too_large"
+    ]
     if kind != "none":
-        path, file = write(tmp_path, compress(os.urandom(5000).hex().encode(), kind)[:-7], f"a.txt{ENDINGS[kind]}")
+        path, file = write(
+            tmp_path, compress(os.urandom(5000).hex().encode(), kind)[:-7], f"a.txt{ENDINGS[kind]}"
+        )
         assert [r.reason for r in rejects(read_blocks(path, file, Fields()))] == ["truncated_file"]
 
 
@@ -398,7 +451,13 @@ TEXTS = ["one", None, "", "vier 🙂", "five"]
     ids=["string", "large_string", "dictionary", "string_view"],
 )
 def test_parquet_strings_of_every_kind(tmp_path: Path, make: Callable[[list[str | None]], pa.Array]) -> None:
-    table = pa.table({"id": range(5), "text": make(TEXTS), "meta": [{"redpajama_set_name": n, "x": 1} for n in ["A", "A", None, "", "B"]]})
+    table = pa.table(
+        {
+            "id": range(5),
+            "text": make(TEXTS),
+            "meta": [{"redpajama_set_name": n, "x": 1} for n in ["A", "A", None, "", "B"]],
+        }
+    )
     path, file = parquet(tmp_path, table, row_group_size=2)
     expected: list[reference.Document | reference.Bad] = [
         reference.Document("one", "A", 0, 0),
@@ -428,7 +487,9 @@ def test_parquet_nested_missing_and_wrong_columns(tmp_path: Path) -> None:
     path, file = parquet(tmp_path, pa.table({"text": pa.array([], pa.string())}))
     assert list(read_blocks(path, file, Fields())) == []
     path, file = parquet(tmp_path, pa.table({"text": ["x" * 50, "é" * 30, "short"]}))
-    assert [(r.line, r.num_bytes) for r in rejects(read_blocks(path, file, Fields(), max_record_bytes=49))] == [(0, 50), (1, 60)]
+    assert [
+        (r.line, r.num_bytes) for r in rejects(read_blocks(path, file, Fields(), max_record_bytes=49))
+    ] == [(0, 50), (1, 60)]
 
 
 def test_one_undecodable_string_in_parquet_costs_only_itself(tmp_path: Path) -> None:
@@ -450,7 +511,9 @@ def test_a_missing_column_of_a_long_file_comes_in_pieces(tmp_path: Path) -> None
 
 
 def test_parquet_resumes_at_every_block_border(tmp_path: Path) -> None:
-    path, file = parquet(tmp_path, pa.table({"text": [f"text {i} " * (i % 7) for i in range(300)]}), row_group_size=70)
+    path, file = parquet(
+        tmp_path, pa.table({"text": [f"text {i} " * (i % 7) for i in range(300)]}), row_group_size=70
+    )
     for start in (0, 2):
         whole = list(read_blocks(path, file, Fields(), start, None, block_bytes=500))
         assert len(whole) > 5
@@ -478,7 +541,9 @@ def test_flipped_and_cut_parquet_never_raises(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=json_lines(), limit=st.integers(1, 30))
-def test_counting_stops_at_the_line_after_the_last_record_wanted(scratch: Path, data: bytes, limit: int) -> None:
+def test_counting_stops_at_the_line_after_the_last_record_wanted(
+    scratch: Path, data: bytes, limit: int
+) -> None:
     path, file = write(scratch, data)
     records = reference.read(data)
     found, end = count_records(path, file, Fields(), limit, LIMIT)

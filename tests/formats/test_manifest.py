@@ -16,7 +16,9 @@ def balanced() -> dict[str, Counts]:
     for stage in manifest.STAGES[:6]:
         for source, documents in (("A", 3), ("B", 2)):
             tokens = documents * 10 if stage in ("tokenize", "shuffle") else 0
-            stages[stage].add("train", source, "in", documents, documents * 100, tokens if stage == "shuffle" else 0)
+            stages[stage].add(
+                "train", source, "in", documents, documents * 100, tokens if stage == "shuffle" else 0
+            )
             stages[stage].add("train", source, "out", documents, documents * 100, tokens)
     stages["pack"].add("train", "*", "in", tokens=50)
     stages["pack"].add("train", "*", "drop:first_token_is_no_label", tokens=1)

@@ -11,7 +11,11 @@ from btlm_data.formats import rejects
 
 
 def test_which_examples_are_kept_does_not_depend_on_the_order_they_come_in() -> None:
-    offers = [(reason, number * 7919 % 1009, {"text": f"{reason} {number}"}) for reason in ("short", "twin") for number in range(200)]
+    offers = [
+        (reason, number * 7919 % 1009, {"text": f"{reason} {number}"})
+        for reason in ("short", "twin")
+        for number in range(200)
+    ]
     found = []
     for seed in range(3):
         random.Random(seed).shuffle(offers)

@@ -30,7 +30,9 @@ OPTIONS = st.builds(
     hdf5_shuffle=st.booleans(),
     dtype=st.sampled_from(["int32", "int32", "uint16"]),
 )
-HYPOTHESIS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HYPOTHESIS = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,9 @@ def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None
 
 @HYPOTHESIS
 @given(st.integers(0, 9), st.integers(1, 90), st.integers(0, 2**32), st.booleans(), OPTIONS)
-def test_samples_read_back(tmp_path: Path, n: int, length: int, seed: int, padded: bool, options: ShardOptions) -> None:
+def test_samples_read_back(
+    tmp_path: Path, n: int, length: int, seed: int, padded: bool, options: ShardOptions
+) -> None:
     rng = np.random.default_rng(seed)
     top = 60000 if options.dtype == "uint16" else int(rng.choice([60000, 200_000]))
     rows = (rng.integers(0, top, (n, length + 1)) % int(rng.integers(2, top))).astype(np.uint32)
@@ -90,7 +94,9 @@ def test_vsl_reads_back(tmp_path: Path, n: int, length: int, seed: int, options:
 
 @HYPOTHESIS
 @given(st.lists(st.integers(0, 9000), max_size=6), st.integers(0, 2**32), OPTIONS)
-def test_a_corpus_reads_back_however_it_is_handed_over(tmp_path: Path, sizes: list[int], seed: int, options: ShardOptions) -> None:
+def test_a_corpus_reads_back_however_it_is_handed_over(
+    tmp_path: Path, sizes: list[int], seed: int, options: ShardOptions
+) -> None:
     stream = np.random.default_rng(seed).integers(0, 60000, sum(sizes)).astype(np.uint32)
     pieces = np.split(stream, np.cumsum(sizes)[:-1]) if sizes else []
     one = shards.write_corpus(tmp_path / "a.h5", stream, None, options)
@@ -118,7 +124,12 @@ def test_what_the_library_sees(tmp_path: Path) -> None:
     shards.write_samples(tmp_path / "a.h5", rows)
     with h5py.File(tmp_path / "a.h5", "r") as file:
         data = file["data"]
-        assert (data.chunks, data.compression, data.compression_opts, data.shuffle) == ((1, 3, 8), "gzip", 1, False)
+        assert (data.chunks, data.compression, data.compression_opts, data.shuffle) == (
+            (1, 3, 8),
+            "gzip",
+            1,
+            False,
+        )
         assert data.dtype == np.dtype("<i4")
         assert dict(file.attrs) == {"n_examples": 5}
     layout = shards.read_shard_info(tmp_path / "a.h5")
@@ -185,17 +196,25 @@ def test_todays_writer_gives_the_golden_bytes(tmp_path: Path) -> None:
     infos = write_golden(tmp_path)
     sums = json.loads((GOLDEN / "sha256.json").read_text())
     for info, name in zip(infos, ["sample.h5", "vsl.h5", "corpus.h5", "large_vocabulary.h5"], strict=True):
-        assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == sums[name], "the golden file itself was changed"
+        assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == sums[name], (
+            "the golden file itself was changed"
+        )
         assert info.sha256 == sums[name]
 
 
 def test_todays_reader_reads_the_golden_files() -> None:
     rows = golden_rows()
-    assert np.array_equal(shards.read_rows(GOLDEN / "sample.h5", 0, 6), sample_planes(rows, np.array([32, 32, 32, 32, 32, 11])))
+    assert np.array_equal(
+        shards.read_rows(GOLDEN / "sample.h5", 0, 6), sample_planes(rows, np.array([32, 32, 32, 32, 32, 11]))
+    )
     assert np.array_equal(shards.read_rows(GOLDEN / "vsl.h5", 0, 2), golden_vsl())
     assert np.array_equal(shards.read_rows(GOLDEN / "corpus.h5", 0, 198), rows.reshape(-1))
-    assert np.array_equal(shards.read_rows(GOLDEN / "large_vocabulary.h5", 0, 6), sample_planes(rows * 3, None))
-    assert [shards.read_shard_info(GOLDEN / name).layout for name in ("sample.h5", "vsl.h5", "corpus.h5")] == ["sample", "vsl", "corpus"]
+    assert np.array_equal(
+        shards.read_rows(GOLDEN / "large_vocabulary.h5", 0, 6), sample_planes(rows * 3, None)
+    )
+    assert [
+        shards.read_shard_info(GOLDEN / name).layout for name in ("sample.h5", "vsl.h5", "corpus.h5")
+    ] == ["sample", "vsl", "corpus"]
 
 
 # Other writers' files ---------------------------------------------------------------------------------------------
@@ -220,7 +239,9 @@ def test_shards_of_other_writers(tmp_path: Path, how: dict[str, Any], dtype: str
     info = shards.read_shard_info(tmp_path / "a.h5")
     assert (info.layout, info.shape, info.n_examples) == ("sample", (11, 3, 16), None)
     assert np.array_equal(shards.read_rows(tmp_path / "a.h5", 2, 9), planes[2:9])
-    seen = list(shards.iter_chunks(tmp_path / "a.h5", max_bytes=3 * planes[0].size * np.dtype(dtype).itemsize))
+    seen = list(
+        shards.iter_chunks(tmp_path / "a.h5", max_bytes=3 * planes[0].size * np.dtype(dtype).itemsize)
+    )
     assert next(start for start, _ in seen) == 0
     assert np.array_equal(np.concatenate([rows for _, rows in seen]), planes)
 

@@ -12,7 +12,9 @@ SKIPPABLE = b"\x57\x2a\x4d\x18\x05\0\0\0hello"
 
 
 def frame(data: bytes, *, level: int = 3, checksum: bool = False, size: bool = True) -> bytes:
-    return zstandard.ZstdCompressor(level=level, write_checksum=checksum, write_content_size=size).compress(data)
+    return zstandard.ZstdCompressor(level=level, write_checksum=checksum, write_content_size=size).compress(
+        data
+    )
 
 
 def streamed(data: bytes) -> bytes:
@@ -38,7 +40,9 @@ def test_every_cut_is_seen_and_the_whole_is_whole(tmp_path: Path, name: str) -> 
     data, path = FRAMES[name], tmp_path / "a.zst"
     path.write_bytes(data)
     assert walk(path) == Walk((0,), None, None)
-    for size in {1, 2, 3, 4, 5, 6, 7, 8, 9, len(data) // 2, len(data) - 5, len(data) - 1} & set(range(1, len(data))):
+    for size in {1, 2, 3, 4, 5, 6, 7, 8, 9, len(data) // 2, len(data) - 5, len(data) - 1} & set(
+        range(1, len(data))
+    ):
         path.write_bytes(data[:size])
         assert walk(path) == Walk((0,) if size >= 4 else (), size, None)
 

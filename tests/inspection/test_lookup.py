@@ -22,9 +22,13 @@ LENGTH = 16
 @pytest.mark.parametrize("form", ["sample", "corpus"])
 @pytest.mark.parametrize("shuffle", ["samples", "documents"])
 @pytest.mark.parametrize("row_group", [3, 100])
-def test_every_sample_names_the_documents_it_is_made_of(tmp_path: Path, form: str, shuffle: str, row_group: int) -> None:
+def test_every_sample_names_the_documents_it_is_made_of(
+    tmp_path: Path, form: str, shuffle: str, row_group: int
+) -> None:
     chosen = documents(40, "train", 40)
-    dataset.write(tmp_path, {"train": chosen}, form=form, shuffle=shuffle, row_group=row_group, seq_len=LENGTH)
+    dataset.write(
+        tmp_path, {"train": chosen}, form=form, shuffle=shuffle, row_group=row_group, seq_len=LENGTH
+    )
     opened = open_path(tmp_path)
     rows = lookup.rows_of(opened, "train")
     table = DocumentTable(opened.documents_path("train"))
@@ -36,7 +40,11 @@ def test_every_sample_names_the_documents_it_is_made_of(tmp_path: Path, form: st
         view = lookup.sample(opened, "train", number, rows, None, table)
         i = view["stream_sample"]
         if form == "sample" and shuffle == "samples":
-            assert number == int(permute_index(np.array([i], np.uint64), total, seeding.salt(SEED, f"samples/{LENGTH}/train"))[0])
+            assert number == int(
+                permute_index(np.array([i], np.uint64), total, seeding.salt(SEED, f"samples/{LENGTH}/train"))[
+                    0
+                ]
+            )
         else:
             assert number == i
         start, stop = view["stream_positions"]
@@ -48,9 +56,17 @@ def test_every_sample_names_the_documents_it_is_made_of(tmp_path: Path, form: st
         assert list(found) == list(expected)
         for d, positions in expected.items():
             assert found[d]["positions"] == [positions[0], positions[-1] + 1]
-            assert (found[d]["file"], found[d]["line"], found[d]["source"]) == ("train/a.jsonl", d + 1, chosen[d].source)
+            assert (found[d]["file"], found[d]["line"], found[d]["source"]) == (
+                "train/a.jsonl",
+                d + 1,
+                chosen[d].source,
+            )
             assert found[d]["token_range"][0] == owner[start + positions[0]][1]
-        ids = [token for segment in view["segments"] for token in [*segment["ids"], *([0] if segment["ends_document"] else [])]]
+        ids = [
+            token
+            for segment in view["segments"]
+            for token in [*segment["ids"], *([0] if segment["ends_document"] else [])]
+        ]
         assert ids == stream[start:stop].tolist()
 
 
@@ -69,7 +85,9 @@ def test_no_such_sample_is_an_error_that_names_the_range(tmp_path: Path) -> None
     opened = open_path(tmp_path)
     rows = lookup.rows_of(opened, "train")
     for number in (-1, rows.total):
-        with pytest.raises(DataError, match=f"no sample {number} in train. The samples are 0 to {rows.total - 1}"):
+        with pytest.raises(
+            DataError, match=f"no sample {number} in train. The samples are 0 to {rows.total - 1}"
+        ):
             lookup.sample(opened, "train", number, rows)
 
 
@@ -80,19 +98,32 @@ def test_borders_of_foreign_rows_are_where_eos_stands(tmp_path: Path) -> None:
     (tmp_path / "data_params.json").write_text('{"processing": {"eos_id": 0}}')
     opened = open_path(tmp_path)
     view = lookup.sample(opened, tmp_path.name, 0, lookup.rows_of(opened, tmp_path.name))
-    assert [(s["positions"], s["ends_document"]) for s in view["segments"]] == [([0, 3], True), ([3, 4], True), ([4, 6], False)]
+    assert [(s["positions"], s["ends_document"]) for s in view["segments"]] == [
+        ([0, 3], True),
+        ([3, 4], True),
+        ([4, 6], False),
+    ]
     assert view["documents"] is None
     assert "no dataset.json" in view["note"]
 
 
 def test_vsl_rows_are_cut_where_positions_restart(tmp_path: Path) -> None:
     planes = np.zeros((1, 5, 6), np.int32)
-    planes[0] = [[5, 6, 7, 8, 9, 0], [1, 1, 1, 1, 1, 0], [6, 0, 8, 9, 4, 0], [1, 0, 2, 1, 0, 0], [0, 1, 0, 1, 2, 0]]
+    planes[0] = [
+        [5, 6, 7, 8, 9, 0],
+        [1, 1, 1, 1, 1, 0],
+        [6, 0, 8, 9, 4, 0],
+        [1, 0, 2, 1, 0, 0],
+        [0, 1, 0, 1, 2, 0],
+    ]
     dataset.write_shard(tmp_path / "x.h5", planes)
     (tmp_path / "data_params.json").write_text('{"processing": {"eos_id": 0}}')
     opened = open_path(tmp_path)
     view = lookup.sample(opened, tmp_path.name, 0, lookup.rows_of(opened, tmp_path.name))
-    assert [(s["positions"], s["ends_document"]) for s in view["segments"]] == [([0, 2], True), ([2, 5], False)]
+    assert [(s["positions"], s["ends_document"]) for s in view["segments"]] == [
+        ([0, 2], True),
+        ([2, 5], False),
+    ]
     assert view["real_positions"] == 5
 
 

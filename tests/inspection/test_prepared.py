@@ -36,14 +36,28 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = []
         for number in range(1, 81):
             text = f"file {name} line {number} " + " ".join(chance.choices(WORDS, k=chance.randint(50, 400)))
-            lines.append(json.dumps({"text": text, "meta": {"redpajama_set_name": chance.choice(["Web", "Books"])}}))
+            lines.append(
+                json.dumps({"text": text, "meta": {"redpajama_set_name": chance.choice(["Web", "Books"])}})
+            )
         lines[10] = lines[9]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
 
 def prepare(source: Path | str, out: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "btlm_data.cli", "prepare", "--source", str(source), "--out", str(out), "--workers", "1", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "btlm_data.cli",
+        "prepare",
+        "--source",
+        str(source),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        *options,
+    ]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -111,7 +125,13 @@ def test_vsl(tmp_path: Path, corpus: Path, options: tuple[str, ...]) -> None:
 
 def test_vsl_packed_in_several_windows(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vsl, "WINDOW_TOKENS", 5000)
-    given = {"source.name": str(corpus), "run.out": str(tmp_path / "shards"), "run.workers": 1, "seq_len": [256], "format": "vsl"}
+    given = {
+        "source.name": str(corpus),
+        "run.out": str(tmp_path / "shards"),
+        "run.workers": 1,
+        "seq_len": [256],
+        "format": "vsl",
+    }
     pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
     report = inspect(tmp_path / "shards", num_samples=1000)
     entry = json.loads((tmp_path / "shards/dataset.json").read_text())["splits"]["train"]
@@ -124,7 +144,9 @@ def test_vsl_packed_in_several_windows(tmp_path: Path, corpus: Path, monkeypatch
         {document["document"]: document["tokens"] for document in named}.values()
     )
     monkeypatch.setattr(vsl, "WINDOW_TOKENS", 6000)
-    assert all("not its table" in view["note"] for view in inspect(tmp_path / "shards", num_samples=3)["samples"])
+    assert all(
+        "not its table" in view["note"] for view in inspect(tmp_path / "shards", num_samples=3)["samples"]
+    )
 
 
 def test_disjoint_sets(tmp_path: Path, corpus: Path) -> None:
@@ -146,5 +168,7 @@ def test_verify_of_the_sample_takes_less_than_three_seconds_of_cpu(tmp_path: Pat
         before = os.times()
         subprocess.run(command, check=True, capture_output=True, env=environment)
         after = os.times()
-        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        seconds.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
     assert seconds[1] < 3

@@ -60,7 +60,9 @@ def test_counts_are_those_of_the_documents(root: Path, chosen: list[Document]) -
     lengths = report["lengths"]["train"]
     assert lengths["tokens"]["quantiles"]["0.5"] == np.median([len(d.tokens) for d in chosen])
     assert sum(bar["documents"] for bar in lengths["tokens"]["histogram"]) == 300
-    assert report["tokens"]["train"]["eos_share"] == pytest.approx((np.array(stream_of(chosen)) == 0).mean(), abs=0.001)
+    assert report["tokens"]["train"]["eos_share"] == pytest.approx(
+        (np.array(stream_of(chosen)) == 0).mean(), abs=0.001
+    )
 
 
 def test_shuffle_quality_tells_order_from_disorder(tmp_path: Path, chosen: list[Document]) -> None:
@@ -100,7 +102,11 @@ def test_the_expected_run_is_that_of_random_orders() -> None:
         for _ in range(200):
             runs = _Runs()
             runs.add(rng.permutation(np.arange(2000) < 2000 * share).astype(np.int64), joined=True)
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], rng.permutation(np.arange(2000) < 2000 * share).astype(int), [0]])))
+            edges = np.flatnonzero(
+                np.diff(
+                    np.concatenate([[0], rng.permutation(np.arange(2000) < 2000 * share).astype(int), [0]])
+                )
+            )
             longest.append((edges[1::2] - edges[::2]).max())
         assert expected_run(2000, int(2000 * share)) == pytest.approx(np.mean(longest), rel=0.15, abs=0.5)
 
@@ -139,7 +145,9 @@ def test_several_sets(tmp_path: Path, chosen: list[Document]) -> None:
 
 
 def test_what_the_corpus_holds_cannot_command_the_terminal_or_the_layout(root: Path) -> None:
-    edit_manifest(root, lambda m: [e.update(source="[red]Web\x1b[2J") for e in m["ledger"] if e["source"] == "Web"])
+    edit_manifest(
+        root, lambda m: [e.update(source="[red]Web\x1b[2J") for e in m["ledger"] if e["source"] == "Web"]
+    )
     text = shown(inspect(root))
     assert "\x1b" not in text
     assert "[red]Web␛[2J" in text
@@ -154,12 +162,18 @@ def make_foreign(root: Path, chosen: list[Document]) -> None:
 
 def test_foreign_shards_are_measured(tmp_path: Path, chosen: list[Document]) -> None:
     make_foreign(tmp_path, chosen)
-    (tmp_path / "data_params.json").write_text(json.dumps({"processing": {"eos_id": 0, "max_seq_length": 16, "pad_id": 0}}))
+    (tmp_path / "data_params.json").write_text(
+        json.dumps({"processing": {"eos_id": 0, "max_seq_length": 16, "pad_id": 0}})
+    )
     report = inspect(tmp_path)
     split = report["splits"][tmp_path.name]
     tokens = len(stream_of(chosen))
     assert report["kind"] == "shards"
-    assert (split["samples"], split["layout"], split["compression"]) == (-(-(tokens - 1) // 16), "sample", "gzip")
+    assert (split["samples"], split["layout"], split["compression"]) == (
+        -(-(tokens - 1) // 16),
+        "sample",
+        "gzip",
+    )
     assert split["label_tokens"] == pytest.approx(tokens, rel=0.01)
     assert split["documents"] is None
     assert report["tokens"][tmp_path.name]["eos_share"] == pytest.approx(300 / tokens, rel=0.1)
@@ -190,13 +204,17 @@ def test_a_foreign_corpus_and_other_layouts(tmp_path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "truncated shard": lambda root: (root / "train/data-00000.h5").write_bytes((root / "train/data-00000.h5").read_bytes()[:900]),
+    "truncated shard": lambda root: (root / "train/data-00000.h5").write_bytes(
+        (root / "train/data-00000.h5").read_bytes()[:900]
+    ),
     "empty shard": lambda root: (root / "train/data-00000.h5").write_bytes(b""),
     "no shards": lambda root: shutil.rmtree(root / "train"),
     "one shard gone": lambda root: (root / "train/data-00003.h5").unlink(),
     "garbage manifest": lambda root: (root / "dataset.json").write_bytes(b"\xff{"),
     "wrong types": lambda root: edit_manifest(root, lambda m: m.update(splits=[1])),
-    "configuration of another kind": lambda root: edit_manifest(root, lambda m: m.update(configuration={"dedupe": 3, "shards": []})),
+    "configuration of another kind": lambda root: edit_manifest(
+        root, lambda m: m.update(configuration={"dedupe": 3, "shards": []})
+    ),
     "dedupe of another kind": lambda root: edit_manifest(
         root, lambda m: m.update(configuration={}, dedupe={"clusters": "x", "largest_clusters": [1, {}]})
     ),
@@ -205,8 +223,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "torn examples": lambda root: (root / "examples.jsonl").write_text('{"reason": "x", "te'),
     "examples of another kind": lambda root: (root / "examples.jsonl").write_text("[1]\n3\n"),
     "clusters of another kind": lambda root: (root / "clusters.parquet").write_bytes(b"?"),
-    "more rows promised": lambda root: edit_manifest(root, lambda m: m["splits"]["train"]["files"][0].update(n_examples=70)),
-    "fewer rows promised": lambda root: edit_manifest(root, lambda m: m["splits"]["train"]["files"][0].update(n_examples=2)),
+    "more rows promised": lambda root: edit_manifest(
+        root, lambda m: m["splits"]["train"]["files"][0].update(n_examples=70)
+    ),
+    "fewer rows promised": lambda root: edit_manifest(
+        root, lambda m: m["splits"]["train"]["files"][0].update(n_examples=2)
+    ),
 }
 
 
@@ -216,9 +238,16 @@ def test_damage_is_told_not_thrown(root: Path, kind: str) -> None:
     DAMAGE[kind](root)
     report = inspect(root, num_samples=5)
     assert shown(report)
-    expected_silence = {"configuration of another kind", "dedupe of another kind", "more rows promised", "fewer rows promised"}
+    expected_silence = {
+        "configuration of another kind",
+        "dedupe of another kind",
+        "more rows promised",
+        "fewer rows promised",
+    }
     told = (
-        report["unknown"] or any(view["note"] for view in report["samples"]) or kind in expected_silence | {"one shard gone", "no shards"}
+        report["unknown"]
+        or any(view["note"] for view in report["samples"])
+        or kind in expected_silence | {"one shard gone", "no shards"}
     )
     assert told
 
@@ -247,17 +276,30 @@ def test_a_group_instead_of_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (999_999, "1 M"), (1234, "1,234"), (1_234_567, "1.23 M"), (3.4e9, "3.4 G"), (627e9, "627 G"), (None, "unknown")],
+    [
+        (0, "0"),
+        (999_999, "1 M"),
+        (1234, "1,234"),
+        (1_234_567, "1.23 M"),
+        (3.4e9, "3.4 G"),
+        (627e9, "627 G"),
+        (None, "unknown"),
+    ],
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert render.number(value) == text
 
 
-@pytest.mark.parametrize(("share", "text"), [(0.452, "45.2 %"), (1, "100.0 %"), (0.999999, "99.999 %"), (0, "0.0 %"), (0.00012, "0.012 %")])
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.452, "45.2 %"), (1, "100.0 %"), (0.999999, "99.999 %"), (0, "0.0 %"), (0.00012, "0.012 %")],
+)
 def test_percentages(share: float, text: str) -> None:
     assert render.percent(share) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(812, "812 B"), (3.4e9, "3.4 GB"), (999.9e6, "1 GB"), (1500, "1.5 kB")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(812, "812 B"), (3.4e9, "3.4 GB"), (999.9e6, "1 GB"), (1500, "1.5 kB")]
+)
 def test_sizes(value: float, text: str) -> None:
     assert render.size(value) == text

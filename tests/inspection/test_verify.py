@@ -36,7 +36,9 @@ def failures(path: Path) -> dict[str, str]:
 
 
 def make(root: Path, **options: Any) -> Path:
-    dataset.write(root, {split: documents(count, split, seed=count) for split, count in SPLITS.items()}, **options)
+    dataset.write(
+        root, {split: documents(count, split, seed=count) for split, count in SPLITS.items()}, **options
+    )
     return root
 
 
@@ -52,13 +54,20 @@ def test_a_sound_dataset_passes_every_check(tmp_path: Path, seq_len: int, shuffl
     checks = run(make(tmp_path, seq_len=seq_len, shuffle=shuffle, tail=tail))
     assert {name: check.place for name, check in checks.items() if check.ok is False} == {}
     nothing = seq_len == 1000 and tail == "drop"  # too few tokens for one whole sample
-    assert {name for name, check in checks.items() if check.ok is None} == ({"mask", "padding", "label shift"} if nothing else set())
+    assert {name for name, check in checks.items() if check.ok is None} == (
+        {"mask", "padding", "label shift"} if nothing else set()
+    )
 
 
 def test_a_sound_corpus_passes(tmp_path: Path) -> None:
     checks = run(make(tmp_path, form="corpus"))
     assert passed(checks.values())
-    assert {name for name, check in checks.items() if check.ok is None} == {"mask", "padding", "label shift", "label shift across samples"}
+    assert {name for name, check in checks.items() if check.ok is None} == {
+        "mask",
+        "padding",
+        "label shift",
+        "label shift across samples",
+    }
     assert checks["ends of documents"].ok
 
 
@@ -91,7 +100,9 @@ def test_a_flipped_bit_fails_the_checksum(sound: Path) -> None:
 def test_a_mask_value_is_named(sound: Path) -> None:
     edit_shard(sound, "train/data-00001.h5", set_cell(3, 1, 5, 2))
     found = failures(sound)
-    assert found["mask"].startswith("train/data-00001.h5 row 3, attention_mask position 5: 2, expected 0 or 1")
+    assert found["mask"].startswith(
+        "train/data-00001.h5 row 3, attention_mask position 5: 2, expected 0 or 1"
+    )
 
 
 def test_an_unmasked_hole_is_named(sound: Path) -> None:
@@ -123,7 +134,9 @@ def padded_row(root: Path) -> tuple[str, int]:
 def test_padding_that_is_not_zero_is_named(sound: Path, plane: int, name: str) -> None:
     shard, row = padded_row(sound)
     edit_shard(sound, shard, set_cell(row, plane, 15, 9))
-    assert failures(sound) == {"padding": f"{shard} row {row}, {name} position 15: 9, expected 0 where the mask is 0"}
+    assert failures(sound) == {
+        "padding": f"{shard} row {row}, {name} position 15: 9, expected 0 where the mask is 0"
+    }
 
 
 def test_a_label_that_is_not_the_next_input_is_named(sound: Path) -> None:
@@ -164,7 +177,9 @@ def test_a_last_label_is_compared_with_the_next_sample(sound: Path) -> None:
 def test_an_id_outside_the_vocabulary_is_named(sound: Path, value: int) -> None:
     edit_shard(sound, "validation/data-00000.h5", set_cell(0, 0, 3, value))
     place = failures(sound)["token ids"]
-    assert place.startswith(f"validation/data-00000.h5 row 0, input_ids position 3: {value}, expected an id from 0 to 99")
+    assert place.startswith(
+        f"validation/data-00000.h5 row 0, input_ids position 3: {value}, expected an id from 0 to 99"
+    )
 
 
 def test_an_eos_where_no_document_ends_is_named(tmp_path: Path) -> None:
@@ -202,7 +217,9 @@ def test_the_last_label_of_the_stream_must_be_eos(tmp_path: Path) -> None:
     with h5py.File(root / shard) as file:
         last = int(file["data"][row, 1].sum()) - 1
     edit_shard(root, shard, set_cell(row, 2, last, 44))
-    assert failures(root)["ends of documents"].startswith(f"{shard} row {row}, labels position {last}: 44, expected EOS (0): document 39 ")
+    assert failures(root)["ends of documents"].startswith(
+        f"{shard} row {row}, labels position {last}: 44, expected EOS (0): document 39 "
+    )
 
 
 def test_a_wrong_token_of_a_corpus_is_named(tmp_path: Path) -> None:
@@ -227,7 +244,9 @@ def test_rows_of_another_shape_or_type_are_named(sound: Path) -> None:
     assert found["layout"].startswith("train/data-00001.h5: data of shape (7, 3, 15), expected (n, 3, 16)")
     dataset.write_shard(path, data.astype(np.int64))
     resign(sound)
-    assert failures(sound) == {"layout": "train/data-00001.h5: data of type int64, expected int32 (and 1 more)"}
+    assert failures(sound) == {
+        "layout": "train/data-00001.h5: data of type int64, expected int32 (and 1 more)"
+    }
     assert run(sound)["label shift"].ok
 
 
@@ -301,7 +320,17 @@ def test_anything_may_be_called_h5(sound: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"format_version": 99}', b'{"format_version": true}', b"[" * 100000]
+    "garbage",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b'{"format_version": 99}',
+        b'{"format_version": true}',
+        b"[" * 100000,
+    ],
 )
 def test_a_garbage_manifest_leaves_the_structural_checks(sound: Path, garbage: bytes) -> None:
     (sound / "dataset.json").write_bytes(garbage)
@@ -320,7 +349,10 @@ def test_a_garbage_manifest_leaves_the_structural_checks(sound: Path, garbage: b
         (lambda m: m.update(format="parquet"), "$.format"),
         (lambda m: m["splits"]["train"].update(documents=None), "$.splits[...].documents"),
         (lambda m: m["splits"]["train"].update(stream_tokens=-4), "splits.train.stream_tokens is -4"),
-        (lambda m: m["splits"]["train"]["files"][0].update(name="../x.h5"), "'../x.h5' is no plain file name"),
+        (
+            lambda m: m["splits"]["train"]["files"][0].update(name="../x.h5"),
+            "'../x.h5' is no plain file name",
+        ),
         (lambda m: m["tokenizer"].update(eos_id=10**6), "tokenizer.eos_id is 1000000"),
         (lambda m: m["ledger"][0].update({"in": 5}), "$.ledger[0].in"),
         (lambda m: m.update(seq_len=0), "seq_len is 0"),
@@ -339,21 +371,45 @@ def test_a_manifest_of_wrong_types_names_the_key(sound: Path, change: Change, pl
 @pytest.mark.parametrize(
     ("change", "check", "place"),
     [
-        (lambda m: m["ledger"][0]["in"].update(documents=999), "ledger", "acquire train Books: in + added is 999 documents, out + dropped"),
-        (lambda m: m["ledger"][1]["dropped"].update(too_short={"documents": 1}), "ledger", "clean train Books: in + added is"),
+        (
+            lambda m: m["ledger"][0]["in"].update(documents=999),
+            "ledger",
+            "acquire train Books: in + added is 999 documents, out + dropped",
+        ),
+        (
+            lambda m: m["ledger"][1]["dropped"].update(too_short={"documents": 1}),
+            "ledger",
+            "clean train Books: in + added is",
+        ),
         (lambda m: m["ledger"].pop(2), "ledger", "train Books: clean gave"),
         (lambda m: m["ledger"].append(m["ledger"][0]), "ledger", "two entries for acquire train Books"),
         (lambda m: m["ledger"][0].update(stage="cook"), "ledger", "unknown stage 'cook'"),
-        (lambda m: m["splits"]["train"].update(label_tokens=1), "token sums", "splits.train.label_tokens: 1, its files add up to"),
-        (lambda m: m["splits"]["train"].update(samples=1), "counts", "splits.train.samples: 1, its files add up to"),
-        (lambda m: m["splits"]["train"].update(documents=41), "documents", "40 rows, dataset.json says 41 documents"),
+        (
+            lambda m: m["splits"]["train"].update(label_tokens=1),
+            "token sums",
+            "splits.train.label_tokens: 1, its files add up to",
+        ),
+        (
+            lambda m: m["splits"]["train"].update(samples=1),
+            "counts",
+            "splits.train.samples: 1, its files add up to",
+        ),
+        (
+            lambda m: m["splits"]["train"].update(documents=41),
+            "documents",
+            "40 rows, dataset.json says 41 documents",
+        ),
         (
             lambda m: m["splits"]["train"]["files"][0].update(tokens=5),
             "token sums",
             "train/data-00000.h5: 112 label positions, dataset.json says 5",
         ),
         (lambda m: m["inputs"].pop(0), "documents", "row 0, file: 'train/a.jsonl' is not among the inputs"),
-        (lambda m: m["splits"]["train"]["files"].append(m["splits"]["train"]["files"][0]), "files", "data-00000.h5 is listed twice"),
+        (
+            lambda m: m["splits"]["train"]["files"].append(m["splits"]["train"]["files"][0]),
+            "files",
+            "data-00000.h5 is listed twice",
+        ),
         (lambda m: m["outputs"].update({"x.parquet": {"sha256": "0"}}), "files", "x.parquet: missing"),
         (lambda m: m["outputs"]["examples.jsonl"].update(sha256="0"), "checksums", "examples.jsonl: sha256"),
     ],
@@ -374,7 +430,9 @@ def test_a_chain_is_compared_source_by_source(sound: Path) -> None:
     assert failures(sound)["ledger"].startswith("dataset.json ledger, train Books: clean gave ")
 
 
-def rewrite_documents(root: Path, change: Callable[[list[dataset.Document]], object], offsets: list[int] | None = None) -> None:
+def rewrite_documents(
+    root: Path, change: Callable[[list[dataset.Document]], object], offsets: list[int] | None = None
+) -> None:
     chosen = documents(40, "train", seed=40)
     change(chosen)
     dataset.write_documents(root / "train/documents.parquet", chosen, offsets=offsets)
@@ -431,13 +489,17 @@ def test_a_document_in_two_splits_is_named(tmp_path: Path) -> None:
 # Sets -------------------------------------------------------------------------------------------------------------
 
 
-def make_sets(root: Path, share: float | None, first: list[dataset.Document], second: list[dataset.Document]) -> None:
+def make_sets(
+    root: Path, share: float | None, first: list[dataset.Document], second: list[dataset.Document]
+) -> None:
     names = ("msl8", "msl16")
     for index, (name, chosen) in enumerate(zip(names, (first, second), strict=True)):
         (root / name).mkdir(parents=True)
         dataset.write(root / name, {"train": chosen}, seq_len=8 * (index + 1), sets=(index, names, share))
     digests = {name: dataset._sha256(root / name / "dataset.json") for name in names}
-    (root / "dataset.json").write_text(json.dumps({"format_version": 1, "sets": list(names), "sha256": digests}))
+    (root / "dataset.json").write_text(
+        json.dumps({"format_version": 1, "sets": list(names), "sha256": digests})
+    )
 
 
 def test_sets_with_shares_must_be_disjoint(tmp_path: Path) -> None:
@@ -483,9 +545,18 @@ def make_foreign(root: Path, pad_id: int = EOS) -> None:
 def test_foreign_shards_get_the_structural_checks_only(tmp_path: Path) -> None:
     make_foreign(tmp_path, pad_id=7)
     checks = run(tmp_path)
-    assert {name for name, check in checks.items() if check.ok} == {"readable", "layout", "counts", "mask", "label shift", "token ids"}
+    assert {name for name, check in checks.items() if check.ok} == {
+        "readable",
+        "layout",
+        "counts",
+        "mask",
+        "label shift",
+        "token ids",
+    }
     assert passed(checks.values())
-    assert {"checksums", "ledger", "padding", "manifest"} <= {name for name, check in checks.items() if check.ok is None}
+    assert {"checksums", "ledger", "padding", "manifest"} <= {
+        name for name, check in checks.items() if check.ok is None
+    }
 
 
 def test_foreign_faults_are_named(tmp_path: Path) -> None:
@@ -500,12 +571,17 @@ def test_foreign_faults_are_named(tmp_path: Path) -> None:
     assert found["token ids"].startswith("output_chunk_0_1.h5 row 0, input_ids position 0: -5")
     with h5py.File(tmp_path / "output_chunk_0_2.h5", "w") as file:
         file["data"] = np.zeros((3, 3, 8), np.int32)
-    assert failures(tmp_path)["layout"] == "output_chunk_0_2.h5: rows of (3, 8) int32, but (3, 16) int32 in the first shard"
+    assert (
+        failures(tmp_path)["layout"]
+        == "output_chunk_0_2.h5: rows of (3, 8) int32, but (3, 16) int32 in the first shard"
+    )
 
 
 def test_model_zoo_parameters_tell_the_vocabulary(tmp_path: Path) -> None:
     make_foreign(tmp_path)
-    (tmp_path / "data_params.json").write_text(json.dumps({"processing": {"eos_id": 0, "vocab_size": 50}, "setup": 3}))
+    (tmp_path / "data_params.json").write_text(
+        json.dumps({"processing": {"eos_id": 0, "vocab_size": 50}, "setup": 3})
+    )
     assert "expected an id from 0 to 49" in failures(tmp_path)["token ids"]
 
 

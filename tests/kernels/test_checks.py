@@ -12,7 +12,9 @@ from btlm_data.kernels import checks
 from tests.reference.checks import sample_faults, vsl_faults
 
 VOCABULARY, EOS = 20, 0
-CELLS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 100), st.integers(-2, VOCABULARY + 1)), max_size=4)
+CELLS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 100), st.integers(-2, VOCABULARY + 1)), max_size=4
+)
 
 
 def stream(seed: int, count: int) -> npt.NDArray[np.int32]:
@@ -24,11 +26,17 @@ def rows_of(tokens: npt.NDArray[np.int32], length: int) -> npt.NDArray[np.int32]
     rows = np.zeros((-(-labels // length), 3, length), np.int32)
     for i in range(len(rows)):
         piece = tokens[i * length : (i + 1) * length + 1]
-        rows[i, 0, : len(piece) - 1], rows[i, 1, : len(piece) - 1], rows[i, 2, : len(piece) - 1] = piece[:-1], 1, piece[1:]
+        rows[i, 0, : len(piece) - 1], rows[i, 1, : len(piece) - 1], rows[i, 2, : len(piece) - 1] = (
+            piece[:-1],
+            1,
+            piece[1:],
+        )
     return rows
 
 
-def scan(rows: npt.NDArray[np.int32], order: npt.NDArray[np.int64], total: int, bucket: int) -> tuple[npt.NDArray[np.uint64], ...]:
+def scan(
+    rows: npt.NDArray[np.int32], order: npt.NDArray[np.int64], total: int, bucket: int
+) -> tuple[npt.NDArray[np.uint64], ...]:
     ends, borders = np.zeros(64, np.uint64), np.zeros(64, np.uint64)
     bad = np.empty((len(rows), checks.SAMPLE_RULES), np.int64)
     real, eos = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
@@ -49,7 +57,13 @@ def test_sample_rows(seed: int, length: int, count: int, cells: list[tuple[int, 
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 10**6), length=st.integers(1, 9), count=st.integers(2, 60), bucket=st.integers(1, 5), data=st.data())
+@given(
+    seed=st.integers(0, 10**6),
+    length=st.integers(1, 9),
+    count=st.integers(2, 60),
+    bucket=st.integers(1, 5),
+    data=st.data(),
+)
 def test_prints_vanish_for_the_stream_in_any_order_and_only_for_it(
     seed: int, length: int, count: int, bucket: int, data: st.DataObject
 ) -> None:
@@ -66,7 +80,9 @@ def test_prints_vanish_for_the_stream_in_any_order_and_only_for_it(
     row = data.draw(st.integers(0, len(rows) - 1))
     position = data.draw(st.integers(0, int(rows[row, 1].sum()) - 1))
     wrong = rows.copy()
-    wrong[row, 0, position] = (wrong[row, 0, position] + 1 + data.draw(st.integers(0, VOCABULARY - 2))) % VOCABULARY
+    wrong[row, 0, position] = (
+        wrong[row, 0, position] + 1 + data.draw(st.integers(0, VOCABULARY - 2))
+    ) % VOCABULARY
     ends, borders, *_ = scan(wrong[order], order, len(rows), bucket)
     checks.subtract_positions(positions, bucket * length, len(rows) * length, ends)
     assert ends.any() == ((wrong[row, 0, position] == EOS) != (rows[row, 0, position] == EOS))
@@ -74,7 +90,12 @@ def test_prints_vanish_for_the_stream_in_any_order_and_only_for_it(
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 10**6), parts=st.lists(st.integers(1, 6), min_size=1, max_size=5), padding=st.integers(0, 4), cells=CELLS)
+@given(
+    seed=st.integers(0, 10**6),
+    parts=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    padding=st.integers(0, 4),
+    cells=CELLS,
+)
 def test_vsl_rows(seed: int, parts: list[int], padding: int, cells: list[tuple[int, int, int]]) -> None:
     length = sum(parts) + padding
     row = np.zeros((1, 5, length), np.int32)
@@ -82,7 +103,11 @@ def test_vsl_rows(seed: int, parts: list[int], padding: int, cells: list[tuple[i
     column = 0
     for part in parts:
         here = slice(column, column + part)
-        row[0, 0, here], row[0, 1, here], row[0, 2, here] = tokens[here], 1, tokens[column + 1 : column + part + 1]
+        row[0, 0, here], row[0, 1, here], row[0, 2, here] = (
+            tokens[here],
+            1,
+            tokens[column + 1 : column + part + 1],
+        )
         row[0, 2, column + part - 1] = EOS
         row[0, 3, here], row[0, 4, here] = np.arange(part)[::-1], np.arange(part)
         column += part

@@ -17,7 +17,9 @@ from btlm_data.kernels import deflate
 
 LENGTHS = st.one_of(
     st.integers(1, 80),
-    st.sampled_from([127, 128, 129, 130, 1000, 2048, 4095, 4096, 4097, 8191, 8192, 8193, 9000]),  # windows and match limits end here
+    st.sampled_from(
+        [127, 128, 129, 130, 1000, 2048, 4095, 4096, 4097, 8191, 8192, 8193, 9000]
+    ),  # windows and match limits end here
     st.integers(1, 9000),
 )
 
@@ -27,7 +29,11 @@ def token_rows(draw: st.DrawFn, extra: int) -> npt.NDArray[Any]:
     """(n, L + extra) rows of ids with few or many repeats, of vocabularies of two ids to 2^32."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     length, n = draw(LENGTHS) + extra, draw(st.integers(1, 4))
-    dtype, top = draw(st.sampled_from([(np.uint16, 2), (np.uint16, 300), (np.uint16, 50257), (np.uint32, 70000), (np.uint32, 2**32 - 1)]))
+    dtype, top = draw(
+        st.sampled_from(
+            [(np.uint16, 2), (np.uint16, 300), (np.uint16, 50257), (np.uint32, 70000), (np.uint32, 2**32 - 1)]
+        )
+    )
     ids = rng.integers(0, top, max(2, draw(st.integers(2, 4000))), dtype=np.uint64)
     rows = ids[rng.geometric(draw(st.floats(0.001, 0.9)), (n, length)) % len(ids)].astype(dtype)
     if draw(st.booleans()):  # phrases that come back
@@ -60,7 +66,9 @@ def test_any_inflate_gives_a_samples_three_planes(rows: npt.NDArray[Any]) -> Non
 def test_any_inflate_gives_the_units(rows: npt.NDArray[Any], width: int, hint: int) -> None:
     if width == 2:
         rows = rows.astype(np.uint16)
-    assert inflated(*deflate.deflate_units(rows, width, hint)) == [row.astype(f"<u{width}").tobytes() for row in rows]
+    assert inflated(*deflate.deflate_units(rows, width, hint)) == [
+        row.astype(f"<u{width}").tobytes() for row in rows
+    ]
 
 
 @pytest.mark.parametrize("length", range(1, 140))
@@ -80,7 +88,9 @@ def test_the_bytes_do_not_depend_on_memory_layout_or_type() -> None:
 
 
 def test_more_rows_than_are_searched_at_once_and_more_than_places_are_counted_to() -> None:
-    rows = np.random.default_rng(1).integers(0, 1000, (40, 9001)).astype(np.uint16)  # 360,000 units: three groups, places wrap at 65,536
+    rows = (
+        np.random.default_rng(1).integers(0, 1000, (40, 9001)).astype(np.uint16)
+    )  # 360,000 units: three groups, places wrap at 65,536
     assert inflated(*deflate.deflate_samples(rows)) == [planes_of(row) for row in rows]
 
 

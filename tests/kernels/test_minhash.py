@@ -22,13 +22,18 @@ from tests.reference import minhash as reference
 
 # Characters whose lower case, width or class is unlike the rest: growing and shrinking, final sigma, every kind of white space.
 ODD = "ȺȾİıΣσςẞßKÅÀ𐐀𞤀Ǆǅ\x00\x1c\x1f\x85\xa0\u1680\u2003\u2028\u202f\u3000\ufeff\u200b 's-_`~.\t\n\r\x0b\x0c漢字한é\u0301😀"
-texts = st.lists(st.text(st.one_of(st.sampled_from(ODD), st.characters(exclude_categories=["Cs"])), max_size=60), max_size=8)
+texts = st.lists(
+    st.text(st.one_of(st.sampled_from(ODD), st.characters(exclude_categories=["Cs"])), max_size=60),
+    max_size=8,
+)
 
 
 def buffers(documents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     encoded = [text.encode() for text in documents]
     lengths = np.array([len(e) for e in encoded], np.int64)
-    return np.frombuffer(b"".join(encoded), np.uint8), np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    return np.frombuffer(b"".join(encoded), np.uint8), np.concatenate(
+        (np.zeros(1, np.int64), np.cumsum(lengths))
+    )
 
 
 def normalised(documents: Sequence[str]) -> Normalised:
@@ -54,7 +59,10 @@ def test_normalise_is_pythons(documents: list[str]) -> None:
 def test_normalise_every_code_point() -> None:
     """Each alone, and each between letters; this Python's Unicode tables are the truth."""
     points = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
-    for documents in (["".join(points[i : i + 4096]) for i in range(0, len(points), 4096)], [f"aA{c}Bb" for c in points[:0x20000]]):
+    for documents in (
+        ["".join(points[i : i + 4096]) for i in range(0, len(points), 4096)],
+        [f"aA{c}Bb" for c in points[:0x20000]],
+    ):
         assert split(normalised(documents)) == [reference.normalise(text) for text in documents]
     assert not re.search(r"\s", "".join(points[minhash._CASE_LIMIT - 0x800 :]))
 
@@ -102,8 +110,15 @@ SCHEMES: tuple[Scheme, ...] = ("affine32", "legacy")
 
 
 @settings(deadline=None, max_examples=40)
-@given(documents=texts, scheme=st.sampled_from(SCHEMES), num_perm=st.sampled_from([1, 8, 128]), seed=st.integers(0, 3))
-def test_signatures_are_the_plain_twins(documents: list[str], scheme: Scheme, num_perm: int, seed: int) -> None:
+@given(
+    documents=texts,
+    scheme=st.sampled_from(SCHEMES),
+    num_perm=st.sampled_from([1, 8, 128]),
+    seed=st.integers(0, 3),
+)
+def test_signatures_are_the_plain_twins(
+    documents: list[str], scheme: Scheme, num_perm: int, seed: int
+) -> None:
     found = minhash.signatures(normalised(documents), num_perm, seed, scheme)
     a, b = (array.tolist() for array in minhash.permutations(num_perm, seed, scheme))
     for signature, text in zip(found.tolist(), documents, strict=True):
@@ -137,14 +152,19 @@ def test_signatures_are_datasketchs_on_two_thousand_documents(scheme: Scheme) ->
     documents = random_documents(2000)
     found = minhash.signatures(normalised(documents), scheme=scheme)
     hashing = {"hashfunc": ngram_hash32} if scheme == "affine32" else {}
-    expected = datasketch.MinHash.bulk([reference.features(text) for text in documents], num_perm=128, scheme=scheme, **hashing)
+    expected = datasketch.MinHash.bulk(
+        [reference.features(text) for text in documents], num_perm=128, scheme=scheme, **hashing
+    )
     for signature, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(signature, theirs.hashvalues)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_signatures_convert_to_lean_minhash_and_back(scheme: Scheme) -> None:
-    documents = ["A document of some words, to be signed twice.", "A document of some words, to be signed thrice."]
+    documents = [
+        "A document of some words, to be signed twice.",
+        "A document of some words, to be signed thrice.",
+    ]
     found = minhash.signatures(normalised(documents), scheme=scheme)
     lean = [minhash.to_lean_minhash(signature, scheme=scheme) for signature in found]
     assert lean[0].jaccard(lean[1]) == minhash.similarity(found[0], found[1])
@@ -175,7 +195,9 @@ def test_band_keys_are_equal_where_the_rows_are() -> None:
 def test_band_keys_fill_the_range() -> None:
     """Keys are partitioned by their highest bits: 64 partitions of 36,000 keys are even."""
     signatures = np.random.default_rng(0).integers(0, 2**32, (4000, 117), dtype=np.uint32)
-    counts = np.bincount((minhash.band_keys(signatures, 9, 13) >> np.uint64(58)).ravel().astype(np.int64), minlength=64)
+    counts = np.bincount(
+        (minhash.band_keys(signatures, 9, 13) >> np.uint64(58)).ravel().astype(np.int64), minlength=64
+    )
     assert abs(counts - 36_000 / 64).max() < 6 * (36_000 / 64) ** 0.5
 
 
@@ -187,7 +209,10 @@ def test_exact_hashes_are_xxh3_of_the_normalised_text(documents: list[str]) -> N
     assert [int(high) << 64 | int(low) for high, low in found] == expected
 
 
-@pytest.mark.parametrize(("similarity", "expected"), [(0.6, 0.012), (0.7, 0.084), (0.8, 0.399), (0.85, 0.686), (0.9, 0.929), (0.95, 0.998)])
+@pytest.mark.parametrize(
+    ("similarity", "expected"),
+    [(0.6, 0.012), (0.7, 0.084), (0.8, 0.399), (0.85, 0.686), (0.9, 0.929), (0.95, 0.998)],
+)
 def test_pairs_are_caught_as_often_as_the_curve_says(similarity: float, expected: float) -> None:
     """8,000 pairs of documents of a known Jaccard similarity, of 100 features each pair.
 
@@ -201,7 +226,9 @@ def test_pairs_are_caught_as_often_as_the_curve_says(similarity: float, expected
     caught, estimates = 0, []
     for _ in range(8):
         count = pairs // 8 * features
-        grams = Normalised(rng.integers(0x30, 0x3A, 13 * count, np.uint8), np.arange(count + 1) * 13, np.full(count, 13))
+        grams = Normalised(
+            rng.integers(0x30, 0x3A, 13 * count, np.uint8), np.arange(count + 1) * 13, np.full(count, 13)
+        )
         each = minhash.signatures(grams).reshape(pairs // 8, features, 128)
         in_both = each[:, :shared].min(axis=1)
         one = np.minimum(in_both, each[:, shared : shared + lonely].min(axis=1))

@@ -36,7 +36,16 @@ def test_places_equal_the_plain_twins(n: int, seed: int, data: st.DataObject) ->
 
 def test_the_order_never_changes() -> None:
     """Datasets prepared by an earlier version must still be found in the same order: these figures are part of the format."""
-    assert packing.permute_index(np.arange(8, dtype=np.uint64), 1000, 1).tolist() == [324, 412, 392, 948, 366, 512, 806, 728]
+    assert packing.permute_index(np.arange(8, dtype=np.uint64), 1000, 1).tolist() == [
+        324,
+        412,
+        392,
+        948,
+        366,
+        512,
+        806,
+        728,
+    ]
 
 
 @pytest.mark.parametrize("n", [200, 4096, 100_000])
@@ -48,7 +57,9 @@ def test_the_order_looks_random(n: int) -> None:
         assert abs(np.corrcoef(np.arange(n), places)[0, 1]) < 5 / np.sqrt(n)
         assert abs(np.corrcoef(places[:-1], places[1:])[0, 1]) < 5 / np.sqrt(n)
         assert (places == np.arange(n)).sum() <= 8  # Poisson with mean 1
-        assert (np.abs(np.diff(places)) == 1).sum() <= 14  # Poisson with mean 2: neighbours that stay side by side
+        assert (
+            np.abs(np.diff(places)) == 1
+        ).sum() <= 14  # Poisson with mean 2: neighbours that stay side by side
         # Where the first 1/16 goes, in 16 equal parts of the places: chi-square with 15 degrees of freedom.
         cells = np.bincount(places[: n // 16] * 16 // n, minlength=16)
         expected = (n // 16) / 16
@@ -57,13 +68,17 @@ def test_the_order_looks_random(n: int) -> None:
 
 def test_seeds_give_unrelated_orders() -> None:
     n = 10_000
-    one, two = (packing.permute_index(np.arange(n, dtype=np.uint64), n, seed).astype(np.int64) for seed in (1, 2))
+    one, two = (
+        packing.permute_index(np.arange(n, dtype=np.uint64), n, seed).astype(np.int64) for seed in (1, 2)
+    )
     assert (one == two).sum() <= 8
     assert abs(np.corrcoef(one, two)[0, 1]) < 5 / np.sqrt(n)
 
 
 def test_all_orders_of_three_occur() -> None:
-    seen = {tuple(packing.permute_index(np.arange(3, dtype=np.uint64), 3, seed).tolist()) for seed in range(200)}
+    seen = {
+        tuple(packing.permute_index(np.arange(3, dtype=np.uint64), 3, seed).tolist()) for seed in range(200)
+    }
     assert len(seen) == 6
 
 
@@ -76,7 +91,9 @@ def test_any_range_of_a_stream(documents: list[list[int]], random: object, data:
     places = np.concatenate([[0], np.cumsum([len(tokens) + 1 for tokens in documents])]).astype(np.int64)
     start = data.draw(st.integers(0, int(places[-1])))
     stop = data.draw(st.integers(start, int(places[-1])))
-    staged = data.draw(st.permutations(range(len(documents))))  # documents stand in another order in the staging file
+    staged = data.draw(
+        st.permutations(range(len(documents)))
+    )  # documents stand in another order in the staging file
     tokens = np.array([token for d in staged for token in documents[d]], np.uint16)
     lengths = np.array([len(documents[d]) for d in staged], np.int64)
     source = np.cumsum(lengths) - lengths
@@ -108,7 +125,9 @@ def test_rows_equal_the_plain_twins(seq_len: int, data: st.DataObject, max_piece
 def test_search_over_many_words_of_room(seq_len: int) -> None:
     lengths = np.random.default_rng(seq_len).integers(1, seq_len + 1, 400)
     lengths[::3] = lengths[::3] // 50 + 1
-    assert packing.best_fit_decreasing(lengths, seq_len)[0].tolist() == plain.best_fit_decreasing(lengths.tolist(), seq_len, 0)
+    assert packing.best_fit_decreasing(lengths, seq_len)[0].tolist() == plain.best_fit_decreasing(
+        lengths.tolist(), seq_len, 0
+    )
 
 
 def fill(documents: list[list[int]], seq_len: int, max_documents: int = 0) -> npt.NDArray[np.int32]:
@@ -124,7 +143,9 @@ def fill(documents: list[list[int]], seq_len: int, max_documents: int = 0) -> np
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.lists(st.integers(8, 60000), max_size=40), max_size=12), st.integers(1, 17), st.integers(0, 4))
+@given(
+    st.lists(st.lists(st.integers(8, 60000), max_size=40), max_size=12), st.integers(1, 17), st.integers(0, 4)
+)
 def test_every_piece_comes_back_exactly(documents: list[list[int]], seq_len: int, max_documents: int) -> None:
     planes = fill(documents, seq_len, max_documents)
     found = []
@@ -141,7 +162,9 @@ def test_every_piece_comes_back_exactly(documents: list[list[int]], seq_len: int
 
 def test_no_token_is_lost_or_repeated_as_a_label() -> None:
     rng = np.random.default_rng(0)
-    documents = [rng.integers(8, 60000, size).tolist() for size in (0, 1, 2, 31, 32, 33, 64, 65, 1000, 100_000)]
+    documents = [
+        rng.integers(8, 60000, size).tolist() for size in (0, 1, 2, 31, 32, 33, 64, 65, 1000, 100_000)
+    ]
     planes = fill(documents, 32)
     labels = planes[:, 2][planes[:, 1] == 1]
     expected = [token for document in documents if document for token in [*document[1:], EOS]]

@@ -15,8 +15,14 @@ NONE = np.empty(0, np.uint64)
 
 
 @settings(deadline=None)  # the first example may compile
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))))))
-def test_components_have_their_smallest_member_as_root_whatever_the_order(case: tuple[int, list[tuple[int, int]]]) -> None:
+@given(
+    st.integers(1, 60).flatmap(
+        lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))))
+    )
+)
+def test_components_have_their_smallest_member_as_root_whatever_the_order(
+    case: tuple[int, list[tuple[int, int]]],
+) -> None:
     n, edges = case
     expected = reference.components(n, edges)
     for order in (edges, edges[::-1], [(b, a) for a, b in edges]):
@@ -46,7 +52,10 @@ def runs(keys: list[int], low: list[int], shared_bits: int) -> list[list[int]]:
 
 
 # The lowest bits make way for indices, so keys that differ there alone are the hard case.
-keys = st.lists(st.one_of(st.integers(0, 5), st.integers(0, 5).map(lambda k: k << 40), st.integers(0, 2**60 - 1)), max_size=50)
+keys = st.lists(
+    st.one_of(st.integers(0, 5), st.integers(0, 5).map(lambda k: k << 40), st.integers(0, 2**60 - 1)),
+    max_size=50,
+)
 
 
 @settings(deadline=None)  # the first example may compile
@@ -76,8 +85,14 @@ def test_a_million_equal_keys_are_one_run() -> None:
 
 
 @settings(deadline=None)  # the first example may compile
-@given(st.lists(st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=2), max_size=30), st.integers(0, 4), st.data())
-def test_partitions_hold_every_chosen_key_once_in_order(rows: list[list[int]], log: int, data: st.DataObject) -> None:
+@given(
+    st.lists(st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=2), max_size=30),
+    st.integers(0, 4),
+    st.data(),
+)
+def test_partitions_hold_every_chosen_key_once_in_order(
+    rows: list[list[int]], log: int, data: st.DataObject
+) -> None:
     table = np.array(rows, np.uint64).reshape(-1, 2)
     chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))), np.bool_)
     counts = np.zeros(1 << log, np.int64)
@@ -98,6 +113,9 @@ def test_leaders_attach_members_that_agree_and_forget_the_oldest() -> None:
     begins[0] = True
     # In two calls, as a bucket may be larger than what is read at once. Sixteen leaders stay, so number 0 is forgotten, 19 is not.
     ordinals = np.arange(22, dtype=np.uint32)
-    found = [leaders.attach(signatures[part], ordinals[part], begins[part]).tolist() for part in (slice(0, 10), slice(10, 22))]
+    found = [
+        leaders.attach(signatures[part], ordinals[part], begins[part]).tolist()
+        for part in (slice(0, 10), slice(10, 22))
+    ]
     assert found == [list(range(10)), [*range(10, 20), 20, 19]]
     assert leaders.compared - leaders.rejected == 1

@@ -51,12 +51,16 @@ def clusters(documents: Sequence[Document], holdout: bool = True) -> list[int]:
     for i, one in enumerate(documents):
         for j, other in enumerate(documents[:i]):
             takes_part = holdout or (one.split == other.split == "train")
-            if takes_part and (one.exact == other.exact or any(a == b for a, b in zip(one.bands, other.bands, strict=True))):
+            if takes_part and (
+                one.exact == other.exact or any(a == b for a, b in zip(one.bands, other.bands, strict=True))
+            ):
                 edges.append((j, i))
     return components(len(documents), edges)
 
 
-def fates(documents: Sequence[Document], keep: str = "first", priority: Sequence[str] = (), holdout: bool = True) -> list[str]:
+def fates(
+    documents: Sequence[Document], keep: str = "first", priority: Sequence[str] = (), holdout: bool = True
+) -> list[str]:
     """Each document's fate, by the rules of the design as a person would apply them."""
     roots = clusters(documents, holdout)
     result = ["kept"] * len(documents)
@@ -84,6 +88,8 @@ def fates(documents: Sequence[Document], keep: str = "first", priority: Sequence
             kept = max(train, key=lambda i: (ranks.get(documents[i].source, -len(priority)), -i))
         for i in train:
             if i != kept:
-                same = documents[i].exact == documents[kept].exact or any(documents[j].exact == documents[i].exact for j in train if j < i)
+                same = documents[i].exact == documents[kept].exact or any(
+                    documents[j].exact == documents[i].exact for j in train if j < i
+                )
                 result[i] = "exact_duplicate" if same else "near_duplicate"
     return result

@@ -40,7 +40,10 @@ def documents(count: int, split: str, seed: int = 0) -> list[Document]:
     rng = np.random.default_rng(seed)
     return [
         Document(
-            f"{split}/a.jsonl", line, "Web" if rng.random() < 0.7 else "Books", tuple(rng.integers(1, 99, rng.integers(0, 31)).tolist())
+            f"{split}/a.jsonl",
+            line,
+            "Web" if rng.random() < 0.7 else "Books",
+            tuple(rng.integers(1, 99, rng.integers(0, 31)).tolist()),
         )
         for line in range(count)
     ]
@@ -66,7 +69,11 @@ def write(
         else:
             rows, real = samples_of(stream, seq_len, tail)
             if shuffle == "samples" and len(rows):
-                place = permute_index(np.arange(len(rows), dtype=np.uint64), len(rows), seeding.salt(SEED, f"samples/{seq_len}/{split}"))
+                place = permute_index(
+                    np.arange(len(rows), dtype=np.uint64),
+                    len(rows),
+                    seeding.salt(SEED, f"samples/{seq_len}/{split}"),
+                )
                 order = np.argsort(place)
                 rows, real = rows[order], real[order]
         step = rows_per_file * (seq_len if form == "corpus" else 1)
@@ -75,7 +82,11 @@ def write(
             path = root / split / f"data-{number:05d}.h5"
             write_shard(path, rows[first : first + step])
             files.append(
-                {"name": path.name, "n_examples": len(rows[first : first + step]), "tokens": int(real[first : first + step].sum())}
+                {
+                    "name": path.name,
+                    "n_examples": len(rows[first : first + step]),
+                    "tokens": int(real[first : first + step].sum()),
+                }
             )
         write_documents(root / split / "documents.parquet", chosen, row_group)
         entries[split] = {
@@ -93,8 +104,16 @@ def write(
         "version": "0.0",
         "configuration": {"tail": tail, "shards": {"dtype": "int32"}, "dedupe": {"method": "none"}},
         "source": {"kind": "local"},
-        "inputs": [{"name": f"{s}/a.jsonl", "split": s, "size": 1, "sha256": None, "source": None} for s in splits],
-        "tokenizer": {"name": "by-hand", "fingerprint": "0", "eos_id": EOS, "vocab_size": VOCABULARY, "revision": None},
+        "inputs": [
+            {"name": f"{s}/a.jsonl", "split": s, "size": 1, "sha256": None, "source": None} for s in splits
+        ],
+        "tokenizer": {
+            "name": "by-hand",
+            "fingerprint": "0",
+            "eos_id": EOS,
+            "vocab_size": VOCABULARY,
+            "revision": None,
+        },
         "seq_len": seq_len,
         "format": form,
         "shuffle": shuffle,
@@ -106,14 +125,23 @@ def write(
         "dedupe": None,
         "outputs": {"examples.jsonl": {}},
     }
-    example = {"reason": "too_short", "hash": 1, "file": "train/a.jsonl", "offset": 7, "source": "Web", "text": "a\x1b[31mb"}
+    example = {
+        "reason": "too_short",
+        "hash": 1,
+        "file": "train/a.jsonl",
+        "offset": 7,
+        "source": "Web",
+        "text": "a\x1b[31mb",
+    }
     (root / "examples.jsonl").write_text(json.dumps(example) + "\n")
     (root / "dataset.json").write_text(json.dumps(manifest))
     resign(root)
     return manifest
 
 
-def samples_of(stream: npt.NDArray[np.int64], seq_len: int, tail: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def samples_of(
+    stream: npt.NDArray[np.int64], seq_len: int, tail: str
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Sample i is stream[i*L : (i+1)*L + 1]; returns planes (n, 3, L) and real positions of each."""
     labels = max(0, len(stream) - 1)
     count = -(-labels // seq_len) if tail == "pad" else labels // seq_len
@@ -136,7 +164,9 @@ def write_shard(path: Path, rows: npt.NDArray[Any], **attributes: Any) -> None:
             file.attrs[name] = value
 
 
-def write_documents(path: Path, chosen: Sequence[Document], row_group: int = 8, offsets: Sequence[int] | None = None) -> None:
+def write_documents(
+    path: Path, chosen: Sequence[Document], row_group: int = 8, offsets: Sequence[int] | None = None
+) -> None:
     """documents.parquet of a stream."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lengths = np.array([len(document.tokens) for document in chosen], np.int64)
@@ -163,18 +193,37 @@ def _ledger(split: str, chosen: Sequence[Document], tokens: int, labels: int) ->
         size = sum(5 * len(document.tokens) for document in mine)
         with_eos = sum(len(document.tokens) + 1 for document in mine)
         for stage in STAGES:
-            out = {"documents": len(mine), "bytes": size, "tokens": with_eos if stage in ("tokenize", "shuffle") else 0}
+            out = {
+                "documents": len(mine),
+                "bytes": size,
+                "tokens": with_eos if stage in ("tokenize", "shuffle") else 0,
+            }
             came, dropped = dict(out), {}
             if stage == "tokenize":
                 came["tokens"] = 0
             if stage == "acquire":
                 dropped = {"invalid_json": {"documents": 2, "bytes": 50, "tokens": 0}}
                 came = {"documents": len(mine) + 2, "bytes": size + 50, "tokens": 0}
-            entries.append({"stage": stage, "split": split, "source": source, "in": came, "added": {}, "dropped": dropped, "out": out})
+            entries.append(
+                {
+                    "stage": stage,
+                    "split": split,
+                    "source": source,
+                    "in": came,
+                    "added": {},
+                    "dropped": dropped,
+                    "out": out,
+                }
+            )
     lost = {"first_token_is_no_label": {"documents": 0, "bytes": 0, "tokens": tokens - labels}}
     for stage, count, reasons, left in (("pack", tokens, lost, labels), ("shard", labels, {}, labels)):
-        amounts = {"in": {"documents": 0, "bytes": 0, "tokens": count}, "out": {"documents": 0, "bytes": 0, "tokens": left}}
-        entries.append({"stage": stage, "split": split, "source": "*", "added": {}, "dropped": reasons, **amounts})
+        amounts = {
+            "in": {"documents": 0, "bytes": 0, "tokens": count},
+            "out": {"documents": 0, "bytes": 0, "tokens": left},
+        }
+        entries.append(
+            {"stage": stage, "split": split, "source": "*", "added": {}, "dropped": reasons, **amounts}
+        )
     return entries
 
 

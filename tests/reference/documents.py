@@ -28,7 +28,10 @@ class Bad:
 
 
 def read(
-    data: bytes, text_field: str = "text", source_field: str = "meta.redpajama_set_name", max_bytes: int = 2**62
+    data: bytes,
+    text_field: str = "text",
+    source_field: str = "meta.redpajama_set_name",
+    max_bytes: int = 2**62,
 ) -> list[Document | Bad]:
     """Every record of `data` in order; blank lines are none."""
     found: list[Document | Bad] = []
@@ -40,13 +43,22 @@ def read(
             found.append(Bad(number, offset, "record_too_large", size))
         elif line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b"").strip():
             found.append(
-                _record(line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b""), number, offset, size, text_field, source_field)
+                _record(
+                    line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b""),
+                    number,
+                    offset,
+                    size,
+                    text_field,
+                    source_field,
+                )
             )
         offset += size
     return found
 
 
-def _record(line: bytes, number: int, offset: int, size: int, text_field: str, source_field: str) -> Document | Bad:
+def _record(
+    line: bytes, number: int, offset: int, size: int, text_field: str, source_field: str
+) -> Document | Bad:
     try:
         value: Any = json.loads(line.decode())
     except UnicodeDecodeError:

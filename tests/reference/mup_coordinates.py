@@ -23,7 +23,9 @@ HEADS = 4  # the same at every width: ALiBi's slopes stay, the heads widen and t
 OPTIMIZER = OptimizerConfig(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
 
 
-def proxy_config(width: int, layers: int, vocab_size: int, *, parametrisation: str = "mup", base_width: int = 256) -> ModelConfig:
+def proxy_config(
+    width: int, layers: int, vocab_size: int, *, parametrisation: str = "mup", base_width: int = 256
+) -> ModelConfig:
     """BTLM's published values at another width. "standard": the same model at base_width, but widened without any muP rule."""
     narrow = Initializer(std=0.073)
     common = ModelConfig(
@@ -39,7 +41,8 @@ def proxy_config(width: int, layers: int, vocab_size: int, *, parametrisation: s
         mup_base_hidden_size=base_width,
         mup_base_filter_size=base_width * 8 / 3,
         output_logits_alpha=2.22,
-        attention_logits_alpha=(base_width / HEADS) ** 0.5,  # at the base width 1/d is then the usual 1/sqrt(d)
+        attention_logits_alpha=(base_width / HEADS)
+        ** 0.5,  # at the base width 1/d is then the usual 1/sqrt(d)
     )
     if parametrisation == "mup":
         return common
@@ -58,7 +61,11 @@ def proxy_config(width: int, layers: int, vocab_size: int, *, parametrisation: s
 
 
 def train_steps(
-    config: ModelConfig, batches: Sequence[Tensor], rate: Callable[[int], float], seed: int, clip: float | None = None
+    config: ModelConfig,
+    batches: Sequence[Tensor],
+    rate: Callable[[int], float],
+    seed: int,
+    clip: float | None = None,
 ) -> Iterator[tuple[BTLM, float]]:
     """The model and its loss (nats a token) before each step, and after the last with a loss of nan. batches: (B, L + 1) ids each."""
     model = BTLM(config)
@@ -86,7 +93,9 @@ def coordinates(model: BTLM, ids: Tensor) -> dict[str, Tensor]:
 
     def keep_scores(label: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
-            q, k, _ = (part.view(*part.shape[:2], HEADS, -1).transpose(1, 2) for part in out.chunk(3, dim=2))  # (B, n, L, d)
+            q, k, _ = (
+                part.view(*part.shape[:2], HEADS, -1).transpose(1, 2) for part in out.chunk(3, dim=2)
+            )  # (B, n, L, d)
             found[label] = torch.tril(q @ k.transpose(2, 3) * scale)
 
         return hook
@@ -108,7 +117,11 @@ def coordinates(model: BTLM, ids: Tensor) -> dict[str, Tensor]:
 
 
 def sizes(
-    config: ModelConfig, batches: Sequence[Tensor], rate: float, seeds: Sequence[int], clip: float | None = None
+    config: ModelConfig,
+    batches: Sequence[Tensor],
+    rate: float,
+    seeds: Sequence[int],
+    clip: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Root mean squares of every coordinate: before the first step, after the last, and of the change; geometric mean over seeds, (3,) each."""
     logs: dict[str, np.ndarray] = {}
@@ -121,7 +134,9 @@ def sizes(
         ]
         for name, after in seen[1].items():
             before = seen[0][name]
-            found = np.array([value.square().mean().sqrt().item() for value in (before, after, after - before)])
+            found = np.array(
+                [value.square().mean().sqrt().item() for value in (before, after, after - before)]
+            )
             logs[name] = logs.get(name, np.zeros(3)) + np.log(found) / len(seeds)
     return {name: np.exp(value) for name, value in logs.items()}
 
@@ -129,7 +144,10 @@ def sizes(
 def exponents(by_width: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Powers of the width: least-squares slopes of log(size) over log(width), (3,) as in `sizes`, by coordinate."""
     widths = np.log2(list(by_width))
-    return {name: np.polyfit(widths, np.log2([found[name] for found in by_width.values()]), 1)[0] for name in next(iter(by_width.values()))}
+    return {
+        name: np.polyfit(widths, np.log2([found[name] for found in by_width.values()]), 1)[0]
+        for name in next(iter(by_width.values()))
+    }
 
 
 def not_flat(by_width: dict[int, dict[str, np.ndarray]], tolerance: float) -> dict[str, float]:

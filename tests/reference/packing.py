@@ -30,7 +30,9 @@ def permute_index(index: int, n: int, seed: int) -> int:
             return index
 
 
-def place_documents(documents: Sequence[Sequence[int]], places: Sequence[int], start: int, stop: int, eos_id: int, fill: int) -> list[int]:
+def place_documents(
+    documents: Sequence[Sequence[int]], places: Sequence[int], start: int, stop: int, eos_id: int, fill: int
+) -> list[int]:
     """The stream's positions [start, stop): documents at their places, an EOS behind each, `fill` where nothing lies."""
     stream = {}
     for tokens, place in zip(documents, places, strict=True):
@@ -46,7 +48,11 @@ def best_fit_decreasing(lengths: Sequence[int], seq_len: int, max_pieces: int) -
     came: list[int] = []
     rows = [0] * len(lengths)
     for step, piece in enumerate(sorted(range(len(lengths)), key=lambda p: -lengths[p])):
-        fits = [r for r in range(len(room)) if room[r] >= lengths[piece] and (not max_pieces or pieces[r] < max_pieces)]
+        fits = [
+            r
+            for r in range(len(room))
+            if room[r] >= lengths[piece] and (not max_pieces or pieces[r] < max_pieces)
+        ]
         if fits:
             row = min(fits, key=lambda r: (room[r], -came[r]))
         else:
@@ -61,7 +67,9 @@ def best_fit_decreasing(lengths: Sequence[int], seq_len: int, max_pieces: int) -
     return rows
 
 
-def vsl_samples(documents: Sequence[Sequence[int]], seq_len: int, eos_id: int) -> list[list[tuple[int, int, int, int]]]:
+def vsl_samples(
+    documents: Sequence[Sequence[int]], seq_len: int, eos_id: int
+) -> list[list[tuple[int, int, int, int]]]:
     """Every piece of every document as (input, label, attention span, position) for each of its label positions."""
     pieces = []
     for tokens in documents:

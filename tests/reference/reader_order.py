@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-Folders = dict[str, dict[str, list[Any]]]  # folder -> file name -> rows (sample format) or tokens (corpus format)
+Folders = dict[
+    str, dict[str, list[Any]]
+]  # folder -> file name -> rows (sample format) or tokens (corpus format)
 
 
-def samples_of(data_dir: str | list[str], subset: str | None, folders: Folders, length: int | None) -> list[Any]:
+def samples_of(
+    data_dir: str | list[str], subset: str | None, folders: Folders, length: int | None
+) -> list[Any]:
     """The samples of one data set: files of all folders sorted by path as text, then by row."""
     names = [data_dir] if isinstance(data_dir, str) else data_dir
     files = [(f"{folder}/{name}", rows) for folder in names for name, rows in folders[folder].items()]
@@ -42,7 +46,10 @@ def data_of(config: dict[str, Any], folders: Folders) -> list[Any]:
     weights = [entry["weight"] / total_weight for entry in used]
     # The smallest number of samples that shows every set of weight above 5% in full.
     epoch = max(len(samples) / weight for samples, weight in zip(sets, weights, strict=True) if weight > 0.05)
-    shown = [[samples[k % len(samples)] for k in range(int(epoch * weight))] for samples, weight in zip(sets, weights, strict=True)]
+    shown = [
+        [samples[k % len(samples)] for k in range(int(epoch * weight))]
+        for samples, weight in zip(sets, weights, strict=True)
+    ]
     if config.get("shuffle", False):
         return [sample for samples in shown for sample in samples]
     owner = [number for number, samples in enumerate(shown) for _ in samples]

@@ -29,7 +29,14 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
 
     def make(**options: Any) -> Run:
         return Run(
-            **{"cache_dir": str(tmp_path / "cache"), "cache_size": 10**7, "timeout": 5, "retries": 4, "retry_pause": 0.005} | options
+            **{
+                "cache_dir": str(tmp_path / "cache"),
+                "cache_size": 10**7,
+                "timeout": 5,
+                "retries": 4,
+                "retry_pause": 0.005,
+            }
+            | options
         )
 
     return make

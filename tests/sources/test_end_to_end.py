@@ -39,18 +39,27 @@ class Quiet:
 def build(folder: Path, num_files: int = 8, num_documents: int = 40, seed: int = 0) -> Path:
     """A corpus in SlimPajama's layout, with duplicates and documents that are too short."""
     chance = random.Random(seed)
-    words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyzé", k=chance.randint(2, 9))) for _ in range(2000)]
+    words = [
+        "".join(chance.choices("abcdefghijklmnopqrstuvwxyzé", k=chance.randint(2, 9))) for _ in range(2000)
+    ]
 
     def text() -> str:
         return " ".join(chance.choices(words, k=chance.randint(20, 300)))
 
     again = [text() for _ in range(10)]
-    for split, chunks, kind, number in (("train", 3, "train", num_files), ("validation", 2, "holdout", 2), ("test", 1, "holdout", 1)):
+    for split, chunks, kind, number in (
+        ("train", 3, "train", num_files),
+        ("validation", 2, "holdout", 2),
+        ("test", 1, "holdout", 1),
+    ):
         for n in range(number):
             path = folder / split / f"chunk{1 + n % chunks}" / f"example_{kind}_{n}.jsonl.zst"
             path.parent.mkdir(parents=True, exist_ok=True)
             records = [
-                {"text": chance.choice(again) if chance.random() < 0.1 else text(), "meta": {"redpajama_set_name": chance.choice(SOURCES)}}
+                {
+                    "text": chance.choice(again) if chance.random() < 0.1 else text(),
+                    "meta": {"redpajama_set_name": chance.choice(SOURCES)},
+                }
                 for _ in range(num_documents)
             ]
             path.write_bytes(zstandard.compress("".join(json.dumps(r) + "\n" for r in records).encode()))
@@ -58,7 +67,13 @@ def build(folder: Path, num_files: int = 8, num_documents: int = 40, seed: int =
 
 
 def recipe(source: str, out: Path, **run: Any) -> config.Recipe:
-    values: dict[str, Any] = {"source.name": source, "seq_len": [128], "dedupe.method": "exact", "run.out": str(out), "run.workers": 1}
+    values: dict[str, Any] = {
+        "source.name": source,
+        "seq_len": [128],
+        "dedupe.method": "exact",
+        "run.out": str(out),
+        "run.workers": 1,
+    }
     values |= {"run.timeout": 5.0, "run.retries": 4, "run.retry_pause": 0.005}
     values |= {f"run.{key}" if "." not in key else key: value for key, value in run.items()}
     return config.load(None, {key: (value, key) for key, value in values.items()})
@@ -71,7 +86,10 @@ def prepare(source: str, out: Path, **run: Any) -> dict[str, str]:
 
 def shards(out: Path) -> dict[str, str]:
     """Path -> SHA-256 of the shards."""
-    found = {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*.h5"))}
+    found = {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.rglob("*.h5"))
+    }
     assert found
     return found
 
@@ -88,7 +106,9 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture
 def serving(hub: Hub, corpus: Path) -> Hub:
-    hub.add(REPOSITORY, {p.relative_to(corpus).as_posix(): p.read_bytes() for p in sorted(corpus.rglob("*.zst"))})
+    hub.add(
+        REPOSITORY, {p.relative_to(corpus).as_posix(): p.read_bytes() for p in sorted(corpus.rglob("*.zst"))}
+    )
     return hub
 
 
@@ -96,9 +116,14 @@ def largest(corpus: Path) -> int:
     return max(p.stat().st_size for p in corpus.rglob("*.zst"))
 
 
-def test_a_hub_gives_the_shards_of_a_folder(serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path) -> None:
+def test_a_hub_gives_the_shards_of_a_folder(
+    serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
     out = tmp_path / "shards"
-    assert prepare("slimpajama", out, cache_dir=str(tmp_path / "cache"), cache_size=3 * largest(corpus)) == expected
+    assert (
+        prepare("slimpajama", out, cache_dir=str(tmp_path / "cache"), cache_size=3 * largest(corpus))
+        == expected
+    )
     manifest = json.loads((out / "dataset.json").read_text())
     text = json.dumps(manifest)
     assert serving.repositories[REPOSITORY].commits[0][0] in text  # the resolved revision
@@ -113,7 +138,9 @@ def test_offline_the_copy_that_hf_download_keeps_is_named_and_gives_the_same(
     from huggingface_hub import constants, snapshot_download
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
-    kept = snapshot_download(REPOSITORY, repo_type="dataset", endpoint=serving.url, cache_dir=tmp_path / "hf/hub", etag_timeout=5)
+    kept = snapshot_download(
+        REPOSITORY, repo_type="dataset", endpoint=serving.url, cache_dir=tmp_path / "hf/hub", etag_timeout=5
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SourceUnavailable, match=f"give --source {re.escape(kept)}"):
         prepare("slimpajama", tmp_path / "shards", cache_dir=str(tmp_path / "cache"))
@@ -122,7 +149,11 @@ def test_offline_the_copy_that_hf_download_keeps_is_named_and_gives_the_same(
 
 FAULTS: dict[str, list[Fault]] = {
     "429": [Fault("resolve", status=429, retry_after="0", times=4)],
-    "500": [Fault("resolve", status=500, times=3), Fault("info", status=503), Fault("body", status=502, times=2)],
+    "500": [
+        Fault("resolve", status=500, times=3),
+        Fault("info", status=503),
+        Fault("body", status=502, times=2),
+    ],
     "cut": [Fault("body", cut_at=3000, times=6)],
     "corrupt": [Fault("body", "_3", corrupt_at=1000), Fault("body", "_0", corrupt_at=5)],
     "trickle": [Fault("body", trickle=300)],
@@ -133,23 +164,33 @@ FAULTS: dict[str, list[Fault]] = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_faults_change_no_byte(serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path, kind: str) -> None:
+def test_faults_change_no_byte(
+    serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path, kind: str
+) -> None:
     import copy
 
     serving.faults = copy.deepcopy(FAULTS[kind])
     timeout = 0.5 if kind in ("trickle", "silence") else 5.0
-    assert prepare("slimpajama", tmp_path / "shards", cache_dir=str(tmp_path / "cache"), timeout=timeout) == expected
+    assert (
+        prepare("slimpajama", tmp_path / "shards", cache_dir=str(tmp_path / "cache"), timeout=timeout)
+        == expected
+    )
     assert all(fault.times == 0 for fault in serving.faults)
 
 
-def test_a_revision_that_changes_in_mid_run_changes_nothing(serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path) -> None:
+def test_a_revision_that_changes_in_mid_run_changes_nothing(
+    serving: Hub, corpus: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
     real = serving.fault
     changed = threading.Event()
 
     def change(kind: str, path: str) -> Fault | None:
         if kind == "body" and not changed.is_set():
             changed.set()
-            serving.add(REPOSITORY, {"train/chunk1/example_train_0.jsonl.zst": zstandard.compress(b'{"text": "other"}\n')})
+            serving.add(
+                REPOSITORY,
+                {"train/chunk1/example_train_0.jsonl.zst": zstandard.compress(b'{"text": "other"}\n')},
+            )
         return real(kind, path)
 
     serving.fault = change  # type: ignore[method-assign]
@@ -181,12 +222,19 @@ def test_what_cannot_be_had_ends_in_an_error_and_can_be_resumed(
 
 
 def test_excluded_sources_are_in_no_shard(serving: Hub, corpus: Path, tmp_path: Path) -> None:
-    remote = prepare("slimpajama", tmp_path / "a", cache_dir=str(tmp_path / "cache"), **{"source.exclude_sources": ["RedPajamaBook"]})
+    remote = prepare(
+        "slimpajama",
+        tmp_path / "a",
+        cache_dir=str(tmp_path / "cache"),
+        **{"source.exclude_sources": ["RedPajamaBook"]},
+    )
     local = prepare(str(corpus), tmp_path / "b", **{"source.exclude_sources": ["RedPajamaBook"]})
     assert remote == local
 
 
-def test_a_bucket_gives_the_shards_of_a_folder(corpus: Path, expected: dict[str, str], tmp_path: Path) -> None:
+def test_a_bucket_gives_the_shards_of_a_folder(
+    corpus: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -198,7 +246,9 @@ def test_a_bucket_gives_the_shards_of_a_folder(corpus: Path, expected: dict[str,
         memory.store.clear()
 
 
-def test_s3_in_and_out_with_two_workers(corpus: Path, expected: dict[str, str], tmp_path: Path, bucket: Any) -> None:
+def test_s3_in_and_out_with_two_workers(
+    corpus: Path, expected: dict[str, str], tmp_path: Path, bucket: Any
+) -> None:
     for path in corpus.rglob("*.zst"):
         bucket.pipe_file(f"corpus/in/{path.relative_to(corpus).as_posix()}", path.read_bytes())
     arguments = [
@@ -217,7 +267,12 @@ def test_s3_in_and_out_with_two_workers(corpus: Path, expected: dict[str, str], 
     arguments += ["--cache-dir", str(tmp_path / "cache"), "--work-dir", str(tmp_path / "work")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "btlm_data.cli", *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120
+        [sys.executable, "-m", "btlm_data.cli", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr.decode()
     local = tmp_path / "work/dataset"
@@ -226,7 +281,10 @@ def test_s3_in_and_out_with_two_workers(corpus: Path, expected: dict[str, str], 
         in done.stdout.decode() + done.stderr.decode()
     )
     bucket.invalidate_cache()
-    found = {str(p)[len("corpus/out/") :]: hashlib.sha256(bucket.cat_file(p)).hexdigest() for p in bucket.find("corpus/out")}
+    found = {
+        str(p)[len("corpus/out/") :]: hashlib.sha256(bucket.cat_file(p)).hexdigest()
+        for p in bucket.find("corpus/out")
+    }
     assert {name: digest for name, digest in found.items() if name.endswith(".h5")} == expected
     assert "dataset.json" in found
     assert not any(name.startswith(".work") for name in found)
@@ -234,7 +292,9 @@ def test_s3_in_and_out_with_two_workers(corpus: Path, expected: dict[str, str], 
 
 def test_a_web_server_that_is_down_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match="cannot be used"):
-        prepare("http://127.0.0.1:9/x.jsonl", tmp_path / "shards", cache_dir=str(tmp_path / "cache"), retries=0)
+        prepare(
+            "http://127.0.0.1:9/x.jsonl", tmp_path / "shards", cache_dir=str(tmp_path / "cache"), retries=0
+        )
 
 
 def test_redpajama_folder_to_slimpajama(tmp_path: Path) -> None:
@@ -251,7 +311,9 @@ def test_redpajama_folder_to_slimpajama(tmp_path: Path) -> None:
     ):
         texts = [" ".join(f"{chance.random():.9f}" for _ in range(40)) for _ in range(60)] + [curly, "short"]
         (folder / name).parent.mkdir(parents=True)
-        (folder / name).write_text("".join(json.dumps({"text": t, "meta": {"url": "x"}}) + "\n" for t in texts))
+        (folder / name).write_text(
+            "".join(json.dumps({"text": t, "meta": {"url": "x"}}) + "\n" for t in texts)
+        )
     out, text_out = tmp_path / "shards", tmp_path / "text"
     settings = {"clean.normalize": "ftfy", "holdout.fraction": 0.1, "emit_text": str(text_out)}
     prepare(str(folder), out, **settings)
@@ -300,11 +362,21 @@ def command(serving: Hub, tmp_path: Path, corpus: Path) -> Iterator[Callable[[],
         "--out",
         str(tmp_path / "shards"),
     ]
-    arguments += ["--cache-dir", str(tmp_path / "cache"), "--cache-size", str(3 * largest(corpus)), "--set", "run.retry_pause=0.01"]
+    arguments += [
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "--cache-size",
+        str(3 * largest(corpus)),
+        "--set",
+        "run.retry_pause=0.01",
+    ]
 
     def start() -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "btlm_data.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-m", "btlm_data.cli", *arguments],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -316,7 +388,14 @@ def command(serving: Hub, tmp_path: Path, corpus: Path) -> Iterator[Callable[[],
         process.communicate()
 
 
-def run_with_kills(command: Callable[[], subprocess.Popen[bytes]], folder: Path, limit: int, kills: int, longest: float, seed: int) -> int:
+def run_with_kills(
+    command: Callable[[], subprocess.Popen[bytes]],
+    folder: Path,
+    limit: int,
+    kills: int,
+    longest: float,
+    seed: int,
+) -> int:
     """Kill `kills` times at random moments (those of a process that ended before do not count against it), then let it end."""
     chance = random.Random(seed)
     killed = 0
@@ -339,11 +418,17 @@ def run_with_kills(command: Callable[[], subprocess.Popen[bytes]], folder: Path,
 
 
 def cache_bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.parent.name in ("files", "partial"))
+    return sum(
+        p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.parent.name in ("files", "partial")
+    )
 
 
 def test_killed_and_resumed_gives_the_same_shards(
-    serving: Hub, command: Callable[[], subprocess.Popen[bytes]], corpus: Path, expected: dict[str, str], tmp_path: Path
+    serving: Hub,
+    command: Callable[[], subprocess.Popen[bytes]],
+    corpus: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     serving.rate = 60_000
     run_with_kills(command, tmp_path / "cache", 3 * largest(corpus), kills=1, longest=3.5, seed=1)
@@ -353,7 +438,11 @@ def test_killed_and_resumed_gives_the_same_shards(
 @pytest.mark.stress
 @pytest.mark.timeout(1200)
 def test_fifty_kills_give_the_same_shards(
-    serving: Hub, command: Callable[[], subprocess.Popen[bytes]], corpus: Path, expected: dict[str, str], tmp_path: Path
+    serving: Hub,
+    command: Callable[[], subprocess.Popen[bytes]],
+    corpus: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     serving.rate = 60_000
     killed = run_with_kills(command, tmp_path / "cache", 3 * largest(corpus), kills=50, longest=6.0, seed=2)
@@ -386,7 +475,9 @@ def small_tokenizer(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 20, trainer)
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -398,9 +489,23 @@ def test_a_tokenizer_by_hub_id_is_pinned(serving: Hub, corpus: Path, tmp_path: P
     commit = serving.add("org/tokenizer", {"tokenizer.json": path.read_bytes()})
 
     def run(tokenizer: str, out: Path, *more: str) -> subprocess.CompletedProcess[bytes]:
-        arguments = ["prepare", "--source", str(corpus), "--files", "1", "--seq-len", "128", "--dedupe", "none", "--workers", "1"]
+        arguments = [
+            "prepare",
+            "--source",
+            str(corpus),
+            "--files",
+            "1",
+            "--seq-len",
+            "128",
+            "--dedupe",
+            "none",
+            "--workers",
+            "1",
+        ]
         arguments += ["--tokenizer", tokenizer, "--out", str(out), *more]
-        return subprocess.run([sys.executable, "-m", "btlm_data.cli", *arguments], cwd=ROOT, capture_output=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "btlm_data.cli", *arguments], cwd=ROOT, capture_output=True, check=False
+        )
 
     done = run("org/tokenizer", tmp_path / "a")
     assert done.returncode == 0, done.stderr.decode()
@@ -409,13 +514,18 @@ def test_a_tokenizer_by_hub_id_is_pinned(serving: Hub, corpus: Path, tmp_path: P
     assert shards(tmp_path / "a") == shards(tmp_path / "b")
     manifest = json.loads((tmp_path / "a/dataset.json").read_text())
     assert commit in json.dumps(manifest)
-    assert manifest["tokenizer"]["fingerprint"] == json.loads((tmp_path / "b/dataset.json").read_text())["tokenizer"]["fingerprint"]
+    assert (
+        manifest["tokenizer"]["fingerprint"]
+        == json.loads((tmp_path / "b/dataset.json").read_text())["tokenizer"]["fingerprint"]
+    )
     assert run("org/tokenizer", tmp_path / "c", "--set", f"tokenizer.revision={commit}").returncode == 0
     assert shards(tmp_path / "c") == shards(tmp_path / "a")
     refused = run("org/tokenizer", tmp_path / "d", "--set", "tokenizer.revision=nothing")
     assert refused.returncode == 2
     assert b"no revision" in refused.stderr
-    serving.faults.append(Fault("resolve", "tokenizer.json", status=401, error_code="RepoNotFound", times=None))
+    serving.faults.append(
+        Fault("resolve", "tokenizer.json", status=401, error_code="RepoNotFound", times=None)
+    )
     refused = run("org/other", tmp_path / "e")
     assert refused.returncode in (2, 3)
     assert b"Traceback" not in refused.stderr

@@ -49,18 +49,28 @@ def get(run: Run, file: SourceFile) -> bytes:
 
 def stored(run: Run) -> int:
     assert run.cache_dir
-    return sum(path.stat().st_size for folder in ("files", "partial") for path in (Path(run.cache_dir) / folder).iterdir())
+    return sum(
+        path.stat().st_size
+        for folder in ("files", "partial")
+        for path in (Path(run.cache_dir) / folder).iterdir()
+    )
 
 
 def test_the_bytes_are_right_and_fetched_once(hub: Hub, make_run: RunMaker) -> None:
     run = make_run()
-    files = listed(hub, run, {"train/a.jsonl": body(1), "train/small.jsonl": b'{"text": "x"}\n', "train/empty.jsonl": b""})
+    files = listed(
+        hub,
+        run,
+        {"train/a.jsonl": body(1), "train/small.jsonl": b'{"text": "x"}\n', "train/empty.jsonl": b""},
+    )
     assert [get(run, f) for f in files] == [body(1), b"", b'{"text": "x"}\n']
     sent = hub.bytes_sent
     assert [get(run, f) for f in files] == [body(1), b"", b'{"text": "x"}\n']
     assert hub.bytes_sent == sent
     fetcher = pickle.loads(pickle.dumps(Fetcher.of(run)))
-    assert [fetcher.checksum(f) for f in files] == [hashlib.sha256(b).hexdigest() for b in (body(1), b"", b'{"text": "x"}\n')]
+    assert [fetcher.checksum(f) for f in files] == [
+        hashlib.sha256(b).hexdigest() for b in (body(1), b"", b'{"text": "x"}\n')
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,9 @@ def test_a_small_file_is_checked_by_its_git_hash(hub: Hub, make_run: RunMaker) -
         (Fault("resolve", status=404, error_code="RevisionNotFound", times=None), "no revision"),
     ],
 )
-def test_a_refusal_is_final_and_says_what_to_do(hub: Hub, make_run: RunMaker, fault: Fault, words: str) -> None:
+def test_a_refusal_is_final_and_says_what_to_do(
+    hub: Hub, make_run: RunMaker, fault: Fault, words: str
+) -> None:
     run = make_run()
     file = one(hub, run)
     hub.faults.append(fault)
@@ -189,7 +201,9 @@ def test_a_revision_that_changes_is_read_as_it_was_listed(hub: Hub, make_run: Ru
     assert get(run, file) == body(1)
 
 
-def test_the_token_goes_to_the_hub_only(hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_goes_to_the_hub_only(
+    hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.token)
     run = make_run()
     hub.add("org/secret", {"train/a.jsonl": body(1)}, private=True)
@@ -199,7 +213,9 @@ def test_the_token_goes_to_the_hub_only(hub: Hub, make_run: RunMaker, monkeypatc
     assert not any(request.authorized for request in hub.requests if "/cdn/" in request.path)
 
 
-def test_a_file_that_hf_download_keeps_is_used(hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_that_hf_download_keeps_is_used(
+    hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from huggingface_hub import constants
 
     run = make_run()
@@ -234,7 +250,10 @@ def test_the_cache_stays_below_its_size(hub: Hub, make_run: RunMaker) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     with Prefetcher(Fetcher.of(run), files):
-        threads = [threading.Thread(target=lambda part: [get(run, f) for f in part], args=(files[k::2],)) for k in range(2)]
+        threads = [
+            threading.Thread(target=lambda part: [get(run, f) for f in part], args=(files[k::2],))
+            for k in range(2)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -278,7 +297,10 @@ def test_a_full_disk_of_the_cache_is_named_and_seen_coming(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("btlm_data.sources.cache.os.write", full)
-    with pytest.raises(OutputError, match=r"The disk of the cache folder .* is full.*--cache-dir"), fetcher.local_copy(file):
+    with (
+        pytest.raises(OutputError, match=r"The disk of the cache folder .* is full.*--cache-dir"),
+        fetcher.local_copy(file),
+    ):
         pass
 
 
@@ -316,7 +338,9 @@ def test_prefetching_does_not_fetch_again_what_was_used_and_dropped(hub: Hub, ma
         for file in files:
             assert get(run, file) == body(int(Path(file.name).stem))
         time.sleep(0.3)
-    assert sum(r.path.startswith("/cdn/") for r in hub.requests) <= 6  # at most one lost race for the only place
+    assert (
+        sum(r.path.startswith("/cdn/") for r in hub.requests) <= 6
+    )  # at most one lost race for the only place
 
 
 def test_a_failure_ahead_is_left_to_the_reader(hub: Hub, make_run: RunMaker) -> None:
@@ -373,7 +397,9 @@ def test_a_forked_child_does_not_keep_the_parents_pins(hub: Hub, make_run: RunMa
     run = make_run(cache_size=350_000)
     files = listed(hub, run, {f"train/{n}.jsonl": body(n) for n in range(2)})
     with Fetcher.of(run).local_copy(files[0]):
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])  # exec: closed by O_CLOEXEC
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(30)"]
+        )  # exec: closed by O_CLOEXEC
         pid = _fork_sleeper()
     try:
         assert get(run, files[1]) == body(1)  # would wait for ever for the only place
@@ -466,7 +492,9 @@ def test_a_damaged_start_is_noticed(hub: Hub, make_run: RunMaker) -> None:
 
 
 @pytest.mark.stress
-def test_fifty_kills(hub: Hub, make_run: RunMaker, fetch_process: Callable[[Run], subprocess.Popen[bytes]]) -> None:
+def test_fifty_kills(
+    hub: Hub, make_run: RunMaker, fetch_process: Callable[[Run], subprocess.Popen[bytes]]
+) -> None:
     run = make_run(cache_size=1_500_000)
     files = listed(hub, run, {f"train/{n:02d}.jsonl": body(n) for n in range(20)})
     hub.rate = 2e6

@@ -17,7 +17,10 @@ RunMaker = Callable[..., Run]
 
 
 def records(*names: str) -> bytes:
-    return b"".join(json.dumps({"text": f"text of {n}", "meta": {"redpajama_set_name": n}}).encode() + b"\n" for n in names)
+    return b"".join(
+        json.dumps({"text": f"text of {n}", "meta": {"redpajama_set_name": n}}).encode() + b"\n"
+        for n in names
+    )
 
 
 def slimpajama(hub: Hub, repository: str = "cerebras/SlimPajama-627B") -> str:
@@ -25,7 +28,9 @@ def slimpajama(hub: Hub, repository: str = "cerebras/SlimPajama-627B") -> str:
     for split, chunks, kind in (("train", 10, "train"), ("validation", 5, "holdout"), ("test", 5, "holdout")):
         for chunk in range(1, chunks + 1):
             for n in (2, 10):
-                files[f"{split}/chunk{chunk}/example_{kind}_{n}.jsonl.zst"] = f"{split} {chunk} {n}".encode() * 200
+                files[f"{split}/chunk{chunk}/example_{kind}_{n}.jsonl.zst"] = (
+                    f"{split} {chunk} {n}".encode() * 200
+                )
     return hub.add(repository, files)
 
 
@@ -43,7 +48,9 @@ def test_slimpajama_is_listed_in_order(hub: Hub, make_run: RunMaker) -> None:
         "train/chunk1/example_train_2.jsonl.zst",
         "train/chunk10/example_train_10.jsonl.zst",
     ]
-    assert all(f.sha256 and f.version == f"sha256:{f.sha256}" and f.compression == "zstd" for f in listing.files)
+    assert all(
+        f.sha256 and f.version == f"sha256:{f.sha256}" and f.compression == "zstd" for f in listing.files
+    )
     assert listing.provenance["revision"] == commit
     assert "RedPajamaBook" in listing.provenance["license"]
     assert listing.fields == {"text_field": "text", "source_field": "meta.redpajama_set_name"}
@@ -68,12 +75,21 @@ def test_chunks_and_files_select(hub: Hub, make_run: RunMaker) -> None:
 
 def test_a_users_field_wins_over_the_entrys(hub: Hub, make_run: RunMaker) -> None:
     slimpajama(hub)
-    assert list_files(SourceSettings(name="slimpajama", text_field="content"), make_run()).fields["text_field"] == "content"
+    assert (
+        list_files(SourceSettings(name="slimpajama", text_field="content"), make_run()).fields["text_field"]
+        == "content"
+    )
 
 
 def test_any_data_set_with_revision_and_glob(hub: Hub, make_run: RunMaker) -> None:
     first = hub.add(
-        "org/data", {"data/train-0.parquet": b"a" * 2000, "data/test-0.parquet": b"b" * 2000, "data/valid.jsonl": b"c", "x.bin": b"d"}
+        "org/data",
+        {
+            "data/train-0.parquet": b"a" * 2000,
+            "data/test-0.parquet": b"b" * 2000,
+            "data/valid.jsonl": b"c",
+            "x.bin": b"d",
+        },
     )
     hub.add("org/data", {"new.jsonl": b"e"})
     run = make_run()
@@ -84,7 +100,10 @@ def test_any_data_set_with_revision_and_glob(hub: Hub, make_run: RunMaker) -> No
         ("data/valid.jsonl", "validation"),
         ("data/test-0.parquet", "test"),
     ]
-    assert names(run, name=f"hf://datasets/org/data@{first}/data/*.parquet") == ["data/train-0.parquet", "data/test-0.parquet"]
+    assert names(run, name=f"hf://datasets/org/data@{first}/data/*.parquet") == [
+        "data/train-0.parquet",
+        "data/test-0.parquet",
+    ]
     assert names(run, name="hf://datasets/org/data/data", revision=first) == [
         "data/train-0.parquet",
         "data/valid.jsonl",
@@ -95,7 +114,15 @@ def test_any_data_set_with_revision_and_glob(hub: Hub, make_run: RunMaker) -> No
 
 
 def test_descriptions_are_no_part_of_a_corpus(hub: Hub, make_run: RunMaker) -> None:
-    hub.add("org/data", {"train/a.json": b"x", "about.json": b"x", "dataset_infos.json": b"x", "test/dataset_info.json": b"x"})
+    hub.add(
+        "org/data",
+        {
+            "train/a.json": b"x",
+            "about.json": b"x",
+            "dataset_infos.json": b"x",
+            "test/dataset_info.json": b"x",
+        },
+    )
     hub.add("org/flat", {"a.json": b"x", "dataset_infos.json": b"x"})
     assert names(make_run(), name="hf://datasets/org/data") == ["train/a.json"]
     assert names(make_run(), name="hf://datasets/org/flat") == ["a.json"]
@@ -125,7 +152,9 @@ def test_a_hundred_thousand_entries_are_listed(hub: Hub, make_run: RunMaker) -> 
         "a" * 2000 + ".jsonl",
     ],
 )
-def test_a_hostile_listing_is_refused_and_writes_nothing(hub: Hub, make_run: RunMaker, tmp_path: Path, path: str) -> None:
+def test_a_hostile_listing_is_refused_and_writes_nothing(
+    hub: Hub, make_run: RunMaker, tmp_path: Path, path: str
+) -> None:
     hub.add("org/evil", {"train/a.jsonl": b"x"})
     hub.repositories["org/evil"].fake_tree = [{"type": "file", "oid": "0" * 40, "size": 1, "path": path}]
     before = sorted(tmp_path.rglob("*"))
@@ -164,7 +193,9 @@ def test_nonsense_in_a_listing_is_refused(hub: Hub, make_run: RunMaker, entry: d
         (Fault("resolve", status=401, times=None), "not authorised"),
     ],
 )
-def test_a_source_that_cannot_be_had_says_what_to_do(hub: Hub, make_run: RunMaker, fault: Fault, words: str) -> None:
+def test_a_source_that_cannot_be_had_says_what_to_do(
+    hub: Hub, make_run: RunMaker, fault: Fault, words: str
+) -> None:
     slimpajama(hub)
     hub.faults.append(fault)
     with pytest.raises(SourceUnavailable) as caught:
@@ -177,7 +208,11 @@ def test_a_source_that_cannot_be_had_says_what_to_do(hub: Hub, make_run: RunMake
 
 def test_passing_faults_of_a_listing(hub: Hub, make_run: RunMaker) -> None:
     slimpajama(hub)
-    hub.faults += [Fault("info", status=500, times=2), Fault("info", status=429, retry_after="0"), Fault("tree", garbage=b"[{")]
+    hub.faults += [
+        Fault("info", status=500, times=2),
+        Fault("info", status=429, retry_after="0"),
+        Fault("tree", garbage=b"[{"),
+    ]
     assert len(names(make_run(), name="slimpajama", chunks=[1])) == 6
 
 
@@ -188,7 +223,9 @@ def test_a_silent_hub_does_not_hang(hub: Hub, make_run: RunMaker) -> None:
         names(make_run(timeout=0.2, retries=1), name="slimpajama")
 
 
-def test_a_gated_source_without_and_with_a_token(hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_source_without_and_with_a_token(
+    hub: Hub, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add("org/gated", {"train/a.jsonl": b"x" * 2000}, gated=True)
     with pytest.raises(SourceUnavailable, match=r"gated.*not set"):
         names(make_run(), name="hf://datasets/org/gated")
@@ -228,10 +265,17 @@ def test_a_registered_folder(make_run: RunMaker, tmp_path: Path) -> None:
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(records("x"))
     sources = tmp_path / "sources.yaml"
-    sources.write_text(f"mine:\n  at: {folder}\n  splits: {{train: ['one/*'], test: ['two/*']}}\n  source_names: {{'one/*': First}}\n")
+    sources.write_text(
+        f"mine:\n  at: {folder}\n  splits: {{train: ['one/*'], test: ['two/*']}}\n  source_names: {{'one/*': First}}\n"
+    )
     listing = list_files(SourceSettings(name="mine"), make_run(sources_file=str(sources)))
-    assert [(f.name, f.split, f.source) for f in listing.files] == [("one/a.jsonl", "train", "First"), ("two/b.jsonl", "test", None)]
-    assert names(make_run(sources_file=str(sources)), name="mine", exclude_sources=["First"]) == ["two/b.jsonl"]
+    assert [(f.name, f.split, f.source) for f in listing.files] == [
+        ("one/a.jsonl", "train", "First"),
+        ("two/b.jsonl", "test", None),
+    ]
+    assert names(make_run(sources_file=str(sources)), name="mine", exclude_sources=["First"]) == [
+        "two/b.jsonl"
+    ]
     sources.write_text(sources.read_text().replace(", test: ['two/*']", ""))
     with pytest.raises(InputError, match="none is left"):
         names(make_run(sources_file=str(sources)), name="mine", exclude_sources=["First"])
@@ -279,8 +323,12 @@ def test_redpajama_by_its_lists(hub: Hub, make_run: RunMaker, tmp_path: Path) ->
     run = make_run(sources_file=str(redpajama(hub, tmp_path)))
     listing = list_files(SourceSettings(name="redpajama"), run)
     parts = ("ArXiv", "Book", "C4", "CommonCrawl", "Github", "StackExchange", "Wikipedia")
-    assert {f.name: f.source for f in listing.files} == {name: f"RedPajama{part}" for name, part in zip(BODIES, parts, strict=True)}
-    assert {f.name: f.sha256 for f in listing.files} == {name: hashlib.sha256(body).hexdigest() for name, body in BODIES.items()}
+    assert {f.name: f.source for f in listing.files} == {
+        name: f"RedPajama{part}" for name, part in zip(BODIES, parts, strict=True)
+    }
+    assert {f.name: f.sha256 for f in listing.files} == {
+        name: hashlib.sha256(body).hexdigest() for name, body in BODIES.items()
+    }
     from btlm_data.sources.fetch import Fetcher
 
     for file in listing.files:
@@ -295,7 +343,10 @@ def test_a_withdrawn_part_is_named_and_can_be_left_out(hub: Hub, make_run: RunMa
     with pytest.raises(SourceUnavailable, match=r"urls/book\.txt.*--exclude-source"):
         names(run, name="redpajama")
     assert len(names(run, name="redpajama", exclude_sources=["RedPajamaBook"])) == 6
-    assert names(run, name="redpajama", exclude_sources=["RedPajamaBook"], files=2) == sorted(BODIES)[:1] + sorted(BODIES)[2:3]
+    assert (
+        names(run, name="redpajama", exclude_sources=["RedPajamaBook"], files=2)
+        == sorted(BODIES)[:1] + sorted(BODIES)[2:3]
+    )
 
 
 def test_a_list_that_points_elsewhere_is_refused(hub: Hub, make_run: RunMaker, tmp_path: Path) -> None:

@@ -34,15 +34,21 @@ def test_an_s3_folder_is_listed_and_read(bucket: Any, make_run: RunMaker) -> Non
     ]
     with Fetcher.of(run).local_copy(listing.files[0]) as path:
         assert path.read_bytes() == body
-    assert [f.name for f in list_files(SourceSettings(name="s3://corpus/mine/*/*.jsonl"), run).files] == ["train/b.jsonl"]
-    assert [f.name for f in list_files(SourceSettings(name="s3://corpus/mine/train/b.jsonl"), run).files] == ["b.jsonl"]
+    assert [f.name for f in list_files(SourceSettings(name="s3://corpus/mine/*/*.jsonl"), run).files] == [
+        "train/b.jsonl"
+    ]
+    assert [f.name for f in list_files(SourceSettings(name="s3://corpus/mine/train/b.jsonl"), run).files] == [
+        "b.jsonl"
+    ]
 
 
 def test_an_s3_redpajama_folder_gets_its_names(bucket: Any, make_run: RunMaker) -> None:
     for name in ("arxiv/a.jsonl", "stackexchange/stackexchange.jsonl"):
         bucket.pipe_file(f"corpus/{name}", b"x")
     listing = list_files(SourceSettings(name="s3://corpus", exclude_sources=("RedPajamaArXiv",)), make_run())
-    assert [(f.name, f.source) for f in listing.files] == [("stackexchange/stackexchange.jsonl", "RedPajamaStackExchange")]
+    assert [(f.name, f.source) for f in listing.files] == [
+        ("stackexchange/stackexchange.jsonl", "RedPajamaStackExchange")
+    ]
 
 
 def test_an_object_that_changed_is_an_error(bucket: Any, make_run: RunMaker) -> None:
@@ -57,7 +63,9 @@ def test_an_object_that_changed_is_an_error(bucket: Any, make_run: RunMaker) -> 
         pass
 
 
-def test_what_is_not_there_is_said_plainly(bucket: Any, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_said_plainly(
+    bucket: Any, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(retries=0)
     with pytest.raises(SourceUnavailable, match=r"no \.jsonl"):
         list_files(SourceSettings(name="s3://corpus/nothing"), run)
@@ -98,11 +106,18 @@ def contents(url: str) -> dict[str, bytes]:
 
     filesystem, root = fsspec.core.url_to_fs(url)
     filesystem.invalidate_cache()
-    return {str(name)[len(root.rstrip("/")) :].lstrip("/"): filesystem.cat_file(name) for name in filesystem.find(root)}
+    return {
+        str(name)[len(root.rstrip("/")) :].lstrip("/"): filesystem.cat_file(name)
+        for name in filesystem.find(root)
+    }
 
 
 def expected(dataset: Path) -> dict[str, bytes]:
-    return {p.relative_to(dataset).as_posix(): p.read_bytes() for p in dataset.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    return {
+        p.relative_to(dataset).as_posix(): p.read_bytes()
+        for p in dataset.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }
 
 
 def test_upload_sends_everything_once(dataset: Path, destination: str) -> None:
@@ -115,9 +130,15 @@ def test_upload_sends_everything_once(dataset: Path, destination: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "tell", [lambda md5: {"ETag": f'"{md5.hex()}"'}, lambda md5: {"etag": "CJ/+AB", "md5Hash": base64.b64encode(md5).decode()}]
+    "tell",
+    [
+        lambda md5: {"ETag": f'"{md5.hex()}"'},
+        lambda md5: {"etag": "CJ/+AB", "md5Hash": base64.b64encode(md5).decode()},
+    ],
 )
-def test_an_object_is_the_same_by_what_its_store_tells(tmp_path: Path, tell: Callable[[bytes], dict[str, str]]) -> None:
+def test_an_object_is_the_same_by_what_its_store_tells(
+    tmp_path: Path, tell: Callable[[bytes], dict[str, str]]
+) -> None:
     path = tmp_path / "data.h5"
     path.write_bytes(random.Random(0).randbytes(2_000_000))
     for content, same in ((path.read_bytes(), True), (random.Random(1).randbytes(2_000_000), False)):
@@ -145,7 +166,9 @@ def test_the_manifest_comes_last(dataset: Path, destination: str, monkeypatch: p
     assert contents(destination) == expected(dataset)
 
 
-def test_a_passing_fault_of_the_store_is_tried_again(dataset: Path, destination: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passing_fault_of_the_store_is_tried_again(
+    dataset: Path, destination: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = upload_module._put
     failures = iter([OSError("reset"), TimeoutError("slow")])
 

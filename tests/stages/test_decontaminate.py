@@ -62,12 +62,19 @@ def prepared(folder: Path, *records: object) -> EvalNgrams:
 
 
 # Few words, so that long overlaps are common; punctuation and case that must not matter.
-few_words = st.lists(st.sampled_from(["a", "b", "a", "A.", "ÉTÉ", "été", "--", "σ"]), max_size=40).map(" ".join)
+few_words = st.lists(st.sampled_from(["a", "b", "a", "A.", "ÉTÉ", "été", "--", "σ"]), max_size=40).map(
+    " ".join
+)
 
 
 @settings(deadline=None)
-@given(evaluation=st.lists(few_words, min_size=1, max_size=4), documents=st.lists(few_words, min_size=1, max_size=6))
-def test_hits_are_the_ngrams_both_have(tmp_path_factory: pytest.TempPathFactory, evaluation: list[str], documents: list[str]) -> None:
+@given(
+    evaluation=st.lists(few_words, min_size=1, max_size=4),
+    documents=st.lists(few_words, min_size=1, max_size=6),
+)
+def test_hits_are_the_ngrams_both_have(
+    tmp_path_factory: pytest.TempPathFactory, evaluation: list[str], documents: list[str]
+) -> None:
     ngrams = prepared(tmp_path_factory.mktemp("work"), *({"text": text} for text in evaluation))
     wanted = {gram for text in evaluation for gram in reference(text)}
     assert hits(ngrams, documents) == [sum(gram in wanted for gram in reference(text)) for text in documents]
@@ -81,11 +88,15 @@ def test_twelve_words_are_no_hit_and_thirteen_are(tmp_path: Path) -> None:
 
 def test_every_nested_string_counts_and_texts_do_not_run_together(tmp_path: Path) -> None:
     half = len(WORDS) // 2
-    ngrams = prepared(tmp_path, {"a": [{"b": QUESTION}], "n": 3}, {"a": " ".join(WORDS[:half]), "b": " ".join(WORDS[half:])})
+    ngrams = prepared(
+        tmp_path, {"a": [{"b": QUESTION}], "n": 3}, {"a": " ".join(WORDS[:half]), "b": " ".join(WORDS[half:])}
+    )
     assert hits(ngrams, [QUESTION]) == [3]
     apart = tmp_path / "apart"
     apart.mkdir()
-    assert hits(prepared(apart, {"a": " ".join(WORDS[:half]), "b": " ".join(WORDS[half:])}), [QUESTION]) == [0]
+    assert hits(prepared(apart, {"a": " ".join(WORDS[:half]), "b": " ".join(WORDS[half:])}), [QUESTION]) == [
+        0
+    ]
 
 
 def test_colliding_hashes_are_told_apart_by_their_bytes() -> None:
@@ -109,7 +120,12 @@ def test_formats_and_globs(tmp_path: Path) -> None:
         ngrams = EvalNgrams.read(work_dir / prepare_ngrams([str(tmp_path / pattern)], work_dir)[0])
         assert hits(ngrams, [QUESTION]) == [3]
     path, _ = prepare_ngrams([str(tmp_path / "*.*")], tmp_path)
-    assert [Path(f).name for f in EvalNgrams.read(tmp_path / path).files] == ["a.jsonl.gz", "b.jsonl.zst", "c.jsonl", "d.parquet"]
+    assert [Path(f).name for f in EvalNgrams.read(tmp_path / path).files] == [
+        "a.jsonl.gz",
+        "b.jsonl.zst",
+        "c.jsonl",
+        "d.parquet",
+    ]
 
 
 def test_digest_follows_the_content_and_an_unchanged_table_is_left(tmp_path: Path) -> None:
@@ -164,5 +180,6 @@ def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
     }
     assert rows == [
         {"document": 1, "removed": True, "split": "train", "offset": 10, "bytes": len(QUESTION) + 2} | common,
-        {"document": 2, "removed": False, "split": "validation", "offset": 0, "bytes": len(QUESTION)} | common,
+        {"document": 2, "removed": False, "split": "validation", "offset": 0, "bytes": len(QUESTION)}
+        | common,
     ]

@@ -76,7 +76,11 @@ def write_blocks(work_dir: Path, documents: Sequence[Document], per_block: int =
     place = 0
     while place < len(documents):
         end = place + 1
-        while end < len(documents) and end - place < per_block and documents[end].split == documents[place].split:
+        while (
+            end < len(documents)
+            and end - place < per_block
+            and documents[end].split == documents[place].split
+        ):
             end += 1
         mine = documents[place:end]
         stem = f"read/{len(stems):06d}-00000"
@@ -90,8 +94,12 @@ def write_blocks(work_dir: Path, documents: Sequence[Document], per_block: int =
         }
         columns.write(work_dir / f"{stem}.docs", docs, {"sources": sources, "files": [f"file-{len(stems)}"]})
         exact = np.array([[mix(d.exact), d.exact] for d in mine], np.uint64)
-        bands = np.array([[mix(1000 * (b + 1) + key) for b, key in enumerate(d.bands)] for d in mine], np.uint64)
-        signatures = np.array([[d.bands[min(p // 2, BANDS - 1)] for p in range(NUM_PERM)] for d in mine], np.uint32)
+        bands = np.array(
+            [[mix(1000 * (b + 1) + key) for b, key in enumerate(d.bands)] for d in mine], np.uint64
+        )
+        signatures = np.array(
+            [[d.bands[min(p // 2, BANDS - 1)] for p in range(NUM_PERM)] for d in mine], np.uint32
+        )
         columns.write(work_dir / f"{stem}.sketch", {"exact": exact, "bands": bands, "signatures": signatures})
         stems.append((stem, documents[place].split, end - place))
         place = end
@@ -103,10 +111,14 @@ def mix(value: int) -> int:
     return (value + 1) * 0x9E3779B97F4A7C15 % 2**64
 
 
-def run(work_dir: Path, blocks: list[Block], context: Context | None = None, memory: int = 10**9, **changes: Any) -> list[str]:
+def run(
+    work_dir: Path, blocks: list[Block], context: Context | None = None, memory: int = 10**9, **changes: Any
+) -> list[str]:
     """Names of the fates."""
     context = context or Context(work_dir)
-    how = Run(memory=memory * context.workers, workers=context.workers, accept_removal=changes.pop("accept", False))
+    how = Run(
+        memory=memory * context.workers, workers=context.workers, accept_removal=changes.pop("accept", False)
+    )
     path, *_ = dedupe.run(context, blocks, "lineage", SETTINGS.model_copy(update=changes), how)
     return [Fate(code).reason for code in columns.read(work_dir / path)["fate"]]
 
@@ -139,7 +151,9 @@ def test_fates_are_those_of_comparing_all_pairs(
     blocks = write_blocks(work_dir, documents)
     found = run(work_dir, blocks, memory=memory, keep=keep, source_priority=("c", "a"), holdout=holdout)
     assert found == reference.fates(documents, keep, ("c", "a"), holdout)
-    assert columns.read(work_dir / dedupe.CLUSTERS)["cluster"].tolist() == reference.clusters(documents, holdout)
+    assert columns.read(work_dir / dedupe.CLUSTERS)["cluster"].tolist() == reference.clusters(
+        documents, holdout
+    )
 
 
 def some_documents(count: int = 200, seed: int = 1) -> list[Document]:
@@ -154,7 +168,10 @@ def some_documents(count: int = 200, seed: int = 1) -> list[Document]:
 
 
 def outputs(work_dir: Path) -> dict[str, bytes]:
-    return {name: (work_dir / name).read_bytes() for name in (dedupe.FATES, dedupe.CLUSTERS, dedupe.CLUSTERS_PARQUET)}
+    return {
+        name: (work_dir / name).read_bytes()
+        for name in (dedupe.FATES, dedupe.CLUSTERS, dedupe.CLUSTERS_PARQUET)
+    }
 
 
 def test_memory_and_workers_change_no_byte(tmp_path: Path) -> None:
@@ -208,7 +225,9 @@ def test_killed_before_any_step_and_resumed_is_never_killed(tmp_path: Path) -> N
         run(work_dir, blocks, resumed, TINY)
         assert outputs(work_dir) == outputs(whole)
         done = names[: names.index(name)]
-        assert not [task for task in resumed.ran if task.rsplit(" ", 1)[0] in done], "what was finished is not done again"
+        assert not [task for task in resumed.ran if task.rsplit(" ", 1)[0] in done], (
+            "what was finished is not done again"
+        )
 
 
 def test_hot_keys_beyond_the_memory_are_one_cluster(tmp_path: Path) -> None:
@@ -257,10 +276,15 @@ def test_summary_and_counts_add_up(tmp_path: Path) -> None:
     assert shown == sorted(((size, -root) for root, size in sizes.items()), reverse=True)[:10]
     fates = reference.fates(documents)
     for split, source in {(d.split, d.source) for d in documents}:
-        mine = [(d, f) for d, f in zip(documents, fates, strict=True) if (d.split, d.source) == (split, source)]
+        mine = [
+            (d, f) for d, f in zip(documents, fates, strict=True) if (d.split, d.source) == (split, source)
+        ]
         for reason in {f for _, f in mine}:
             cell = counts.cells[split, source, "out" if reason == "kept" else f"drop:{reason}"]
-            assert cell[:2] == (sum(f == reason for _, f in mine), sum(d.num_bytes for d, f in mine if f == reason))
+            assert cell[:2] == (
+                sum(f == reason for _, f in mine),
+                sum(d.num_bytes for d, f in mine if f == reason),
+            )
         assert counts.cells[split, source, "in"].documents == len(mine)
 
 
@@ -273,10 +297,13 @@ def test_exact_method_ignores_bands(tmp_path: Path) -> None:
 
 
 def test_safety_stop_shows_the_largest_clusters_and_is_overridden(tmp_path: Path) -> None:
-    documents = [Document(0, (1, 1, 1), source="web", num_bytes=100)] * 9 + [Document(1, (2, 2, 2), source="books", num_bytes=100)]
+    documents = [Document(0, (1, 1, 1), source="web", num_bytes=100)] * 9 + [
+        Document(1, (2, 2, 2), source="books", num_bytes=100)
+    ]
     blocks = write_blocks(tmp_path, documents)
     with pytest.raises(
-        SafetyStop, match=r"88\.9% of the bytes of web, more than dedupe\.max_removed = 80%(?s:.)*9 documents like .* file-0"
+        SafetyStop,
+        match=r"88\.9% of the bytes of web, more than dedupe\.max_removed = 80%(?s:.)*9 documents like .* file-0",
     ):
         run(tmp_path, blocks, max_removed=0.8)
     assert run(tmp_path, blocks, max_removed=0.9).count("kept") == 2
@@ -285,14 +312,22 @@ def test_safety_stop_shows_the_largest_clusters_and_is_overridden(tmp_path: Path
 
 def test_verification_drops_candidates_that_are_not_alike(tmp_path: Path) -> None:
     """Signatures repeat bands as 0 0 1 1 2 2 2 2: sharing bands 0 and 1 agrees in 4 of 8 values, sharing 2 as well in 8."""
-    documents = [Document(0, (1, 1, 1)), Document(1, (1, 1, 2)), Document(2, (1, 5, 2)), Document(3, (1, 5, 2))]
+    documents = [
+        Document(0, (1, 1, 1)),
+        Document(1, (1, 1, 2)),
+        Document(2, (1, 5, 2)),
+        Document(3, (1, 5, 2)),
+    ]
     for memory in (10**9, 300):
         work_dir = tmp_path / str(memory)
         blocks = write_blocks(work_dir, documents, per_block=2)
         found = run(work_dir, blocks, memory=memory, verify=True, threshold=0.7)
         # 2 and 3 share a text's worth of values and 1 shares six of eight with both; 0 is like none of them but 1 (four of eight).
         assert found == ["kept", "kept", "near_duplicate", "near_duplicate"]
-        assert run(work_dir, blocks, memory=memory, verify=True, threshold=0.5) == ["kept"] + ["near_duplicate"] * 3
+        assert (
+            run(work_dir, blocks, memory=memory, verify=True, threshold=0.5)
+            == ["kept"] + ["near_duplicate"] * 3
+        )
 
 
 def test_verification_counts_what_it_compared(tmp_path: Path) -> None:
@@ -310,13 +345,29 @@ def test_verification_counts_what_it_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("memory", [10**9, TINY])
-def test_index_drops_what_an_earlier_run_has_and_a_rerun_changes_nothing(tmp_path: Path, verify: bool, memory: int) -> None:
+def test_index_drops_what_an_earlier_run_has_and_a_rerun_changes_nothing(
+    tmp_path: Path, verify: bool, memory: int
+) -> None:
     everything = [dataclasses.replace(d, split="train") for d in some_documents(300)]
     today, tomorrow = everything[:150], everything[150:]
     index = str(tmp_path / "index")
-    first = run(tmp_path / "1", write_blocks(tmp_path / "1", today), memory=memory, index=index, verify=verify, threshold=0.01)
+    first = run(
+        tmp_path / "1",
+        write_blocks(tmp_path / "1", today),
+        memory=memory,
+        index=index,
+        verify=verify,
+        threshold=0.01,
+    )
     assert "in_index" not in first
-    second = run(tmp_path / "2", write_blocks(tmp_path / "2", tomorrow), memory=TINY, index=index, verify=verify, threshold=0.01)
+    second = run(
+        tmp_path / "2",
+        write_blocks(tmp_path / "2", tomorrow),
+        memory=TINY,
+        index=index,
+        verify=verify,
+        threshold=0.01,
+    )
     # What of tomorrow is connected to today, by a run over both.
     roots = reference.clusters(everything)
     connected = {roots[i] for i in range(150)}
@@ -326,8 +377,28 @@ def test_index_drops_what_an_earlier_run_has_and_a_rerun_changes_nothing(tmp_pat
     assert all(roots[150 + i] in connected for i in range(150) if second[i] == "in_index")
     names = sorted(p.name for p in Path(index).iterdir())
     # Both again, in fresh work folders: same fates although the index now holds both runs.
-    assert run(tmp_path / "3", write_blocks(tmp_path / "3", today), memory=memory, index=index, verify=verify, threshold=0.01) == first
-    assert run(tmp_path / "4", write_blocks(tmp_path / "4", tomorrow), memory=memory, index=index, verify=verify, threshold=0.01) == second
+    assert (
+        run(
+            tmp_path / "3",
+            write_blocks(tmp_path / "3", today),
+            memory=memory,
+            index=index,
+            verify=verify,
+            threshold=0.01,
+        )
+        == first
+    )
+    assert (
+        run(
+            tmp_path / "4",
+            write_blocks(tmp_path / "4", tomorrow),
+            memory=memory,
+            index=index,
+            verify=verify,
+            threshold=0.01,
+        )
+        == second
+    )
     assert sorted(p.name for p in Path(index).iterdir()) == names
     assert len(names) == 2
 
@@ -350,7 +421,9 @@ def test_a_removed_index_is_made_again(tmp_path: Path, memory: int) -> None:
 def test_index_of_other_bands_is_refused(tmp_path: Path) -> None:
     documents = some_documents(30)
     run(tmp_path / "1", write_blocks(tmp_path / "1", documents), index=str(tmp_path / "index"))
-    with pytest.raises(ConfigError, match=r"3 bands x 2 rows, 8 permutations, this run has .* 3 bands x 1 rows"):
+    with pytest.raises(
+        ConfigError, match=r"3 bands x 2 rows, 8 permutations, this run has .* 3 bands x 1 rows"
+    ):
         run(tmp_path / "2", write_blocks(tmp_path / "2", documents), index=str(tmp_path / "index"), rows=1)
 
 
@@ -377,9 +450,13 @@ EDITS_OF_THE_SAME_TEXT = ("original", "exact", "whitespace", "case", "punctuatio
 def sample_documents() -> tuple[list[str], list[tuple[str, int, str]]]:
     """Texts of the sample corpus as cleaning leaves them, and (file, line, split) of each."""
     found, places = [], []
-    for path in [p for split in ("train", "validation", "test") for p in sorted(SAMPLE.glob(f"{split}/**/*.zst"))]:
+    for path in [
+        p for split in ("train", "validation", "test") for p in sorted(SAMPLE.glob(f"{split}/**/*.zst"))
+    ]:
         name = path.relative_to(SAMPLE).as_posix()
-        for line, record in enumerate(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read().split(b"\n")):
+        for line, record in enumerate(
+            zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read().split(b"\n")
+        ):
             try:
                 text = unicodedata.normalize("NFC", json.loads(record)["text"])
                 text.encode()
@@ -391,7 +468,9 @@ def sample_documents() -> tuple[list[str], list[tuple[str, int, str]]]:
     return found, places
 
 
-def sketch(documents: Sequence[str], scheme: minhash.Scheme = "affine32") -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+def sketch(
+    documents: Sequence[str], scheme: minhash.Scheme = "affine32"
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Exact hashes and band keys."""
     encoded = [text.encode() for text in documents]
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
@@ -399,7 +478,9 @@ def sketch(documents: Sequence[str], scheme: minhash.Scheme = "affine32") -> tup
     return minhash.exact_hashes(n), minhash.band_keys(minhash.signatures(n, scheme=scheme), 9, 13)
 
 
-def write_texts(work_dir: Path, documents: Sequence[str], splits: Sequence[str], scheme: minhash.Scheme = "affine32") -> list[Block]:
+def write_texts(
+    work_dir: Path, documents: Sequence[str], splits: Sequence[str], scheme: minhash.Scheme = "affine32"
+) -> list[Block]:
     """A block per stretch of one split."""
     stems: list[tuple[str, str, int]] = []
     for split, group in itertools.groupby(range(len(documents)), key=lambda i: splits[i]):
@@ -407,7 +488,10 @@ def write_texts(work_dir: Path, documents: Sequence[str], splits: Sequence[str],
         exact, bands = sketch([documents[i] for i in rows], scheme)
         stem = f"read/{len(stems):06d}-00000"
         columns.write(work_dir / f"{stem}.sketch", {"exact": exact, "bands": bands})
-        docs: dict[str, npt.NDArray[Any]] = {"offset": np.array(rows, np.uint64), "num_bytes": np.ones(len(rows), np.uint32)}
+        docs: dict[str, npt.NDArray[Any]] = {
+            "offset": np.array(rows, np.uint64),
+            "num_bytes": np.ones(len(rows), np.uint32),
+        }
         docs |= {"source": np.zeros(len(rows), np.uint16), "file": np.zeros(len(rows), np.uint16)}
         columns.write(work_dir / f"{stem}.docs", docs, {"sources": ["a"], "files": ["f"]})
         stems.append((stem, split, len(rows)))
@@ -427,8 +511,12 @@ def test_planted_copies_are_found_and_nothing_else_goes(tmp_path: Path) -> None:
     for members in truth["clusters"]:
         here = {number[m["file"], m["line"]]: m for m in members}
         same = [i for i, m in here.items() if m["edit"] in EDITS_OF_THE_SAME_TEXT]
-        assert [fate[i] for i in sorted(same)[1:]] == [Fate.EXACT_DUPLICATE] * (len(same) - 1), "every exact copy goes"
-        slightly_edited += [bool(cluster[i] == cluster[same[0]]) for i, m in here.items() if m["edit"].endswith("0.3%")]
+        assert [fate[i] for i in sorted(same)[1:]] == [Fate.EXACT_DUPLICATE] * (len(same) - 1), (
+            "every exact copy goes"
+        )
+        slightly_edited += [
+            bool(cluster[i] == cluster[same[0]]) for i, m in here.items() if m["edit"].endswith("0.3%")
+        ]
         if len({int(cluster[i]) for i in here}) == 1:
             assert sum(fate[i] == Fate.KEPT for i in here) == 1, "one document of a component stays"
     assert len(slightly_edited) >= 5
@@ -459,15 +547,21 @@ def test_legacy_scheme_gives_the_components_of_the_reference_scripts(tmp_path: P
         for k in rng.choice(len(words), int(rng.integers(0, 4)), replace=False):
             words[k] = "other"
         documents.append(" ".join(words))
-    signed = datasketch.MinHash.bulk([reference_minhash.features(text) for text in documents], num_perm=128, scheme="legacy")
+    signed = datasketch.MinHash.bulk(
+        [reference_minhash.features(text) for text in documents], num_perm=128, scheme="legacy"
+    )
     edges = []
     for band in range(9):
         partner: dict[bytes, int] = {}
         for i, m in enumerate(signed):
-            edges.append((partner.setdefault(m.hashvalues[13 * band : 13 * band + 13].byteswap().tobytes(), i), i))
+            edges.append(
+                (partner.setdefault(m.hashvalues[13 * band : 13 * band + 13].byteswap().tobytes(), i), i)
+            )
     expected = reference.components(len(documents), edges)
 
     blocks = write_texts(tmp_path, documents, ["train"] * len(documents), "legacy")
-    dedupe.run(Context(tmp_path), blocks, "legacy", DedupeSettings(scheme="legacy", max_removed=1), Run(workers=1))
+    dedupe.run(
+        Context(tmp_path), blocks, "legacy", DedupeSettings(scheme="legacy", max_removed=1), Run(workers=1)
+    )
     assert columns.read(tmp_path / dedupe.CLUSTERS)["cluster"].tolist() == expected
     assert 50 < len(documents) - len(set(expected)) < 250, "some edited copies are caught, and some are not"

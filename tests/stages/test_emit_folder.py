@@ -32,7 +32,9 @@ def run(out: Path, text: Path, source: Path | str = "sample", **options: Any) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_a_second_run_has_nothing_to_do_unless_text_is_missing(tmp_path: Path) -> None:
@@ -74,7 +76,10 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     run(tmp_path / "a", text)
     expected = contents(text)
     record = json.loads((text / "files.json").read_text())
-    unfinished = record | {"complete": False, "files": [*record["files"], {"name": "train/chunk2/example_train_1.jsonl.zst"}]}
+    unfinished = record | {
+        "complete": False,
+        "files": [*record["files"], {"name": "train/chunk2/example_train_1.jsonl.zst"}],
+    }
     (text / "files.json").write_text(json.dumps(unfinished))
     for left in ("train/chunk2/example_train_1.jsonl.zst", "train/chunk1/.example_train_0.jsonl.zst.123.tmp"):
         (text / left).parent.mkdir(exist_ok=True)

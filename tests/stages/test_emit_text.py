@@ -30,7 +30,10 @@ def test_the_plan_takes_each_document_once_and_in_order(kept: list[int], per_fil
 
 def test_names_are_slimpajamas() -> None:
     names = [file.name for file in plan("train", [59_166 * DOCUMENTS_PER_FILE])]
-    assert (names[0], names[-1]) == ("train/chunk1/example_train_0.jsonl.zst", "train/chunk10/example_train_59165.jsonl.zst")
+    assert (names[0], names[-1]) == (
+        "train/chunk1/example_train_0.jsonl.zst",
+        "train/chunk10/example_train_59165.jsonl.zst",
+    )
     assert names[3300] == "train/chunk1/example_train_3300.jsonl.zst"
     assert [file.name for file in plan("validation", [25], 10)] == [
         f"validation/chunk{n + 1}/example_holdout_{n}.jsonl.zst" for n in range(3)
@@ -39,14 +42,23 @@ def test_names_are_slimpajamas() -> None:
 
 
 def test_a_file_holds_the_documents_in_slimpajamas_form(tmp_path: Path) -> None:
-    documents = [("plain", "RedPajamaC4"), ('quotes "and" \n breaks', "RedPajamaArXiv"), ("日本語 ✔ \u2028", "unnamed")]
+    documents = [
+        ("plain", "RedPajamaC4"),
+        ('quotes "and" \n breaks', "RedPajamaArXiv"),
+        ("日本語 ✔ \u2028", "unnamed"),
+    ]
     file = OutputFile("train/chunk1/example_train_0.jsonl.zst", (Stretch(0, 0, 3),))
     written = write_file(tmp_path, file, iter(documents))
     path = tmp_path / file.name
-    assert decompressed(path) == [{"text": text, "meta": {"redpajama_set_name": name}} for text, name in documents]
+    assert decompressed(path) == [
+        {"text": text, "meta": {"redpajama_set_name": name}} for text, name in documents
+    ]
     assert written.num_documents == 3
     assert written.num_bytes == sum(len(text.encode()) for text, _ in documents)
-    assert (written.size, written.sha256) == (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (written.size, written.sha256) == (
+        path.stat().st_size,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
     again = write_file(tmp_path / "again", file, documents)
     assert again == written
 

@@ -75,7 +75,10 @@ def test_gopher_quality_at_its_thresholds() -> None:
     assert verdict("gopher_quality", PROSE) is None
     assert verdict("gopher_quality", "the and " + "garden " * 48) is None
     assert verdict("gopher_quality", "the and " + "garden " * 47) == "gopher_quality.too_few_words"
-    assert verdict({"name": "gopher_quality", "max_words": 60}, "the and " + "garden " * 59) == "gopher_quality.too_many_words"
+    assert (
+        verdict({"name": "gopher_quality", "max_words": 60}, "the and " + "garden " * 59)
+        == "gopher_quality.too_many_words"
+    )
     assert verdict("gopher_quality", "The, And. " + "garden " * 48) is None
 
 
@@ -87,7 +90,10 @@ def naive_repetition(words: list[str]) -> str | None:
         grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
         repeated = {gram: grams.count(gram) for gram in set(grams) if grams.count(gram) > 1}
         if n <= 4:
-            if repeated and max(count * sum(map(len, gram)) for gram, count in repeated.items()) > limit * total:
+            if (
+                repeated
+                and max(count * sum(map(len, gram)) for gram, count in repeated.items()) > limit * total
+            ):
                 return f"gopher_repetition.top_{n}_gram"
         else:
             covered = {i + k for i, gram in enumerate(grams) if gram in repeated for k in range(n)}
@@ -97,7 +103,9 @@ def naive_repetition(words: list[str]) -> str | None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "e" * 9, *(f"w{n}" for n in range(20))]), max_size=60))
+@given(
+    st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "e" * 9, *(f"w{n}" for n in range(20))]), max_size=60)
+)
 def test_gopher_repetition_equals_its_definition(words: list[str]) -> None:
     assert verdict("gopher_repetition", " ".join(words)) == naive_repetition(words)
 
@@ -105,14 +113,23 @@ def test_gopher_repetition_equals_its_definition(words: list[str]) -> None:
 def test_gopher_repetition_of_lines_and_paragraphs() -> None:
     lines = [f"line number {n} of the text" for n in range(7)]
     assert (
-        verdict({"name": "gopher_repetition", "ngrams": False}, "\n".join([*lines, *lines[:3]])) == "gopher_repetition.duplicate_line_chars"
+        verdict({"name": "gopher_repetition", "ngrams": False}, "\n".join([*lines, *lines[:3]]))
+        == "gopher_repetition.duplicate_line_chars"
     )
-    assert verdict({"name": "gopher_repetition", "ngrams": False}, "\n".join([*lines, *["x"] * 5])) == "gopher_repetition.duplicate_lines"
-    spaced = "\n\n".join(["one\ntwo three", "four\nfive", "six\nseven", "eight\nnine", "ten", "one\ntwo three"])
-    assert verdict({"name": "gopher_repetition", "ngrams": False, "max_duplicate_line_chars": 1.0}, spaced) == (
-        "gopher_repetition.duplicate_paragraph_chars"
+    assert (
+        verdict({"name": "gopher_repetition", "ngrams": False}, "\n".join([*lines, *["x"] * 5]))
+        == "gopher_repetition.duplicate_lines"
     )
-    spaced = "\n\n".join(["a long paragraph that stands alone " + "and goes on " * 20 + str(n) for n in range(3)] + ["x\ny"] * 3)
+    spaced = "\n\n".join(
+        ["one\ntwo three", "four\nfive", "six\nseven", "eight\nnine", "ten", "one\ntwo three"]
+    )
+    assert verdict(
+        {"name": "gopher_repetition", "ngrams": False, "max_duplicate_line_chars": 1.0}, spaced
+    ) == ("gopher_repetition.duplicate_paragraph_chars")
+    spaced = "\n\n".join(
+        ["a long paragraph that stands alone " + "and goes on " * 20 + str(n) for n in range(3)]
+        + ["x\ny"] * 3
+    )
     assert verdict({"name": "gopher_repetition", "ngrams": False, "max_duplicate_lines": 0.9}, spaced) == (
         "gopher_repetition.duplicate_paragraphs"
     )
@@ -121,7 +138,10 @@ def test_gopher_repetition_of_lines_and_paragraphs() -> None:
 
 def test_c4() -> None:
     page = "Menu\nThis line has enough words to stay.[1] \nPlease enable JavaScript to read this page.\nWe have a privacy policy on this page.\nA second sentence is here as well! And it has a third one."
-    assert text_after("c4", page) == "This line has enough words to stay.\nA second sentence is here as well! And it has a third one."
+    assert (
+        text_after("c4", page)
+        == "This line has enough words to stay.\nA second sentence is here as well! And it has a third one."
+    )
     assert verdict("c4", "Lorem Ipsum dolor sit amet consectetur.") == "c4.lorem_ipsum"
     assert verdict("c4", "function() { return 1; }") == "c4.curly_bracket"
     assert verdict({"name": "c4", "curly_brackets": False}, "function() { return 1; }") == "c4.no_line_left"
@@ -206,7 +226,9 @@ def my_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_a_function_keeps_drops_and_changes(my_filters: Path) -> None:
-    filters = build_filters(["my_filters_for_tests:by_source", "my_filters_for_tests:shout", "my_filters_for_tests:named"])
+    filters = build_filters(
+        ["my_filters_for_tests:by_source", "my_filters_for_tests:shout", "my_filters_for_tests:named"]
+    )
     reasons, texts = filters.apply(["a", "b"], ["spam", "web"])
     assert reasons == ["by_source", "named.too_loud_"]
     assert texts == ["a", "B"]
@@ -218,7 +240,9 @@ def test_an_exception_is_a_counted_reason_up_to_a_limit(my_filters: Path) -> Non
     filters = build_filters([{"name": "careful", "function": "my_filters_for_tests:fails", "max_errors": 2}])
     reasons, _ = filters.apply(["x", "", "y", ""], ["s"] * 4)
     assert reasons == [None, "careful.error", None, "careful.error"]
-    with pytest.raises(InputError, match=r"failed on 3 documents.*ZeroDivisionError.*my_filters_for_tests\.py line 8"):
+    with pytest.raises(
+        InputError, match=r"failed on 3 documents.*ZeroDivisionError.*my_filters_for_tests\.py line 8"
+    ):
         filters.apply(["", "", ""], ["s"] * 3)
 
 

@@ -48,7 +48,14 @@ def test_equal_to_ftfy_on_any_text(text: str) -> None:
 
 @pytest.mark.parametrize("context", ["{}", "a{}b", "word {} word\nnext", "’{}", "é{}é", "{0}{0}"])
 def test_every_character_below_u3400_and_the_compatibility_forms(context: str) -> None:
-    for code in [*range(0x3400), *range(0xD7F0, 0xE010), *range(0xF8F0, 0x10010), *range(0x1F5F0, 0x1F610), 0xE0001, 0x10FFFF]:
+    for code in [
+        *range(0x3400),
+        *range(0xD7F0, 0xE010),
+        *range(0xF8F0, 0x10010),
+        *range(0x1F5F0, 0x1F610),
+        0xE0001,
+        0x10FFFF,
+    ]:
         text = context.format(chr(code))
         assert normalize_ftfy(text) == reference(text), hex(code)
 
@@ -71,7 +78,11 @@ def test_a_bad_line_needs_a_character_that_the_fast_test_knows() -> None:
     for name, characters in badness.MOJIBAKE_CATEGORIES.items():
         ascii_in_it = {c for c in characters if ord(c) < 128} - {"-"}  # `-` writes ranges
         assert not ascii_in_it, name
-    others = [chr(code) for code in range(0x80, 0x3000) if not may_be_bad.match(chr(code)) and not 0xD800 <= code < 0xE000]
+    others = [
+        chr(code)
+        for code in range(0x80, 0x3000)
+        if not may_be_bad.match(chr(code)) and not 0xD800 <= code < 0xE000
+    ]
     assert len(others) > 10_000
     line = " ".join(others) + "".join(others) + "a1 .".join(others)
     assert not badness.is_bad(line)

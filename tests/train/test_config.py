@@ -71,7 +71,12 @@ def written(folder: Path, tree: object) -> str:
 @pytest.mark.parametrize("form", [CURRENT, FLAT])
 def test_both_published_forms_run_unchanged(tmp_path: Path, form: dict[str, Any]) -> None:
     params = load_params(written(tmp_path, form))
-    assert (params.model.hidden_size, params.loop.max_steps, params.loop.checkpoint_steps, params.loop.eval_steps) == (
+    assert (
+        params.model.hidden_size,
+        params.loop.max_steps,
+        params.loop.checkpoint_steps,
+        params.loop.eval_steps,
+    ) == (
         2560,
         119727,
         200,
@@ -107,15 +112,23 @@ def test_cerebras_keys_are_accepted_and_reported(tmp_path: Path) -> None:
         ((), "modle", "model"),
     ],
 )
-def test_an_unknown_key_names_file_line_and_nearest(tmp_path: Path, section: tuple[str, ...], key: str, nearest: str) -> None:
+def test_an_unknown_key_names_file_line_and_nearest(
+    tmp_path: Path, section: tuple[str, ...], key: str, nearest: str
+) -> None:
     tree = {name: dict(values) for name, values in FLAT.items()}
     target: dict[str, Any] = tree
     for name in section:
         target = target[name]
     target[key] = 1
     path = written(tmp_path, tree)
-    line = next(number for number, text in enumerate(Path(path).read_text().splitlines(), 1) if text.strip().startswith(f"{key}:"))
-    with pytest.raises(ConfigError, match=rf"params\.yaml line {line}: there is no parameter .*Did you mean {nearest}\?"):
+    line = next(
+        number
+        for number, text in enumerate(Path(path).read_text().splitlines(), 1)
+        if text.strip().startswith(f"{key}:")
+    )
+    with pytest.raises(
+        ConfigError, match=rf"params\.yaml line {line}: there is no parameter .*Did you mean {nearest}\?"
+    ):
         load_params(path)
 
 
@@ -186,7 +199,11 @@ def test_shipped_files_load_and_hold_the_published_values() -> None:
     ):
         assert params.train is not None
         assert count_parameters(params.model) == 2_646_255_744
-        assert (params.loop.max_steps, params.train.batch_size, params.model.max_position_embeddings) == (steps, batch, length)
+        assert (params.loop.max_steps, params.train.batch_size, params.model.max_position_embeddings) == (
+            steps,
+            batch,
+            length,
+        )
         assert params.train.batch_size * length == 3_932_160
         assert params.learning_rate(10**6) == pytest.approx(end)
     tiny = [load_params(f"params_btlm_tiny_{length}") for length in ("2k", "8k")]
@@ -202,7 +219,12 @@ def test_names_that_are_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- 1\n", "expected `trainer:`"), ("model: {", "not valid YAML"), ("model: 3\n", "is a section|no parameter")]
+    ("text", "message"),
+    [
+        ("- 1\n", "expected `trainer:`"),
+        ("model: {", "not valid YAML"),
+        ("model: 3\n", "is a section|no parameter"),
+    ],
 )
 def test_files_that_are_no_parameters(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"

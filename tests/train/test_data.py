@@ -29,7 +29,9 @@ L = 10
 
 def sample_rows(first: int, count: int, planes: int = 3) -> npt.NDArray[np.int32]:
     """(count, planes, L) numbers, all different and below 2**15."""
-    return (np.arange(count * planes * L, dtype=np.int32).reshape(count, planes, L) + first * planes * L) % 32749
+    return (
+        np.arange(count * planes * L, dtype=np.int32).reshape(count, planes, L) + first * planes * L
+    ) % 32749
 
 
 def write(path: Path, data: npt.NDArray[Any], **storage: Any) -> Path:
@@ -49,7 +51,9 @@ def three_shards(folder: Path, **storage: Any) -> npt.NDArray[np.int32]:
 def everything(config: dict[str, Any], **options: Any) -> npt.NDArray[np.int32]:
     """One pass, as (samples, features, L)."""
     loader = GptHDF5MapDataProcessor(config).create_dataloader(**options)
-    return np.concatenate([np.stack([values.numpy() for values in batch.values()], axis=1) for batch in loader])
+    return np.concatenate(
+        [np.stack([values.numpy() for values in batch.values()], axis=1) for batch in loader]
+    )
 
 
 STORAGE: dict[str, dict[str, Any]] = {
@@ -70,20 +74,31 @@ STORAGE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("dtype", ["<i4", "<u2", "<i8", ">i4", "<f4", "<u1"])
 @pytest.mark.parametrize("name", STORAGE)
 def test_whatever_the_storage_the_samples_are_the_same(tmp_path: Path, name: str, dtype: str) -> None:
-    rows = (np.concatenate([sample_rows(0, 5), sample_rows(5, 7)]) % (256 if dtype == "<u1" else 32749)).astype(dtype)
+    rows = (
+        np.concatenate([sample_rows(0, 5), sample_rows(5, 7)]) % (256 if dtype == "<u1" else 32749)
+    ).astype(dtype)
     write(tmp_path / "data-0.h5", rows[:5], **STORAGE[name])
     write(tmp_path / "data-1.h5", rows[5:], **STORAGE[name])
     for shuffle in (False, True):
-        found = everything({"data_dir": str(tmp_path), "batch_size": 5, "drop_last": False, "shuffle": shuffle})
-        order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).numpy() if shuffle else np.arange(12)
+        found = everything(
+            {"data_dir": str(tmp_path), "batch_size": 5, "drop_last": False, "shuffle": shuffle}
+        )
+        order = (
+            torch.randperm(12, generator=torch.Generator().manual_seed(0)).numpy()
+            if shuffle
+            else np.arange(12)
+        )
         assert np.array_equal(found, rows[order].astype(np.int32))
 
 
 @pytest.mark.parametrize(
-    "storage", [{}, {"chunks": (7,), "compression": "gzip"}, {"chunks": (64,), "compression": "gzip", "shuffle": True}]
+    "storage",
+    [{}, {"chunks": (7,), "compression": "gzip"}, {"chunks": (64,), "compression": "gzip", "shuffle": True}],
 )
 @pytest.mark.parametrize("length", [1, 4, 25])
-def test_corpus_windows_share_their_border_token_across_files(tmp_path: Path, storage: dict[str, Any], length: int) -> None:
+def test_corpus_windows_share_their_border_token_across_files(
+    tmp_path: Path, storage: dict[str, Any], length: int
+) -> None:
     tokens = np.arange(101, dtype=np.uint16)
     for number, (start, stop) in enumerate([(0, 3), (3, 3), (3, 50), (50, 101)]):
         write(
@@ -110,8 +125,13 @@ def test_batches_are_contiguous_int32_with_the_features_of_the_format(tmp_path: 
         processor = GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 4, "use_vsl": use_vsl})
         batch = next(iter(processor.create_dataloader()))
         assert list(batch) == processor.features_list == features
-        assert all(values.dtype == torch.int32 and values.shape == (4, L) and values.is_contiguous() for values in batch.values())
-        assert [values.tolist() for values in processor.dataset[3].values()] == sample_rows(3, 1, planes=5)[0, : len(features)].tolist()
+        assert all(
+            values.dtype == torch.int32 and values.shape == (4, L) and values.is_contiguous()
+            for values in batch.values()
+        )
+        assert [values.tolist() for values in processor.dataset[3].values()] == sample_rows(3, 1, planes=5)[
+            0, : len(features)
+        ].tolist()
 
 
 def test_int64_wraps_as_a_cast_to_int32_does(tmp_path: Path) -> None:
@@ -131,13 +151,23 @@ def test_pad_last_fills_with_zeros(tmp_path: Path) -> None:
 
 def test_pad_last_zeroes_the_loss_mask_of_a_corpus(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", np.arange(1, 32, dtype=np.uint16))
-    found = everything({"data_dir": str(tmp_path), "batch_size": 4, "max_sequence_length": L, "drop_last": False, "pad_last": True})
+    found = everything(
+        {
+            "data_dir": str(tmp_path),
+            "batch_size": 4,
+            "max_sequence_length": L,
+            "drop_last": False,
+            "pad_last": True,
+        }
+    )
     assert found[:, 1].tolist() == [[1] * L] * 3 + [[0] * L]
 
 
 def test_a_chunk_never_written_holds_the_fill_value(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        data = file.create_dataset("data", (4, 3, L), np.int32, chunks=(1, 3, L), compression="gzip", fillvalue=9)
+        data = file.create_dataset(
+            "data", (4, 3, L), np.int32, chunks=(1, 3, L), compression="gzip", fillvalue=9
+        )
         data[2] = 1
     assert everything({"data_dir": str(tmp_path), "batch_size": 4})[:, 0, 0].tolist() == [9, 9, 1, 9]
 
@@ -180,7 +210,9 @@ def test_a_configuration_made_without_parsing_is_checked_too(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="neither of data_dir and mixture"):
         GptHDF5MapDataProcessor(DataConfig(batch_size=1))
     with pytest.raises(ConfigError, match="weight above 0"):
-        GptHDF5MapDataProcessor(DataConfig(batch_size=1, mixture=[MixtureEntry(data_dir=str(tmp_path), weight=0)]))
+        GptHDF5MapDataProcessor(
+            DataConfig(batch_size=1, mixture=[MixtureEntry(data_dir=str(tmp_path), weight=0)])
+        )
 
 
 def test_a_mixture_of_sets_that_are_all_small_has_no_epoch(tmp_path: Path) -> None:
@@ -193,7 +225,9 @@ def test_a_mixture_of_sets_that_are_all_small_has_no_epoch(tmp_path: Path) -> No
 def test_keys_without_effect_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     three_shards(tmp_path)
     with caplog.at_level(logging.INFO):
-        GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 2, "use_worker_cache": True, "vocab_size": 50257})
+        GptHDF5MapDataProcessor(
+            {"data_dir": str(tmp_path), "batch_size": 2, "use_worker_cache": True, "vocab_size": 50257}
+        )
     assert "Not used by this reader: vocab_size, use_worker_cache." in caplog.text
 
 
@@ -240,7 +274,9 @@ def test_mixed_formats_in_a_mixture_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("already_read", [False, True])
 @pytest.mark.parametrize("damage", ["deleted", "replaced"])
-def test_a_shard_that_goes_or_changes_in_use_is_an_error_at_once(tmp_path: Path, damage: str, already_read: bool) -> None:
+def test_a_shard_that_goes_or_changes_in_use_is_an_error_at_once(
+    tmp_path: Path, damage: str, already_read: bool
+) -> None:
     three_shards(tmp_path, **STORAGE["gzip"])
     loader = GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 2}).create_dataloader()
     if already_read:
@@ -253,7 +289,9 @@ def test_a_shard_that_goes_or_changes_in_use_is_an_error_at_once(tmp_path: Path,
     batches = iter(loader)
     for _ in range(2):  # rows 0 to 3, of the first shard
         next(batches)
-    with pytest.raises(DataError, match=r"data-00001\.h5 (cannot be found any more|changed while it was in use)"):
+    with pytest.raises(
+        DataError, match=r"data-00001\.h5 (cannot be found any more|changed while it was in use)"
+    ):
         next(batches)
 
 
@@ -284,9 +322,18 @@ def test_a_truncated_contiguous_shard_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_deliver_the_same_batches_however_they_start(tmp_path: Path, context: str) -> None:
     rows = three_shards(tmp_path, **STORAGE["gzip"])
-    config = {"data_dir": str(tmp_path), "batch_size": 3, "shuffle": True, "shuffle_seed": 4, "num_workers": 2, "prefetch_factor": 2}
+    config = {
+        "data_dir": str(tmp_path),
+        "batch_size": 3,
+        "shuffle": True,
+        "shuffle_seed": 4,
+        "num_workers": 2,
+        "prefetch_factor": 2,
+    }
     processor = GptHDF5MapDataProcessor(config)
-    assert processor.dataset[0]["input_ids"].tolist() == rows[0, 0].tolist()  # the parent has a file open when workers fork
+    assert (
+        processor.dataset[0]["input_ids"].tolist() == rows[0, 0].tolist()
+    )  # the parent has a file open when workers fork
     loader = processor.create_dataloader(multiprocessing_context=context)
     alone = GptHDF5MapDataProcessor({**config, "num_workers": 0}).create_dataloader()
     for _ in range(3):
@@ -297,7 +344,9 @@ def test_workers_deliver_the_same_batches_however_they_start(tmp_path: Path, con
 
 def test_an_error_in_a_worker_reaches_the_caller(tmp_path: Path) -> None:
     three_shards(tmp_path)
-    loader = GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 4, "num_workers": 1}).create_dataloader()
+    loader = GptHDF5MapDataProcessor(
+        {"data_dir": str(tmp_path), "batch_size": 4, "num_workers": 1}
+    ).create_dataloader()
     (tmp_path / "data-00001.h5").unlink()
     with pytest.raises(DataError, match=r"data-00001\.h5 cannot be found any more"):
         list(loader)
@@ -357,7 +406,9 @@ def test_other_files_that_use_up_the_limit_make_room_or_a_clear_error(tmp_path: 
         """
     )
     rows = three_shards(tmp_path)
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100
+    )
     first, second = done.stdout.splitlines()
     assert first == f"{rows[:, 2].sum()} 1"
     assert "Raise it (ulimit -n)" in second
@@ -377,7 +428,9 @@ def test_state_holds_counts_and_settings_in_plain_values(tmp_path: Path) -> None
     assert state["__version__"] == 1
     assert state["dataset"]["num_samples"] == 30
     assert state["dataset"]["data_dir"] == str(tmp_path)
-    restored = GptHDF5MapDataProcessor({**config, "batch_size": 5, "use_worker_cache": True}).create_dataloader()
+    restored = GptHDF5MapDataProcessor(
+        {**config, "batch_size": 5, "use_worker_cache": True}
+    ).create_dataloader()
     restored.load_state_dict(json.loads(json.dumps(state)))
     assert restored.state_dict()["samples_streamed"] == state["samples_streamed"]
 
@@ -386,14 +439,22 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     three_shards(tmp_path)
     config = {"data_dir": str(tmp_path), "batch_size": 3, "shuffle_seed": 1}
     state = GptHDF5MapDataProcessor(config).create_dataloader().state_dict()
-    other = GptHDF5MapDataProcessor({**config, "shuffle_seed": 2, "num_samples": 9, "data_subset": "0.0-0.5"}).create_dataloader()
+    other = GptHDF5MapDataProcessor(
+        {**config, "shuffle_seed": 2, "num_samples": 9, "data_subset": "0.0-0.5"}
+    ).create_dataloader()
     with pytest.raises(ConfigError) as caught:
         other.load_state_dict(state)
-    for line in ("shuffle_seed: 1 then, 2 now", "num_samples: None then, 9 now", "data_subset: None then, '0.0-0.5' now"):
+    for line in (
+        "shuffle_seed: 1 then, 2 now",
+        "num_samples: None then, 9 now",
+        "data_subset: None then, '0.0-0.5' now",
+    ):
         assert line in str(caught.value)
     other.load_state_dict(state, strict=False)
     with pytest.raises(ConfigError, match="colour: 'red' then, not a setting now"):
-        other.load_state_dict({**other.state_dict(), "dataset": {**other.state_dict()["dataset"], "colour": "red"}})
+        other.load_state_dict(
+            {**other.state_dict(), "dataset": {**other.state_dict()["dataset"], "colour": "red"}}
+        )
 
 
 @pytest.mark.parametrize(
@@ -433,9 +494,13 @@ def test_changed_data_is_refused_by_name(tmp_path: Path, change: str, message: s
         ({"seed": 0, "samples_streamed": -1}, "samples_streamed -1"),
     ],
 )
-def test_states_that_cannot_be_loaded_are_refused(tmp_path: Path, state: dict[str, Any], message: str) -> None:
+def test_states_that_cannot_be_loaded_are_refused(
+    tmp_path: Path, state: dict[str, Any], message: str
+) -> None:
     three_shards(tmp_path)
-    loader = GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 3, "shuffle": True}).create_dataloader()
+    loader = GptHDF5MapDataProcessor(
+        {"data_dir": str(tmp_path), "batch_size": 3, "shuffle": True}
+    ).create_dataloader()
     with pytest.raises((ConfigError, DataError), match=message):
         loader.load_state_dict(state)
 
@@ -443,8 +508,15 @@ def test_states_that_cannot_be_loaded_are_refused(tmp_path: Path, state: dict[st
 def test_a_state_of_the_model_zoo_is_accepted(tmp_path: Path) -> None:
     rows = three_shards(tmp_path)
     loader = GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 3}).create_dataloader()
-    settings = {key: value for key, value in loader.state_dict()["dataset"].items() if key not in ("data_subset", "data")}
-    for state in ({"__version__": 1, "samples_streamed": 7, "dataset": settings}, {"seed": 0, "samples_streamed": 7}):
+    settings = {
+        key: value
+        for key, value in loader.state_dict()["dataset"].items()
+        if key not in ("data_subset", "data")
+    }
+    for state in (
+        {"__version__": 1, "samples_streamed": 7, "dataset": settings},
+        {"seed": 0, "samples_streamed": 7},
+    ):
         loader.load_state_dict(state)
         assert next(iter(loader))["input_ids"][0].tolist() == rows[7, 0].tolist()
 
@@ -456,7 +528,8 @@ def prepared(root: Path, **changes: Any) -> Path:
     """A prepared dataset as the data side writes it: a train folder and a manifest above it."""
     three_shards(root / "train")
     files = [
-        {"name": f"data-{n:05}.h5", "n_examples": count, "tokens": count * L, "sha256": f"{n:064x}"} for n, count in enumerate((5, 7, 4))
+        {"name": f"data-{n:05}.h5", "n_examples": count, "tokens": count * L, "sha256": f"{n:064x}"}
+        for n, count in enumerate((5, 7, 4))
     ]
     manifest = {
         "format_version": 1,
@@ -475,7 +548,13 @@ def test_description_finds_the_manifest_beside_or_above(tmp_path: Path, above: i
     train = prepared(tmp_path / "deep")
     (tmp_path / "deep/dataset.json").rename([train, tmp_path / "deep", tmp_path][above] / "dataset.json")
     found = describe_data(train)
-    assert (found.sequence_length, found.vocab_size, found.tokenizer_name, found.num_samples, found.format) == (
+    assert (
+        found.sequence_length,
+        found.vocab_size,
+        found.tokenizer_name,
+        found.num_samples,
+        found.format,
+    ) == (
         L,
         50257,
         "gpt2",
@@ -487,8 +566,18 @@ def test_description_finds_the_manifest_beside_or_above(tmp_path: Path, above: i
 def test_description_without_a_manifest_and_of_other_formats(tmp_path: Path) -> None:
     write(tmp_path / "vsl/a.h5", sample_rows(0, 6, planes=5))
     write(tmp_path / "corpus/a.h5", np.zeros(101, np.uint16))
-    vsl, corpus, cut = describe_data([tmp_path / "vsl"]), describe_data(str(tmp_path / "corpus")), describe_data(tmp_path / "corpus", 10)
-    assert (vsl.format, vsl.sequence_length, vsl.num_samples, vsl.vocab_size, vsl.tokenizer_name) == ("vsl", L, 6, None, None)
+    vsl, corpus, cut = (
+        describe_data([tmp_path / "vsl"]),
+        describe_data(str(tmp_path / "corpus")),
+        describe_data(tmp_path / "corpus", 10),
+    )
+    assert (vsl.format, vsl.sequence_length, vsl.num_samples, vsl.vocab_size, vsl.tokenizer_name) == (
+        "vsl",
+        L,
+        6,
+        None,
+        None,
+    )
     assert (corpus.format, corpus.sequence_length, corpus.num_samples) == ("corpus", None, None)
     assert (cut.sequence_length, cut.num_samples) == (10, 10)
 

@@ -60,12 +60,19 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         config["data_dir"] = draw(data_dirs())
         config["data_subset"] = draw(subset)
     else:
-        weights = draw(st.lists(st.sampled_from([0, 1, 0.3, 2.5, 0.04, 7]), min_size=1, max_size=4).filter(any))
-        config["mixture"] = [{"data_dir": draw(data_dirs()), "weight": weight, "data_subset": draw(subset)} for weight in weights]
+        weights = draw(
+            st.lists(st.sampled_from([0, 1, 0.3, 2.5, 0.04, 7]), min_size=1, max_size=4).filter(any)
+        )
+        config["mixture"] = [
+            {"data_dir": draw(data_dirs()), "weight": weight, "data_subset": draw(subset)}
+            for weight in weights
+        ]
     return config
 
 
-def write_folders(root: Path, counts: dict[str, dict[str, int]], config: dict[str, Any]) -> reader_order.Folders:
+def write_folders(
+    root: Path, counts: dict[str, dict[str, int]], config: dict[str, Any]
+) -> reader_order.Folders:
     """Write shards of `counts` rows each; returns what they hold. Each sample (or token) has a number of its own."""
     number = itertools.count(1)
     planes = 5 if config["use_vsl"] else 3
@@ -87,11 +94,16 @@ def write_folders(root: Path, counts: dict[str, dict[str, int]], config: dict[st
 
 def with_root(config: dict[str, Any], root: Path) -> dict[str, Any]:
     def placed(data_dir: str | list[str]) -> str | list[str]:
-        return str(root / data_dir) if isinstance(data_dir, str) else [str(root / folder) for folder in data_dir]
+        return (
+            str(root / data_dir) if isinstance(data_dir, str) else [str(root / folder) for folder in data_dir]
+        )
 
     if "data_dir" in config:
         return {**config, "data_dir": placed(config["data_dir"])}
-    return {**config, "mixture": [{**entry, "data_dir": placed(entry["data_dir"])} for entry in config["mixture"]]}
+    return {
+        **config,
+        "mixture": [{**entry, "data_dir": placed(entry["data_dir"])} for entry in config["mixture"]],
+    }
 
 
 def identities(batch: dict[str, torch.Tensor], config: dict[str, Any]) -> list[Any]:
@@ -128,7 +140,10 @@ def selects_nothing(config: dict[str, Any], folders: reader_order.Folders) -> bo
     if "data_dir" in config:
         return not reader_order.data_of(config, folders)
     used = [entry for entry in config["mixture"] if entry["weight"] > 0]
-    if any(not reader_order.samples_of(entry["data_dir"], entry["data_subset"], folders, length) for entry in used):
+    if any(
+        not reader_order.samples_of(entry["data_dir"], entry["data_subset"], folders, length)
+        for entry in used
+    ):
         return True
     return not reader_order.data_of(config, folders)  # int(total * weight) can be 0
 
@@ -138,7 +153,9 @@ PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, 
 
 @settings(PROPERTY, max_examples=300)
 @given(counts=row_counts(), config=configs(), world_size=st.integers(1, 4))
-def test_batches_equal_the_simulation(counts: dict[str, dict[str, int]], config: dict[str, Any], world_size: int) -> None:
+def test_batches_equal_the_simulation(
+    counts: dict[str, dict[str, int]], config: dict[str, Any], world_size: int
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         folders = write_folders(Path(name), counts, config)
         config = with_root(config, Path(name))
@@ -150,8 +167,14 @@ def test_batches_equal_the_simulation(counts: dict[str, dict[str, int]], config:
         processor = GptHDF5MapDataProcessor(config)
         assert take_passes(processor.create_dataloader(), config, 3) == expected
         # The slices of the ranks, end to end, are the global batch.
-        ranks = [take_passes(processor.create_dataloader(rank=rank, world_size=world_size), config, 3) for rank in range(world_size)]
-        joined = [[list(itertools.chain(*slices)) for slices in zip(*one_pass, strict=True)] for one_pass in zip(*ranks, strict=True)]
+        ranks = [
+            take_passes(processor.create_dataloader(rank=rank, world_size=world_size), config, 3)
+            for rank in range(world_size)
+        ]
+        joined = [
+            [list(itertools.chain(*slices)) for slices in zip(*one_pass, strict=True)]
+            for one_pass in zip(*ranks, strict=True)
+        ]
         assert joined == expected
 
 
@@ -159,7 +182,9 @@ def test_batches_equal_the_simulation(counts: dict[str, dict[str, int]], config:
 @given(
     counts=row_counts(),
     config=configs(),
-    legs=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(1, 3)), min_size=2, max_size=5),
+    legs=st.lists(
+        st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(1, 3)), min_size=2, max_size=5
+    ),
 )
 def test_any_stop_goes_on_with_the_very_next_sample(
     counts: dict[str, dict[str, int]], config: dict[str, Any], legs: list[tuple[int, int, int]]
@@ -175,7 +200,9 @@ def test_any_stop_goes_on_with_the_very_next_sample(
         for batch_size, count, world_size in legs:
             config["batch_size"] = batch_size
             processor = GptHDF5MapDataProcessor(config)
-            loaders = [processor.create_dataloader(rank=rank, world_size=world_size) for rank in range(world_size)]
+            loaders = [
+                processor.create_dataloader(rank=rank, world_size=world_size) for rank in range(world_size)
+            ]
             if state is not None:
                 for loader in loaders:
                     loader.load_state_dict(state)
@@ -206,7 +233,10 @@ def test_a_first_epoch_shorter_than_a_batch_opens_the_second(tmp_path: Path) -> 
     config = {"batch_size": 5, "shuffle": True, "use_vsl": False}
     write_folders(tmp_path, {"a": {"x.h5": 3}}, config)
     loader = GptHDF5MapDataProcessor({**config, "data_dir": str(tmp_path / "a")}).create_dataloader()
-    order = [[int(i) + 1 for i in torch.randperm(3, generator=torch.Generator().manual_seed(seed))] for seed in range(4)]
+    order = [
+        [int(i) + 1 for i in torch.randperm(3, generator=torch.Generator().manual_seed(seed))]
+        for seed in range(4)
+    ]
     flat = list(itertools.chain(*order))
     assert take_passes(loader, config, 2) == [[flat[:5]], []]
     assert take_passes(loader, config, 1) == [[flat[5:10]]]

@@ -12,7 +12,10 @@ LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
 
 def frequencies(temperature: float, top_p: float, draws: int = 4000) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    counts = torch.bincount(torch.tensor([sample(LOGITS, temperature, top_p, generator) for _ in range(draws)]), minlength=len(LOGITS))
+    counts = torch.bincount(
+        torch.tensor([sample(LOGITS, temperature, top_p, generator) for _ in range(draws)]),
+        minlength=len(LOGITS),
+    )
     return counts / draws
 
 

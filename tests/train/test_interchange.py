@@ -42,7 +42,9 @@ def saved_run(folder: Path, config: ModelConfig = CONFIG) -> dict[str, torch.Ten
 def test_export_and_import_are_exact(tmp_path: Path, to: str) -> None:
     weights = saved_run(tmp_path / "run")
     runner = CliRunner()
-    result = runner.invoke(cli.main, ["export", str(tmp_path / "run"), "--to", to, "--out", str(tmp_path / "out")])
+    result = runner.invoke(
+        cli.main, ["export", str(tmp_path / "run"), "--to", to, "--out", str(tmp_path / "out")]
+    )
     assert result.exit_code == 0, result.output
     result = runner.invoke(cli.main, ["import", str(tmp_path / "out"), "--model-dir", str(tmp_path / "back")])
     assert result.exit_code == 0, result.output
@@ -72,7 +74,9 @@ def test_a_foreign_huggingface_checkpoint_computes_the_reference_logits(tmp_path
     model = sessions.open_model(tmp_path, "cpu")
     batch, outputs = load_file(REFERENCE / "batch.safetensors"), load_file(REFERENCE / "outputs.safetensors")
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(model(batch["input_ids"])), outputs["logits"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            model.logits(model(batch["input_ids"])), outputs["logits"], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_the_published_configuration_is_understood() -> None:
@@ -100,9 +104,19 @@ def test_exported_tokenizer_files_encode_as_gpt2(tmp_path: Path) -> None:
     config = ModelConfig.model_validate(tiny.MODEL | {"vocab_size": 50257})
     weights = dict(BTLM(config).state_dict())
     files = export(weights, config, tmp_path, "hf", torch.bfloat16)
-    assert {file.name for file in files} == {"config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer_config.json"}
+    assert {file.name for file in files} == {
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer_config.json",
+    }
     assert load_tokenizer("gpt2", 50257).encode("Hello world").ids == [15496, 995]
-    assert all(tensor.dtype == torch.bfloat16 for name, tensor in load_file(tmp_path / "model.safetensors").items() if "slopes" not in name)
+    assert all(
+        tensor.dtype == torch.bfloat16
+        for name, tensor in load_file(tmp_path / "model.safetensors").items()
+        if "slopes" not in name
+    )
 
 
 def test_foreign_tensors_are_refused(tmp_path: Path) -> None:
@@ -114,7 +128,9 @@ def test_foreign_tensors_are_refused(tmp_path: Path) -> None:
             read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 0.7}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.0}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 0.7}]
+)
 def test_cache_changes_no_token(settings: dict[str, Any]) -> None:
     """Also beyond the trained length, where ALiBi is scaled dynamically."""
     config = CONFIG.model_copy(update={"alibi_train_seq_len": 16})
@@ -127,15 +143,24 @@ def test_cache_changes_no_token(settings: dict[str, Any]) -> None:
     assert cached == generate(model, prompt, 40, seed=11, **settings)
     if settings["temperature"]:
         assert cached != generate(model, prompt, 40, seed=12, **settings)
-    assert generate(model, prompt, 40, seed=11, stop_id=cached[9], **settings) == cached[: cached.index(cached[9])]
+    assert (
+        generate(model, prompt, 40, seed=11, stop_id=cached[9], **settings)
+        == cached[: cached.index(cached[9])]
+    )
 
 
 def test_top_p_draws_only_from_the_nucleus() -> None:
     probabilities = torch.tensor([0.05, 0.5, 0.15, 0.3])
     generator = torch.Generator().manual_seed(0)
-    drawn = {top_p: {sample(probabilities.log(), 1.0, top_p, generator) for _ in range(300)} for top_p in (0.4, 0.6, 0.9, 1.0)}
+    drawn = {
+        top_p: {sample(probabilities.log(), 1.0, top_p, generator) for _ in range(300)}
+        for top_p in (0.4, 0.6, 0.9, 1.0)
+    }
     assert drawn == {0.4: {1}, 0.6: {1, 3}, 0.9: {1, 2, 3}, 1.0: {0, 1, 2, 3}}
-    counts = torch.bincount(torch.tensor([sample(probabilities.log(), 1.0, 1.0, generator) for _ in range(4000)])) / 4000
+    counts = (
+        torch.bincount(torch.tensor([sample(probabilities.log(), 1.0, 1.0, generator) for _ in range(4000)]))
+        / 4000
+    )
     torch.testing.assert_close(counts, probabilities, rtol=0, atol=0.03)
 
 
@@ -160,7 +185,9 @@ def test_generate_command_prints_prompt_and_more(tmp_path: Path) -> None:
     assert len(one.output) > len("The package\n")
     assert one.output == two.output
     saved_run(tmp_path / "small")
-    refused = CliRunner().invoke(cli.main, ["generate", "--model-dir", str(tmp_path / "small"), "--prompt", "x"])
+    refused = CliRunner().invoke(
+        cli.main, ["generate", "--model-dir", str(tmp_path / "small"), "--prompt", "x"]
+    )
     assert refused.exit_code == 2
     assert "has 50257 tokens, the model 64" in refused.output
 
@@ -192,14 +219,22 @@ def test_every_length_sees_the_same_tokens(tmp_path: Path) -> None:
     model = sessions.open_model(tmp_path / "run", "cpu")
     context = torch.autocast("cpu", enabled=False)
     with pytest.raises(ConfigError, match="does not divide"):
-        evaluate_lengths(model, {"data_dir": str(shards), "batch_size": 1}, [24, 64], torch.device("cpu"), context)
+        evaluate_lengths(
+            model, {"data_dir": str(shards), "batch_size": 1}, [24, 64], torch.device("cpu"), context
+        )
     with pytest.raises(ConfigError, match="hold 64 tokens"):
-        evaluate_lengths(model, {"data_dir": str(shards), "batch_size": 1}, [128], torch.device("cpu"), context)
+        evaluate_lengths(
+            model, {"data_dir": str(shards), "batch_size": 1}, [128], torch.device("cpu"), context
+        )
 
 
 def test_sums_count_only_unmasked_tokens() -> None:
     sums = Sums.zero(4, torch.device("cpu"))
-    sums.add(torch.tensor([[1.0, 2.0, 3.0, 100.0]]), torch.tensor([[True, False, True, True]]), torch.tensor([[1, 1, 1, 0]]))
+    sums.add(
+        torch.tensor([[1.0, 2.0, 3.0, 100.0]]),
+        torch.tensor([[True, False, True, True]]),
+        torch.tensor([[1, 1, 1, 0]]),
+    )
     report = sums.report()
     assert report == {"loss": 2.0, "perplexity": math.exp(2.0), "accuracy": pytest.approx(2 / 3), "tokens": 3}
     assert [row["loss"] for row in sums.curve()] == [1.0, 2.0, 3.0, 0.0]
@@ -269,6 +304,9 @@ def test_positional_device_and_underscored_options_are_understood(tmp_path: Path
 def test_load_tokenizer_from_a_file(tmp_path: Path) -> None:
     tokenizer: Tokenizer = load_tokenizer("gpt2", 50257)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(str(tmp_path / "tokenizer.json"), 50257).encode("a b").ids == tokenizer.encode("a b").ids
+    assert (
+        load_tokenizer(str(tmp_path / "tokenizer.json"), 50257).encode("a b").ids
+        == tokenizer.encode("a b").ids
+    )
     with pytest.raises(ConfigError, match="There is no tokenizer"):
         load_tokenizer("nowhere.json", 50257)

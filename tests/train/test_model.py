@@ -64,7 +64,9 @@ def test_logits_loss_and_every_gradient_equal_the_reference(naming: str) -> None
     close(loss, OUTPUTS["loss"].reshape(()))
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = modelzoo_named({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    recorded = {name.removeprefix("grad."): value for name, value in OUTPUTS.items() if name.startswith("grad.")}
+    recorded = {
+        name.removeprefix("grad."): value for name, value in OUTPUTS.items() if name.startswith("grad.")
+    }
     assert set(recorded) < set(gradients)
     for name, value in recorded.items():
         close(gradients[name], value, name)
@@ -78,8 +80,13 @@ def test_five_optimizer_steps_equal_the_reference(naming: str) -> None:
     values = {**schedule, 0.0: 0.0}
     params = Params(
         model=CONFIG,
-        schedule=tuple(Segment(kind="linear", initial=values[a], end=values[b], total_iters=schedule[length]) for length, a, b in pieces),
-        optimizer=OptimizerConfig.model_validate(RECORDED["optimizer"] | {"max_gradient_norm": RECORDED["max_gradient_norm"]}),
+        schedule=tuple(
+            Segment(kind="linear", initial=values[a], end=values[b], total_iters=schedule[length])
+            for length, a, b in pieces
+        ),
+        optimizer=OptimizerConfig.model_validate(
+            RECORDED["optimizer"] | {"max_gradient_norm": RECORDED["max_gradient_norm"]}
+        ),
     )
     optimizer = AdamW(model.named_parameters(), CONFIG, params.optimizer)
     losses, norms, rates = [], [], []
@@ -106,9 +113,15 @@ def test_five_optimizer_steps_equal_the_reference(naming: str) -> None:
 
 def test_rate_groups_equal_the_reference() -> None:
     report = json.loads((REFERENCE / "report.json").read_text())
-    theirs = {name: (group["adjust_learning_rate"], group["weight_decay"]) for group in report["param_groups"] for name in group["params"]}
+    theirs = {
+        name: (group["adjust_learning_rate"], group["weight_decay"])
+        for group in report["param_groups"]
+        for name in group["params"]
+    }
     model = reference_model("hf")
-    groups = mup.parameter_groups(model.named_parameters(), CONFIG, OptimizerConfig.model_validate(RECORDED["optimizer"]))
+    groups = mup.parameter_groups(
+        model.named_parameters(), CONFIG, OptimizerConfig.model_validate(RECORDED["optimizer"])
+    )
     ours: dict[str, tuple[float, float]] = {}
     everything = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for rates, members in groups.items():
@@ -195,7 +208,9 @@ def test_documents_packed_with_spans_are_computed_as_if_alone() -> None:
 
 @pytest.mark.parametrize("spans", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_skipping_the_future_on_a_cpu_changes_nothing(spans: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipping_the_future_on_a_cpu_changes_nothing(
+    spans: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel called with mask and causal at once, against the public function with the mask alone."""
     assert btlm_model._CPU_FLASH is not None
     span = torch.cat([torch.arange(n - 1, -1, -1) for n in (50, 78)])[None].int() if spans else None
@@ -246,7 +261,13 @@ def test_dynamic_alibi_scaling_starts_beyond_the_trained_length() -> None:
 def test_chunked_loss_equals_cross_entropy(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = CONFIG.model_copy(
-        update={"num_hidden_layers": 1, "hidden_size": 16, "num_heads": 2, "filter_size": 8, "mup_base_filter_size": 8.0}
+        update={
+            "num_hidden_layers": 1,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "filter_size": 8,
+            "mup_base_filter_size": 8.0,
+        }
     )
     model = BTLM(config)
     mup.initialize(model, config, 0)
@@ -257,7 +278,8 @@ def test_chunked_loss_equals_cross_entropy(tokens: int, monkeypatch: pytest.Monk
     ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     plain = (
-        F.cross_entropy(model.logits(model(ids)).flatten(0, 1), labels.flatten().long(), reduction="none") * mask.flatten()
+        F.cross_entropy(model.logits(model(ids)).flatten(0, 1), labels.flatten().long(), reduction="none")
+        * mask.flatten()
     ).sum() * 0.5
     plain.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(total, plain)
@@ -269,7 +291,10 @@ def test_chunked_loss_equals_cross_entropy(tokens: int, monkeypatch: pytest.Monk
 
 
 def test_activation_checkpointing_changes_no_gradient() -> None:
-    plain, recomputed = reference_model("hf").train(), reference_model("hf", activation_checkpointing=True).train()
+    plain, recomputed = (
+        reference_model("hf").train(),
+        reference_model("hf", activation_checkpointing=True).train(),
+    )
     for model in (plain, recomputed):
         batch_loss(model).backward()  # type: ignore[no-untyped-call]
     for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
@@ -300,13 +325,22 @@ def test_count_parameters() -> None:
 
 @pytest.mark.parametrize("naming", ["modelzoo", "hf"])
 def test_naming_schemes_round_trip_bit_for_bit(naming: str) -> None:
-    state = load_file(REFERENCE / ("cs_state.safetensors" if naming == "modelzoo" else "hf_state.safetensors"))
-    back = to_modelzoo(from_modelzoo(state), CONFIG) if naming == "modelzoo" else to_huggingface(from_huggingface(state), CONFIG)
+    state = load_file(
+        REFERENCE / ("cs_state.safetensors" if naming == "modelzoo" else "hf_state.safetensors")
+    )
+    back = (
+        to_modelzoo(from_modelzoo(state), CONFIG)
+        if naming == "modelzoo"
+        else to_huggingface(from_huggingface(state), CONFIG)
+    )
     assert set(back) == set(state)
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
 def test_both_naming_schemes_hold_the_same_model() -> None:
-    one, two = from_modelzoo(load_file(REFERENCE / "cs_state.safetensors")), from_huggingface(load_file(REFERENCE / "hf_state.safetensors"))
+    one, two = (
+        from_modelzoo(load_file(REFERENCE / "cs_state.safetensors")),
+        from_huggingface(load_file(REFERENCE / "hf_state.safetensors")),
+    )
     assert set(one) == set(two)
     assert all(torch.equal(one[name], two[name]) for name in one)

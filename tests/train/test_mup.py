@@ -23,9 +23,16 @@ def test_the_older_form_is_the_same_model() -> None:
     """Explicit deviations, logit scale and decoder rate of the first published file are what muP derives in the later one."""
     older, newer = OptimizerConfig(adjust_learning_rate={"decoder_kernel": 0.1}), OptimizerConfig()
     for name in mup.GROUPS:
-        assert mup.learning_rate_multiplier(name, OLDER, older) == pytest.approx(mup.learning_rate_multiplier(name, NEWER, newer)), name
-        if name not in ("ffn.proj.weight", "wte.weight"):  # the later form starts the feed-forward output at 0.02: see mup.initializer
-            assert mup.initializer(OLDER, name).std == pytest.approx(mup.initializer(NEWER, name).std, rel=2e-3), name
+        assert mup.learning_rate_multiplier(name, OLDER, older) == pytest.approx(
+            mup.learning_rate_multiplier(name, NEWER, newer)
+        ), name
+        if name not in (
+            "ffn.proj.weight",
+            "wte.weight",
+        ):  # the later form starts the feed-forward output at 0.02: see mup.initializer
+            assert mup.initializer(OLDER, name).std == pytest.approx(
+                mup.initializer(NEWER, name).std, rel=2e-3
+            ), name
     assert mup.logit_scale(OLDER) == pytest.approx(mup.logit_scale(NEWER))
     assert mup.attention_scale(OLDER) == mup.attention_scale(NEWER) == 1 / 80
 
@@ -36,13 +43,21 @@ def test_without_mup_the_scales_are_standard() -> None:
     assert mup.attention_scale(plain) == 1 / 4
     assert {mup.learning_rate_multiplier(name, plain, OptimizerConfig()) for name in mup.GROUPS} == {1.0}
     assert mup.initializer(plain, "attn.qkv.weight").std == 0.02
-    assert mup.initializer(plain, "attn.proj.weight").std == mup.initializer(plain, "ffn.proj.weight").std == pytest.approx(0.02 / 2)
+    assert (
+        mup.initializer(plain, "attn.proj.weight").std
+        == mup.initializer(plain, "ffn.proj.weight").std
+        == pytest.approx(0.02 / 2)
+    )
 
 
 def test_optional_scales() -> None:
-    config = NEWER.model_copy(update={"scale_output_logits_by_d": False, "attention_logits_alpha": 3.0, "scale_qk_dot_by_d": None})
+    config = NEWER.model_copy(
+        update={"scale_output_logits_by_d": False, "attention_logits_alpha": 3.0, "scale_qk_dot_by_d": None}
+    )
     assert mup.logit_scale(config) == pytest.approx(2.22 / 10**0.5)
-    assert mup.attention_scale(config) == pytest.approx(3 / 80)  # under muP an absent scale_qk_dot_by_d counts as true
+    assert mup.attention_scale(config) == pytest.approx(
+        3 / 80
+    )  # under muP an absent scale_qk_dot_by_d counts as true
     dot = config.model_copy(update={"attention_type": "dot_product"})
     assert mup.attention_scale(dot) == 3.0
 
@@ -51,11 +66,19 @@ def test_biases_and_norms_keep_the_base_rate_and_never_decay() -> None:
     from btlm_train.model import BTLM
 
     config = ModelConfig(
-        hidden_size=32, num_heads=2, num_hidden_layers=1, filter_size=64, vocab_size=10, mup_base_hidden_size=8, mup_base_filter_size=8
+        hidden_size=32,
+        num_heads=2,
+        num_hidden_layers=1,
+        filter_size=64,
+        vocab_size=10,
+        mup_base_hidden_size=8,
+        mup_base_filter_size=8,
     )
     groups = mup.parameter_groups(BTLM(config).named_parameters(), config, OptimizerConfig(weight_decay=0.1))
     found = {name: rates for rates, members in groups.items() for name, _ in members}
-    assert found["blocks.0.ln_1.weight"] == found["blocks.0.attn.qkv.bias"] == found["ln_f.bias"] == (1.0, 0.0)
+    assert (
+        found["blocks.0.ln_1.weight"] == found["blocks.0.attn.qkv.bias"] == found["ln_f.bias"] == (1.0, 0.0)
+    )
     assert found["wte.weight"] == (1.0, 0.1)
     assert found["blocks.0.attn.proj.weight"] == found["blocks.0.ffn.gate.weight"] == (1 / 4, 0.1)
     assert found["blocks.0.ffn.proj.weight"] == (1 / 8, 0.1)

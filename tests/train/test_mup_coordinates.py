@@ -31,13 +31,19 @@ def zipf_batches(count: int) -> list[Tensor]:
     """Ids of unequal frequency, so that there is something to learn; (8, 33) each."""
     generator = torch.Generator().manual_seed(0)
     weights = 1 / torch.arange(1, VOCABULARY + 1).float()
-    return [torch.multinomial(weights, 8 * 33, replacement=True, generator=generator).view(8, 33) for _ in range(count)]
+    return [
+        torch.multinomial(weights, 8 * 33, replacement=True, generator=generator).view(8, 33)
+        for _ in range(count)
+    ]
 
 
 def offenders(parametrisation: str = "mup") -> dict[str, float]:
     by_width = {
         width: sizes(
-            proxy_config(width, 2, VOCABULARY, parametrisation=parametrisation, base_width=32), zipf_batches(6), rate=0.01, seeds=(1,)
+            proxy_config(width, 2, VOCABULARY, parametrisation=parametrisation, base_width=32),
+            zipf_batches(6),
+            rate=0.01,
+            seeds=(1,),
         )
         for width in WIDTHS
     }
@@ -66,7 +72,9 @@ def without_initial_scale(ending: str) -> Callable[[ModelConfig, str], Initializ
         drawn = true(config, name)
         if not name.endswith(ending):
             return drawn
-        width = mup.filter_multiplier(config) if ending.startswith("ffn.proj") else mup.hidden_multiplier(config)
+        width = (
+            mup.filter_multiplier(config) if ending.startswith("ffn.proj") else mup.hidden_multiplier(config)
+        )
         return drawn.model_copy(update={"std": drawn.std * width**0.5})
 
     return initializer
@@ -79,7 +87,11 @@ def without_initial_scale(ending: str) -> Callable[[ModelConfig, str], Initializ
         ("learning_rate_multiplier", lambda: without_rate("decoder_input_ffn"), "ffn, change"),
         ("learning_rate_multiplier", lambda: without_rate("decoder_output_ffn"), "ffn, change"),
         ("logit_scale", lambda: lambda config: config.output_logits_alpha, "logits, change"),
-        ("attention_scale", lambda: lambda config: config.attention_logits_alpha / config.head_dim**0.5, "q.k, change"),
+        (
+            "attention_scale",
+            lambda: lambda config: config.attention_logits_alpha / config.head_dim**0.5,
+            "q.k, change",
+        ),
         ("initializer", lambda: without_initial_scale("attn.qkv.weight"), "attention, start"),
         ("initializer", lambda: without_initial_scale("attn.proj.weight"), "attention, start"),
         ("initializer", lambda: without_initial_scale("ffn.fc.weight"), "ffn, start"),
@@ -99,6 +111,8 @@ def without_initial_scale(ending: str) -> Callable[[ModelConfig, str], Initializ
         "init ffn proj",
     ],
 )
-def test_a_missing_multiplier_shows(function: str, broken: Callable[[], Any], where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_multiplier_shows(
+    function: str, broken: Callable[[], Any], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mup, function, broken())
     assert any(name.endswith(where) and value > TOLERANCE for name, value in offenders().items())

@@ -45,9 +45,13 @@ def test_the_table_is_what_the_built_in_loader_gives(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["data"] = np.zeros((3, 5, 7), np.int32)
     table = re.findall(
-        r"^\| `(\w+)` \| `torch\.(\w+)` \| `\(batch_size, max_sequence_length\)` ", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| `(\w+)` \| `torch\.(\w+)` \| `\(batch_size, max_sequence_length\)` ",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
-    loader = GptHDF5MapDataProcessor({"data_dir": str(tmp_path), "batch_size": 2, "use_vsl": True}).create_dataloader()
+    loader = GptHDF5MapDataProcessor(
+        {"data_dir": str(tmp_path), "batch_size": 2, "use_vsl": True}
+    ).create_dataloader()
     batch = next(iter(loader))
     assert table == [(name, str(values.dtype).removeprefix("torch.")) for name, values in batch.items()]
     assert all(values.shape == (2, 7) for values in batch.values())

@@ -39,13 +39,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_shards(tmp_path_factory.mktemp("data") / "train")
 
 
-def trained(params: Path, folder: Path, *overrides: str, start: str | None = None, evaluating: bool = False) -> Trainer:
+def trained(
+    params: Path, folder: Path, *overrides: str, start: str | None = None, evaluating: bool = False
+) -> Trainer:
     with joined("cpu") as world:
-        return train(load_params(str(params), overrides), folder, world, checkpoint_from=start, evaluating=evaluating)
+        return train(
+            load_params(str(params), overrides), folder, world, checkpoint_from=start, evaluating=evaluating
+        )
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, dict[str, float]], dict[str, torch.Tensor]]:
+def whole(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[int, dict[str, float]], dict[str, torch.Tensor]]:
     """An undisturbed run of 40 steps: its parameters, its curve, its final weights."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("whole")
@@ -100,7 +106,9 @@ def test_resumed_at_every_step_equals_undisturbed(whole: Any, tmp_path: Path, wo
         assert same(final_weights(folder), weights), f"stopped at {stop}"
 
 
-def _rank(rank: int, world: int, port: int, parallel: Any, jobs: list[tuple[str, str, tuple[str, ...]]]) -> None:
+def _rank(
+    rank: int, world: int, port: int, parallel: Any, jobs: list[tuple[str, str, tuple[str, ...]]]
+) -> None:
     """One of several ranks, in a process of its own: each job is one run."""
     import os
 
@@ -125,7 +133,9 @@ def on_ranks(count: int, parallel: str, jobs: list[tuple[str, str, tuple[str, ..
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_rank, args=(rank, count, port, parallel, jobs)) for rank in range(count)]
+    processes = [
+        context.Process(target=_rank, args=(rank, count, port, parallel, jobs)) for rank in range(count)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -167,7 +177,11 @@ def test_two_ranks_resume_at_every_step(whole: Any, tmp_path: Path, parallel: st
     params, curve, _ = whole
     jobs: list[tuple[str, str, tuple[str, ...]]] = []
     for stop in range(1, 40):
-        first = (str(params), str(tmp_path / str(stop)), (f"runconfig.max_steps={stop}", f"train_input.num_workers={workers}"))
+        first = (
+            str(params),
+            str(tmp_path / str(stop)),
+            (f"runconfig.max_steps={stop}", f"train_input.num_workers={workers}"),
+        )
         if stop % 2:
             trained(Path(first[0]), Path(first[1]), *first[2])
         else:
@@ -184,7 +198,11 @@ def killed_again_and_again(params: Path, folder: Path, seed: int, most: int) -> 
     kills = 0
     while True:
         with subprocess.Popen(
-            tiny.command(params, folder), env=tiny.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            tiny.command(params, folder),
+            env=tiny.environment(),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
         ) as process:
             assert process.stderr is not None
             if kills < most:
@@ -203,7 +221,9 @@ def killed_again_and_again(params: Path, folder: Path, seed: int, most: int) -> 
 def test_killed_and_rerun_equals_undisturbed(whole: Any, data: Path, tmp_path: Path) -> None:
     """kill -9 at random moments, a checkpoint at every step: the curve is that of an undisturbed run, bit for bit."""
     _, curve, weights = whole
-    often = tiny.write_params(tmp_path / "params.yaml", data, runconfig={"checkpoint_steps": 1, "max_checkpoints": 2})
+    often = tiny.write_params(
+        tmp_path / "params.yaml", data, runconfig={"checkpoint_steps": 1, "max_checkpoints": 2}
+    )
     assert killed_again_and_again(often, tmp_path / "run", seed=1, most=2) >= 1
     assert tiny.losses(tmp_path / "run") == curve
     assert same(final_weights(tmp_path / "run"), weights)
@@ -214,7 +234,9 @@ def test_killed_and_rerun_equals_undisturbed(whole: Any, data: Path, tmp_path: P
 @pytest.mark.stress
 def test_killed_many_times_equals_undisturbed(whole: Any, data: Path, tmp_path: Path) -> None:
     _, curve, weights = whole
-    often = tiny.write_params(tmp_path / "params.yaml", data, runconfig={"checkpoint_steps": 1, "max_checkpoints": 2})
+    often = tiny.write_params(
+        tmp_path / "params.yaml", data, runconfig={"checkpoint_steps": 1, "max_checkpoints": 2}
+    )
     for seed in range(4):
         killed_again_and_again(often, tmp_path / str(seed), seed, most=8)
         assert tiny.losses(tmp_path / str(seed)) == curve
@@ -222,7 +244,9 @@ def test_killed_many_times_equals_undisturbed(whole: Any, data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state", "no state"])
-def test_a_torn_checkpoint_is_named_and_passed_over(whole: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_checkpoint_is_named_and_passed_over(
+    whole: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     params, curve, weights = whole
     trained(params, tmp_path / "run", "runconfig.max_steps=30")
     torn = checkpoint.list_steps(tmp_path / "run" / "checkpoints")[-1]
@@ -273,7 +297,9 @@ def test_dropout_resumes_exactly(whole: Any, tmp_path: Path) -> None:
     assert tiny.losses(tmp_path / "cut")[40] != curve[40]
 
 
-def test_stage_two_continues_step_and_schedule_on_other_data(whole: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_stage_two_continues_step_and_schedule_on_other_data(
+    whole: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Longer sequences from other documents, half the batch: as many tokens a step; the rate goes on where it was."""
     params, curve, _ = whole
     caplog.set_level("INFO")
@@ -286,10 +312,14 @@ def test_stage_two_continues_step_and_schedule_on_other_data(whole: Any, tmp_pat
         model=tiny.MODEL | {"max_position_embeddings": 2 * tiny.LENGTH},
     )
     trained(second, tmp_path / "two", "runconfig.max_steps=30", start=str(tmp_path / "one"))
-    trained(second, tmp_path / "two", start=str(tmp_path / "one"))  # resumed from its own checkpoint, not from stage 1's
+    trained(
+        second, tmp_path / "two", start=str(tmp_path / "one")
+    )  # resumed from its own checkpoint, not from stage 1's
     figures = tiny.losses(tmp_path / "two")
     assert list(figures) == list(range(21, 41))
-    assert [line["learning_rate"] for line in figures.values()] == [curve[step]["learning_rate"] for step in figures]
+    assert [line["learning_rate"] for line in figures.values()] == [
+        curve[step]["learning_rate"] for step in figures
+    ]
     assert figures[40]["tokens"] == curve[40]["tokens"]
     assert any("starting at its first sample" in record.message for record in caplog.records)
     assert any("Continuing from step 30" in record.message for record in caplog.records)
@@ -299,7 +329,11 @@ def test_weights_alone_can_be_taken_over(whole: Any, tmp_path: Path) -> None:
     params, _, _ = whole
     trained(params, tmp_path / "one", "runconfig.max_steps=5")
     trainer = trained(
-        params, tmp_path / "two", "runconfig.max_steps=3", "runconfig.load_checkpoint_states=model", start=str(tmp_path / "one")
+        params,
+        tmp_path / "two",
+        "runconfig.max_steps=3",
+        "runconfig.load_checkpoint_states=model",
+        start=str(tmp_path / "one"),
     )
     assert (trainer.step, trainer.optimizer.updates) == (3, 3)
 
@@ -341,7 +375,9 @@ def test_unfit_data_stops_before_the_model_is_built(
 
 def test_a_larger_vocabulary_in_the_data_is_refused(tmp_path: Path) -> None:
     shards = tiny.write_shards(tmp_path / "shards" / "train")
-    (tmp_path / "shards" / "dataset.json").write_text(json.dumps({"tokenizer": {"name": "other", "vocab_size": 1000}}))
+    (tmp_path / "shards" / "dataset.json").write_text(
+        json.dumps({"tokenizer": {"name": "other", "vocab_size": 1000}})
+    )
     with pytest.raises(ConfigError, match="vocab_size"):
         trained(tiny.write_params(tmp_path / "params.yaml", shards), tmp_path / "run")
 
@@ -369,7 +405,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(whole: Any, t
     assert not checkpoint.list_steps(tmp_path / "run" / "checkpoints")
 
 
-def test_a_full_disk_is_said_plainly_and_leaves_the_checkpoint_before(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_plainly_and_leaves_the_checkpoint_before(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params, curve, _ = whole
     trained(params, tmp_path / "run", "runconfig.max_steps=10")
 
@@ -412,7 +450,9 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused(whole: Any, tmp_path: Pa
 def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(whole: Any, tmp_path: Path) -> None:
     params, curve, _ = whole
     command = tiny.command(params, tmp_path / "run")
-    with subprocess.Popen(command, env=tiny.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, env=tiny.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("step 2/"):

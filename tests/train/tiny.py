@@ -25,8 +25,17 @@ MODEL: dict[str, Any] = {
 def write_shards(folder: Path, samples: int = 60, length: int = LENGTH, seed: int = 0) -> Path:
     """A noisy but learnable stream: each token is mostly the one before plus one. The last sample is padded."""
     rng = np.random.default_rng(seed)
-    stream = (np.cumsum(rng.random(samples * length + 1) < 0.9) + rng.integers(0, 3, samples * length + 1)) % VOCAB
-    data = np.stack([stream[:-1].reshape(samples, length), np.ones((samples, length), int), stream[1:].reshape(samples, length)], axis=1)
+    stream = (
+        np.cumsum(rng.random(samples * length + 1) < 0.9) + rng.integers(0, 3, samples * length + 1)
+    ) % VOCAB
+    data = np.stack(
+        [
+            stream[:-1].reshape(samples, length),
+            np.ones((samples, length), int),
+            stream[1:].reshape(samples, length),
+        ],
+        axis=1,
+    )
     data[-1, :, length // 2 :] = 0
     folder.mkdir(parents=True)
     for part, rows in enumerate(np.array_split(data.astype(np.int32), 2)):
@@ -64,13 +73,17 @@ def losses(folder: Path, kind: str = "train") -> dict[int, dict[str, float]]:
         line = json.loads(text)
         if line.get("kind") == kind:
             assert line["step"] not in found, f"step {line['step']} is there twice"
-            found[line["step"]] = {k: line[k] for k in ("loss", "cross_entropy", "learning_rate", "gradient_norm", "tokens")}
+            found[line["step"]] = {
+                k: line[k] for k in ("loss", "cross_entropy", "learning_rate", "gradient_norm", "tokens")
+            }
     return found
 
 
 def command(params: Path, folder: Path, *more: str, mode: str = "train", ranks: int = 1) -> list[str]:
     """The command line of a run, under torchrun where several ranks are asked for."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    )
     return [
         sys.executable,
         *launcher,
@@ -94,8 +107,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def run(params: Path, folder: Path, *more: str, mode: str = "train", ranks: int = 1) -> subprocess.CompletedProcess[str]:
+def run(
+    params: Path, folder: Path, *more: str, mode: str = "train", ranks: int = 1
+) -> subprocess.CompletedProcess[str]:
     """Run in processes of its own."""
     return subprocess.run(
-        command(params, folder, *more, mode=mode, ranks=ranks), env=environment(), capture_output=True, text=True, timeout=240, check=False
+        command(params, folder, *more, mode=mode, ranks=ranks),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
