@@ -17,8 +17,8 @@ from typing import Any, Literal
 import msgspec
 
 from btlm_data.errors import DataError
-from btlm_data.formats import shards
 from btlm_data.formats.manifest import FILE_NAME, FORMAT_VERSION
+from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.task import Amount
 
 DOCUMENTS = "documents.parquet"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
-from btlm_data.formats import shards
+from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.dataset import Opened, layout_of, reading
 
 if TYPE_CHECKING:

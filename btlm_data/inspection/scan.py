@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats import shards
+from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.dataset import FileEntry, Opened, SplitEntry, layout_of, reading
 from btlm_data.inspection.lookup import origins
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats import shards
 from btlm_data.formats.manifest import FILE_NAME
+from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.dataset import Manifest, Opened, SplitEntry, reading
 from btlm_data.inspection.lookup import DocumentTable, destinations

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import BtlmError, DataError
-from btlm_data.formats import shards
 from btlm_data.formats.manifest import STAGES
+from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection import lookup
 from btlm_data.inspection.dataset import Manifest, Opened, open_path, reading
 from btlm_data.inspection.lookup import DocumentTable, Rows

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from btlm_data.errors import DataError
-from btlm_data.formats import shards
 from btlm_data.formats.manifest import FILE_NAME
+from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
 from btlm_data.inspection.check import Check, Report, line, tell_problems
 from btlm_data.inspection.dataset import FileEntry, Listed, Manifest, Opened, open_path

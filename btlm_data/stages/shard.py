@@ -1,7 +1,7 @@
 """Write the shards: the only step whose outputs lie in the dataset folder.
 
 reads   packed samples (stages/pack.py), or a stretch of a stream where samples are not shuffled
-writes  OUT/SPLIT/data-NNNNN.h5 (formats/shards.py), each under its name only when whole
+writes  OUT/SPLIT/data-NNNNN.h5 (formats/shard_formats), each under its name only when whole
 unit    a shard
 balance rows of all shards = samples; mask positions of all shards = label positions kept
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from btlm_data.advance import advance
 from btlm_data.config import ShardSettings, digest
-from btlm_data.formats import shards as shard_files
+from btlm_data.formats.shard_formats import writer as shard_files
 from btlm_data.stages import pack
 from btlm_data.stages.pack import PackSettings, SampleSet
 from btlm_data.stages.streams import gather, gather_samples

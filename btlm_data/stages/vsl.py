@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.formats import columns
-from btlm_data.formats import shards as shard_files
+from btlm_data.formats.shard_formats import writer as shard_files
 from btlm_data.kernels.packing import fill_vsl, pack_documents
 from btlm_data.stages import pack
 from btlm_data.stages.pack import PackSettings, SampleSet

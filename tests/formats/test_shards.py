@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError, OutputError
-from btlm_data.formats import atomic, shards
-from btlm_data.formats.shards import ShardOptions
+from btlm_data.formats import atomic
+from btlm_data.formats.shard_formats import reader, writer
+from btlm_data.formats.shard_formats.writer import ShardOptions
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shards"
 
@@ -72,7 +73,7 @@ def test_samples_read_back(
     top = 60000 if options.dtype == "uint16" else int(rng.choice([60000, 200_000]))
     rows = (rng.integers(0, top, (n, length + 1)) % int(rng.integers(2, top))).astype(np.uint32)
     num_real = rng.integers(0, length + 1, n) if padded else None
-    info = shards.write_samples(tmp_path / "a.h5", rows, num_real, options)
+    info = writer.write_samples(tmp_path / "a.h5", rows, num_real, options)
     read = bare_read(tmp_path / "a.h5")
     assert read.dtype == options.dtype
     assert np.array_equal(read, sample_planes(rows, num_real))
@@ -87,7 +88,7 @@ def test_samples_read_back(
 def test_vsl_reads_back(tmp_path: Path, n: int, length: int, seed: int, options: ShardOptions) -> None:
     planes = np.random.default_rng(seed).integers(0, 300, (n, 5, length)).astype(np.int32)
     planes[:, 1] &= 1
-    info = shards.write_vsl(tmp_path / "a.h5", planes, options)
+    info = writer.write_vsl(tmp_path / "a.h5", planes, options)
     assert np.array_equal(bare_read(tmp_path / "a.h5"), planes)
     assert info.num_tokens == planes[:, 1].sum()
 
@@ -99,8 +100,8 @@ def test_a_corpus_reads_back_however_it_is_handed_over(
 ) -> None:
     stream = np.random.default_rng(seed).integers(0, 60000, sum(sizes)).astype(np.uint32)
     pieces = np.split(stream, np.cumsum(sizes)[:-1]) if sizes else []
-    one = shards.write_corpus(tmp_path / "a.h5", stream, None, options)
-    two = shards.write_corpus(tmp_path / "b.h5", iter(pieces), len(stream), options)
+    one = writer.write_corpus(tmp_path / "a.h5", stream, None, options)
+    two = writer.write_corpus(tmp_path / "b.h5", iter(pieces), len(stream), options)
     assert one == two
     assert np.array_equal(bare_read(tmp_path / "a.h5"), stream)
     assert one.n_examples == one.num_tokens == len(stream)
@@ -110,7 +111,7 @@ def test_a_corpus_reads_back_however_it_is_handed_over(
 def test_the_chunk_index_at_every_depth(tmp_path: Path, n: int) -> None:
     """A node holds 64 children: 64 and 4,096 chunks are where the tree grows a level."""
     rows = np.arange(n * 3, dtype=np.uint16).reshape(n, 3)
-    shards.write_samples(tmp_path / "a.h5", rows)
+    writer.write_samples(tmp_path / "a.h5", rows)
     assert np.array_equal(bare_read(tmp_path / "a.h5"), sample_planes(rows, None))
     with h5py.File(tmp_path / "a.h5", "r") as file:
         data = file["data"]
@@ -121,7 +122,7 @@ def test_the_chunk_index_at_every_depth(tmp_path: Path, n: int) -> None:
 
 def test_what_the_library_sees(tmp_path: Path) -> None:
     rows = np.zeros((5, 9), np.uint16)
-    shards.write_samples(tmp_path / "a.h5", rows)
+    writer.write_samples(tmp_path / "a.h5", rows)
     with h5py.File(tmp_path / "a.h5", "r") as file:
         data = file["data"]
         assert (data.chunks, data.compression, data.compression_opts, data.shuffle) == (
@@ -132,20 +133,20 @@ def test_what_the_library_sees(tmp_path: Path) -> None:
         )
         assert data.dtype == np.dtype("<i4")
         assert dict(file.attrs) == {"n_examples": 5}
-    layout = shards.read_shard_info(tmp_path / "a.h5")
+    layout = reader.read_shard_info(tmp_path / "a.h5")
     assert (layout.layout, layout.shape, layout.dtype, layout.n_examples) == ("sample", (5, 3, 8), "int32", 5)
     assert layout.num_bytes == (tmp_path / "a.h5").stat().st_size
-    shards.write_samples(tmp_path / "b.h5", rows, None, ShardOptions(level=9, hdf5_shuffle=True))
+    writer.write_samples(tmp_path / "b.h5", rows, None, ShardOptions(level=9, hdf5_shuffle=True))
     with h5py.File(tmp_path / "b.h5", "r") as file:
         assert (file["data"].compression_opts, file["data"].shuffle) == (9, True)
-    shards.write_samples(tmp_path / "c.h5", rows, None, ShardOptions(compression="none"))
+    writer.write_samples(tmp_path / "c.h5", rows, None, ShardOptions(compression="none"))
     with h5py.File(tmp_path / "c.h5", "r") as file:
         assert (file["data"].chunks, file["data"].compression) == (None, None)
 
 
 def test_the_library_can_go_on_writing(tmp_path: Path) -> None:
     """The hand-laid metadata is whole enough for the library to change the file: add an attribute and overwrite a row."""
-    shards.write_samples(tmp_path / "a.h5", np.zeros((70, 9), np.uint16))
+    writer.write_samples(tmp_path / "a.h5", np.zeros((70, 9), np.uint16))
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["note"] = "hello"
         file["more"] = np.arange(1000)
@@ -157,8 +158,8 @@ def test_the_library_can_go_on_writing(tmp_path: Path) -> None:
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 5000, (50, 200)).astype(np.uint16)
-    one = shards.write_samples(tmp_path / "a.h5", rows)
-    assert shards.write_samples(tmp_path / "b.h5", rows.astype(np.uint32)) == one
+    one = writer.write_samples(tmp_path / "a.h5", rows)
+    assert writer.write_samples(tmp_path / "b.h5", rows.astype(np.uint32)) == one
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
@@ -182,13 +183,13 @@ def golden_vsl() -> npt.NDArray[np.int32]:
     return planes
 
 
-def write_golden(folder: Path) -> list[shards.ShardInfo]:
+def write_golden(folder: Path) -> list[writer.ShardInfo]:
     rows = golden_rows()
     return [
-        shards.write_samples(folder / "sample.h5", rows, np.array([32, 32, 32, 32, 32, 11])),
-        shards.write_vsl(folder / "vsl.h5", golden_vsl()),
-        shards.write_corpus(folder / "corpus.h5", rows.reshape(-1)),
-        shards.write_samples(folder / "large_vocabulary.h5", rows * 3),
+        writer.write_samples(folder / "sample.h5", rows, np.array([32, 32, 32, 32, 32, 11])),
+        writer.write_vsl(folder / "vsl.h5", golden_vsl()),
+        writer.write_corpus(folder / "corpus.h5", rows.reshape(-1)),
+        writer.write_samples(folder / "large_vocabulary.h5", rows * 3),
     ]
 
 
@@ -205,15 +206,15 @@ def test_todays_writer_gives_the_golden_bytes(tmp_path: Path) -> None:
 def test_todays_reader_reads_the_golden_files() -> None:
     rows = golden_rows()
     assert np.array_equal(
-        shards.read_rows(GOLDEN / "sample.h5", 0, 6), sample_planes(rows, np.array([32, 32, 32, 32, 32, 11]))
+        reader.read_rows(GOLDEN / "sample.h5", 0, 6), sample_planes(rows, np.array([32, 32, 32, 32, 32, 11]))
     )
-    assert np.array_equal(shards.read_rows(GOLDEN / "vsl.h5", 0, 2), golden_vsl())
-    assert np.array_equal(shards.read_rows(GOLDEN / "corpus.h5", 0, 198), rows.reshape(-1))
+    assert np.array_equal(reader.read_rows(GOLDEN / "vsl.h5", 0, 2), golden_vsl())
+    assert np.array_equal(reader.read_rows(GOLDEN / "corpus.h5", 0, 198), rows.reshape(-1))
     assert np.array_equal(
-        shards.read_rows(GOLDEN / "large_vocabulary.h5", 0, 6), sample_planes(rows * 3, None)
+        reader.read_rows(GOLDEN / "large_vocabulary.h5", 0, 6), sample_planes(rows * 3, None)
     )
     assert [
-        shards.read_shard_info(GOLDEN / name).layout for name in ("sample.h5", "vsl.h5", "corpus.h5")
+        reader.read_shard_info(GOLDEN / name).layout for name in ("sample.h5", "vsl.h5", "corpus.h5")
     ] == ["sample", "vsl", "corpus"]
 
 
@@ -236,19 +237,19 @@ def test_shards_of_other_writers(tmp_path: Path, how: dict[str, Any], dtype: str
     planes = np.random.default_rng(0).integers(0, 30000, (11, 3, 16))
     with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
         file.create_dataset("data", data=planes.astype(dtype), **how)
-    info = shards.read_shard_info(tmp_path / "a.h5")
+    info = reader.read_shard_info(tmp_path / "a.h5")
     assert (info.layout, info.shape, info.n_examples) == ("sample", (11, 3, 16), None)
-    assert np.array_equal(shards.read_rows(tmp_path / "a.h5", 2, 9), planes[2:9])
+    assert np.array_equal(reader.read_rows(tmp_path / "a.h5", 2, 9), planes[2:9])
     seen = list(
-        shards.iter_chunks(tmp_path / "a.h5", max_bytes=3 * planes[0].size * np.dtype(dtype).itemsize)
+        reader.iter_chunks(tmp_path / "a.h5", max_bytes=3 * planes[0].size * np.dtype(dtype).itemsize)
     )
     assert next(start for start, _ in seen) == 0
     assert np.array_equal(np.concatenate([rows for _, rows in seen]), planes)
 
 
 def test_pieces_are_bounded_and_follow_chunks(tmp_path: Path) -> None:
-    shards.write_corpus(tmp_path / "a.h5", np.arange(50_000, dtype=np.uint16))
-    starts = [start for start, _ in shards.iter_chunks(tmp_path / "a.h5", max_bytes=50_000)]
+    writer.write_corpus(tmp_path / "a.h5", np.arange(50_000, dtype=np.uint16))
+    starts = [start for start, _ in reader.iter_chunks(tmp_path / "a.h5", max_bytes=50_000)]
     assert starts == [0, 24576, 49152]  # 25,000 tokens would fit; three whole chunks are read
 
 
@@ -258,7 +259,7 @@ def test_pieces_are_bounded_and_follow_chunks(tmp_path: Path) -> None:
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
     path = tmp_path / "data-00000.h5"
-    shards.write_samples(path, np.random.default_rng(0).integers(0, 9000, (20, 257)).astype(np.uint16))
+    writer.write_samples(path, np.random.default_rng(0).integers(0, 9000, (20, 257)).astype(np.uint16))
     return path
 
 
@@ -269,10 +270,10 @@ def test_a_flipped_bit_is_named_with_its_row(shard: Path) -> None:
     content[chunk.byte_offset + chunk.size // 2] ^= 4
     shard.write_bytes(content)
     with pytest.raises(DataError, match=r"data-00000\.h5 is damaged: row 13 of 20"):
-        list(shards.iter_chunks(shard))
+        list(reader.iter_chunks(shard))
     with pytest.raises(DataError, match="row 13"):
-        shards.read_rows(shard, 10, 15)
-    assert len(shards.read_rows(shard, 0, 13)) == 13
+        reader.read_rows(shard, 10, 15)
+    assert len(reader.read_rows(shard, 0, 13)) == 13
 
 
 def test_every_flipped_byte_of_the_head_and_index_is_an_error_or_harmless(shard: Path) -> None:
@@ -288,8 +289,8 @@ def test_every_flipped_byte_of_the_head_and_index_is_an_error_or_harmless(shard:
         content[position] ^= 0xFF
         shard.write_bytes(content)
         try:
-            shards.read_shard_info(shard)
-            list(shards.iter_chunks(shard, max_bytes=1 << 16))
+            reader.read_shard_info(shard)
+            list(reader.iter_chunks(shard, max_bytes=1 << 16))
         except DataError as error:
             errors += str(shard) in str(error)
         else:
@@ -303,27 +304,27 @@ def test_a_torn_file_is_named(shard: Path, share: float) -> None:
     content = shard.read_bytes()
     shard.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DataError, match=r"data-00000\.h5 is not a readable HDF5 file"):
-        shards.read_shard_info(shard)
+        reader.read_shard_info(shard)
 
 
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.h5 is missing"):
-        shards.read_shard_info(tmp_path / "gone.h5")
+        reader.read_shard_info(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(DataError, match=r"text\.h5 is not a readable HDF5 file"):
-        shards.read_shard_info(tmp_path / "text.h5")
+        reader.read_shard_info(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["tokens"] = np.arange(3)
     with pytest.raises(DataError, match=r"other\.h5 is not a shard: it has no readable dataset `data`"):
-        shards.read_rows(tmp_path / "other.h5", 0, 1)
+        reader.read_rows(tmp_path / "other.h5", 0, 1)
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file.create_group("data")
     with pytest.raises(DataError, match=r"group\.h5 is not a shard: its `data` is a Group"):
-        shards.read_shard_info(tmp_path / "group.h5")
+        reader.read_shard_info(tmp_path / "group.h5")
     with h5py.File(tmp_path / "words.h5", "w") as file:
         file["data"] = [b"a", b"b"]
     with pytest.raises(DataError, match=r"words\.h5 is not a shard"):
-        shards.read_shard_info(tmp_path / "words.h5")
+        reader.read_shard_info(tmp_path / "words.h5")
 
 
 # Nothing half-written ---------------------------------------------------------------------------------------------
@@ -337,21 +338,21 @@ def test_a_write_the_system_refuses_leaves_nothing(tmp_path: Path, limit: int) -
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(OutputError, match=r"a\.h5"):
-            shards.write_samples(tmp_path / "a.h5", rows)
+            writer.write_samples(tmp_path / "a.h5", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_old_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = shards.write_samples(tmp_path / "a.h5", np.zeros((2, 9), np.uint16))
+    old = writer.write_samples(tmp_path / "a.h5", np.zeros((2, 9), np.uint16))
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards._Writer, "_finish", full)
+    monkeypatch.setattr(writer._Writer, "_finish", full)
     with pytest.raises(OutputError, match=r"The disk is full: .*a\.h5"):
-        shards.write_samples(tmp_path / "a.h5", np.ones((5, 9), np.uint16))
+        writer.write_samples(tmp_path / "a.h5", np.ones((5, 9), np.uint16))
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == old.sha256
 
@@ -364,12 +365,12 @@ def test_the_name_appears_only_when_the_shard_is_whole(tmp_path: Path) -> None:
             seen.append([path.name for path in tmp_path.iterdir() if path.name.endswith(".h5")])
             yield np.zeros(4000, np.uint16)
 
-    shards.write_corpus(tmp_path / "a.h5", pieces(), 12_000)
+    writer.write_corpus(tmp_path / "a.h5", pieces(), 12_000)
     assert seen == [[], [], []]
     assert (tmp_path / "a.h5").exists()
 
 
 def test_pieces_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="12000"):
-        shards.write_corpus(tmp_path / "a.h5", iter([np.zeros(4000, np.uint16)]), 12_000)
+        writer.write_corpus(tmp_path / "a.h5", iter([np.zeros(4000, np.uint16)]), 12_000)
     assert list(tmp_path.iterdir()) == []

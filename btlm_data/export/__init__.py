@@ -43,7 +43,8 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import ConfigError, DataError, OutputError
-from btlm_data.formats import atomic, manifest, shards
+from btlm_data.formats import atomic, manifest
+from btlm_data.formats.shard_formats import reader as shards
 
 logger = logging.getLogger(__name__)
 
