@@ -268,9 +268,8 @@ class BTLM(nn.Module):
             return _flex_visibility(slopes, num_keys, span)
         if torch.is_autocast_enabled(slopes.device.type):
             dtype = torch.get_autocast_dtype(slopes.device.type)
-        on_cpu = (
-            slopes.device.type == "cpu" and _CPU_FLASH is not None and torch.backends.cuda.flash_sdp_enabled()
-        )  # type: ignore[no-untyped-call]
+        flash: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+        on_cpu = slopes.device.type == "cpu" and _CPU_FLASH is not None and flash
         return Visibility(
             attention_bias(slopes, num_queries, num_keys, span, dtype),
             skip_future=on_cpu and num_queries == num_keys,

@@ -387,7 +387,8 @@ def test_other_files_that_use_up_the_limit_make_room_or_a_clear_error(tmp_path: 
         """
         import resource, sys
         from btlm_data.errors import InputError
-        from btlm_train.data import _HANDLES, GptHDF5MapDataProcessor
+        from btlm_train.data import GptHDF5MapDataProcessor
+        from btlm_train.data.shard_reader import OPEN_SHARDS
         processor = GptHDF5MapDataProcessor({"data_dir": sys.argv[1], "batch_size": 16})
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         others = []
@@ -396,8 +397,8 @@ def test_other_files_that_use_up_the_limit_make_room_or_a_clear_error(tmp_path: 
                 others.append(open("/dev/null"))
         except OSError:
             del others[-1:]
-        print(sum(batch["labels"].sum().item() for batch in processor.create_dataloader()), len(_HANDLES.open))
-        _HANDLES.forget()
+        print(sum(batch["labels"].sum().item() for batch in processor.create_dataloader()), len(OPEN_SHARDS.shards))
+        OPEN_SHARDS.clear()
         others.append(open("/dev/null"))
         try:
             next(iter(processor.create_dataloader()))

@@ -1,0 +1,75 @@
+"""What a folder of shards holds, as far as a trainer must know before it builds a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from btlm_data.errors import DataError
+from btlm_train.data.manifests import Manifest, mapping
+from btlm_train.data.settings import FEATURES, VSL_FEATURES
+from btlm_train.data.shard_set import ShardSet
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What some folders of shards hold, as far as a trainer must know before it builds a model.
+
+    sequence_length and num_samples are None for a corpus of which no length was asked. vocab_size and tokenizer_name are None where no
+    manifest says them. digest (hex SHA-256) names the content, wherever the folders lie.
+    """
+
+    sequence_length: int | None
+    vocab_size: int | None
+    tokenizer_name: str | None
+    digest: str
+    num_samples: int | None
+    format: Literal["sample", "corpus", "vsl"]
+
+
+def describe_data(
+    data_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    max_sequence_length: int | None = None,
+) -> DataDescription:
+    """Look at the shards of `data_dirs` and at their manifests (dataset.json beside them, or one or two levels above).
+
+    max_sequence_length: the length a corpus will be read with. Raises InputError or DataError if the folders cannot be read as one set.
+    """
+    given = [data_dirs] if isinstance(data_dirs, (str, os.PathLike)) else list(data_dirs)
+    shards = ShardSet([os.fspath(folder) for folder in given])
+    kind: Literal["sample", "corpus", "vsl"] = "sample"
+    length: int | None
+    if not shards.trailing:
+        kind, length = "corpus", max_sequence_length
+        count = None if length is None else max(0, (len(shards) - 1) // length)
+    elif len(shards.trailing) == 2 and shards.trailing[0] >= len(FEATURES):
+        kind = "vsl" if shards.trailing[0] == len(VSL_FEATURES) else "sample"
+        length, count = shards.trailing[1], len(shards)
+    else:
+        raise DataError(
+            f"{shards.names[0]} holds rows of shape {shards.trailing}, expected (3, sequence length). Give a folder of shards."
+        )
+    digest = hashlib.sha256(json.dumps(shards.fingerprint(), sort_keys=True).encode()).hexdigest()
+    tokenizers = [mapping(manifest.content.get("tokenizer")) for manifest in shards.manifests]
+    names = _agreed(tokenizers, "name", shards.manifests)
+    vocab_size = _agreed(tokenizers, "vocab_size", shards.manifests)
+    return DataDescription(length, vocab_size, names, digest, count, kind)
+
+
+def _agreed(tokenizers: list[dict[str, Any]], key: str, manifests: list[Manifest]) -> Any:
+    """The one value of `key`, None if no manifest has it. Raises DataError if manifests differ."""
+    found = {
+        manifest.path: tokenizer[key]
+        for tokenizer, manifest in zip(tokenizers, manifests, strict=True)
+        if tokenizer.get(key) is not None
+    }
+    if len(set(found.values())) > 1:
+        listing = ", ".join(f"{value!r} in {path}" for path, value in found.items())
+        raise DataError(
+            f"The data folders were tokenized differently: tokenizer {key} {listing}. Give data_dir folders of one tokenizer."
+        )
+    return next(iter(found.values()), None)

@@ -1,0 +1,150 @@
+"""Batches for training, resumable at the very next sample: the Model Zoo's data processor.
+
+One number says where a run is: how many samples it has consumed, on all ranks together. The stream of samples is epoch 0,
+epoch 1, ... end to end, each in the order its epoch number and the seed give, so that number alone names the next sample,
+whatever the batch size, the number of workers or the number of ranks. What each rank reads is its slice of the global batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from btlm_data.errors import ConfigError, DataError
+from btlm_train.data.order import GlobalBatches, SampleOrder
+from btlm_train.data.samples import Batch, HDF5Dataset
+from btlm_train.data.settings import DataConfig
+
+logger = logging.getLogger(__name__)
+STATE_VERSION = 1
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class RestartableDataLoader(DataLoader[Batch]):
+    """Batches of this rank, one epoch a pass, and the state to go on from any of them.
+
+    `for batch in loader` consumes samples; finished, the next pass is the next epoch. A pass that is abandoned starts over when the loader
+    is iterated again, as an evaluation wants. `state_dict` counts what was handed out, not what workers have read ahead.
+    """
+
+    def __init__(self, dataset: HDF5Dataset, batches: GlobalBatches, **options: Any) -> None:
+        self.batches = batches
+        self.samples_streamed = 0
+        super().__init__(dataset, batch_size=None, sampler=batches, collate_fn=_as_it_is, **options)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises its own iterator class; callers only iterate
+        self.samples_streamed = self.batches.start
+        for (_, end), batch in zip(self.batches.spans(), super().__iter__(), strict=True):
+            self.samples_streamed = end
+            yield batch
+        self.batches.finish(self.samples_streamed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is: the samples consumed on all ranks together, and what they were samples of. The same on every rank."""
+        return {
+            "samples_streamed": self.samples_streamed,
+            "__version__": STATE_VERSION,
+            "dataset": self._hdf5_dataset().state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Go on with the sample after `state`. Raises ConfigError or DataError, naming the differences, if it is of other data or settings."""
+        version = state.get("__version__", 0)
+        if version not in (0, STATE_VERSION):
+            raise DataError(
+                f"The saved data state has version {version!r}, this program knows up to {STATE_VERSION}. Use a newer program."
+            )
+        dataset = self._hdf5_dataset()
+        if version == 0:  # the Model Zoo before 2.4: the seed is all there is to compare
+            seed = dataset.config.shuffle_seed
+            if (
+                strict
+                and (dataset.config.shuffle or dataset.config.mixture)
+                and state.get("seed", seed) != seed
+            ):
+                raise ConfigError(
+                    f"The saved data state has the seed {state['seed']}, shuffle_seed is {seed}. Set shuffle_seed to the former."
+                )
+        elif "dataset" in state:
+            dataset.load_state_dict(state["dataset"], strict=strict)
+        elif strict:
+            raise DataError(
+                'The saved data state lacks "dataset", the settings it was made with. Load another one, or with strict=False.'
+            )
+        position = state.get("samples_streamed")
+        if not isinstance(position, int) or position < 0:
+            raise DataError(
+                f"The saved data state has samples_streamed {position!r}, expected a count. Load another one."
+            )
+        self.samples_streamed = position
+        self.batches.seek(position)
+
+    def _hdf5_dataset(self) -> HDF5Dataset:
+        assert isinstance(self.dataset, HDF5Dataset)
+        return self.dataset
+
+
+class GptHDF5MapDataProcessor:
+    """The Model Zoo's data processor of the same name: its configuration in, its batches out, in its order.
+
+    Raises ConfigError for a wrong setting, InputError if there is no data, DataError if the shards are not what they should be; all of
+    that happens here, before a batch is asked for.
+    """
+
+    def __init__(self, config: DataConfig | Mapping[str, Any]) -> None:
+        self.dataset = HDF5Dataset(config)
+        self.config = self.dataset.config
+        self.features_list = self.dataset.features_list
+        if unused := self.config.unused_keys():
+            logger.info("Not used by this reader: %s.", ", ".join(unused))
+        if self.config.drop_last and self.config.pad_last:
+            logger.warning("pad_last has no effect while drop_last is true (the default).")
+        if self.dataset.by_sample and self.config.shuffle:
+            logger.info(
+                "shuffle with sample data reads at random; for one epoch, data shuffled when prepared reads faster."
+            )
+
+    def create_dataloader(
+        self,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        multiprocessing_context: str | None = None,
+        pin_memory: bool = False,
+    ) -> RestartableDataLoader:
+        """A loader of this rank's slices of the global batches; by default rank and world size are torch.distributed's.
+
+        multiprocessing_context: how workers start ("fork", "spawn" or "forkserver"; None is the platform's default).
+        """
+        if rank is None or world_size is None:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            rank = (torch.distributed.get_rank() if distributed else 0) if rank is None else rank
+            world_size = (
+                (torch.distributed.get_world_size() if distributed else 1)
+                if world_size is None
+                else world_size
+            )
+        config = self.config
+        order = SampleOrder(len(self.dataset), config.num_samples, config.shuffle, config.shuffle_seed)
+        loader = partial(
+            RestartableDataLoader,
+            self.dataset,
+            GlobalBatches(order, config, rank, world_size),
+            pin_memory=pin_memory,
+        )
+        if not config.num_workers:
+            return loader()
+        return loader(
+            num_workers=config.num_workers,
+            prefetch_factor=config.prefetch_factor,
+            persistent_workers=config.persistent_workers,
+            multiprocessing_context=multiprocessing_context,
+        )

@@ -1,0 +1,52 @@
+"""One epoch of several data sets by weight: which set, and which of its samples, each index is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import ConfigError
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class Mixture:
+    """Which (source, sample) each index of a mixture is.
+
+    One epoch is the smallest number of samples T that shows every source of weight above 5% in full: T = max(len / weight), int(T *
+    weight) samples of each, a source's own samples repeating in order. Shuffled later on, sources stand one after the other; else
+    they are interleaved by a seeded shuffle of the places, each source keeping its own order.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], interleave: bool, seed: int) -> None:
+        total = sum(weights)
+        shares = [weight / total for weight in weights]
+        heavy = [length / share for length, share in zip(lengths, shares, strict=True) if share > 0.05]
+        if not heavy:
+            raise ConfigError(
+                f"No set of mixture has more than 5% of the weight (weights {list(weights)}), so an epoch has no length. "
+                "Join some of the sets: data_dir may be a list."
+            )
+        counts = [int(max(heavy) * share) for share in shares]
+        self.lengths = np.array(lengths, np.int64)
+        self.bounds = np.cumsum([0, *counts])
+        self.place: Int64Array | None = None
+        if interleave:
+            place = np.arange(self.bounds[-1])
+            np.random.default_rng(seed).shuffle(place)
+            source = np.searchsorted(self.bounds, place, side="right") - 1
+            for number, first in enumerate(self.bounds[:-1]):
+                members = np.flatnonzero(source == number)
+                place[members] = first + np.arange(len(members))
+            self.place = place
+
+    def __len__(self) -> int:
+        return int(self.bounds[-1])
+
+    def locate(self, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """The number of the source, and of the sample in it, of each index: (n,) -> two of (n,)."""
+        place = indices if self.place is None else self.place[indices]
+        source = np.searchsorted(self.bounds, place, side="right") - 1
+        return source, (place - self.bounds[source]) % self.lengths[source]

@@ -1,0 +1,108 @@
+"""The settings of `train_input` and `eval_input`: the Model Zoo's keys, checked, with every error in words."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
+
+from btlm_data.errors import ConfigError
+
+FEATURES = ("input_ids", "attention_mask", "labels")
+VSL_FEATURES = (*FEATURES, "attention_span", "position_ids")
+
+
+def _paths_as_text(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)):
+        return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+    return value
+
+
+DataDir = Annotated[str | list[str], BeforeValidator(_paths_as_text)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MixtureEntry(_Settings):
+    """One set of a mixture; weights need not sum to 1."""
+
+    data_dir: DataDir
+    weight: float = Field(ge=0, allow_inf_nan=False)
+    data_subset: str | None = None
+
+
+class DataConfig(_Settings):
+    """The Model Zoo's keys of `train_input` / `eval_input`; meanings as in its GptHDF5MapDataProcessor.
+
+    batch_size is global: all ranks and all micro-batches together. max_sequence_length belongs to the corpus format alone. num_samples
+    is the length of an epoch in samples (None: the length of the data). data_subset holds ascending ranges of fractions
+    ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and persistent_workers matter with num_workers only.
+    """
+
+    data_dir: DataDir | None = None
+    mixture: list[MixtureEntry] | None = None
+    batch_size: PositiveInt
+    shuffle: bool = False
+    shuffle_seed: int = 0
+    max_sequence_length: PositiveInt | None = None
+    data_subset: str | None = None
+    drop_last: bool = True
+    num_samples: PositiveInt | None = None
+    sort_files: bool = True
+    use_vsl: bool = False
+    pad_last: bool = False
+    num_workers: int = Field(default=0, ge=0)
+    prefetch_factor: PositiveInt | None = 10
+    persistent_workers: bool = True
+    use_worker_cache: bool = False
+    # Accepted because published parameter files carry them; this reader has no use for them.
+    data_processor: Literal["GptHDF5MapDataProcessor"] | None = None
+    micro_batch_size: Any = None
+    vocab_size: Any = None
+    repeat: Any = None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> DataConfig:
+        """Check `values`. Raises ConfigError, naming the key, its value and, for an unknown key, the nearest known one."""
+        try:
+            config = cls(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+        config.check_sources()
+        return config
+
+    def check_sources(self) -> None:
+        """Raise ConfigError unless there is exactly one of data_dir and mixture, and something to read in it."""
+        if (self.data_dir is None) == (self.mixture is None):
+            found = "neither" if self.data_dir is None else "both"
+            raise ConfigError(
+                f"The data configuration has {found} of data_dir and mixture. Give exactly one of them."
+            )
+        if self.mixture is not None and not any(entry.weight > 0 for entry in self.mixture):
+            raise ConfigError(
+                f"No set of mixture has a weight above 0 (weights {[e.weight for e in self.mixture]}). Give at least one such set."
+            )
+
+    def unused_keys(self) -> list[str]:
+        """Keys that were set and have no effect here, for the caller to report."""
+        keys = [key for key in ("vocab_size", "repeat") if getattr(self, key) is not None]
+        return [*keys, "use_worker_cache"] if self.use_worker_cache else keys
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("str", "list[")))
+    key = str(problem["loc"][-1])
+    if problem["type"] == "extra_forbidden":
+        known = list(MixtureEntry.model_fields if problem["loc"][0] == "mixture" else DataConfig.model_fields)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return f'"{place}" is not a key of the data configuration (value {problem["input"]!r}). The nearest known key is "{near[0]}".'
+    if problem["type"] == "missing":
+        return f'The data configuration lacks "{place}". Add it.'
+    return f'"{place}" is {problem["input"]!r} in the data configuration: {problem["msg"]}. Correct it.'
