@@ -42,7 +42,7 @@ from btlm_data.stages.blocks import Block
 from btlm_data.stages.pack import PackSettings, SampleSet
 from btlm_data.stages.streams import Index, Stream, StreamSettings
 from btlm_data.task import Counts, Step, Task
-from btlm_data.tokenizer import TokenizerSpec, load_tokenizer
+from btlm_data.tokenizers import TokenizerSpec, load_tokenizer
 
 PREPARING = "preparing.json"  # stands in the dataset folder while a run owns it
 
@@ -321,7 +321,7 @@ def _read(
     run, settings = context.recipe.run, context.settings
     evaluation = None
     if settings.holdout.decontaminate:
-        from btlm_data.stages.decontaminate import prepare_ngrams
+        from btlm_data.cleaning.evaluation_ngrams import prepare_ngrams
 
         evaluation = prepare_ngrams(settings.holdout.decontaminate, context.work_dir)
     reading = read_settings(run, settings, fields, tokenizer, evaluation)

@@ -24,7 +24,7 @@ from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from btlm_data.stages import read
 from btlm_data.task import Step, Task
-from btlm_data.tokenizer import load_tokenizer
+from btlm_data.tokenizers import load_tokenizer
 
 _SAMPLE_BYTES = 16_000_000  # of text
 _WORKER_BYTES = 450_000_000  # what a worker holds while reading, measured on documents of ordinary length

@@ -23,7 +23,7 @@ from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.export import ExportedSplit, Target, export
 from btlm_data.pipeline import prepare
 from btlm_data.task import Step, Task
-from btlm_data.tokenizer import load_tokenizer
+from btlm_data.tokenizers import load_tokenizer
 
 EOS = 50256
 GENERATOR = np.random.default_rng(5)

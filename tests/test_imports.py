@@ -18,17 +18,18 @@ MAY_IMPORT = {
     "advance": set(),
     "seeding": set(),
     "config": {"errors"},
-    "tokenizer": {"errors"},
+    "tokenizers": {"errors"},
+    "cleaning": {"errors", "kernels", "formats"},
     "kernels": {"errors"},
     "formats": GROUND | {"kernels", "sources.base", "stages.fates"},
     "sources": GROUND | {"formats"},
-    "stages": GROUND | {"formats", "kernels", "sources", "tokenizer"},
+    "stages": GROUND | {"cleaning", "formats", "kernels", "sources", "tokenizers"},
     "engine": GROUND | {"formats.receipts", "formats.atomic"},
-    "inspection": GROUND | {"formats", "kernels", "tokenizer", "stages", "engine.progress", "pipeline"},
+    "inspection": GROUND | {"formats", "kernels", "tokenizers", "stages", "engine.progress", "pipeline"},
     "export": GROUND | {"formats", "kernels", "stages", "inspection"},
     "dedupe_curve": GROUND,
-    "pipeline": GROUND | {"formats", "sources", "stages", "engine", "kernels", "tokenizer"},
-    "plan_report": GROUND | {"formats", "sources", "stages", "engine", "pipeline", "tokenizer"},
+    "pipeline": GROUND | {"cleaning", "formats", "sources", "stages", "engine", "kernels", "tokenizers"},
+    "plan_report": GROUND | {"formats", "sources", "stages", "engine", "pipeline", "tokenizers"},
     "cli": {
         "errors",
         "config",
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     },
     "__init__": {"kernels"},
 }
-FROM_TRAINER = {"btlm_data.errors", "btlm_data.formats", "btlm_data.tokenizer"}
+FROM_TRAINER = {"btlm_data.errors", "btlm_data.formats", "btlm_data.tokenizers"}
 
 
 def _imports(path: Path) -> list[tuple[int, str]]:

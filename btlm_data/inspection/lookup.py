@@ -22,7 +22,7 @@ from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.dataset import Opened, layout_of, reading
 
 if TYPE_CHECKING:
-    from btlm_data.tokenizer import Tokenizer
+    from btlm_data.tokenizers import Tokenizer
 
 DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
 _NAMES = ("file", "source")

@@ -25,7 +25,7 @@ from btlm_data.inspection.lookup import DocumentTable, Rows
 from btlm_data.task import Amount
 
 if TYPE_CHECKING:
-    from btlm_data.tokenizer import Tokenizer
+    from btlm_data.tokenizers import Tokenizer
 
 SEED = 0x5EED
 MAX_DOCUMENTS = 2_000_000  # measured per split; more are sampled by row groups spread evenly over the stream
@@ -431,7 +431,7 @@ def _tokenizer(
     opened: Opened, measured: dict[str, dict[str, Any] | None]
 ) -> tuple[Tokenizer | None, str | None, str | None]:
     """(the tokenizer or None, why there is none, in words what was guessed)."""
-    from btlm_data.tokenizer import load_tokenizer
+    from btlm_data.tokenizers import load_tokenizer
 
     guessed = None
     if opened.manifest is not None:

@@ -35,7 +35,7 @@ from btlm_data.formats.documents import Block as RecordBlock
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.task import Counts, Task
-from btlm_data.tokenizer import TokenizerSpec
+from btlm_data.tokenizers import TokenizerSpec
 
 VERSION = 1
 PART_BYTES = 64 * 2**20  # a plain JSON Lines file is cut into byte ranges of this many
@@ -115,7 +115,7 @@ def filters_fingerprint(clean: CleanSettings) -> str | None:
     """Digest of what the filters do besides their settings: users' functions, word lists. None without filters."""
     if not clean.filters:
         return None
-    from btlm_data.stages.filters import fingerprint
+    from btlm_data.cleaning.filters import fingerprint
 
     return fingerprint(clean.filters)
 
@@ -464,7 +464,7 @@ class BlockWriter:
             for i in changed:
                 texts[i] = unicodedata.normalize("NFC", texts[i])
         elif clean.normalize == "ftfy":
-            from btlm_data.stages.normalize import normalize_ftfy
+            from btlm_data.cleaning.normalize import normalize_ftfy
 
             for i, text in enumerate(texts):
                 fixed = normalize_ftfy(text)
@@ -609,13 +609,13 @@ def strict_error(name: str, line: int, reason: str, detail: str) -> InputError:
 
 @lru_cache(maxsize=4)
 def _filters(specs: str) -> Any:
-    from btlm_data.stages.filters import build_filters
+    from btlm_data.cleaning.filters import build_filters
 
     return build_filters(json.loads(specs))
 
 
 @lru_cache(maxsize=2)
 def _eval_ngrams(path: str) -> Any:
-    from btlm_data.stages.decontaminate import EvalNgrams
+    from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 
     return EvalNgrams.read(Path(path))

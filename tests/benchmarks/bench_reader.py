@@ -25,7 +25,7 @@ import zstandard
 from torch.utils.data import DataLoader, Dataset
 
 from btlm_data.formats.shard_formats import writer as shards
-from btlm_data.tokenizer import load_tokenizer
+from btlm_data.tokenizers import load_tokenizer
 from btlm_train.data import GptHDF5MapDataProcessor
 
 ROUNDS = 7

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from btlm_data.cleaning.filters import build_filters, fingerprint
 from btlm_data.errors import ConfigError, InputError
-from btlm_data.stages.filters import build_filters, fingerprint
 
 PROSE = (
     "The old library stood at the end of the street, and every morning the keeper would open the heavy doors with care. "

@@ -8,9 +8,9 @@ from ftfy import badness
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from btlm_data.cleaning import normalize
+from btlm_data.cleaning.normalize import normalize_ftfy, normalize_nfc
 from btlm_data.errors import ConfigError
-from btlm_data.stages import normalize
-from btlm_data.stages.normalize import normalize_ftfy, normalize_nfc
 
 # Pieces that each of ftfy's steps reacts to, and harmless ones between them.
 PIECES = [

@@ -8,8 +8,7 @@ and the end-of-document token is the caller's to place (`tokenizer.eos_id`). Tru
 that a tokenizer.json asks for are ignored, for the same reason.
 
 Whether the fast backend may run is decided at load by a self-check on `probe_texts`; on any difference, or if the
-backend cannot read the tokenizer, `tokenizers` does the work and a warning says so. `Verifier` goes on checking during
-a run. Long documents are encoded in pieces that cannot change the result (`_Splitter` says why), so memory stays
+backend cannot read the tokenizer, `tokenizers` does the work and a warning says so. Long documents are encoded in pieces that cannot change the result (`_Splitter` says why), so memory stays
 bounded; a tokenizer whose rules are not known to allow that is fed whole documents.
 """
 
@@ -52,7 +51,7 @@ MAX_CALL_CHARS = 4 << 20
 # Bytes a window of a long word overlaps the next by; far more than the reach of any merge seen, and checked anyway.
 _OVERLAP_BYTES = 1024
 
-_GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
+_GPT2_FOLDER = Path(__file__).parent.parent / "data" / "gpt2"
 _GPT2_EOS = "<|endoftext|>"
 _COMMON_EOS = (
     _GPT2_EOS,
@@ -918,44 +917,3 @@ def _of_run(first: int, last: int, category: str) -> set[int]:
     if category == "Cn":
         return {*range(first, last + 1, 1 if last - first < 256 else 16), last}
     return {first, (first + last) // 2, last}
-
-
-@dataclass(frozen=True)
-class Verifier:
-    """Re-checks one document in `every` against `tokenizers` while a run goes on; 0 checks none.
-
-    Which ones depends on a document's ordinal alone, so it is the same whatever the workers.
-    """
-
-    tokenizer: Tokenizer
-    every: int
-
-    def check(
-        self,
-        first: int,
-        texts: Sequence[str],
-        ids: npt.NDArray[Any],
-        offsets: Offsets,
-        where: Callable[[int], str],
-    ) -> int:
-        """Check what `encode_batch(texts)` gave; text i is document `first + i` of its file.
-
-        where: names document i of the batch for the message. Returns how many were checked. Raises DataError for the
-        first that differs.
-        """
-        chosen = range(-first % self.every, len(texts), self.every) if self.every else range(0)
-        for index in chosen:
-            expected, _ = self.tokenizer.encode_reference([texts[index]])
-            got = ids[offsets[index] : offsets[index + 1]]
-            if not np.array_equal(got, expected):
-                same = min(len(got), len(expected))
-                place = int(np.argmax(np.append(got[:same] != expected[:same], True)))
-                raise DataError(
-                    f"{where(index)}: token {place} is {_at(got, place)} by {self.tokenizer.backend}, {_at(expected, place)} by `tokenizers`. "
-                    "Run again with tokenizer.backend=reference, and please report the document."
-                )
-        return len(chosen)
-
-
-def _at(ids: npt.NDArray[Any], place: int) -> str:
-    return str(ids[place]) if place < len(ids) else "missing"

@@ -1,0 +1,1 @@
+"""What happens to the text of a document before deduplication: normalisation, filters, and the search for evaluation texts."""
