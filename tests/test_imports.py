@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "tokenizers": {"errors"},
     "cleaning": {"errors", "kernels", "formats"},
     "kernels": {"errors"},
+    "storage": {"errors"},
     "formats": GROUND | {"kernels", "sources.base", "stages.fates"},
     "sources": GROUND | {"formats"},
     "stages": GROUND | {"cleaning", "formats", "kernels", "sources", "tokenizers"},

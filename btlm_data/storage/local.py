@@ -1,0 +1,270 @@
+"""A folder of this machine as a store. Writes go to a temporary name beside the final one; a link is never written through."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import mmap
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from btlm_data.errors import DataError, OutputError
+from btlm_data.storage.base import TEMPORARY_SUFFIX, Entry, check_name
+
+
+@dataclass(frozen=True)
+class _Creating:
+    file: BinaryIO
+    path: Path
+
+
+class LocalStore:
+    """The files below a folder. See `btlm_data.storage.base.Store` for what each call does."""
+
+    is_local = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.url = str(self.root)
+        self.shown = str(root)
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.url!r})"
+
+    def path(self, name: str) -> Path:
+        """Where a file of this name lies."""
+        return self.root / check_name(name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None if it is not there or is no regular file."""
+        try:
+            status = self.path(name).stat()
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """All regular files below the folder `prefix`."""
+        entries: list[Entry] = []
+        folders = [self.root / check_name(prefix) if prefix else self.root]
+        while folders:
+            folder = folders.pop()
+            try:
+                children = list(os.scandir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise DataError(
+                    f"The folder {folder} cannot be listed ({error.strerror}). Change its permissions and run again."
+                ) from error
+            for child in children:
+                if child.is_dir(follow_symlinks=False):
+                    folders.append(Path(child.path))
+                elif not child.name.endswith(TEMPORARY_SUFFIX) and child.is_file():
+                    entries.append(
+                        Entry(Path(child.path).relative_to(self.root).as_posix(), child.stat().st_size)
+                    )
+        return sorted(entries)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes [start, stop) of a file."""
+        with self.open(name) as file:
+            if start:
+                file.seek(start)
+            data = file.read() if stop is None else file.read(stop - start)
+        if stop is not None and len(data) != stop - start:
+            raise DataError(
+                f"{self.path(name)} ends before byte {stop:,}; it was cut. Run the same command again: it is made again."
+            )
+        return data
+
+    def map(self, name: str) -> memoryview:
+        """The whole file, memory-mapped read-only."""
+        with self.open(name) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading. Anything but a regular file (a FIFO, a device) is refused at once."""
+        path = self.path(name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{path} is missing. Run the same command again: it is made again.") from error
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}). Change that and run the same command again."
+            ) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise DataError(f"{path} is not a regular file. Remove it and run the same command again.")
+        return io.open(descriptor, "rb")  # noqa: UP020 - `open` is this method's own name
+
+    @contextlib.contextmanager
+    def create(self, name: str, *, durable: bool = True) -> Iterator[_Creating]:
+        """Write a file aside, fsync it, rename it, fsync its folder."""
+        path = self.path(name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+        try:
+            self._make_folders(path)
+            with temporary.open("x+b") as file:
+                yield _Creating(file, temporary)
+                file.flush()
+                if durable:
+                    _fsync(file.fileno())
+            temporary.replace(path)
+            if durable:
+                _fsync_folder(path.parent)
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        finally:
+            with contextlib.suppress(OSError):  # not to hide the first error
+                temporary.unlink(missing_ok=True)
+
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write one small file atomically."""
+        with self.create(name, durable=durable) as creating:
+            creating.file.write(data)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove files, and folders that become empty by it."""
+        folders: set[Path] = set()
+        for name in names:
+            path = self.path(name)
+            try:
+                self._refuse_links(path)
+                path.unlink(missing_ok=True)
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                raise as_output_error(error, path) from error
+            folders.add(path.parent)
+        for folder in sorted(folders, key=lambda f: -len(f.parts)):
+            with contextlib.suppress(OSError):
+                while folder != self.root:
+                    folder.rmdir()
+                    folder = folder.parent
+
+    def sweep(self) -> int:
+        """Remove temporary files of this project below the folder."""
+        count = 0
+        for folder, _, names in os.walk(self.root, followlinks=False):
+            for name in names:
+                if name.endswith(TEMPORARY_SUFFIX) and name.startswith("."):
+                    Path(folder, name).unlink(missing_ok=True)
+                    count += 1
+        return count
+
+    # For leases: content hashes are the versions; the exclusive creation and the rename are the file system's.
+
+    def create_new(self, name: str, data: bytes) -> str | None:
+        """Link a finished file to `name`, which fails if it is there."""
+        path = self.path(name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+        try:
+            self._make_folders(path)
+            temporary.write_bytes(data)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return None
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                return self._create_without_links(
+                    path, data
+                )  # some network and FUSE file systems have no hard links
+            return _version(data)
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _create_without_links(self, path: Path, data: bytes) -> str | None:
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return None
+        return _version(data)
+
+    def replace_version(self, name: str, data: bytes, version: str) -> str | None:
+        """Replace `name` if its content is still that of `version`."""
+        present = self.read_version(name)
+        if present is None or present[1] != version:
+            return None
+        self.write(name, data, durable=False)
+        return _version(data)
+
+    def read_version(self, name: str) -> tuple[bytes, str] | None:
+        """Content and its hash."""
+        if self.size(name) is None:
+            return None
+        try:
+            data = self.read(name, 0, None)
+        except DataError:
+            return None
+        return data, _version(data)
+
+    def _make_folders(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._refuse_links(path)
+
+    def _refuse_links(self, path: Path) -> None:
+        """Raise OutputError if a folder between the root and `path` is a link: what lies behind it is not ours."""
+        folder = path.parent
+        while folder != self.root and self.root in folder.parents:
+            if folder.is_symlink():
+                raise OutputError(
+                    f"{folder} is a link to {os.path.realpath(folder)}. btlm-data writes and deletes only inside {self.root}, "
+                    "never through a link. Remove the link, or choose another folder."
+                )
+            folder = folder.parent
+
+
+def as_output_error(error: OSError, path: Path | str) -> OutputError:
+    """Say in plain words what the operating system refused while `path` was being written."""
+    if isinstance(error, OutputError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"The disk is full: {path} could not be written. Nothing half-written was kept under that name. "
+            "Free space (`--plan` tells how much a run needs) and rerun the same command; it continues from here."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(
+            f"No permission to write {path} ({error.strerror}). Choose another --out or --work-dir, or change the "
+            "folder's permissions, and rerun the same command."
+        )
+    return OutputError(
+        f"{path} could not be written: {error.strerror or error}. Fix it and rerun the same command; it continues from here."
+    )
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
