@@ -216,8 +216,8 @@ class LocalStore:
         return data, _version(data)
 
     def _make_folders(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_links(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def _refuse_links(self, path: Path) -> None:
         """Raise OutputError if a folder between the root and `path` is a link: what lies behind it is not ours."""
