@@ -13,7 +13,7 @@ import click
 from btlm_data.errors import BtlmError, Interrupted
 
 if TYPE_CHECKING:
-    from btlm_data.config import Recipe
+    from btlm_data.recipe.models import Recipe
 
 # Option -> (recipe key, what click should know). One entry gives flag, recipe key and help.
 _PREPARE: list[tuple[str, str, dict[str, Any]]] = [
@@ -144,8 +144,8 @@ def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], optio
 
     load_numba_without_scipy()
     from btlm_data import pipeline, plan_report
-    from btlm_data.engine.progress import Bars, Lines
     from btlm_data.inspection import outcome
+    from btlm_data.progress import Bars, Lines
 
     recipe = _recipe(config, assignments, options)
     console = Console(stderr=True)
@@ -166,9 +166,9 @@ def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], optio
 
 
 def _recipe(config: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Recipe:
-    from btlm_data.config import load, parse_assignment
+    from btlm_data.recipe.load import Override, load, parse_assignment
 
-    overrides: dict[str, tuple[Any, str]] = {}
+    overrides: dict[str, Override] = {}
     for flag, key, details in _PREPARE:
         value = options[_parameter(key)]
         if value is None or value == ():
@@ -177,13 +177,13 @@ def _recipe(config: str | None, assignments: tuple[str, ...], options: dict[str,
             value = [part.strip() for part in value.split(",") if part.strip()]
         elif details.get("multiple"):
             value = list(value)
-        overrides[key] = (value, flag)
+        overrides[key] = Override(value, flag)
     for flag, key, _ in _FLAGS:
         if options[_parameter(key)]:
-            overrides[key] = (True, flag)
+            overrides[key] = Override(True, flag)
     for assignment in assignments:
-        key, value = parse_assignment(assignment)
-        overrides[key] = (value, f"--set {assignment}")
+        key, override = parse_assignment(assignment)
+        overrides[key] = override
     return load(Path(config) if config else None, overrides)
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from btlm_data.config import SPLITS, Recipe, Run, Settings, digest
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import (
     Engine,
@@ -31,11 +30,14 @@ from btlm_data.engine.runner import (
     task_digest,
 )
 from btlm_data.errors import ConfigError, DataError, InputError, OutputError
+from btlm_data.fingerprint import digest
 from btlm_data.formats import atomic, manifest, rejects
 from btlm_data.formats.documents import Fields
+from btlm_data.recipe.models import Recipe, Run, Settings
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher, Prefetcher
 from btlm_data.sources.listing import Listing, list_files
+from btlm_data.splits import SPLITS
 from btlm_data.stages import blocks as block_list
 from btlm_data.stages import emit_folder, finish, holdout, pack, read, shard, streams
 from btlm_data.stages.blocks import Block

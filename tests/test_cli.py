@@ -75,7 +75,7 @@ def test_a_recipe_s_mistake_names_file_line_and_nearest_key(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "pipelines").glob("*.yaml")))
 def test_every_shipped_recipe_loads_and_states_every_line_s_meaning(recipe: str) -> None:
-    from btlm_data.config import load
+    from btlm_data.recipe.load import load
 
     path = ROOT / "pipelines" / recipe
     loaded = load(path, {})

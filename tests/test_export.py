@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import tokenizers
 
-from btlm_data.config import Recipe
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.export import ExportedSplit, Target, export
 from btlm_data.pipeline import prepare
+from btlm_data.recipe.models import Recipe
 from btlm_data.task import Step, Task
 from btlm_data.tokenizers import load_tokenizer
 

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data import pipeline
-from btlm_data.config import load
-from btlm_data.engine.progress import Lines
 from btlm_data.formats import manifest
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
 from btlm_data.stages import read, streams
 from btlm_data.tokenizers import load_tokenizer

@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from btlm_data.config import load
-from btlm_data.engine.progress import Lines
 from btlm_data.pipeline import prepare
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
 
 DATA = Path(__file__).resolve().parent.parent / "btlm_data" / "data"
 EOS = 50256

@@ -14,7 +14,7 @@ import click
 from pydantic import BaseModel
 
 from btlm_data.cli import cli
-from btlm_data.config import Recipe, Settings
+from btlm_data.recipe.models import Recipe, Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _RECIPES_INTRO = """# Recipes

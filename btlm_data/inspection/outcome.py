@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from btlm_data.config import Recipe
-from btlm_data.engine.progress import amount
 from btlm_data.pipeline import Prepared
+from btlm_data.progress import amount
+from btlm_data.recipe.models import Recipe
 from btlm_data.task import Amount
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from btlm_data.config import Run
 from btlm_data.errors import BtlmError, DataError, SourceUnavailable
+from btlm_data.recipe.models import Run
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.cache import Cache, Partial, Pin, key_of
 from btlm_data.sources.http import LONGEST_RETRY_AFTER, TransientError, backoff

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from btlm_data.config import SPLITS, Run, SourceSettings
 from btlm_data.errors import ConfigError, InputError, SourceUnavailable
+from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources import registry
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.patterns import matcher, splits_of
+from btlm_data.splits import SPLITS
 
 logger = logging.getLogger(__name__)
 

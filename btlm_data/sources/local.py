@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from btlm_data.config import SPLITS, SourceSettings
 from btlm_data.errors import InputError
+from btlm_data.recipe.models import SourceSettings
 from btlm_data.sources.base import SourceFile, classify
 from btlm_data.sources.listing import Listing
 from btlm_data.sources.patterns import splits_of
 from btlm_data.sources.redpajama import is_layout, layout_source
+from btlm_data.splits import SPLITS
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 _READABLE = ".jsonl, .json, .ndjson, .txt (also with .gz or .zst) and .parquet"

@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from btlm_data.config import SPLITS
 from btlm_data.sources.base import classify
+from btlm_data.splits import SPLITS
 
 MAX_NAME_BYTES = 1024
 

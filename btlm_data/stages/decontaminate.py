@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from btlm_data.cleaning.evaluation_ngrams import NGRAMS, EvalNgrams
-from btlm_data.config import SPLITS
 from btlm_data.formats import atomic, columns
+from btlm_data.splits import SPLITS
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate
 

@@ -34,11 +34,12 @@ import numpy.typing as npt
 import xxhash
 
 from btlm_data.advance import advance
-from btlm_data.config import DedupeSettings, Run, digest
 from btlm_data.errors import ConfigError, SafetyStop
+from btlm_data.fingerprint import digest
 from btlm_data.formats import atomic, columns, receipts, signatures
 from btlm_data.formats.duplicates import Keys, Links, read_partition, write_partitions, writing_clusters
 from btlm_data.kernels import buckets, union_find
+from btlm_data.recipe.models import DedupeSettings, Run
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate
 from btlm_data.task import Counts, Step, Task

@@ -19,9 +19,10 @@ import numpy as np
 import zstandard
 
 from btlm_data.advance import advance
-from btlm_data.config import SPLITS, digest
 from btlm_data.errors import DataError
+from btlm_data.fingerprint import digest
 from btlm_data.formats import atomic, columns
+from btlm_data.splits import SPLITS
 from btlm_data.stages import emit_text, read
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
-from btlm_data.config import Part, Settings
 from btlm_data.errors import DataError
 from btlm_data.formats import atomic, columns, manifest
+from btlm_data.recipe.models import SetSettings, Settings
 from btlm_data.sources.listing import Listing
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.pack import SampleSet
@@ -46,7 +46,7 @@ class PreparedSet:
     """One prepared length: its folder ("" where it is the only one) and splits."""
 
     index: int
-    part: Part
+    part: SetSettings
     folder: str
     splits: dict[str, PreparedSplit]
 

@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.advance import advance
-from btlm_data.config import SPLITS, HoldoutSettings, digest
+from btlm_data.fingerprint import digest
 from btlm_data.formats import columns
+from btlm_data.recipe.models import HoldoutSettings
+from btlm_data.splits import SPLITS
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate
 from btlm_data.stages.streams import FATES

@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.advance import advance
-from btlm_data.config import Settings, digest
+from btlm_data.fingerprint import digest
 from btlm_data.formats import columns
+from btlm_data.recipe.models import Settings
 from btlm_data.stages.streams import Index, gather
 from btlm_data.task import Counts, Task
 

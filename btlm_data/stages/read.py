@@ -27,11 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data import seeding
-from btlm_data.config import CleanSettings, Settings, digest
 from btlm_data.errors import DataError, InputError
+from btlm_data.fingerprint import digest
 from btlm_data.formats import columns, rejects
 from btlm_data.formats.documents import BLOCK_BYTES, Fields, count_records, read_blocks
 from btlm_data.formats.documents import Block as RecordBlock
+from btlm_data.recipe.models import CleanSettings, Settings
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.task import Counts, Task

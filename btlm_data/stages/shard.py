@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from btlm_data.advance import advance
-from btlm_data.config import ShardSettings, digest
+from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import writer as shard_files
+from btlm_data.recipe.models import ShardSettings
 from btlm_data.stages import pack
 from btlm_data.stages.pack import PackSettings, SampleSet
 from btlm_data.stages.streams import gather, gather_samples

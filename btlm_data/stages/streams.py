@@ -34,8 +34,10 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.advance import advance
-from btlm_data.config import SPLITS, Settings, digest
+from btlm_data.fingerprint import digest
 from btlm_data.formats import columns
+from btlm_data.recipe.models import Settings
+from btlm_data.splits import SPLITS
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate
 from btlm_data.task import Counts, Task

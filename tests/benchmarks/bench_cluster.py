@@ -154,7 +154,7 @@ class _Context:
 def _child(work_dir: Path, count: int) -> None:
     import shutil
 
-    from btlm_data.config import DedupeSettings, Run
+    from btlm_data.recipe.models import DedupeSettings, Run
     from btlm_data.stages import blocks, dedupe
 
     def cluster(count: int, memory: int) -> tuple[_Context, dict[str, Any]]:

@@ -141,9 +141,9 @@ def _seconds(sides: list[Callable[[], None]], rounds: int = 5) -> list[float]:
 
 def planted() -> list[dict[str, Any]]:
     """Recall of planted copies by edit rate, and the exact similarity of what was removed to what its cluster keeps."""
-    from btlm_data.config import DedupeSettings, Run
     from btlm_data.formats import columns
     from btlm_data.kernels import minhash
+    from btlm_data.recipe.models import DedupeSettings, Run
     from btlm_data.stages import blocks, dedupe
     from tests.benchmarks.bench_cluster import _Context
 

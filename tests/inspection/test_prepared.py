@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 from btlm_data import pipeline
-from btlm_data.config import load
-from btlm_data.engine.progress import Lines
 from btlm_data.inspection import render
 from btlm_data.inspection.check import Check
 from btlm_data.inspection.summary import inspect
 from btlm_data.inspection.verify import verify
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
 from btlm_data.stages import vsl
 
 ROOT = Path(__file__).resolve().parents[2]

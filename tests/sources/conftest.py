@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from btlm_data.config import Run
+from btlm_data.recipe.models import Run
 from tests.hub import Hub
 
 

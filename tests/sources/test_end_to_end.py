@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from btlm_data import config, pipeline
+from btlm_data import pipeline
 from btlm_data.errors import BtlmError, SourceUnavailable
+from btlm_data.recipe.load import load
+from btlm_data.recipe.models import Recipe
 from btlm_data.task import Step, Task
 from tests.hub import Fault, Hub
 
@@ -66,7 +68,7 @@ def build(folder: Path, num_files: int = 8, num_documents: int = 40, seed: int =
     return folder
 
 
-def recipe(source: str, out: Path, **run: Any) -> config.Recipe:
+def recipe(source: str, out: Path, **run: Any) -> Recipe:
     values: dict[str, Any] = {
         "source.name": source,
         "seq_len": [128],
@@ -76,7 +78,7 @@ def recipe(source: str, out: Path, **run: Any) -> config.Recipe:
     }
     values |= {"run.timeout": 5.0, "run.retries": 4, "run.retry_pause": 0.005}
     values |= {f"run.{key}" if "." not in key else key: value for key, value in run.items()}
-    return config.load(None, {key: (value, key) for key, value in values.items()})
+    return load(None, {key: (value, key) for key, value in values.items()})
 
 
 def prepare(source: str, out: Path, **run: Any) -> dict[str, str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from btlm_data.config import Run, SourceSettings
 from btlm_data.errors import DataError, InputError, OutputError, SourceUnavailable
+from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.cache import Cache
 from btlm_data.sources.fetch import Fetcher, Prefetcher
@@ -424,7 +424,7 @@ def _fork_sleeper() -> int:
 
 FETCH = """
 import sys, json
-from btlm_data.config import Run, SourceSettings
+from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 run = Run(**json.loads(sys.argv[1]))

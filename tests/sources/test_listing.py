@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from btlm_data.config import Run, SourceSettings
 from btlm_data.errors import ConfigError, InputError, SourceUnavailable
+from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources.listing import list_files
 from tests.hub import Fault, Hub
 

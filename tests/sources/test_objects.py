@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from btlm_data.config import Run, SourceSettings
 from btlm_data.errors import ConfigError, InputError, OutputError, SourceUnavailable
+from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources import upload as upload_module
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files

@@ -21,12 +21,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btlm_data.config import DedupeSettings, Run
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import run_step
 from btlm_data.errors import BtlmError, ConfigError, DataError, SafetyStop
 from btlm_data.formats import columns
 from btlm_data.kernels import minhash
+from btlm_data.recipe.models import DedupeSettings, Run
 from btlm_data.stages import blocks as block_list
 from btlm_data.stages import dedupe
 from btlm_data.stages.blocks import Block

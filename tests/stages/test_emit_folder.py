@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from btlm_data import pipeline
-from btlm_data.config import load
-from btlm_data.engine.progress import Lines
 from btlm_data.errors import ConfigError, OutputError
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
 
 SAMPLE = Path(str(files("btlm_data") / "data/sample"))
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from btlm_data.config import Recipe, Settings, digest, load, parse_assignment, parse_size
 from btlm_data.errors import ConfigError
+from btlm_data.fingerprint import digest
+from btlm_data.recipe.load import load, parse_assignment
+from btlm_data.recipe.models import Recipe, Run, Settings
 
 
 def recipe(folder: Path, text: str) -> Path:
@@ -70,10 +72,10 @@ def test_a_wrong_value_names_key_line_and_value(
     ("content", "said"),
     [
         (b"a: [1\n", "not valid YAML"),
-        (b"a: \xff\n", "not UTF-8 (byte 3)"),
-        (b"- a\n", "found a list"),
+        (b"a: \xff\n", "not UTF-8 text (byte 3)"),
+        (b"- a\n", "the file holds a list"),
         (b"a: &x [*x]\n", "aliases"),
-        (b"!!python/object:os.system {}\n", "not valid YAML"),
+        (b"!!python/object:os.system {}\n", "YAML tags"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -125,7 +127,8 @@ def test_options_win_and_their_mistakes_name_the_option(tmp_path: Path) -> None:
     ],
 )
 def test_assignments_are_read_as_yaml(text: str, value: object) -> None:
-    assert parse_assignment(text) == (text.split("=")[0], value)
+    key, override = parse_assignment(text)
+    assert (key, override.value, override.shown) == (text.split("=")[0], value, f"--set {text}")
 
 
 @pytest.mark.parametrize("text", ["a", "=5", "a b=5", "a..b=1", "A=1", "a=[1", "a=b: c: d"])
@@ -139,13 +142,13 @@ def test_what_is_no_assignment_is_refused(text: str) -> None:
     [("4GB", 4 * 10**9), ("512MiB", 2**29), ("1.5k", 1500), (77, 77), (" 2 tb ", 2 * 10**12), ("12", 12)],
 )
 def test_sizes(value: object, size: int) -> None:
-    assert parse_size(value) == size
+    assert Run.model_validate({"cache_size": value}).cache_size == size
 
 
-@pytest.mark.parametrize("value", ["", "GB", "1.2.3GB", "5 bananas", "-5", True, None, "1e9", "."])
+@pytest.mark.parametrize("value", ["", "GB", "1.2.3GB", "5 bananas", "-5", True, None, "."])
 def test_what_is_no_size_is_refused_with_an_example(value: object) -> None:
     with pytest.raises(ValueError, match="write for example 4GB"):
-        parse_size(value)
+        Run.model_validate({"cache_size": value})
 
 
 def test_sequence_lengths_in_every_spelling() -> None:

@@ -6,8 +6,8 @@ import logging
 import pytest
 from rich.console import Console
 
-from btlm_data.engine import progress
-from btlm_data.engine.progress import Bars, Lines, amount, duration
+from btlm_data import progress
+from btlm_data.progress import Bars, Lines, amount, duration
 from btlm_data.task import Counts, Step, Task
 
 STEP = Step(

@@ -1,0 +1,376 @@
+"""Every setting of a run, with its meaning, its default and its bounds.
+
+Settings of two kinds. `Settings` decides the data: it is recorded in dataset.json, part of the fingerprint, and each
+stage's digest covers what the stage depends on. `Run` says how the work is done (workers, memory, folders): it is never part of a
+digest and never changes a byte. Both refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from btlm_data.splits import Split
+
+_UNITS = {"": 1, "B": 1} | {
+    prefix + ending: base**power
+    for power, prefix in enumerate("KMGT", 1)
+    for ending, base in (("", 1000), ("B", 1000), ("IB", 1024))
+}
+
+
+def _size(value: object) -> int:
+    """Bytes from "4GB" (10^9), "512MiB" (2^20) or a number. Raises ValueError with an example.
+
+    Not pydantic's ByteSize: that reads "1.2.3GB" as one byte and "8bit" as a size.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return int(value)
+    match = re.fullmatch(r"\s*([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})\s*([a-zA-Z]{0,3})\s*", str(value))
+    if not match or match[2].upper() not in _UNITS:
+        raise ValueError(
+            f"{str(value)[:80]!r} is not a size; write for example 4GB, 512MiB or a number of bytes"
+        )
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=2**60)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Fraction = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SourceSettings(_Settings):
+    """Where the text comes from and how a record is read."""
+
+    name: Name = Field(
+        "sample", description="registered name, local file, folder or glob, or URL (hf://, s3://, https://)"
+    )
+    text_field: Name = Field(
+        "text", max_length=1000, description="record field that holds the text; dots descend into objects"
+    )
+    source_field: str = Field(
+        "meta.redpajama_set_name",
+        max_length=1000,
+        description="record field that names the document's source; dots descend into objects",
+    )
+    limit: int | None = Field(
+        None, ge=1, le=10**15, description="read only the first N records of each split"
+    )
+    revision: Name | None = Field(None, description="hub revision; resolved and recorded in dataset.json")
+    chunks: tuple[Annotated[int, Field(ge=0, le=10**6)], ...] = Field(
+        (), max_length=10_000, description="SlimPajama chunks to read, for example 1,2; all when empty"
+    )
+    files: int | None = Field(None, ge=1, le=10**9, description="read only the first N files of each split")
+    splits: dict[Split, tuple[Name, ...]] = Field(
+        default_factory=dict,
+        description="file patterns of each split, relative to the source, for example "
+        "`{validation: [heldout/*.jsonl]}`; the other files are train. Default: by folder and file names",
+    )
+    exclude_sources: tuple[Name, ...] = Field(
+        (), max_length=100_000, description="source names to leave out, for example RedPajamaBook"
+    )
+    max_record_bytes: Size = Field(
+        512 * 2**20, description="a longer record is rejected (record_too_large), never held in memory"
+    )
+    max_rejected: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="stop when more than this share of a source's records cannot be read; 1 never stops",
+    )
+
+
+class CleanSettings(_Settings):
+    """SlimPajama's cleaning: normalise, then drop what is too short; optional filters."""
+
+    normalize: Literal["nfc", "ftfy", "none"] = Field(
+        "nfc", description="Unicode normalisation: NFC; NFC and repair of wrongly decoded text; or none"
+    )
+    min_chars: int = Field(
+        200,
+        ge=0,
+        le=10**9,
+        description="drop documents with fewer characters, counted after the normalisation for deduplication "
+        "(lower case, no punctuation, single spaces); 0 keeps all",
+    )
+    filters: tuple[dict[str, Any] | str, ...] = Field(
+        (),
+        max_length=1000,
+        description="filters by name, with parameters, applied in order (docs/filters.md)",
+    )
+    rejected_sample: int = Field(
+        100, ge=0, le=10**6, description="how many dropped documents to keep as examples for each reason"
+    )
+
+
+class DedupeSettings(_Settings):
+    """Exact and near-duplicates, within and across sources, and train against holdout."""
+
+    method: Literal["minhash", "exact", "none"] = Field(
+        "minhash", description="near-duplicates by MinHash (and exact ones), exact duplicates only, or none"
+    )
+    scheme: Literal["affine32", "legacy"] = Field(
+        "affine32",
+        description="hash functions: datasketch 2's, or those of datasketch before 2 (SlimPajama's)",
+    )
+    bands: int = Field(
+        9, ge=1, le=4096, description="bands of the MinHash signature; one equal band is a match"
+    )
+    rows: int = Field(13, ge=1, le=4096, description="hash values in a band")
+    num_perm: int = Field(128, ge=4, le=4096, description="hash values in a signature; at least bands x rows")
+    threshold: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="used by verify: pairs with a lower estimated similarity are not duplicates",
+    )
+    verify: bool = Field(
+        False, description="compare the whole signatures of each pair that shares a band; see threshold"
+    )
+    keep: Literal["first", "longest", "source-priority"] = Field(
+        "first", description="which document of a group of duplicates stays"
+    )
+    source_priority: tuple[Name, ...] = Field(
+        (), max_length=100_000, description="source names, best first, for keep: source-priority"
+    )
+    holdout: bool = Field(
+        True, description="remove train documents that are (near-)duplicates of validation or test documents"
+    )
+    max_removed: float = Field(
+        0.8, gt=0, le=1, description="stop when more than this share of a source's bytes would be removed"
+    )
+    index: Name | None = Field(
+        None, description="folder of an index of earlier runs: drop what matches it, add what is new"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DedupeSettings:
+        if self.bands * self.rows > self.num_perm:
+            raise ValueError(
+                f"bands x rows = {self.bands * self.rows} needs more than num_perm = {self.num_perm} values"
+            )
+        if self.keep == "source-priority" and not self.source_priority:
+            raise ValueError("keep: source-priority needs source_priority: [names, best first]")
+        return self
+
+
+class HoldoutSettings(_Settings):
+    """Validation and test: the source's own, or drawn at random."""
+
+    fraction: Fraction = Field(
+        0.0, description="share of documents drawn as validation when the source has none of its own"
+    )
+    test_fraction: Fraction = Field(
+        0.0, description="share of documents drawn as test when the source has none of its own"
+    )
+    decontaminate: tuple[Name, ...] = Field(
+        (),
+        max_length=10_000,
+        description="evaluation sets (JSON Lines or parquet): train documents that share 13 words in a row "
+        "with one of them are removed",
+    )
+    report_only: bool = Field(False, description="list contaminated documents, remove none")
+
+
+class TokenizerSettings(_Settings):
+    """Which tokenizer, and how far it is checked during the run."""
+
+    name: Name = Field(
+        "gpt2", description="gpt2 (inside the package), a tokenizer.json, a folder, or a hub id"
+    )
+    revision: Name | None = Field(None, description="hub revision of the tokenizer; recorded in dataset.json")
+    eos: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="the end-of-document token, where the tokenizer does not name it",
+    )
+    verify_every: int = Field(
+        0,
+        ge=0,
+        le=10**12,
+        description="check one document in N against `tokenizers` during the run; 0 checks only at the start",
+    )
+    backend: Literal["auto", "fast", "reference"] = Field(
+        "auto", description="the fast tokenizer where it is exact, always the fast one, or `tokenizers`"
+    )
+
+
+class ShardSettings(_Settings):
+    """How samples are stored in HDF5."""
+
+    samples_per_file: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="samples in a shard. Default: 16,777,216 tokens (8,192 samples of 2,048)",
+    )
+    compression: Literal["gzip", "none"] = Field("gzip", description="compression of the HDF5 chunks")
+    level: int = Field(1, ge=0, le=9, description="gzip level; 1 is fastest")
+    hdf5_shuffle: bool = Field(
+        False, description="HDF5's byte-shuffle filter: files 5 % smaller, half as fast to read"
+    )
+    dtype: Literal["int32", "uint16"] = Field(
+        "int32", description="type of the values; Model Zoo's reader needs int32"
+    )
+
+
+class SetSettings(_Settings):
+    """One prepared set: a sequence length and, if the documents are divided, this set's share of them."""
+
+    seq_len: int = Field(ge=1, le=2**20, description="tokens in a sample")
+    share: float | None = Field(None, gt=0, le=1, description="share of the documents; all when absent")
+
+    @property
+    def name(self) -> str:
+        """Folder name when several sets are prepared at once."""
+        return f"msl{self.seq_len}"
+
+
+def parse_sets(value: object) -> object:
+    """seq_len accepts 2048, "2048:0.75", or a list of these."""
+    items = value if isinstance(value, list | tuple) else [value]
+    sets: list[object] = []
+    for item in items:
+        if isinstance(item, str):
+            length, colon, share = item.partition(":")
+            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", length) or (
+                colon and not re.fullmatch(r"\s*[0-9]*\.?[0-9]{1,20}\s*", share)
+            ):
+                raise ValueError(
+                    f"{item[:80]!r} is not a sequence length; write 2048, or 2048:0.75 for a share of the documents"
+                )
+            sets.append({"seq_len": int(length), "share": float(share) if share else None})
+        elif isinstance(item, int) and not isinstance(item, bool):
+            sets.append({"seq_len": item})
+        else:
+            sets.append(item)
+    return sets
+
+
+def _by_name(key: str) -> BeforeValidator:
+    """Let `tokenizer: gpt2` mean `tokenizer: {name: gpt2}`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+class Settings(_Settings):
+    """Everything that decides the bytes of a prepared dataset."""
+
+    source: Annotated[SourceSettings, _by_name("name")] = SourceSettings()
+    clean: CleanSettings = CleanSettings()
+    dedupe: Annotated[DedupeSettings, _by_name("method")] = DedupeSettings()
+    holdout: HoldoutSettings = HoldoutSettings()
+    tokenizer: Annotated[TokenizerSettings, _by_name("name")] = TokenizerSettings()
+    seq_len: Annotated[tuple[SetSettings, ...], BeforeValidator(parse_sets)] = Field(
+        (SetSettings(seq_len=2048),),
+        min_length=1,
+        max_length=64,
+        description="tokens in a sample; several lengths in a list; `2048:0.75` takes a share of the documents",
+    )
+    format: Literal["sample", "corpus", "vsl"] = Field(
+        "sample",
+        description="samples of (3, seq_len); the token stream itself; or whole documents packed into samples",
+    )
+    shuffle: Literal["samples", "documents", "none"] = Field(
+        "samples",
+        description="what is shuffled, over the whole split: documents and samples, documents, or none",
+    )
+    tail: Literal["pad", "drop"] = Field(
+        "pad", description="the last, short sample of a split: padded, or dropped (and counted)"
+    )
+    mix: dict[Name, Annotated[float, Field(ge=0, le=100)]] = Field(
+        default_factory=dict, max_length=100_000, description="epochs of each source; 1 where not named"
+    )
+    max_documents_per_sample: int | None = Field(
+        None, ge=1, le=2**20, description="for vsl: most documents in one sample"
+    )
+    shards: ShardSettings = ShardSettings()
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        shares = [item.share for item in self.seq_len]
+        if any(share is not None for share in shares):
+            if any(share is None for share in shares):
+                raise ValueError("seq_len: give every length a share, or none")
+            if sum(share for share in shares if share is not None) > 1 + 1e-9:
+                raise ValueError(
+                    f"seq_len: the shares add up to {sum(s or 0 for s in shares):g}, more than 1"
+                )
+        lengths = [item.seq_len for item in self.seq_len]
+        if len(set(lengths)) != len(lengths):
+            raise ValueError(f"seq_len: {max(lengths, key=lengths.count)} is named twice")
+        return self
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Stage = Literal["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard"]
+
+
+class Run(_Settings):
+    """How the work is done: never part of a digest, never changes a byte."""
+
+    out: Name = Field("shards", description="folder of the dataset, or a URL to write to")
+    work_dir: Name | None = Field(
+        None, description="folder of intermediate files and receipts. Default: .work inside `out`"
+    )
+    workers: int = Field(default_factory=_cpu_count, ge=1, le=4096, description="number of processes")
+    memory: Annotated[Size, Field(ge=10_000)] | None = Field(
+        None, description="memory of the whole run. Default: 1 GB for each worker"
+    )
+    engine: Literal["local"] = Field("local", description="where tasks run: processes on this machine")
+    strict: bool = Field(False, description="the first record that cannot be read ends the run with an error")
+    accept_removal: bool = Field(False, description="continue although dedupe.max_removed is exceeded")
+    overwrite: bool = Field(False, description="replace another dataset in the output folder")
+    stop_after: Stage | None = Field(None, description="end after this stage; a later run continues")
+    emit_text: Name | None = Field(None, description="also write the kept text as .jsonl.zst to this folder")
+    cache_dir: Name | None = Field(None, description="folder of downloaded files while they are read")
+    cache_size: Size = Field(50 * 10**9, description="most bytes of downloaded files on disk at once")
+    keep_downloads: bool = Field(False, description="keep downloaded files after they are read")
+    sources_file: Name | None = Field(None, description="YAML file with more registered sources")
+    timeout: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="seconds without a byte from a server before the request is repeated",
+    )
+    retries: int = Field(8, ge=0, le=1000, description="how often a failed request is repeated")
+    retry_pause: float = Field(
+        1.0,
+        gt=0,
+        le=3600,
+        description="seconds before the first repetition; doubles each time up to a minute, and a server's "
+        "Retry-After takes precedence",
+    )
+
+    @property
+    def memory_per_worker(self) -> int:
+        """Bytes one worker may hold."""
+        return (self.memory or 10**9 * self.workers) // self.workers
+
+
+class Recipe(Settings):
+    """A recipe file: the settings, and under `run` how to do it."""
+
+    run: Run = Run()
+
+    @property
+    def settings(self) -> Settings:
+        """The part that decides bytes."""
+        return Settings(**{name: getattr(self, name) for name in Settings.model_fields})
