@@ -32,8 +32,8 @@ from btlm_data.engine.runner import (
 from btlm_data.errors import ConfigError, DataError, InputError, OutputError
 from btlm_data.fingerprint import digest
 from btlm_data.formats import atomic, manifest, rejects
-from btlm_data.formats.documents import Fields
 from btlm_data.recipe.models import Recipe, Run, Settings
+from btlm_data.records.reader import Fields
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher, Prefetcher
 from btlm_data.sources.listing import Listing, list_files

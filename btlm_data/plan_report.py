@@ -16,10 +16,10 @@ from btlm_data import pipeline
 from btlm_data.advance import listen
 from btlm_data.engine.runner import is_done
 from btlm_data.formats import columns
-from btlm_data.formats.documents import Fields
 from btlm_data.formats.shard_formats import writer as shards
 from btlm_data.progress import amount, duration
 from btlm_data.recipe.models import Recipe
+from btlm_data.records.reader import Fields
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from btlm_data.stages import read

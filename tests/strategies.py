@@ -12,7 +12,8 @@ from typing import Any, Literal
 import zstandard
 from hypothesis import strategies as st
 
-from btlm_data.sources.base import SourceFile, classify
+from btlm_data.records.formats import classify
+from btlm_data.sources.base import SourceFile
 
 Kind = Literal["none", "gzip", "zstd"]
 ENDINGS: dict[str, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}

@@ -25,15 +25,18 @@ MAY_IMPORT = {
     "cleaning": {"errors", "kernels", "formats"},
     "kernels": {"errors"},
     "storage": {"errors"},
-    "formats": GROUND | {"kernels", "sources.base", "stages.fates"},
-    "sources": GROUND | {"formats"},
-    "stages": GROUND | {"cleaning", "formats", "kernels", "sources", "tokenizers"},
+    "formats": GROUND | {"kernels", "stages.fates"},
+    "records": {"advance", "errors"},
+    "sources": GROUND | {"formats", "records"},
+    "stages": GROUND | {"cleaning", "formats", "kernels", "records", "sources", "tokenizers"},
     "engine": GROUND | {"formats.receipts", "formats.atomic"},
     "inspection": GROUND | {"formats", "kernels", "tokenizers", "stages", "progress", "pipeline"},
     "export": GROUND | {"formats", "kernels", "stages", "inspection"},
     "dedupe_curve": GROUND,
-    "pipeline": GROUND | {"cleaning", "formats", "sources", "stages", "engine", "kernels", "tokenizers"},
-    "plan_report": GROUND | {"progress", "formats", "sources", "stages", "engine", "pipeline", "tokenizers"},
+    "pipeline": GROUND
+    | {"records", "cleaning", "formats", "sources", "stages", "engine", "kernels", "tokenizers"},
+    "plan_report": GROUND
+    | {"records", "progress", "formats", "sources", "stages", "engine", "pipeline", "tokenizers"},
     "cli": {
         "errors",
         "recipe",

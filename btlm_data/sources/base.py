@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-Format = Literal["jsonl", "parquet", "txt"]
-Compression = Literal["none", "gzip", "zstd"]
-_FORMATS: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".json": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "txt",
-}
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+from btlm_data.records.formats import Compression, Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +40,3 @@ class SourceFile:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
-
-
-def classify(name: str) -> tuple[Format, Compression] | None:
-    """Format and compression from a file name's endings, or None if it is no input file (".jsonl.zst" -> jsonl, zstd)."""
-    lowered = name.lower()
-    compression: Compression = "none"
-    for ending, kind in _COMPRESSIONS.items():
-        if lowered.endswith(ending):
-            lowered, compression = lowered[: -len(ending)], kind
-    for ending, form in _FORMATS.items():
-        if lowered.endswith(ending) and not (form == "parquet" and compression != "none"):
-            return form, compression
-    return None

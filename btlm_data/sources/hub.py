@@ -22,7 +22,8 @@ from urllib.parse import unquote
 
 from btlm_data.errors import ConfigError, SourceUnavailable
 from btlm_data.recipe.models import Run
-from btlm_data.sources.base import SourceFile, classify
+from btlm_data.records.formats import classify
+from btlm_data.sources.base import SourceFile
 from btlm_data.sources.http import RETRIED_STATUS, TransientError, backoff, retry_after
 from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, splits_of
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from btlm_data.errors import InputError
 from btlm_data.recipe.models import SourceSettings
-from btlm_data.sources.base import SourceFile, classify
+from btlm_data.records.formats import classify
+from btlm_data.sources.base import SourceFile
 from btlm_data.sources.listing import Listing
 from btlm_data.sources.patterns import splits_of
 from btlm_data.sources.redpajama import is_layout, layout_source

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
-from btlm_data.sources.base import SourceFile, classify
+from btlm_data.records.formats import classify
+from btlm_data.sources.base import SourceFile
 from btlm_data.sources.http import RETRIED_STATUS, TransientError, backoff, retry_after, stream_bytes
 from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, splits_of, usual_split
 

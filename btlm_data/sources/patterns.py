@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from btlm_data.sources.base import classify
+from btlm_data.records.formats import classify
 from btlm_data.splits import SPLITS
 
 MAX_NAME_BYTES = 1024

@@ -30,9 +30,8 @@ from btlm_data import seeding
 from btlm_data.errors import DataError, InputError
 from btlm_data.fingerprint import digest
 from btlm_data.formats import columns, rejects
-from btlm_data.formats.documents import BLOCK_BYTES, Fields, count_records, read_blocks
-from btlm_data.formats.documents import Block as RecordBlock
 from btlm_data.recipe.models import CleanSettings, Settings
+from btlm_data.records.reader import BATCH_BYTES, Fields, RecordBatch, count_records, read_batches
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.task import Counts, Task
@@ -47,7 +46,7 @@ UNREADABLE = "(unreadable)"  # the source name under which records that could no
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a file; start and stop as in formats.documents.read_blocks. max_line: lines from here on are not read."""
+    """A stretch of a file; start and stop as in records.reader.read_batches. max_line: lines from here on are not read."""
 
     file: SourceFile
     start: int = 0
@@ -195,11 +194,11 @@ def _segments(whole: Segment) -> list[Segment]:
 class _Records:
     """The records of one block, which may come from several small files. files: index into the part's segments."""
 
-    block: RecordBlock = field(default_factory=RecordBlock)
+    block: RecordBatch = field(default_factory=RecordBatch)
     files: list[int] = field(default_factory=list)
     reject_files: list[int] = field(default_factory=list)
 
-    def take(self, block: RecordBlock, segment: int) -> None:
+    def take(self, block: RecordBatch, segment: int) -> None:
         """Append another stretch's records."""
         mine = self.block
         if not mine.texts and not mine.rejects:
@@ -258,14 +257,14 @@ def records(
     segments: Sequence[Segment],
     settings: ReadSettings,
     resume: tuple[int, int],
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int = BATCH_BYTES,
 ) -> Iterator[_Records]:
     """Blocks of about block_bytes; those of small files are put together."""
     max_record_bytes = settings.settings.source.max_record_bytes
     found, held = _Records(), 0
     for index, segment in enumerate(segments):
         with settings.fetcher.local_copy(segment.file) as path:
-            for block in read_blocks(
+            for block in read_batches(
                 path,
                 segment.file,
                 settings.fields,
@@ -288,7 +287,7 @@ def records(
         yield found
 
 
-def _keep_lines_before(block: RecordBlock, max_line: int) -> None:
+def _keep_lines_before(block: RecordBatch, max_line: int) -> None:
     """Forget what lies at or behind `max_line` (--limit)."""
     count = sum(line < max_line for line in block.lines)
     del block.texts[count:], block.sources[count:], block.lines[count:], block.offsets[count:]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from btlm_data.formats.zstd_frames import Walk, walk
+from btlm_data.records.zstd_frames import Walk, walk
 
 SKIPPABLE = b"\x57\x2a\x4d\x18\x05\0\0\0hello"
 

@@ -1,6 +1,6 @@
 """Reading documents out of corpus files, block by block; the policy for every kind of bad record.
 
-A block is the records of one stretch of a file: about `block_bytes` of raw lines (or one longer record), whatever the
+A block is the records of one stretch of a file: about `batch_bytes` of raw lines (or one longer record), whatever the
 file's size, so memory does not depend on it. Nothing here stops at bad input: each bad record becomes a `Reject` with
 its reason and place, and reading goes on with the next one.
 
@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -23,10 +23,10 @@ import zstandard
 from isal import isal_zlib
 
 from btlm_data.advance import advance
-from btlm_data.formats import zstd_frames
-from btlm_data.sources.base import SourceFile
+from btlm_data.records import zstd_frames
+from btlm_data.records.formats import Compression, Format
 
-BLOCK_BYTES = 16 * 2**20
+BATCH_BYTES = 16 * 2**20
 UNNAMED_SOURCE = "unnamed"
 _READ_BYTES = 2**17  # a zstd block: damage costs no more than the records of one
 _GROUP_LINES = 64
@@ -45,7 +45,7 @@ class Reject:
 
 
 @dataclass
-class Block:
+class RecordBatch:
     """The readable documents of one stretch of a file, and what could not be read there.
 
     lines: 0-based line (or row) numbers relative to the stretch read; offsets: bytes into the decompressed file (row number for
@@ -69,6 +69,26 @@ class Block:
         return len(self.texts) + len(self.rejects)
 
 
+class StoredFile(Protocol):
+    """What reading needs to know of a file (`sources.base.SourceFile` is one)."""
+
+    @property
+    def format(self) -> Format:
+        """How its records are laid out."""
+
+    @property
+    def compression(self) -> Compression:
+        """How its bytes are compressed as a whole."""
+
+    @property
+    def source(self) -> str | None:
+        """The source name of all its documents; None: the record says it."""
+
+    @property
+    def text_field(self) -> str | None:
+        """The field that holds the text, where it differs from the setting."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """Which fields of a record hold the text and the source name; dots descend."""
@@ -77,16 +97,16 @@ class Fields:
     source: str = "meta.redpajama_set_name"
 
 
-def read_blocks(
+def read_batches(
     path: Path,
-    file: SourceFile,
+    file: StoredFile,
     fields: Fields,
     start: int = 0,
     stop: int | None = None,
     skip: tuple[int, int] = (0, 0),
     max_record_bytes: int = 512 * 2**20,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[Block]:
+    batch_bytes: int = BATCH_BYTES,
+) -> Iterator[RecordBatch]:
     """Read one stretch of `file`, whose bytes are at `path`.
 
     start, stop: for uncompressed JSON Lines a byte range (the lines that begin in it), for parquet a range of row
@@ -96,14 +116,14 @@ def read_blocks(
     source = file.source
     try:
         if file.format == "parquet":
-            yield from _read_parquet(path, fields, source, start, stop, skip, max_record_bytes, block_bytes)
+            yield from _read_parquet(path, fields, source, start, stop, skip, max_record_bytes, batch_bytes)
         elif file.format == "txt":
             yield from _read_text(path, file, source, max_record_bytes)
         else:
-            yield from _read_json_lines(path, file, fields, start, stop, skip, max_record_bytes, block_bytes)
+            yield from _read_json_lines(path, file, fields, start, stop, skip, max_record_bytes, batch_bytes)
     except OSError as error:
         reject = Reject(skip[1], skip[0], "unreadable_file", error.strerror or str(error), 0)
-        yield Block(rejects=[reject], num_lines=skip[1], end=skip[0], final=True)
+        yield RecordBatch(rejects=[reject], num_lines=skip[1], end=skip[0], final=True)
 
 
 # JSON Lines ----------------------------------------------------------------------------------------------------
@@ -246,18 +266,18 @@ def _struct(text_path: Sequence[str], source_path: Sequence[str]) -> type[msgspe
 
 def _read_json_lines(
     path: Path,
-    file: SourceFile,
+    file: StoredFile,
     fields: Fields,
     start: int,
     stop: int | None,
     skip: tuple[int, int],
     max_record_bytes: int,
-    block_bytes: int,
-) -> Iterator[Block]:
+    batch_bytes: int,
+) -> Iterator[RecordBatch]:
     decoder = RecordDecoder(Fields(file.text_field or fields.text, fields.source), file.source)
     lines_done = skip[1]
-    for raw in _raw_blocks(path, file, start, stop, skip[0], max_record_bytes, block_bytes):
-        block = Block()
+    for raw in _raw_blocks(path, file, start, stop, skip[0], max_record_bytes, batch_bytes):
+        block = RecordBatch()
         lines_done += _decode(block, decoder, raw.data, raw.cut, raw.offset, lines_done, max_record_bytes)
         position = raw.offset + raw.cut
         raw.data = b""  # not to be held while the block is worked on
@@ -292,7 +312,7 @@ def _is_utf8(data: memoryview) -> bool:
 
 
 def _decode(
-    block: Block,
+    block: RecordBatch,
     decoder: RecordDecoder,
     data: bytes,
     cut: int,
@@ -340,7 +360,7 @@ def _are_objects(data: bytes, begin: int, ends: Sequence[int]) -> bool:
 
 
 def _decode_good(
-    block: Block,
+    block: RecordBatch,
     decoder: RecordDecoder,
     data: bytes,
     ends: Sequence[int],
@@ -366,7 +386,7 @@ def _decode_good(
 
 
 def _decode_line(
-    block: Block, decoder: RecordDecoder, line: bytes, offset: int, number: int, max_record_bytes: int
+    block: RecordBatch, decoder: RecordDecoder, line: bytes, offset: int, number: int, max_record_bytes: int
 ) -> None:
     """Add one line that is not plainly good."""
     if len(line) > max_record_bytes:
@@ -449,14 +469,14 @@ class _Pieces:
 
 def _raw_blocks(
     path: Path,
-    file: SourceFile,
+    file: StoredFile,
     start: int,
     stop: int | None,
     resume_at: int,
     max_record_bytes: int,
-    block_bytes: int,
+    batch_bytes: int,
 ) -> Iterator[_Raw]:
-    """Whole lines, about block_bytes at a time; where they are cut depends on the file and the first offset only."""
+    """Whole lines, about batch_bytes at a time; where they are cut depends on the file and the first offset only."""
     with path.open("rb") as raw, _decompressed(raw, file) as stream:
         pieces = _Pieces(raw, stream, _frame_problem(path, file))
         held = b""
@@ -470,7 +490,7 @@ def _raw_blocks(
             skipped, held = _drop_line(pieces, b"")
             offset = start - 1 + skipped
         limit = None if stop is None or file.compression != "none" else stop
-        wanted = block_bytes
+        wanted = batch_bytes
         while limit is None or offset < limit:
             parts, size = [held], len(held)
             at_end = False
@@ -500,14 +520,14 @@ def _raw_blocks(
                 )
             elif not at_end and cut == 0:  # one line longer than the block: hold more of it, up to the limit
                 if wanted <= max_record_bytes:
-                    wanted += block_bytes
+                    wanted += batch_bytes
                     continue
                 block.data = b""
                 block.too_long, held = _drop_line(pieces, held)
             if not block.too_long:
                 held = held[cut:]
             offset += cut + block.too_long
-            wanted = block_bytes
+            wanted = batch_bytes
             if cut or block.too_long or block.problem:
                 yield block
             if at_end:
@@ -525,7 +545,7 @@ def _drop_line(pieces: _Pieces, held: bytes) -> tuple[int, bytes]:
     return dropped + newline + 1, held[newline + 1 :]
 
 
-def _decompressed(raw: IO[bytes], file: SourceFile) -> IO[bytes]:
+def _decompressed(raw: IO[bytes], file: StoredFile) -> IO[bytes]:
     """A buffered stream of the decompressed bytes; never holds more than a few MB, whatever a frame claims."""
     if file.compression == "zstd":
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
@@ -543,7 +563,7 @@ _IsalError: Any = isal_zlib.error  # a class of its own, which its type stub cal
 _STREAM_ERRORS: tuple[type[Exception], ...] = (zstandard.ZstdError, _IsalError, OSError, EOFError, ValueError)
 
 
-def _frame_problem(path: Path, file: SourceFile) -> tuple[str, str] | None:
+def _frame_problem(path: Path, file: StoredFile) -> tuple[str, str] | None:
     """What the structure of a zstd file tells before it is read: a cut file simply ends, as far as the decompressor is concerned."""
     if file.compression != "zstd":
         return None
@@ -566,9 +586,11 @@ def _stream_problem(error: Exception) -> tuple[str, str]:
 # Plain text ----------------------------------------------------------------------------------------------------
 
 
-def _read_text(path: Path, file: SourceFile, source: str | None, max_record_bytes: int) -> Iterator[Block]:
+def _read_text(
+    path: Path, file: StoredFile, source: str | None, max_record_bytes: int
+) -> Iterator[RecordBatch]:
     """A .txt file is one document; its source name is the one given, or the unnamed one."""
-    block = Block(num_lines=1, end=1, final=True)
+    block = RecordBatch(num_lines=1, end=1, final=True)
     with path.open("rb") as raw, _decompressed(raw, file) as stream:
         pieces: list[bytes] = []
         length = 0
@@ -617,16 +639,16 @@ def _read_parquet(
     stop: int | None,
     skip: tuple[int, int],
     max_record_bytes: int,
-    block_bytes: int,
-) -> Iterator[Block]:
-    """Row groups [start, stop), about block_bytes of text at a time. `skip` counts rows of the stretch already read."""
+    batch_bytes: int,
+) -> Iterator[RecordBatch]:
+    """Row groups [start, stop), about batch_bytes of text at a time. `skip` counts rows of the stretch already read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield Block(rejects=[Reject(0, 0, *_parquet_problem(error), 0)], final=True)
+        yield RecordBatch(rejects=[Reject(0, 0, *_parquet_problem(error), 0)], final=True)
         return
     groups = range(start, table.num_row_groups if stop is None else min(stop, table.num_row_groups))
     first_row = sum(table.metadata.row_group(i).num_rows for i in range(start))
@@ -640,12 +662,12 @@ def _read_parquet(
         for begin in range(to_skip, num_rows, _PARQUET_ROWS):
             end = min(begin + _PARQUET_ROWS, num_rows)
             rejects = [Reject(row, first_row + row, "missing_text", detail, 0) for row in range(begin, end)]
-            yield Block(rejects=rejects, num_lines=end, end=end, final=end == num_rows)
+            yield RecordBatch(rejects=rejects, num_lines=end, end=end, final=end == num_rows)
         return
     total = max(1, sum(table.metadata.row_group(i).total_byte_size for i in groups))
     rows = max(1, sum(table.metadata.row_group(i).num_rows for i in groups))
-    batch_rows = max(1, min(_PARQUET_ROWS, block_bytes * rows // total))
-    block = Block()
+    batch_rows = max(1, min(_PARQUET_ROWS, batch_bytes * rows // total))
+    block = RecordBatch()
     held = 0
     try:
         for batch in table.iter_batches(
@@ -671,10 +693,10 @@ def _read_parquet(
                     block.offsets.append(first_row + row)
                     held += len(text)
             done += batch.num_rows
-            if held >= block_bytes:
+            if held >= batch_bytes:
                 block.num_lines = block.end = done
                 yield block
-                block, held = Block(), 0
+                block, held = RecordBatch(), 0
     except (pa.ArrowException, OSError, ValueError) as error:
         block.rejects.append(Reject(done, first_row + done, *_parquet_problem(error), 0))
         block.final = True
@@ -734,11 +756,11 @@ def _value(scalar: Any) -> Any:
 
 
 def count_records(
-    path: Path, file: SourceFile, fields: Fields, limit: int, max_record_bytes: int
+    path: Path, file: StoredFile, fields: Fields, limit: int, max_record_bytes: int
 ) -> tuple[int, int]:
     """How many records (documents and rejects) `file` holds, up to `limit`, and the line after the last one counted."""
     records = 0
-    for block in read_blocks(path, file, fields, max_record_bytes=max_record_bytes, block_bytes=2**20):
+    for block in read_batches(path, file, fields, max_record_bytes=max_record_bytes, batch_bytes=2**20):
         if records + block.num_records >= limit:
             numbers = sorted([*block.lines, *(reject.line for reject in block.rejects)])
             return limit, numbers[limit - records - 1] + 1

@@ -1,0 +1,1 @@
+"""Readers of corpora: record formats (one file each), compressions, and the policy for every kind of bad record."""
