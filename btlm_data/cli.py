@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from btlm_data.errors import BtlmError, Interrupted
+from btlm_data import entry, terminal
+from btlm_data.errors import Interrupted
 
 if TYPE_CHECKING:
     from btlm_data.recipe.models import Recipe
@@ -80,10 +80,11 @@ def _parameter(key: str) -> str:
     return "opt_" + key.replace(".", "__")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=entry.Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(package_name="btlm-data", prog_name="btlm-data")
-@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
-def cli(verbose: bool) -> None:
+def cli() -> None:
     """Turn raw text corpora into verified, training-ready HDF5 shards.
 
     \b
@@ -94,9 +95,6 @@ def cli(verbose: bool) -> None:
     Exit codes: 0 done; 1 verification failed or data damaged; 2 wrong option or recipe; 3 input cannot be read; 4 output
     cannot be written; 5 stopped for safety; 130 interrupted.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
 
 
 @cli.command()
@@ -138,8 +136,6 @@ def _find_recipe(name: str) -> str:
 
 
 def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], options: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
@@ -148,12 +144,10 @@ def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], optio
     from btlm_data.progress import Bars, Lines
 
     recipe = _recipe(config, assignments, options)
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if plan:
-        plan_report.render(plan_report.measure(recipe), Console())
+        plan_report.render(plan_report.measure(recipe), terminal.console())
         return
-    if not console.is_terminal:
-        logging.getLogger("btlm_data").setLevel(min(logging.INFO, logging.getLogger().level))
     try:
         with Bars(console) if console.is_terminal else Lines() as events:
             prepared = pipeline.prepare(recipe, events)
@@ -208,10 +202,6 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
     \b
     btlm-data inspect shards/ --sample 17
     """
-    import json
-
-    from rich.console import Console
-
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
@@ -219,9 +209,9 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
 
     report = summary.inspect(path, sample=samples, split=split, num_samples=num_samples)
     if as_json:
-        click.echo(json.dumps(report, ensure_ascii=False, indent=1))
+        terminal.echo(terminal.to_json(report, indent=1))
     else:
-        render.render(report, Console())
+        render.render(report, terminal.console())
 
 
 @cli.command()
@@ -234,7 +224,6 @@ def verify(path: Path, as_json: bool) -> None:
     btlm-data verify shards/
     """
     import dataclasses
-    import json
 
     from btlm_data.kernels import load_numba_without_scipy
 
@@ -244,9 +233,9 @@ def verify(path: Path, as_json: bool) -> None:
 
     def report(check: Check) -> None:
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(check), ensure_ascii=False))
+            terminal.echo(terminal.to_json(dataclasses.asdict(check)))
         else:
-            click.echo(verification.line(check))
+            terminal.echo(verification.line(check))
 
     checks = verification.verify(path, report)
     if any(check.ok is False for check in checks):
@@ -276,9 +265,9 @@ def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) 
     """
     from btlm_data import dedupe_curve as curve
 
-    click.echo(curve.table(bands, rows))
+    terminal.echo(curve.table(bands, rows))
     if threshold is not None:
-        click.echo(curve.proposals(threshold, num_perm))
+        terminal.echo(curve.proposals(threshold, num_perm))
 
 
 @cli.command()
@@ -309,33 +298,14 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
                 if what.documents is not None
                 else f"{what.samples or 0:,} samples"
             )
-            click.echo(
+            terminal.echo(
                 f"{name + '/' if name else ''}{split}: {unit}, {what.tokens:,} tokens in {len(what.files)} files{left}"
             )
 
 
 def main() -> None:
-    """Entry point: every BtlmError becomes a message and its exit code."""
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except BtlmError as error:
-        first, _, rest = str(error).partition("\n")
-        click.echo(
-            f"{click.style('error:', fg='red', bold=True)} {first}" + (f"\n{rest}" if rest else ""), err=True
-        )
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+    """Entry point: every exception becomes words and an exit code."""
+    entry.run(cli)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from btlm_data import pipeline
 from btlm_data.advance import listen
@@ -210,7 +211,7 @@ def render(plan: Plan, console: Console) -> None:
     """Print a plan."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for stage, what in plan.stages:
-        table.add_row(f"[bold]{stage}", what)
+        table.add_row(Text(stage, style="bold"), what)
     console.print(table)
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.files.items())
     lines = [

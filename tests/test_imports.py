@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"errors", "task", "recipe", "seeding", "advance", "fingerprint", "splits"}
 MAY_IMPORT = {
     "errors": set(),
+    "terminal": {"errors"},
+    "entry": {"errors", "terminal"},
     "task": set(),
     "advance": set(),
     "seeding": set(),
@@ -38,6 +40,8 @@ MAY_IMPORT = {
     "plan_report": GROUND
     | {"records", "progress", "formats", "sources", "stages", "engine", "pipeline", "tokenizers"},
     "cli": {
+        "entry",
+        "terminal",
         "errors",
         "recipe",
         "progress",
@@ -53,6 +57,8 @@ MAY_IMPORT = {
 }
 FROM_TRAINER = {
     "btlm_data.errors",
+    "btlm_data.terminal",
+    "btlm_data.entry",
     "btlm_data.formats",
     "btlm_data.tokenizers",
     "btlm_data.recipe.yaml_file",

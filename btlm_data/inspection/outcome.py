@@ -10,8 +10,8 @@ from btlm_data.recipe.models import Recipe
 from btlm_data.task import Amount
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, highlight=False)
+def _print(console: Console, line: str, style: str | None = None) -> None:
+    console.print(line, soft_wrap=True, style=style)
 
 
 def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
@@ -19,7 +19,7 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
     if prepared.already_done:
         _print(
             console,
-            f"Nothing to do: [bold]{prepared.out}[/] already holds this very dataset. `btlm-data verify {prepared.out}` re-reads it.",
+            f"Nothing to do: {prepared.out} already holds this very dataset. `btlm-data verify {prepared.out}` re-reads it.",
         )
         return
     for stage, counts in prepared.stages.items():
@@ -42,10 +42,10 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
     if prepared.num_rejects:
         _print(
             console,
-            f"  [yellow]{prepared.num_rejects:,} records could not be read[/]: {prepared.work_dir / 'rejects.jsonl'} lists reason and place.",
+            f"  {prepared.num_rejects:,} records could not be read: {prepared.work_dir / 'rejects.jsonl'} lists reason and place.",
         )
     for warning in prepared.warnings:
-        _print(console, f"  [yellow]{warning}[/]")
+        _print(console, f"  {warning}", "yellow")
     if prepared.complete:
         size = sum(path.stat().st_size for path in prepared.work_dir.rglob("*") if path.is_file())
         _print(
@@ -60,7 +60,7 @@ def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
         )
         _print(
             console,
-            f"[bold green]Prepared[/] {recipe.run.out}{copied}. Next: `btlm-data inspect {local}`, `btlm-data verify {local}`.",
+            f"Prepared {recipe.run.out}{copied}. Next: `btlm-data inspect {local}`, `btlm-data verify {local}`.",
         )
     else:
         _print(

@@ -1,0 +1,237 @@
+"""How a command ends: every exception becomes words and an exit code, whatever it is; used by both command lines.
+
+0     done                              4     the output cannot be written (errors.py has the tree)
+1     data damaged, or verify failed    5     stopped for safety
+2     wrong option or recipe            70    an error nobody foresaw: one sentence, and a report file for us
+3     input cannot be read              130   interrupted; 141: the reader of standard output has closed it
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import platform
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from btlm_data import terminal
+from btlm_data.errors import BtlmError, Interrupted, OutputError
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+_READER_GONE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+_PATIENCE = 10.0  # seconds after a first Ctrl-C in which more of them change nothing
+_OUT_OF_MEMORY = "There is not enough memory. Give the process more, or use fewer --workers or less --memory."
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+logger = logging.getLogger(__name__)
+
+
+def log_options() -> list[click.Option]:
+    """-v, -q and --log-file; given before or after the command's name, or both."""
+    return [
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=_start_logging,
+            help="Also show what the program does in detail.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_start_logging,
+            help="Show errors only.",
+        ),
+        click.Option(
+            ["--log-file"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            expose_value=False,
+            callback=_start_logging,
+            help="Also append log lines with times to this file.",
+        ),
+    ]
+
+
+def is_quiet(context: click.Context) -> bool:
+    """Whether -q was given."""
+    return bool(context.meta.get(f"{__name__}.quiet"))
+
+
+def _start_logging(context: click.Context, option: click.Parameter, value: Any) -> None:
+    meta = context.meta  # shared by the contexts of a program and its command
+    meta[f"{__name__}.{option.name}"] = meta.get(f"{__name__}.{option.name}") or value
+    level = logging.DEBUG if meta.get(f"{__name__}.verbose") else logging.ERROR if is_quiet(context) else None
+    if context.resilient_parsing:
+        return
+    terminal.start_logging(level, meta.get(f"{__name__}.log_file"))
+
+
+class _ReaderGone(Exception):
+    """Standard output was closed by its reader; not an OSError, which click would turn into exit code 1."""
+
+
+class Command(click.Command):
+    """A command that takes -v, -q and --log-file too, so that they may stand after its name."""
+
+    def __init__(self, *args: Any, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.params.extend(log_options())
+
+
+class Program(click.Group):
+    """A group of commands with the one handler of everything that can end them."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.params.extend(log_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises _ReaderGone where standard output was closed, Interrupted for Ctrl-C."""
+        try:
+            result = super().invoke(ctx)
+            terminal.finish()
+        except BrokenPipeError as error:
+            if error.filename is None:
+                raise _ReaderGone from None
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
+        return result
+
+
+def run(program: Program) -> NoReturn:
+    """Run the command that sys.argv names, print what went wrong, and exit. Raises nothing but SystemExit."""
+    terminal.start()
+    signal.signal(signal.SIGINT, _Interrupts())
+    arguments = sys.argv[1:]
+    try:
+        code = _exit_code(program, arguments)
+    except KeyboardInterrupt:
+        code = Interrupted.exit_code
+    try:
+        terminal.finish()
+    except BrokenPipeError:
+        code = code or _READER_GONE
+        terminal.abandon_stdout()
+    except OutputError as error:
+        terminal.error(str(error))
+        code = code or error.exit_code
+        terminal.abandon_stdout()
+    sys.exit(code)
+
+
+def _exit_code(program: Program, arguments: list[str]) -> int:
+    try:
+        result = program.main(arguments, standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _report("Interrupted", "Interrupted.", Interrupted.exit_code, arguments)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _report("UsageError", _usage(error), error.exit_code, arguments)
+    except BtlmError as error:
+        return _report(type(error).__name__, str(error), error.exit_code, arguments)
+    except _ReaderGone:
+        terminal.abandon_stdout()
+        return _READER_GONE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except MemoryError as error:
+        logger.debug("%s", error, exc_info=True)
+        return _report("OutOfMemory", _OUT_OF_MEMORY, INTERNAL_ERROR, arguments)
+    except Exception as error:  # the outermost handler
+        return _unforeseen(error, arguments)
+    return result if isinstance(result, int) else 0
+
+
+class _Interrupts:
+    """SIGINT: the first interrupts; while the command cleans up, more of them wait; after _PATIENCE seconds one ends at once."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._first is None:
+            self._first = monotonic()
+            raise KeyboardInterrupt
+        if monotonic() - self._first > _PATIENCE:
+            os._exit(Interrupted.exit_code)
+
+
+def _report(kind: str, message: str, code: int, arguments: Sequence[str]) -> int:
+    """Print an error: as JSON on standard output where --json is among the arguments, else in words on standard error."""
+    if "--json" in arguments:
+        try:
+            terminal.echo(terminal.to_json({"error": {"kind": kind, "message": message, "exit_code": code}}))
+        except OSError:
+            terminal.error(message)
+    elif code == Interrupted.exit_code:
+        terminal.note(message)
+    else:
+        terminal.error(message)
+    return code
+
+
+def _usage(error: click.ClickException) -> str:
+    """The message of a wrong option, and which command's help to read."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is None:
+        return message
+    return f"{message}\nSee `{context.command_path} --help`."
+
+
+def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
+    """Say in one sentence what happened; the details go to a file."""
+    if isinstance(error, OSError) and error.errno in (*_DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS):
+        name = f"{error.filename}: " if error.filename else ""
+        message = (
+            f"{name}{error.strerror}. Free space or choose another folder, and run the same command again."
+        )
+        return _report("OutputError", message, OutputError.exit_code, arguments)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return _report("OutOfMemory", _OUT_OF_MEMORY, INTERNAL_ERROR, arguments)
+    summary = terminal.without_secrets(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:300]
+    path = _write_report(error, arguments)
+    details = (
+        f"The details are in {path}; please report it with that file." if path else "Run with -v for details."
+    )
+    message = f"Something failed that should not ({summary}). {details}"
+    logger.debug("unforeseen error", exc_info=error)
+    return _report("InternalError", message, INTERNAL_ERROR, arguments)
+
+
+def _write_report(error: Exception, arguments: Sequence[str]) -> str | None:
+    """Write command, versions and traceback to a file in the temporary folder; its path, or None where none can be written."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        release = version("btlm-data")
+    except PackageNotFoundError:
+        release = "unknown"
+    lines = [
+        f"btlm-data {release}, Python {platform.python_version()}, {platform.platform()}",
+        f"arguments: {list(arguments)}",
+        "".join(traceback.format_exception(error)),
+    ]
+    try:
+        handle, path = tempfile.mkstemp(prefix="btlm-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(terminal.without_secrets("\n".join(lines)))
+    except OSError:
+        return None
+    return path

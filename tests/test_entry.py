@@ -1,0 +1,162 @@
+"""How a command ends: words, an exit code, and a report for what nobody foresaw; whatever the streams are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import sys, time
+import click
+from btlm_data import entry, terminal
+from btlm_data.errors import DataError, InputError
+
+@click.group(cls=entry.Program)
+def cli(): pass
+
+@cli.command()
+@click.argument("how")
+@click.option("--json", "as_json", is_flag=True)
+def end(how, as_json):
+    if how == "lines":
+        for i in range(100_000): terminal.echo(f"line {i}")
+    elif how == "wait":
+        try:
+            print("waiting", flush=True); time.sleep(60)
+        finally:
+            time.sleep(0.7)
+            print("cleaned", flush=True)
+    elif how == "recursion":
+        def again(): again()
+        again()
+    elif how == "memory":
+        raise MemoryError
+    elif how == "disk":
+        raise OSError(28, "No space left on device", "some/file")
+    elif how == "data":
+        raise DataError("a \\x1b]0;title\\x07 in [bold]https://u:secret@host/x[/]")
+    elif how == "one":
+        sys.exit(1)
+    else:
+        raise RuntimeError(f"odd: {how}")
+
+entry.run(cli)
+"""
+
+
+def run(*arguments: str, **extra: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | extra.pop("env", {})  # type: ignore[operator]
+    options = {"capture_output": True, "text": True, "timeout": 60, "env": environment} | extra
+    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_an_error_nobody_foresaw_is_one_sentence_and_a_report(tmp_path: Path) -> None:
+    done = run("end", "https://me:pass@host/x?sig=abc", env={"TMPDIR": str(tmp_path)})
+    assert done.returncode == 70
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    (report,) = tmp_path.glob("btlm-error-*.txt")
+    assert str(report) in done.stderr
+    text = report.read_text()
+    assert "RuntimeError" in text
+    assert "Traceback" in text
+    for secret in ("me:pass", "abc"):
+        assert secret not in text + done.stderr
+
+
+def test_without_a_temporary_folder_there_are_still_words(tmp_path: Path) -> None:
+    done = run("end", "recursion", env={"TMPDIR": str(tmp_path / "none")}, cwd=tmp_path)
+    assert done.returncode == 70
+    assert "RecursionError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        ("memory", 70, "not enough memory"),
+        ("disk", 4, "some/file: No space left on device"),
+        ("data", 1, r"a \x1b]0;title\x07 in [bold]https://***@host/x[/]"),
+        ("one", 1, ""),
+    ],
+)
+def test_each_end_has_its_code_and_words(how: str, code: int, words: str) -> None:
+    done = run("end", how)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "code"),
+    [
+        (["end", "data", "--json"], "DataError", 1),
+        (["end", "--json"], "UsageError", 2),
+        (["end", "odd", "--json"], "InternalError", 70),
+        (["nothing", "--json"], "UsageError", 2),
+    ],
+)
+def test_with_json_errors_are_json(arguments: list[str], kind: str, code: int) -> None:
+    done = run(*arguments)
+    answer = json.loads(done.stdout)["error"]
+    assert (answer["kind"], answer["exit_code"], done.returncode) == (kind, code, code)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_said_and_a_full_standard_error_changes_nothing() -> None:
+    with open("/dev/full", "w") as full:
+        done = run("end", "lines", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+        assert done.returncode == 4
+        assert "No space left" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert run("end", "data", stderr=full, stdout=subprocess.PIPE, capture_output=False).returncode == 1
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "end", "lines"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_five_interrupts_are_one(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "end", "wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == "cleaned\n"
+    assert errors == "Interrupted.\n"
+
+
+def test_an_ascii_terminal_shows_escapes() -> None:
+    done = run("end", "späße", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.returncode == 70
+    assert r"sp\xe4\xdfe" in done.stderr

@@ -1,0 +1,93 @@
+"""Nothing that comes from outside moves a terminal, and no stream's fault loses the work or the message."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from btlm_data import terminal
+
+HOSTILE = [
+    "\x1b]52;c;ZXZpbA==\x07",
+    "\x1b[2J\x1b[H",
+    "\x9b31m",
+    "a\rb",
+    "\u202egpj.exe",
+    "\u2066x\u2069",
+    "\x7f",
+    "\u2028",
+    "\ud800",
+    "\U000e0041",
+]
+
+
+def obeyed(text: str) -> list[str]:
+    """The characters of `text` that a terminal would obey, or that hide or reorder what is shown."""
+    return [
+        c
+        for c in text
+        if (unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in "\n\t")
+        or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    ]
+
+
+@given(st.text() | st.sampled_from(HOSTILE))
+def test_what_is_shown_moves_no_terminal(text: str) -> None:
+    shown = terminal.visible(text)
+    assert not obeyed(shown)
+    assert terminal.visible(shown) == shown
+    if not obeyed(text) and not any(unicodedata.category(c) in ("Cf", "Cn") for c in text):
+        assert shown == text
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.sampled_from(HOSTILE),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    )
+)
+def test_json_shows_the_same_values_and_moves_no_terminal(value: object) -> None:
+    text = terminal.to_json(value, indent=1)
+    assert not obeyed(text)
+    assert json.loads(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["[red]x", "o[/b]", "[link=http://x]y[/link]", ":smile:", "[bold", "\\[", *HOSTILE]
+)
+def test_a_console_shows_text_as_it_is(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    console = terminal.console()
+    table = Table()
+    table.add_column(text)
+    table.add_row(text)
+    console.print(text)
+    console.print(table)
+    stream.flush()
+    shown = stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert not obeyed(shown)
+    if text not in HOSTILE:
+        assert shown.count(text) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://me:pass@host/x", "s3://***@host/x"),
+        ("https://h/x?X-Amz-Signature=abc&part=1", "https://h/x?X-Amz-Signature=***&part=1"),
+        ("get 'https://h/x?token=abc'.", "get 'https://h/x?token=***'."),
+        ("https://h/x?page=3", "https://h/x?page=3"),
+        ("mail a@b.c about https://h/x", "mail a@b.c about https://h/x"),
+    ],
+)
+def test_keys_and_passwords_in_urls_are_not_shown(text: str, shown: str) -> None:
+    assert terminal.without_secrets(text) == shown
