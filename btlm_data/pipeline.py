@@ -19,6 +19,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from btlm_data.cleaning.filters import plan_filters
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import (
     Engine,
@@ -300,14 +301,22 @@ def read_settings(
         settings.dedupe.verify or settings.dedupe.index is not None
     )
     need_sha256 = settings.dedupe.method == "none" or not settings.dedupe.holdout
+    filters = plan_filters(settings.clean.filters)
     products = read.product_digests(
-        settings, fields, tokenizer, evaluation[1] if evaluation else None, keep_signatures, need_sha256
+        settings,
+        filters,
+        fields,
+        tokenizer,
+        evaluation[1] if evaluation else None,
+        keep_signatures,
+        need_sha256,
     )
     return read.ReadSettings(
         settings=settings,
         fields=fields,
         tokenizer=tokenizer,
         fetcher=Fetcher.of(context_run),
+        filters=filters,
         products=products,
         strict=context_run.strict,
         eval_ngrams=evaluation[0] if evaluation else None,

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "recipe": {"errors", "splits"},
     "progress": GROUND,
     "tokenizers": {"errors"},
-    "cleaning": {"errors", "kernels", "formats"},
+    "cleaning": {"errors", "kernels", "formats", "recipe.validation"},
     "kernels": {"errors"},
     "storage": {"errors"},
     "formats": GROUND | {"kernels", "stages.fates"},

@@ -70,17 +70,16 @@ def collect(task: Task, settings: read.ReadSettings, work_dir: str) -> Counts:
             )
         fate, split = fates["fate"][first : first + count], fates["split"][first : first + count]
         kept_here = np.flatnonzero(fate == Fate.KEPT).tolist()
-        sources = [records.block.sources[row] for i in kept_here if (row := rows[i]) is not None]
-        texts, _ = read.BlockWriter(root, stem, segments, settings, {}).cleaned(
-            [records.block.texts[row] for i in kept_here if (row := rows[i]) is not None], sources
-        )
+        kept_rows = [row for i in kept_here if (row := rows[i]) is not None]
+        documents = records.documents(segments, kept_rows)
+        texts, _ = read.BlockWriter(root, stem, segments, settings, {}).cleaned(documents)
         amounts = []
         for number, name in enumerate(SPLITS):
             chosen = np.flatnonzero(split[kept_here] == number).tolist()
             amounts.append(len(chosen))
             if chosen:
                 path = f"emit/{Path(stem).name}-{name}.jsonl.zst"
-                _write_lines(root / path, ((texts[i], sources[i]) for i in chosen))
+                _write_lines(root / path, ((texts[i], documents.sources[i]) for i in chosen))
                 outputs.append(path)
         kept.append(amounts)
     return Counts(extra={"outputs": outputs, "kept": kept})

@@ -15,10 +15,9 @@ the tokenizer changed, makes only the products whose digest changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data import seeding
+from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.filters import Filters, plan_filters
 from btlm_data.errors import DataError, InputError
 from btlm_data.fingerprint import digest
 from btlm_data.formats import columns, rejects
@@ -71,6 +72,7 @@ class ReadSettings:
     fields: Fields
     tokenizer: TokenizerSpec
     fetcher: Fetcher
+    filters: Filters
     products: dict[str, str]  # product -> digest of the settings it depends on
     strict: bool = False
     eval_ngrams: str | None = None  # columns file relative to the work folder
@@ -80,6 +82,7 @@ class ReadSettings:
 
 def product_digests(
     settings: Settings,
+    filters: Filters,
     fields: Fields,
     tokenizer: TokenizerSpec,
     eval_digest: str | None,
@@ -89,11 +92,10 @@ def product_digests(
     """What each product depends on, besides its part of the source."""
     d = settings.dedupe
     source = settings.source
-    functions = filters_fingerprint(settings.clean)
     docs = digest(
         VERSION,
         settings.clean,
-        functions,
+        filters.fingerprint if filters.entries else None,
         fields.text,
         fields.source,
         source.exclude_sources,
@@ -115,9 +117,7 @@ def filters_fingerprint(clean: CleanSettings) -> str | None:
     """Digest of what the filters do besides their settings: users' functions, word lists. None without filters."""
     if not clean.filters:
         return None
-    from btlm_data.cleaning.filters import fingerprint
-
-    return fingerprint(clean.filters)
+    return plan_filters(clean.filters).fingerprint
 
 
 def plan(files: Sequence[SourceFile], settings: ReadSettings) -> list[Task]:
@@ -197,6 +197,16 @@ class _Records:
     block: RecordBatch = field(default_factory=RecordBatch)
     files: list[int] = field(default_factory=list)
     reject_files: list[int] = field(default_factory=list)
+
+    def documents(self, segments: Sequence[Segment], rows: Sequence[int]) -> Documents:
+        """The documents of these rows as filters see them. segments: the part's."""
+        batch, names = self.block, [segment.file.name for segment in segments]
+        return Documents(
+            [batch.texts[row] for row in rows],
+            [batch.sources[row] for row in rows],
+            [names[self.files[row]] for row in rows],
+            [batch.offsets[row] for row in rows],
+        )
 
     def take(self, block: RecordBatch, segment: int) -> None:
         """Append another stretch's records."""
@@ -342,7 +352,7 @@ class BlockWriter:
         block = records.block
         keys = self._keys(records)
         lines = self._rejects(records)
-        texts, reasons = self.cleaned(block.texts, block.sources)
+        texts, reasons = self.cleaned(records.documents(self.segments, range(len(block.texts))))
         utf8_list = [text.encode() for text in texts]
         lengths = np.fromiter(map(len, utf8_list), np.int64, len(utf8_list))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -445,9 +455,10 @@ class BlockWriter:
             )
         return lines
 
-    def cleaned(self, texts: list[str], sources: list[str]) -> tuple[list[str], dict[int, str]]:
+    def cleaned(self, documents: Documents) -> tuple[list[str], dict[int, str]]:
         """Normalised and filtered texts, and the reason of each that is dropped (by index)."""
         clean = self.settings.settings.clean
+        texts, sources = list(documents.texts), documents.sources
         reasons: dict[int, str] = {}
         self.raw_bytes = (
             {i: len(text.encode()) for i, text in enumerate(texts) if not text.isascii()}
@@ -475,8 +486,8 @@ class BlockWriter:
         if excluded:
             reasons.update({i: "excluded_source" for i, name in enumerate(sources) if name in excluded})
         if clean.filters:
-            found, changed_texts = _filters(json.dumps(clean.filters)).apply(texts, sources)
-            for i, reason in enumerate(found):
+            verdicts, changed_texts = self.settings.filters.apply(replace(documents, texts=texts))
+            for i, reason in enumerate(verdicts):
                 if reason is not None:
                     reasons.setdefault(i, reason)
                 elif changed_texts[i] is not texts[i] and changed_texts[i] != texts[i]:
@@ -605,13 +616,6 @@ def strict_error(name: str, line: int, reason: str, detail: str) -> InputError:
         f"{name} line {line + 1}: {reason} ({detail}). "
         "Fix the record, or run without --strict: it is then counted and listed in rejects.jsonl."
     )
-
-
-@lru_cache(maxsize=4)
-def _filters(specs: str) -> Any:
-    from btlm_data.cleaning.filters import build_filters
-
-    return build_filters(json.loads(specs))
 
 
 @lru_cache(maxsize=2)

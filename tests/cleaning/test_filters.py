@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btlm_data.cleaning.filters import build_filters, fingerprint
+from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.filters import modules_named, plan_filters
 from btlm_data.errors import ConfigError, InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 PROSE = (
     "The old library stood at the end of the street, and every morning the keeper would open the heavy doors with care. "
     "Children came to read, and some of them would stay until the evening lamps were lit. Nobody could remember a day "
@@ -20,13 +24,18 @@ PROSE = (
 )
 
 
+def batch(texts: list[str], sources: list[str] | None = None, metadata: Any = None) -> Documents:
+    n = len(texts)
+    return Documents(texts, sources or ["web"] * n, ["a.jsonl"] * n, list(range(1, n + 1)), metadata)
+
+
 def verdict(spec: Any, text: str, source: str = "web") -> str | None:
-    (reason,), _ = build_filters([spec]).apply([text], [source])
+    (reason,), _ = plan_filters([spec]).apply(batch([text], [source]))
     return reason
 
 
 def text_after(spec: Any, text: str) -> str:
-    (reason,), (changed,) = build_filters([spec]).apply([text], ["web"])
+    (reason,), (changed,) = plan_filters([spec]).apply(batch([text]))
     assert reason is None
     return changed
 
@@ -39,8 +48,8 @@ def test_lengths() -> None:
 
 
 def test_filters_run_in_order_and_the_first_reason_counts() -> None:
-    filters = build_filters([{"regex": {"remove": "x+"}}, {"min_chars": 3}, {"regex": {"drop": "bad"}}])
-    reasons, texts = filters.apply(["xxab", "xxabc", "bad", "fine"], ["s"] * 4)
+    filters = plan_filters([{"regex": {"remove": "x+"}}, {"min_chars": 3}, {"regex": {"drop": "bad"}}])
+    reasons, texts = filters.apply(batch(["xxab", "xxabc", "bad", "fine"]))
     assert reasons == ["min_chars", None, "regex", None]
     assert texts == ["ab", "abc", "bad", "fine"]
 
@@ -157,7 +166,7 @@ def test_c4_bad_words(tmp_path: Path) -> None:
     assert verdict(spec, PROSE + " Darn!") == "c4.bad_word"
     assert verdict(spec, PROSE.replace("\n", " ") + " darning socks.") is None
     with pytest.raises(ConfigError, match="bad_words_file"):
-        build_filters([{"name": "c4", "bad_words_file": str(tmp_path / "none")}])
+        plan_filters([{"name": "c4", "bad_words_file": str(tmp_path / "none")}])
 
 
 def test_language() -> None:
@@ -169,26 +178,26 @@ def test_language() -> None:
     assert verdict({"name": "language", "keep": "de"}, german) is None
     assert verdict({"name": "language", "keep": "de"}, PROSE) == "language"
     assert verdict("language", "") == "language"
-    with pytest.raises(ConfigError, match="no language py3langid knows"):
-        build_filters([{"language": ["english"]}])
+    with pytest.raises(ConfigError, match="knows no language"):
+        plan_filters([{"language": ["english"]}])
 
 
 def test_language_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     with pytest.raises(ConfigError, match=r"btlm-data\[language\]"):
-        build_filters([{"name": "language", "keep": ["fr"], "min_probability": 0.123}])
+        plan_filters([{"name": "language", "keep": ["fr"], "min_probability": 0.123}])
 
 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
         ("gopher_qualty", "did you mean gopher_quality"),
-        ({"name": "gopher_quality", "min_wrods": 3}, "did you mean min_words"),
+        ({"name": "gopher_quality", "min_wrods": 3}, "Did you mean min_words"),
         ({"name": "gopher_quality", "min_words": "three"}, "expected a whole number"),
         ({"name": "gopher_quality", "min_words": True}, "expected a whole number"),
         ({"name": "gopher_quality", "max_bullet_lines": "x"}, "expected a number"),
         ({"min_chars": None}, "expected a whole number"),
-        ("min_chars", "chars is not given"),
+        ("min_chars", "chars is missing"),
         ({"regex": {"drop": "("}}, "regex"),
         ("regex", "one of drop, keep or remove"),
         ({"a": 1, "b": 2}, "has no `name`"),
@@ -201,7 +210,7 @@ def test_language_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_wrong_entry_is_named(spec: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=r"clean\.filters") as caught:
-        build_filters([{"min_chars": 1}, spec])
+        plan_filters([{"min_chars": 1}, spec])
     assert words in str(caught.value)
 
 
@@ -226,24 +235,24 @@ def my_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_a_function_keeps_drops_and_changes(my_filters: Path) -> None:
-    filters = build_filters(
+    filters = plan_filters(
         ["my_filters_for_tests:by_source", "my_filters_for_tests:shout", "my_filters_for_tests:named"]
     )
-    reasons, texts = filters.apply(["a", "b"], ["spam", "web"])
+    reasons, texts = filters.apply(batch(["a", "b"], ["spam", "web"]))
     assert reasons == ["by_source", "named.too_loud_"]
     assert texts == ["a", "B"]
     copy = pickle.loads(pickle.dumps(filters))
-    assert copy.apply(["a", "b"], ["spam", "web"]) == (reasons, texts)
+    assert copy.apply(batch(["a", "b"], ["spam", "web"])) == (reasons, texts)
 
 
 def test_an_exception_is_a_counted_reason_up_to_a_limit(my_filters: Path) -> None:
-    filters = build_filters([{"name": "careful", "function": "my_filters_for_tests:fails", "max_errors": 2}])
-    reasons, _ = filters.apply(["x", "", "y", ""], ["s"] * 4)
+    filters = plan_filters([{"name": "careful", "function": "my_filters_for_tests:fails", "max_errors": 2}])
+    reasons, _ = filters.apply(batch(["x", "", "y", ""]))
     assert reasons == [None, "careful.error", None, "careful.error"]
     with pytest.raises(
         InputError, match=r"failed on 3 documents.*ZeroDivisionError.*my_filters_for_tests\.py line 8"
     ):
-        filters.apply(["", "", ""], ["s"] * 3)
+        filters.apply(batch(["", "", ""]))
 
 
 def test_an_answer_that_means_nothing_is_an_error(my_filters: Path) -> None:
@@ -253,8 +262,104 @@ def test_an_answer_that_means_nothing_is_an_error(my_filters: Path) -> None:
 
 def test_a_changed_function_changes_the_fingerprint(my_filters: Path, tmp_path: Path) -> None:
     spec = ["my_filters_for_tests:shout"]
-    before = fingerprint(spec)
-    assert fingerprint(spec) == before
-    assert fingerprint([]) != before
+    before = plan_filters(spec).fingerprint
+    assert plan_filters(spec).fingerprint == before
+    assert plan_filters([]).fingerprint != before
     my_filters.write_text(my_filters.read_text() + "\n# changed\n")
-    assert fingerprint(spec) != before
+    assert plan_filters(spec).fingerprint != before
+
+
+def test_changed_code_is_run_in_the_same_process(my_filters: Path) -> None:
+    spec = ["my_filters_for_tests:by_source"]
+    assert plan_filters(spec).apply(batch(["x"], ["spam"]))[0] == ["by_source"]
+    my_filters.write_text("def by_source(document):\n    return True\n")
+    assert plan_filters(spec).apply(batch(["x"], ["spam"]))[0] == [None]
+
+
+def test_two_folders_may_have_a_file_of_one_name(
+    my_filters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = plan_filters(["my_filters_for_tests:shout"])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / my_filters.name).write_text("def shout(document):\n    return document['text'] + '!'\n")
+    monkeypatch.chdir(other)
+    second = plan_filters(["my_filters_for_tests:shout"])
+    assert first.fingerprint != second.fingerprint
+    for filters, text in ((first, "A"), (second, "a!"), (first, "A")):
+        assert filters.apply(batch(["a"]))[1] == [text]
+
+
+def test_a_function_may_see_where_a_document_is_and_its_whole_record(my_filters: Path) -> None:
+    my_filters.write_text(
+        "def by_url(document):\n"
+        "    assert (document['file'], document['offset']) == ('a.jsonl', 1)\n"
+        "    return not document['metadata']['url'].endswith('/spam')\n"
+    )
+    spec = {"name": "by_url", "function": "my_filters_for_tests:by_url", "metadata": True}
+    filters = plan_filters([{"min_chars": 1}, spec])
+    assert filters.needs_metadata
+    for url, reason in (("http://x/spam", "by_url"), ("http://x/good", None)):
+        assert filters.apply(batch(["a"], metadata=[{"url": url}]))[0] == [reason]
+    unasked = plan_filters(["my_filters_for_tests:by_url"])
+    assert not unasked.needs_metadata
+    with pytest.raises(ConfigError, match="metadata: true"):
+        unasked.apply(batch(["a"], metadata=[{"url": "u"}]))
+    with pytest.raises(ConfigError, match="not available"):
+        filters.apply(batch(["a"]))
+
+
+def elsewhere(pickled: bytes, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What unpickled filters say of one document in a fresh interpreter with another current folder."""
+    code = (
+        "import pickle, sys\n"
+        "from btlm_data.cleaning.document import Documents\n"
+        "filters = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "print(filters.apply(Documents(['darn b'], ['web'], ['f'], [1])))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, pickled.hex()]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_filters_are_complete_in_a_fresh_interpreter_in_another_folder(
+    my_filters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.txt").write_text("darn\n")
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("")
+    (tmp_path / "my_package" / "more.py").write_text("from . import __name__ as n\ndef f(d):\n    return n\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    # A file of the same name in the worker's folder must not be taken for the one that was planned with.
+    (other / my_filters.name).write_text("def shout(document):\n    return False, 'wrong'\n")
+    words = pickle.dumps(plan_filters([{"name": "c4", "bad_words_file": "words.txt"}]))
+    shout = pickle.dumps(plan_filters(["my_filters_for_tests:shout"]))
+    package = pickle.dumps(plan_filters(["my_package.more:f"]))
+    (tmp_path / "words.txt").unlink()
+    assert elsewhere(words, other).stdout == "(['c4.bad_word'], ['darn b'])\n"
+    assert elsewhere(shout, other).stdout == "([None], ['DARN B'])\n"
+    assert elsewhere(package, other).stdout == "([None], ['my_package'])\n"
+    my_filters.write_text("def shout(document):\n    return True\n")
+    assert "has changed since the run was planned" in elsewhere(shout, other).stderr
+    my_filters.unlink()
+    assert "is missing" in elsewhere(shout, other).stderr
+    for name in ("my_package", "my_package.more"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_word_list_decides_and_its_path_does_not(tmp_path: Path) -> None:
+    for name, words in (("a", "darn\n"), ("b", "darn\n"), ("c", "other\n")):
+        (tmp_path / name).write_text(words)
+    a, b, c = (plan_filters([{"name": "c4", "bad_words_file": str(tmp_path / n)}]).fingerprint for n in "abc")
+    assert a == b != c
+
+
+def test_the_modules_of_a_recipe_are_named_without_importing_them(my_filters: Path) -> None:
+    my_filters.write_text("raise SystemExit('imported')\n")
+    named = {"name": "x", "function": "package.module:f"}
+    assert modules_named(["my_filters_for_tests:f", {"min_chars": 3}, named]) == [
+        "my_filters_for_tests",
+        "package.module",
+    ]
+    assert modules_named(["gopher_quality"]) == []

@@ -1,0 +1,55 @@
+"""What a filter sees: a batch of documents, and the mapping that a user's function receives for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from btlm_data.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A batch of n documents, as the filters receive them; every sequence has n items.
+
+    texts: after normalisation. sources: names of sources. files, offsets: the name of each document's file and where its
+    record begins in it, in bytes as decompressed (for parquet, the number of its row). metadata: the whole record of each
+    document, every field by its name; needed only where `Filters.needs_metadata`. Its items are read one by one, so
+    that a reader may decode each record when it is asked for.
+    """
+
+    texts: Sequence[str]
+    sources: Sequence[str]
+    files: Sequence[str]
+    offsets: Sequence[int]
+    metadata: Sequence[Mapping[str, Any]] | None = None
+
+    def document(self, index: int, text: str, *, with_metadata: bool) -> Document:
+        """Document `index` for a user's function, with `text` as the filters before it left it."""
+        document = Document(
+            text=text, source=self.sources[index], file=self.files[index], offset=self.offsets[index]
+        )
+        if with_metadata:
+            if self.metadata is None:
+                raise ConfigError(
+                    f"A filter has `metadata: true`, but whole records of {self.files[index]} are not available. "
+                    "Remove the filter, or its `metadata`."
+                )
+            document["metadata"] = self.metadata[index]
+        return document
+
+
+class Document(dict[str, Any]):
+    """One document as a mapping: "text", "source", "file" (str), "offset" (int), and "metadata" where asked for.
+
+    "metadata" is the record as it was read, a mapping of every field by its name; filters ask for it by `metadata: true`.
+    """
+
+    def __missing__(self, key: str) -> Any:
+        if key == "metadata":
+            raise ConfigError(
+                'A filter reads document["metadata"], which is given only on request, because it costs time. '
+                "Add `metadata: true` to that filter's entry in clean.filters."
+            )
+        raise KeyError(key)
