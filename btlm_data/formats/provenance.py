@@ -1,0 +1,88 @@
+"""provenance.json: how a dataset was made. Beside dataset.json, which says what the data is.
+
+Paths, times, program versions and the whole configuration as it was given: what differs from run to run or from machine to
+machine, and what nobody needs to read the data. `dataset` is the checksum of the dataset.json it belongs to, `checksum`
+its own (as in formats/dataset.py). `btlm-data run dataset.json` takes the places of files from here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from btlm_data.errors import DataError
+from btlm_data.formats import dataset
+from btlm_data.formats.dataset import Sha256
+
+FILE_NAME = "provenance.json"
+MAX_BYTES = 1 << 29
+_VERSION = 1
+
+
+class StepTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a step of the run cost."""
+
+    step: str
+    tasks: int
+    seconds: float
+
+
+class InputPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an input file was read. version: its modification time, ETag or digest, as the source says it."""
+
+    name: str
+    split: str
+    url: str
+    version: str
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a dataset was made.
+
+    dataset: checksum of its dataset.json. run: fingerprint of the run, with modification times (an unchanged run is
+    recognised by it). program: version of btlm-data. libraries: versions of what decides bytes.
+    """
+
+    dataset: Sha256
+    run: Sha256
+    program: str
+    libraries: dict[str, str]
+    configuration: dict[str, Any]
+    source: dict[str, Any]
+    inputs: list[InputPlace]
+    steps: list[StepTime]
+    finished: str
+    checksum: Sha256 = dataset.NO_CHECKSUM
+    format_version: Literal[1] = _VERSION
+
+
+def encode(value: Provenance) -> bytes:
+    """The file."""
+    return dataset.sealed(msgspec.to_builtins(value))
+
+
+def decode(data: bytes, shown: str) -> Provenance:
+    """Raises DataError, naming the key, for anything that is not a provenance.json with the right checksum."""
+    try:
+        tree = msgspec.json.decode(data)
+        value = msgspec.convert(tree, Provenance)
+        wrong = value.checksum != dataset.checksum_of(tree)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{shown} cannot be used: {error}. Restore it; the data itself does not need it."
+        ) from None
+    if wrong:
+        raise DataError(
+            f"{shown} was changed or damaged: its checksum is not that of its content. Restore it; the data itself does not need it."
+        )
+    return value
+
+
+def read(folder: Path) -> Provenance | None:
+    """The provenance beside a dataset.json, None if there is none. Raises DataError if it is damaged."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    return decode(dataset.read_small(path, MAX_BYTES), str(path))
