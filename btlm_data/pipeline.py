@@ -32,7 +32,8 @@ from btlm_data.engine.runner import (
 )
 from btlm_data.errors import ConfigError, DataError, InputError, OutputError
 from btlm_data.fingerprint import digest
-from btlm_data.formats import atomic, manifest, rejects
+from btlm_data.formats import atomic, dataset, provenance, rejects
+from btlm_data.formats.ledger import STAGES
 from btlm_data.recipe.models import Recipe, Run, Settings
 from btlm_data.records.reader import Fields
 from btlm_data.sources.base import SourceFile
@@ -71,7 +72,7 @@ class _Context:
     engine: Engine
     events: Events
     timings: list[dict[str, Any]] = field(default_factory=list)
-    stages: dict[str, Counts] = field(default_factory=lambda: {name: Counts() for name in manifest.STAGES})
+    stages: dict[str, Counts] = field(default_factory=lambda: {name: Counts() for name in STAGES})
 
     @property
     def settings(self) -> Settings:
@@ -129,7 +130,7 @@ def _stages(context: _Context) -> Prepared:
     )
     identities = [file.identity for file in listing.files]
     functions = read.filters_fingerprint(settings.clean)
-    fingerprint = digest(settings, identities, tokenizer.fingerprint, functions, manifest.FORMAT_VERSION)
+    fingerprint = digest(settings, identities, tokenizer.fingerprint, functions, dataset.FORMAT_VERSION)
     if run.emit_text is not None:
         _check_emit(run.emit_text, settings.source.name)
         emit_folder.check(Path(run.emit_text), fingerprint, overwrite=run.overwrite)
@@ -170,7 +171,7 @@ def _stages(context: _Context) -> Prepared:
         "doc",
     )
     context.step(step)
-    dataset = finish.Dataset(
+    finished_run = finish.Finished(
         out=context.out,
         work_dir=context.work_dir,
         settings=settings,
@@ -179,14 +180,15 @@ def _stages(context: _Context) -> Prepared:
         indices=indices,
         sets=sets,
         stages=context.stages,
-        fingerprint=fingerprint,
+        run_fingerprint=fingerprint,
+        other_inputs={"filters": functions} if functions else {},
         dedupe=clusters,
         clusters=context.work_dir / "dedupe/clusters.parquet" if clusters is not None else None,
         contamination=_contamination(context, blocks),
         timings=context.timings,
         version=package_version(),
     )
-    finish.write(dataset)
+    finish.write(finished_run)
     for passing in ("pack", "emit"):  # large, and only needed until the shards and the text stand
         shutil.rmtree(context.work_dir / passing, ignore_errors=True)
     Fetcher.of(run).release(listing.files)
@@ -220,7 +222,7 @@ def _check_out(out: Path, work_dir: Path, recipe: Recipe) -> None:
         raise OutputError(f"The output {out} is a file. Choose another --out.")
     if (
         recipe.run.overwrite
-        or (out / manifest.FILE_NAME).exists()
+        or (out / dataset.FILE_NAME).exists()
         or (out / PREPARING).exists()
         or not out.exists()
     ):
@@ -237,27 +239,26 @@ def _check_out(out: Path, work_dir: Path, recipe: Recipe) -> None:
 
 def _finished(context: _Context, fingerprint: str) -> Prepared | None:
     """What is already there: this very dataset (done), another one (OutputError unless --overwrite), or nothing."""
-    path = context.out / manifest.FILE_NAME
+    path = context.out / dataset.FILE_NAME
     if not path.exists() or context.recipe.run.overwrite:
         return None
     try:
-        found = manifest.read(path)
+        dataset.read(context.out)
+        earlier = provenance.read(context.out)
     except DataError as error:
         raise OutputError(
-            f"The output folder {context.out} holds a dataset.json that is not of this program: {error}\n"
+            f"The output folder {context.out} holds a dataset.json that this program cannot use: {error}\n"
             "Choose another --out, or pass --overwrite to replace it."
         ) from None
     emit = context.recipe.run.emit_text
-    if (
-        emit is not None
-        and found.get("fingerprint") == fingerprint
-        and not emit_folder.is_complete(Path(emit), fingerprint)
-    ):
+    same = earlier is not None and earlier.run == fingerprint
+    if emit is not None and same and not emit_folder.is_complete(Path(emit), fingerprint):
         return None  # the shards are proved done by their receipts; only the text is made
-    if found.get("fingerprint") == fingerprint and finish.is_whole(context.out, found):
+    if same and finish.is_whole(context.out):
         return Prepared(context.out, context.work_dir, True, context.stages, already_done=True)
-    if found.get("fingerprint") != fingerprint:
-        differences = _differences(found.get("configuration", {}), context.settings.model_dump(mode="json"))
+    if not same:
+        there = earlier.configuration if earlier is not None else {}
+        differences = _differences(there, context.settings.model_dump(mode="json")) if there else []
         what = "; ".join(differences[:5]) or "other input files or another tokenizer"
         raise OutputError(
             f"The output folder {context.out} holds another dataset. It differs in: {what}. "
@@ -281,7 +282,7 @@ def _claim(context: _Context, fingerprint: str) -> None:
         context.out / PREPARING,
         {"fingerprint": fingerprint, "work_dir": os.path.relpath(context.work_dir, context.out)},
     )
-    for path in [context.out / manifest.FILE_NAME, *context.out.glob(f"msl*/{manifest.FILE_NAME}")]:
+    for path in [context.out / dataset.FILE_NAME, *context.out.glob(f"msl*/{dataset.FILE_NAME}")]:
         path.unlink(missing_ok=True)
     atomic.sweep(context.out)
 

@@ -20,6 +20,7 @@ import tokenizers
 
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.export import ExportedSplit, Target, export
+from btlm_data.formats.dataset import sealed
 from btlm_data.pipeline import prepare
 from btlm_data.recipe.models import Recipe
 from btlm_data.task import Step, Task
@@ -256,7 +257,7 @@ def test_what_cannot_be_exported_is_said(plain: Path, corpus: Path, tmp_path: Pa
         export(corpus, "npy", tmp_path / "out")
     manifest = json.loads((plain / "dataset.json").read_bytes())
     (tmp_path / "vsl").mkdir()
-    (tmp_path / "vsl" / "dataset.json").write_text(json.dumps(manifest | {"format": "vsl"}))
+    (tmp_path / "vsl" / "dataset.json").write_bytes(sealed(manifest | {"format": "vsl"}))
     with pytest.raises(ConfigError, match="--format corpus"):
         export(tmp_path / "vsl", "npy", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -284,11 +285,11 @@ def test_a_stream_that_cannot_be_restored_is_an_error(plain: Path, tmp_path: Pat
     for path in (plain / "train").iterdir():
         (copy / "train" / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((plain / "dataset.json").read_bytes())
-    (copy / "dataset.json").write_text(json.dumps(manifest | {"seed": 1}))
+    (copy / "dataset.json").write_bytes(sealed(manifest | {"seed": 1}))
     with pytest.raises(DataError, match="no document ends at token"):
         export(copy, "megatron", tmp_path / "out")
     assert not (tmp_path / "out" / "train.bin").exists()
-    (copy / "dataset.json").write_text(json.dumps(manifest))
+    (copy / "dataset.json").write_bytes(sealed(manifest))
     (copy / "train" / "documents.parquet").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"documents.parquet cannot be read"):
         export(copy, "megatron", tmp_path / "out")

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data import pipeline
-from btlm_data.formats import manifest
+from btlm_data.formats import dataset, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
@@ -72,14 +72,14 @@ def contents(out: Path) -> dict[str, bytes]:
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and ".work" not in path.relative_to(out).parts and path.name != "timings.json"
+        if path.is_file() and ".work" not in path.relative_to(out).parts and path.name != "provenance.json"
     }
 
 
 def assert_balanced(out: Path) -> None:
     entries = json.loads((out / "dataset.json").read_text())["ledger"]
-    assert {entry["stage"] for entry in entries} == set(manifest.STAGES)
-    assert manifest.imbalances(entries) == []
+    assert {entry["stage"] for entry in entries} == set(ledger.STAGES)
+    assert ledger.imbalances(dataset.read_set(out).ledger) == []
 
 
 def write(path: Path, documents: list[str]) -> Path:

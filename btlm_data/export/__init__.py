@@ -39,11 +39,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import ConfigError, DataError, OutputError
-from btlm_data.formats import atomic, manifest
+from btlm_data.formats import atomic
+from btlm_data.formats import dataset as dataset_json
 from btlm_data.formats.shard_formats import reader as shards
 
 logger = logging.getLogger(__name__)
@@ -73,28 +75,27 @@ class _Split:
 
     folder: Path
     name: str
-    value: Mapping[str, Any]  # the manifest of its set
+    value: dataset_json.Dataset
 
     @property
-    def entry(self) -> Mapping[str, Any]:
-        entry: Mapping[str, Any] = self.value["splits"][self.name]
-        return entry
+    def entry(self) -> dataset_json.Split:
+        return self.value.split(self.name)
 
     @property
     def seq_len(self) -> int:
-        return int(self.value["seq_len"])
+        return self.value.seq_len
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the stream that are in the shards: of samples, their inputs and the last label."""
-        labels = int(self.entry["label_tokens"])
-        return labels if self.value["format"] == "corpus" or not labels else labels + 1
+        labels = self.entry.label_tokens
+        return labels if self.value.format == "corpus" or not labels else labels + 1
 
     def chunks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """(Number of the first row in the split, rows) from all shards in order."""
         row = 0
-        for file in self.entry["files"]:
-            for _, rows in shards.iter_chunks(self.folder / self.name / file["name"], _READ_BYTES):
+        for file in self.entry.files:
+            for _, rows in shards.iter_chunks(self.folder / self.name / file.name, _READ_BYTES):
                 yield row, rows
                 row += len(rows)
 
@@ -102,7 +103,7 @@ class _Split:
         """(Stream offset, tokens with EOS) of the documents in stream order, clipped to what the shards hold."""
         import pyarrow.parquet as pq
 
-        path = self.folder / self.name / self.entry["documents_file"]["name"]
+        path = self.folder / self.name / self.entry.documents_file.name
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=["stream_offset", "tokens"]):
@@ -127,16 +128,14 @@ def export(
     """
     if to not in TARGETS:
         raise ConfigError(f"There is no export to {to!r}. Choose one of {', '.join(TARGETS)}.")
-    top = manifest.read(dataset / manifest.FILE_NAME)
-    names: list[str] = top.get("sets", [""])
-    values = {name: manifest.read(dataset / name / manifest.FILE_NAME) for name in names}
+    values = dataset_json.read_sets(dataset)
     for name, value in values.items():
         _check(dataset / name, value, splits)
     _claim(out, overwrite)
     result: dict[str, dict[str, ExportedSplit]] = {}
     for name, value in values.items():
         result[name] = {}
-        for split in splits or value["splits"]:
+        for split in splits or value.splits:
             opened = _Split(dataset / name, split, value)
             if not opened.num_tokens:
                 logger.warning(
@@ -148,15 +147,15 @@ def export(
     return result
 
 
-def _check(folder: Path, value: Mapping[str, Any], splits: Sequence[str]) -> None:
-    if value["format"] == "vsl":
+def _check(folder: Path, value: dataset_json.Dataset, splits: Sequence[str]) -> None:
+    if value.format == "vsl":
         raise ConfigError(
             f"{folder} is in the vsl format, whose bins hold cut documents out of order: it cannot be exported. "
             "Prepare the same recipe with --format corpus and export that; what both share is not done again."
         )
-    unknown = [split for split in splits if split not in value["splits"]]
+    unknown = [split for split in splits if split not in value.splits]
     if unknown:
-        raise ConfigError(f"{folder} has no split {unknown[0]!r}. It has {', '.join(value['splits'])}.")
+        raise ConfigError(f"{folder} has no split {unknown[0]!r}. It has {', '.join(value.splits)}.")
 
 
 def _claim(out: Path, overwrite: bool) -> None:
@@ -195,14 +194,14 @@ def _claim(out: Path, overwrite: bool) -> None:
 def _finish(
     out: Path,
     to: Target,
-    values: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, dataset_json.Dataset],
     result: Mapping[str, Mapping[str, ExportedSplit]],
 ) -> None:
     sets = {
         name: {
-            "dataset_fingerprint": value["fingerprint"],
-            "seq_len": value["seq_len"],
-            "tokenizer": value["tokenizer"],
+            "dataset_fingerprint": value.fingerprint,
+            "seq_len": value.seq_len,
+            "tokenizer": msgspec.to_builtins(value.tokenizer),
             "splits": {split: asdict(exported) for split, exported in result[name].items()},
         }
         for name, value in values.items()
@@ -219,12 +218,12 @@ def _write_stream(split: _Split, path: Path, dtype: npt.DTypeLike) -> None:
     Raises DataError if a document does not end with EOS where it should.
     """
     stream = np.memmap(path, np.dtype(dtype).newbyteorder("<"), "w+", shape=(split.num_tokens,))
-    if split.value["format"] == "corpus":
+    if split.value.format == "corpus":
         for first, tokens in split.chunks():
             stream[first : first + len(tokens)] = tokens
     else:
         _restore(split, stream)
-    eos = split.value["tokenizer"]["eos_id"]
+    eos = split.value.tokenizer.eos_id
     for offsets, lengths in split.documents():
         ends = offsets + lengths - 1
         wrong = np.flatnonzero(stream[ends] != eos)
@@ -258,24 +257,24 @@ def _origins(split: _Split, first: int, last: int, num_samples: int) -> npt.NDAr
         raise DataError(
             f"{split.folder / split.name} has more rows than its {num_samples} samples. Run `btlm-data verify`."
         )
-    if split.value["shuffle"] != "samples":
+    if split.value.shuffle != "samples":
         return np.arange(first, last)
     from btlm_data.stages import pack
 
     origins = pack.origins(
-        first, last, num_samples, split.value["seed"], pack.sample_purpose(split.seq_len, split.name)
+        first, last, num_samples, split.value.seed, pack.sample_purpose(split.seq_len, split.name)
     )
     return origins.astype(np.int64)
 
 
 def _left_out(split: _Split, written: int) -> dict[str, int]:
     """Tokens of the stream that the shards do not hold."""
-    missing = int(split.entry["stream_tokens"]) - written
+    missing = split.entry.stream_tokens - written
     return {"not_in_the_shards": missing} if missing else {}
 
 
 def _megatron(split: _Split, out: Path) -> ExportedSplit:
-    small = split.value["tokenizer"]["vocab_size"] <= 2**16
+    small = split.value.tokenizer.vocab_size <= 2**16
     dtype = np.dtype(np.uint16 if small else np.int32)
     with atomic.replacing(out / f"{split.name}.bin") as temporary:
         _write_stream(split, temporary, dtype)
@@ -303,7 +302,7 @@ def _megatron(split: _Split, out: Path) -> ExportedSplit:
 def _npy(split: _Split, out: Path) -> ExportedSplit:
     name = "val" if split.name == "validation" else split.name
     with atomic.replacing(out / f"{name}.bin") as temporary:
-        _write_stream(split, temporary, split.value["dtype"])
+        _write_stream(split, temporary, split.value.dtype)
     begins = np.concatenate([*(offsets for offsets, _ in split.documents()), [split.num_tokens]]).astype(
         "<i8"
     )
@@ -317,7 +316,7 @@ def _npy(split: _Split, out: Path) -> ExportedSplit:
 
 
 def _mds(split: _Split, out: Path) -> ExportedSplit:
-    dtype = np.dtype("<u2" if split.value["tokenizer"]["vocab_size"] <= 2**16 else "<i4")
+    dtype = np.dtype("<u2" if split.value.tokenizer.vocab_size <= 2**16 else "<i4")
     length = split.seq_len
     size = length * dtype.itemsize
     columns: dict[str, Any] = {
@@ -362,7 +361,7 @@ def _mds(split: _Split, out: Path) -> ExportedSplit:
 def _inputs(split: _Split) -> Iterator[npt.NDArray[Any]]:
     """The inputs of whole samples, (m, L), in the order of the shards."""
     length = split.seq_len
-    if split.value["format"] != "corpus":
+    if split.value.format != "corpus":
         for _, rows in split.chunks():
             yield rows[rows[:, 1, -1] == 1, 0]
         return

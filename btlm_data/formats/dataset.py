@@ -22,34 +22,36 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from btlm_data.errors import DataError
-from btlm_data.formats.ledger import Count, Row, ShortText, SplitName
+from btlm_data.formats.ledger import SPLITS, Count, Row, ShortText, SplitName
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # also the type of `format_version` below
 FILE_NAME = "dataset.json"
 DOCUMENTS = "documents.parquet"
 MAX_BYTES = 1 << 29  # of a dataset.json: a million input files and shards, or 50,000 sources in every stage
 NO_CHECKSUM = "0" * 64
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")]
-ShardName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,195}\.h5\Z")]
-SetName = Annotated[str, Meta(pattern=r"^msl[1-9][0-9]{0,6}\Z")]
+_SHA256 = r"^[0-9a-f]{64}\Z"
+_FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z"
+_SHARD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,195}\.h5\Z"
+_SET_NAME = r"^msl[1-9][0-9]{0,6}\Z"
+_SET_NAME_OR_NONE = r"^(msl[1-9][0-9]{0,6})?\Z"
+_DIGEST = r"^[a-z0-9_-]{1,20}:[0-9a-f]{8,128}\Z"
+
+Sha256 = Annotated[str, Meta(pattern=_SHA256)]
+FileName = Annotated[str, Meta(pattern=_FILE_NAME)]
+ShardName = Annotated[str, Meta(pattern=_SHARD_NAME)]
+SetName = Annotated[str, Meta(pattern=_SET_NAME)]
 Format = Literal["sample", "corpus", "vsl"]
 Shuffle = Literal["samples", "documents", "none"]
 
 
-class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class StoredFile(_Struct):
+class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the dataset. name: without its folder."""
 
     name: FileName
@@ -57,17 +59,15 @@ class StoredFile(_Struct):
     sha256: Sha256
 
 
-class ShardFile(_Struct):
+class ShardFile(StoredFile, frozen=True, forbid_unknown_fields=True):
     """A shard. n_examples: rows (corpus: tokens). tokens: label positions (corpus: tokens)."""
 
     name: ShardName
-    bytes: Count
-    sha256: Sha256
     n_examples: Count
     tokens: Count
 
 
-class Split(_Struct):
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One split. samples: None for a corpus. documents_file: its table of documents."""
 
     documents: Count
@@ -86,7 +86,7 @@ class Split(_Struct):
             raise ValueError(f"documents_file.name is {self.documents_file.name!r}, expected {DOCUMENTS!r}")
 
 
-class Tokenizer(_Struct):
+class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What made the ids. name: `gpt2`, a hub id, or the last part of a path (the whole path is provenance)."""
 
     name: ShortText
@@ -99,13 +99,13 @@ class Tokenizer(_Struct):
             raise ValueError(f"eos_id is {self.eos_id}, expected an id below vocab_size, {self.vocab_size}")
 
 
-class InputFile(_Struct):
+class InputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A source file. name: relative to the source, '/'-separated. digest: "ALGORITHM:HEX" of its bytes, where known."""
 
     name: ShortText
     split: SplitName
     size: Count
-    digest: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,20}:[0-9a-f]{8,128}\Z")] | None = None
+    digest: Annotated[str, Meta(pattern=_DIGEST)] | None = None
     source: ShortText | None = None
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class InputFile(_Struct):
             raise ValueError(f"name is {self.name!r}, expected a relative path without '.' and '..'")
 
 
-class LeftOut(_Struct):
+class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Files of the source that were not read. names: the first few of them."""
 
     reason: ShortText
@@ -122,7 +122,7 @@ class LeftOut(_Struct):
     names: list[ShortText] = []
 
 
-class SetPosition(_Struct):
+class SetPosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which of the sets prepared together this is.
 
     names: their folders in order; [""] where this is the only one. share: this set's part of the documents, None where
@@ -130,7 +130,7 @@ class SetPosition(_Struct):
     """
 
     index: Count = 0
-    names: list[SetName | Literal[""]] = msgspec.field(default_factory=lambda: [""])
+    names: list[Annotated[str, Meta(pattern=_SET_NAME_OR_NONE)]] = msgspec.field(default_factory=lambda: [""])
     share: Annotated[float, Meta(gt=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class SetPosition(_Struct):
             raise ValueError(f"index is {self.index}, expected an index of names ({len(self.names)})")
 
 
-class Dataset(_Struct):
+class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """dataset.json of one set. configuration: every setting that decides bytes, without the places of files."""
 
     fingerprint: Sha256
@@ -150,15 +150,15 @@ class Dataset(_Struct):
     seq_len: Annotated[int, Meta(ge=1, le=2**20)]
     format: Format
     shuffle: Shuffle
-    seed: Annotated[int, Meta(ge=0, lt=2**63)]
-    dtype: Literal["uint16", "uint32", "int32"]
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    dtype: Literal["uint16", "uint32"]
     set: SetPosition
     splits: dict[SplitName, Split]
     ledger: list[Row]
     dedupe: dict[str, Any] | None
     outputs: list[StoredFile]
     checksum: Sha256 = NO_CHECKSUM
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
         names = [file.name for file in self.outputs]
@@ -182,8 +182,10 @@ class Dataset(_Struct):
     def split(self, name: str) -> Split:
         """The split of that name. Raises DataError if there is none."""
         if name not in self.splits:
-            raise DataError(f"There is no split {name!r}. The dataset has {', '.join(self.splits) or 'none'}.")
-        return self.splits[name]  # type: ignore[index]  # it is one of the names
+            raise DataError(
+                f"There is no split {name!r}. The dataset has {', '.join(self.splits) or 'none'}."
+            )
+        return self.splits[name]
 
     def rows(self, stage: str, split: str | None = None) -> list[Row]:
         """The ledger's rows of one stage, of all splits or one."""
@@ -199,25 +201,23 @@ class Dataset(_Struct):
 
     def expected_fingerprint(self) -> str:
         """What `fingerprint` must be."""
-        return fingerprint_of(
-            self.configuration, self.inputs, self.tokenizer.fingerprint, self.other_inputs
-        )
+        return fingerprint_of(self.configuration, self.inputs, self.tokenizer.fingerprint, self.other_inputs)
 
 
-class SetReference(_Struct):
+class SetReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A set of a folder of several. checksum: of its dataset.json."""
 
     name: SetName
     checksum: Sha256
 
 
-class SetList(_Struct):
+class SetList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """dataset.json of a folder that holds several sets."""
 
     fingerprint: Sha256
     sets: list[SetReference]
     checksum: Sha256 = NO_CHECKSUM
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
         names = self.names
@@ -270,7 +270,9 @@ def fingerprint_of(
 
 
 def _canonical(tree: object) -> bytes:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def checksum_of(tree: Mapping[str, Any]) -> str:
@@ -317,7 +319,8 @@ def decode(data: bytes, shown: str, *, sealed: bool = True) -> Dataset | SetList
     value = _convert(tree, SetList if "sets" in tree else Dataset, shown)
     if sealed and tree.get("checksum") != (expected := checksum_of(tree)):
         raise _refused(
-            shown, f"checksum is {value.checksum}, the content gives {expected}: the file was changed or damaged"
+            shown,
+            f"checksum is {value.checksum}, the content gives {expected}: the file was changed or damaged",
         )
     return value
 
@@ -436,6 +439,16 @@ def _convert(tree: dict[str, Any], kind: type[Dataset | SetList], shown: str) ->
         raise _refused(shown, "it is nested too deeply") from None
 
 
+_IN_WORDS = {
+    _SHA256: "64 hexadecimal digits",
+    _FILE_NAME: "a file name of letters, digits, '.', '_' and '-'",
+    _SHARD_NAME: "the name of a shard, such as data-00000.h5",
+    _SET_NAME: "the name of a set, such as msl2048",
+    _SET_NAME_OR_NONE: "the name of a set, such as msl2048, or nothing",
+    _DIGEST: "a digest, such as sha256:0f3c...",
+    r"^(train|validation|test)\Z": "train, validation or test",
+}
+
 # The key of a mistake ----------------------------------------------------------------------------------------------
 
 _AT = re.compile(r"^(?P<message>.*?)(?: - at `(?P<inner>[^`]*)`(?: in `(?P<outer>[^`]*)`)?)?$", re.DOTALL)
@@ -454,7 +467,11 @@ def _explain(tree: dict[str, Any], kind: type[object], shown: str, error: msgspe
         value = value[key]  # type: ignore[index]  # a key of it, by construction
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     message = re.sub(r"^Object (missing|contains)", lambda found: f"it {found[1]}", message).replace("`", "")
-    message = message if "\n" not in message else message.splitlines()[0]
+    for pattern, words in _IN_WORDS.items():
+        message = message.replace(f"str matching regex {pattern!r}", words)
+    message = message.splitlines()[0]
+    if inner == "key" and isinstance(value, dict):
+        value = _failing_key(tree, kind, str(error), keys, value)
     if not isinstance(value, dict | list):
         text = repr(value)
         message = f"{message}, found {text if len(text) <= 80 else text[:77] + '...'}"
@@ -500,6 +517,6 @@ def _replaced(tree: Any, keys: list[str | int], value: object) -> Any:
     """A copy of a tree with one value replaced."""
     if not keys:
         return value
-    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    copy: Any = dict(tree) if isinstance(tree, dict) else list(tree)
     copy[keys[0]] = _replaced(tree[keys[0]], keys[1:], value)
     return copy

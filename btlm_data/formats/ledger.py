@@ -25,7 +25,8 @@ STAGES_OF_DOCUMENTS: tuple[Stage, ...] = STAGES[:6]
 ALL_SOURCES = "*"
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 ShortText = Annotated[str, Meta(max_length=4096)]
-SplitName = Literal["train", "validation", "test"]
+SPLITS = ("train", "validation", "test")
+SplitName = Annotated[str, Meta(pattern=r"^(train|validation|test)\Z")]
 
 # What a stage must balance: tokens exist from the output of `tokenize` on; from `pack` on only tokens are known.
 _UNITS: dict[str, tuple[str, ...]] = {
@@ -71,7 +72,7 @@ def rows_of(stages: Mapping[str, Counts]) -> list[Row]:
             rows.append(
                 Row(
                     stage=stage,
-                    split=split,  # type: ignore[arg-type]  # checked when the dataset is encoded
+                    split=split,
                     source=source,
                     received=Amounts(*cells.get("in", Amount())),
                     added=_reasons(cells, "add:"),

@@ -13,12 +13,10 @@ from typing import Any, Literal
 import msgspec
 
 from btlm_data.errors import DataError
-from btlm_data.formats import dataset
-from btlm_data.formats.dataset import Sha256
+from btlm_data.formats.dataset import NO_CHECKSUM, Sha256, checksum_of, read_small, sealed
 
 FILE_NAME = "provenance.json"
 MAX_BYTES = 1 << 29
-_VERSION = 1
 
 
 class StepTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,13 +52,13 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[InputPlace]
     steps: list[StepTime]
     finished: str
-    checksum: Sha256 = dataset.NO_CHECKSUM
-    format_version: Literal[1] = _VERSION
+    checksum: Sha256 = NO_CHECKSUM
+    format_version: Literal[1] = 1
 
 
 def encode(value: Provenance) -> bytes:
     """The file."""
-    return dataset.sealed(msgspec.to_builtins(value))
+    return sealed(msgspec.to_builtins(value))
 
 
 def decode(data: bytes, shown: str) -> Provenance:
@@ -68,7 +66,7 @@ def decode(data: bytes, shown: str) -> Provenance:
     try:
         tree = msgspec.json.decode(data)
         value = msgspec.convert(tree, Provenance)
-        wrong = value.checksum != dataset.checksum_of(tree)
+        wrong = value.checksum != checksum_of(tree)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DataError(
             f"{shown} cannot be used: {error}. Restore it; the data itself does not need it."
@@ -85,4 +83,4 @@ def read(folder: Path) -> Provenance | None:
     path = folder / FILE_NAME
     if not path.exists():
         return None
-    return decode(dataset.read_small(path, MAX_BYTES), str(path))
+    return decode(read_small(path, MAX_BYTES), str(path))

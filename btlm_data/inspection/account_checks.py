@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,85 +11,29 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
-from btlm_data.formats.manifest import FILE_NAME, STAGES
+from btlm_data.formats.dataset import FILE_NAME, Dataset
+from btlm_data.formats.ledger import imbalances
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.dataset import LedgerEntry, Manifest
 from btlm_data.inspection.lookup import DocumentTable
-from btlm_data.task import Amount
 
 KEYS_IN_MEMORY = 16_000_000  # of documents compared at once
 
 _Group = tuple[str, list[tuple[str, Path]]]
 
 
-def check_ledger(manifest: Manifest, tell: Report) -> None:
+def check_ledger(manifest: Dataset, tell: Report) -> None:
     """Each entry balances: in + added = out + dropped ; each stage's out is the next one's in; the last out is what is there."""
-    problems = [problem for entry in manifest.ledger for problem in _entry_problems(entry)]
-    unknown = sorted({entry.stage for entry in manifest.ledger} - set(STAGES))
-    problems += [f"{FILE_NAME} ledger: unknown stage {stage!r}" for stage in unknown]
-    keys = [(entry.stage, entry.split, entry.source) for entry in manifest.ledger]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        problems.append(f"{FILE_NAME} ledger: two entries for {' '.join(twice)}")
-    problems += _chain_problems(manifest) + _result_problems(manifest)
+    problems = [f"{FILE_NAME} ledger: {problem}" for problem in imbalances(manifest.ledger)]
+    problems += _result_problems(manifest)
     tell_problems(
         tell,
         "ledger",
         problems,
-        f"{len(manifest.ledger)} entries: in + added = out + dropped, and each stage hands on what it had",
+        f"{len(manifest.ledger)} rows: in + added = out + dropped, and each stage hands on what it had",
     )
 
 
-def _entry_problems(entry: LedgerEntry) -> Iterator[str]:
-    # Tokens exist from `tokenize.out` on; from `pack` on nothing else can be told apart.
-    units = {"tokenize": ("documents", "bytes"), "pack": ("tokens",), "shard": ("tokens",)}.get(
-        entry.stage, Amount._fields
-    )
-    for unit in units:
-        came = getattr(entry.came_in, unit) + sum(getattr(a, unit) for a in entry.added.values())
-        went = getattr(entry.out, unit) + sum(getattr(a, unit) for a in entry.dropped.values())
-        if came != went:
-            yield f"{FILE_NAME} ledger, {entry.stage} {entry.split} {entry.source}: in + added is {came} {unit}, out + dropped {went}"
-
-
-def _chain_problems(manifest: Manifest) -> list[str]:
-    """Out of one stage against in of the next: per split and source, and in sum where sources are no longer told apart."""
-    problems: list[str] = []
-    sides: dict[tuple[str, str], dict[tuple[str, str], Amount]] = {}
-    for entry in manifest.ledger:
-        for side, amount in (("in", entry.came_in.amount), ("out", entry.out.amount)):
-            cells = sides.setdefault((entry.stage, side), {})
-            key = (entry.split, entry.source)
-            cells[key] = cells.get(key, Amount()).plus(amount)
-    present = [stage for stage in STAGES if (stage, "in") in sides]
-    for before, after in pairwise(present):
-        out, into = sides[before, "out"], sides[after, "in"]
-        if any(source == "*" for _, source in into) and not any(source == "*" for _, source in out):
-            out = _merge_sources(out)
-        if after in ("pack", "shard"):
-            units: tuple[str, ...] = ("tokens",)
-        else:
-            units = (
-                Amount._fields if STAGES.index(before) >= STAGES.index("tokenize") else ("documents", "bytes")
-            )
-        for key in sorted({*out, *into}):
-            gave, took = out.get(key, Amount()), into.get(key, Amount())
-            problems += [
-                f"{FILE_NAME} ledger, {key[0]} {key[1]}: {before} gave {getattr(gave, unit)} {unit}, {after} took {getattr(took, unit)}"
-                for unit in units
-                if getattr(gave, unit) != getattr(took, unit)
-            ]
-    return problems
-
-
-def _merge_sources(cells: dict[tuple[str, str], Amount]) -> dict[tuple[str, str], Amount]:
-    merged: dict[tuple[str, str], Amount] = {}
-    for (split, _), amount in cells.items():
-        merged[split, "*"] = merged.get((split, "*"), Amount()).plus(amount)
-    return merged
-
-
-def _result_problems(manifest: Manifest) -> list[str]:
+def _result_problems(manifest: Dataset) -> list[str]:
     """The last stages against the splits."""
     problems: list[str] = []
     for split, entry in manifest.splits.items():

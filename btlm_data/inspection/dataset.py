@@ -1,7 +1,7 @@
 """Find out what a path holds: a prepared dataset, a split or a shard of one, several sets, or shards that others made.
 
-Nothing here trusts what is on disk: a dataset.json is decoded against the types below (its layout is documented in
-formats/manifest.py), and whatever does not fit becomes a message that names the key.
+Nothing here trusts what is on disk: a dataset.json is decoded against the types of formats/dataset.py, and whatever does not
+fit becomes a message that names the key.
 """
 
 from __future__ import annotations
@@ -12,162 +12,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from btlm_data.errors import DataError
-from btlm_data.formats.manifest import FILE_NAME, FORMAT_VERSION
+from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.task import Amount
 
-DOCUMENTS = "documents.parquet"
 MODEL_ZOO_PARAMS = "data_params.json"
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash of two
-MAX_MANIFEST_BYTES = 1 << 30
-
-
-class FileEntry(msgspec.Struct, frozen=True):
-    """A shard as the manifest lists it."""
-
-    name: str
-    n_examples: int
-    tokens: int
-    sha256: str
-    bytes: int
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """Any other file of a split."""
-
-    name: str
-    sha256: str
-    bytes: int
-
-
-class SplitEntry(msgspec.Struct, frozen=True):
-    """One split. samples is None for a corpus."""
-
-    documents: int
-    stream_tokens: int
-    label_tokens: int
-    files: list[FileEntry]
-    samples: int | None = None
-    documents_file: Listed | None = None
-
-
-class TokenizerEntry(msgspec.Struct, frozen=True):
-    """What is needed to read ids."""
-
-    name: str
-    fingerprint: str
-    eos_id: int
-    vocab_size: int
-    revision: str | None = None
-
-
-class InputEntry(msgspec.Struct, frozen=True):
-    """A source file."""
-
-    name: str
-    split: str
-    size: int | None = None
-    sha256: str | None = None
-    source: str | None = None
-
-
-class SetEntry(msgspec.Struct, frozen=True):
-    """Which of the sets prepared together this is; share: its part of the documents, None where all sets have all."""
-
-    index: int = 0
-    share: float | None = None
-    names: list[str] = []
-
-
-class AmountEntry(msgspec.Struct, frozen=True):
-    """A ledger's amount."""
-
-    documents: int = 0
-    bytes: int = 0
-    tokens: int = 0
-
-    @property
-    def amount(self) -> Amount:
-        """The same as the stages count it."""
-        return Amount(self.documents, self.bytes, self.tokens)
-
-
-class LedgerEntry(msgspec.Struct, frozen=True, rename={"came_in": "in"}):
-    """What one stage did with one source of one split."""
-
-    stage: str
-    split: str
-    source: str
-    came_in: AmountEntry
-    added: dict[str, AmountEntry]
-    dropped: dict[str, AmountEntry]
-    out: AmountEntry
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """dataset.json of one set."""
-
-    format_version: int
-    fingerprint: str
-    version: str
-    configuration: dict[str, Any]
-    tokenizer: TokenizerEntry
-    seq_len: int
-    format: Literal["sample", "corpus", "vsl"]
-    shuffle: Literal["samples", "documents", "none"]
-    seed: int
-    dtype: str
-    splits: dict[str, SplitEntry]
-    ledger: list[LedgerEntry]
-    inputs: list[InputEntry] = []
-    set: SetEntry = SetEntry()
-    source: dict[str, Any] | None = None
-    dedupe: dict[str, Any] | None = None
-    outputs: dict[str, dict[str, Any]] = {}
-
-    @property
-    def tail(self) -> str:
-        """What became of the last sample: "pad" or "drop"."""
-        return str(self.configuration.get("tail", "pad"))
-
-    @property
-    def shard_dtype(self) -> str:
-        """The type shards should have."""
-        if self.format == "corpus":
-            return "uint16" if self.dtype == "uint16" else "int32"
-        options = self.configuration.get("shards")
-        return (
-            str(options.get("dtype", "int32"))
-            if isinstance(options, dict) and self.format == "sample"
-            else "int32"
-        )
-
-
-class SetList(msgspec.Struct, frozen=True):
-    """dataset.json of a folder that holds several sets."""
-
-    format_version: int
-    sets: list[str]
-    sha256: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Opened:
     """What stands at a path.
 
-    root: the dataset's folder (of a foreign one: where its shards are). problem: why the dataset.json that is there cannot be
-    used. splits: shards on disk by split, sorted by name as readers sort them. chosen: the one split, and only: the one
+    root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the dataset.json that is
+    there; without a manifest, it could not be used at all. splits: shards on disk by split, sorted by name as readers sort them. chosen: the one split, and only: the one
     shard, that the path names. sets: folders of several sets, each a dataset. foreign: what a Model Zoo data_params.json says.
     """
 
     path: Path
     root: Path
-    manifest: Manifest | None = None
+    manifest: Dataset | None = None
     problem: str | None = None
     splits: dict[str, list[Path]] = field(default_factory=dict)
     chosen: str | None = None
@@ -253,16 +119,15 @@ def _open_file(path: Path) -> Opened:
 
 
 def _open_folder(path: Path) -> Opened:
-    own = path / FILE_NAME
-    if own.exists():
-        decoded = _decode(own)
+    if (path / FILE_NAME).exists():
+        decoded, problem = _decode(path)
         if isinstance(decoded, SetList):
-            return Opened(path, path, sets=decoded)
-        if isinstance(decoded, Manifest):
-            splits = {split: _shards_in(path / split) for split in decoded.splits}
-            return Opened(path, path, decoded, splits=splits)
+            return Opened(path, path, sets=decoded, problem=problem)
+        if isinstance(decoded, Dataset):
+            splits: dict[str, list[Path]] = {split: _shards_in(path / split) for split in decoded.splits}
+            return Opened(path, path, decoded, problem, splits=splits)
         return Opened(
-            path, path, problem=decoded, splits=_foreign_splits(path), foreign=_model_zoo_params(path)
+            path, path, problem=problem, splits=_foreign_splits(path), foreign=_model_zoo_params(path)
         )
     if (path.parent / FILE_NAME).exists():
         above = _open_folder(path.parent)
@@ -299,67 +164,18 @@ def _foreign_splits(path: Path) -> dict[str, list[Path]]:
     return splits
 
 
-def _decode(path: Path) -> Manifest | SetList | str:
-    """The manifest, or in words what is wrong with it."""
+def _decode(folder: Path) -> tuple[Dataset | SetList | None, str | None]:
+    """The dataset.json of a folder as far as it can be used, and in words what is wrong with it."""
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            return f"{FILE_NAME} is {path.stat().st_size} bytes, more than any manifest"
-        raw = path.read_bytes()
-        tree = msgspec.json.decode(raw)
-    except OSError as error:
-        return f"{FILE_NAME} cannot be read: {error.strerror or error}"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return f"{FILE_NAME} is not valid JSON: {error}"
-    if not isinstance(tree, dict):
-        return f"{FILE_NAME} holds a {type(tree).__name__}, expected an object"
-    version = tree.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        return f"{FILE_NAME} is of format version {version!r}; this program knows {FORMAT_VERSION}"
+        data, shown = read_bytes(folder)
+        decoded = decode(data, shown, sealed=False)
+    except DataError as error:
+        return None, str(error)
     try:
-        decoded = msgspec.convert(tree, SetList) if "sets" in tree else msgspec.convert(tree, Manifest)
-    except msgspec.ValidationError as error:
-        return f"{FILE_NAME}: {error}"
-    if isinstance(decoded, Manifest):
-        return _sane(decoded) or decoded
-    return next(
-        (f"{FILE_NAME}: set {name!r} is no folder name" for name in decoded.sets if not _plain(name)), decoded
-    )
-
-
-def _sane(manifest: Manifest) -> str | None:
-    """What types alone cannot say, so that everybody after may count on it."""
-    names = [
-        *manifest.splits,
-        *(f.name for s in manifest.splits.values() for f in s.files),
-        *manifest.outputs,
-    ]
-    names += [s.documents_file.name for s in manifest.splits.values() if s.documents_file]
-    for name in names:
-        if not _plain(name):
-            return f"{FILE_NAME}: {name!r} is no plain file name"
-    if manifest.seq_len < 1:
-        return f"{FILE_NAME}: seq_len is {manifest.seq_len}, expected at least 1"
-    if not 0 <= manifest.tokenizer.eos_id < manifest.tokenizer.vocab_size:
-        return f"{FILE_NAME}: tokenizer.eos_id is {manifest.tokenizer.eos_id}, expected an id below {manifest.tokenizer.vocab_size}"
-    if len(manifest.set.names) > 1 and not 0 <= manifest.set.index < len(manifest.set.names):
-        return f"{FILE_NAME}: set.index is {manifest.set.index}, expected an index of set.names"
-    for split, entry in manifest.splits.items():
-        counts = {
-            "documents": entry.documents,
-            "stream_tokens": entry.stream_tokens,
-            "label_tokens": entry.label_tokens,
-        }
-        counts["samples"] = entry.samples or 0
-        for key, value in counts.items():
-            if not 0 <= value < 2**48:
-                return f"{FILE_NAME}: splits.{split}.{key} is {value}, expected a count"
-    return None
-
-
-def _plain(name: str) -> bool:
-    return (
-        bool(name) and name not in (".", "..") and "/" not in name and "\\" not in name and "\0" not in name
-    )
+        decode(data, shown)
+    except DataError as error:
+        return decoded, str(error)
+    return decoded, None
 
 
 def _model_zoo_params(folder: Path) -> dict[str, Any]:

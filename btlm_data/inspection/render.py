@@ -157,7 +157,7 @@ def _headline(report: Report) -> str:
     )
     return (
         f"{form} · {number(tokens)} tokens · {size(total)} · {tokenizer['name']} ({tokenizer['vocab_size']:,} ids) · "
-        f"shuffled: {identity['shuffle']}, seed {identity['seed']}{share} · btlm-data {identity['version']}"
+        f"shuffled: {identity['shuffle']}, seed {identity['seed']}{share}"
     )
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
+from btlm_data.formats.dataset import ShardFile, Split
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.inspection.dataset import FileEntry, Opened, SplitEntry, layout_of, reading
+from btlm_data.inspection.dataset import Opened, layout_of, reading
 from btlm_data.inspection.lookup import origins
 
 BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
@@ -36,8 +37,8 @@ class Job:
     split: str
     path: Path
     first_row: int
-    entry: FileEntry | None
-    split_entry: SplitEntry | None
+    entry: ShardFile | None
+    split_entry: Split | None
     num_samples: int | None
     seq_len: int | None
     vocab_size: int

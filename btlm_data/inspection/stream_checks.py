@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats.manifest import FILE_NAME
+from btlm_data.formats.dataset import FILE_NAME, Dataset, Split
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.dataset import Manifest, Opened, SplitEntry, reading
+from btlm_data.inspection.dataset import Opened, reading
 from btlm_data.inspection.lookup import DocumentTable, destinations
 from btlm_data.inspection.scan import BUCKETS, Job, Scan
 from btlm_data.task import Amount
@@ -26,7 +26,7 @@ class _Stream:
 
     opened: Opened
     split: str
-    entry: SplitEntry
+    entry: Split
     seq_len: int
     corpus: bool
     num_rows: int
@@ -71,7 +71,7 @@ class _Stream:
 
 
 def check_streams(
-    opened: Opened, manifest: Manifest, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report
+    opened: Opened, manifest: Dataset, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report
 ) -> None:
     """What only all shards of a split together show, and the table of documents."""
     if opened.only is not None:
@@ -156,7 +156,7 @@ def check_streams(
     )
 
 
-def _whole(manifest: Manifest, entry: SplitEntry, mine: Sequence[tuple[Job, Scan]]) -> bool:
+def _whole(manifest: Dataset, entry: Split, mine: Sequence[tuple[Job, Scan]]) -> bool:
     """Whether every listed shard was read and has the rows and shape that the stream needs."""
     planes = {"sample": (3, manifest.seq_len), "vsl": (5, manifest.seq_len), "corpus": ()}[manifest.format]
     if len(mine) != len(entry.files):
@@ -170,9 +170,7 @@ def _whole(manifest: Manifest, entry: SplitEntry, mine: Sequence[tuple[Job, Scan
     )
 
 
-def _sum_problems(
-    opened: Opened, split: str, entry: SplitEntry, mine: Sequence[tuple[Job, Scan]]
-) -> list[str]:
+def _sum_problems(opened: Opened, split: str, entry: Split, mine: Sequence[tuple[Job, Scan]]) -> list[str]:
     problems = []
     for job, scan in mine:
         if (
@@ -203,8 +201,8 @@ class _Table:
 def _check_table(
     opened: Opened,
     split: str,
-    entry: SplitEntry,
-    manifest: Manifest,
+    entry: Split,
+    manifest: Dataset,
     stream: _Stream,
     ends: npt.NDArray[np.uint64],
     problems: list[str],
@@ -270,7 +268,7 @@ def _count_sources(
         by_source[name] = by_source.get(name, Amount()).plus(amount)
 
 
-def _source_problems(manifest: Manifest, split: str, by_source: dict[str, Amount]) -> list[str]:
+def _source_problems(manifest: Dataset, split: str, by_source: dict[str, Amount]) -> list[str]:
     """The table against what the ledger says came out of the shuffle."""
     said = {
         entry.source: entry.out.amount

@@ -13,14 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import BtlmError, DataError
-from btlm_data.formats.manifest import STAGES
+from btlm_data.formats import provenance
+from btlm_data.formats.dataset import Dataset
+from btlm_data.formats.ledger import STAGES
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection import lookup
-from btlm_data.inspection.dataset import Manifest, Opened, open_path, reading
+from btlm_data.inspection.dataset import Opened, open_path, reading
 from btlm_data.inspection.lookup import DocumentTable, Rows
 from btlm_data.task import Amount
 
@@ -51,7 +54,7 @@ def inspect(
         return _inspect_one(opened, sample, split, num_samples)
     reports: dict[str, Any] = {}
     unknown = []
-    for name in opened.sets.sets:
+    for name in opened.sets.names:
         try:
             reports[name] = _inspect_one(open_path(opened.root / name), sample, split, num_samples)
         except DataError as error:
@@ -109,14 +112,15 @@ def _inspect_one(
             report["lengths"][name] = documents["lengths"]
         report["shuffle"][name] = _shuffle(opened, name, rows[name], documents, measured[name])
     if manifest is not None:
+        made = _provenance(opened, unknown)
         report |= {
             "sources": _sources(manifest, names),
             "ledger": _ledger(manifest),
-            "source": manifest.source,
+            "source": made.source if made else None,
         }
         report["duplicates"] = _duplicates(opened, manifest, unknown)
         report["examples"] = _examples(opened, unknown)
-        report["timings"] = _json_file(opened.root / "timings.json")
+        report["timings"] = msgspec.to_builtins(made.steps) if made else None
     report["disk"] = _disk(opened, names)
     report["samples"] = _samples(opened, sample, split, num_samples, rows, tables, tokenizer)
     report["unknown"] = unknown
@@ -130,7 +134,6 @@ def _identity(opened: Opened) -> dict[str, Any]:
     token = manifest.tokenizer
     return {
         "format_version": manifest.format_version,
-        "version": manifest.version,
         "fingerprint": manifest.fingerprint,
         "format": manifest.format,
         "seq_len": manifest.seq_len,
@@ -138,7 +141,7 @@ def _identity(opened: Opened) -> dict[str, Any]:
         "seed": manifest.seed,
         "tail": manifest.tail,
         "tokenizer": {
-            "name": token.name, "revision": token.revision, "fingerprint": token.fingerprint, "eos_id": token.eos_id,
+            "name": token.name, "fingerprint": token.fingerprint, "eos_id": token.eos_id,
             "vocab_size": token.vocab_size,
         },
         "set": {"index": manifest.set.index, "share": manifest.set.share, "names": manifest.set.names},
@@ -198,7 +201,7 @@ def _amount(amount: Amount) -> dict[str, int]:
     return amount._asdict()
 
 
-def _sources(manifest: Manifest, splits: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _sources(manifest: Dataset, splits: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """What each split's stream is made of: documents, bytes and tokens by source, with shares; most tokens first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for split in splits:
@@ -224,7 +227,7 @@ def _sources(manifest: Manifest, splits: Sequence[str]) -> dict[str, list[dict[s
     return found
 
 
-def _ledger(manifest: Manifest) -> list[dict[str, Any]]:
+def _ledger(manifest: Dataset) -> list[dict[str, Any]]:
     """What each stage took, dropped and gave, over all splits and sources."""
     stages = []
     for stage in STAGES:
@@ -234,7 +237,7 @@ def _ledger(manifest: Manifest) -> list[dict[str, Any]]:
         came, out = Amount(), Amount()
         sides: dict[str, dict[str, Amount]] = {"added": {}, "dropped": {}}
         for entry in entries:
-            came, out = came.plus(entry.came_in.amount), out.plus(entry.out.amount)
+            came, out = came.plus(entry.received.amount), out.plus(entry.out.amount)
             for side, amounts in (("added", entry.added), ("dropped", entry.dropped)):
                 for reason, value in amounts.items():
                     sides[side][reason] = sides[side].get(reason, Amount()).plus(value.amount)
@@ -246,7 +249,7 @@ def _ledger(manifest: Manifest) -> list[dict[str, Any]]:
     return stages
 
 
-def _duplicates(opened: Opened, manifest: Manifest, unknown: list[str]) -> dict[str, Any] | None:
+def _duplicates(opened: Opened, manifest: Dataset, unknown: list[str]) -> dict[str, Any] | None:
     """Clusters: how many, how large, and what went because of them; None where nothing was deduplicated."""
     settings = manifest.configuration.get("dedupe")
     method = settings.get("method") if isinstance(settings, dict) else None
@@ -435,7 +438,7 @@ def _tokenizer(
 
     guessed = None
     if opened.manifest is not None:
-        name, revision = opened.manifest.tokenizer.name, opened.manifest.tokenizer.revision
+        name, revision = _place_of_tokenizer(opened)
     else:
         revision = None
         found = [value for value in measured.values() if value is not None]
@@ -473,6 +476,25 @@ def _tokenizer(
     return tokenizer, None, guessed
 
 
+def _provenance(opened: Opened, unknown: list[str]) -> provenance.Provenance | None:
+    try:
+        return provenance.read(opened.root)
+    except DataError as error:
+        unknown.append(str(error))
+        return None
+
+
+def _place_of_tokenizer(opened: Opened) -> tuple[str, str | None]:
+    """Name and revision of the tokenizer as the run was given them; without provenance, what dataset.json says."""
+    assert opened.manifest is not None
+    made = _provenance(opened, [])
+    chosen = made.configuration.get("tokenizer") if made else None
+    if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
+        revision = chosen.get("revision")
+        return chosen["name"], revision if isinstance(revision, str) else None
+    return opened.manifest.tokenizer.name, None
+
+
 def _on_this_machine(name: str, revision: str | None) -> str | None:
     """Where a tokenizer lies: inside the package, at its path, or in the hub's cache; None if it would have to be fetched."""
     if name == "gpt2" or Path(name).exists():
@@ -501,7 +523,7 @@ def _named(measured: dict[str, Any], tokenizer: Tokenizer | None) -> dict[str, A
 # Documents, measured ------------------------------------------------------------------------------------------------
 
 
-def _measure_documents(table: DocumentTable, manifest: Manifest | None) -> dict[str, Any]:
+def _measure_documents(table: DocumentTable, manifest: Dataset | None) -> dict[str, Any]:
     """Lengths, and order against the source, of up to MAX_DOCUMENTS documents."""
     groups = range(table.num_groups)
     if table.num_rows > MAX_DOCUMENTS and table.num_groups > 1:

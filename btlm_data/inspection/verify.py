@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from btlm_data.errors import DataError
-from btlm_data.formats.manifest import FILE_NAME
+from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
 from btlm_data.inspection.check import Check, Report, line, tell_problems
-from btlm_data.inspection.dataset import FileEntry, Listed, Manifest, Opened, open_path
+from btlm_data.inspection.dataset import Opened, open_path
 from btlm_data.inspection.scan import Job, Scan, describe, plan_jobs, readable_layout, scan_all, sha256_of
 from btlm_data.inspection.stream_checks import check_streams
 
@@ -51,23 +51,27 @@ def _verify_sets(opened: Opened, report: Report) -> None:
     assert opened.sets is not None
     found: dict[str, Opened] = {}
     problems: list[str] = []
-    for name in opened.sets.sets:
-        folder = opened.root / name
+    if opened.problem is not None:
+        problems.append(opened.problem)
+    for reference in opened.sets.sets:
+        name, folder = reference.name, opened.root / reference.name
         try:
             if not (folder / FILE_NAME).exists():
                 problems.append(f"{name}/{FILE_NAME}: missing")
-            else:
-                wanted = opened.sets.sha256.get(name)
-                if wanted is not None and (digest := sha256_of(folder / FILE_NAME)) != wanted:
-                    problems.append(f"{name}/{FILE_NAME}: sha256 {digest}, expected {wanted}")
-                found[name] = open_path(folder)
+                continue
+            found[name] = open_path(folder)
+            value = found[name].manifest
+            if value is not None and value.checksum != reference.checksum:
+                problems.append(
+                    f"{name}/{FILE_NAME}: checksum {value.checksum}, expected {reference.checksum}"
+                )
         except DataError as error:
             problems.append(str(error))
-    tell_problems(report, "sets", problems, f"{len(opened.sets.sets)} sets: {', '.join(opened.sets.sets)}")
+    tell_problems(report, "sets", problems, f"{len(opened.sets.names)} sets: {', '.join(opened.sets.names)}")
     for name, one in found.items():
         _verify_set(one, report, f"{name}: ")
     manifests = {name: one.manifest for name, one in found.items()}
-    if len(found) < len(opened.sets.sets) or not all(manifests.values()):
+    if len(found) < len(opened.sets.names) or not all(manifests.values()):
         report(Check("sets disjoint", None, "not checked: not every set has a readable dataset.json"))
     elif not any(m.set.share is not None for m in manifests.values() if m):
         report(Check("sets disjoint", None, "not applicable: every set holds all documents"))
@@ -84,15 +88,11 @@ def _verify_set(opened: Opened, report: Report, prefix: str) -> None:
         report(Check(prefix + check.name, check.ok, check.detail, check.place))
 
     manifest = opened.manifest
-    if opened.problem is not None:
-        tell(
-            Check(
-                "manifest",
-                False,
-                "dataset.json cannot be used; only what the shards show by themselves is checked",
-                opened.problem,
-            )
-        )
+    if opened.problem is not None and manifest is None:
+        without = "dataset.json cannot be used; only what the shards show by themselves is checked"
+        tell(Check("manifest", False, without, opened.problem))
+    elif opened.problem is not None:
+        tell(Check("manifest", False, "dataset.json is not as it was written", opened.problem))
     elif manifest is None:
         tell(Check("manifest", None, "not applicable: no dataset.json (shards that others made)"))
     else:
@@ -100,7 +100,7 @@ def _verify_set(opened: Opened, report: Report, prefix: str) -> None:
             Check(
                 "manifest",
                 True,
-                f"format version {manifest.format_version}, written by btlm-data {manifest.version}",
+                f"format version {manifest.format_version}, checksum {manifest.checksum[:16]}",
             )
         )
     jobs = plan_jobs(opened)
@@ -131,31 +131,21 @@ def _verify_set(opened: Opened, report: Report, prefix: str) -> None:
         check_disjoint(tell, "splits disjoint", tables, "no document is in two splits")
 
 
-def _check_files(opened: Opened, manifest: Manifest, tell: Report) -> None:
+def _check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
     """What is listed is there with its size; nothing else is a shard."""
     problems: list[str] = []
     count = size = 0
     for split, entry in manifest.splits.items():
         if opened.chosen is not None and split != opened.chosen:
             continue
-        everything: list[FileEntry | Listed] = [
-            *entry.files,
-            *([entry.documents_file] if entry.documents_file else []),
-        ]
-        for file in everything:
+        for file in (*entry.files, entry.documents_file):
             path = opened.root / split / file.name
             if opened.only is not None and path != opened.only:
                 continue
             count += 1
             size += file.bytes
-            if not path.is_file():
-                problems.append(f"{split}/{file.name}: missing")
-            elif path.stat().st_size != file.bytes:
-                problems.append(f"{split}/{file.name}: {path.stat().st_size} bytes, expected {file.bytes}")
-        names = [file.name for file in entry.files]
-        listed = set(names)
-        twice = sorted(name for name in listed if names.count(name) > 1) if len(listed) < len(names) else []
-        problems += [f"{FILE_NAME} splits.{split}.files: {name} is listed twice" for name in twice]
+            _check_size(path, f"{split}/{file.name}", file.bytes, problems)
+        listed = {file.name for file in entry.files}
         problems += [
             f"{split}/{path.name}: a shard that {FILE_NAME} does not list"
             for path in opened.splits[split]
@@ -163,7 +153,8 @@ def _check_files(opened: Opened, manifest: Manifest, tell: Report) -> None:
         ]
     if opened.chosen is None:
         count += len(manifest.outputs)
-        problems += [f"{name}: missing" for name in manifest.outputs if not (opened.root / name).is_file()]
+        for output in manifest.outputs:
+            _check_size(opened.root / output.name, output.name, output.bytes, problems)
         for folder in sorted(
             p
             for p in opened.root.iterdir()
@@ -174,6 +165,13 @@ def _check_files(opened: Opened, manifest: Manifest, tell: Report) -> None:
                 for path in sorted(folder.glob("*.h5"))
             ]
     tell_problems(tell, "files", problems, f"{count} files, {size} bytes, none unlisted")
+
+
+def _check_size(path: Path, name: str, expected: int, problems: list[str]) -> None:
+    if not path.is_file():
+        problems.append(f"{name}: missing")
+    elif (size := path.stat().st_size) != expected:
+        problems.append(f"{name}: {size} bytes, expected {expected}")
 
 
 def _check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report) -> None:
@@ -257,21 +255,16 @@ def _check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], te
     )
 
 
-def _check_other_checksums(opened: Opened, manifest: Manifest, problems: list[str]) -> int:
+def _check_other_checksums(opened: Opened, manifest: Dataset, problems: list[str]) -> int:
     """Files that are no shards; returns how many were compared."""
     if opened.only is not None:
         return 0
     wanted = {
-        f"{split}/{entry.documents_file.name}": entry.documents_file.sha256
-        for split, entry in manifest.splits.items()
-        if entry.documents_file and opened.chosen in (None, split)
+        file.name: file.sha256
+        for file in manifest.stored()
+        if not file.name.endswith(".h5")
+        and (opened.chosen is None or file.name.startswith(f"{opened.chosen}/"))
     }
-    if opened.chosen is None:
-        wanted |= {
-            name: str(value.get("sha256"))
-            for name, value in manifest.outputs.items()
-            if value.get("sha256") is not None
-        }
     count = 0
     for name, digest in wanted.items():
         try:

@@ -17,6 +17,7 @@ from btlm_data.recipe.validation import explain, key_path
 from btlm_data.recipe.yaml_file import KeyPath, YamlError, YamlFile
 
 _SHORT_FORMS = {"source": "name", "tokenizer": "name", "dedupe": "method"}  # `dedupe: exact`
+_PROVENANCE = "provenance.json"
 _MAX_MANIFEST_BYTES = 2**30
 
 
@@ -72,6 +73,27 @@ def parse_assignment(text: str) -> tuple[str, Override]:
 def _read(path: Path, trust: bool) -> YamlFile:
     if path.suffix != ".json":
         return yaml_file.read(path)
+    manifest = _read_json(path)
+    if isinstance(manifest, dict) and "fingerprint" in manifest:  # the places of files are in provenance.json
+        beside = path.with_name(_PROVENANCE)
+        if not beside.exists():
+            raise ConfigError(
+                f"{path} says what the data is, not where it came from, and there is no {_PROVENANCE} beside it. "
+                "Restore that file, or write a recipe (docs/recipes.md)."
+            )
+        path, manifest = beside, _read_json(beside)
+    settings = manifest.get("configuration") if isinstance(manifest, dict) else None
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{path} holds no configuration of a dataset. Name a recipe (YAML) or the dataset.json of a prepared dataset."
+        )
+    settings = {key: value for key, value in settings.items() if key != "run"}
+    if not trust:
+        _refuse_instructions(settings, path)
+    return YamlFile(str(path), settings, {}, {})
+
+
+def _read_json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)
@@ -83,15 +105,7 @@ def _read(path: Path, trust: bool) -> YamlFile:
         raise ConfigError(
             f"{path} is not valid JSON ({error or 'nested too deeply'}). Name a recipe or a dataset.json."
         ) from None
-    settings = manifest.get("configuration") if isinstance(manifest, dict) else None
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            f"{path} holds no configuration of a dataset. Name a recipe (YAML) or the dataset.json of a prepared dataset."
-        )
-    settings = {key: value for key, value in settings.items() if key != "run"}
-    if not trust:
-        _refuse_instructions(settings, path)
-    return YamlFile(str(path), settings, {}, {})
+    return manifest
 
 
 def _refuse_instructions(settings: dict[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write what stands beside the shards: documents.parquet per split, examples, the manifest. dataset.json comes last.
+"""Write what stands beside the shards: documents.parquet per split, examples, rejects, provenance. dataset.json comes last.
 
 documents.parquet has a row per document in stream order (a document repeated by a mix has several): `stream_offset` uint64 (its
 first token's position in the split's stream), `tokens` uint32 (without EOS), `file` and `source` (dictionary-encoded strings), `line` uint64
@@ -8,10 +8,12 @@ first token's position in the split's stream), `tokens` uint32 (without EOS), `f
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.errors import DataError
-from btlm_data.formats import atomic, columns, manifest
+from btlm_data.formats import atomic, columns, dataset, ledger, provenance
 from btlm_data.recipe.models import SetSettings, Settings
 from btlm_data.sources.listing import Listing
+from btlm_data.sources.objects import without_secrets
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.streams import BLOCK_LIST, Index, index_path
@@ -167,8 +170,12 @@ def _join_documents(work_dir: Path, index: Index, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """All that the manifest tells."""
+class Finished:
+    """All that dataset.json and provenance.json tell.
+
+    run_fingerprint: of settings and inputs with their modification times: what tells that the same command has nothing to do.
+    other_inputs: digests of whatever else decides bytes (formats.dataset.fingerprint_of).
+    """
 
     out: Path
     work_dir: Path
@@ -178,7 +185,8 @@ class Dataset:
     indices: Mapping[str, Index]
     sets: Sequence[PreparedSet]
     stages: Mapping[str, Counts]
-    fingerprint: str
+    run_fingerprint: str
+    other_inputs: Mapping[str, str]
     dedupe: Mapping[str, Any] | None
     clusters: Path | None
     contamination: Path | None
@@ -186,51 +194,54 @@ class Dataset:
     version: str
 
 
-def write(dataset: Dataset) -> None:
+def write(finished: Finished) -> None:
     """Write everything beside the shards, remove shards of another run, and give the dataset its dataset.json."""
-    several = len(dataset.sets) > 1
-    for prepared in dataset.sets:
-        folder = dataset.out / prepared.folder
-        outputs = _side_files(dataset, folder)
-        value = _manifest(dataset, prepared, folder, outputs)
-        problems = manifest.imbalances(value["ledger"])
+    checksums: dict[str, str] = {}
+    fingerprint = ""
+    for prepared in finished.sets:
+        folder = finished.out / prepared.folder
+        value = _describe(finished, prepared, folder, _side_files(finished, folder))
+        problems = ledger.imbalances(value.ledger)
         assert not problems, "the ledger does not balance: " + "; ".join(problems)
-        atomic.write_json(folder / manifest.FILE_NAME, value)
-    _remove_stale(dataset)
-    if several:
-        names = [prepared.folder for prepared in dataset.sets]
-        top = {
-            "format_version": manifest.FORMAT_VERSION,
-            "fingerprint": dataset.fingerprint,
-            "version": dataset.version,
-            "configuration": dataset.settings.model_dump(mode="json"),
-            "sets": names,
-            "sha256": {name: _sha256(dataset.out / name / manifest.FILE_NAME) for name in names},
-        }
-        atomic.write_json(dataset.out / manifest.FILE_NAME, top)
+        fingerprint = value.fingerprint
+        checksums[prepared.folder] = _publish(finished, folder, value)
+    _remove_stale(finished)
+    if len(finished.sets) > 1:
+        references = [dataset.SetReference(name, checksum) for name, checksum in checksums.items()]
+        _publish(finished, finished.out, dataset.SetList(fingerprint, references))
 
 
-def _manifest(
-    dataset: Dataset, prepared: PreparedSet, folder: Path, outputs: Mapping[str, Any]
-) -> dict[str, Any]:
-    settings, tokenizer = dataset.settings, dataset.tokenizer
+def _publish(finished: Finished, folder: Path, value: dataset.Dataset | dataset.SetList) -> str:
+    """Write provenance.json, then dataset.json; returns the checksum of the latter."""
+    data = dataset.encode(value)
+    checksum = dataset.decode(data, dataset.FILE_NAME).checksum
+    atomic.write_bytes(folder / provenance.FILE_NAME, provenance.encode(_provenance(finished, checksum)))
+    atomic.write_bytes(folder / dataset.FILE_NAME, data)
+    return checksum
+
+
+def _describe(
+    finished: Finished, prepared: PreparedSet, folder: Path, outputs: list[dataset.StoredFile]
+) -> dataset.Dataset:
+    """What one set is."""
+    settings, tokenizer = finished.settings, finished.tokenizer
     divided = prepared.part.share is not None
     stream_set = prepared.index if divided else 0
     stages = {
-        name: counts for name, counts in dataset.stages.items() if name not in ("shuffle", "pack", "shard")
+        name: counts for name, counts in finished.stages.items() if name not in ("shuffle", "pack", "shard")
     }
     stages |= {"shuffle": Counts(), "pack": Counts(), "shard": Counts()}
-    for (split, source, what), amount in dataset.stages["shuffle"].cells.items():
+    for (split, source, what), amount in finished.stages["shuffle"].cells.items():
         number, _, plain = split.partition("/")
         if int(number) == stream_set:
             stages["shuffle"].add(plain, source, what, *amount)
-    splits: dict[str, Any] = {}
-    for index in dataset.indices.values():
+    splits: dict[Any, dataset.Split] = {}
+    for index in finished.indices.values():
         if index.stream.set_index != stream_set:
             continue
         split = index.stream.split
         done = prepared.splits.get(split)
-        files = done.files if done else []
+        files = [dataset.ShardFile(**file) for file in done.files] if done else []
         count_packing(
             stages["pack"],
             stages["shard"],
@@ -240,48 +251,75 @@ def _manifest(
             files,
             settings.format,
         )
-        place = folder / split / "documents.parquet"
-        _join_documents(dataset.work_dir, index, place)
-        splits[split] = {
-            "documents": sum(index.bucket_documents),
-            "stream_tokens": index.num_tokens,
-            "samples": sum(file["n_examples"] for file in files) if settings.format != "corpus" else None,
-            "label_tokens": sum(file["tokens"] for file in files),
-            "files": files,
-            "documents_file": {"name": place.name, "sha256": _sha256(place), "bytes": place.stat().st_size},
-        }
-    return {
-        "format_version": manifest.FORMAT_VERSION,
-        "fingerprint": dataset.fingerprint,
-        "version": dataset.version,
-        "configuration": settings.model_dump(mode="json"),
-        "source": dict(dataset.listing.provenance),
-        "inputs": [
-            {"name": f.name, "split": f.split, "size": f.size, "sha256": f.sha256, "source": f.source}
-            for f in dataset.listing.files
+        documents_path = folder / split / dataset.DOCUMENTS
+        _join_documents(finished.work_dir, index, documents_path)
+        splits[split] = dataset.Split(
+            documents=sum(index.bucket_documents),
+            stream_tokens=index.num_tokens,
+            samples=sum(file.n_examples for file in files) if settings.format != "corpus" else None,
+            label_tokens=sum(file.tokens for file in files),
+            files=files,
+            documents_file=_stored(documents_path),
+        )
+    configuration = dataset.without_places(settings.model_dump(mode="json"))
+    inputs = [
+        dataset.InputFile(
+            file.name, file.split, file.size, f"sha256:{file.sha256}" if file.sha256 else None, file.source
+        )
+        for file in finished.listing.files
+    ]
+    return dataset.Dataset(
+        fingerprint=dataset.fingerprint_of(
+            configuration, inputs, tokenizer.fingerprint, finished.other_inputs
+        ),
+        configuration=configuration,
+        inputs=inputs,
+        left_out=_left_out(finished.listing),
+        other_inputs=dict(finished.other_inputs),
+        tokenizer=dataset.Tokenizer(
+            name=Path(tokenizer.name).name if Path(tokenizer.name).exists() else tokenizer.name,
+            fingerprint=tokenizer.fingerprint,
+            eos_id=tokenizer.eos_id,
+            vocab_size=tokenizer.vocab_size,
+        ),
+        seq_len=prepared.part.seq_len,
+        format=settings.format,
+        shuffle=settings.shuffle,
+        seed=settings.seed,
+        dtype=tokenizer.dtype.name,
+        set=dataset.SetPosition(
+            index=prepared.index, names=[p.folder for p in finished.sets], share=prepared.part.share
+        ),
+        splits=splits,
+        ledger=ledger.rows_of(stages),
+        dedupe=dict(finished.dedupe) if finished.dedupe is not None else None,
+        outputs=outputs,
+    )
+
+
+def _left_out(listing: Listing) -> list[dataset.LeftOut]:
+    count = listing.provenance.get("files_left_out", 0)
+    return [dataset.LeftOut("not a corpus file", count)] if count else []
+
+
+def _provenance(finished: Finished, checksum: str) -> provenance.Provenance:
+    return provenance.Provenance(
+        dataset=checksum,
+        run=finished.run_fingerprint,
+        program=finished.version,
+        libraries={
+            name: importlib.metadata.version(name)
+            for name in ("h5py", "isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
+        },
+        configuration=finished.settings.model_dump(mode="json"),
+        source=dict(finished.listing.provenance),
+        inputs=[
+            provenance.InputPlace(file.name, file.split, without_secrets(file.url), file.version)
+            for file in finished.listing.files
         ],
-        "tokenizer": {
-            "name": tokenizer.name,
-            "fingerprint": tokenizer.fingerprint,
-            "eos_id": tokenizer.eos_id,
-            "vocab_size": tokenizer.vocab_size,
-            "revision": tokenizer.revision,
-        },
-        "seq_len": prepared.part.seq_len,
-        "format": settings.format,
-        "shuffle": settings.shuffle,
-        "seed": settings.seed,
-        "dtype": tokenizer.dtype.name,
-        "set": {
-            "index": prepared.index,
-            "share": prepared.part.share,
-            "names": [p.folder for p in dataset.sets],
-        },
-        "splits": splits,
-        "ledger": manifest.ledger(stages),
-        "dedupe": dict(dataset.dedupe) if dataset.dedupe is not None else None,
-        "outputs": dict(outputs),
-    }
+        steps=[provenance.StepTime(**step) for step in finished.timings],
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def count_packing(
@@ -290,7 +328,7 @@ def count_packing(
     split: str,
     index: Index,
     sample_set: SampleSet | None,
-    files: Sequence[Mapping[str, Any]],
+    files: Sequence[dataset.ShardFile],
     form: str,
 ) -> None:
     """Ledger of `pack` and `shard` for one split, in label positions (tokens, for a corpus)."""
@@ -310,73 +348,70 @@ def count_packing(
     else:
         packing.add(split, "*", "drop:stream_too_short", tokens=total)
     packing.add(split, "*", "out", tokens=kept)
-    written = sum(file["tokens"] for file in files)
+    written = sum(file.tokens for file in files)
     writing.add(split, "*", "in", tokens=kept)
     writing.add(split, "*", "out", tokens=written)
 
 
-def _side_files(dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Copy what people look at into the dataset folder; returns name -> sha256 of those that are the same every time."""
-    named: dict[str, Path] = {"examples.jsonl": dataset.work_dir / "examples.jsonl"}
-    if dataset.clusters is not None:
-        named["clusters.parquet"] = dataset.clusters
-    if dataset.contamination is not None:
-        named["contamination.parquet"] = dataset.contamination
+def _side_files(finished: Finished, folder: Path) -> list[dataset.StoredFile]:
+    """Copy what people look at into the dataset folder."""
+    named: dict[str, Path] = {name: finished.work_dir / name for name in ("examples.jsonl", "rejects.jsonl")}
+    if finished.clusters is not None:
+        named["clusters.parquet"] = finished.clusters
+    if finished.contamination is not None:
+        named["contamination.parquet"] = finished.contamination
     for name, path in named.items():
         with atomic.replacing(folder / name) as temporary:
             shutil.copyfile(path, temporary)
-    atomic.write_json(folder / "timings.json", list(dataset.timings))
-    return {name: {"sha256": _sha256(folder / name)} for name in sorted(named)}
+    return [_stored(folder / name) for name in sorted(named)]
 
 
-def _remove_stale(dataset: Dataset) -> None:
+def _stored(path: Path) -> dataset.StoredFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return dataset.StoredFile(path.name, path.stat().st_size, digest)
+
+
+def _remove_stale(finished: Finished) -> None:
     """Remove shards and sets of an earlier dataset in this folder that are no part of this one."""
     wanted = {
-        dataset.out / split.sample_set.folder / file["name"]
-        for prepared in dataset.sets
+        finished.out / split.sample_set.folder / file["name"]
+        for prepared in finished.sets
         for split in prepared.splits.values()
         for file in split.files
     }
-    places = [dataset.out, *(path for path in dataset.out.glob("msl*") if path.is_dir())]
+    places = [finished.out, *(path for path in finished.out.glob("msl*") if path.is_dir())]
     for place in places:
         for split in ("train", "validation", "test"):
             for path in (place / split).glob("*.h5"):
                 if path not in wanted:
                     path.unlink()
-        kept = {dataset.out / prepared.folder for prepared in dataset.sets}
+        kept = {finished.out / prepared.folder for prepared in finished.sets}
         if place not in kept:
             for name in (
                 "dataset.json",
+                "provenance.json",
                 "examples.jsonl",
+                "rejects.jsonl",
                 "clusters.parquet",
                 "contamination.parquet",
-                "timings.json",
             ):
                 (place / name).unlink(missing_ok=True)
             for split in ("train", "validation", "test"):
                 (place / split / "documents.parquet").unlink(missing_ok=True)
 
 
-def is_whole(out: Path, value: Mapping[str, Any]) -> bool:
-    """Whether every file that a manifest names is there with its size (`verify` reads them)."""
-    if "sets" in value:
-        try:
-            return all(
-                is_whole(out / name, manifest.read(out / name / manifest.FILE_NAME)) for name in value["sets"]
-            )
-        except DataError:
-            return False
-    for split, entry in value["splits"].items():
-        for file in [*entry["files"], entry["documents_file"]]:
-            path = out / split / file["name"]
-            if not path.exists() or path.stat().st_size != file["bytes"]:
-                return False
-    return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_whole(out: Path) -> bool:
+    """Whether every file that the dataset.json in `out` names is there with its size (`verify` reads them)."""
+    try:
+        sets = dataset.read_sets(out)
+        return all(
+            (out / name / file.name).stat().st_size == file.bytes
+            for name, value in sets.items()
+            for file in value.stored()
+        )
+    except (DataError, OSError):
+        return False
 
 
 def total(counts: Counts, what: str) -> Amount:

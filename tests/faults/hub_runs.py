@@ -35,7 +35,12 @@ from tests.faults.kill_runs import differences  # noqa: E402
 from tests.hub import Fault, Hub  # noqa: E402
 
 REPOSITORY = "cerebras/SlimPajama-627B"
-RECORDS = {"dataset.json", "timings.json", "report.md", "report.html"}  # they name where the corpus came from
+RECORDS = {
+    "dataset.json",
+    "provenance.json",
+    "report.md",
+    "report.html",
+}  # they name where the corpus came from
 
 
 def faults(largest: int) -> dict[str, list[Fault]]:

@@ -3,7 +3,7 @@
     python tests/faults/kill_runs.py --kills 200 --seed 1
 
 Each kill is SIGKILL to the whole process group; after some kills (a drawn number) the run is left to end, its dataset must
-equal the undisturbed one byte for byte (timings.json apart), and a fresh one begins. Exit code 1 on any difference.
+equal the undisturbed one byte for byte (provenance.json apart), and a fresh one begins. Exit code 1 on any difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-UNEQUAL = {"timings.json"}
+UNEQUAL = {"provenance.json"}
 
 
 def command(out: Path, *options: str) -> list[str]:

@@ -137,10 +137,10 @@ def test_several_sets(tmp_path: Path, chosen: list[Document]) -> None:
     for index, name in enumerate(names):
         (tmp_path / name).mkdir()
         dataset.write(tmp_path / name, {"train": chosen}, seq_len=8 * (index + 1), sets=(index, names, None))
-    (tmp_path / "dataset.json").write_text(json.dumps({"format_version": 1, "sets": [*names, "gone"]}))
+    dataset.write_set_list(tmp_path, [*names, "msl99"])
     report = inspect(tmp_path)
     assert list(report["sets"]) == ["msl8", "msl16"]
-    assert "gone" in report["unknown"][0]
+    assert "msl99" in report["unknown"][0]
     assert "msl16" in shown(report)
 
 

@@ -187,11 +187,12 @@ def test_a_recorded_configuration_is_a_recipe(tmp_path: Path) -> None:
         None,
         {"seq_len": (["64:0.5", "128:0.25"], ""), "dedupe.method": ("exact", ""), "mix": ({"A": 2.0}, "")},
     )
-    path = tmp_path / "dataset.json"
-    path.write_text(
-        json.dumps({"format_version": 1, "configuration": original.settings.model_dump(mode="json")})
-    )
+    path, beside = tmp_path / "dataset.json", tmp_path / "provenance.json"
+    path.write_text(json.dumps({"format_version": 2, "fingerprint": "0", "configuration": {}}))
+    assert "no provenance.json beside it" in refused(path)
+    recorded = {"format_version": 1, "run": "0" * 64}
+    beside.write_text(json.dumps(recorded | {"configuration": original.settings.model_dump(mode="json")}))
     assert load(path, {}).settings == original.settings
     assert load(path, {"seed": (4, "--seed")}).seed == 4
-    path.write_text(json.dumps({"format_version": 1, "configuration": {"sed": 1}}))
+    beside.write_text(json.dumps(recorded | {"configuration": {"sed": 1}}))
     assert "Did you mean seed?" in refused(path)

@@ -98,22 +98,17 @@ def write(
             "documents_file": {"name": "documents.parquet"},
         }
         ledger += _ledger(split, chosen, len(stream), int(real.sum()))
+    configuration = {"tail": tail, "shards": {"dtype": "int32"}, "dedupe": {"method": "none"}}
+    inputs = [{"name": f"{s}/a.jsonl", "split": s, "size": 1, "digest": None, "source": None} for s in splits]
+    files = [[f["split"], f["name"], f["size"], f["digest"], f["source"]] for f in inputs]
     manifest = {
-        "format_version": 1,
-        "fingerprint": "f" * 64,
-        "version": "0.0",
-        "configuration": {"tail": tail, "shards": {"dtype": "int32"}, "dedupe": {"method": "none"}},
-        "source": {"kind": "local"},
-        "inputs": [
-            {"name": f"{s}/a.jsonl", "split": s, "size": 1, "sha256": None, "source": None} for s in splits
-        ],
-        "tokenizer": {
-            "name": "by-hand",
-            "fingerprint": "0",
-            "eos_id": EOS,
-            "vocab_size": VOCABULARY,
-            "revision": None,
-        },
+        "format_version": 2,
+        "fingerprint": _digest([2, configuration, files, "0", {}]),
+        "configuration": configuration,
+        "inputs": inputs,
+        "left_out": [],
+        "other_inputs": {},
+        "tokenizer": {"name": "by-hand", "fingerprint": "0", "eos_id": EOS, "vocab_size": VOCABULARY},
         "seq_len": seq_len,
         "format": form,
         "shuffle": shuffle,
@@ -123,7 +118,7 @@ def write(
         "splits": entries,
         "ledger": ledger,
         "dedupe": None,
-        "outputs": {"examples.jsonl": {}},
+        "outputs": [{"name": "examples.jsonl"}],
     }
     example = {
         "reason": "too_short",
@@ -137,6 +132,21 @@ def write(
     (root / "dataset.json").write_text(json.dumps(manifest))
     resign(root)
     return manifest
+
+
+def write_set_list(root: Path, names: Sequence[str]) -> None:
+    """The dataset.json of a folder of sets; a set that is not there gets a checksum of nothing."""
+    checksums = [
+        json.loads(path.read_text())["checksum"]
+        if (path := root / name / "dataset.json").exists()
+        else "0" * 64
+        for name in names
+    ]
+    sets = [{"name": name, "checksum": checksum} for name, checksum in zip(names, checksums, strict=True)]
+    (root / "dataset.json").write_text(
+        json.dumps({"format_version": 2, "fingerprint": "f" * 64, "sets": sets})
+    )
+    edit_manifest(root, lambda value: None)
 
 
 def samples_of(
@@ -230,12 +240,19 @@ def _ledger(split: str, chosen: Sequence[Document], tokens: int, labels: int) ->
 # Tampering --------------------------------------------------------------------------------------------------------
 
 
-def edit_manifest(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change dataset.json."""
+def edit_manifest(root: Path, change: Callable[[dict[str, Any]], object], *, seal: bool = True) -> None:
+    """Change dataset.json; seal: give it the checksum of what it says now."""
     path = root / "dataset.json"
     value = json.loads(path.read_text())
     change(value)
+    if seal and isinstance(value, dict):
+        value["checksum"] = _digest({key: v for key, v in value.items() if key != "checksum"})
     path.write_text(json.dumps(value))
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def resign(root: Path) -> None:
@@ -244,12 +261,15 @@ def resign(root: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         for split, entry in manifest["splits"].items():
             for file in [*entry["files"], entry["documents_file"]]:
-                path = root / split / file["name"]
-                file["bytes"], file["sha256"] = path.stat().st_size, _sha256(path)
-        for name in manifest["outputs"]:
-            manifest["outputs"][name]["sha256"] = _sha256(root / name)
+                _sign(file, root / split / file["name"])
+        for file in manifest["outputs"]:
+            _sign(file, root / file["name"])
 
     edit_manifest(root, change)
+
+
+def _sign(file: dict[str, Any], path: Path) -> None:
+    file["bytes"], file["sha256"] = path.stat().st_size, _sha256(path)
 
 
 def edit_shard(root: Path, name: str, change: Callable[[npt.NDArray[Any]], object]) -> None:
