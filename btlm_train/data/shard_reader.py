@@ -1,16 +1,10 @@
-"""Read rows of shards fast, in no more open files than a process may have.
+"""Read rows of many shards, in no more open files than a process may have.
 
-HDF5 inflates under one lock of the whole process and with plain zlib. Here the stored bytes of a chunk are read
-(`read_direct_chunk`, about 3 us) and inflated outside the lock by ISA-L; a contiguous dataset is read with one `pread`.
-Whatever is stored in another way is read through h5py. A shard that disappears or changes while it is in use is an error,
-never zeros.
+A shard that disappears or changes while it is in use is an error, never zeros.
 """
 
 from __future__ import annotations
 
-import errno
-import itertools
-import math
 import os
 import threading
 import zlib
@@ -18,13 +12,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
-import numpy.typing as npt
-from isal import isal_zlib
-from isal.igzip_lib import IsalError
 
 from btlm_data.errors import DataError, InputError
+from btlm_data.formats.shard_formats.reader import ShardReader
 
 
 @dataclass(frozen=True)
@@ -57,160 +48,11 @@ class ShardFile:
             )
 
 
-class OpenShard:
-    """The dataset `data` of one open file. Reads rows in the stored dtype.
-
-    A block is what one step of chunks along axis 0 holds. The last block decoded is cached where it holds several rows.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.file = _open_file(path)
-        try:
-            data = self.file["data"]
-        except KeyError:
-            raise DataError(
-                f'{path} has no dataset "data". Remove the file from the data folder, or make it again.'
-            ) from None
-        if not isinstance(data, h5py.Dataset) or data.ndim == 0 or data.dtype.kind not in "iufb":
-            raise DataError(
-                f'"data" in {path} is not an array of numbers ({data!r}). Remove the file, or make it again.'
-            )
-        if data.is_virtual:
-            raise DataError(
-                f'"data" in {path} is a virtual dataset, whose missing sources HDF5 would read as zeros. '
-                "Give the folder of the source files as data_dir."
-            )
-        properties = data.id.get_create_plist()
-        if properties.get_external_count():
-            raise DataError(
-                f'"data" in {path} is stored in other files (HDF5 external storage), which are not read. '
-                "Remove the file from the data folder, or copy the data into it."
-            )
-        self.data = data
-        self.shape: tuple[int, ...] = data.shape
-        self.dtype: np.dtype[Any] = data.dtype
-        filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-        # (position in the pipeline, whether it is deflate), in the order in which reading undoes them
-        self.undo = [
-            (position, code == h5py.h5z.FILTER_DEFLATE)
-            for position, code in reversed(list(enumerate(filters)))
-        ]
-        self.chunks: tuple[int, ...] | None = None
-        self.offset: int | None = None
-        if data.chunks is not None and set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}:
-            self.chunks = data.chunks
-            self.chunk_bytes = math.prod(data.chunks) * self.dtype.itemsize
-            starts = (range(0, *axis) for axis in zip(self.shape[1:], data.chunks[1:], strict=True))
-            self.corners = list(itertools.product(*starts))
-            self.one_chunk_a_row = data.chunks == (1, *self.shape[1:])
-            self.storage = data.id
-        elif properties.get_layout() == h5py.h5d.CONTIGUOUS and not self.file.userblock_size:
-            self.offset = data.id.get_offset()
-            self.descriptor = self.file.id.get_vfd_handle()
-        self.cached_block: tuple[int, npt.NDArray[Any]] | None = None
-
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop), within the file: (stop - start, *trailing shape). Raises DataError if they cannot be read."""
-        try:
-            if self.chunks is not None and self.one_chunk_a_row and stop - start == 1:  # our own shards
-                return self._chunk((start, *self.corners[0]))
-            if self.chunks is not None:
-                return self._from_chunks(start, stop)
-            if self.offset is not None:
-                return self._from_bytes(start, stop)
-            rows: npt.NDArray[Any] = self.data[start:stop]
-        except (OSError, RuntimeError, ValueError, IsalError) as error:  # type: ignore[misc]  # untyped in its stub
-            raise DataError(
-                f"Rows {start} to {stop} of {self.path} cannot be read ({error}). "
-                "Restore the file from its source, or make it again."
-            ) from error
-        return rows
-
-    def _from_bytes(self, start: int, stop: int) -> npt.NDArray[Any]:
-        assert self.offset is not None
-        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        first_byte = self.offset + start * math.prod(self.shape[1:]) * self.dtype.itemsize
-        if os.preadv(self.descriptor, [rows.data.cast("B")], first_byte) != rows.nbytes:
-            raise OSError("the file ends early")
-        return rows
-
-    def _from_chunks(self, start: int, stop: int) -> npt.NDArray[Any]:
-        assert self.chunks is not None
-        step = self.chunks[0]
-        pieces = []
-        for number in range(start // step, (stop - 1) // step + 1):
-            first = number * step
-            pieces.append(self._block(number)[max(start - first, 0) : stop - first])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def _block(self, number: int) -> npt.NDArray[Any]:
-        """Rows [number * chunk rows, ...), a whole chunk's worth: beyond the end of the dataset they mean nothing."""
-        assert self.chunks is not None
-        if self.cached_block is not None and self.cached_block[0] == number:
-            return self.cached_block[1]
-        first = number * self.chunks[0]
-        if len(self.corners) == 1:
-            block = self._chunk((first, *self.corners[0]))[(slice(None), *map(slice, self.shape[1:]))]
-        else:
-            block = np.empty((self.chunks[0], *self.shape[1:]), self.dtype)
-            for corner in self.corners:
-                spans = (slice(i, i + n) for i, n in zip(corner, self.chunks[1:], strict=True))
-                target = block[(slice(None), *spans)]
-                target[...] = self._chunk((first, *corner))[tuple(map(slice, target.shape))]
-        if self.chunks[0] > 1:
-            self.cached_block = number, block
-        return block
-
-    def _chunk(self, corner: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The chunk at `corner`. A chunk that was never written holds the fill value, which HDF5 knows."""
-        assert self.chunks is not None
-        try:
-            skipped, stored = self.storage.read_direct_chunk(corner)
-        except RuntimeError:
-            if self.storage.get_chunk_info_by_coord(corner).byte_offset is not None:
-                raise
-            return np.full(self.chunks, self.data.fillvalue, self.dtype)
-        for position, deflated in self.undo:
-            if skipped >> position & 1:  # HDF5 leaves a filter out where it did not help
-                continue
-            if deflated:
-                stored = isal_zlib.decompress(stored, zlib.MAX_WBITS, self.chunk_bytes)
-            else:  # byte shuffle: all first bytes, then all second bytes, ...
-                shuffled = np.frombuffer(stored, np.uint8).reshape(self.dtype.itemsize, -1)
-                values = np.empty(shuffled.shape[::-1], np.uint8)
-                for byte, plane in enumerate(shuffled):  # twice as fast as one transposed copy
-                    values[:, byte] = plane
-                stored = values.data.cast("B")
-        if len(stored) != self.chunk_bytes:
-            raise ValueError(f"a chunk holds {len(stored)} bytes instead of {self.chunk_bytes}")
-        return np.frombuffer(stored, self.dtype).reshape(self.chunks)
-
-
-def _open_file(path: str) -> h5py.File:
-    """Open an HDF5 file without HDF5's own file locks, which some file systems lack and other programs may hold.
-
-    Raises DataError if it is not an HDF5 file, and OSError where the process may open no more files. Where this process
-    has the same file open with locks, HDF5 demands the same of us.
-    """
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        try:
-            return h5py.File(path, "r")
-        except OSError:
-            raise DataError(
-                f"{path} is not a readable HDF5 file ({error}). Restore it from its source, or make it again."
-            ) from error
-
-
 class OpenShards:
     """The open shards of this process, least recently used first: at most half of its limit of open files, and 1,024.
 
     One for the whole process, because the limit is the process's. A shard that leaves is closed when its last user drops
-    it. After a fork the child starts with none, so that no two processes share HDF5's state of a file.
+    it. After a fork the child starts with none, so that each process counts its own.
     """
 
     def __init__(self) -> None:
@@ -220,9 +62,9 @@ class OpenShards:
     def clear(self) -> None:
         """Drop all open shards."""
         self.lock = threading.Lock()
-        self.shards: OrderedDict[ShardFile, OpenShard] = OrderedDict()
+        self.shards: OrderedDict[ShardFile, ShardReader] = OrderedDict()
 
-    def get(self, file: ShardFile) -> OpenShard:
+    def get(self, file: ShardFile) -> ShardReader:
         """`file`, opened. Raises DataError if it has changed, InputError if the process may open no more files."""
         with self.lock:
             file.check()
@@ -234,11 +76,11 @@ class OpenShards:
             self.shards.move_to_end(file)
             return shard
 
-    def open(self, path: str) -> OpenShard:
+    def open(self, path: str) -> ShardReader:
         """`path`, newly opened; where the process's limit is reached, half of the others are dropped first."""
         while True:
             try:
-                return OpenShard(path)
+                return ShardReader(path)
             except OSError as error:
                 if not self.shards:
                     raise InputError(

@@ -71,7 +71,7 @@ class ShardSet:
             while True:
                 if number != current or handle is None:
                     if handle is not None:
-                        handle.cached_block = None
+                        handle.forget()
                         handle = None  # or it could not be closed to make room for the next
                     handle = OPEN_SHARDS.get(self.files[number])
                     current, before = number, self.ends[number] - self.files[number].rows

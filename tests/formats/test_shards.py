@@ -315,11 +315,11 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
         reader.read_shard_info(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["tokens"] = np.arange(3)
-    with pytest.raises(DataError, match=r"other\.h5 is not a shard: it has no readable dataset `data`"):
+    with pytest.raises(DataError, match=r"other\.h5 is not a shard: it has no dataset .data."):
         reader.read_rows(tmp_path / "other.h5", 0, 1)
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file.create_group("data")
-    with pytest.raises(DataError, match=r"group\.h5 is not a shard: its `data` is a Group"):
+    with pytest.raises(DataError, match=r"group\.h5 is not a shard: its `data` is a group"):
         reader.read_shard_info(tmp_path / "group.h5")
     with h5py.File(tmp_path / "words.h5", "w") as file:
         file["data"] = [b"a", b"b"]

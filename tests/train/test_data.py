@@ -249,7 +249,7 @@ def test_what_is_not_a_set_of_shards_is_refused(tmp_path: Path) -> None:
     refused(DataError, r"b.h5 holds int32 rows of shape \(3, 11\)")
     with h5py.File(tmp_path / "d/b.h5", "w") as file:
         file["tokens"] = [1]
-    refused(DataError, 'b.h5 has no dataset "data"')
+    refused(DataError, 'b.h5 is not a shard: it has no dataset "data"')
     (tmp_path / "d/b.h5").write_bytes(b"not HDF5")
     refused(DataError, "b.h5 is not a readable HDF5 file")
     (tmp_path / "d/b.h5").unlink()
@@ -305,7 +305,7 @@ def test_flipped_bits_are_an_error_that_names_the_file(tmp_path: Path, name: str
     for place in range(chunk.byte_offset + 12, chunk.byte_offset + chunk.size - 8):
         content[place] ^= 0x55
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a.h5 cannot be read .*Restore the file"):
+    with pytest.raises(DataError, match=r"a.h5 is damaged: row [1-3] of 9 cannot be read .*Restore it"):
         everything({"data_dir": str(tmp_path), "batch_size": 9})
 
 

@@ -1,20 +1,34 @@
-"""Read shards: their layout, rows, and all of them in order."""
+"""Read shards: the one reader, of training, `verify`, `inspect` and `export`.
+
+It reads what btlm-data writes and what other writers make of one dataset `data` of numbers: in one stretch, or in
+chunks through gzip, shuffle, fletcher32 or lzf. A chunk's stored bytes are fetched by one read of the operating system
+and inflated by ISA-L, both outside the interpreter's lock; no HDF5 library is involved (hdf5_head.py says why), no lock
+is taken or minded, and no other file is ever touched. Whatever else the file may be is refused in words.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats import hdf5_head
+from btlm_data.formats.shard_formats.byte_source import ByteSource, LocalFile
+from btlm_data.formats.shard_formats.hdf5_chunks import ChunkTable, read_chunk_table
+from btlm_data.formats.shard_formats.hdf5_file import Damaged, Head, NotPlain
+from btlm_data.formats.shard_formats.unpack import Torn, unpack
 
 Layout = Literal["sample", "vsl", "corpus", "other"]
+
+_REMEDY = "Restore it from a copy, or remove it and run the command that made it again."
 
 
 @dataclass(frozen=True)
@@ -31,86 +45,201 @@ class ShardLayout:
     num_bytes: int
 
 
-def read_shard_info(path: Path) -> ShardLayout:
-    """What `path` holds. Raises DataError if it is not a shard: missing, torn, or without a dataset `data`."""
-    with _open(path) as data:
+class ShardReader:
+    """The dataset `data` of one open shard: its shape and dtype, and its rows in the stored dtype.
+
+    Rows are the entries of axis 0 (tokens in the corpus layout). The last block of rows decoded is kept where a chunk
+    holds several. For one thread at a time; open one reader a thread. May be forked: nothing of its state is shared.
+    Raises DataError, naming the file, where it is missing, damaged or no plain shard; OSError where this process may
+    open no more files.
+    """
+
+    def __init__(self, source: ByteSource | str | os.PathLike[str]) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            source = LocalFile(source)
+        self.source = source
+        self.name = source.name
+        try:
+            self._stored = hdf5_head.read_head(source)
+        except Damaged as error:
+            source.close()
+            raise DataError(f"{self.name} is not a readable HDF5 file: {error}. {_REMEDY}") from None
+        except NotPlain as error:
+            source.close()
+            raise DataError(f"{self.name} is not a shard: {error}. {_REMEDY}") from None
+        except OSError as error:
+            source.close()
+            raise DataError(f"{self.name} cannot be read: {error.strerror or error}. {_REMEDY}") from error
+        self.shape = self._stored.shape
+        self.dtype = self._stored.dtype
+        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        self._kept: tuple[int, npt.NDArray[Any]] | None = None
+        self._chunks = self._stored.chunks
+        self._table: ChunkTable | None = None
+        if self._chunks is not None:
+            self._chunk_bytes = self._stored.chunk_bytes
+            self._per_row = math.prod(self._stored.grid[1:])  # chunks side by side in one block of rows
+            self._whole_row = self._chunks == (1, *self.shape[1:])
+            steps = zip(self.shape[1:], self._chunks[1:], strict=True)
+            self._corners = list(itertools.product(*(range(0, size, step) for size, step in steps)))
+
+    @property
+    def layout(self) -> ShardLayout:
+        """What the head of the file says."""
+        rank = len(self.shape)
         layout: Layout = "other"
-        if data.ndim == 1:
+        if rank == 1:
             layout = "corpus"
-        elif data.ndim == 3 and data.shape[1] in (3, 5):
-            layout = "sample" if data.shape[1] == 3 else "vsl"
-        n_examples = data.file.attrs.get("n_examples")
+        elif rank == 3 and self.shape[1] in (3, 5):
+            layout = "sample" if self.shape[1] == 3 else "vsl"
+        filters = self._stored.filters
+        named = {hdf5_head.DEFLATE: "gzip", hdf5_head.LZF: "lzf"}
         return ShardLayout(
             layout=layout,
-            shape=tuple(data.shape),
-            dtype=str(data.dtype),
-            chunks=data.chunks,
-            compression=data.compression,
-            hdf5_shuffle=bool(data.shuffle),
-            n_examples=None if n_examples is None else int(n_examples),
-            num_bytes=path.stat().st_size,
+            shape=self.shape,
+            dtype=str(self.dtype),
+            chunks=self._chunks,
+            compression=next((named[number] for number in filters if number in named), None),
+            hdf5_shuffle=hdf5_head.SHUFFLE in filters,
+            n_examples=self._stored.n_examples,
+            num_bytes=self.source.size,
         )
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows [start, stop), within the file. Raises DataError, naming the first row that cannot be read."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(f"{self.name}: rows {start} to {stop} of {self.shape[0]}")
+        try:
+            if self._chunks is None:
+                return self._from_stretch(start, stop)
+            if self._whole_row and stop - start == 1:  # a sample of our own shards
+                return self._chunk(start)
+            return self._from_chunks(start, stop)
+        except _Row as error:
+            detail = f"row {min(max(error.row, start), stop - 1)} of {self.shape[0]} cannot be read ({error})"
+            raise DataError(f"{self.name} is damaged: {detail}. {_REMEDY}") from None
+        except OSError as error:
+            raise DataError(
+                f"{self.name} cannot be read: {error.strerror or error} (rows {start} to {stop}). {_REMEDY}"
+            ) from error
+
+    def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """All rows in order, as (first row, rows), at most max_bytes (but at least one row) at a time.
+
+        Raises DataError that names the first unreadable row.
+        """
+        step = max(1, max_bytes // max(1, self._row_bytes))
+        if self._chunks and step > self._chunks[0]:
+            step -= step % self._chunks[0]  # never unpack a chunk twice
+        for start in range(0, self.shape[0], step):
+            yield start, self.read(start, min(start + step, self.shape[0]))
+
+    def forget(self) -> None:
+        """Drop the block of rows decoded last, which takes memory."""
+        self._kept = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.source.close()
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _from_stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
+        shape = (stop - start, *self.shape[1:])
+        size = (stop - start) * self._row_bytes
+        offset = start * self._row_bytes
+        if self._stored.inline is not None:
+            data = self._stored.inline[offset : offset + size]
+        else:
+            data = (
+                self.source.read_at(self._stored.base + self._stored.address + offset, size) if size else b""
+            )
+        if len(data) != size:
+            raise _Row(start + len(data) // self._row_bytes, "the file ends early")
+        return np.frombuffer(data, self.dtype).reshape(shape)
+
+    def _from_chunks(self, start: int, stop: int) -> npt.NDArray[Any]:
+        assert self._chunks is not None
+        step = self._chunks[0]
+        if stop <= start:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        first, last = start // step, (stop - 1) // step
+        if first == last:
+            return self._block(first)[start - first * step : stop - first * step]
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        for number in range(first, last + 1):
+            at = number * step
+            begin, end = max(at, start), min(at + step, stop)
+            rows[begin - start : end - start] = self._block(number)[begin - at : end - at]
+        return rows
+
+    def _block(self, number: int) -> npt.NDArray[Any]:
+        """Rows [number * chunk rows, ...), a whole chunk's worth; past the end of the dataset they have no meaning."""
+        assert self._chunks is not None
+        if self._kept is not None and self._kept[0] == number:
+            return self._kept[1]
+        if self._per_row == 1:
+            block = self._chunk(number)[(slice(None), *map(slice, self.shape[1:]))]
+        else:
+            block = np.empty((self._chunks[0], *self.shape[1:]), self.dtype)
+            for place, corner in enumerate(self._corners):
+                bounds = zip(corner, self._chunks[1:], strict=True)
+                target = block[(slice(None), *(slice(at, at + size) for at, size in bounds))]
+                target[...] = self._chunk(number * self._per_row + place)[tuple(map(slice, target.shape))]
+        if self._chunks[0] > 1:
+            self._kept = number, block
+        return block
+
+    def _chunk(self, number: int) -> npt.NDArray[Any]:
+        """One chunk by its number in the grid. A chunk never written holds the fill value."""
+        assert self._chunks is not None
+        table = self._table or self._read_table()
+        offset, size = int(table.offsets[number]), int(table.sizes[number])
+        if offset < 0:
+            fill = np.frombuffer(self._stored.fill, self.dtype)
+            return np.full(self._chunks, fill, self.dtype)
+        stored = self.source.read_at(offset, size)
+        skipped = 0 if table.skipped is None else int(table.skipped[number])
+        try:
+            data = unpack(stored, self._stored.filters, skipped, self._chunk_bytes, self.dtype.itemsize)
+        except Torn as error:
+            raise _Row(number // self._per_row * self._chunks[0], str(error)) from None
+        return np.frombuffer(data, self.dtype).reshape(self._chunks)
+
+    def _read_table(self) -> ChunkTable:
+        head = Head(self.source, self._stored.base)
+        try:
+            self._table = read_chunk_table(head, self._stored)
+        except Damaged as error:
+            raise DataError(f"{self.name} is damaged: {error}. {_REMEDY}") from None
+        return self._table
+
+
+class _Row(Exception):
+    """A row that cannot be read, in words."""
+
+    def __init__(self, row: int, words: str) -> None:
+        super().__init__(words)
+        self.row = row
+
+
+def read_shard_info(path: Path) -> ShardLayout:
+    """What `path` holds. Raises DataError if it is not a shard: missing, torn, or without a dataset `data`."""
+    with ShardReader(path) as shard:
+        return shard.layout
 
 
 def read_rows(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """Rows [start, stop) of `data` (tokens in the corpus layout), in the file's type. Raises DataError if they cannot be read."""
-    with _open(path) as data:
-        return _read(path, data, start, min(stop, len(data)))
+    """Rows [start, stop) of a shard, as far as it has them, in the file's type. Raises DataError if they cannot be read."""
+    with ShardReader(path) as shard:
+        return shard.read(start, max(start, min(stop, shard.shape[0])))
 
 
 def iter_chunks(path: Path, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """All of `data` in order, as (first row, rows), at most max_bytes (but at least one row) at a time.
-
-    Raises DataError that names the first unreadable row.
-    """
-    with _open(path) as data:
-        row_bytes = max(1, int(np.prod(data.shape[1:], dtype=np.int64)) * data.dtype.itemsize)
-        step = max(1, max_bytes // row_bytes)
-        if data.chunks and step > data.chunks[0]:
-            step -= step % data.chunks[0]  # never unpack a chunk twice
-        for start in range(0, len(data), step):
-            yield start, _read(path, data, start, min(start + step, len(data)))
-
-
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises for damaged files
-_REMEDY = "Restore it from a copy, or remove it and run the command that made it again."
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[h5py.Dataset]:
-    """Give `data` of a shard; what the HDF5 library cannot open or make sense of becomes a DataError."""
-    if not path.is_file():
-        raise DataError(
-            f"The shard {path} is missing. Restore it from a copy, or run the command that made it again."
-        )
-    try:
-        file = h5py.File(path, "r")
-    except _HDF5_ERRORS as error:
-        raise DataError(f"{path} is not a readable HDF5 file: {error}. {_REMEDY}") from error
-    with file:
-        try:
-            data = file["data"]
-            usable = isinstance(data, h5py.Dataset) and data.ndim >= 1 and data.dtype.kind in "iuf"
-            found = f"its `data` is a {type(data).__name__} of type {getattr(data, 'dtype', None)}"
-        except _HDF5_ERRORS as error:
-            usable, found = False, f"it has no readable dataset `data` ({error})"
-        if not usable:
-            raise DataError(f"{path} is not a shard: {found}. {_REMEDY}")
-        yield data
-
-
-def _read(path: Path, data: h5py.Dataset, start: int, stop: int) -> npt.NDArray[Any]:
-    try:
-        rows: npt.NDArray[Any] = data[start:stop]
-    except _HDF5_ERRORS as error:
-        bad = start
-        while bad < stop:
-            try:
-                data[bad : bad + 1]
-            except _HDF5_ERRORS:
-                break
-            bad += 1
-        raise DataError(
-            f"{path} is damaged: row {bad} of {len(data)} cannot be unpacked ({error}). {_REMEDY}"
-        ) from error
-    return rows
+    """All rows of a shard in order, as `ShardReader.pieces`."""
+    with ShardReader(path) as shard:
+        yield from shard.pieces(max_bytes)

@@ -1,0 +1,319 @@
+"""Read where the chunks of an HDF5 dataset lie: every kind of chunk index but the B-tree of version 2.
+
+    btree              the one kind of files that any release reads (and the kind of our own shards)
+    single, implicit, fixed array, extensible array     of layout versions 4 and 5, which h5py's `libver="latest"` writes
+
+Every address, size and position is checked: a chunk lies inside the file, in the grid of its shape, and is listed once.
+
+Source: "HDF5 File Format Specification Version 3.0", sections III.A.1 (B-tree), VII.A to VII.D (the other indexes).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.formats.shard_formats.hdf5_file import UNDEFINED, Damaged, Head, lookup3
+from btlm_data.formats.shard_formats.hdf5_head import ChunkIndex, Stored
+
+MAX_LEVELS = 16
+
+
+@dataclass(frozen=True)
+class ChunkTable:
+    """Where each chunk lies, by its number in the grid (row-major).
+
+    offsets: (n,) int64 file offsets, -1 where a chunk was never written. sizes: (n,) uint32 stored bytes. skipped: (n,)
+    uint32, bit i set where filter i was left out; None where none ever was.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.uint32]
+    skipped: npt.NDArray[np.uint32] | None
+
+
+class _Table:
+    """A ChunkTable under construction."""
+
+    def __init__(self, head: Head, stored: Stored) -> None:
+        self.head = head
+        self.stored = stored
+        self.grid = stored.grid
+        count = math.prod(self.grid)  # bounded by the file's size (hdf5_head)
+        self.offsets = np.full(count, -1, np.int64)
+        self.sizes = np.zeros(count, np.uint32)
+        self.skipped = np.zeros(count, np.uint32)
+
+    def add(
+        self,
+        numbers: npt.NDArray[np.int64],
+        addresses: npt.NDArray[np.uint64],
+        sizes: npt.NDArray[np.uint64],
+        skipped: npt.NDArray[np.uint32] | int,
+    ) -> None:
+        """Enter chunks by their numbers, all of which are in the grid. Raises Damaged where one cannot be right."""
+        room = np.uint64(max(0, self.head.source.size - self.stored.base))
+        if (sizes > room).any() or (addresses > room - np.minimum(sizes, room)).any():
+            raise Damaged("a chunk of its `data` would lie outside the file")
+        if not sizes.all() or (sizes >= 2**32).any():
+            raise Damaged("a chunk of its `data` has an impossible size")
+        if (self.offsets[numbers] >= 0).any() or len(np.unique(numbers)) != len(numbers):
+            raise Damaged("a chunk of its `data` is listed twice")
+        self.offsets[numbers] = addresses.astype(np.int64) + self.stored.base
+        self.sizes[numbers] = sizes
+        self.skipped[numbers] = skipped
+
+    def add_in_order(self, first: int, elements: bytes, width: int) -> None:
+        """Enter the elements of an array index: addresses, with size and skipped filters where there are filters."""
+        limit = len(self.offsets)
+        if width == 8:
+            entry = np.dtype([("address", "<u8")])
+        else:
+            entry = np.dtype([("address", "<u8"), ("size", "u1", (width - 12,)), ("mask", "<u4")])
+        values = np.frombuffer(elements, entry)
+        numbers = np.arange(first, first + len(values))
+        chosen = (values["address"] != UNDEFINED) & (numbers < limit)
+        values, numbers = values[chosen], numbers[chosen]
+        if width == 8:
+            sizes = np.full(len(values), self.stored.chunk_bytes, np.uint64)
+            self.add(numbers, values["address"], sizes, 0)
+        else:
+            sizes = np.zeros((len(values), 8), np.uint8)
+            sizes[:, : width - 12] = values["size"]
+            self.add(numbers, values["address"], sizes.view("<u8").reshape(-1), values["mask"])
+
+    def done(self) -> ChunkTable:
+        return ChunkTable(self.offsets, self.sizes, self.skipped if self.skipped.any() else None)
+
+
+def read_chunk_table(head: Head, stored: Stored) -> ChunkTable:
+    """Where all chunks of `stored` lie. Raises Damaged."""
+    index = stored.index
+    assert index is not None
+    table = _Table(head, stored)
+    if index.address != UNDEFINED and len(table.offsets):
+        try:
+            _READERS[index.kind](table, index)
+        except struct.error:
+            raise Damaged("its index of chunks is cut off") from None
+    return table.done()
+
+
+def _btree(table: _Table, index: ChunkIndex) -> None:
+    rank = len(table.stored.shape)
+    key = [("size", "<u4"), ("mask", "<u4"), ("corner", "<u8", (rank + 1,))]
+    entry = np.dtype([*key, ("child", "<u8")])
+    chunks = np.array(table.stored.chunks, np.uint64)
+    grid = np.array(table.grid, np.uint64)
+    todo = [(index.address, -1)]
+    seen = 0
+    while todo:
+        address, expected = todo.pop()
+        start = table.head.bytes_at(address, 8, "index of chunks")
+        signature, kind, level, used = struct.unpack("<4sBBH", start)
+        if signature != b"TREE" or kind != 1 or level > MAX_LEVELS or expected not in (-1, level):
+            raise Damaged(f"its index of chunks is damaged at byte {table.stored.base + address}")
+        seen += used
+        if (
+            seen > 2 * len(table.offsets) + 2
+        ):  # a node has two children or more, but for the last of each level
+            raise Damaged("its index of chunks lists more chunks than its shape has")
+        content = table.head.bytes_at(address + 24, entry.itemsize * used, "index of chunks")
+        entries = np.frombuffer(content, entry)
+        if level:
+            todo += [(child, level - 1) for child in entries["child"].tolist()]
+            continue
+        corners = entries["corner"][:, :rank]
+        places = corners // chunks
+        if (corners % chunks).any() or entries["corner"][:, rank].any():
+            raise Damaged("a chunk of its `data` does not begin where chunks begin")
+        inside = (places < grid).all(axis=1)  # a dataset that was made smaller may have chunks beyond its end
+        if inside.all():
+            numbers = np.ravel_multi_index(tuple(places.astype(np.int64).T), table.grid)
+        else:
+            entries = entries[inside]
+            numbers = np.ravel_multi_index(tuple(places[inside].astype(np.int64).T), table.grid)
+        table.add(numbers, entries["child"], entries["size"].astype(np.uint64), entries["mask"])
+
+
+def _single(table: _Table, index: ChunkIndex) -> None:
+    size, mask = index.single or (table.stored.chunk_bytes, 0)
+    if len(table.offsets) != 1:
+        raise Damaged("its `data` has several chunks, and an index for one")
+    table.add(np.zeros(1, np.int64), np.array([index.address], np.uint64), np.array([size], np.uint64), mask)
+
+
+def _implicit(table: _Table, index: ChunkIndex) -> None:
+    count, size = len(table.offsets), table.stored.chunk_bytes
+    if index.address + count * size > table.head.source.size:
+        raise Damaged("a chunk of its `data` would lie outside the file")
+    addresses = np.arange(count, dtype=np.uint64) * np.uint64(size) + np.uint64(index.address)
+    table.add(np.arange(count), addresses, np.full(count, size, np.uint64), 0)
+
+
+def _element_width(table: _Table, client: int, width: int) -> int:
+    """Bytes of an element of an array index, where they make sense."""
+    if (client, bool(table.stored.filters)) not in ((0, False), (1, True)):
+        raise Damaged("its index of chunks is of another kind than its filters")
+    if (client == 0 and width != 8) or (client == 1 and not 13 <= width <= 20):
+        raise Damaged("its index of chunks has elements of an impossible size")
+    return width
+
+
+def _fixed_array(table: _Table, index: ChunkIndex) -> None:
+    what = "index of chunks"
+    data = table.head.checked(index.address, 28, b"FAHD", what)
+    _, client, width, page_bits, count, address = struct.unpack("<4B2Q", data)
+    width = _element_width(table, client, width)
+    if count != len(table.offsets):
+        raise Damaged(f"its index of chunks lists {count} of {len(table.offsets)} chunks")
+    page = 1 << page_bits if page_bits < 32 else 2**32
+    if address == UNDEFINED:
+        return
+    if count <= page:
+        data = table.head.checked(address, 14 + width * count + 4, b"FADB", what)
+        table.add_in_order(0, data[10:], width)
+        return
+    num_pages = -(-count // page)
+    bitmap_bytes = -(-num_pages // 8)
+    data = table.head.checked(address, 14 + bitmap_bytes + 4, b"FADB", what)
+    written = np.unpackbits(np.frombuffer(data[10:], np.uint8))
+    at = address + 14 + bitmap_bytes + 4
+    for number in range(num_pages):
+        size = min(page, count - number * page)
+        if written[number]:
+            table.add_in_order(number * page, _page(table, at, width * size), width)
+        at += width * size + 4
+
+
+def _page(table: _Table, address: int, size: int) -> bytes:
+    """A page of elements, whose checksum stands behind it."""
+    data = table.head.bytes_at(address, size + 4, "index of chunks")
+    if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise Damaged("the checksum of its index of chunks is wrong")
+    return data[:-4]
+
+
+@dataclass(frozen=True)
+class _Extensible:
+    """The header of an extensible array: sizes of its blocks.
+
+    Elements come first from the index block, then from data blocks. Super block u stands for 2^(u//2) data blocks of
+    min_elements * 2^((u+1)//2) elements each; the index block itself lists those of the first super blocks.
+    """
+
+    width: int
+    offset_bytes: int
+    in_index: int
+    min_elements: int
+    min_pointers: int
+    page: int
+    num_super: int
+
+    def blocks(self, number: int) -> tuple[int, int]:
+        """Data blocks of a super block, and elements of each."""
+        return 1 << number // 2, self.min_elements << (number + 1) // 2
+
+
+def _extensible_array(table: _Table, index: ChunkIndex) -> None:
+    what = "index of chunks"
+    data = table.head.checked(index.address, 72, b"EAHD", what)
+    _, client, width, bits, in_index, min_elements, min_pointers, page_bits = struct.unpack_from("<8B", data)
+    (block,) = struct.unpack_from("<Q", data, 56)
+    if block == UNDEFINED:
+        return
+    powers = min_elements & (min_elements - 1) == 0 and min_pointers & (min_pointers - 1) == 0
+    if not powers or not min_elements or min_pointers < 2 or bits > 64 or page_bits > 32:
+        raise Damaged("its index of chunks has an impossible header")
+    array = _Extensible(
+        _element_width(table, client, width),
+        -(-bits // 8),
+        in_index,
+        min_elements,
+        min_pointers,
+        1 << page_bits,
+        1 + bits - (min_elements.bit_length() - 1),
+    )
+    direct_super = 2 * (min_pointers.bit_length() - 1)
+    num_direct = 2 * (min_pointers - 1)
+    num_super = max(0, array.num_super - direct_super)
+    size = 14 + array.width * in_index + 8 * (num_direct + num_super)
+    data = table.head.checked(block, size + 4, b"EAIB", what)[10:]
+    table.add_in_order(0, data[: array.width * in_index], array.width)
+    pointers = struct.unpack_from(f"<{num_direct + num_super}Q", data, array.width * in_index)
+    first, direct = in_index, list(pointers[:num_direct])
+    for number in range(array.num_super):
+        if first >= len(table.offsets):
+            return
+        count, elements = array.blocks(number)
+        if number < direct_super:
+            addresses, direct = direct[:count], direct[count:]
+            bitmap = None
+        else:
+            addresses, bitmap = _super_block(
+                table, array, pointers[num_direct + number - direct_super], count, elements
+            )
+        for address in addresses:
+            if first >= len(table.offsets):
+                return
+            if address != UNDEFINED:
+                _data_block(table, array, address, first, elements, bitmap)
+            if bitmap is not None:
+                bitmap = bitmap[elements // array.page :]  # bits of one block after another, without gaps
+            first += elements
+        if not addresses:
+            first += count * elements
+
+
+def _super_block(
+    table: _Table, array: _Extensible, address: int, count: int, elements: int
+) -> tuple[list[int], npt.NDArray[np.uint8] | None]:
+    """Addresses of a super block's data blocks, and which pages were written where the blocks have pages."""
+    if address == UNDEFINED:
+        return [], None
+    if count > len(
+        table.offsets
+    ):  # far more than there are chunks: 2^(u//2) blocks of more elements than that
+        raise Damaged("its index of chunks lists more chunks than its shape has")
+    bitmap_bytes = count * -(-(elements // array.page) // 8) if elements > array.page else 0
+    size = 14 + array.offset_bytes + bitmap_bytes + 8 * count
+    data = table.head.checked(address, size + 4, b"EASB", "index of chunks")[10 + array.offset_bytes :]
+    bitmap = np.unpackbits(np.frombuffer(data[:bitmap_bytes], np.uint8)) if bitmap_bytes else None
+    return list(struct.unpack_from(f"<{count}Q", data, bitmap_bytes)), bitmap
+
+
+def _data_block(
+    table: _Table,
+    array: _Extensible,
+    address: int,
+    first: int,
+    elements: int,
+    bitmap: npt.NDArray[np.uint8] | None,
+) -> None:
+    prefix = 14 + array.offset_bytes
+    if elements <= array.page:
+        data = table.head.checked(address, prefix + array.width * elements + 4, b"EADB", "index of chunks")
+        table.add_in_order(first, data[10 + array.offset_bytes :], array.width)
+        return
+    table.head.checked(address, prefix + 4, b"EADB", "index of chunks")
+    at = address + prefix + 4
+    for number in range(elements // array.page):
+        if first >= len(table.offsets):
+            return
+        if bitmap is None or bitmap[number]:
+            table.add_in_order(first, _page(table, at, array.width * array.page), array.width)
+        at += array.width * array.page + 4
+        first += array.page
+
+
+_READERS = {
+    "btree": _btree,
+    "single": _single,
+    "implicit": _implicit,
+    "fixed array": _fixed_array,
+    "extensible array": _extensible_array,
+}
