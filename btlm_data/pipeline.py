@@ -333,7 +333,7 @@ def _read(
     run, settings = context.recipe.run, context.settings
     evaluation = None
     if settings.holdout.decontaminate:
-        from btlm_data.cleaning.evaluation_ngrams import prepare_ngrams
+        from btlm_data.stages.decontaminate import prepare_ngrams
 
         evaluation = prepare_ngrams(settings.holdout.decontaminate, context.work_dir)
     reading = read_settings(run, settings, fields, tokenizer, evaluation)

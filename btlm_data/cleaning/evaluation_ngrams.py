@@ -1,206 +1,163 @@
-"""Find training documents that share a 13-word n-gram with an evaluation set.
+"""Find documents that share a 13-word n-gram with an evaluation set.
 
-The rule is that of GPT-3's filtering of training data (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C): a gram is
-a lower-case, white-space delimited word without punctuation, and a document that shares 13 in a row with an evaluation text collides.
-As in that paper's first form, the whole document goes; cutting 200 characters around each collision, and ignoring grams that more
-than 10 training documents have, are not done. An evaluation text of fewer than 13 words can match nothing.
+The rule is that of GPT-3's filtering of training data (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix
+C): a gram is a lower-case, white-space delimited word without punctuation, and a document that shares 13 in a row with an
+evaluation text collides. As in that paper's first form, the whole document is removed; cutting 200 characters around each
+collision, and ignoring grams that more than 10 training documents have, are not done. An evaluation text of fewer than 13
+words can match nothing. Candidates are found by hash and compared byte for byte.
 
-Every string in an evaluation record, however nested, is a text of its own. Candidates are found by hash and compared byte for byte.
+Arrays of b bytes of text, g n-grams and r records:
 
-    decontaminate/ngrams.cols   `utf8` (b,) uint8: the normalised evaluation texts; per n-gram `hash` (g,) uint64, `start`, `stop` (g,) int64
-                                in utf8, `record` (g,) uint32; `slots`, `filter`: kernels/word_ngrams.py; per record `record_file` uint16
-                                (index into meta["files"]) and `record_number` uint32 (from 0); meta: {"digest", "files"}
-    BLOCK.contamination         `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32: number of the first, or 2^32 - 1
-    contamination.parquet       a row per document with hits, see write_report
+    utf8      (b,) uint8    the normalised evaluation texts
+    hash      (g,) uint64   of each n-gram; start, stop (g,) int64: where it is in utf8; record (g,) uint32: whose it is
+    slots     (2^k,) uint32 the table and its filter (2^m,) uint64, see kernels/word_ngrams.py
+    record_file   (r,) uint32   number of the record's file in `files`; record_number (r,) uint32: the record's number there, from 0
 """
 
 from __future__ import annotations
 
-import glob
-import gzip
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.errors import ConfigError, InputError
-from btlm_data.formats import columns
+from btlm_data.cleaning import evaluation_sets
+from btlm_data.cleaning.evaluation_sets import EvaluationFile
+from btlm_data.errors import DataError, InputError
 from btlm_data.kernels import minhash, word_ngrams
+from btlm_data.kernels.ranges import check_below, check_same_length
 
-logger = logging.getLogger(__name__)
+VERSION = 2
+ARRAYS = {
+    "utf8": np.uint8,
+    "hash": np.uint64,
+    "start": np.int64,
+    "stop": np.int64,
+    "record": np.uint32,
+    "slots": np.uint32,
+    "filter": np.uint64,
+    "record_file": np.uint32,
+    "record_number": np.uint32,
+}
 
-VERSION = 1
-NGRAMS = "decontaminate/ngrams.cols"
-REPORT = "decontaminate/contamination.parquet"
 
-
-def prepare_ngrams(patterns: Sequence[str], work_dir: Path) -> tuple[str, str]:
-    """Make the table of all evaluation n-grams, or leave it if these very files made it. Returns (its path in the work folder, digest).
-
-    patterns: files or globs, JSON Lines (also .gz, .zst) or parquet. Raises ConfigError if one matches nothing, InputError if a file
-    cannot be read.
-    """
-    names = [name for pattern in patterns for name in _expand(pattern)]
-    hasher = hashlib.sha256(f"{VERSION}/{word_ngrams.NGRAM_WORDS}".encode())
-    for name in names:
-        hasher.update(json.dumps(name).encode())
-        hasher.update(_file_digest(Path(name)))
-    digest = hasher.hexdigest()
-    path = work_dir / NGRAMS
-    if path.exists() and columns.read(path, []).meta["digest"] == digest:
-        return NGRAMS, digest
-    texts: list[str] = []
-    records: list[int] = []
-    record_file: list[int] = []
-    record_number: list[int] = []
-    for index, name in enumerate(names):
-        for number, record in enumerate(_records(Path(name))):
-            for text in _strings(record):
-                texts.append(text)
-                records.append(len(record_file))
-            record_file.append(index)
-            record_number.append(number)
-    encoded = [text.encode("utf-8", "replace") for text in texts]
-    bounds = np.concatenate(
-        (np.zeros(1, np.int64), np.cumsum([len(text) for text in encoded], dtype=np.int64))
-    )
-    n = minhash.normalise(None, np.frombuffer(b"".join(encoded), np.uint8), bounds)
-    hashes, starts, stops, owners = word_ngrams.word_ngrams(n.utf8, n.offsets)
-    slots, bits = word_ngrams.build_table(n.utf8, hashes, starts, stops)
-    if not len(hashes):
-        logger.warning(
-            "No text of the evaluation sets (%s) has %d words: nothing can match them.",
-            ", ".join(names[:3]),
-            word_ngrams.NGRAM_WORDS,
-        )
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "utf8": n.utf8,
-        "hash": hashes,
-        "start": starts,
-        "stop": stops,
-        "record": np.array(records, np.uint32)[owners],
-        "slots": slots,
-        "filter": bits,
-        "record_file": np.array(record_file, np.uint16),
-        "record_number": np.array(record_number, np.uint32),
-    }
-    columns.write(path, arrays, {"digest": digest, "files": names})
-    return NGRAMS, digest
+def evaluation_digest(files: Sequence[EvaluationFile]) -> str:
+    """Hex SHA-256 of what decides the n-grams: the files' names and contents, and the rule."""
+    described = [VERSION, word_ngrams.NGRAM_WORDS, [list(file) for file in files]]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class EvalNgrams:
-    """The table, memory-mapped."""
+    """The n-grams of evaluation sets. arrays: see the module, memory-mapped or not. files: names of the evaluation files.
 
-    arrays: dict[str, npt.NDArray[Any]]
-    files: list[str]
+    Raises DataError if a value in the arrays would lead outside them.
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    files: Sequence[str]
+
+    def __post_init__(self) -> None:
+        a = self.arrays
+        for name, dtype in ARRAYS.items():
+            if a[name].dtype != dtype or a[name].ndim != 1:
+                raise DataError(
+                    f"The evaluation n-grams have {name} of dtype {a[name].dtype} and shape {a[name].shape}, expected one "
+                    f"row of {np.dtype(dtype)}. The file is damaged. Delete it and rerun the same command."
+                )
+        self._table.check()
+        check_same_length("The n-grams of the evaluation sets", a["hash"], a["record"])
+        check_same_length("The records of the evaluation sets", a["record_file"], a["record_number"])
+        check_below(a["record"], len(a["record_file"]), "The record of an n-gram")
+        check_below(a["record_file"], len(self.files), "The file of a record")
 
     @staticmethod
-    def read(path: Path) -> EvalNgrams:
-        """Open what prepare_ngrams wrote. Raises DataError if it is torn."""
-        found = columns.read(path)
-        return EvalNgrams(dict(found.arrays), found.meta["files"])
+    def read(files: Sequence[EvaluationFile]) -> EvalNgrams:
+        """Read evaluation files. Raises InputError if one cannot be read whole, or has no text of 13 words."""
+        texts: list[str] = []
+        text_record: list[int] = []
+        record_file: list[int] = []
+        record_number: list[int] = []
+        for index, file in enumerate(files):
+            for number, record in enumerate(evaluation_sets.records(file.name)):
+                before = len(texts)
+                texts += evaluation_sets.texts(record)
+                text_record += [len(record_file)] * (len(texts) - before)
+                record_file.append(index)
+                record_number.append(number)
+        ngrams = EvalNgrams.of_texts(texts, text_record, record_file, record_number, [f.name for f in files])
+        ngrams._check_every_file_contributes()
+        return ngrams
+
+    @staticmethod
+    def of_texts(
+        texts: Sequence[str],
+        text_record: Sequence[int],
+        record_file: Sequence[int],
+        record_number: Sequence[int],
+        files: Sequence[str],
+    ) -> EvalNgrams:
+        """The n-grams of texts; text i is of record text_record[i], which is record record_number[.] of file record_file[.]."""
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        bounds = np.concatenate(([0], np.cumsum([len(text) for text in encoded], dtype=np.int64)))
+        n = minhash.normalise(None, np.frombuffer(b"".join(encoded), np.uint8), bounds)
+        hashes, starts, stops, owners = word_ngrams.word_ngrams(n.utf8, n.offsets)
+        table = word_ngrams.build_table(n.utf8, hashes, starts, stops)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "utf8": table.utf8,
+            "hash": table.hashes,
+            "start": table.starts,
+            "stop": table.stops,
+            "record": np.array(text_record, np.uint32)[owners],
+            "slots": table.slots,
+            "filter": table.bits,
+            "record_file": np.array(record_file, np.uint32),
+            "record_number": np.array(record_number, np.uint32),
+        }
+        return EvalNgrams(arrays, list(files))
 
     def hits(
-        self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]
+        self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]
     ) -> dict[str, npt.NDArray[np.uint32]]:
-        """`hits` and `ngram` (see the module) of the kept documents. utf8, offsets: documents before normalisation."""
+        """`hits` (c,): how many n-grams of each chosen document are in the sets; `ngram` (c,): the first one's number, or 2^32 - 1.
+
+        utf8 (b,), offsets (n + 1,): documents before normalisation; chosen (c,): their numbers.
+        """
         n = minhash.normalise(None, utf8, offsets)
-        a = self.arrays
-        hits, first = word_ngrams.find(
-            n.utf8,
-            n.offsets,
-            kept.astype(np.int64),
-            (a["utf8"], a["hash"], a["start"], a["stop"], a["slots"], a["filter"]),
-        )
+        hits, first = word_ngrams.find(n.utf8, n.offsets, chosen.astype(np.int64), self._table)
         return {"hits": hits, "ngram": first}
 
     def describe(self, ngram: int) -> tuple[str, int, str]:
-        """(file, record from 0, words) of an n-gram."""
+        """(file, record from 0, words) of an n-gram. Raises DataError if there is no such n-gram."""
         a = self.arrays
+        check_below(np.array([ngram]), len(a["hash"]), "The n-gram")
         record = int(a["record"][ngram])
-        words = a["utf8"][a["start"][ngram] : a["stop"][ngram]].tobytes().decode()
+        words = a["utf8"][a["start"][ngram] : a["stop"][ngram]].tobytes().decode("utf-8", "replace")
         return self.files[int(a["record_file"][record])], int(a["record_number"][record]), words
 
+    @cached_property
+    def _table(self) -> word_ngrams.Table:
+        a = self.arrays
+        return word_ngrams.Table(a["utf8"], a["hash"], a["start"], a["stop"], a["slots"], a["filter"])
 
-def _expand(pattern: str) -> list[str]:
-    found = (
-        sorted(glob.glob(pattern, recursive=True))
-        if glob.has_magic(pattern)
-        else [pattern]
-        if Path(pattern).is_file()
-        else []
-    )
-    if not found:
-        raise ConfigError(
-            f"holdout.decontaminate: {pattern} matches no file. An evaluation set that is not read would silently decontaminate nothing. "
-            "Correct the path, or remove it from the list."
-        )
-    return found
-
-
-def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _records(path: Path) -> Iterator[Any]:
-    """The records of one file. Raises InputError naming file and line of one that cannot be read."""
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            yield from pq.read_table(path).to_pylist()
-        except (pa.ArrowException, OSError) as error:
+    def _check_every_file_contributes(self) -> None:
+        """A file without n-grams can match nothing: more likely a mistake (other columns, no text) than a wish."""
+        a = self.arrays
+        num_ngrams = np.bincount(a["record_file"][a["record"]], minlength=len(self.files))
+        num_records = np.bincount(a["record_file"], minlength=len(self.files))
+        empty = [
+            f"{name} ({records:,} {'record' if records == 1 else 'records'})"
+            for name, ngrams, records in zip(self.files, num_ngrams, num_records, strict=True)
+            if not ngrams
+        ]
+        if empty:
             raise InputError(
-                f"The evaluation set {path} is no parquet file that can be read ({error}). Fetch it again, or remove it."
-            ) from error
-        return
-    try:
-        lines = _decompressed(path).decode("utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"The evaluation set {path} cannot be read ({error}). Fetch it again, or remove it from the list."
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise InputError(
-                    f"The evaluation set {path} line {number} is no JSON ({error}). Every record of it must be read. Correct the file."
-                ) from error
-
-
-def _decompressed(path: Path) -> bytes:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        return gzip.decompress(data)
-    if path.suffix == ".zst":
-        import zstandard
-
-        try:
-            with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-                return reader.read()
-        except zstandard.ZstdError as error:
-            raise OSError(str(error)) from error
-    return data
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a record, in order."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+                f"holdout.decontaminate: nothing could ever match {', '.join(empty[:5])}"
+                f"{f' and {len(empty) - 5} more' if len(empty) > 5 else ''}: no text in it has "
+                f"{word_ngrams.NGRAM_WORDS} words. Check that it is the right file, or remove it from the list."
+            )

@@ -1,16 +1,19 @@
 """Word n-grams of normalised text and a table to look them up in: a rolling hash finds candidates, their bytes decide.
 
-Normalised text (kernels/minhash.py) has one space between words, so an n-gram of words is one stretch of bytes. Numba kernels; callers
-check ranges. The plain twin is in tests/reference/word_ngrams.py.
+Normalised text (kernels/minhash.py) has one space between words, so an n-gram of words is one stretch of bytes. The public
+functions check ranges, the numba kernels do not. The plain twin is in tests/reference/word_ngrams.py.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.kernels.ranges import check_below, check_offsets, check_same_length, check_stretches
 
 NGRAM_WORDS = 13
 NONE = 0xFFFFFFFF
@@ -25,10 +28,48 @@ Int64Array = npt.NDArray[np.int64]
 _jit = numba.njit(cache=True, nogil=True)
 
 
+class Table(NamedTuple):
+    """The n-grams of some texts, and where to look them up.
+
+    utf8: (b,) uint8. hashes: (g,) uint64; starts, stops: (g,) int64: n-gram i is utf8[starts[i]:stops[i]]. slots: (2^k,)
+    uint32, an open-addressing table of n-gram numbers, NONE where empty, the first of each text. bits: (2^m,) uint64, 16 bits or
+    more of a filter for each n-gram.
+    """
+
+    utf8: UInt8Array
+    hashes: UInt64Array
+    starts: Int64Array
+    stops: Int64Array
+    slots: UInt32Array
+    bits: UInt64Array
+
+    def check(self) -> None:
+        """Raise DataError if a value would make `find` read outside an array or never end."""
+        check_same_length("The n-grams of the evaluation sets", self.hashes, self.starts, self.stops)
+        check_stretches(self.starts, self.stops, len(self.utf8), "The n-gram of an evaluation set")
+        used = self.slots != NONE
+        check_below(self.slots[used], len(self.hashes), "The slot of an n-gram")
+        for name, size in (("slots", len(self.slots)), ("filter", len(self.bits))):
+            if size == 0 or size & (size - 1):
+                raise DataError(
+                    f"The table of evaluation n-grams has {size} {name}, not a power of two. "
+                    "Its file is damaged. Delete it and rerun the same command."
+                )
+        if bool(used.all()):
+            raise DataError(
+                "The table of evaluation n-grams has no empty slot. "
+                "Its file is damaged. Delete it and rerun the same command."
+            )
+
+
 def word_ngrams(
     utf8: UInt8Array, offsets: Int64Array
 ) -> tuple[UInt64Array, Int64Array, Int64Array, Int64Array]:
-    """All n-grams of n normalised texts: (hashes, starts, stops, texts), stretches of utf8 and the text each is from."""
+    """All g n-grams of n normalised texts: (hashes, starts, stops, texts), each (g,).
+
+    utf8: (b,) uint8; offsets: (n + 1,) int64. N-gram i is utf8[starts[i]:stops[i]] and comes from text texts[i].
+    """
+    check_offsets(offsets, len(utf8), "The offsets of texts")
     utf8, offsets = _readonly(utf8), _readonly(offsets)
     count = _ngrams(
         utf8,
@@ -102,14 +143,14 @@ def _ngrams(
     return count
 
 
-def build_table(
-    utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array
-) -> tuple[UInt32Array, UInt64Array]:
-    """(slots, filter) over n-grams: an open-addressing table of their numbers, the first of each text; and 16 bits or more each of a filter."""
+def build_table(utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array) -> Table:
+    """The table of the n-grams that `word_ngrams` found in utf8."""
+    check_same_length("The n-grams", hashes, starts, stops)
+    check_stretches(starts, stops, len(utf8), "The n-gram")
     size = 1 << max(4, (2 * len(hashes)).bit_length())
     slots, bits = np.full(size, NONE, np.uint32), np.zeros(size // 8, np.uint64)
     _build_table(_readonly(utf8), _readonly(hashes), _readonly(starts), _readonly(stops), slots, bits)
-    return slots, bits
+    return Table(utf8, hashes, starts, stops, slots, bits)
 
 
 @_jit
@@ -150,28 +191,17 @@ def _build_table(
 
 
 def find(
-    utf8: UInt8Array,
-    offsets: Int64Array,
-    chosen: Int64Array,
-    table: tuple[UInt8Array, UInt64Array, Int64Array, Int64Array, UInt32Array, UInt64Array],
+    utf8: UInt8Array, offsets: Int64Array, chosen: Int64Array, table: Table
 ) -> tuple[UInt32Array, UInt32Array]:
-    """(hits, first) of the chosen texts: how many of their n-grams are in the table, and the number of the first, or NONE.
+    """(hits, first), each (c,), of the chosen texts: how many of their n-grams are in the table, and the number of the first, or NONE.
 
-    table: (utf8, hashes, starts, stops) of its n-grams, slots and filter.
+    utf8, offsets: normalised texts as for `word_ngrams`; chosen: (c,) int64, numbers of texts. table: checked, see Table.check.
     """
+    check_offsets(offsets, len(utf8), "The offsets of texts")
+    check_below(chosen, len(offsets) - 1, "The chosen text")
     hits, first = np.zeros(len(chosen), np.uint32), np.full(len(chosen), NONE, np.uint32)
-    eval_utf8, hashes, starts, stops, slots, bits = table
-    ngrams = (_readonly(eval_utf8), _readonly(hashes), _readonly(starts), _readonly(stops))
-    _find(
-        _readonly(utf8),
-        _readonly(offsets),
-        _readonly(chosen),
-        *ngrams,
-        _readonly(slots),
-        _readonly(bits),
-        hits,
-        first,
-    )
+    ngrams = tuple(_readonly(array) for array in table)
+    _find(_readonly(utf8), _readonly(offsets), _readonly(chosen), *ngrams, hits, first)  # type: ignore[call-arg]
     return hits, first
 
 

@@ -1,4 +1,10 @@
-"""The report of a decontamination: which documents share n-grams with an evaluation set, and which n-gram."""
+"""The n-grams of evaluation sets as a file of the work folder, and the report of which documents share one with them.
+
+decontaminate/ngrams.cols   the arrays of cleaning/evaluation_ngrams.py; meta: {"digest", "files"}
+BLOCK.contamination         `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32: number of the
+first, or 2^32 - 1
+contamination.parquet       a row per document with hits, see write_report
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,36 @@ from pathlib import Path
 
 import numpy as np
 
-from btlm_data.cleaning.evaluation_ngrams import NGRAMS, EvalNgrams
+from btlm_data.cleaning.evaluation_ngrams import ARRAYS, EvalNgrams, evaluation_digest
+from btlm_data.cleaning.evaluation_sets import evaluation_files
 from btlm_data.formats import atomic, columns
 from btlm_data.splits import SPLITS
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.fates import Fate
 
+NGRAMS = "decontaminate/ngrams.cols"
 REPORT = "decontaminate/contamination.parquet"
+
+
+def prepare_ngrams(patterns: Sequence[str], work_dir: Path) -> tuple[str, str]:
+    """Make the table of all evaluation n-grams, or leave it if these very files made it: (its path in the work folder, digest).
+
+    patterns: files or globs. Raises ConfigError if one matches nothing, InputError if a file cannot be read whole or has
+    no text of 13 words.
+    """
+    files = evaluation_files(patterns)
+    digest = evaluation_digest(files)
+    path = work_dir / NGRAMS
+    if not path.exists() or columns.read(path, []).meta["digest"] != digest:
+        ngrams = EvalNgrams.read(files)
+        columns.write(path, ngrams.arrays, {"digest": digest, "files": list(ngrams.files)})
+    return NGRAMS, digest
+
+
+def open_ngrams(work_dir: Path) -> EvalNgrams:
+    """The table that prepare_ngrams wrote. Raises DataError if it is damaged."""
+    table = columns.read(work_dir / NGRAMS, ARRAYS)
+    return EvalNgrams(table.arrays, table.meta["files"])
 
 
 def write_report(blocks: Sequence[Block], work_dir: Path, fates: Path) -> Path:
@@ -26,7 +55,7 @@ def write_report(blocks: Sequence[Block], work_dir: Path, fates: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ngrams = EvalNgrams.read(work_dir / NGRAMS)
+    ngrams = open_ngrams(work_dir)
     decided = columns.read(fates, ["fate", "split"])
     schema = pa.schema(
         [

@@ -18,9 +18,8 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +36,9 @@ from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.task import Counts, Task
 from btlm_data.tokenizers import TokenizerSpec
+
+if TYPE_CHECKING:
+    from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 
 VERSION = 1
 PART_BYTES = 64 * 2**20  # a plain JSON Lines file is cut into byte ranges of this many
@@ -243,10 +245,15 @@ def work(task: Task, settings: ReadSettings, work_dir: str) -> Counts:
             collect(meta, stem)
             resume, final = (meta["end"], meta["num_lines"]), meta["final"]
     num_lines = resume[1]
+    ngrams: EvalNgrams | None = None
     if not final:
         for found in records(segments, settings, resume):
             stem = _stem(task, len(blocks))
-            collect(BlockWriter(root, stem, segments, settings, wanted).write(found), stem)
+            if settings.eval_ngrams is not None and ngrams is None:
+                from btlm_data.stages.decontaminate import open_ngrams
+
+                ngrams = open_ngrams(root)
+            collect(BlockWriter(root, stem, segments, settings, wanted, ngrams).write(found), stem)
             num_lines = found.block.num_lines
     result = Counts()
     result.extra = {
@@ -333,6 +340,7 @@ class BlockWriter:
         segments: Sequence[Segment],
         settings: ReadSettings,
         wanted: dict[str, str],
+        ngrams: EvalNgrams | None = None,
     ) -> None:
         self.root, self.stem, self.segments, self.settings, self.wanted = (
             root,
@@ -341,6 +349,7 @@ class BlockWriter:
             settings,
             wanted,
         )
+        self.ngrams = ngrams
         self.acquire, self.clean = Counts(), Counts()
         self.examples = rejects.block_examples(settings.settings.clean.rejected_sample)
         self.split = segments[0].file.split
@@ -560,11 +569,10 @@ class BlockWriter:
     def _contamination(
         self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]
     ) -> None:
-        assert self.settings.eval_ngrams is not None
-        ngrams = _eval_ngrams(str(self.root / self.settings.eval_ngrams))
+        assert self.ngrams is not None
         columns.write(
             self.root / f"{self.stem}.contamination",
-            ngrams.hits(utf8, offsets, kept),
+            self.ngrams.hits(utf8, offsets, kept),
             {"digest": self.wanted["contamination"]},
         )
 
@@ -616,10 +624,3 @@ def strict_error(name: str, line: int, reason: str, detail: str) -> InputError:
         f"{name} line {line + 1}: {reason} ({detail}). "
         "Fix the record, or run without --strict: it is then counted and listed in rejects.jsonl."
     )
-
-
-@lru_cache(maxsize=2)
-def _eval_ngrams(path: str) -> Any:
-    from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
-
-    return EvalNgrams.read(Path(path))

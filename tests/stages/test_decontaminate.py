@@ -17,7 +17,12 @@ from tests.cleaning.test_evaluation_ngrams import QUESTION, WORDS, buffers, prep
 
 
 def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
-    ngrams = prepared(tmp_path, {"text": "short"}, {"text": QUESTION})
+    prepared(tmp_path, {"text": "short"}, {"text": QUESTION})
+    name, digest = decontaminate.prepare_ngrams([str(tmp_path / "eval.jsonl")], tmp_path)
+    before = (tmp_path / name).stat().st_mtime_ns
+    assert decontaminate.prepare_ngrams([str(tmp_path / "eval.jsonl")], tmp_path) == (name, digest)
+    assert (tmp_path / name).stat().st_mtime_ns == before
+    ngrams = decontaminate.open_ngrams(tmp_path)
     blocks = [Block("read/000000-00000", "train", 0, 2), Block("read/000001-00000", "validation", 2, 1)]
     for block, texts in zip(blocks, (["nothing here", "x " + QUESTION], [QUESTION]), strict=True):
         n = len(texts)
