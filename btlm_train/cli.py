@@ -151,7 +151,7 @@ def run(
     """
     _need_torch()
     from btlm_train import sessions
-    from btlm_train.config import load_params
+    from btlm_train.parameters import load_params
 
     chosen = list(overrides)
     for key, value in (

@@ -33,8 +33,8 @@ from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import atomic
 from btlm_train import mup
 from btlm_train.checkpoint import write_tensors
-from btlm_train.config import ModelConfig
 from btlm_train.model import alibi_slopes
+from btlm_train.parameters import ModelConfig
 
 _LAYER = {  # here -> (Hugging Face, Model Zoo), within a layer
     "ln_1": ("ln_1", "norm1"),

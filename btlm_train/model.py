@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from btlm_train import mup
-from btlm_train.config import ModelConfig
+from btlm_train.parameters import ModelConfig
 
 LOSS_CHUNK_TOKENS = {
     "cpu": (256, 1024),

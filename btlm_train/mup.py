@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from btlm_train.config import Initializer, ModelConfig, OptimizerConfig
+from btlm_train.parameters import Initializer, ModelConfig, OptimizerConfig
 
 # Which multiplier group a matrix belongs to, by the end of its name; the order does not matter, no name ends in two of them.
 GROUPS = {
@@ -107,8 +107,7 @@ def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
         elif drawn.std == 0:
             value.fill_(drawn.mean)
         else:
-            low = drawn.a if drawn.a is not None else drawn.mean - 2 * drawn.std
-            high = drawn.b if drawn.b is not None else drawn.mean + 2 * drawn.std
+            low, high = drawn.bounds
             nn.init.trunc_normal_(value, drawn.mean, drawn.std, low, high, generator=generator)
         parameter.copy_(value)
 

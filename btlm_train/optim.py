@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from btlm_train import mup
-from btlm_train.config import ModelConfig, OptimizerConfig
+from btlm_train.parameters import ModelConfig, OptimizerConfig
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ from btlm_train import checkpoint, interchange
 from btlm_train import evaluate as evaluation
 from btlm_train import generate as generation
 from btlm_train.checkpoint import Checkpoint
-from btlm_train.config import ModelConfig, Params
 from btlm_train.model import BTLM
+from btlm_train.parameters import ModelConfig, Params
 from btlm_train.train import Mode, Trainer, check_data, joined, run_evaluation, starting_point, train
 
 

@@ -38,10 +38,10 @@ from btlm_data.errors import BtlmError, ConfigError, DataError, Interrupted, Out
 from btlm_data.formats import atomic
 from btlm_train import checkpoint, evaluate, interchange, mup
 from btlm_train.checkpoint import Checkpoint
-from btlm_train.config import ModelConfig, Params
 from btlm_train.data import DataConfig, DataDescription, GptHDF5MapDataProcessor, describe_data
 from btlm_train.model import BTLM, count_parameters, flops_per_token
 from btlm_train.optim import AdamW, clip_gradients, local
+from btlm_train.parameters import ModelConfig, Params
 
 logger = logging.getLogger(__name__)
 Batch = Mapping[str, Tensor]

@@ -27,7 +27,7 @@ DataDir = Annotated[str | list[str], BeforeValidator(_paths_as_text)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class MixtureEntry(_Settings):
@@ -47,10 +47,10 @@ class DataConfig(_Settings):
     """
 
     data_dir: DataDir | None = None
-    mixture: list[MixtureEntry] | None = None
-    batch_size: PositiveInt
+    mixture: Annotated[list[MixtureEntry], Field(max_length=10_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**31)]
     shuffle: bool = False
-    shuffle_seed: int = 0
+    shuffle_seed: int = Field(default=0, ge=0, le=2**62)
     max_sequence_length: PositiveInt | None = None
     data_subset: str | None = None
     drop_last: bool = True
@@ -58,8 +58,8 @@ class DataConfig(_Settings):
     sort_files: bool = True
     use_vsl: bool = False
     pad_last: bool = False
-    num_workers: int = Field(default=0, ge=0)
-    prefetch_factor: PositiveInt | None = 10
+    num_workers: int = Field(default=0, ge=0, le=1024)
+    prefetch_factor: Annotated[int, Field(ge=1, le=100_000)] | None = 10
     persistent_workers: bool = True
     use_worker_cache: bool = False
     # Accepted because published parameter files carry them; this reader has no use for them.
@@ -67,6 +67,8 @@ class DataConfig(_Settings):
     micro_batch_size: Any = None
     vocab_size: Any = None
     repeat: Any = None
+    data_transforms: None = None
+    dataset_map_fn: None = None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> DataConfig:

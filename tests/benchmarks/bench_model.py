@@ -33,8 +33,8 @@ BUDGET = "<= 1.0"
 def our_model(length: int) -> nn.Module:
     """BTLM without muP, which would only change constants, not work."""
     from btlm_train import mup
-    from btlm_train.config import ModelConfig
     from btlm_train.model import BTLM
+    from btlm_train.parameters import ModelConfig
 
     config = ModelConfig(
         hidden_size=HIDDEN,

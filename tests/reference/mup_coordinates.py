@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from btlm_train import mup
-from btlm_train.config import Initializer, ModelConfig, OptimizerConfig
 from btlm_train.model import BTLM
 from btlm_train.optim import AdamW, clip_gradients
+from btlm_train.parameters import Initializer, ModelConfig, OptimizerConfig
 
 HEADS = 4  # the same at every width: ALiBi's slopes stay, the heads widen and the 1/d of muP is put to work
 OPTIMIZER = OptimizerConfig(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)

@@ -18,11 +18,11 @@ from tokenizers import Tokenizer
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_train import checkpoint, cli, mup, sessions
-from btlm_train.config import ModelConfig
 from btlm_train.evaluate import Sums, evaluate_lengths
 from btlm_train.generate import generate, load_tokenizer, sample
 from btlm_train.interchange import config_from_huggingface, export, huggingface_config, read_weights
 from btlm_train.model import BTLM
+from btlm_train.parameters import ModelConfig
 from tests.train import tiny
 
 REFERENCE = Path(__file__).parent.parent / "golden" / "btlm_reference"

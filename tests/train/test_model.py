@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from btlm_train import model as btlm_model
 from btlm_train import mup
-from btlm_train.config import ModelConfig, OptimizerConfig, Params, Segment
 from btlm_train.interchange import from_huggingface, from_modelzoo, to_huggingface, to_modelzoo
 from btlm_train.model import BTLM, KeyValueCache, alibi_slopes, attention_bias, count_parameters
 from btlm_train.optim import AdamW, clip_gradients
+from btlm_train.parameters import ModelConfig, OptimizerConfig, Params, ScheduleSegment
 
 REFERENCE = Path(__file__).parent.parent / "golden" / "btlm_reference"
 RECORDED: dict[str, Any] = json.loads((REFERENCE / "config.json").read_text())
@@ -81,7 +81,7 @@ def test_five_optimizer_steps_equal_the_reference(naming: str) -> None:
     params = Params(
         model=CONFIG,
         schedule=tuple(
-            Segment(kind="linear", initial=values[a], end=values[b], total_iters=schedule[length])
+            ScheduleSegment(kind="linear", initial=values[a], end=values[b], total_iters=schedule[length])
             for length, a, b in pieces
         ),
         optimizer=OptimizerConfig.model_validate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from btlm_train import mup
-from btlm_train.config import Initializer, ModelConfig, OptimizerConfig
+from btlm_train.parameters import Initializer, ModelConfig, OptimizerConfig
 
 OLDER = ModelConfig(
     hidden_size=2560, num_heads=32, num_hidden_layers=32, filter_size=6826, output_logits_scale=0.222, scale_qk_dot_by_d=True, embeddings_scale=14.6,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from btlm_train import mup
-from btlm_train.config import Initializer, ModelConfig
+from btlm_train.parameters import Initializer, ModelConfig
 from tests.reference.mup_coordinates import not_flat, proxy_config, sizes
 
 WIDTHS = (32, 64, 128, 256)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError, SafetyStop
 from btlm_train import checkpoint, cli
-from btlm_train.config import load_params
+from btlm_train.parameters import load_params
 from btlm_train.train import Trainer, World, joined, locked, train
 from tests.train import tiny
 
