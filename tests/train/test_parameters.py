@@ -196,7 +196,10 @@ def test_a_mixture(tmp_path: Path, form: dict[str, Any]) -> None:
     params = load_params(written(tmp_path, tree))
     assert params.train is not None
     assert params.train.mixture is not None
-    assert [(entry.data_dir, entry.weight) for entry in params.train.mixture] == [(["a", "b"], 2.0), ("c", 0.1)]
+    assert [(entry.data_dir, entry.weight) for entry in params.train.mixture] == [
+        (["a", "b"], 2.0),
+        ("c", 0.1),
+    ]
 
 
 def test_shipped_files_load_and_hold_the_published_values() -> None:
@@ -361,16 +364,28 @@ BROKEN: dict[str, tuple[str, str]] = {
     "learned positions": ("model: {position_embedding_type: learned}\n", "alibi"),
     "batch huge": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1000000000000}\n", "batch_size"),
     "batch text": ("model: {num_heads: 12}\ntrain_input: {batch_size: many}\n", "batch_size"),
-    "workers huge": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1, num_workers: 1000000000}\n", "num_workers"),
+    "workers huge": (
+        "model: {num_heads: 12}\ntrain_input: {batch_size: 1, num_workers: 1000000000}\n",
+        "num_workers",
+    ),
     "data_dir number": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1, data_dir: 3}\n", "data_dir"),
-    "data_dir mapping": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1, data_dir: {a: b}}\n", "data_dir"),
+    "data_dir mapping": (
+        "model: {num_heads: 12}\ntrain_input: {batch_size: 1, data_dir: {a: b}}\n",
+        "data_dir",
+    ),
     "mixture text": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1, mixture: x}\n", "mixture"),
     "mixture unknown key": (
         "model: {num_heads: 12}\ntrain_input: {batch_size: 1, mixture: [{data_dir: a, wieght: 1}]}\n",
         "wieght",
     ),
-    "transforms": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1, data_transforms: [x]}\n", "data_transforms"),
-    "micro batch": ("model: {num_heads: 12}\ntrain_input: {batch_size: 1, micro_batch_size: no}\n", "micro_batch_size"),
+    "transforms": (
+        "model: {num_heads: 12}\ntrain_input: {batch_size: 1, data_transforms: [x]}\n",
+        "data_transforms",
+    ),
+    "micro batch": (
+        "model: {num_heads: 12}\ntrain_input: {batch_size: 1, micro_batch_size: no}\n",
+        "micro_batch_size",
+    ),
     "betas": ("model: {num_heads: 12}\noptimizer: {betas: [0.9, 1.0]}\n", "betas"),
     "three betas": ("model: {num_heads: 12}\noptimizer: {betas: [0.9, 0.9, 0.9]}\n", "betas"),
     "other optimizer": ("model: {num_heads: 12}\noptimizer: {optimizer_type: SGD}\n", "AdamW"),
