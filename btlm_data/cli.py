@@ -1,203 +1,250 @@
-"""The `btlm-data` command: options, calls, printing, exit codes. No logic; heavy modules are imported when a command runs."""
+"""The `btlm-data` command: options, calls, printing. No logic; heavy modules are imported when a command runs."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from btlm_data import entry, terminal
-from btlm_data.errors import Interrupted
+from btlm_data.errors import InputError, Interrupted
+from btlm_data.splits import SPLITS
 
 if TYPE_CHECKING:
     from btlm_data.recipe.models import Recipe
 
-# Option -> (recipe key, what click should know). One entry gives flag, recipe key and help.
-_PREPARE: list[tuple[str, str, dict[str, Any]]] = [
-    ("--source", "source.name", {"help": "Registered name, file, folder, glob or URL (hf://, s3://, https://).  [default: sample]"}),
-    ("--seq-len", "seq_len", {"multiple": True, "metavar": "N[:SHARE]", "help": "Sequence length; repeat for several from one pass over the text; with shares each document belongs to one.  [default: 2048]"}),
-    ("--out", "run.out", {"help": "Dataset folder, or a URL to upload to.  [default: shards]"}),
-    ("--format", "format", {"type": click.Choice(["sample", "corpus", "vsl"]), "help": "Layout of the shards.  [default: sample]"}),
-    ("--tokenizer", "tokenizer.name", {"help": "gpt2 (inside the package), a tokenizer.json, a folder or a hub id.  [default: gpt2]"}),
-    ("--dedupe", "dedupe.method", {"type": click.Choice(["minhash", "exact", "none"]), "help": "How duplicates are found.  [default: minhash]"}),
-    ("--shuffle", "shuffle", {"type": click.Choice(["samples", "documents", "none"]), "help": "What is shuffled, globally.  [default: samples]"}),
-    ("--tail", "tail", {"type": click.Choice(["pad", "drop"]), "help": "The last, short sample of a split.  [default: pad]"}),
-    ("--samples-per-file", "shards.samples_per_file", {"type": int, "help": "Samples per shard.  [default: 16,777,216 tokens' worth]"}),
-    ("--text-field", "source.text_field", {"help": "Record field that holds the text; dots descend.  [default: text]"}),
-    ("--seed", "seed", {"type": int, "help": "Seed of every random choice.  [default: 0]"}),
-    ("--limit", "source.limit", {"type": int, "metavar": "N", "help": "Read only the first N records of each split."}),
-    ("--chunks", "source.chunks", {"metavar": "1,2", "help": "SlimPajama's numbered chunks to read."}),
-    ("--files", "source.files", {"type": int, "metavar": "N", "help": "Read only the first N files of each split."}),
-    ("--exclude-source", "source.exclude_sources", {"multiple": True, "metavar": "NAME", "help": "Leave out documents of a source, for example RedPajamaBook; repeatable."}),
-    ("--dedupe-index", "dedupe.index", {"metavar": "DIR", "help": "Drop what matches an index of earlier runs, and add this run to it."}),
-    ("--emit-text", "run.emit_text", {"metavar": "DIR", "help": "Also write the kept text as .jsonl.zst, 10,000 documents a file."}),
-    ("--workers", "run.workers", {"type": int, "help": "Processes; changes no byte.  [default: all cores]"}),
-    ("--memory", "run.memory", {"metavar": "SIZE", "help": "Memory for the whole run, for example 16GB; changes no byte.  [default: 1GB a worker]"}),
-    ("--engine", "run.engine", {"type": click.Choice(["local"]), "help": "Where tasks run.  [default: local]"}),
-    ("--work-dir", "run.work_dir", {"metavar": "DIR", "help": "Intermediate files and receipts.  [default: OUT/.work]"}),
-    ("--cache-dir", "run.cache_dir", {"metavar": "DIR", "help": "Where remote files are held while they are read."}),
-    ("--cache-size", "run.cache_size", {"metavar": "SIZE", "help": "Most bytes of remote files on disk at once.  [default: 50GB]"}),
-    ("--sources-file", "run.sources_file", {"metavar": "FILE", "help": "More registered sources (YAML)."}),
-    ("--stop-after", "run.stop_after", {"type": click.Choice(["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard"]), "help": "End after this stage; a later run goes on."}),
-]  # fmt: skip
-_FLAGS = [
-    ("--strict", "run.strict", "The first bad record ends the run with an error."),
-    (
-        "--accept-removal",
-        "run.accept_removal",
-        "Go on although deduplication removes more than dedupe.max_removed.",
-    ),
-    ("--overwrite", "run.overwrite", "Replace another dataset in the output folder."),
-    ("--keep-downloads", "run.keep_downloads", "Do not evict remote files after they are read."),
-]
+
+_MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
 
 
-def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """All options of `prepare` and `run`."""
-    command = click.option(
-        "--plan",
-        is_flag=True,
-        help="Print stages, tasks, bytes, disk and an estimate of the time; run nothing.",
-    )(command)
-    command = click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Any setting of a recipe by its dotted key; repeatable.",
-    )(command)
-    for flag, key, text in reversed(_FLAGS):
-        command = click.option(flag, _parameter(key), is_flag=True, default=None, help=text)(command)
-    for flag, key, details in reversed(_PREPARE):
-        command = click.option(flag, _parameter(key), **details)(command)
-    return command
+class RecipeCommand(entry.Command):
+    """A command with an option for the settings of a recipe. They are made on demand: --help of the program stays quick."""
+
+    _complete = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All parameters; the recipe's options come first."""
+        if not self._complete:
+            from btlm_data.recipe.options import options
+
+            self._complete = True
+            self.params[:0] = list(options(_source_names))
+        return super().get_params(ctx)
 
 
-def _parameter(key: str) -> str:
-    return "opt_" + key.replace(".", "__")
+def _source_names() -> list[str]:
+    from btlm_data.sources import registry
+
+    return sorted([*registry.BUILT_IN, "sample"])
+
+
+def _recipe_names() -> list[str]:
+    return sorted({path.stem for folder in _recipe_folders() for path in folder.glob("*.yaml")})
+
+
+_RECIPE = entry.Completed(_recipe_names, files=True)
+_SPLIT = entry.Completed(lambda: SPLITS)
 
 
 @click.group(
-    cls=entry.Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+    cls=entry.Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(package_name="btlm-data", prog_name="btlm-data")
 def cli() -> None:
     """Turn raw text corpora into verified, training-ready HDF5 shards.
 
     \b
-    btlm-data prepare --source sample --seq-len 2048 --out shards/
+    btlm-data prepare --source my_corpus/ --seq-len 2048 --out shards/
     btlm-data inspect shards/
     btlm-data verify shards/
 
-    Exit codes: 0 done; 1 verification failed or data damaged; 2 wrong option or recipe; 3 input cannot be read; 4 output
-    cannot be written; 5 stopped for safety; 130 interrupted.
+    Exit codes: 0 done; 1 data damaged, or verification failed; 2 wrong option or recipe; 3 input cannot be read;
+    4 output cannot be written; 5 stopped for safety; 70 internal error; 130 interrupted.
     """
 
 
-@cli.command()
-@click.option("--config", type=click.Path(dir_okay=False), help="A recipe; options given here win over it.")
-@_recipe_options
-def prepare(config: str | None, plan: bool, assignments: tuple[str, ...], **options: Any) -> None:
-    """Prepare a corpus: source to verified shards, resuming whatever an earlier run finished.
+def _common_options(command: Any) -> Any:
+    """The options of `prepare` and `run` that set no recipe key."""
+    for option in (
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="Print the result (or the plan) as JSON.",
+        ),
+        click.option(
+            "--plan",
+            is_flag=True,
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="Print files, stages, disk, memory and an estimate of the time; run nothing.",
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="Any setting of a recipe by its dotted key (docs/recipes.md); repeatable.",
+        ),
+    ):
+        command = option(command)
+    return command
 
-    Reads the source, writes --out (shards, dataset.json, tables) and the work folder.
+
+@cli.command(cls=RecipeCommand)
+@click.option(
+    "--config",
+    cls=entry.GroupedOption,
+    group=_MOST_USED,
+    type=_RECIPE,
+    metavar="RECIPE",
+    help="A recipe file; options given here win over it.",
+)
+@_common_options
+def prepare(config: str | None, **options: Any) -> None:
+    """Prepare a corpus: from text to verified shards. Run again, it continues where an earlier run stopped.
+
+    Reads the source, writes the dataset (shards, dataset.json, tables) to --out, and keeps intermediate files in
+    the work folder.
 
     \b
     btlm-data prepare --source my_corpus/ --seq-len 2048 --out shards/
     """
-    _prepare(config, plan, assignments, options)
+    _prepare(config, trust=False, **options)
 
 
-@cli.command("run")
-@click.argument("recipe")
-@_recipe_options
-def run_recipe(recipe: str, plan: bool, assignments: tuple[str, ...], **options: Any) -> None:
-    """Prepare what a recipe describes: a pipeline file, the name of a shipped one, or a dataset.json to repeat.
+@cli.command("run", cls=RecipeCommand)
+@click.argument("recipe", type=_RECIPE)
+@click.option(
+    "--trust",
+    is_flag=True,
+    cls=entry.GroupedOption,
+    group=_MOST_USED,
+    help="Let a dataset.json name code to run (filter functions) and an index to write.",
+)
+@_common_options
+def run_recipe(recipe: str, trust: bool, **options: Any) -> None:
+    """Prepare what a recipe describes: a file, the name of a shipped recipe, or a dataset.json to repeat.
+
+    From a dataset.json only what decides the data is repeated, never where or how the other run worked.
 
     \b
     btlm-data run pipelines/sample.yaml
     """
-    _prepare(_find_recipe(recipe), plan, assignments, options)
+    _prepare(recipe, trust=trust, **options)
 
 
-def _find_recipe(name: str) -> str:
-    """A path, or the name of a pipeline inside the package (stage1)."""
-    if Path(name).exists():
-        return name
+def _recipe_folders() -> list[Path]:
     package = Path(__file__).resolve().parent
-    for folder in (package / "pipelines", package.parent / "pipelines"):
-        candidate = folder / (Path(name).name if name.endswith(".yaml") else f"{name}.yaml")
-        if candidate.exists():
-            return str(candidate)
-    return name
+    return [folder for folder in (package / "pipelines", package.parent / "pipelines") if folder.is_dir()]
 
 
-def _prepare(config: str | None, plan: bool, assignments: tuple[str, ...], options: dict[str, Any]) -> None:
+def _find_recipe(name: str) -> Path:
+    """A path, or the name of a recipe inside the package (stage1)."""
+    if not Path(name).exists():
+        for folder in _recipe_folders():
+            candidate = folder / (Path(name).name if name.endswith(".yaml") else f"{name}.yaml")
+            if candidate.is_file() and candidate.parent == folder:
+                return candidate
+    return Path(name)
+
+
+def _prepare(
+    recipe_name: str | None,
+    *,
+    trust: bool,
+    plan: bool,
+    as_json: bool,
+    assignments: tuple[str, ...],
+    **options: Any,
+) -> None:
+    from btlm_data.recipe.load import load
+    from btlm_data.recipe.options import overrides
+
+    path = _find_recipe(recipe_name) if recipe_name else None
+    recipe = load(path, overrides(options, assignments), trust=trust)
+    if plan:
+        _plan(recipe, as_json)
+    else:
+        _execute(recipe, as_json)
+
+
+def _plan(recipe: Recipe, as_json: bool) -> None:
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
-    from btlm_data import pipeline, plan_report
+    from btlm_data import plan_report
+
+    plan = plan_report.measure(recipe)
+    if as_json:
+        terminal.echo(terminal.to_json(dataclasses.asdict(plan), indent=1))
+    else:
+        plan_report.render(plan, terminal.console())
+
+
+def _execute(recipe: Recipe, as_json: bool) -> None:
+    from btlm_data.kernels import load_numba_without_scipy
+
+    load_numba_without_scipy()
+    from btlm_data import pipeline
     from btlm_data.inspection import outcome
     from btlm_data.progress import Bars, Lines
 
-    recipe = _recipe(config, assignments, options)
     console = terminal.console(stderr=True)
-    if plan:
-        plan_report.render(plan_report.measure(recipe), terminal.console())
-        return
+    quiet = entry.is_quiet(click.get_current_context())
+    start = perf_counter()
     try:
-        with Bars(console) if console.is_terminal else Lines() as events:
+        with Bars(console) if console.is_terminal and not quiet else Lines() as events:
             prepared = pipeline.prepare(recipe, events)
     except KeyboardInterrupt:
         raise Interrupted(
-            "Interrupted. All that was finished is kept in the work folder and nothing half-written has its final name. "
-            "Run the same command again: it goes on from here."
+            "Interrupted. What was finished is kept in the work folder, and no file is half-written. "
+            "Run the same command again; it continues from here."
         ) from None
-    outcome.render(prepared, recipe, console)
+    report = outcome.summarise(prepared, recipe, perf_counter() - start)
+    if as_json:
+        terminal.echo(terminal.to_json(dataclasses.asdict(report), indent=1))
+    elif not quiet:
+        outcome.render(report, console)
 
 
-def _recipe(config: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> Recipe:
-    from btlm_data.recipe.load import Override, load, parse_assignment
-
-    overrides: dict[str, Override] = {}
-    for flag, key, details in _PREPARE:
-        value = options[_parameter(key)]
-        if value is None or value == ():
-            continue
-        if key == "source.chunks":
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        elif details.get("multiple"):
-            value = list(value)
-        overrides[key] = Override(value, flag)
-    for flag, key, _ in _FLAGS:
-        if options[_parameter(key)]:
-            overrides[key] = Override(True, flag)
-    for assignment in assignments:
-        key, override = parse_assignment(assignment)
-        overrides[key] = override
-    return load(Path(config) if config else None, overrides)
+def _existing(path: Path) -> Path:
+    """The path, if there is something. Raises InputError: a path that does not exist is a typo, not damage."""
+    if "://" not in str(path) and not os.path.lexists(path):
+        raise InputError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
+    return path
 
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
-@click.option("--split", help="Show samples of this split.  [default: train, or the first]")
+@click.option("--split", type=_SPLIT, help="Show samples of this split.  [default: train, or the first]")
 @click.option(
     "--sample",
     "samples",
     multiple=True,
-    type=int,
+    type=click.IntRange(0),
     metavar="N",
-    help="Show sample N and which documents it is made of; repeatable.",
+    help="Show sample N and the documents it is made of; repeatable.",
 )
 @click.option(
-    "--num-samples", default=2, show_default=True, help="How many samples to show when none is named."
+    "--num-samples",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0, 1000),
+    help="How many samples to show when none is named.",
 )
 def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ...], num_samples: int) -> None:
-    """Show what is in a dataset, a folder of shards or one .h5 file, whoever wrote it.
+    """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
 
     \b
     btlm-data inspect shards/ --sample 17
@@ -207,7 +254,7 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
     load_numba_without_scipy()
     from btlm_data.inspection import render, summary
 
-    report = summary.inspect(path, sample=samples, split=split, num_samples=num_samples)
+    report = summary.inspect(_existing(path), sample=samples, split=split, num_samples=num_samples)
     if as_json:
         terminal.echo(terminal.to_json(report, indent=1))
     else:
@@ -216,15 +263,13 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a check.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each check.")
 def verify(path: Path, as_json: bool) -> None:
-    """Re-read everything: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is off.
+    """Read everything again: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is wrong.
 
     \b
     btlm-data verify shards/
     """
-    import dataclasses
-
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
@@ -237,28 +282,32 @@ def verify(path: Path, as_json: bool) -> None:
         else:
             terminal.echo(verification.line(check))
 
-    checks = verification.verify(path, report)
+    checks = verification.verify(_existing(path), report)
     if any(check.ok is False for check in checks):
         sys.exit(1)
 
 
 @cli.command("dedupe-curve")
-@click.option("--bands", default=9, show_default=True, type=click.IntRange(1), help="Bands of the sketch.")
-@click.option("--rows", default=13, show_default=True, type=click.IntRange(1), help="Values in a band.")
+@click.option(
+    "--bands", default=9, show_default=True, type=click.IntRange(1, 4096), help="Bands of a signature."
+)
+@click.option(
+    "--rows", default=13, show_default=True, type=click.IntRange(1, 4096), help="Hash values in a band."
+)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Propose bands and rows for this similarity.",
+    help="Also propose bands and rows for this similarity.",
 )
 @click.option(
     "--num-perm",
     default=128,
     show_default=True,
-    type=click.IntRange(1),
-    help="Permutations to propose within.",
+    type=click.IntRange(1, 4096),
+    help="Hash values in a signature, for the proposals.",
 )
 def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) -> None:
-    """Print the probability that a pair of documents of each similarity is caught.
+    """Print the probability that two documents of each similarity are found to be duplicates.
 
     \b
     btlm-data dedupe-curve --bands 9 --rows 13
@@ -278,8 +327,10 @@ def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) 
     required=True,
     help="Megatron-LM .bin/.idx, MosaicML MDS, or flat .bin.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--split", "splits", multiple=True, help="Only this split; repeatable.  [default: all]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write.")
+@click.option(
+    "--split", "splits", multiple=True, type=_SPLIT, help="Only this split; repeatable.  [default: all]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: bool) -> None:
     """Write a prepared dataset in another trainer's format.
@@ -288,18 +339,22 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
     btlm-data export shards/ --to megatron --out megatron/
     """
     from btlm_data import export as exporting
+    from btlm_data.progress import count
 
-    done = exporting.export(path, to, out, splits=splits, overwrite=overwrite)  # type: ignore[arg-type]
+    done = exporting.export(_existing(path), to, out, splits=splits, overwrite=overwrite)  # type: ignore[arg-type]
     for name, written in done.items():
-        for split, what in written.items():
-            left = "".join(f"; {n:,} tokens left out: {reason}" for reason, n in what.left_out_tokens.items())
+        for split, part in written.items():
             unit = (
-                f"{what.documents:,} documents"
-                if what.documents is not None
-                else f"{what.samples or 0:,} samples"
+                count(part.documents, "document")
+                if part.documents is not None
+                else count(part.samples or 0, "sample")
+            )
+            left_out = "".join(
+                f"; {count(n, 'token')} left out: {why}" for why, n in part.left_out_tokens.items()
             )
             terminal.echo(
-                f"{name + '/' if name else ''}{split}: {unit}, {what.tokens:,} tokens in {len(what.files)} files{left}"
+                f"{name + '/' if name else ''}{split}: {unit}, {count(part.tokens, 'token')} "
+                f"in {count(len(part.files), 'file')}{left_out}"
             )
 
 

@@ -16,16 +16,22 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from btlm_data import terminal
 from btlm_data.errors import BtlmError, Interrupted, OutputError
+
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType  # no generic in older releases
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _READER_GONE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
@@ -82,12 +88,50 @@ class _ReaderGone(Exception):
     """Standard output was closed by its reader; not an OSError, which click would turn into exit code 1."""
 
 
+class GroupedOption(click.Option):
+    """An option that stands under a heading of its own in the help."""
+
+    def __init__(self, *args: Any, group: str, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.group = group
+
+
+class Completed(_TextType):
+    """Text for which the shell may propose names; and files, where `files` is true and no name begins so."""
+
+    name = "text"
+
+    def __init__(self, names: Callable[[], Iterable[str]], *, files: bool = False) -> None:
+        self._names = names
+        self._files = files
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The known names that begin so, or else files."""
+        items = [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
+        return items or ([CompletionItem(incomplete, type="file")] if self._files else [])
+
+
 class Command(click.Command):
     """A command that takes -v, -q and --log-file too, so that they may stand after its name."""
 
     def __init__(self, *args: Any, **extra: Any) -> None:
         super().__init__(*args, **extra)
         self.params.extend(log_options())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options under the headings of their groups; the others last."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        others: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                group = getattr(parameter, "group", None)
+                (groups.setdefault(group, []) if group else others).append(record)
+        for heading, records in [*groups.items(), ("Other options" if groups else "Options", others)]:
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 class Program(click.Group):
@@ -98,6 +142,10 @@ class Program(click.Group):
     def __init__(self, *args: Any, **extra: Any) -> None:
         super().__init__(*args, **extra)
         self.params.extend(log_options())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which they are defined."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises _ReaderGone where standard output was closed, Interrupted for Ctrl-C."""
@@ -140,6 +188,9 @@ def _exit_code(program: Program, arguments: list[str]) -> int:
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _report("Interrupted", "Interrupted.", Interrupted.exit_code, arguments)
     except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        terminal.note(error.format_message())
         return error.exit_code
     except click.ClickException as error:
         return _report("UsageError", _usage(error), error.exit_code, arguments)

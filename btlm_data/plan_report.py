@@ -217,7 +217,7 @@ def render(plan: Plan, console: Console) -> None:
     lines = [
         f"input      {amount(plan.stored_bytes, 'B')} in files: {splits}",
         f"tasks      {plan.read_tasks:,} to read, {plan.read_done:,} of them done before",
-        f"expected   {amount(plan.documents, 'documents')}, {amount(plan.text_bytes, 'B')} of text, {amount(plan.tokens, 'tokens')} before deduplication",
+        f"expected   {amount(plan.documents, 'document')}, {amount(plan.text_bytes, 'B')} of text, {amount(plan.tokens, 'token')} before deduplication",
         f"shards     up to {amount(plan.shard_bytes, 'B')}",
         f"peak disk  {amount(plan.shard_bytes + plan.work_bytes, 'B')} (work files {amount(plan.work_bytes, 'B')})",
         f"memory     about {amount(plan.peak_memory_bytes, 'B')} with {plan.workers} workers",

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar per step on a terminal, plain lines where there is none."""
+"""What a person sees during a run: a live bar for each step on a terminal, log lines elsewhere; amounts and times in words."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ from btlm_data.task import Step, Task
 
 logger = logging.getLogger(__name__)
 
-LABELS = {
-    "read": "read: clean, sketch, tokenize",
-    "holdout": "holdout",
-    "scatter": "shuffle: documents",
-    "sort": "shuffle: order",
-    "pack": "pack samples",
-    "shard": "write shards",
-    "documents": "table of documents",
-}
 _LINE_SECONDS = 10.0
+_NOUNS = {"doc": "document"}
+_NARROW = 100  # columns below which a bar shows one rate only
 
 
 def amount(value: float, unit: str) -> str:
-    """A readable amount: 3.4 GB, 1.2 M doc."""
+    """A readable amount: 3.4 GB, 1.2 M documents. unit: "B" for bytes, else a singular noun that is put in the plural."""
     names = ("", " k", " M", " G", " T", " P")
     power = 0
-    while value >= 999.5 and power < len(names) - 1:
-        value /= 1000
+    shown = float(value)
+    while shown >= 999.5 and power < len(names) - 1:
+        shown /= 1000
         power += 1
-    digits = 0 if power == 0 or value >= 99.95 else 1
+    digits = 0 if power == 0 or shown >= 99.95 else 1
     prefix = names[power].strip()
-    return (
-        f"{value:.{digits}f} {prefix}{unit}"
-        if unit == "B"
-        else f"{value:.{digits}f}{' ' + prefix if prefix else ''} {unit}"
-    )
+    if unit == "B":
+        return f"{shown:.{digits}f} {prefix}B"
+    noun = _NOUNS.get(unit, unit)
+    noun = noun if value == 1 else f"{noun}s"
+    return f"{shown:.{digits}f}{f' {prefix}' if prefix else ''} {noun}"
+
+
+def count(number: int, noun: str) -> str:
+    """A whole number and its noun: 1 shard, 2,048 shards."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -54,24 +53,38 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def label(step: Step) -> str:
+    """What a step is called: its stage, and its own name where the stage has several steps (dedupe: cluster)."""
+    return step.name.replace(".", ": ")
+
+
+def _rates(units: float, unit: str, documents: float, seconds: float) -> str:
+    """Speed in the step's unit and, where they were counted, in documents."""
+    rates = [f"{amount(units / seconds, unit)}/s"]
+    if documents:
+        rates.append(f"{amount(documents / seconds, 'document')}/s")
+    return ", ".join(rates)
+
+
 class _Rate(ProgressColumn):
-    """Speed so far, in the step's unit and in documents where the step counts them."""
+    """Speed of the step: so far while it runs, over its whole time when it has ended."""
 
     def render(self, task: RichTask) -> Text:
-        if not task.elapsed or not task.completed or task.fields.get("before"):
-            return Text("done before" if task.fields.get("before") else "")
-        rate = f"{amount(task.completed / task.elapsed, task.fields['unit'])}/s"
-        if documents := task.fields.get("documents", 0):
-            rate += f" {amount(documents / task.elapsed, 'doc')}/s"
-        return Text(rate, style="dim")
+        if task.fields.get("before"):
+            return Text("done before")
+        seconds = task.fields.get("seconds") or task.elapsed
+        if not seconds or not task.completed:
+            return Text("")
+        documents = 0 if task.fields["narrow"] else task.fields.get("documents", 0)
+        return Text(_rates(task.completed, task.fields["unit"], documents, seconds), style="dim")
 
 
 class _Time(ProgressColumn):
     """Time left while it runs, time taken when it has ended."""
 
     def render(self, task: RichTask) -> Text:
-        if task.finished:
-            return Text(duration(task.finished_time or 0), style="green")
+        if (seconds := task.fields.get("seconds")) is not None:
+            return Text("" if task.fields.get("before") else duration(seconds), style="green")
         left = task.time_remaining
         return Text("" if left is None else f"{duration(left)} left", style="cyan")
 
@@ -80,11 +93,14 @@ class Bars:
     """Events to live bars on `console`. A context manager: the bars stop when it ends, however it ends."""
 
     def __init__(self, console: Console) -> None:
-        line = Column(no_wrap=True)
-        description = TextColumn("{task.description:<29}", table_column=line)
-        share = TextColumn("{task.percentage:>3.0f} %", table_column=line)
+        whole = Column(no_wrap=True, overflow="fold")
         self._progress = Progress(
-            description, BarColumn(bar_width=12), share, _Rate(line), _Time(line), console=console
+            TextColumn("{task.description}", table_column=whole, markup=False),
+            BarColumn(bar_width=None, table_column=Column(min_width=4, max_width=14, ratio=1)),
+            TextColumn("{task.percentage:>3.0f} %", table_column=whole),
+            _Rate(whole),
+            _Time(whole),
+            console=console,
         )
         self._ids: dict[str, TaskID] = {}
         self._started = False
@@ -99,34 +115,37 @@ class Bars:
             self._progress.stop()
 
     def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None:
-        """Add a bar. What receipts prove done is left out: its time is nought, and the rate should be honest."""
+        """Add a bar. Tasks done by an earlier run are left out of it, so that the rate is this run's."""
         if not step.tasks:
             return
         if not self._started:  # the display thread starts only now, after the engine has forked its workers
             self._progress.start()
             self._started = True
         total = sum(task.weight for task in todo)
-        label = LABELS.get(step.name, step.name)
         before = bool(done) and not todo
         self._ids[step.name] = self._progress.add_task(
-            label, total=total or 1, completed=0 if todo else 1, unit=step.unit, before=before
+            label(step),
+            total=total or 1,
+            completed=0 if todo else 1,
+            unit=step.unit,
+            before=before,
+            narrow=self._progress.console.width < _NARROW,
         )
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Move the bar."""
-        if step.name not in self._ids:
-            return
-        task = self._progress.tasks[self._progress.task_ids.index(self._ids[step.name])]
-        self._progress.update(
-            self._ids[step.name], completed=min(units, task.total or units), documents=documents
-        )
+        if (task_id := self._ids.get(step.name)) is not None:
+            self._progress.update(task_id, completed=min(units, self._total(task_id)), documents=documents)
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
-        """Fill the bar."""
-        if step.name not in self._ids:
-            return
-        task = self._progress.tasks[self._progress.task_ids.index(self._ids[step.name])]
-        self._progress.update(self._ids[step.name], completed=task.total)
+        """Fill the bar; from now on its rate and time stay as they are."""
+        if (task_id := self._ids.get(step.name)) is not None:
+            self._progress.update(task_id, completed=self._total(task_id), seconds=seconds)
+            self._progress.stop_task(task_id)
+
+    def _total(self, task_id: TaskID) -> float:
+        task = next(task for task in self._progress.tasks if task.id == task_id)
+        return task.total or 1
 
 
 class Lines:
@@ -136,6 +155,7 @@ class Lines:
         self._last = 0.0
         self._start = 0.0
         self._total = 0
+        self._documents = 0
 
     def __enter__(self) -> Lines:
         return self
@@ -147,34 +167,30 @@ class Lines:
         """Log what is to be done and what was done before."""
         if not step.tasks:
             return
-        self._total = sum(task.weight for task in todo)
+        self._total, self._documents = sum(task.weight for task in todo), 0
         self._start = self._last = monotonic()
-        before = f", {len(done)} done before" if done else ""
+        before = f", {len(done):,} done before" if done else ""
         logger.info(
-            "%s: %d tasks%s, %s",
-            LABELS.get(step.name, step.name),
-            len(todo),
-            before,
-            amount(self._total, step.unit),
+            "%s: %s%s, %s", label(step), count(len(todo), "task"), before, amount(self._total, step.unit)
         )
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Log now and then."""
         now = monotonic()
+        self._documents = documents
         if now - self._last < _LINE_SECONDS or not self._total:
             return
         self._last = now
-        rate = units / (now - self._start)
-        left = duration((self._total - units) / rate) if rate and units < self._total else "soon"
+        seconds = now - self._start
+        left = duration((self._total - units) * seconds / units) if 0 < units < self._total else "0 s"
         share = min(1.0, units / self._total)
-        shown = f"{amount(rate, step.unit)}/s"
-        if documents:
-            shown += f", {amount(documents / (now - self._start), 'documents')}/s"
-        logger.info("%s: %.0f %%, %s, done in %s", LABELS.get(step.name, step.name), 100 * share, shown, left)
+        shown = _rates(units, step.unit, documents, seconds)
+        logger.info("%s: %.0f %%, %s, %s left", label(step), 100 * share, shown, left)
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """Log the step's one line."""
         if not step.tasks:
             return
-        rate = f", {amount(self._total / seconds, step.unit)}/s" if seconds > 0 and self._total else ""
-        logger.info("%s: done in %s%s", LABELS.get(step.name, step.name), duration(seconds), rate)
+        measured = seconds > 0 and self._total
+        rates = f", {_rates(self._total, step.unit, self._documents, seconds)}" if measured else ""
+        logger.info("%s: done in %s%s", label(step), duration(seconds), rates)

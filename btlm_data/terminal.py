@@ -144,9 +144,9 @@ def start_logging(level: int | None = None, file: Path | None = None) -> None:
                 f"The log file {file} cannot be written: {problem.strerror}. Name another with --log-file."
             ) from None
         handlers[1].setLevel(min(level, logging.INFO))
+        handlers[1].setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers[0].setFormatter(_ScreenFormatter())
     lowest = min(handler.level for handler in handlers)
-    for handler, form in zip(handlers, ("", "%(asctime)s "), strict=False):
-        handler.setFormatter(_Formatter(form + "%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=max(level, logging.WARNING), handlers=handlers, force=True)
     for package in ("btlm_data", "btlm_train"):
         logging.getLogger(package).setLevel(lowest)
@@ -159,6 +159,18 @@ class _ToStandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         note(self.format(record))
+
+
+class _ScreenFormatter(logging.Formatter):
+    """The message alone where it is progress; with its level where it is a warning; with its origin in detail (-v)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        if record.levelno >= logging.WARNING:
+            message = f"{record.levelname.lower()}: {message}"
+        elif record.levelno < logging.INFO:
+            message = f"{record.name}: {message}"
+        return message.replace("\n", "\n    ")
 
 
 class _Formatter(logging.Formatter):

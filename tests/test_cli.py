@@ -27,7 +27,7 @@ def test_every_command_says_what_it_is_for_and_gives_an_example(name: str) -> No
     command = cli.commands[name]
     assert command.help
     assert re.search(rf"btlm-data {name} ", command.help), f"{name} has no example"
-    for parameter in command.params:
+    for parameter in command.get_params(click.Context(command)):
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts} has no help"
 
@@ -43,16 +43,25 @@ def test_the_written_docs_are_the_programs_own_words() -> None:
     ("arguments", "code", "expected"),
     [
         (["prepare", "--sourc", "x"], 2, "--source"),
-        (["prepare", "--seq-len", "abc"], 2, "'abc' is not a sequence length"),
-        (["prepare", "--seq-len", "2048:0.8", "--seq-len", "8192:0.4"], 2, "the shares add up to 1.2"),
-        (["prepare", "--set", "clean.minchars=3"], 2, "Did you mean clean.min_chars?"),
-        (["prepare", "--set", "nonsense"], 2, "is not KEY=VALUE"),
-        (["prepare", "--memory", "lots"], 2, "'lots' is not a size"),
+        (["prepare", "--source", "sample", "--seq-len", "abc"], 2, "'abc' is not a sequence length"),
+        (
+            ["prepare", "--source", "sample", "--seq-len", "2048:0.8", "--seq-len", "8192:0.4"],
+            2,
+            "the shares add up to 1.2",
+        ),
+        (["prepare", "--source", "sample", "--set", "clean.minchars=3"], 2, "Did you mean clean.min_chars?"),
+        (["prepare", "--source", "sample", "--set", "nonsense"], 2, "is not KEY=VALUE"),
+        (["prepare", "--source", "sample", "--memory", "lots"], 2, "'lots' is not a size"),
         (["prepare", "--source", "/nowhere/at/all"], 3, "does not exist"),
-        (["prepare", "--tokenizer", "/nowhere/tokenizer.json"], 2, "tokenizer"),
+        (["prepare", "--source", "sample", "--tokenizer", "/nowhere/tokenizer.json"], 2, "tokenizer"),
         (["run", "nowhere.yaml"], 2, "cannot be read"),
-        (["inspect", "/nowhere"], 1, "/nowhere"),
-        (["verify", "/nowhere"], 1, "/nowhere"),
+        (["inspect", "/nowhere"], 3, "/nowhere"),
+        (["verify", "/nowhere"], 3, "/nowhere"),
+        (["export", "/nowhere", "--to", "npy", "--out", "x"], 3, "/nowhere"),
+        (["prepare"], 2, "--source hf://datasets/ORG/NAME"),
+        (["prepare", "--source", "sample", "--mix", "Books"], 2, "--mix 'Books' is not BOOKS=VALUE"),
+        (["prepare", "--source", "sample", "--filter", "[a"], 2, "--filter '[a'"),
+        (["prepare", "--source", "sample", "--split-rule", "dev=x/*"], 2, "--split-rule: source.splits"),
     ],
 )
 def test_mistakes_are_answered_in_plain_words(
@@ -92,13 +101,15 @@ def test_a_plan_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_prepare_twice_has_nothing_to_do_and_another_dataset_is_refused(tmp_path: Path) -> None:
-    first = run("prepare", "--limit", "60", "--out", "d", cwd=tmp_path)
+    first = run("prepare", "--source", "sample", "--limit", "60", "--out", "d", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    again = run("prepare", "--limit", "60", "--out", "d", cwd=tmp_path)
+    again = run("prepare", "--source", "sample", "--limit", "60", "--out", "d", cwd=tmp_path)
     assert "Nothing to do" in again.stderr
-    other = run("prepare", "--limit", "50", "--out", "d", cwd=tmp_path)
+    other = run("prepare", "--source", "sample", "--limit", "50", "--out", "d", cwd=tmp_path)
     assert other.returncode == 4
     assert "source.limit is 60 there, 50 now" in other.stderr
-    replaced = run("prepare", "--limit", "50", "--out", "d", "--overwrite", cwd=tmp_path)
+    replaced = run(
+        "prepare", "--source", "sample", "--limit", "50", "--out", "d", "--overwrite", cwd=tmp_path
+    )
     assert replaced.returncode == 0, replaced.stderr
     assert run("verify", "d", cwd=tmp_path).returncode == 0

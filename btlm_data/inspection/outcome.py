@@ -1,69 +1,183 @@
-"""The lines a run ends with: what came in, what went and why, what is there now."""
+"""What a run ends with: what there is now, what was kept and dropped and why, where it is, and what to do next."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
 from rich.console import Console
 
+from btlm_data.formats import dataset
 from btlm_data.pipeline import Prepared
-from btlm_data.progress import amount
+from btlm_data.progress import amount, count, duration
 from btlm_data.recipe.models import Recipe
 from btlm_data.task import Amount
 
-
-def _print(console: Console, line: str, style: str | None = None) -> None:
-    console.print(line, soft_wrap=True, style=style)
+_DROPPING = ("acquire", "clean", "dedupe", "holdout")  # the stages that drop documents, in order
 
 
-def render(prepared: Prepared, recipe: Recipe, console: Console) -> None:
-    """Print the summary of a run on `console`."""
-    if prepared.already_done:
-        _print(
-            console,
-            f"Nothing to do: {prepared.out} already holds this very dataset. `btlm-data verify {prepared.out}` re-reads it.",
-        )
+@dataclass(frozen=True)
+class SplitOutcome:
+    """One split of one set. samples: None for a corpus. bytes: of its shards on disk."""
+
+    set: str
+    split: str
+    samples: int | None
+    tokens: int
+    documents: int
+    shards: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run, for people and (as JSON) for programs.
+
+    complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was done. read, kept:
+    documents and bytes of text before and after all stages that drop; None where nothing was read. dropped: documents by stage and reason.
+    rejected: records that could not be read. seconds: wall time of this run.
+    """
+
+    out: str
+    folder: str
+    work_dir: str
+    complete: bool
+    unchanged: bool
+    stopped_after: str | None
+    seconds: float
+    read: dict[str, int] | None
+    kept: dict[str, int] | None
+    dropped: dict[str, dict[str, int]]
+    rejected: int
+    splits: list[SplitOutcome] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def total(self, name: str) -> int:
+        """The sum of one field over all splits and sets."""
+        return sum(getattr(split, name) or 0 for split in self.splits)
+
+
+def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
+    """What the run did and what is there now. seconds: wall time. Raises DataError if dataset.json cannot be read."""
+    amounts: dict[str, tuple[Amount, Amount]] = {}
+    dropped: dict[str, dict[str, int]] = {}
+    for stage in _DROPPING:
+        came, left = Amount(), Amount()
+        for (_, _, kind), value in prepared.stages[stage].cells.items():
+            came = came.plus(value) if kind == "in" else came
+            left = left.plus(value) if kind == "out" else left
+            if kind.startswith("drop:") and value.documents:
+                reasons = dropped.setdefault(stage, {})
+                reasons[kind[5:]] = reasons.get(kind[5:], 0) + value.documents
+        if came.documents:
+            amounts[stage] = came, left
+    first = next(iter(amounts.values()), (Amount(), Amount()))[0]
+    last = list(amounts.values())[-1][1] if amounts else Amount()
+    return Outcome(
+        out=recipe.run.out,
+        folder=str(prepared.out),
+        work_dir=str(prepared.work_dir),
+        complete=prepared.complete,
+        unchanged=prepared.already_done,
+        stopped_after=None if prepared.complete else recipe.run.stop_after,
+        seconds=round(seconds, 3),
+        read=_counted(first) if amounts else None,
+        kept=_counted(last) if amounts else None,
+        dropped=dropped,
+        rejected=prepared.num_rejects,
+        splits=list(_splits(prepared)) if prepared.complete else [],
+        warnings=list(prepared.warnings),
+    )
+
+
+def _counted(value: Amount) -> dict[str, int]:
+    return {"documents": value.documents, "bytes": value.bytes}
+
+
+def _splits(prepared: Prepared) -> Iterable[SplitOutcome]:
+    for name, one in dataset.read_sets(prepared.out).items():
+        for split_name, split in one.splits.items():
+            yield SplitOutcome(
+                set=name,
+                split=split_name,
+                samples=split.samples,
+                tokens=split.label_tokens if split.samples is not None else split.stream_tokens,
+                documents=split.documents,
+                shards=len(split.files),
+                bytes=sum(file.bytes for file in split.files),
+            )
+
+
+def render(outcome: Outcome, console: Console) -> None:
+    """Print the outcome on `console`: four lines, and one for each thing to know besides."""
+
+    def line(text: str, style: str | None = None) -> None:
+        console.print(text, soft_wrap=True, style=style)
+
+    folder = shlex.quote(outcome.folder)
+    if outcome.unchanged:
+        line(f"Nothing to do: {outcome.folder} holds this very dataset already.")
+        line(f"Next: btlm-data verify {folder}")
         return
-    for stage, counts in prepared.stages.items():
-        came = Amount()
-        dropped: dict[str, int] = {}
-        for (_, _, what), value in counts.cells.items():
-            if what == "in":
-                came = came.plus(value)
-            elif what.startswith("drop:") and value.documents:
-                dropped[what[5:]] = dropped.get(what[5:], 0) + value.documents
-        if came.documents and stage in ("acquire", "clean", "dedupe", "holdout"):
-            listed = ", ".join(
-                f"{n:,} {reason.replace('_', ' ')}"
-                for reason, n in sorted(dropped.items(), key=lambda item: -item[1])
-            )
-            _print(
-                console,
-                f"  {stage:<9} {came.documents:>13,} documents, {amount(came.bytes, 'B'):>9}   {'dropped: ' + listed if listed else ''}",
-            )
-    if prepared.num_rejects:
-        _print(
-            console,
-            f"  {prepared.num_rejects:,} records could not be read: {prepared.work_dir / 'rejects.jsonl'} lists reason and place.",
-        )
-    for warning in prepared.warnings:
-        _print(console, f"  {warning}", "yellow")
-    if prepared.complete:
-        size = sum(path.stat().st_size for path in prepared.work_dir.rglob("*") if path.is_file())
-        _print(
-            console,
-            f"  {amount(size, 'B')} of work files in {prepared.work_dir}: kept for quick changes of options, safe to delete.",
-        )
-        local = prepared.out
-        copied = (
-            ""
-            if str(local) in (recipe.run.out, recipe.run.out.removeprefix("file://"))
-            else f" (uploaded from {local})"
-        )
-        _print(
-            console,
-            f"Prepared {recipe.run.out}{copied}. Next: `btlm-data inspect {local}`, `btlm-data verify {local}`.",
-        )
+    if outcome.complete:
+        line(f"Prepared {_amounts(outcome)} in {duration(outcome.seconds)}.", "bold green")
     else:
-        _print(
-            console,
-            f"Stopped after {recipe.run.stop_after}, as asked. The same command without --stop-after goes on from here.",
+        line(
+            f"Stopped after {outcome.stopped_after}, as asked, in {duration(outcome.seconds)}. "
+            "The same command without --stop-after continues from here."
         )
+    if outcome.read is not None and outcome.kept is not None:
+        line(_documents(outcome.read, outcome.kept, outcome.dropped))
+    for warning in outcome.warnings:
+        line(f"Warning: {warning}", "yellow")
+    if not outcome.complete:
+        return
+    line(_places(outcome))
+    line(f"Next: btlm-data inspect {folder}; btlm-data verify {folder}")
+
+
+def _amounts(outcome: Outcome) -> str:
+    """20 samples, 40,960 tokens, 3 shards (63.6 kB)."""
+    parts = []
+    for name, sets in _by_set(outcome).items():
+        samples = sum(split.samples or 0 for split in sets)
+        tokens = sum(split.tokens for split in sets)
+        shown = [count(samples, "sample")] if any(split.samples is not None for split in sets) else []
+        shown.append(count(tokens, "token"))
+        parts.append(f"{name}: {', '.join(shown)}" if name else ", ".join(shown))
+    return f"{'; '.join(parts)}, {count(outcome.total('shards'), 'shard')} ({amount(outcome.total('bytes'), 'B')})"
+
+
+def _by_set(outcome: Outcome) -> dict[str, list[SplitOutcome]]:
+    sets: dict[str, list[SplitOutcome]] = {}
+    for split in outcome.splits:
+        sets.setdefault(split.set, []).append(split)
+    return sets
+
+
+def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, dict[str, int]]) -> str:
+    """Kept 120 of 130 documents (597 kB of 630 kB of text). Dropped: 7 too short, 3 duplicates. 1 record could not be read."""
+    text = f"Kept {kept['documents']:,} of {count(read['documents'], 'document')} ({amount(kept['bytes'], 'B')} of {amount(read['bytes'], 'B')} of text)"
+    reasons: dict[str, int] = {}
+    for stage in dropped.values():
+        for reason, number in stage.items():
+            reasons[reason] = reasons.get(reason, 0) + number
+    if not reasons:
+        return text + "."
+    listed = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in listed[:6])
+    rest = sum(number for _, number in listed[6:])
+    return f"{text}; dropped: {shown}{f', {rest:,} for other reasons' if rest else ''}."
+
+
+def _places(outcome: Outcome) -> str:
+    """Where the dataset is, and where the rest is."""
+    remote = "://" in outcome.out and not outcome.out.startswith("file://")
+    text = f"Dataset: {outcome.out}" if remote else f"Dataset: {outcome.folder}"
+    if remote and outcome.folder != outcome.out:
+        text += f" (a local copy is in {outcome.folder})"
+    text += f"; work files, safe to delete: {outcome.work_dir}"
+    if outcome.rejected:
+        text += f"; {count(outcome.rejected, 'record')} could not be read, listed in {outcome.work_dir}/rejects.jsonl"
+    return text + "."

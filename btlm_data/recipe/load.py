@@ -18,6 +18,13 @@ from btlm_data.recipe.yaml_file import KeyPath, YamlError, YamlFile
 
 _SHORT_FORMS = {"source": "name", "tokenizer": "name", "dedupe": "method"}  # `dedupe: exact`
 _PROVENANCE = "provenance.json"
+_SOURCE = (("source",), ("source", "name"))
+_NO_SOURCE = """no source is given. Say what to prepare, for example:
+  --source my_corpus/                      a folder of .jsonl, .jsonl.zst, .jsonl.gz, .parquet or .txt files
+  --source 'data/*.jsonl.gz'               the files that match a pattern
+  --source hf://datasets/ORG/NAME          a data set on a hub; also s3://, gs://, https://
+  --source slimpajama                      a registered corpus (docs/sources.md)
+  --source sample                          the small corpus inside this package"""
 _MAX_MANIFEST_BYTES = 2**30
 
 
@@ -49,8 +56,11 @@ def load(
         try:
             return Recipe.model_validate(tree)
         except ValidationError as error:
-            if not _as_text(error, tree, file, given):
-                raise ConfigError(explain(error, Recipe, lambda key: _where(key, file, given))) from None
+            if _as_text(error, tree, file, given):
+                continue
+            if all(problem["type"] == "missing" and problem["loc"] in _SOURCE for problem in error.errors()):
+                raise ConfigError(f"{f'{file.name}: ' if file.name else ''}{_NO_SOURCE}") from None
+            raise ConfigError(explain(error, Recipe, lambda key: _where(key, file, given))) from None
     raise AssertionError("unreachable")
 
 

@@ -56,7 +56,8 @@ class SourceSettings(_Settings):
     """Where the text comes from and how a record is read."""
 
     name: Name = Field(
-        "sample", description="registered name, local file, folder or glob, or URL (hf://, s3://, https://)"
+        description="file, folder, glob (quoted), URL (hf://, s3://, gs://, https://), or a registered corpus: sample, "
+        "slimpajama, slimpajama-6b, redpajama (docs/sources.md)"
     )
     text_field: Name = Field(
         "text", max_length=1000, description="record field that holds the text; dots descend into objects"
@@ -84,6 +85,24 @@ class SourceSettings(_Settings):
     )
     max_record_bytes: Size = Field(
         512 * 2**20, description="a longer record is rejected (record_too_large), never held in memory"
+    )
+    max_window: Size = Field(
+        128 * 2**20,
+        le=2**31,
+        description="memory that decompressing one file may take; archives of `zstd --long=31` need 2GiB",
+    )
+    encoding: str = Field(
+        "utf-8",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$",
+        description="character encoding of text files, for example utf-16",
+    )
+    txt: Literal["file", "paragraphs", "lines"] = Field(
+        "file", description="what one document of a .txt file is: the file, a paragraph, or a line"
+    )
+    text_join: str | None = Field(
+        None,
+        max_length=1000,
+        description="put between the texts of a text field that is a list; without it such records are rejected",
     )
     max_rejected: float = Field(
         0.05,
@@ -135,10 +154,10 @@ class DedupeSettings(_Settings):
         0.8,
         gt=0,
         le=1,
-        description="used by verify: pairs with a lower estimated similarity are not duplicates",
+        description="with `verify`: pairs with a lower estimated similarity are not duplicates",
     )
     verify: bool = Field(
-        False, description="compare the whole signatures of each pair that shares a band; see threshold"
+        False, description="compare the whole signatures of pairs that share a band, with `threshold`"
     )
     keep: Literal["first", "longest", "source-priority"] = Field(
         "first", description="which document of a group of duplicates stays"
@@ -189,7 +208,7 @@ class TokenizerSettings(_Settings):
     """Which tokenizer, and how far it is checked during the run."""
 
     name: Name = Field(
-        "gpt2", description="gpt2 (inside the package), a tokenizer.json, a folder, or a hub id"
+        "gpt2", description="name: gpt2 (inside the package), a tokenizer.json, a folder, or a hub id"
     )
     revision: Name | None = Field(None, description="hub revision of the tokenizer; recorded in dataset.json")
     eos: str | None = Field(
@@ -269,7 +288,7 @@ def _by_name(key: str) -> BeforeValidator:
 class Settings(_Settings):
     """Everything that decides the bytes of a prepared dataset."""
 
-    source: Annotated[SourceSettings, _by_name("name")] = SourceSettings()
+    source: Annotated[SourceSettings, _by_name("name")]
     clean: CleanSettings = CleanSettings()
     dedupe: Annotated[DedupeSettings, _by_name("method")] = DedupeSettings()
     holdout: HoldoutSettings = HoldoutSettings()
@@ -330,7 +349,12 @@ class Run(_Settings):
     work_dir: Name | None = Field(
         None, description="folder of intermediate files and receipts. Default: .work inside `out`"
     )
-    workers: int = Field(default_factory=_cpu_count, ge=1, le=4096, description="number of processes")
+    workers: int = Field(
+        default_factory=_cpu_count,
+        ge=1,
+        le=4096,
+        description="number of processes. Default: one for each core",
+    )
     memory: Annotated[Size, Field(ge=10_000)] | None = Field(
         None, description="memory of the whole run. Default: 1 GB for each worker"
     )

@@ -9,12 +9,12 @@ import pytest
 from btlm_data.errors import ConfigError
 from btlm_data.fingerprint import digest
 from btlm_data.recipe.load import load, parse_assignment
-from btlm_data.recipe.models import Recipe, Run, Settings
+from btlm_data.recipe.models import Run, Settings
 
 
 def recipe(folder: Path, text: str) -> Path:
     path = folder / "recipe.yaml"
-    path.write_text(text)
+    path.write_text(text if "source:" in text else f"{text}source: sample\n")
     return path
 
 
@@ -83,8 +83,20 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, content: bytes, said: str)
     path.write_bytes(content)
     assert said in refused(path)
     assert "cannot be read" in refused(tmp_path / "missing.yaml")
-    path.write_bytes(b"")
-    assert load(path, {}) == Recipe.model_validate({"run": load(path, {}).run})
+
+
+def test_without_a_source_examples_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    for text in ("", "seed: 1\n", "source: {text_field: content}\n", "# nothing\n"):
+        path.write_text(text)
+        said = refused(path)
+        assert "no source is given" in said
+        assert "--source my_corpus/" in said
+        assert load(path, {"source.name": ("sample", "--source")}).source.name == "sample"
+    path.write_text("sed: 1\n")
+    said = refused(path)
+    assert "Did you mean seed?" in said
+    assert "source is missing" in said
 
 
 def test_options_win_and_their_mistakes_name_the_option(tmp_path: Path) -> None:
@@ -106,10 +118,11 @@ def test_options_win_and_their_mistakes_name_the_option(tmp_path: Path) -> None:
         4,
     )
     assert refused(path, {"seed": ("abc", "--seed abc")}).startswith("--seed abc: seed: ")
-    assert refused(None, {"clean.min_char": (1, "--set clean.min_char=1")}).startswith(
+    source = {"source": ("sample", "--source")}
+    assert refused(None, source | {"clean.min_char": (1, "--set clean.min_char=1")}).startswith(
         "--set clean.min_char=1: there is no setting"
     )
-    table = recipe(tmp_path, "dedupe: {method: exact, max_removed: 0.3}\n")
+    table = recipe(tmp_path, "source: sample\ndedupe: {method: exact, max_removed: 0.3}\n")
     found = load(table, {"dedupe": ("none", "--set dedupe=none")})
     assert (found.dedupe.method, found.dedupe.max_removed) == ("none", 0.3)
 
@@ -158,15 +171,16 @@ def test_sequence_lengths_in_every_spelling() -> None:
         (["128", 256], [(128, None), (256, None)]),
         (["8:.5", {"seq_len": 16, "share": 0.25}], [(8, 0.5), (16, 0.25)]),
     ]:
-        parts = Settings.model_validate({"seq_len": value}).seq_len
+        parts = Settings.model_validate({"source": "sample", "seq_len": value}).seq_len
         assert [(part.seq_len, part.share) for part in parts] == expected
 
 
 def test_a_digest_follows_what_decides_bytes_and_nothing_else(tmp_path: Path) -> None:
-    base = load(None, {})
+    base = load(None, {"source": ("sample", "--source")})
     other_run = load(
         None,
         {
+            "source": ("sample", ""),
             "run.workers": (7, ""),
             "run.memory": ("3GB", ""),
             "run.out": ("elsewhere", ""),
@@ -174,9 +188,9 @@ def test_a_digest_follows_what_decides_bytes_and_nothing_else(tmp_path: Path) ->
         },
     )
     assert digest(base.settings) == digest(other_run.settings)
-    assert base.settings == Settings()
+    assert base.settings == Settings.model_validate({"source": "sample"})
     changed = {
-        digest(load(None, {key: (value, "")}).settings)
+        digest(load(None, {"source": ("sample", ""), key: (value, "")}).settings)
         for key, value in [("seed", 1), ("clean.min_chars", 5), ("shuffle", "none"), ("mix", {"A": 2})]
     }
     assert len(changed | {digest(base.settings)}) == 5
@@ -185,7 +199,12 @@ def test_a_digest_follows_what_decides_bytes_and_nothing_else(tmp_path: Path) ->
 def test_a_recorded_configuration_is_a_recipe(tmp_path: Path) -> None:
     original = load(
         None,
-        {"seq_len": (["64:0.5", "128:0.25"], ""), "dedupe.method": ("exact", ""), "mix": ({"A": 2.0}, "")},
+        {
+            "source": ("sample", ""),
+            "seq_len": (["64:0.5", "128:0.25"], ""),
+            "dedupe.method": ("exact", ""),
+            "mix": ({"A": 2.0}, ""),
+        },
     )
     path, beside = tmp_path / "dataset.json", tmp_path / "provenance.json"
     path.write_text(json.dumps({"format_version": 2, "fingerprint": "0", "configuration": {}}))
