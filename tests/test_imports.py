@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "seeding": set(),
     "fingerprint": set(),
     "splits": set(),
-    "recipe": {"errors", "splits"},
+    "recipe": {"errors", "splits", "entry"},
     "progress": GROUND,
     "tokenizers": {"errors"},
     "cleaning": {"errors", "kernels", "formats", "recipe.validation"},
@@ -41,6 +41,8 @@ MAY_IMPORT = {
     | {"records", "progress", "formats", "sources", "stages", "engine", "pipeline", "tokenizers"},
     "cli": {
         "entry",
+        "splits",
+        "sources.registry",
         "terminal",
         "errors",
         "recipe",
