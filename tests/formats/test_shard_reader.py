@@ -389,7 +389,7 @@ def test_cut_and_flipped_files_do_no_harm(
             (tmp_path / "a.h5").write_bytes(content)
             survive(tmp_path / "a.h5")
         return
-    content = bytearray(data.draw(st.sampled_from(seeds), label="seed"))
+    content = bytearray(seeds[data.draw(st.integers(0, len(seeds) - 1), label="seed")])
     head = st.integers(0, min(2200, len(content) - 1))
     anywhere = st.integers(0, len(content) - 1)
     for position, value in data.draw(

@@ -95,10 +95,12 @@ class Stored:
 
 def read_head(source: ByteSource) -> Stored:
     """Find `data` in an HDF5 file. Raises Damaged or NotPlain."""
-    head, root = read_superblock(source)
-    messages = list(read_messages(head, root, "root group"))
-    address = _find_data(head, messages)
-    return _dataset(head, address, _n_examples(messages))
+    try:
+        head, root = read_superblock(source)
+        messages = list(read_messages(head, root, "root group"))
+        return _dataset(head, _find_data(head, messages), _n_examples(messages))
+    except (struct.error, IndexError):  # a field lies behind the end of its structure
+        raise Damaged("a description in its head is cut off") from None
 
 
 # The root group -----------------------------------------------------------------------------------------------------
@@ -198,7 +200,7 @@ def _n_examples(messages: list[Message]) -> int | None:
             continue
         try:
             dtype = _datatype(parts[1])
-        except (NotPlain, Damaged):
+        except (NotPlain, struct.error):
             return None
         value = message.data[at : at + dtype.itemsize]
         rank = parts[2][1] if len(parts[2]) > 1 else None
