@@ -341,7 +341,7 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
     from btlm_data import export as exporting
     from btlm_data.progress import count
 
-    done = exporting.export(_existing(path), to, out, splits=splits, overwrite=overwrite)  # type: ignore[arg-type]
+    done = exporting.export(_existing(path), to, out, splits=splits, overwrite=overwrite)
     for name, written in done.items():
         for split, part in written.items():
             unit = (

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tokenizers
 
 from btlm_data.errors import ConfigError, DataError, OutputError
-from btlm_data.export import ExportedSplit, Target, export
+from btlm_data.export import ExportedSplit, export
+from btlm_data.export.split import OpenedSplit
+from btlm_data.formats import dataset as dataset_json
 from btlm_data.formats.dataset import sealed
 from btlm_data.pipeline import prepare
 from btlm_data.recipe.models import Recipe
@@ -194,7 +199,7 @@ def test_npy_holds_the_stream_and_its_borders(dataset: Path, tmp_path: Path) -> 
 def test_mds_holds_the_samples_in_shard_order(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("btlm_data.export.MDS_SHARD_BYTES", 1000)
+    monkeypatch.setattr("btlm_data.export.mds.SHARD_BYTES", 1000)
     result = only(export(dataset, "mds", tmp_path / "out"))
     data = planes(dataset)
     whole = (
@@ -217,7 +222,7 @@ def truth_whole(dataset: Path) -> list[range]:
 
 @pytest.mark.parametrize("to", ["megatron", "npy", "mds"])
 def test_the_same_dataset_gives_the_same_bytes_and_export_json_tells_them(
-    plain: Path, tmp_path: Path, to: Target
+    plain: Path, tmp_path: Path, to: str
 ) -> None:
     contents = []
     for name in ("a", "b"):
@@ -252,7 +257,7 @@ def test_what_cannot_be_exported_is_said(plain: Path, corpus: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"no split 'dev'. It has train"):
         export(plain, "npy", tmp_path / "out", splits=["dev"])
     with pytest.raises(ConfigError, match="no export to 'tar'"):
-        export(plain, "tar", tmp_path / "out")  # type: ignore[arg-type]  # as a caller without types would
+        export(plain, "tar", tmp_path / "out")
     with pytest.raises(DataError, match="There is no"):
         export(corpus, "npy", tmp_path / "out")
     manifest = json.loads((plain / "dataset.json").read_bytes())
@@ -293,6 +298,236 @@ def test_a_stream_that_cannot_be_restored_is_an_error(plain: Path, tmp_path: Pat
     (copy / "train" / "documents.parquet").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"documents.parquet cannot be read"):
         export(copy, "megatron", tmp_path / "out")
+
+
+# Interruptions, full disks, and datasets from strangers --------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def two_splits(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(
+        corpus,
+        tmp_path_factory.mktemp("splits") / "shards",
+        holdout={"fraction": 0.4},
+        seq_len=["16:0.6", "32:0.4"],
+    )
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from btlm_data.export import export, mds
+from btlm_data.storage.local import LocalStore
+mds.SHARD_BYTES = 1000
+real, left = LocalStore._make_folders, [int(sys.argv[1])]
+def killed(self, path):  # at the beginning of every write of a file
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), 9)
+    real(self, path)
+LocalStore._make_folders = killed
+export(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+"""
+
+
+@pytest.mark.parametrize("to", ["megatron", "npy", "mds"])
+def test_a_killed_export_continues_with_the_same_command(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setattr("btlm_data.export.mds.SHARD_BYTES", 1000)
+    export(two_splits, to, tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    for count in (0, 1, 2, 5, 9):
+        out = tmp_path / str(count)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(count), str(two_splits), to, str(out)], check=False
+        )
+        assert done.returncode == -9
+        export(two_splits, to, out)
+        assert contents(out) == expected
+
+
+def test_what_an_interrupted_export_finished_is_kept_where_it_is_intact(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished splits are not written again, but for one whose file was damaged meanwhile."""
+    out = tmp_path / "out"
+    export(two_splits, "npy", tmp_path / "whole")
+    real = OpenedSplit.write_stream
+    written: list[str] = []
+
+    def stopped(self: OpenedSplit, *arguments: Any) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(self.shown)
+        real(self, *arguments)
+
+    monkeypatch.setattr(OpenedSplit, "write_stream", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(two_splits, "npy", out)
+    first = [Path(shown).relative_to(two_splits) for shown in written]
+    damaged = out / first[0].parent / f"{'val' if first[0].name == 'validation' else first[0].name}.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-2] + b"!!")
+    written.clear()
+    monkeypatch.setattr(OpenedSplit, "write_stream", real)
+    monkeypatch.setattr(
+        OpenedSplit,
+        "write_stream",
+        lambda self, *arguments: (written.append(self.shown), real(self, *arguments))[1],
+    )
+    export(two_splits, "npy", out)
+    assert len(written) == 2
+    assert written[0] == str(two_splits / first[0])
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_an_unfinished_export_is_replaced_only_when_told(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("btlm_data.export.mds.SHARD_BYTES", 1000)
+    out = tmp_path / "out"
+    killed = [sys.executable, "-c", KILLED, "5", str(plain), "mds", str(out)]
+    assert subprocess.run(killed, check=False).returncode == -9
+    with pytest.raises(
+        OutputError, match=r"an unfinished export of other data, or in another format.*--overwrite"
+    ):
+        export(plain, "npy", out)
+    export(plain, "npy", out, overwrite=True)
+    assert set(contents(out)) == {"export.json", "train.bin", "train.documents.npy"}
+
+
+@pytest.mark.parametrize("to", ["megatron", "npy", "mds"])
+def test_a_disk_that_is_full_is_an_error_and_the_same_command_continues(
+    plain: Path, tmp_path: Path, to: str
+) -> None:
+    """Memory maps of sparse files would be a bus error; here the system refuses to write beyond `limit` bytes."""
+    out = tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        with pytest.raises(OutputError, match="could not be written"):
+            export(plain, to, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    export(plain, to, out)
+    export(plain, to, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    tree = json.loads((folder / "dataset.json").read_bytes())
+    change(tree)
+    (folder / "dataset.json").write_bytes(dataset_json.sealed(tree))
+
+
+def test_nothing_is_written_outside_the_output_folder(plain: Path, two_splits: Path, tmp_path: Path) -> None:
+    """Whatever names a dataset.json has, and through no link."""
+
+    def evil_split(tree: dict[str, Any]) -> None:
+        tree["splits"]["../../../evil"] = tree["splits"].pop("train")
+
+    def evil_set(tree: dict[str, Any]) -> None:
+        tree["sets"][0]["name"] = "../evil"
+
+    for number, (source, change) in enumerate([(plain, evil_split), (two_splits, evil_set)]):
+        copy = tmp_path / str(number) / "shards"
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".work"))
+        shutil.copytree(copy / "msl16" if number else copy, tmp_path / str(number) / "evil")
+        resealed(copy, change)
+        before = contents(tmp_path / str(number))
+        with pytest.raises(DataError, match=r"dataset\.json"):
+            export(copy, "npy", tmp_path / str(number) / "out")
+        assert contents(tmp_path / str(number)) == before
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    out = tmp_path / "linked"
+    out.mkdir()
+    (out / "train").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="is a link"):
+        export(plain, "mds", out)
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_export_json_from_a_stranger_removes_nothing_outside(plain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(plain, "npy", out)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for name in ("../thesis.txt", "/etc/passwd", "a/../../thesis.txt"):
+        told = json.loads((out / "export.json").read_bytes())
+        told["sets"][""]["splits"]["train"]["files"][0]["name"] = name
+        (out / "export.json").write_text(json.dumps(told))
+        with pytest.raises(OutputError, match="what may be replaced is unknown"):
+            export(plain, "npy", out, overwrite=True)
+    (out / "export.json").write_text("[" * 100_000)
+    with pytest.raises(OutputError, match="what may be replaced is unknown"):
+        export(plain, "npy", out, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_of_the_user_in_an_export_is_not_replaced(plain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(plain, "npy", out)
+    (out / "train.idx").write_text("mine")
+    with pytest.raises(OutputError, match=r"train\.idx was not written by an export"):
+        export(plain, "megatron", out, overwrite=True)
+    assert (out / "train.idx").read_text() == "mine"
+    assert (out / "train.bin").exists()
+
+
+def test_two_exports_into_one_folder_at_once(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OpenedSplit.write_stream
+    refused: list[str] = []
+
+    def second(self: OpenedSplit, *arguments: Any) -> None:
+        if not refused:
+            refused.append("")
+            with pytest.raises(OutputError, match="in use by process"):
+                export(plain, "npy", tmp_path / "out")
+        real(self, *arguments)
+
+    monkeypatch.setattr(OpenedSplit, "write_stream", second)
+    export(plain, "npy", tmp_path / "out")
+    assert refused
+    assert (tmp_path / "out" / "export.json").exists()
+
+
+@pytest.mark.parametrize("fault", ["gap", "null", "text", "pipe"])
+def test_a_table_of_documents_from_a_stranger_is_checked(plain: Path, tmp_path: Path, fault: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(plain, copy, ignore=shutil.ignore_patterns(".work"))
+    path = copy / "train" / "documents.parquet"
+    table = pq.read_table(path)
+    offsets = table["stream_offset"].to_pylist()
+    values = {
+        "gap": [*offsets[:-1], offsets[-1] + 2**40],
+        "null": [None, *offsets[1:]],
+        "text": list(map(str, offsets)),
+    }
+    path.unlink()
+    if fault == "pipe":
+        os.mkfifo(path)
+    else:
+        column = pa.array(values[fault])
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("stream_offset"), "stream_offset", column), path
+        )
+    with pytest.raises(DataError, match=r"documents\.parquet"):
+        export(copy, "npy", tmp_path / "out")
+
+
+def test_ids_outside_the_vocabulary_are_no_other_ids(plain: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(plain, copy, ignore=shutil.ignore_patterns(".work"))
+    with h5py.File(copy / "train" / "data-00001.h5", "r+") as file:
+        file["data"][3, 0, 5] = 65_537  # would become 1 as uint16
+    with pytest.raises(DataError, match=r"data-00001\.h5 has an id outside the vocabulary of 50257"):
+        export(copy, "mds", tmp_path / "out")
 
 
 # The libraries the exports are for. Their pins contradict ours (huggingface_hub < 1, numpy < 2.2), so they may live in another
@@ -338,7 +573,7 @@ def by_library(module: str, script: str, argument: Path) -> list[list[int]]:
 def test_mosaicml_streaming_reads_the_mds(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("btlm_data.export.MDS_SHARD_BYTES", 1000)
+    monkeypatch.setattr("btlm_data.export.mds.SHARD_BYTES", 1000)
     export(plain, "mds", tmp_path / "out")
     data = planes(plain)
     expected = data[data[:, 1].all(axis=1), 0].tolist()

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "stages": GROUND | {"cleaning", "formats", "kernels", "records", "sources", "tokenizers"},
     "engine": GROUND | {"formats.receipts", "formats.atomic"},
     "inspection": GROUND | {"formats", "kernels", "tokenizers", "stages", "progress", "pipeline"},
-    "export": GROUND | {"formats", "kernels", "stages", "inspection"},
+    "export": GROUND | {"formats", "storage"},
     "dedupe_curve": GROUND,
     "pipeline": GROUND
     | {"records", "cleaning", "formats", "sources", "stages", "engine", "kernels", "tokenizers"},

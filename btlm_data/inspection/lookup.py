@@ -1,6 +1,6 @@
 """From a sample back to its documents and its text.
 
-A row of the shards is a sample of the stream (through the seeded order of stages/pack.py), a sample is a range of stream
+A row of the shards is a sample of the stream (through the seeded order of formats/shard_formats/order.py), a sample is a range of stream
 positions, and documents.parquet says which document stands at each position: `shards -> stream -> documents -> source file`.
 """
 
@@ -102,8 +102,8 @@ def origins(
         return None
     if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(rows):
         return rows.astype(np.int64)
+    from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import unpermute_index
-    from btlm_data.stages.pack import sample_purpose
 
     salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
     return unpermute_index(rows, num_samples, salt).astype(np.int64)
@@ -118,8 +118,8 @@ def destinations(
         return None
     if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(samples):
         return samples.astype(np.int64)
+    from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import permute_index
-    from btlm_data.stages.pack import sample_purpose
 
     salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
     return permute_index(samples, num_samples, salt).astype(np.int64)
@@ -362,8 +362,8 @@ _NOT_OURS = "packing the documents once more does not give this sample, so they 
 
 def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable) -> list[dict[str, Any]]:
     """The documents of a vsl row, as `_documents` gives them: packed once more from their lengths, as stages/vsl.py packs. Empty if they cannot be told."""
+    from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import pack_documents, unpermute_index
-    from btlm_data.stages.pack import sample_purpose
 
     manifest = opened.manifest
     assert manifest is not None

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import seeding
 from btlm_data.advance import advance
 from btlm_data.fingerprint import digest
 from btlm_data.formats import columns
+from btlm_data.formats.shard_formats.order import destinations, sample_purpose
 from btlm_data.recipe.models import Settings
 from btlm_data.stages.streams import Index, gather
 from btlm_data.task import Counts, Task
@@ -94,11 +94,6 @@ class PackSettings:
         return digest(VERSION, s.shuffle, s.seed, s.tail, s.max_documents_per_sample, self.dtype, self.eos_id)
 
 
-def sample_purpose(seq_len: int, split: str) -> str:
-    """Purpose (seeding.salt) of a split's sample order."""
-    return f"samples/{seq_len}/{split}"
-
-
 def samples_per_file(settings: Settings, seq_len: int) -> int:
     """The option, or about TOKENS_PER_FILE tokens a shard."""
     return settings.shards.samples_per_file or max(1, TOKENS_PER_FILE // seq_len)
@@ -161,20 +156,6 @@ def work(task: Task, settings: PackSettings, work_dir: str) -> Counts:
     )
     advance(stop - start)
     return Counts()
-
-
-def destinations(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Where samples [first, last) of num_samples stand after the shuffle, (last - first,) uint64."""
-    from btlm_data.kernels.packing import permute_index
-
-    return permute_index(np.arange(first, last, dtype=np.uint64), num_samples, seeding.salt(seed, purpose))
-
-
-def origins(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Which samples of the stream stand at places [first, last) after the shuffle: the inverse of `destinations`."""
-    from btlm_data.kernels.packing import unpermute_index
-
-    return unpermute_index(np.arange(first, last, dtype=np.uint64), num_samples, seeding.salt(seed, purpose))
 
 
 def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArray[Any]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from btlm_data.advance import advance
 from btlm_data.fingerprint import digest
+from btlm_data.formats.shard_formats import order
 from btlm_data.formats.shard_formats import writer as shard_files
 from btlm_data.recipe.models import ShardSettings
 from btlm_data.stages import pack
@@ -104,7 +105,7 @@ def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
                 root, task.hints["ranges"], args["number"], args["per_file"], args["samples"]
             )
         else:
-            samples = pack.origins(first, last, args["samples"], s.seed, args["purpose"]).astype(np.int64)
+            samples = order.origins(first, last, args["samples"], s.seed, args["purpose"]).astype(np.int64)
             buckets = [tuple(bucket) for bucket in task.hints["buckets"]]
             rows = gather_samples(
                 root, buckets, samples, length, args["stream"], settings.pack.dtype, settings.pack.eos_id
@@ -114,7 +115,7 @@ def write_samples(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
         short = args["labels"] - (args["samples"] - 1) * length
         if short < length:
             place = int(
-                pack.destinations(
+                order.destinations(
                     args["samples"] - 1, args["samples"], args["samples"], s.seed, args["purpose"]
                 )[0]
             )

@@ -25,9 +25,9 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.formats import columns
+from btlm_data.formats.shard_formats import order as sample_order
 from btlm_data.formats.shard_formats import writer as shard_files
 from btlm_data.kernels.packing import fill_vsl, pack_documents
-from btlm_data.stages import pack
 from btlm_data.stages.pack import PackSettings, SampleSet
 from btlm_data.stages.shard import WriteSettings, file_counts
 from btlm_data.stages.streams import stems
@@ -128,7 +128,7 @@ def write_shard(task: Task, settings: WriteSettings, work_dir: str) -> Counts:
     first, last = args["range"]
     rows = np.arange(first, last, dtype=np.int64)
     if settings.pack.settings.shuffle == "samples":
-        rows = pack.origins(
+        rows = sample_order.origins(
             first, last, args["samples"], settings.pack.settings.seed, args["purpose"]
         ).astype(np.int64)
     pieces = _pieces(root, task.hints["windows"], rows)
