@@ -35,7 +35,7 @@ from btlm_data.fingerprint import digest
 from btlm_data.formats import atomic, dataset, provenance, rejects
 from btlm_data.formats.ledger import STAGES
 from btlm_data.recipe.models import Recipe, Run, Settings
-from btlm_data.records.reader import Fields
+from btlm_data.records.base import ReadOptions
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher, Prefetcher
 from btlm_data.sources.listing import Listing, list_files
@@ -124,10 +124,7 @@ def _stages(context: _Context) -> Prepared:
         backend=settings.tokenizer.backend,
         revision=settings.tokenizer.revision,
     )
-    fields = Fields(
-        listing.fields.get("text_field", settings.source.text_field),
-        listing.fields.get("source_field", settings.source.source_field),
-    )
+    options = read.read_options(settings.source, listing.fields)
     identities = [file.identity for file in listing.files]
     functions = read.filters_fingerprint(settings.clean)
     fingerprint = digest(settings, identities, tokenizer.fingerprint, functions, dataset.FORMAT_VERSION)
@@ -143,7 +140,7 @@ def _stages(context: _Context) -> Prepared:
     if run.stop_after == "acquire":
         return Prepared(context.out, context.work_dir, False, context.stages)
 
-    blocks, lines, lineage, num_rejects, parts, reading = _read(context, listing, tokenizer.spec, fields)
+    blocks, lines, lineage, num_rejects, parts, reading = _read(context, listing, tokenizer.spec, options)
     if run.stop_after == "clean":
         return Prepared(context.out, context.work_dir, False, context.stages, num_rejects)
     fates, clusters, lineage = _dedupe(context, blocks, lineage)
@@ -293,7 +290,7 @@ def _claim(context: _Context, fingerprint: str) -> None:
 def read_settings(
     context_run: Run,
     settings: Settings,
-    fields: Fields,
+    options: ReadOptions,
     tokenizer: TokenizerSpec,
     evaluation: tuple[str, str] | None,
 ) -> read.ReadSettings:
@@ -306,7 +303,7 @@ def read_settings(
     products = read.product_digests(
         settings,
         filters,
-        fields,
+        options,
         tokenizer,
         evaluation[1] if evaluation else None,
         keep_signatures,
@@ -314,7 +311,7 @@ def read_settings(
     )
     return read.ReadSettings(
         settings=settings,
-        fields=fields,
+        options=options,
         tokenizer=tokenizer,
         fetcher=Fetcher.of(context_run),
         filters=filters,
@@ -327,7 +324,7 @@ def read_settings(
 
 
 def _read(
-    context: _Context, listing: Listing, tokenizer: TokenizerSpec, fields: Fields
+    context: _Context, listing: Listing, tokenizer: TokenizerSpec, options: ReadOptions
 ) -> tuple[list[Block], dict[str, int], str, int, list[Task], read.ReadSettings]:
     """Blocks; the line each block's part begins at in its file; lineage; number of rejects; the parts and how they were read."""
     run, settings = context.recipe.run, context.settings
@@ -336,7 +333,7 @@ def _read(
         from btlm_data.stages.decontaminate import prepare_ngrams
 
         evaluation = prepare_ngrams(settings.holdout.decontaminate, context.work_dir)
-    reading = read_settings(run, settings, fields, tokenizer, evaluation)
+    reading = read_settings(run, settings, options, tokenizer, evaluation)
     tasks = read.plan(listing.files, reading)
     step = Step("read", read.VERSION, read.work, tasks, reading, "")
     todo = [task for task in tasks if not is_done(step, task, context.work_dir)]

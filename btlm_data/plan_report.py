@@ -20,7 +20,6 @@ from btlm_data.formats import columns
 from btlm_data.formats.shard_formats import writer as shards
 from btlm_data.progress import amount, duration
 from btlm_data.recipe.models import Recipe
-from btlm_data.records.reader import Fields
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from btlm_data.stages import read
@@ -62,13 +61,10 @@ def measure(recipe: Recipe) -> Plan:
         backend=settings.tokenizer.backend,
         revision=settings.tokenizer.revision,
     )
-    fields = Fields(
-        listing.fields.get("text_field", settings.source.text_field),
-        listing.fields.get("source_field", settings.source.source_field),
-    )
+    options = read.read_options(settings.source, listing.fields)
     pipeline.warm_up(tokenizer)
     Fetcher.of(run).check_room(listing.files)
-    reading = pipeline.read_settings(run, settings, fields, tokenizer.spec, None)
+    reading = pipeline.read_settings(run, settings, options, tokenizer.spec, None)
     out, work_dir = pipeline.folders(run)
     tasks = read.plan(listing.files, reading)
     step = Step("read", read.VERSION, read.work, tasks, reading, "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +17,8 @@ from hypothesis import strategies as st
 from btlm_data.records.formats import classify
 from btlm_data.sources.base import SourceFile
 
-Kind = Literal["none", "gzip", "zstd"]
-ENDINGS: dict[str, str] = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+Kind = Literal["none", "gzip", "zstd", "bzip2", "xz"]
+ENDINGS: dict[str, str] = {"none": "", "gzip": ".gz", "zstd": ".zst", "bzip2": ".bz2", "xz": ".xz"}
 
 # Characters that break careless code: literal special tokens, controls, combining marks, surrogate pairs, separators.
 SPICE = [
@@ -129,15 +131,21 @@ def json_lines(draw: st.DrawFn, max_lines: int = 25) -> bytes:
     return start + b"\n".join(lines) + draw(st.sampled_from([b"", b"\n", b"\n\n"]))
 
 
-def compress(data: bytes, kind: str, parts: int = 1, checksum: bool = False) -> bytes:
-    """`data` in `parts` frames (or gzip members), with a skippable frame between zstd frames."""
+def compress(
+    data: bytes, kind: str, parts: int = 1, checksum: bool = False, first: int | None = None
+) -> bytes:
+    """`data` in `parts` frames (or members), with a skippable frame between zstd frames. first: only that many of them."""
     edges = [len(data) * i // parts for i in range(parts + 1)]
-    pieces = [data[a:b] for a, b in pairwise(edges)]
+    pieces = [data[a:b] for a, b in pairwise(edges)][:first]
     if kind == "gzip":
         return b"".join(gzip.compress(piece, 1, mtime=0) for piece in pieces)
     if kind == "zstd":
         compressor = zstandard.ZstdCompressor(level=1, write_checksum=checksum)
         return b"\x50\x2a\x4d\x18\x03\0\0\0abc".join(compressor.compress(piece) for piece in pieces)
+    if kind == "bzip2":
+        return b"".join(bz2.compress(piece, 1) for piece in pieces)
+    if kind == "xz":
+        return b"".join(lzma.compress(piece, preset=0) for piece in pieces)
     return data
 
 

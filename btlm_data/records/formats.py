@@ -1,29 +1,32 @@
-"""Which record format and which compression a file has, by its name."""
+"""The record formats we read, each in a file of its own; and which one a file has, by its name."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
-Format = Literal["jsonl", "parquet", "txt"]
-Compression = Literal["none", "gzip", "zstd"]
-_FORMATS: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".json": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "txt",
-}
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+from btlm_data.records.base import RecordFormat
+from btlm_data.records.compression import COMPRESSIONS
+from btlm_data.records.json_lines import JSON_LINES
+from btlm_data.records.parquet import PARQUET
+from btlm_data.records.text import TEXT
+
+FORMATS: dict[str, RecordFormat] = {form.name: form for form in (JSON_LINES, PARQUET, TEXT)}
 
 
-def classify(name: str) -> tuple[Format, Compression] | None:
-    """Format and compression from a file name's endings (".jsonl.zst": jsonl, zstd); None: not an input file."""
+def classify(name: str) -> tuple[str, str] | None:
+    """Record format and compression from a file name's endings (".jsonl.zst": jsonl, zstd); None: not an input file."""
     lowered = name.lower()
-    compression: Compression = "none"
-    for ending, kind in _COMPRESSIONS.items():
-        if lowered.endswith(ending):
-            lowered, compression = lowered[: -len(ending)], kind
-    for ending, form in _FORMATS.items():
-        if lowered.endswith(ending) and not (form == "parquet" and compression != "none"):
-            return form, compression
+    compression = "none"
+    for codec in COMPRESSIONS.values():
+        for ending in codec.endings:
+            if compression == "none" and lowered.endswith(ending):
+                lowered, compression = lowered[: -len(ending)], codec.name
+    for form in FORMATS.values():
+        if lowered.endswith(form.endings) and (form.compressible or compression == "none"):
+            return form.name, compression
     return None
+
+
+def endings() -> Sequence[str]:
+    """Every ending of a readable file, without compression."""
+    return [ending for form in FORMATS.values() for ending in form.endings]

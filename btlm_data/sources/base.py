@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from btlm_data.records.formats import Compression, Format
-
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -24,8 +22,8 @@ class SourceFile:
     size: int
     split: str
     version: str
-    format: Format
-    compression: Compression
+    format: str
+    compression: str
     source: str | None = None
     sha256: str | None = None
     text_field: str | None = None  # where this file's records differ from the source's setting

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,10 @@ from btlm_data.cleaning.filters import Filters, plan_filters
 from btlm_data.errors import DataError, InputError
 from btlm_data.fingerprint import digest
 from btlm_data.formats import columns, rejects
-from btlm_data.recipe.models import CleanSettings, Settings
-from btlm_data.records.reader import BATCH_BYTES, Fields, RecordBatch, count_records, read_batches
+from btlm_data.recipe.models import CleanSettings, Settings, SourceSettings
+from btlm_data.records.base import BATCH_BYTES, Fields, ReadOptions, Stretch
+from btlm_data.records.batch import RecordBatch
+from btlm_data.records.reader import count_records, is_divisible, read_batches
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.task import Counts, Task
@@ -71,7 +73,7 @@ class ReadSettings:
     """What the pass needs to know; picklable. Digests decide what is made again (see Products)."""
 
     settings: Settings
-    fields: Fields
+    options: ReadOptions
     tokenizer: TokenizerSpec
     fetcher: Fetcher
     filters: Filters
@@ -82,10 +84,22 @@ class ReadSettings:
     need_sha256: bool = False
 
 
+def read_options(source: SourceSettings, listed: Mapping[str, str]) -> ReadOptions:
+    """How the files of a source are read. listed: fields that the source's registration names, before the settings."""
+    return ReadOptions(
+        Fields(listed.get("text_field", source.text_field), listed.get("source_field", source.source_field)),
+        max_record_bytes=source.max_record_bytes,
+        max_window=source.max_window,
+        encoding=source.encoding,
+        txt=source.txt,
+        text_join=source.text_join,
+    )
+
+
 def product_digests(
     settings: Settings,
     filters: Filters,
-    fields: Fields,
+    options: ReadOptions,
     tokenizer: TokenizerSpec,
     eval_digest: str | None,
     keep_signatures: bool,
@@ -98,10 +112,8 @@ def product_digests(
         VERSION,
         settings.clean,
         filters.fingerprint if filters.entries else None,
-        fields.text,
-        fields.source,
+        asdict(options),
         source.exclude_sources,
-        source.max_record_bytes,
         need_sha256,
     )
     products = {
@@ -126,7 +138,8 @@ def plan(files: Sequence[SourceFile], settings: ReadSettings) -> list[Task]:
     """Parts in source order: the plan depends on names, sizes and --limit only."""
     parts: list[list[Segment]] = []
     group: list[Segment] = []
-    for segments in map(_segments, _limited(files, settings)):
+    for segment in _limited(files, settings):
+        segments = _segments(segment, settings.options)
         small = len(segments) == 1 and segments[0].file.size < GROUP_BYTES
         fits = (
             small
@@ -148,7 +161,7 @@ def plan(files: Sequence[SourceFile], settings: ReadSettings) -> list[Task]:
 
 
 def _task(number: int, part: list[Segment], settings: ReadSettings) -> Task:
-    weight = sum((s.stop or s.file.size) - s.start if s.file.format == "jsonl" else s.file.size for s in part)
+    weight = sum((s.stop or s.file.size) - s.start for s in part)
     return Task(
         id=f"{number:06d}",
         args={"segments": [s.to_json() for s in part], "products": settings.products},
@@ -169,21 +182,14 @@ def _limited(files: Sequence[SourceFile], settings: ReadSettings) -> Iterator[Se
         if remaining == 0:
             continue
         with settings.fetcher.local_copy(file) as path:
-            found, end = count_records(
-                path, file, settings.fields, remaining, settings.settings.source.max_record_bytes
-            )
+            found, end = count_records(path, file, settings.options, remaining)
         left[file.split] -= found
         yield Segment(file, max_line=end if end >= 0 else None)
 
 
-def _segments(whole: Segment) -> list[Segment]:
+def _segments(whole: Segment, options: ReadOptions) -> list[Segment]:
     file = whole.file
-    if (
-        file.format != "jsonl"
-        or file.compression != "none"
-        or whole.max_line is not None
-        or file.size <= PART_BYTES
-    ):
+    if whole.max_line is not None or file.size <= PART_BYTES or not is_divisible(file, options):
         return [whole]
     edges = list(range(0, file.size, PART_BYTES))
     return [Segment(file, start, None if start == edges[-1] else start + PART_BYTES) for start in edges]
@@ -277,22 +283,13 @@ def records(
     block_bytes: int = BATCH_BYTES,
 ) -> Iterator[_Records]:
     """Blocks of about block_bytes; those of small files are put together."""
-    max_record_bytes = settings.settings.source.max_record_bytes
     found, held = _Records(), 0
     for index, segment in enumerate(segments):
         with settings.fetcher.local_copy(segment.file) as path:
-            for block in read_batches(
-                path,
-                segment.file,
-                settings.fields,
-                segment.start,
-                segment.stop,
-                resume,
-                max_record_bytes,
-                block_bytes,
-            ):
+            stretch = Stretch(segment.start, segment.stop, *resume)
+            for block in read_batches(path, segment.file, settings.options, stretch, block_bytes):
                 if segment.max_line is not None:
-                    _keep_lines_before(block, segment.max_line)
+                    block.keep_lines_before(segment.max_line)
                 found.take(block, index)
                 held += sum(map(len, block.texts))
                 if len(segments) == 1 or held >= block_bytes:
@@ -302,14 +299,6 @@ def records(
                     break
     if found.block.num_records:
         yield found
-
-
-def _keep_lines_before(block: RecordBatch, max_line: int) -> None:
-    """Forget what lies at or behind `max_line` (--limit)."""
-    count = sum(line < max_line for line in block.lines)
-    del block.texts[count:], block.sources[count:], block.lines[count:], block.offsets[count:]
-    block.rejects = [reject for reject in block.rejects if reject.line < max_line]
-    block.final = block.final or block.num_lines >= max_line
 
 
 def _finished(root: Path, stem: str, wanted: dict[str, str]) -> dict[str, Any] | None:

@@ -16,8 +16,11 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from btlm_data.records import reader
-from btlm_data.records.reader import Fields, RecordBatch, RecordDecoder, Reject, count_records, read_batches
+from btlm_data.records import stream
+from btlm_data.records.base import WHOLE, Fields, ReadOptions, ReadRequest, Stretch
+from btlm_data.records.batch import RecordBatch, Reject
+from btlm_data.records.json_decoder import RecordDecoder
+from btlm_data.records.reader import count_records, read_batches
 from btlm_data.sources.base import SourceFile
 from tests.reference import documents as reference
 from tests.strategies import (
@@ -33,6 +36,27 @@ from tests.strategies import (
 )
 
 LIMIT = 2**40
+
+
+def read(
+    path: Path,
+    file: SourceFile,
+    fields: Fields = Fields(),  # noqa: B008
+    start: int = 0,
+    stop: int | None = None,
+    skip: tuple[int, int] = (0, 0),
+    max_record_bytes: int = 512 * 2**20,
+    batch_bytes: int = 16 * 2**20,
+    **options: Any,
+) -> Iterator[RecordBatch]:
+    """Batches, from plain arguments."""
+    chosen = ReadOptions(fields, max_record_bytes, **options)
+    return read_batches(path, file, chosen, Stretch(start, stop, *skip), batch_bytes)
+
+
+def decoder_of(fields: Fields) -> RecordDecoder:
+    file = SourceFile("a.jsonl", "a.jsonl", 0, "train", "v", "jsonl", "none")
+    return RecordDecoder(ReadRequest(Path("a.jsonl"), file, ReadOptions(fields), WHOLE))
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +110,8 @@ def test_blocks_of_any_size_give_what_the_plain_reader_gives(
 ) -> None:
     path, file = write(scratch, compress(data, kind, parts), f"a.jsonl{ENDINGS[kind]}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "_READ_BYTES", read_bytes)
-        blocks = list(read_batches(path, file, Fields(), max_record_bytes=max_bytes, batch_bytes=batch_bytes))
+        patch.setattr(stream, "PIECE_BYTES", read_bytes)
+        blocks = list(read(path, file, Fields(), max_record_bytes=max_bytes, batch_bytes=batch_bytes))
     assert collect(iter(blocks)) == reference.read(data, max_bytes=max_bytes)
     assert not blocks or blocks[-1].end == len(data)
     if data.startswith(b"\xef\xbb\xbf"):
@@ -110,9 +134,7 @@ def test_byte_ranges_cover_a_file_exactly_once(
     base = 0
     for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
         blocks = list(
-            read_batches(
-                path, file, Fields(), start, stop, max_record_bytes=max_bytes, batch_bytes=batch_bytes
-            )
+            read(path, file, Fields(), start, stop, max_record_bytes=max_bytes, batch_bytes=batch_bytes)
         )
         for record in collect(iter(blocks)):
             fields = {**record.__dict__, "line": record.line + base}
@@ -135,11 +157,11 @@ def test_reading_resumes_at_every_block_border(
     path, file = write(scratch, compress(data, kind), f"a.jsonl{ENDINGS[kind]}")
     begin = start if kind == "none" and start < len(data) else 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "_READ_BYTES", read_bytes)
-        whole = list(read_batches(path, file, Fields(), begin, None, batch_bytes=batch_bytes))
+        patch.setattr(stream, "PIECE_BYTES", read_bytes)
+        whole = list(read(path, file, Fields(), begin, None, batch_bytes=batch_bytes))
         for done in range(1, len(whole) + 1):
             skip = (whole[done - 1].end, whole[done - 1].num_lines)
-            rest = list(read_batches(path, file, Fields(), begin, None, skip, batch_bytes=batch_bytes))
+            rest = list(read(path, file, Fields(), begin, None, skip, batch_bytes=batch_bytes))
             assert rest == whole[done:]
 
 
@@ -153,15 +175,15 @@ def test_a_record_fares_the_same_alone_and_beside_a_bad_one(
 ) -> None:
     fields = Fields(text, source)
     path, file = write(scratch, line + b"\n")
-    alone = collect(read_batches(path, file, fields))
+    alone = collect(read(path, file, fields))
     path, file = write(scratch, line + b"\n nonsense \n")
     assert [
-        record for record in collect(read_batches(path, file, fields)) if record.line <= line.count(b"\n")
+        record for record in collect(read(path, file, fields)) if record.line <= line.count(b"\n")
     ] == alone
 
 
 def test_the_fast_path_takes_all_that_is_plainly_good() -> None:
-    decoder = RecordDecoder(Fields("doc.body", "doc.from.name"), None)
+    decoder = decoder_of(Fields("doc.body", "doc.from.name"))
     lines = [
         b'{"doc": {"body": "a", "from": {"name": "A"}}}\n',
         b'{"doc": {"from": null, "body": "b"}, "x": [1]}\n',
@@ -174,12 +196,12 @@ def test_the_fast_path_takes_all_that_is_plainly_good() -> None:
 def test_a_files_own_text_field_and_source_win(tmp_path: Path) -> None:
     path, file = write(tmp_path, b'{"text": "no", "content": "yes", "meta": {"redpajama_set_name": "A"}}\n')
     other = SourceFile(**{**file.to_json(), "source": "Place", "text_field": "content"})
-    assert collect(read_batches(path, other, Fields())) == [reference.Document("yes", "Place", 0, 0)]
+    assert collect(read(path, other, Fields())) == [reference.Document("yes", "Place", 0, 0)]
 
 
 def test_a_text_field_above_the_source_field_is_still_read(tmp_path: Path) -> None:
     path, file = write(tmp_path, b'{"text": "yes"}\n')
-    assert collect(read_batches(path, file, Fields("text", "text.name"))) == [
+    assert collect(read(path, file, Fields("text", "text.name"))) == [
         reference.Document("yes", "unnamed", 0, 0)
     ]
 
@@ -207,7 +229,7 @@ def test_a_bad_record_has_its_reason_place_and_detail_and_costs_no_neighbour(
     good = b'{"text": "good"}\n'
     path, file = write(tmp_path, good + line + b"\r\n" + good)
     for batch_bytes in (10, 1000, 2**20):
-        blocks = list(read_batches(path, file, Fields(), max_record_bytes=150_000, batch_bytes=batch_bytes))
+        blocks = list(read(path, file, Fields(), max_record_bytes=150_000, batch_bytes=batch_bytes))
         (reject,) = rejects(iter(blocks))
         assert (reject.line, reject.offset, reject.reason, reject.num_bytes) == (
             1,
@@ -239,7 +261,7 @@ def test_a_cut_file_keeps_what_comes_before_the_cut(
 ) -> None:
     stored = compress(lines, kind, parts=3)
     path, file = write(tmp_path, stored[: int(len(stored) * share)], f"a.jsonl{ENDINGS[kind]}")
-    blocks = list(read_batches(path, file, Fields(), batch_bytes=2**18))
+    blocks = list(read(path, file, Fields(), batch_bytes=2**18))
     (reject,) = rejects(iter(blocks))
     assert reject.reason == "truncated_file"
     assert blocks[-1].final
@@ -248,39 +270,39 @@ def test_a_cut_file_keeps_what_comes_before_the_cut(
     assert len(texts) > 20_000 * share - 2_000  # at most one read of 128 KiB, about 1,500 lines, is lost
     for done in range(1, len(blocks)):
         skip = (blocks[done - 1].end, blocks[done - 1].num_lines)
-        assert list(read_batches(path, file, Fields(), skip=skip, batch_bytes=2**18)) == blocks[done:]
+        assert list(read(path, file, Fields(), skip=skip, batch_bytes=2**18)) == blocks[done:]
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_a_flipped_bit_is_met_and_the_same_wherever_reading_resumes(
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "bzip2", "xz"])
+def test_a_flipped_bit_costs_its_own_member_and_is_the_same_wherever_reading_resumes(
     tmp_path: Path, lines: bytes, kind: str
 ) -> None:
-    stored = bytearray(compress(lines, kind, parts=4, checksum=True))
-    expected = [json.loads(line)["text"] for line in lines.splitlines()]
-    met, positions = 0, range(len(stored) // 7, len(stored), len(stored) // 7)
-    for position in positions:
-        flipped = bytearray(stored)
+    parts, whole = 4, compress(lines, kind, parts=4, checksum=True)
+    members = [0, *(len(compress(lines, kind, parts, checksum=True, first=n)) for n in range(1, parts + 1))]
+    edges = [len(lines) * i // parts for i in range(parts + 1)]
+    for position in range(len(whole) // 7, len(whole), len(whole) // 7):
+        flipped = bytearray(whole)
         flipped[position] ^= 0x10
         path, file = write(tmp_path, bytes(flipped), f"a.jsonl{ENDINGS[kind]}")
-        blocks = list(read_batches(path, file, Fields(), batch_bytes=300_000))
-        found = rejects(iter(blocks))
-        met += bool(found) and found[-1].reason in ("corrupt_file", "truncated_file")
-        if found:
-            assert blocks[-1].final == (found[-1].reason in ("corrupt_file", "truncated_file"))
-        texts = [text for block in blocks for text in block.texts]
-        assert len(texts) > 1000
-        assert texts[:1000] == expected[:1000]
+        blocks = list(read(path, file, Fields(), batch_bytes=300_000))
+        assert any(reject.is_of_file for reject in rejects(iter(blocks)))
+        texts = {text for block in blocks for text in block.texts}
+        hit = next(n for n in range(parts) if position < members[n + 1])
+        for number in set(range(parts)) - {hit}:
+            inside = lines[edges[number] : edges[number + 1]]
+            if number:
+                inside = inside[inside.index(b"\n") + 1 :]
+            assert {json.loads(line)["text"] for line in inside.splitlines()[:-1]} <= texts
         for done in range(1, len(blocks)):
             skip = (blocks[done - 1].end, blocks[done - 1].num_lines)
-            assert list(read_batches(path, file, Fields(), skip=skip, batch_bytes=300_000)) == blocks[done:]
-    assert met == len(positions)
+            assert list(read(path, file, Fields(), skip=skip, batch_bytes=300_000)) == blocks[done:]
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize("junk", [b"JUNK" * 10, b"\0" * 7])
 def test_bytes_behind_the_last_frame(tmp_path: Path, kind: str, junk: bytes) -> None:
     path, file = write(tmp_path, compress(b'{"text": "a"}\n', kind) + junk, f"a.jsonl{ENDINGS[kind]}")
-    blocks = list(read_batches(path, file, Fields()))
+    blocks = list(read(path, file, Fields()))
     padded = kind == "gzip" and not any(junk)  # gzip files may be padded with zeros, as tapes did
     assert [r.reason for r in rejects(iter(blocks))] == ([] if padded else ["corrupt_file"])
 
@@ -288,17 +310,17 @@ def test_bytes_behind_the_last_frame(tmp_path: Path, kind: str, junk: bytes) -> 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt", "a.txt.gz", "a.txt.zst"])
 def test_an_empty_file_has_no_record(tmp_path: Path, name: str) -> None:
     path, file = write(tmp_path, b"", name)
-    assert list(read_batches(path, file, Fields())) == []
+    assert list(read(path, file, Fields())) == []
     kind = file.compression
     if kind != "none":
         path, file = write(tmp_path, compress(b"", kind), name)
-        assert list(read_batches(path, file, Fields())) == []
+        assert list(read(path, file, Fields())) == []
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt.gz", "a.txt.zst"])
 def test_what_is_not_what_its_name_says_is_one_reject(tmp_path: Path, name: str) -> None:
     path, file = write(tmp_path, b'{"text": "plain"}\n', name)
-    (reject,) = rejects(read_batches(path, file, Fields()))
+    (reject,) = rejects(read(path, file, Fields()))
     assert reject.reason in ("corrupt_file", "truncated_file")
 
 
@@ -306,9 +328,9 @@ def test_what_is_not_what_its_name_says_is_one_reject(tmp_path: Path, name: str)
 def test_a_file_that_went_away_or_is_a_folder_is_unreadable(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     file = source_file(path)
-    assert [r.reason for r in rejects(read_batches(path, file, Fields()))] == ["unreadable_file"]
+    assert [r.reason for r in rejects(read(path, file, Fields()))] == ["unreadable_file"]
     path.mkdir()
-    assert next(r.reason for r in rejects(read_batches(path, file, Fields()))) in (
+    assert next(r.reason for r in rejects(read(path, file, Fields()))) in (
         "unreadable_file",
         "corrupt_file",
     )
@@ -321,19 +343,31 @@ def test_damage_inside_an_over_long_line_is_counted_too(tmp_path: Path) -> None:
         block += 3 + (int.from_bytes(stored[block : block + 3], "little") >> 3)
     stored[block] |= 6  # the sixth block is of the reserved type
     path, file = write(tmp_path, bytes(stored), "a.jsonl.zst")
-    found = rejects(read_batches(path, file, Fields(), max_record_bytes=1000, batch_bytes=1000))
+    found = rejects(read(path, file, Fields(), max_record_bytes=1000, batch_bytes=1000))
     assert found[0].reason == "record_too_large"
     assert found[-1].reason in ("corrupt_file", "truncated_file")
 
 
-def test_a_window_above_what_zstd_accepts_is_refused(tmp_path: Path) -> None:
-    parameters = zstandard.ZstdCompressionParameters(window_log=28, compression_level=1)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    stored = compressor.compress(b'{"text": "a"}\n') + compressor.flush()
-    path, file = write(tmp_path, stored, "a.jsonl.zst")
-    (reject,) = rejects(read_batches(path, file, Fields()))
-    assert reject.reason == "corrupt_file"
-    assert "memory" in reject.detail or "window" in reject.detail
+def test_a_large_window_is_refused_by_name_unless_the_content_is_small(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=31, compression_level=1, enable_ldm=True)
+
+    def long(data: bytes) -> bytes:
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        return compressor.compress(data) + compressor.flush()
+
+    small, large = b'{"text": "a"}\n', b'{"text": "' + os.urandom(2**21).hex().encode() + b'"}\n'
+    path, file = write(tmp_path, long(small), "a.jsonl.zst")
+    assert collect(read(path, file)) == [reference.Document("a", "unnamed", 0, 0)]
+    path, file = write(
+        tmp_path, compress(small, "zstd") + long(large) + compress(small, "zstd"), "a.jsonl.zst"
+    )
+    batches = list(read(path, file, max_window=2**20))
+    assert [text for batch in batches for text in batch.texts] == ["a", "a"]
+    (reject,) = rejects(iter(batches))
+    assert reject.reason == "window_too_large"
+    assert "set source.max_window to" in reject.detail
+    assert "4 MiB" in reject.detail
+    assert sum(len(batch.texts) for batch in read(path, file, max_window=2**23)) == 3
 
 
 # Bounded memory ----------------------------------------------------------------------------------------------------
@@ -342,12 +376,13 @@ _MEASURE = """
 import resource, sys
 from pathlib import Path
 import msgspec, zstandard, isal.igzip
-from btlm_data.records.reader import Fields, read_batches
+from btlm_data.records.base import ReadOptions
+from btlm_data.records.reader import read_batches
 from btlm_data.sources.base import SourceFile
 path, form, kind, most = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
 file = SourceFile("a", str(path), path.stat().st_size, "train", "v", form, kind)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for block in read_batches(path, file, Fields(), max_record_bytes=most):
+for block in read_batches(path, file, ReadOptions(max_record_bytes=most)):
     print(block.num_records, *{reject.reason for reject in block.rejects})
     del block
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, file=sys.stderr)
@@ -388,7 +423,9 @@ def test_a_byte_range_inside_one_enormous_line_takes_no_more_memory(tmp_path: Pa
     path = tmp_path / "a.jsonl"
     with path.open("wb") as out:
         out.truncate(300 * 2**20)  # zeros, without a newline
-    code = _MEASURE.replace("max_record_bytes=most", "max_record_bytes=most, start=1000, stop=2**40")
+    code = _MEASURE.replace("most)):", "most), Stretch(1000, 2**40)):").replace(
+        "import ReadOptions", "import ReadOptions, Stretch"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(path), "jsonl", "none", "1000"],
         capture_output=True,
@@ -406,26 +443,31 @@ def test_a_byte_range_inside_one_enormous_line_takes_no_more_memory(tmp_path: Pa
 def test_a_text_file_is_one_document(tmp_path: Path, kind: str) -> None:
     text = "First line.\r\n\nΔεύτερη γραμμή \u2028 end"
     path, file = write(tmp_path, compress(b"\xef\xbb\xbf" + text.encode(), kind, 2), f"a.txt{ENDINGS[kind]}")
-    assert collect(read_batches(path, file, Fields())) == [reference.Document(text, "unnamed", 0, 0)]
+    assert collect(read(path, file, Fields())) == [reference.Document(text, "unnamed", 0, 0)]
     path, file = write(tmp_path, compress(text.encode("utf-16"), kind), f"a.txt{ENDINGS[kind]}")
-    assert [r.reason for r in rejects(read_batches(path, file, Fields()))] == ["invalid_utf8"]
+    (reject,) = rejects(read(path, file, Fields()))
+    assert reject.reason == "wrong_encoding"
+    assert "set source.encoding to utf-16" in reject.detail
+    assert collect(read(path, file, encoding="utf-16")) == [reference.Document(text, "unnamed", 0, 0)]
+    path, file = write(tmp_path, compress("é".encode("latin-1"), kind), f"a.txt{ENDINGS[kind]}")
+    assert [r.reason for r in rejects(read(path, file, Fields()))] == ["invalid_utf8"]
     path, file = write(tmp_path, compress(b"x" * 2000, kind), f"a.txt{ENDINGS[kind]}")
-    assert [r.reason for r in rejects(read_batches(path, file, Fields(), max_record_bytes=1999))] == [
+    assert [r.reason for r in rejects(read(path, file, Fields(), max_record_bytes=1999))] == [
         "record_too_large"
     ]
     if kind != "none":
         path, file = write(
             tmp_path, compress(os.urandom(5000).hex().encode(), kind)[:-7], f"a.txt{ENDINGS[kind]}"
         )
-        assert [r.reason for r in rejects(read_batches(path, file, Fields()))] == ["truncated_file"]
+        assert [r.reason for r in rejects(read(path, file, Fields()))] == ["truncated_file"]
 
 
 def test_two_hundred_thousand_zero_width_characters_are_a_document(tmp_path: Path) -> None:
     text = "\u200b\u200d\ufeff\u2060" * 50_000
     path, file = write(tmp_path, corpus_line(text))
-    assert collect(read_batches(path, file, Fields())) == [reference.Document(text, "unnamed", 0, 0)]
+    assert collect(read(path, file, Fields())) == [reference.Document(text, "unnamed", 0, 0)]
     path, file = write(tmp_path, text.encode(), "a.txt")
-    assert collect(read_batches(path, file, Fields())) == [reference.Document(text, "unnamed", 0, 0)]
+    assert collect(read(path, file, Fields())) == [reference.Document(text, "unnamed", 0, 0)]
 
 
 # Parquet -----------------------------------------------------------------------------------------------------------
@@ -467,8 +509,8 @@ def test_parquet_strings_of_every_kind(tmp_path: Path, make: Callable[[list[str 
         reference.Document("five", "B", 4, 4),
     ]
     for batch_bytes in (1, 8, 2**20):
-        assert collect(read_batches(path, file, Fields(), batch_bytes=batch_bytes)) == expected
-    ranges = [collect(read_batches(path, file, Fields(), start, start + 1)) for start in range(3)]
+        assert collect(read(path, file, Fields(), batch_bytes=batch_bytes)) == expected
+    ranges = [collect(read(path, file, Fields(), start, start + 1)) for start in range(3)]
     assert [record.offset for part in ranges for record in part] == [0, 1, 2, 3, 4]  # rows of the file
     assert [record.line for record in ranges[1]] == [0, 1]  # rows of the stretch
 
@@ -476,26 +518,27 @@ def test_parquet_strings_of_every_kind(tmp_path: Path, make: Callable[[list[str 
 def test_parquet_nested_missing_and_wrong_columns(tmp_path: Path) -> None:
     rows = [{"body": {"text": "in"}}, {"body": {"text": None}}, {"body": None}]
     path, file = parquet(tmp_path, pa.table({"doc": rows}))
-    found = collect(read_batches(path, file, Fields("doc.body.text", "doc.from")))
+    found = collect(read(path, file, Fields("doc.body.text", "doc.from")))
     assert found[0] == reference.Document("in", "unnamed", 0, 0)
     assert [r.reason for r in found[1:] if isinstance(r, reference.Bad)] == ["null_text", "missing_text"]
     path, file = parquet(tmp_path, pa.table({"text": [1, 2], "other": ["a", "b"]}))
-    assert [r.reason for r in rejects(read_batches(path, file, Fields()))] == ["text_not_a_string"] * 2
-    found_rejects = rejects(read_batches(path, file, Fields("body")))
+    assert [r.reason for r in rejects(read(path, file, Fields()))] == ["text_not_a_string"] * 2
+    found_rejects = rejects(read(path, file, Fields("body")))
     assert [(r.reason, r.line) for r in found_rejects] == [("missing_text", 0), ("missing_text", 1)]
     assert "found 'text', 'other'" in found_rejects[0].detail
     path, file = parquet(tmp_path, pa.table({"text": pa.array([], pa.string())}))
-    assert list(read_batches(path, file, Fields())) == []
+    assert list(read(path, file, Fields())) == []
     path, file = parquet(tmp_path, pa.table({"text": ["x" * 50, "é" * 30, "short"]}))
-    assert [
-        (r.line, r.num_bytes) for r in rejects(read_batches(path, file, Fields(), max_record_bytes=49))
-    ] == [(0, 50), (1, 60)]
+    assert [(r.line, r.num_bytes) for r in rejects(read(path, file, Fields(), max_record_bytes=49))] == [
+        (0, 50),
+        (1, 60),
+    ]
 
 
 def test_one_undecodable_string_in_parquet_costs_only_itself(tmp_path: Path) -> None:
     raw = pa.array([b"good", b"\xff bad", b"good too"], pa.binary()).view(pa.string())
     path, file = parquet(tmp_path, pa.table({"text": raw}))
-    found = collect(read_batches(path, file, Fields()))
+    found = collect(read(path, file, Fields()))
     assert found == [
         reference.Document("good", "unnamed", 0, 0),
         reference.Bad(1, 1, "invalid_utf8", 0),
@@ -505,9 +548,9 @@ def test_one_undecodable_string_in_parquet_costs_only_itself(tmp_path: Path) -> 
 
 def test_a_missing_column_of_a_long_file_comes_in_pieces(tmp_path: Path) -> None:
     path, file = parquet(tmp_path, pa.table({"other": range(150_000)}))
-    blocks = list(read_batches(path, file, Fields()))
+    blocks = list(read(path, file, Fields()))
     assert [block.num_records for block in blocks] == [65536, 65536, 150_000 - 2 * 65536]
-    assert list(read_batches(path, file, Fields(), skip=(blocks[0].end, blocks[0].num_lines))) == blocks[1:]
+    assert list(read(path, file, Fields(), skip=(blocks[0].end, blocks[0].num_lines))) == blocks[1:]
 
 
 def test_parquet_resumes_at_every_block_border(tmp_path: Path) -> None:
@@ -515,13 +558,11 @@ def test_parquet_resumes_at_every_block_border(tmp_path: Path) -> None:
         tmp_path, pa.table({"text": [f"text {i} " * (i % 7) for i in range(300)]}), row_group_size=70
     )
     for start in (0, 2):
-        whole = list(read_batches(path, file, Fields(), start, None, batch_bytes=500))
+        whole = list(read(path, file, Fields(), start, None, batch_bytes=500))
         assert len(whole) > 5
         for done in range(1, len(whole)):
             skip = (whole[done - 1].end, whole[done - 1].num_lines)
-            assert (
-                list(read_batches(path, file, Fields(), start, None, skip, batch_bytes=500)) == whole[done:]
-            )
+            assert list(read(path, file, Fields(), start, None, skip, batch_bytes=500)) == whole[done:]
 
 
 def test_flipped_and_cut_parquet_never_raises(tmp_path: Path) -> None:
@@ -531,10 +572,10 @@ def test_flipped_and_cut_parquet_never_raises(tmp_path: Path) -> None:
     damaged = 0
     for position in range(0, len(stored), len(stored) // 60):
         path.write_bytes(stored[:position] + bytes([stored[position] ^ 0x55]) + stored[position + 1 :])
-        blocks = list(read_batches(path, file, Fields(), batch_bytes=1000))
+        blocks = list(read(path, file, Fields(), batch_bytes=1000))
         damaged += any(r.reason == "corrupt_file" for r in rejects(iter(blocks)))
         path.write_bytes(stored[:position])
-        assert [r.reason for r in rejects(read_batches(path, file, Fields()))] == ["corrupt_file"]
+        assert [r.reason for r in rejects(read(path, file, Fields()))] == ["corrupt_file"]
     assert damaged > 0
 
 
@@ -548,13 +589,13 @@ def test_counting_stops_at_the_line_after_the_last_record_wanted(
 ) -> None:
     path, file = write(scratch, data)
     records = reference.read(data)
-    found, end = count_records(path, file, Fields(), limit, LIMIT)
+    found, end = count_records(path, file, ReadOptions(), limit)
     assert found == min(limit, len(records))
     assert end == (records[limit - 1].line + 1 if len(records) >= limit else -1)
 
 
 def test_a_frame_without_its_size_is_read(tmp_path: Path) -> None:
     path, file = write(tmp_path, zstd_stream(b'{"text": "a"}\n'), "a.jsonl.zst")
-    assert collect(read_batches(path, file, Fields())) == [reference.Document("a", "unnamed", 0, 0)]
+    assert collect(read(path, file, Fields())) == [reference.Document("a", "unnamed", 0, 0)]
     path, file = write(tmp_path, gzip.compress(b'{"text": "a"}'), "a.jsonl.gz")
-    assert collect(read_batches(path, file, Fields())) == [reference.Document("a", "unnamed", 0, 0)]
+    assert collect(read(path, file, Fields())) == [reference.Document("a", "unnamed", 0, 0)]

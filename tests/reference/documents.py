@@ -41,17 +41,8 @@ def read(
         size = len(line) + (number < len(lines) - 1)
         if size > max_bytes:
             found.append(Bad(number, offset, "record_too_large", size))
-        elif line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b"").strip():
-            found.append(
-                _record(
-                    line.removeprefix(b"\xef\xbb\xbf" if offset == 0 else b""),
-                    number,
-                    offset,
-                    size,
-                    text_field,
-                    source_field,
-                )
-            )
+        elif (record := line.removeprefix(b"\xef\xbb\xbf")).strip():
+            found.append(_record(record, number, offset, size, text_field, source_field))
         offset += size
     return found
 

@@ -1,0 +1,147 @@
+"""How much memory reading a column of a parquet file can take, learned from its page headers.
+
+A few kB of parquet can stand for gigabytes: a page names the size it decompresses to; a dictionary page holds each value once, however
+many rows name it; DELTA_BYTE_ARRAY stores of each value only what differs from the one before. The reader uses exactly the
+sizes in the page headers, so reading the headers first tells what to expect.
+
+Source: parquet-format, parquet.thrift (PageHeader: 1 type, 2 uncompressed_page_size, 3 compressed_page_size); Thrift
+compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+_DICTIONARY_PAGE = 2
+_HEADER_BYTES = 2**12  # most headers are below 100 bytes; statistics of long values make some longer
+_MAX_HEADER_BYTES = 2**24
+_MAX_DEPTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnBounds:
+    """Of one column of one row group, in bytes. page: the largest page; value: the longest that one value can be, where values are shared.
+
+    value is 0 where no value takes more memory than its share of a page.
+    """
+
+    page: int
+    value: int
+
+
+UNKNOWN = ColumnBounds(0, 2**62)
+
+
+def column_bounds(file: BinaryIO, column: Any) -> ColumnBounds:
+    """The bounds of a column chunk (pyarrow's ColumnChunkMetaData); UNKNOWN where its pages cannot be followed."""
+    start = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset is not None:
+        start = min(start, column.dictionary_page_offset)
+    end = start + column.total_compressed_size
+    largest, dictionary, position = 0, 0, start
+    while position < end:
+        header = _page_header(file, position, min(_MAX_HEADER_BYTES, end - position))
+        if header is None:
+            return UNKNOWN
+        length, kind, uncompressed, compressed = header
+        if compressed < 0 or uncompressed < 0:
+            return UNKNOWN
+        largest = max(largest, uncompressed)
+        if kind == _DICTIONARY_PAGE:
+            dictionary = max(dictionary, uncompressed)
+        position += length + compressed
+    prefixed = any("DELTA_BYTE_ARRAY" in encoding for encoding in column.encodings)
+    return ColumnBounds(largest, largest if prefixed else dictionary)
+
+
+def _page_header(file: BinaryIO, position: int, most: int) -> tuple[int, int, int, int] | None:
+    """(length of the header, page type, uncompressed size, compressed size) of the page at `position`."""
+    wanted = min(_HEADER_BYTES, most)
+    while True:
+        file.seek(position)
+        data = file.read(wanted)
+        try:
+            values, length = _Compact(data).page_header()
+        except IndexError:
+            if len(data) < wanted or wanted >= most:
+                return None
+            wanted = min(wanted * 16, most)
+            continue
+        except ValueError:
+            return None
+        if not {1, 2, 3} <= values.keys():
+            return None
+        return length, values[1], values[2], values[3]
+
+
+class _Compact:
+    """Reads Thrift's compact protocol. IndexError: the data end too early; ValueError: they are something else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._position = data, 0
+
+    def page_header(self) -> tuple[dict[int, int], int]:
+        """The integer fields of the struct, and its length."""
+        values: dict[int, int] = {}
+        for number, kind in self._fields():
+            if kind in (4, 5, 6):
+                values[number] = self._zigzag()
+            else:
+                self._skip(kind, 0)
+        return values, self._position
+
+    def _fields(self) -> Any:
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._zigzag()
+            yield number, head & 15
+
+    def _byte(self) -> int:
+        value = self._data[self._position]
+        self._position += 1
+        return value
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number of more than 64 bits")
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def _advance(self, count: int) -> None:
+        if count > len(self._data) - self._position:
+            raise IndexError
+        self._position += count
+
+    def _skip(self, kind: int, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        if kind in (1, 2):
+            return
+        if kind == 3:
+            self._advance(1)
+        elif kind in (4, 5, 6):
+            self._varint()
+        elif kind == 7:
+            self._advance(8)
+        elif kind == 8:
+            self._advance(self._varint())
+        elif kind in (9, 10):
+            head = self._byte()
+            count = head >> 4 if head >> 4 < 15 else self._varint()
+            for _ in range(count):
+                self._skip(3 if head & 15 in (1, 2) else head & 15, depth + 1)
+        elif kind == 12:
+            for _, inner in self._fields():
+                self._skip(inner, depth + 1)
+        else:
+            raise ValueError(f"type {kind} does not occur in a page header")
