@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from btlm_data import entry, terminal
-from btlm_data.errors import InputError, Interrupted
+from btlm_data.errors import ConfigError, InputError, Interrupted
 from btlm_data.splits import SPLITS
 
 if TYPE_CHECKING:
     from btlm_data.recipe.models import Recipe
 
 
+_LEAST_ADDRESS_SPACE = 1_000_000_000  # below it, numba and OpenBLAS end the process without an exception
 _MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
 
 
@@ -178,10 +179,31 @@ def _prepare(
         _execute(recipe, as_json)
 
 
-def _plan(recipe: Recipe, as_json: bool) -> None:
+def _load_kernels() -> None:
+    """Import what is compiled. Raises ConfigError where the shell's memory limit would make it crash instead of fail."""
+    limit = _address_space()
+    if limit is not None and limit < _LEAST_ADDRESS_SPACE:
+        raise ConfigError(
+            f"The shell allows each process {limit // 10**6:,} MB of memory (ulimit -v), and this program needs "
+            f"{_LEAST_ADDRESS_SPACE // 10**6:,} MB at least. Raise the limit, for example with ulimit -v unlimited."
+        )
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that this process may use; None without a limit."""
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _plan(recipe: Recipe, as_json: bool) -> None:
+    _load_kernels()
     from btlm_data import plan_report
 
     plan = plan_report.measure(recipe)
@@ -192,9 +214,7 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
 
 
 def _execute(recipe: Recipe, as_json: bool) -> None:
-    from btlm_data.kernels import load_numba_without_scipy
-
-    load_numba_without_scipy()
+    _load_kernels()
     from btlm_data import pipeline
     from btlm_data.inspection import outcome
     from btlm_data.progress import Bars, Lines
@@ -249,9 +269,7 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
     \b
     btlm-data inspect shards/ --sample 17
     """
-    from btlm_data.kernels import load_numba_without_scipy
-
-    load_numba_without_scipy()
+    _load_kernels()
     from btlm_data.inspection import render, summary
 
     report = summary.inspect(_existing(path), sample=samples, split=split, num_samples=num_samples)
@@ -270,9 +288,7 @@ def verify(path: Path, as_json: bool) -> None:
     \b
     btlm-data verify shards/
     """
-    from btlm_data.kernels import load_numba_without_scipy
-
-    load_numba_without_scipy()
+    _load_kernels()
     from btlm_data.inspection import verify as verification
     from btlm_data.inspection.check import Check
 

@@ -45,6 +45,7 @@ def _size(value: object) -> int:
 
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=2**60)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
+FieldName = Annotated[str, Field(min_length=1, max_length=1000)]
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
 
 
@@ -59,12 +60,11 @@ class SourceSettings(_Settings):
         description="file, folder, glob (quoted), URL (hf://, s3://, gs://, https://), or a registered corpus: sample, "
         "slimpajama, slimpajama-6b, redpajama (docs/sources.md)"
     )
-    text_field: Name = Field(
-        "text", max_length=1000, description="record field that holds the text; dots descend into objects"
+    text_field: FieldName = Field(
+        "text", description="record field that holds the text; dots descend into objects"
     )
-    source_field: str = Field(
+    source_field: FieldName = Field(
         "meta.redpajama_set_name",
-        max_length=1000,
         description="record field that names the document's source; dots descend into objects",
     )
     limit: int | None = Field(

@@ -12,6 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from btlm_data.recipe.yaml_file import KeyPath
 
+_BOUNDS = {
+    "greater_than": "more than",
+    "greater_than_equal": "at least",
+    "less_than": "less than",
+    "less_than_equal": "at most",
+}
 _MAX_ERRORS = 20
 _MAX_SHOWN = 80
 
@@ -61,7 +67,7 @@ def _line(problem: dict[str, Any], model: type[BaseModel], where: Callable[[KeyP
         ""
         if isinstance(value, dict | tuple | BaseModel)
         or (isinstance(value, list) and value)
-        or repr(value) in message
+        or (len(str(value)) > 3 and repr(value) in message)
         else f" (given: {_cut(repr(value))})"
     )
     return f"{prefix}{key}: {message}{given}."
@@ -87,6 +93,11 @@ def _message(problem: dict[str, Any]) -> str:
         return "expected a section of `key: value` lines"
     if kind == "finite_number":
         return "expected a finite number"
+    if kind in _BOUNDS:
+        bound = next(iter(context.values()))
+        return f"must be {_BOUNDS[kind]} {bound:,}" if isinstance(bound, int | float) else "out of range"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
     if kind in ("string_too_short", "too_short"):
         return "must not be empty"
     if kind in ("string_too_long", "too_long"):

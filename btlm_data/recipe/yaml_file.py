@@ -236,13 +236,13 @@ class _Composer:
             if key.value == "<<" and key.implicit[0]:
                 merged = self._merged(value, key) | merged
                 continue
-            _check_text(key)
-            if key.value in children:
+            name = _text(key)
+            if name in children:
                 raise _error(
-                    f"the key {key.value!r} is given twice, first in line {children[key.value].line}. Remove one of them.",
+                    f"the key {name!r} is given twice, first in line {children[name].line}. Remove one of them.",
                     key,
                 )
-            children[key.value] = value._replace(line=key.start_mark.line + 1)
+            children[name] = value._replace(line=key.start_mark.line + 1)
         return merged | children
 
     def _merged(self, value: _Node, key: Any) -> dict[str, _Node]:
@@ -258,8 +258,7 @@ class _Composer:
 
 def _scalar(event: Any) -> _Node:
     """A scalar's value by YAML 1.2's core schema; what stands in quotes is always text."""
-    line, text = event.start_mark.line + 1, event.value
-    _check_text(event)
+    line, text = event.start_mark.line + 1, _text(event)
     if not event.implicit[0]:
         return _Node(line, text)
     if text in _NULL:
@@ -282,11 +281,17 @@ def _is_plain_key(event: Any) -> bool:
     return isinstance(event, yaml.ScalarEvent) and event.tag is None and event.anchor is None
 
 
-def _check_text(event: Any) -> None:
-    if any(0xD800 <= ord(character) < 0xE000 for character in event.value):
+def _text(event: Any) -> str:
+    """A scalar's text; two escapes that JSON writes for one character are joined."""
+    text = str(event.value)
+    if not any(0xD800 <= ord(character) < 0xE000 for character in text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
         raise _error(
             "an escape such as \\ud800 stands for half a character. Write the character itself.", event
-        )
+        ) from None
 
 
 def _shown_tag(tag: str) -> str:

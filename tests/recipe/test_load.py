@@ -9,7 +9,7 @@ import pytest
 from btlm_data.errors import ConfigError
 from btlm_data.fingerprint import digest
 from btlm_data.recipe.load import load, parse_assignment
-from btlm_data.recipe.models import Run, Settings
+from btlm_data.recipe.models import Recipe, Run, Settings
 
 
 def recipe(folder: Path, text: str) -> Path:
@@ -47,7 +47,7 @@ def test_an_unknown_key_at_any_depth_is_named_with_its_line_and_nearest_name(
 @pytest.mark.parametrize(
     ("text", "line", "parts"),
     [
-        ("seed: -1\n", 1, ["seed", "greater than or equal to 0", "-1"]),
+        ("seed: -1\n", 1, ["seed", "must be at least 0", "-1"]),
         ("\nformat: hdf5\n", 2, ["format", "'sample', 'corpus' or 'vsl'", "hdf5"]),
         ("dedupe:\n  threshold: 1.5\n", 2, ["dedupe.threshold", "1.5"]),
         ("dedupe:\n  bands: 20\n", 1, ["dedupe", "bands x rows = 260"]),
@@ -57,7 +57,7 @@ def test_an_unknown_key_at_any_depth_is_named_with_its_line_and_nearest_name(
         ('seq_len: ["10:0.7", "20:0.7"]\n', None, ["add up to 1.4"]),
         ('seq_len: ["10:0.7", "20"]\n', None, ["every length a share, or none"]),
         ("seq_len: []\n", 1, ["seq_len"]),
-        ("mix: {A: 101}\n", 1, ["mix.A", "less than or equal to 100"]),
+        ("mix: {A: 101}\n", 1, ["mix.A", "must be at most 100"]),
     ],
 )
 def test_a_wrong_value_names_key_line_and_value(
@@ -215,3 +215,153 @@ def test_a_recorded_configuration_is_a_recipe(tmp_path: Path) -> None:
     assert load(path, {"seed": (4, "--seed")}).seed == 4
     beside.write_text(json.dumps(recorded | {"configuration": {"sed": 1}}))
     assert "Did you mean seed?" in refused(path)
+
+
+def sent_dataset(folder: Path, configuration: dict[str, Any]) -> Path:
+    """A dataset.json as somebody may send it, with the provenance.json that says how it was made."""
+    base = load(None, {"source": ("sample", "--source")}).settings.model_dump(mode="json")
+    (folder / "dataset.json").write_text(json.dumps({"format_version": 2, "fingerprint": "0" * 64}))
+    (folder / "provenance.json").write_text(json.dumps({"configuration": base | configuration}))
+    return folder / "dataset.json"
+
+
+def test_a_received_dataset_never_says_where_or_how_to_work(tmp_path: Path) -> None:
+    path = sent_dataset(
+        tmp_path,
+        {"seed": 7, "run": {"out": "victim", "overwrite": True, "emit_text": "victim2", "workers": 10**9}},
+    )
+    repeated = load(path, {"run.out": ("mine", "--out")})
+    assert repeated.seed == 7
+    assert (repeated.run.out, repeated.run.overwrite, repeated.run.emit_text) == ("mine", False, None)
+    assert load(path, {}, trust=True).run.out == "shards"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "said"),
+    [
+        ({"clean": {"filters": [{"name": "x", "function": "evil:f"}]}}, "'evil:f'"),
+        ({"clean": {"filters": [{"function": {"function": "evil:f"}}]}}, "Python function"),
+        ({"clean": {"filters": ["function"]}}, "Python function"),
+        ({"dedupe": {"index": "/home/somebody/index"}}, "/home/somebody/index"),
+    ],
+)
+def test_code_and_folders_named_in_a_received_dataset_need_trust(
+    tmp_path: Path, configuration: dict[str, Any], said: str
+) -> None:
+    path = sent_dataset(tmp_path, configuration)
+    message = refused(path)
+    assert said in message
+    assert "--trust" in message
+    load(path, {}, trust=True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"{", b"null", b"[]", b'{"configuration": 1}', b"\xff\xfe", b"\0"]
+)
+def test_a_damaged_dataset_is_an_error_in_words(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_bytes(content)
+    assert str(path) in refused(path)
+    path.write_bytes(b'{"fingerprint": "0"}')
+    (tmp_path / "provenance.json").write_bytes(content)
+    assert "provenance.json" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("tokenizer: {eos: 0}", "tokenizer.eos", "0"),
+        ("tokenizer: {eos: '[SEP]'}", "tokenizer.eos", "[SEP]"),
+        ("tokenizer: {eos: no}", "tokenizer.eos", "no"),
+        ("source: {name: x, exclude_sources: [NO, yes, on, 1e3, 007]}", "source.exclude_sources", ("NO", "yes", "on", "1e3", "007")),
+        ("source: 2024", "source.name", "2024"),
+        ("dedupe: {method: none, max_removed: 8e-1}", "dedupe.max_removed", 0.8),
+        ("run: {timeout: 6e1}", "run.timeout", 60.0),
+        ("run: {memory: 1e9}", "run.memory", 10**9),
+        ("seq_len: 2048:0.75", "seq_len.0.share", 0.75),
+        ("seq_len: [2048:0.75, 8192:0.25]", "seq_len.1.seq_len", 8192),
+        ("seed: 010", "seed", 10),
+        ("mix: {2020: 1, null: 0.5}", "mix", {"2020": 1.0, "null": 0.5}),
+        ("dedupe: {verify: yes}", "dedupe.verify", True),
+    ],
+)  # fmt: skip
+def test_values_mean_what_their_writer_means(tmp_path: Path, text: str, key: str, value: object) -> None:
+    found: Any = load(recipe(tmp_path, text + "\n"), {})
+    for part in key.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    assert found == value
+
+
+def test_on_the_command_line_text_is_taken_as_written() -> None:
+    for text, value in (("[SEP]", "[SEP]"), ("0", "0"), ("1e3", "1e3"), ("'[EOS]'", "[EOS]")):
+        key, override = parse_assignment(f"tokenizer.eos={text}")
+        assert load(None, {"source": ("x", ""), key: override}).tokenizer.eos == value
+
+
+def test_text_in_brackets_needs_quotes_in_a_file_and_the_error_says_so(tmp_path: Path) -> None:
+    said = refused(recipe(tmp_path, "tokenizer:\n  eos: [SEP]\n"))
+    assert "line 2" in said
+    assert "needs quotes: '[SEP]'" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run: {memory: 1}",
+        "run: {workers: 1000000000}",
+        "dedupe: {num_perm: 10000000}",
+        "dedupe: {num_perm: 100000000, bands: 10000000, rows: 10}",
+        "run: {memory: 1e400}",
+        "run: {timeout: .nan}",
+        "mix: {A: .inf}",
+        "clean: {min_chars: 99999999999999999999}",
+        "shards: {samples_per_file: 1000000000000000000000000000000}",
+        "source: {name: x, text_field: '" + "a." * 3000 + "a'}",
+        "seed: " + "9" * 5000,
+        "seq_len: [" + ", ".join(map(str, range(1, 100))) + "]",
+    ],
+)
+def test_every_setting_has_bounds(tmp_path: Path, text: str) -> None:
+    said = refused(recipe(tmp_path, text + "\n"))
+    assert "recipe.yaml line 1" in said
+    assert len(said) < 1000
+
+
+def test_every_number_and_text_of_a_recipe_is_bounded() -> None:
+    """No setting takes any number or any length of text; a new one must say how much is sensible."""
+
+    def visit(schema: dict[str, Any], path: str) -> None:
+        if "$ref" in schema:
+            visit(schemas[schema["$ref"].rpartition("/")[2]], path)
+        for inner in schema.get("anyOf", []):
+            visit(inner, path)
+        kind = schema.get("type")
+        if kind in ("integer", "number"):
+            assert {"maximum", "exclusiveMaximum", "le", "lt"} & schema.keys(), path
+            assert {"minimum", "exclusiveMinimum", "ge", "gt"} & schema.keys(), path
+        elif kind == "string" and "enum" not in schema and "const" not in schema:
+            assert {"maxLength", "pattern"} & schema.keys(), path
+        elif kind == "array":
+            assert "maxItems" in schema or path.startswith("source.splits"), path
+            visit(schema["items"], f"{path}[]")
+        elif kind == "object":
+            for name, inner in schema.get("properties", {}).items():
+                visit(inner, f"{path}.{name}".lstrip("."))
+            if isinstance(schema.get("additionalProperties"), dict):
+                visit(schema["additionalProperties"], f"{path}.*")
+
+    whole = Recipe.model_json_schema()
+    schemas = whole["$defs"]
+    visit(whole, "")
+
+
+def test_every_setting_says_what_it_means() -> None:
+    def visit(model: Any, path: str) -> None:
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and hasattr(inner, "model_fields"):
+                visit(inner, f"{path}{name}.")
+            else:
+                assert field.description, f"{path}{name} has no description"
+
+    visit(Recipe, "")
