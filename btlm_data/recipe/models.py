@@ -125,7 +125,7 @@ class CleanSettings(_Settings):
         description="drop documents with fewer characters, counted after the normalisation for deduplication "
         "(lower case, no punctuation, single spaces); 0 keeps all",
     )
-    filters: tuple[dict[str, Any] | str, ...] = Field(
+    filters: tuple[dict[str, Any] | Name, ...] = Field(
         (),
         max_length=1000,
         description="filters by name, with parameters, applied in order (docs/filters.md)",

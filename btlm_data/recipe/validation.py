@@ -24,8 +24,10 @@ _MAX_SHOWN = 80
 
 def explain(error: ValidationError, model: type[BaseModel], where: Callable[[KeyPath], str | None]) -> str:
     """One line for each thing that is wrong. where: the file and line, or the option, of a key path; None if not known."""
-    problems = error.errors(include_url=False)
-    lines = list(dict.fromkeys(_line(dict(problem), model, where) for problem in problems))
+    problems: dict[KeyPath, dict[str, Any]] = {}
+    for problem in error.errors(include_url=False):  # of the members of a union, the first says it
+        problems.setdefault(key_path(problem["loc"]), dict(problem))
+    lines = [_line(problem, model, where) for problem in problems.values()]
     if len(lines) > _MAX_ERRORS:
         lines[_MAX_ERRORS:] = [f"and {len(lines) - _MAX_ERRORS} more."]
     return "\n".join(lines)
@@ -36,7 +38,9 @@ def key_path(location: tuple[int | str, ...]) -> KeyPath:
     return tuple(
         str(part)
         for part in location
-        if not re.fullmatch(r"\[key\]|(dict|function-.*|str|list|tuple)\[.*\]|str", str(part))
+        if not re.fullmatch(
+            r"\[key\]|(dict|function-.*|list|tuple)\[.*\]|str|constrained-str|dict", str(part)
+        )
     )
 
 
