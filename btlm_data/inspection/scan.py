@@ -154,34 +154,23 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
     if known_order and job.first_row + layout.shape[0] > (job.num_samples or 0):
         known_order = False  # more rows than listed: `counts` says so
     labels = max(0, job.split_entry.stream_tokens - 1) if job.split_entry else 0
+    vocabulary = checks.Vocabulary(job.vocab_size, job.eos_id)
+    prints = checks.Prints(scan.ends, scan.borders, job.bucket)
     for start, rows in _pieces(job.path):
-        n = len(rows)
-        bad = np.empty((n, checks.VSL_RULES if vsl else checks.SAMPLE_RULES), np.int64)
-        real, eos, used = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-        order = np.full(n, -1, np.int64)
+        order = np.full(len(rows), -1, np.int64)
         if vsl:
-            checks.scan_vsl(rows, job.vocab_size, job.eos_id, bad, real, eos, used)
-            scan.used += int(used.sum())
+            checked = checks.scan_vsl(rows, vocabulary)
+            scan.used += int(checked.used.sum())
         else:
             if known_order:
-                places = np.arange(job.first_row + start, job.first_row + start + n, dtype=np.uint64)
+                first = job.first_row + start
+                places = np.arange(first, first + len(rows), dtype=np.uint64)
                 found = origins(job.opened, job.split, places, job.num_samples or 1)
                 order = order if found is None else found
-            checks.scan_samples(
-                rows,
-                order,
-                job.num_samples or 1,
-                job.bucket,
-                job.vocab_size,
-                job.eos_id,
-                scan.ends,
-                scan.borders,
-                bad,
-                real,
-                eos,
-            )
+            checked = checks.scan_samples(rows, order, job.num_samples or 1, vocabulary, prints)
+        bad, real = checked.first_bad, checked.real
         scan.real += int(real.sum())
-        scan.eos += int(eos.sum())
+        scan.eos += int(checked.eos.sum())
         for rule, name in enumerate(
             ("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")
         ):
@@ -203,10 +192,11 @@ def _scan_corpus(job: Job, scan: Scan) -> None:
         job.num_samples is not None
         and job.first_row + (scan.layout.shape[0] if scan.layout else 0) <= job.num_samples
     )
+    vocabulary = checks.Vocabulary(job.vocab_size, job.eos_id)
     for start, tokens in _pieces(job.path):
         bucket = job.bucket if bounded else 2**62
         bad, eos = checks.scan_stream(
-            tokens, job.first_row + start, bucket, job.vocab_size, job.eos_id, scan.ends
+            tokens, job.first_row + start, vocabulary, checks.Prints(scan.ends, scan.borders, bucket)
         )
         scan.eos += eos
         if bad >= 0:

@@ -208,7 +208,7 @@ def _check_table(
     problems: list[str],
 ) -> _Table | None:
     """Check documents.parquet row by row, and take the end of each document out of the print `ends`."""
-    from btlm_data.kernels.checks import subtract_positions
+    from btlm_data.kernels.checks import Prints, subtract_positions
 
     name = f"{split}/documents.parquet"
     inputs = {file.name for file in manifest.inputs}
@@ -235,7 +235,7 @@ def _check_table(
             last = following - 1
             if manifest.format != "vsl":
                 inside = last[last < stream.covered].astype(np.uint64)
-                subtract_positions(inside, stream.bucket_tokens, stream.num_inputs, ends)
+                subtract_positions(inside, stream.num_inputs, Prints(ends, ends, stream.bucket_tokens))
             _count_sources(columns, tokens, by_source)
             codes, names = columns["file"]
             for code in np.unique(codes).tolist():

@@ -1,4 +1,4 @@
-"""Read tokens once and say where they break the rules of their layout. Numba kernels; callers check dtypes and shapes.
+"""Read tokens once and say where they break the rules of their layout.
 
 Two kinds of answer come back: per row, the first position that breaks each rule (SAMPLE_RULES, VSL_RULES), and *prints*:
 sums of 64-bit hashes in buckets, by which facts that lie in different files are compared without holding either side in
@@ -8,11 +8,13 @@ in spite of a difference. Plain twins of every kernel are in tests/reference/che
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from btlm_data.kernels.ranges import check_below
 
 _jit = numba.njit(cache=True, nogil=True)
 
@@ -22,7 +24,46 @@ SAMPLE_RULES = 5
 SPAN, POSITION, CROSSING = range(5, 8)  # vsl only
 VSL_RULES = 8
 
-INPUTS, MASK, LABELS, SPANS, POSITIONS = range(5)  # planes
+
+class Vocabulary(NamedTuple):
+    """Ids are [0, size); eos_id ends documents (-1: unknown)."""
+
+    size: int
+    eos_id: int
+
+
+class Prints(NamedTuple):
+    """ends, borders: (buckets,) uint64 sums. bucket: how many samples (of a stream: tokens) one bucket stands for."""
+
+    ends: npt.NDArray[np.uint64]
+    borders: npt.NDArray[np.uint64]
+    bucket: int
+
+
+class RowChecks(NamedTuple):
+    """What reading rows found, one entry a row, all int64.
+
+    first_bad (n, rules): plane * L + position of the first break of each rule, -1 if none. real: positions with mask 1.
+    eos: real inputs (vsl: labels) that are EOS. used: positions in documents (vsl; elsewhere those with mask 1).
+    """
+
+    first_bad: npt.NDArray[np.int64]
+    real: npt.NDArray[np.int64]
+    eos: npt.NDArray[np.int64]
+    used: npt.NDArray[np.int64]
+
+
+def _no_checks(num_rows: int, num_rules: int) -> RowChecks:
+    empty = (np.zeros(num_rows, np.int64) for _ in range(3))
+    return RowChecks(np.full((num_rows, num_rules), -1, np.int64), *empty)
+
+
+def _native(rows: npt.NDArray[Any], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+    """`rows`, of the machine's byte order. Raises ValueError where they are no integers or of another shape (None: any size)."""
+    fits = rows.ndim == len(shape) and all(b in (None, a) for a, b in zip(rows.shape, shape, strict=True))
+    if not fits or rows.dtype.kind not in "iu":
+        raise ValueError(f"rows of {rows.dtype} and shape {rows.shape}: integers of shape {shape} are needed")
+    return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 
 @_jit
@@ -34,29 +75,50 @@ def _mix(value: np.uint64) -> np.uint64:
     return z ^ z >> np.uint64(31)
 
 
-@_jit
 def scan_samples(
     rows: npt.NDArray[Any],
     order: npt.NDArray[np.int64],
     num_samples: int,
-    bucket_samples: int,
-    vocab_size: int,
-    eos_id: int,
-    ends: npt.NDArray[np.uint64],
-    borders: npt.NDArray[np.uint64],
-    first_bad: npt.NDArray[np.int64],
-    real: npt.NDArray[np.int64],
-    eos: npt.NDArray[np.int64],
-) -> None:
+    vocabulary: Vocabulary,
+    prints: Prints,
+) -> RowChecks:
     """Check sample rows (n, 3, L) of any integer dtype and add what must match elsewhere to the prints.
 
     order (n,): each row's number in the stream of num_samples samples, or -1 where that is unknown (nothing is then added).
-    first_bad (n, SAMPLE_RULES) int64 out: plane * L + position of the first break of each rule, -1 if none. MASK_ORDER is a
-    1 after a 0; PADDING a value other than 0 where the mask is 0; SHIFT a label other than the next input where both
-    positions are real; TOKEN an id outside [0, vocab_size) on a real position. real, eos (n,) out: positions with mask 1, and
-    real inputs that are eos_id. Bucket i // bucket_samples of `ends` gains every real input's stream position that is EOS (and
-    the stream's very last label); that of `borders` gains (i, first input of sample i) and loses (i + 1, last label of i).
+    Rules: MASK_ORDER is a 1 after a 0; PADDING a value other than 0 where the mask is 0; SHIFT a label other than the next
+    input where both positions are real; TOKEN an id outside the vocabulary on a real position. Bucket i // prints.bucket of
+    `ends` gains every real input's stream position that is EOS (and the stream's very last label); that of `borders` gains
+    (i, first input of sample i) and loses (i + 1, last label of i). Raises DataError for a sample outside the stream,
+    ValueError for rows of another shape.
     """
+    rows = _native(rows, (None, 3, None))
+    _check_buckets(order, num_samples, prints)
+    if order.shape != (len(rows),):
+        raise ValueError(f"{len(rows)} rows and {len(order)} numbers of samples")
+    result = _no_checks(len(rows), SAMPLE_RULES)
+    _scan_samples(rows, order, num_samples, vocabulary, prints, result)
+    return result
+
+
+def _check_buckets(order: npt.NDArray[np.int64], num_samples: int, prints: Prints) -> None:
+    """Every sample of the stream has a bucket, and every number in `order` is a sample's or -1."""
+    check_below(order + 1, num_samples + 1, "1 more than the sample of row")
+    if num_samples > prints.bucket * min(len(prints.ends), len(prints.borders)):
+        raise ValueError(f"{num_samples} samples, {prints.bucket} a bucket, in {len(prints.ends)} buckets")
+
+
+@_jit
+def _scan_samples(
+    rows: npt.NDArray[Any],
+    order: npt.NDArray[np.int64],
+    num_samples: int,
+    vocabulary: Vocabulary,
+    prints: Prints,
+    result: RowChecks,
+) -> None:
+    first_bad, real, eos = result.first_bad, result.real, result.eos
+    vocab_size, eos_id = vocabulary.size, vocabulary.eos_id
+    ends, borders, bucket_samples = prints.ends, prints.borders, prints.bucket
     length = rows.shape[2]
     for r in range(len(rows)):
         for rule in range(SAMPLE_RULES):
@@ -97,22 +159,23 @@ def scan_samples(
             ends[i // bucket_samples] += _mix(np.uint64(i * length + real[r]))
 
 
-@_jit
-def scan_vsl(
-    rows: npt.NDArray[Any],
-    vocab_size: int,
-    eos_id: int,
-    first_bad: npt.NDArray[np.int64],
-    real: npt.NDArray[np.int64],
-    eos: npt.NDArray[np.int64],
-    used: npt.NDArray[np.int64],
-) -> None:
-    """Check VSL rows (n, 5, L). first_bad (n, VSL_RULES), real, eos as for `scan_samples`; used (n,) out: positions in documents.
+def scan_vsl(rows: npt.NDArray[Any], vocabulary: Vocabulary) -> RowChecks:
+    """Check VSL rows (n, 5, L). Raises ValueError for rows of another shape.
 
     A part of a document runs from position id 0 to attention span 0: ids go up by one and spans down by one (POSITION, SPAN). What
     follows the last masked or numbered position is padding. MASK_ORDER: a 0 before that. CROSSING: an input that is EOS and is
     trained to predict what follows. Here eos counts real *labels*: in our layout no document's EOS is anybody's input.
     """
+    rows = _native(rows, (None, 5, None))
+    result = _no_checks(len(rows), VSL_RULES)
+    _scan_vsl(rows, vocabulary, result)
+    return result
+
+
+@_jit
+def _scan_vsl(rows: npt.NDArray[Any], vocabulary: Vocabulary, result: RowChecks) -> None:
+    first_bad, real, eos, used = result.first_bad, result.real, result.eos, result.used
+    vocab_size, eos_id = vocabulary.size, vocabulary.eos_id
     length = rows.shape[2]
     for r in range(len(rows)):
         for rule in range(VSL_RULES):
@@ -160,16 +223,24 @@ def scan_vsl(
                     first_bad[r, CROSSING] = length + t
 
 
-@_jit
 def scan_stream(
-    tokens: npt.NDArray[Any],
-    start: int,
-    bucket_tokens: int,
-    vocab_size: int,
-    eos_id: int,
-    ends: npt.NDArray[np.uint64],
+    tokens: npt.NDArray[Any], start: int, vocabulary: Vocabulary, prints: Prints
 ) -> tuple[int, int]:
-    """Check a stretch of a stream whose first token is at position `start`; (first index outside the vocabulary or -1, EOS tokens)."""
+    """Check a stretch of a stream whose first token is at position `start`, and add its ends to the prints.
+
+    Returns (first index outside the vocabulary or -1, EOS tokens). Raises DataError for a position without a bucket.
+    """
+    tokens = _native(tokens, (None,))
+    check_below(np.array([start, start + len(tokens) - 1]), prints.bucket * len(prints.ends), "Position")
+    bad, eos = _scan_stream(tokens, start, vocabulary, prints)
+    return int(bad), int(eos)
+
+
+@_jit
+def _scan_stream(
+    tokens: npt.NDArray[Any], start: int, vocabulary: Vocabulary, prints: Prints
+) -> tuple[int, int]:
+    vocab_size, eos_id, ends, bucket_tokens = vocabulary.size, vocabulary.eos_id, prints.ends, prints.bucket
     bad, eos = -1, 0
     for t in range(len(tokens)):
         token = np.int64(tokens[t])
@@ -181,13 +252,21 @@ def scan_stream(
     return bad, eos
 
 
+def subtract_positions(positions: npt.NDArray[np.uint64], num_inputs: int, prints: Prints) -> None:
+    """Take stream positions out of the print of ends that `scan_samples` or `scan_stream` added them to.
+
+    prints.bucket: stream positions of a bucket. num_inputs: positions that are some row's input. The one behind them, the
+    stream's last label, is in the last input's bucket. Raises DataError for a position behind that.
+    """
+    check_below(positions, num_inputs + 1, "End of document")
+    if num_inputs > prints.bucket * len(prints.ends):
+        raise ValueError(f"{num_inputs} positions, {prints.bucket} a bucket, in {len(prints.ends)} buckets")
+    _subtract_positions(positions, prints.bucket, max(1, num_inputs), prints.ends)
+
+
 @_jit
-def subtract_positions(
+def _subtract_positions(
     positions: npt.NDArray[np.uint64], bucket_tokens: int, num_inputs: int, ends: npt.NDArray[np.uint64]
 ) -> None:
-    """Take stream positions out of the print that `scan_samples` or `scan_stream` added them to.
-
-    num_inputs: positions that are somebody's input. The one behind them, the stream's last label, is in the last input's bucket.
-    """
     for k in range(len(positions)):
         ends[min(positions[k], np.uint64(num_inputs - 1)) // np.uint64(bucket_tokens)] -= _mix(positions[k])

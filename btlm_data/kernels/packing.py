@@ -1,6 +1,7 @@
-"""Where documents and samples go: seeded permutations, token streams, and bins. Numba kernels; callers check ranges.
+"""Where documents and samples go: seeded permutations, token streams, and bins.
 
-Plain twins of every kernel are in tests/reference/packing.py.
+Lengths and places come from files, so every public function checks them before a numba kernel uses them as indices: a
+kernel would write outside its arrays without a word. Plain twins of every kernel are in tests/reference/packing.py.
 """
 
 from __future__ import annotations
@@ -12,29 +13,39 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.kernels.ranges import check_below, check_same_length, check_stretches
 from btlm_data.kernels.words import trailing_zeros
 
 _jit = numba.njit(cache=True, nogil=True)
 _ROUNDS = 6
+_FAR = 2**60  # positions: sums of two of them do not overflow
 
 
 def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
-    """Send each index to its place under a seeded bijection of [0, n); 1 <= n <= 2^48, every index < n.
+    """Send each index to its place under a seeded bijection of [0, n); 1 <= n <= 2^48.
+
+    Raises DataError for an index of n or more.
 
     A balanced Feistel network on the smallest even number of bits that holds n (at least 8), walked along its cycle until the
     value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002),
     sections 4 and 5. Integer arithmetic only, so the order is the same on every machine.
     """
-    return _permute(
-        np.ascontiguousarray(index, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), False
-    )
+    return _checked_permute(index, n, seed, inverse=False)
 
 
 def unpermute_index(place: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
     """The inverse of `permute_index`."""
-    return _permute(
-        np.ascontiguousarray(place, np.uint64), np.uint64(n), _round_keys(seed), _half_bits(n), True
-    )
+    return _checked_permute(place, n, seed, inverse=True)
+
+
+def _checked_permute(
+    values: npt.NDArray[np.uint64], n: int, seed: int, *, inverse: bool
+) -> npt.NDArray[np.uint64]:
+    if not 1 <= n <= 2**48:
+        raise ValueError(f"a permutation of {n} items: 1 to 2^48 are possible")
+    check_below(values, n, "Sample")
+    values = np.ascontiguousarray(values, np.uint64)
+    return _permute(values, np.uint64(n), _round_keys(seed), _half_bits(n), inverse)
 
 
 def _half_bits(n: int) -> np.uint64:
@@ -99,19 +110,20 @@ def place_documents(
     first token belongs at position dst_start[d] of the stream, where its EOS follows at dst_start[d] + lengths[d].
     dst_start is relative to `out` and may be negative, or a document may end behind `out`: a document that crosses a border
     of the range gives only the part within. first, stop: where each document has borders of its own, [first[d], stop[d]), for
-    example those of the one sample it is to fill.
+    example those of the one sample it is to fill. All of them int64, (documents,).
+
+    Raises DataError where a document would lie outside `tokens`, or its borders outside `out`.
     """
     count = len(lengths)
-    _place(
-        tokens,
-        src_start,
-        lengths,
-        dst_start,
-        np.zeros(count, np.int64) if first is None else first,
-        np.full(count, len(out), np.int64) if stop is None else stop,
-        out,
-        eos_id,
-    )
+    first = np.zeros(count, np.int64) if first is None else first
+    stop = np.full(count, len(out), np.int64) if stop is None else stop
+    check_same_length("Documents", src_start, lengths, dst_start, first, stop)
+    check_below(lengths, len(tokens) + 1, "Length of document")
+    check_stretches(src_start, src_start + lengths, len(tokens), "Tokens of document")
+    check_below(first, len(out) + 1, "Border of document")
+    check_below(stop, len(out) + 1, "Border of document")
+    check_below(dst_start + _FAR, 2 * _FAR, "Place of document")
+    _place(tokens, src_start, lengths, dst_start, first, stop, out, eos_id)
 
 
 @_jit
@@ -157,6 +169,7 @@ def pack_documents(lengths: npt.NDArray[np.int64], seq_len: int, max_documents: 
     """Cut documents of `lengths` tokens (EOS not counted) at seq_len positions and pack the pieces, best fit decreasing.
 
     max_documents: at most so many pieces in one sample (0: any number). A document without tokens has no position and no piece.
+    Raises DataError for a negative length.
     """
     document, start, length = split_documents(lengths, seq_len)
     row, column, num_rows = best_fit_decreasing(length, seq_len, max_documents)
@@ -167,6 +180,7 @@ def split_documents(
     lengths: npt.NDArray[np.int64], seq_len: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Cut documents into pieces of seq_len positions, the last one shorter: each piece's document, start and length."""
+    check_below(lengths, _FAR, "Length of document")
     counts = -(-lengths // seq_len)
     document = np.repeat(np.arange(len(lengths)), counts)
     start = (np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)) * seq_len
@@ -180,8 +194,9 @@ def best_fit_decreasing(
 
     Longest first (equal lengths in order), each into the row with the least room that is enough (of several, the one that came to
     that room last), else into a new row: Johnson, "Near-optimal bin packing algorithms" (MIT, 1973). Rows stand in order of their longest
-    piece, pieces within a row as they came. At most max_pieces in a row (0: any number).
+    piece, pieces within a row as they came. At most max_pieces in a row (0: any number). Raises DataError for other lengths.
     """
+    check_below(lengths - 1, seq_len, "Length less 1 of piece")
     order = np.argsort(-lengths, kind="stable")
     row, column = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
     num_rows = _best_fit(lengths, order, seq_len, max_pieces or len(lengths), row, column)
@@ -262,8 +277,17 @@ def fill_vsl(
 
     Piece p starts at tokens[source[p]], has length[p] positions, and stands at planes[row[p], :, column[p]:]. Its last label is
     eos_id where ends_document[p], else tokens[source[p] + length[p]]: never another document's token. attention_span is the number of
-    the piece's tokens after this one, position_ids count from 0 within the piece.
+    the piece's tokens after this one, position_ids count from 0 within the piece. Arrays of pieces are (pieces,), int64.
+
+    Raises DataError where a piece would lie outside `tokens` or `planes`.
     """
+    num_rows, _, seq_len = planes.shape
+    check_same_length("Pieces", source, length, ends_document, row, column)
+    check_below(length - 1, seq_len, "Length less 1 of piece")
+    check_below(row, num_rows, "Sample of piece")
+    check_stretches(column, column + length, seq_len, "Positions of piece")
+    check_below(source, len(tokens), "Token of piece")
+    check_stretches(source, source + length + ~ends_document, len(tokens), "Tokens of piece")
     _fill_vsl(tokens, source, length, ends_document, row, column, eos_id, planes)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from btlm_data.errors import DataError
 from btlm_data.kernels import checks
 from tests.reference.checks import sample_faults, vsl_faults
 
@@ -38,10 +39,10 @@ def scan(
     rows: npt.NDArray[np.int32], order: npt.NDArray[np.int64], total: int, bucket: int
 ) -> tuple[npt.NDArray[np.uint64], ...]:
     ends, borders = np.zeros(64, np.uint64), np.zeros(64, np.uint64)
-    bad = np.empty((len(rows), checks.SAMPLE_RULES), np.int64)
-    real, eos = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    checks.scan_samples(rows, order, total, bucket, VOCABULARY, EOS, ends, borders, bad, real, eos)
-    return ends, borders, bad.astype(np.uint64), real.astype(np.uint64), eos.astype(np.uint64)
+    result = checks.scan_samples(
+        rows, order, total, checks.Vocabulary(VOCABULARY, EOS), checks.Prints(ends, borders, bucket)
+    )
+    return ends, borders, *(part.astype(np.uint64) for part in (result.first_bad, result.real, result.eos))
 
 
 @settings(deadline=None)
@@ -72,7 +73,7 @@ def test_prints_vanish_for_the_stream_in_any_order_and_only_for_it(
     order = np.random.default_rng(seed).permutation(len(rows)).astype(np.int64)
     ends, borders, *_ = scan(rows[order], order, len(rows), bucket)
     positions = np.flatnonzero(tokens == EOS).astype(np.uint64)
-    checks.subtract_positions(positions, bucket * length, len(rows) * length, ends)
+    checks.subtract_positions(positions, len(rows) * length, checks.Prints(ends, ends, bucket * length))
     assert not ends.any()
     assert not borders.any()
 
@@ -84,7 +85,7 @@ def test_prints_vanish_for_the_stream_in_any_order_and_only_for_it(
         wrong[row, 0, position] + 1 + data.draw(st.integers(0, VOCABULARY - 2))
     ) % VOCABULARY
     ends, borders, *_ = scan(wrong[order], order, len(rows), bucket)
-    checks.subtract_positions(positions, bucket * length, len(rows) * length, ends)
+    checks.subtract_positions(positions, len(rows) * length, checks.Prints(ends, ends, bucket * length))
     assert ends.any() == ((wrong[row, 0, position] == EOS) != (rows[row, 0, position] == EOS))
     assert borders.any() == (position == 0 and row > 0)
 
@@ -113,9 +114,7 @@ def test_vsl_rows(seed: int, parts: list[int], padding: int, cells: list[tuple[i
         column += part
     for plane, place, value in cells:
         row[0, plane, place % length] = value
-    bad = np.empty((1, checks.VSL_RULES), np.int64)
-    real, eos, used = (np.empty(1, np.int64) for _ in range(3))
-    checks.scan_vsl(row, VOCABULARY, EOS, bad, real, eos, used)
+    bad, real, eos, used = checks.scan_vsl(row, checks.Vocabulary(VOCABULARY, EOS))
     assert bad[0].tolist() == vsl_faults(row[0], VOCABULARY, EOS)
     if not cells:
         assert (bad < 0).all()
@@ -126,10 +125,45 @@ def test_vsl_rows(seed: int, parts: list[int], padding: int, cells: list[tuple[i
 def test_a_stream_in_pieces(dtype: type[np.generic]) -> None:
     tokens = stream(4, 500).astype(dtype)
     ends = np.zeros(8, np.uint64)
-    found = [checks.scan_stream(tokens[a : a + 70], a, 63, VOCABULARY, EOS, ends) for a in range(0, 500, 70)]
+    vocabulary, prints = checks.Vocabulary(VOCABULARY, EOS), checks.Prints(ends, ends, 63)
+    found = [checks.scan_stream(tokens[a : a + 70], a, vocabulary, prints) for a in range(0, 500, 70)]
     assert [bad for bad, _ in found] == [-1] * len(found)
     assert sum(eos for _, eos in found) == (tokens == EOS).sum()
-    checks.subtract_positions(np.flatnonzero(tokens == EOS).astype(np.uint64), 63, 500, ends)
+    checks.subtract_positions(np.flatnonzero(tokens == EOS).astype(np.uint64), 500, prints)
     assert not ends.any()
     tokens[33] = VOCABULARY
-    assert checks.scan_stream(tokens, 0, 63, VOCABULARY, EOS, ends)[0] == 33
+    assert checks.scan_stream(tokens, 0, vocabulary, prints)[0] == 33
+
+
+@pytest.mark.parametrize("dtype", [">i4", "<u8", "<i2"])
+def test_any_integers_in_any_byte_order(dtype: str) -> None:
+    rows = rows_of(stream(3, 30), 4)
+    order = np.arange(len(rows))
+    for one, two in zip(
+        scan(rows.astype(dtype), order, len(rows), 1), scan(rows, order, len(rows), 1), strict=True
+    ):
+        assert np.array_equal(one, two)
+
+
+def test_nothing_is_written_outside_the_prints() -> None:
+    """Numbers that would index outside are refused before compiled code, which checks nothing, sees them."""
+    rows = rows_of(stream(3, 30), 4)
+    vocabulary, ends = checks.Vocabulary(VOCABULARY, EOS), np.zeros(8, np.uint64)
+    prints = checks.Prints(ends, ends, 1)
+    for order in (np.full(len(rows), len(rows)), np.full(len(rows), -2), np.full(len(rows), 2**62)):
+        with pytest.raises(DataError, match="sample of row 0"):
+            checks.scan_samples(rows, order, len(rows), vocabulary, prints)
+    with pytest.raises(ValueError, match="9 samples"):
+        checks.scan_samples(rows, np.arange(len(rows)), 9, vocabulary, prints)
+    with pytest.raises(ValueError, match="numbers of samples"):
+        checks.scan_samples(rows, np.arange(3), 8, vocabulary, prints)
+    with pytest.raises(ValueError, match="integers of shape"):
+        checks.scan_samples(rows[:, :2], np.arange(len(rows)), 8, vocabulary, prints)
+    with pytest.raises(ValueError, match="integers of shape"):
+        checks.scan_vsl(rows, vocabulary)
+    with pytest.raises(DataError, match="Position"):
+        checks.scan_stream(np.zeros(5, np.uint16), 4, vocabulary, prints)
+    for position in (9, 2**63):
+        with pytest.raises(DataError, match="End of document"):
+            checks.subtract_positions(np.array([position], np.uint64), 8, prints)
+    assert not ends.any()

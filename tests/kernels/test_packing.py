@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from btlm_data.errors import DataError
 from btlm_data.kernels import packing
 from tests.reference import packing as plain
 
@@ -203,3 +204,74 @@ def test_speed() -> None:
     start = time.process_time()
     packing.best_fit_decreasing(lengths, 2048)
     assert time.process_time() - start < 2
+
+
+# What is not in range --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("source", [-1, 5]),
+        ("source", [0, 98]),
+        ("source", [0, 2**63 - 1]),
+        ("lengths", [4, -1]),
+        ("lengths", [4, 2**62]),
+        ("lengths", [4, 4, 4]),
+        ("place", [0, 2**62]),
+        ("first", [-1, 0]),
+        ("first", [0, 21]),
+        ("stop", [20, 21]),
+        ("stop", [-(2**62), 20]),
+    ],
+)
+def test_a_document_outside_its_arrays_is_refused(name: str, values: list[int]) -> None:
+    arguments = {"source": [0, 4], "lengths": [4, 4], "place": [0, 5], "first": [0, 0], "stop": [20, 20]}
+    arrays = {key: np.array(value, np.int64) for key, value in (arguments | {name: values}).items()}
+    out = np.full(20, 9, np.uint16)
+    with pytest.raises(DataError):
+        packing.place_documents(
+            np.arange(100, dtype=np.uint16), arrays["source"], arrays["lengths"], arrays["place"], out, EOS,
+            arrays["first"], arrays["stop"],
+        )  # fmt: skip
+    assert (out == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("source", [-1, 5]),
+        ("source", [0, 97]),
+        ("source", [0, 2**63 - 1]),
+        ("length", [0, 4]),
+        ("length", [9, 4]),
+        ("length", [2**63 - 1, 4]),
+        ("row", [0, 3]),
+        ("row", [-1, 0]),
+        ("column", [0, 5]),
+        ("column", [0, 2**63 - 1]),
+        ("column", [-1, 4]),
+    ],
+)
+def test_a_piece_outside_its_arrays_is_refused(name: str, values: list[int]) -> None:
+    arguments = {"source": [0, 4], "length": [4, 4], "row": [0, 2], "column": [0, 4]}
+    arrays = {key: np.array(value, np.int64) for key, value in (arguments | {name: values}).items()}
+    planes = np.zeros((3, 5, 8), np.int32)
+    with pytest.raises(DataError):
+        packing.fill_vsl(
+            np.arange(100, dtype=np.uint16), arrays["source"], arrays["length"], np.array([True, False]),
+            arrays["row"], arrays["column"], EOS, planes,
+        )  # fmt: skip
+    assert not planes.any()
+
+
+def test_other_values_out_of_range() -> None:
+    with pytest.raises(DataError, match="Sample 1 is 5"):
+        packing.permute_index(np.array([4, 5], np.uint64), 5, 1)
+    with pytest.raises(ValueError, match="a permutation of 0 items"):
+        packing.unpermute_index(np.zeros(0, np.uint64), 0, 1)
+    with pytest.raises(DataError, match="Length of document 1"):
+        packing.pack_documents(np.array([3, -1]), 8)
+    for lengths in ([3, 0], [3, 9], [3, 2**62]):
+        with pytest.raises(DataError, match="of piece 1"):
+            packing.best_fit_decreasing(np.array(lengths), 8)
