@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from btlm_data.errors import ConfigError
-from btlm_data.formats import atomic
-from btlm_train.data import GptHDF5MapDataProcessor
+from btlm_data.errors import ConfigError, DataError
+from btlm_train.data.loader import GptHDF5MapDataProcessor
+from btlm_train.files import creating, write_bytes
 from btlm_train.model import BTLM
 
 CURVE_POINTS = 64  # a curve of loss by position is averaged over so many stretches
@@ -80,16 +80,29 @@ def at_least_one_row(batch: Mapping[str, Tensor], length: int) -> dict[str, Tens
     return {name: torch.zeros((1, length), dtype=torch.int32) for name in batch}
 
 
+def check_tokens(batch: Mapping[str, Tensor], vocab_size: int) -> None:
+    """Raise DataError if a token of the batch has no embedding: it would be an out-of-range read on the device."""
+    for name in ("input_ids", "labels"):
+        if batch[name].numel():
+            low, high = (int(value) for value in torch.aminmax(batch[name]))
+            if low < 0 or high >= vocab_size:
+                raise DataError(
+                    f"The data holds the token {low if low < 0 else high} ({name}), the model has vocab_size {vocab_size}. "
+                    "Set model.vocab_size to that of the data's tokenizer, or prepare the data with the model's."
+                )
+
+
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, batches: Iterable[Mapping[str, Tensor]], length: int, device: torch.device,
-    autocast: AbstractContextManager[Any], max_batches: int | None = None,
+    model: torch.nn.Module, batches: Iterable[Mapping[str, Tensor]], length: int, vocab_size: int,
+    device: torch.device, autocast: AbstractContextManager[Any], max_batches: int | None = None,
 ) -> Sums:  # fmt: skip
     """Run over the batches (all, or the first max_batches); the sums are of all ranks. model: BTLM, or as wrapped for training."""
     sums = Sums.zero(length, device)
     training = model.training
     model.eval()
     for batch in islice(batches, max_batches):
+        check_tokens(batch, vocab_size)
         given = {name: tensor.to(device) for name, tensor in at_least_one_row(batch, length).items()}
         with autocast:
             losses, hits = model(
@@ -131,6 +144,7 @@ def evaluate_lengths(
     sums = {length: Sums.zero(length, device) for length in sorted(lengths)}
     longest = max(lengths)
     for batch in islice(processor.create_dataloader(), max_batches):
+        check_tokens(batch, core.config.vocab_size)
         stored = batch["input_ids"].shape[1]
         if stored < longest:
             raise ConfigError(
@@ -161,7 +175,7 @@ def write_lengths(sums: Mapping[int, Sums], trained_length: int, folder: Path) -
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        atomic.write_bytes(folder / name, text.getvalue().encode())
+        write_bytes(folder / name, text.getvalue().encode())
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -186,6 +200,6 @@ def write_lengths(sums: Mapping[int, Sums], trained_length: int, folder: Path) -
         axes.axvline(trained_length, linestyle="--", color="grey", label=f"trained length {trained_length}")
         axes.legend()
         axes.grid(alpha=0.3)
-    with atomic.replacing(folder / "lengths.png") as temporary:
+    with creating(folder / "lengths.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return [folder / name for name in ("lengths.csv", "positions.csv", "lengths.png")]

@@ -30,9 +30,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.formats import atomic
 from btlm_train import mup
-from btlm_train.checkpoint import write_tensors
+from btlm_train.files import creating, write_bytes, write_json, write_tensors
 from btlm_train.model import alibi_slopes
 from btlm_train.parameters import ModelConfig
 
@@ -260,7 +259,7 @@ def export(
     if to == "hf":
         target = folder / "model.safetensors"
         state = to_huggingface(weights, config)
-        atomic.write_json(folder / "config.json", huggingface_config(config, dtype))
+        write_json(folder / "config.json", huggingface_config(config, dtype))
         files = [folder / "config.json", *_write_tokenizer(folder, config)]
     else:
         target = folder / "checkpoint.safetensors"
@@ -275,9 +274,9 @@ def export(
             },
             sort_keys=False,
         )
-        atomic.write_bytes(folder / "params.yaml", params.encode())
+        write_bytes(folder / "params.yaml", params.encode())
         files = [folder / "params.yaml"]
-    with atomic.replacing(target) as temporary:
+    with creating(target) as temporary:
         write_tensors(state, temporary, metadata={"format": "pt"})
     return [*files, target]
 
@@ -320,7 +319,7 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> list[Path]:
         return []
     source = Path(str(importlib.resources.files("btlm_data") / "data" / "gpt2"))
     for name in GPT2_FILES:
-        with atomic.replacing(folder / name) as temporary:
+        with creating(folder / name) as temporary:
             shutil.copyfile(source / name, temporary)
     end = "<|endoftext|>"
     settings = {
@@ -328,7 +327,7 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> list[Path]:
         "add_prefix_space": False,
         "model_max_length": config.max_position_embeddings,
     }
-    atomic.write_json(
+    write_json(
         folder / "tokenizer_config.json", settings | {"bos_token": end, "eos_token": end, "unk_token": end}
     )
     return [folder / name for name in (*GPT2_FILES, "tokenizer_config.json")]

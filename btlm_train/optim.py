@@ -1,4 +1,4 @@
-"""AdamW exactly as BTLM was trained with it, and gradient clipping that works sharded.
+"""AdamW exactly as BTLM was trained with it.
 
     p -= lr * mult * ( sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)  +  wd * p )
 
@@ -64,29 +64,7 @@ class AdamW:
             torch._foreach_addcdiv_(values, m, denominator, -rate * correction)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for members in self.groups.values():
             for _, parameter in members:
                 parameter.grad = None
-
-
-@torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
-    """Scale all gradients so that their joint 2-norm is at most max_norm; returns the norm before (over all ranks' shards).
-
-    max_norm None only measures. Gradients are float32; the factor is max_norm / (norm + 1e-6), as torch.nn.utils has it.
-    """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return 0.0
-    norms = torch._foreach_norm([local(g) for g in grads])
-    if any(isinstance(g, DTensor) for g in grads):
-        squared = torch.stack([n.square() for n in norms]).sum()
-        torch.distributed.all_reduce(squared)
-        total = squared.sqrt()
-    else:
-        total = torch.linalg.vector_norm(torch.stack(norms))
-    if max_norm is not None:
-        factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
-        torch._foreach_mul_([local(g) for g in grads], factor)
-    return float(total)

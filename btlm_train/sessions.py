@@ -9,14 +9,19 @@ from typing import Any, Literal
 import torch
 
 from btlm_data.errors import ConfigError
-from btlm_data.formats import atomic
 from btlm_train import checkpoint, interchange
 from btlm_train import evaluate as evaluation
 from btlm_train import generate as generation
-from btlm_train.checkpoint import Checkpoint
+from btlm_train.checkpoint import Checkpoint, State
+from btlm_train.data.description import describe_data
+from btlm_train.files import write_bytes, write_json
 from btlm_train.model import BTLM
-from btlm_train.parameters import ModelConfig, Params
-from btlm_train.train import Mode, Trainer, check_data, joined, run_evaluation, starting_point, train
+from btlm_train.parameters import Params
+from btlm_train.training import Trainer, joined, run_evaluation, starting_point, train
+from btlm_train.training.checks import check_data
+from btlm_train.training.run_folder import locked, new_run
+
+Mode = Literal["train", "eval", "train_and_eval", "eval_all"]
 
 
 def run(
@@ -67,7 +72,7 @@ def run(
                 )
         if world.rank != 0:
             return None
-        atomic.write_json(folder / "evaluation.json", reports)
+        write_json(folder / "evaluation.json", reports)
         return [
             {name: value for name, value in report.items() if name != "by_position"} for report in reports
         ]
@@ -80,7 +85,7 @@ def open_model(path: Path, device: str, trained_length: int | None = None) -> BT
     """
     found = checkpoint.find(path)
     if found is not None:
-        weights, config = found.weights(), ModelConfig.model_validate(found.state["model"])
+        weights, config = found.weights(), found.model_config()
     else:
         weights, given = interchange.read_weights(path)
         if given is None:
@@ -104,7 +109,7 @@ def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -
         raise ConfigError(
             f"There is no checkpoint in {source}. Give the folder of a run, or one of its checkpoints."
         )
-    config = ModelConfig.model_validate(saved.state["model"])
+    config = saved.model_config()
     return interchange.export(saved.weights(), config, out, to, getattr(torch, dtype))
 
 
@@ -115,11 +120,13 @@ def import_(source: Path, folder: Path) -> Path:
         raise ConfigError(
             f"Beside the weights at {source} lies no config.json or params.yaml, so the model is not known. Add one of them."
         )
-    if checkpoint.list_steps(folder / "checkpoints"):
-        raise ConfigError(f"{folder} already holds checkpoints. Give a new --model-dir.")
-    state = {"updates": 0, "tokens": 0, "seed": 0, "data": None, "model": config.model_dump(mode="json")}
     floats = {name: tensor.float() for name, tensor in weights.items()}
-    return checkpoint.save(folder / "checkpoints", 0, floats, None, state, None)
+    with locked(folder):
+        if checkpoint.list_steps(folder / "checkpoints"):
+            raise ConfigError(f"{folder} already holds checkpoints. Give a new --model-dir.")
+        model = config.model_dump(mode="json")
+        state = State(run=new_run(folder), step=0, updates=0, tokens=0, seed=0, data=None, model=model)
+        return checkpoint.save(folder / "checkpoints", state, floats, None, None)
 
 
 def generate(
@@ -158,18 +165,13 @@ def evaluate_lengths(
     with joined(device) as world:
         model = open_model(path, str(world.device), trained_length)
         context = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=world.device.type == "cuda")
-        config = {"data_dir": str(data), "batch_size": 1, "drop_last": False}
-        try:
-            sums = evaluation.evaluate_lengths(model, config, lengths, world.device, context, samples)
-        except ConfigError as error:
-            if "corpus format" not in str(error):
-                raise
-            sums = evaluation.evaluate_lengths(
-                model, config | {"max_sequence_length": max(lengths)}, lengths, world.device, context, samples
-            )
+        config: dict[str, Any] = {"data_dir": str(data), "batch_size": 1, "drop_last": False}
+        if describe_data(str(data)).format == "corpus":
+            config["max_sequence_length"] = max(lengths)
+        sums = evaluation.evaluate_lengths(model, config, lengths, world.device, context, samples)
         evaluation.write_lengths(
             sums, model.config.alibi_train_seq_len or model.config.max_position_embeddings, out
         )
         rows = [{"length": length, **total.report()} for length, total in sums.items()]
-        atomic.write_bytes(out / "lengths.json", (json.dumps(rows) + "\n").encode())
+        write_bytes(out / "lengths.json", (json.dumps(rows) + "\n").encode())
         return rows

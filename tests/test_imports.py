@@ -65,6 +65,7 @@ FROM_TRAINER = {
     "btlm_data.tokenizers",
     "btlm_data.recipe.yaml_file",
     "btlm_data.recipe.validation",
+    "btlm_data.storage",
 }
 
 

@@ -19,9 +19,9 @@ from btlm_data.errors import ConfigError, DataError
 from btlm_train.data.order import GlobalBatches, SampleOrder
 from btlm_train.data.samples import Batch, HDF5Dataset
 from btlm_train.data.settings import DataConfig
+from btlm_train.data.state import STATE_VERSION, parse_state
 
 logger = logging.getLogger(__name__)
-STATE_VERSION = 1
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -57,35 +57,25 @@ class RestartableDataLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Go on with the sample after `state`. Raises ConfigError or DataError, naming the differences, if it is of other data or settings."""
-        version = state.get("__version__", 0)
-        if version not in (0, STATE_VERSION):
-            raise DataError(
-                f"The saved data state has version {version!r}, this program knows up to {STATE_VERSION}. Use a newer program."
-            )
+        saved = parse_state(state)
         dataset = self._hdf5_dataset()
-        if version == 0:  # the Model Zoo before 2.4: the seed is all there is to compare
+        if saved.version == 0:  # the seed is all there is to compare
             seed = dataset.config.shuffle_seed
-            if (
-                strict
-                and (dataset.config.shuffle or dataset.config.mixture)
-                and state.get("seed", seed) != seed
-            ):
+            ordered_by_seed = dataset.config.shuffle or dataset.config.mixture
+            if strict and ordered_by_seed and saved.seed not in (None, seed):
                 raise ConfigError(
-                    f"The saved data state has the seed {state['seed']}, shuffle_seed is {seed}. Set shuffle_seed to the former."
+                    f"The saved data state has the seed {saved.seed}, shuffle_seed is {seed}. "
+                    "Set shuffle_seed to the former."
                 )
-        elif "dataset" in state:
-            dataset.load_state_dict(state["dataset"], strict=strict)
+        elif saved.dataset is not None:
+            dataset.load_state_dict(saved.dataset, strict=strict)
         elif strict:
             raise DataError(
-                'The saved data state lacks "dataset", the settings it was made with. Load another one, or with strict=False.'
+                'The saved data state lacks "dataset", the settings it was made with. '
+                "Load another one, or with strict=False."
             )
-        position = state.get("samples_streamed")
-        if not isinstance(position, int) or position < 0:
-            raise DataError(
-                f"The saved data state has samples_streamed {position!r}, expected a count. Load another one."
-            )
-        self.samples_streamed = position
-        self.batches.seek(position)
+        self.samples_streamed = saved.samples_streamed
+        self.batches.seek(saved.samples_streamed)
 
     def _hdf5_dataset(self) -> HDF5Dataset:
         assert isinstance(self.dataset, HDF5Dataset)

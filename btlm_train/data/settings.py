@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from btlm_data.errors import ConfigError
+from btlm_data.recipe.validation import explain
 
 FEATURES = ("input_ids", "attention_mask", "labels")
 VSL_FEATURES = (*FEATURES, "attention_span", "position_ids")
@@ -72,11 +72,11 @@ class DataConfig(_Settings):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> DataConfig:
-        """Check `values`. Raises ConfigError, naming the key, its value and, for an unknown key, the nearest known one."""
+        """Check `values`. Raises ConfigError naming the key, its value and the nearest known key."""
         try:
             config = cls(**values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+            raise ConfigError(explain(error, cls, lambda _: "the data configuration")) from None
         config.check_sources()
         return config
 
@@ -96,15 +96,3 @@ class DataConfig(_Settings):
         """Keys that were set and have no effect here, for the caller to report."""
         keys = [key for key in ("vocab_size", "repeat") if getattr(self, key) is not None]
         return [*keys, "use_worker_cache"] if self.use_worker_cache else keys
-
-
-def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("str", "list[")))
-    key = str(problem["loc"][-1])
-    if problem["type"] == "extra_forbidden":
-        known = list(MixtureEntry.model_fields if problem["loc"][0] == "mixture" else DataConfig.model_fields)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        return f'"{place}" is not a key of the data configuration (value {problem["input"]!r}). The nearest known key is "{near[0]}".'
-    if problem["type"] == "missing":
-        return f'The data configuration lacks "{place}". Add it.'
-    return f'"{place}" is {problem["input"]!r} in the data configuration: {problem["msg"]}. Correct it.'

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from btlm_train import mup
 from btlm_train.model import BTLM
-from btlm_train.optim import AdamW, clip_gradients
+from btlm_train.optim import AdamW
 from btlm_train.parameters import Initializer, ModelConfig, OptimizerConfig
 
 HEADS = 4  # the same at every width: ALiBi's slopes stay, the heads widen and the 1/d of muP is put to work
@@ -76,7 +76,8 @@ def train_steps(
         loss = model(batch[:, :-1], labels) / labels.numel()
         yield model, loss.item()
         loss.backward()
-        clip_gradients(model.parameters(), clip)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step(rate(step))
         optimizer.zero_grad()
     yield model, float("nan")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
@@ -21,7 +22,8 @@ from safetensors import SafetensorError
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError, SafetyStop
 from btlm_train import checkpoint, cli
 from btlm_train.parameters import load_params
-from btlm_train.train import Trainer, World, joined, locked, train
+from btlm_train.training import Trainer, World, joined, train
+from btlm_train.training.run_folder import locked
 from tests.train import tiny
 
 
@@ -401,7 +403,7 @@ def test_changed_data_is_refused_when_resuming(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(whole: Any, tmp_path: Path) -> None:
     params, _, _ = whole
     with pytest.raises(SafetyStop, match="step 0"):
-        trained(params, tmp_path / "run", "model.embeddings_scale=.inf")
+        trained(params, tmp_path / "run", "model.embeddings_scale=1e38")
     assert not checkpoint.list_steps(tmp_path / "run" / "checkpoints")
 
 
@@ -415,7 +417,7 @@ def test_a_full_disk_is_said_plainly_and_leaves_the_checkpoint_before(
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(OutputError, match="The disk is full"):
             trained(params, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000010"]

@@ -1,0 +1,62 @@
+"""What is checked before a model is built: that the data is there and was prepared for this model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from btlm_data.errors import ConfigError
+from btlm_train.data.description import DataDescription, describe_data
+from btlm_train.data.settings import DataConfig
+from btlm_train.parameters import ModelConfig
+
+
+def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> DataDescription:
+    """Stop where the data is missing or was prepared for another model.
+
+    section: the name of the data in messages. Raises ConfigError; InputError and DataError from the reader.
+    """
+    if data is None:
+        raise ConfigError(
+            f"The parameters have no {section} section. Add it, with data_dir: the folder of prepared shards."
+        )
+    if data.data_dir is None and data.mixture is None:
+        raise ConfigError(
+            f"{section}.data_dir is not set. Prepare shards (btlm-data prepare --out shards) and give the folder of "
+            f"their split: --set {section}.data_dir=shards/train."
+        )
+    data.check_sources()
+    folders = _folders(data)
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(
+                f"{section}.data_dir is {folder}, and there is no such folder. "
+                f"Prepare it with btlm-data prepare, or correct it: --set {section}.data_dir=FOLDER."
+            )
+    description = describe_data(folders, data.max_sequence_length)
+    _check_fit(description, model, f"{section}.data_dir {', '.join(folders)}")
+    return description
+
+
+def _check_fit(data: DataDescription, model: ModelConfig, where: str) -> None:
+    length, vocabulary = data.sequence_length, data.vocab_size
+    if length is not None and length != model.max_position_embeddings:
+        raise ConfigError(
+            f"{where} holds samples of {length} tokens, the model has max_position_embeddings "
+            f"{model.max_position_embeddings}. Prepare the data with --seq-len {model.max_position_embeddings}, "
+            "or change the model."
+        )
+    if vocabulary is not None and vocabulary > model.vocab_size:
+        raise ConfigError(
+            f"{where} was tokenized with {data.tokenizer_name} ({vocabulary} tokens), the model has vocab_size "
+            f"{model.vocab_size}: some tokens would have no embedding. Set model.vocab_size to at least {vocabulary}."
+        )
+    if data.tokenizer_name not in (None, "gpt2") and model.vocab_size == 50257 and vocabulary != 50257:
+        raise ConfigError(
+            f"{where} was tokenized with {data.tokenizer_name} ({vocabulary} tokens), the model has GPT-2's vocabulary "
+            f"of 50257. Set model.vocab_size to {vocabulary}, or prepare the data with --tokenizer gpt2."
+        )
+
+
+def _folders(data: DataConfig) -> list[str]:
+    given = [data.data_dir] if data.mixture is None else [entry.data_dir for entry in data.mixture]
+    return [name for one in given if one is not None for name in ([one] if isinstance(one, str) else one)]
