@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[Lease]:
         raise as_output_error(error, folder) from error
     for name in ("checkpoints", "events", "earlier"):
         refuse_link(folder / name)
-    with hold(LocalStore(folder), "run.lock", "The run folder") as lease:
+    with hold(LocalStore(folder), "run.lock", f"The run folder {folder} is") as lease:
         yield lease
 
 

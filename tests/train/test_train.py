@@ -439,7 +439,7 @@ def test_a_folder_that_cannot_be_made_is_said_plainly(whole: Any, tmp_path: Path
 
 def test_two_runs_in_one_folder_are_refused(whole: Any, tmp_path: Path) -> None:
     params, _, _ = whole
-    with locked(tmp_path / "run"), pytest.raises(OutputError, match="Another run"):
+    with locked(tmp_path / "run"), pytest.raises(OutputError, match="run is in use by process"):
         trained(params, tmp_path / "run")
 
 
