@@ -281,25 +281,38 @@ def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ..
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also compare the source's files, which are in this folder, byte for byte.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each check.")
-def verify(path: Path, as_json: bool) -> None:
+def verify(path: Path, source: Path | None, as_json: bool) -> None:
     """Read everything again: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is wrong.
 
     \b
     btlm-data verify shards/
+    btlm-data verify shards/ --source corpus/
     """
+    from time import perf_counter
+
     _load_kernels()
     from btlm_data.inspection import verify as verification
-    from btlm_data.inspection.check import Check
+    from btlm_data.inspection.check import Check, show, summary
+
+    console, start = terminal.console(), perf_counter()
 
     def report(check: Check) -> None:
         if as_json:
             terminal.echo(terminal.to_json(dataclasses.asdict(check)))
         else:
-            terminal.echo(verification.line(check))
+            show(check, console)
 
-    checks = verification.verify(_existing(path), report)
-    if any(check.ok is False for check in checks):
+    checks = verification.verify(_existing(path), report, source)
+    if not as_json:
+        show(summary(checks, perf_counter() - start), console)
+    if not verification.passed(checks):
         sys.exit(1)
 
 

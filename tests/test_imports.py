@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "sources": GROUND | {"formats", "records"},
     "stages": GROUND | {"cleaning", "formats", "kernels", "records", "sources", "tokenizers"},
     "engine": GROUND | {"formats.receipts", "formats.atomic"},
-    "inspection": GROUND | {"formats", "kernels", "tokenizers", "stages", "progress", "pipeline"},
+    "inspection": GROUND
+    | {"terminal", "records", "formats", "kernels", "tokenizers", "stages", "progress", "pipeline"},
     "export": GROUND | {"formats", "storage"},
     "dedupe_curve": GROUND,
     "pipeline": GROUND

@@ -100,13 +100,18 @@ class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A source file. name: relative to the source, '/'-separated. digest: "ALGORITHM:HEX" of its bytes, where known."""
+    """A source file.
+
+    name: relative to the source, '/'-separated. digest: "ALGORITHM:HEX" of its bytes, where known. source: the source name of
+    all its documents, None where each record says it. text_field: where it differs from configuration.source.text_field.
+    """
 
     name: ShortText
     split: SplitName
     size: Count
     digest: Annotated[str, Meta(pattern=_DIGEST)] | None = None
     source: ShortText | None = None
+    text_field: ShortText | None = None
 
     def __post_init__(self) -> None:
         parts = self.name.split("/")
@@ -239,9 +244,8 @@ _PLACES = (
     ("source", "revision"),
     ("tokenizer", "name"),
     ("tokenizer", "revision"),
-    ("dedupe", "index"),
-    ("holdout", "decontaminate"),
 )
+_NAMED_BY_PLACE = (("dedupe", "index"), ("holdout", "decontaminate"))  # the last part of the path is kept
 
 
 def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +254,17 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in _PLACES:
         if isinstance(kept.get(section), dict):
             kept[section].pop(key, None)
+    for section, key in _NAMED_BY_PLACE:
+        if isinstance(kept.get(section), dict) and kept[section].get(key):
+            value = kept[section][key]
+            kept[section][key] = (
+                _last_part(value) if isinstance(value, str) else [_last_part(v) for v in value]
+            )
     return kept
+
+
+def _last_part(place: object) -> str:
+    return str(place).rstrip("/").rsplit("/", 1)[-1]
 
 
 def fingerprint_of(
@@ -264,7 +278,7 @@ def fingerprint_of(
     configuration: as without_places returns it. tokenizer: its fingerprint. other_inputs: digests of whatever else
     decides bytes (functions and word lists of filters, evaluation sets, an index), by what it is.
     """
-    files = [[file.split, file.name, file.size, file.digest, file.source] for file in inputs]
+    files = [[file.split, file.name, file.size, file.digest, file.source, file.text_field] for file in inputs]
     parts = [FORMAT_VERSION, configuration, files, tokenizer, dict(other_inputs)]
     return hashlib.sha256(_canonical(parts)).hexdigest()
 

@@ -29,7 +29,7 @@ def check_ledger(manifest: Dataset, tell: Report) -> None:
         tell,
         "ledger",
         problems,
-        f"{len(manifest.ledger)} rows: in + added = out + dropped, and each stage hands on what it had",
+        f"{len(manifest.ledger):,} rows: in + added = out + dropped, and each stage received what the one before handed on",
     )
 
 
@@ -63,12 +63,12 @@ def check_disjoint(tell: Report, name: str, groups: Sequence[_Group], detail: st
         for part in range(parts):
             for key in _shared_keys(tables, part, parts):
                 if place := _shared_document(tables, key):
-                    tell(Check(name, False, "a document is in two", place))
+                    tell(Check(name, False, "a document is in both", place))
                     return
     except DataError as error:
         tell(Check(name, None, f"not checked: {error}"))
         return
-    tell(Check(name, True, f"{detail} ({total} compared)"))
+    tell(Check(name, True, f"{detail} ({total:,} compared)"))
 
 
 _Tables = list[tuple[int, str, str, DocumentTable]]

@@ -1,55 +1,72 @@
-"""What a check of `btlm-data verify` comes to: one line each."""
+"""What a check of `btlm-data verify` found: one line each, and a last line that sums them up."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from btlm_data.terminal import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
+COLOURS = {True: "green", False: "bold red", None: "dim"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line. ok: None where the check could not be made; detail says what was compared, or why not. place: the first fault."""
+    """One line.
+
+    ok: None where the check could not be made. detail: what was compared, or why nothing was. place: the first fault, exactly.
+    """
 
     name: str
     ok: bool | None
     detail: str
     place: str | None = None
 
-
-def line(check: Check) -> str:
-    """A check as one line of text, with the first fault's place indented below it."""
-    mark = {True: "ok    ", False: "FAILED", None: "-     "}[check.ok]
-    place = f"\n         {check.place}" if check.place else ""
-    return printable(f"{mark} {check.name:<28} {check.detail}{place}")
-
-
-def printable(text: str) -> str:
-    """Text from files, safe to show: control characters would command the terminal, so their Unicode pictures stand for them."""
-    return "".join(
-        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else _picture(c) for c in text
-    )
-
-
-def _picture(character: str) -> str:
-    code = ord(character)
-    return chr(0x2400 + code) if code < 32 else "\u2421" if code == 127 else "\ufffd"
+    @property
+    def mark(self) -> str:
+        """`ok`, `FAILED` or `-`, padded to one width."""
+        return _MARKS[self.ok]
 
 
 Report = Callable[[Check], None]
 
 
+def show(check: Check, console: Console) -> None:
+    """Print a check as one line, with the place of the first fault indented below it."""
+    from rich.text import Text
+
+    place = f"\n         {check.place}" if check.place else ""
+    text = f" {check.name:<28} {check.detail}{place}"
+    console.print(Text.assemble((check.mark, COLOURS[check.ok]), visible(text)), soft_wrap=True)
+
+
+def summary(checks: Iterable[Check], seconds: float) -> Check:
+    """The last line: how many checks passed, failed or could not be made. ok: whether none failed."""
+    checks = list(checks)
+    failed = [check.name for check in checks if check.ok is False]
+    skipped = sum(check.ok is None for check in checks)
+    not_made = f", {skipped} not made" if skipped else ""
+    if failed:
+        detail = f"{len(failed)} of {plural(len(checks) - skipped, 'check')} failed: {', '.join(failed)}"
+    else:
+        detail = f"{plural(len(checks) - skipped, 'check')} passed"
+    return Check("dataset", not failed, f"{detail}{not_made}, in {seconds:.1f} s")
+
+
 def tell_problems(report: Report, name: str, problems: Sequence[str], detail: str) -> None:
-    """Report a check by the problems it found."""
+    """Report a check by the problems it found; detail: what to say where there are none."""
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        report(
-            Check(
-                name,
-                False,
-                f"{len(problems)} {'fault' if len(problems) == 1 else 'faults'}",
-                problems[0] + more,
-            )
-        )
+        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+        report(Check(name, False, plural(len(problems), "fault"), problems[0] + more))
     else:
         report(Check(name, True, detail))
+
+
+def plural(count: int, noun: str, plural_form: str | None = None) -> str:
+    """`1 shard`, `2 shards`, `1,030 rows`."""
+    return f"{count:,} {noun if count == 1 else plural_form or noun + 's'}"

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from btlm_data import seeding
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.inspection.dataset import Opened, layout_of, reading
+from btlm_data.inspection.opening import Opened, layout_of, reading, require_regular
 
 if TYPE_CHECKING:
     from btlm_data.tokenizers import Tokenizer
@@ -135,8 +135,9 @@ class DocumentTable:
         import pyarrow.parquet as pq
 
         self.path = path
-        if not path.is_file():
+        if not path.exists():
             raise DataError(f"There is no {path}. Restore it, or prepare the dataset again.")
+        require_regular(path)
         with reading(path):
             self._file = pq.ParquetFile(path)
             self.num_rows: int = self._file.metadata.num_rows

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text as _Text
 
-from btlm_data.inspection.check import printable
+from btlm_data.terminal import visible
 
 Report = Mapping[str, Any]
 BAR = 28
@@ -70,11 +70,11 @@ class Text(_Text):
     """Text that cannot command the terminal, whatever the corpus holds."""
 
     def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
-        super().__init__(printable(text), style, **options)
+        super().__init__(visible(text), style, **options)
 
     def append(self, text: _Text | str, style: str | Style | None = None) -> Self:
-        """As rich does, once what comes is printable."""
-        super().append(printable(text) if isinstance(text, str) else text, style)
+        """As rich does, with what comes made visible."""
+        super().append(visible(text) if isinstance(text, str) else text, style)
         return self
 
 

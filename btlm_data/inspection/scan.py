@@ -19,8 +19,8 @@ import numpy.typing as npt
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import ShardFile, Split
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.inspection.dataset import Opened, layout_of, reading
 from btlm_data.inspection.lookup import origins
+from btlm_data.inspection.opening import Opened, layout_of, reading, require_regular
 
 BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
 PIECE_BYTES = 16 << 20  # of shard data in memory per thread
@@ -205,7 +205,8 @@ def _scan_corpus(job: Job, scan: Scan) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a regular file. Raises DataError for anything else."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME, Dataset, Split
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.dataset import Opened, reading
+from btlm_data.inspection.check import Check, Report, plural, tell_problems
 from btlm_data.inspection.lookup import DocumentTable, destinations
+from btlm_data.inspection.opening import Opened, reading
 from btlm_data.inspection.scan import BUCKETS, Job, Scan
 from btlm_data.task import Amount
 
@@ -76,7 +76,7 @@ def check_streams(
     """What only all shards of a split together show, and the table of documents."""
     if opened.only is not None:
         for name in ("label shift across samples", "ends of documents", "token sums", "documents"):
-            tell(Check(name, None, "not checked: one shard was named"))
+            tell(Check(name, None, "not made: one shard was named"))
         return
     across: list[str] = []
     ends: list[str] = []
@@ -123,9 +123,9 @@ def check_streams(
             ends.append(
                 _find_end(stream, table.table, int(np.flatnonzero(total_ends)[0]), manifest.tokenizer.eos_id)
             )
-    missing = f"not checked: shards of {', '.join(unread)} are missing, damaged or of another shape"
+    missing = f"not made: shards of {', '.join(unread)} are missing, damaged or of another shape"
     if manifest.format != "sample":
-        tell(Check("label shift across samples", None, f"not applicable to the {manifest.format} format"))
+        tell(Check("label shift across samples", None, f"not made: the {manifest.format} format has none"))
     elif unread and not across:
         tell(Check("label shift across samples", None, missing))
     else:
@@ -133,26 +133,30 @@ def check_streams(
             tell,
             "label shift across samples",
             across,
-            f"the last label of each of {totals[0]} samples is the next one's first input",
+            f"the last label of each of {plural(totals[0], 'sample')} is the first input of the next",
         )
     if (unread or any("documents.parquet" in problem for problem in documents)) and not ends:
         tell(
-            Check(
-                "ends of documents", None, missing if unread else "not checked: documents.parquet is at fault"
-            )
+            Check("ends of documents", None, missing if unread else "not made: documents.parquet is at fault")
         )
     else:
         tell_problems(
-            tell, "ends of documents", ends, f"EOS ends each of {totals[1]} documents and stands nowhere else"
+            tell,
+            "ends of documents",
+            ends,
+            f"EOS ends each of {plural(totals[1], 'document')} and stands nowhere else",
         )
     tell_problems(
-        tell, "token sums", sums, f"{totals[2]} tokens in the streams, each shard and split as said"
+        tell,
+        "token sums",
+        sums,
+        f"{plural(totals[2], 'token')} in the streams; each shard and split has what dataset.json says",
     )
     tell_problems(
         tell,
         "documents",
         documents,
-        f"{totals[1]} documents, one after the other from the first token to the last",
+        f"{plural(totals[1], 'document')}, one after the other from the first token to the last",
     )
 
 

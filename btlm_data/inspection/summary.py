@@ -23,8 +23,8 @@ from btlm_data.formats.dataset import Dataset
 from btlm_data.formats.ledger import STAGES
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection import lookup
-from btlm_data.inspection.dataset import Opened, open_path, reading
 from btlm_data.inspection.lookup import DocumentTable, Rows
+from btlm_data.inspection.opening import Opened, open_path, reading
 from btlm_data.task import Amount
 
 if TYPE_CHECKING:

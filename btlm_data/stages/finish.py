@@ -261,10 +261,15 @@ def _describe(
             files=files,
             documents_file=_stored(documents_path),
         )
-    configuration = dataset.without_places(settings.model_dump(mode="json"))
+    configuration = dataset.without_places(_configuration(finished))
     inputs = [
         dataset.InputFile(
-            file.name, file.split, file.size, f"sha256:{file.sha256}" if file.sha256 else None, file.source
+            file.name,
+            file.split,
+            file.size,
+            f"sha256:{file.sha256}" if file.sha256 else None,
+            file.source,
+            file.text_field,
         )
         for file in finished.listing.files
     ]
@@ -297,6 +302,13 @@ def _describe(
     )
 
 
+def _configuration(finished: Finished) -> dict[str, Any]:
+    """The settings, with what the source itself decided where the user did not."""
+    configuration: dict[str, Any] = finished.settings.model_dump(mode="json")
+    configuration["source"] |= finished.listing.fields
+    return configuration
+
+
 def _left_out(listing: Listing) -> list[dataset.LeftOut]:
     count = listing.provenance.get("files_left_out", 0)
     return [dataset.LeftOut("not a corpus file", count)] if count else []
@@ -311,7 +323,7 @@ def _provenance(finished: Finished, checksum: str) -> provenance.Provenance:
             name: importlib.metadata.version(name)
             for name in ("h5py", "isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
         },
-        configuration=finished.settings.model_dump(mode="json"),
+        configuration=_configuration(finished),
         source=dict(finished.listing.provenance),
         inputs=[
             provenance.InputPlace(file.name, file.split, without_secrets(file.url), file.version)

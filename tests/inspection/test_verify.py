@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
+from btlm_data import terminal
 from btlm_data.errors import DataError
-from btlm_data.inspection.verify import Check, line, passed, verify
+from btlm_data.inspection.check import Check, show, summary
+from btlm_data.inspection.verify import passed, verify
 from tests.reference import dataset
 from tests.reference.dataset import EOS, VOCABULARY, documents, edit_manifest, edit_shard, resign
 
@@ -54,7 +58,7 @@ def test_a_sound_dataset_passes_every_check(tmp_path: Path, seq_len: int, shuffl
     checks = run(make(tmp_path, seq_len=seq_len, shuffle=shuffle, tail=tail))
     assert {name: check.place for name, check in checks.items() if check.ok is False} == {}
     nothing = seq_len == 1000 and tail == "drop"  # too few tokens for one whole sample
-    assert {name for name, check in checks.items() if check.ok is None} == (
+    assert {name for name, check in checks.items() if check.ok is None} == {"tokenizer", "provenance"} | (
         {"mask", "padding", "label shift"} if nothing else set()
     )
 
@@ -63,6 +67,8 @@ def test_a_sound_corpus_passes(tmp_path: Path) -> None:
     checks = run(make(tmp_path, form="corpus"))
     assert passed(checks.values())
     assert {name for name, check in checks.items() if check.ok is None} == {
+        "tokenizer",
+        "provenance",
         "mask",
         "padding",
         "label shift",
@@ -539,7 +545,7 @@ def test_a_missing_or_changed_set_is_named(tmp_path: Path) -> None:
     edit_manifest(tmp_path / "msl8", lambda m: m.update(dedupe={}))
     assert failures(tmp_path)["sets"].startswith("msl8/dataset.json: checksum ")
     (tmp_path / "msl8/dataset.json").unlink()
-    assert failures(tmp_path)["sets"] == "msl8/dataset.json: missing"
+    assert failures(tmp_path)["sets"].startswith("msl8/dataset.json: missing")
 
 
 # Shards that others made ------------------------------------------------------------------------------------------
@@ -606,8 +612,188 @@ def test_nothing_there_is_an_error_in_words(tmp_path: Path) -> None:
         verify(tmp_path / "x.txt", lambda check: None)
 
 
-def test_a_line_names_check_and_place_and_cannot_command_the_terminal() -> None:
-    text = line(Check("files", False, "1 fault", "a\x1b]0;x\x07.h5: missing"))
-    assert text.splitlines()[0].split() == ["FAILED", "files", "1", "fault"]
-    assert text.splitlines()[1].strip() == "a␛]0;x␇.h5: missing"
-    assert line(Check("ledger", None, "not applicable")).startswith("-")
+def test_a_line_names_check_and_place_and_cannot_command_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = terminal.console()
+    show(Check("files", False, "1 fault", "a\x1b]0;x\x07[red]\u202e.h5: missing"), console)
+    show(Check("ledger", None, "not made"), console)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["FAILED", "files", "1", "fault"]
+    assert lines[1].strip() == r"a\x1b]0;x\x07[red]\u202e.h5: missing"
+    assert lines[2].startswith("-")
+
+
+def test_the_last_line_sums_up() -> None:
+    good, bad, skipped = Check("a", True, ""), Check("b", False, "", "x"), Check("c", None, "")
+    assert summary([good, good], 1) == Check("dataset", True, "2 checks passed, in 1.0 s")
+    said = summary([good, bad, skipped], 1)
+    assert said.ok is False
+    assert said.detail == "1 of 2 checks failed: b, 1 not made, in 1.0 s"
+
+
+# What dataset.json implies -----------------------------------------------------------------------------------------
+
+
+def change_configuration(**values: Any) -> Change:
+    def change(manifest: Any) -> None:
+        manifest["configuration"].update(values)
+        refingerprint(manifest)
+
+    return change
+
+
+def refingerprint(manifest: Any) -> None:
+    inputs = [
+        [f["split"], f["name"], f["size"], f["digest"], f["source"], f["text_field"]]
+        for f in manifest["inputs"]
+    ]
+    parts = [2, manifest["configuration"], inputs, manifest["tokenizer"]["fingerprint"], {}]
+    manifest["fingerprint"] = dataset._digest(parts)
+
+
+def reject_more(root: Path) -> None:
+    with (root / "rejects.jsonl").open("a") as file:
+        file.write('{"reason": "invalid_json"}\n')
+    resign(root)
+
+
+def empty(root: Path, name: str) -> None:
+    (root / name).write_bytes(b"")
+    resign(root)
+
+
+CONTRADICTIONS: dict[str, tuple[Change, str, str]] = {
+    "false configuration": (
+        lambda root: edit_manifest(root, lambda m: m["configuration"].update(tail="drop")),
+        "fingerprint",
+        "what it describes gives",
+    ),
+    "other seed": (
+        lambda root: edit_manifest(root, change_configuration(seed=9)),
+        "configuration",
+        "seed: 3, configuration.seed is 9",
+    ),
+    "other shuffle": (
+        lambda root: edit_manifest(root, change_configuration(shuffle="none")),
+        "configuration",
+        "shuffle: 'samples', configuration.shuffle is 'none'",
+    ),
+    "other length": (
+        lambda root: edit_manifest(root, change_configuration(seq_len=[{"seq_len": 99, "share": None}])),
+        "configuration",
+        "seq_len and set.share: 16 and None, configuration.seq_len[0] is 99 and None",
+    ),
+    "no such setting": (
+        lambda root: edit_manifest(root, change_configuration(sed=1)),
+        "configuration",
+        "there is no setting 'sed'. Did you mean seed?",
+    ),
+    "wrong value": (
+        lambda root: edit_manifest(root, change_configuration(seed=-1)),
+        "configuration",
+        "configuration: seed",
+    ),
+    "other type of ids": (
+        lambda root: edit_manifest(root, lambda m: m.update(dtype="uint32")),
+        "configuration",
+        "dtype: uint32, 100 ids need uint16",
+    ),
+    "not gpt2": (
+        lambda root: edit_manifest(root, lambda m: m["tokenizer"].update(name="gpt2")),
+        "tokenizer",
+        "tokenizer.fingerprint: '0', expected",
+    ),
+    "dedupe without clusters": (
+        lambda root: edit_manifest(root, change_configuration(dedupe={"method": "minhash"})),
+        "outputs",
+        "no clusters.parquet, which deduplication writes",
+    ),
+    "output left out": (
+        lambda root: edit_manifest(root, lambda m: m["outputs"].pop()),
+        "outputs",
+        "no rejects.jsonl, which every dataset has",
+    ),
+    "emptied output": (
+        lambda root: empty(root, "rejects.jsonl"),
+        "outputs",
+        "rejects.jsonl: 0 records of invalid_json, the ledger says 8",
+    ),
+    "one reject more": (reject_more, "outputs", "9 records of invalid_json, the ledger says 8"),
+    "torn output": (
+        lambda root: ((root / "rejects.jsonl").write_text('{"rea'), resign(root)),
+        "outputs",
+        "rejects.jsonl line 1: ",
+    ),
+    "a whole stage gone": (
+        lambda root: edit_manifest(
+            root, lambda m: m.update(ledger=[r for r in m["ledger"] if r["stage"] != "dedupe"])
+        ),
+        "ledger",
+        "no row of the stage dedupe",
+    ),
+    "a split gone": (
+        lambda root: edit_manifest(root, lambda m: m["splits"].pop("validation")),
+        "configuration",
+        "splits: no validation, which the ledger has after the shuffle",
+    ),
+    "no inputs": (
+        lambda root: edit_manifest(root, lambda m: (m["inputs"].clear(), refingerprint(m))),
+        "configuration",
+        "inputs: none of train",
+    ),
+    "edited by hand": (
+        lambda root: edit_manifest(root, lambda m: m.update(dedupe={}), seal=False),
+        "manifest",
+        "the file was changed or damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(CONTRADICTIONS))
+def test_a_dataset_that_contradicts_itself_is_found(sound: Path, kind: str) -> None:
+    change, check, words = CONTRADICTIONS[kind]
+    change(sound)
+    assert words in failures(sound)[check]
+
+
+@pytest.mark.parametrize(
+    "name", ["train/data-00000.h5", "train/documents.parquet", "examples.jsonl", "rejects.jsonl"]
+)
+def test_a_pipe_in_place_of_a_file_is_named_and_does_not_hang(sound: Path, name: str) -> None:
+    (sound / name).unlink()
+    os.mkfifo(sound / name)
+    assert failures(sound)["files"] == f"{name}: missing"
+
+
+# The source --------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_is_compared_byte_for_byte(sound: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    content = {"train/a.jsonl": b"some text", "validation/a.jsonl": b"other text"}
+    for name, data in content.items():
+        (source / name).parent.mkdir(parents=True)
+        (source / name).write_bytes(data)
+
+    def record(manifest: Any) -> None:
+        for file in manifest["inputs"]:
+            data = content[file["name"]]
+            file["size"], file["digest"] = len(data), f"sha256:{hashlib.sha256(data).hexdigest()}"
+        manifest["inputs"][1]["digest"] = None
+        refingerprint(manifest)
+
+    edit_manifest(sound, record)
+    checks = {check.name: check for check in verify(sound, lambda check: None, source)}
+    assert checks["source"].detail == "1 input file with the recorded digest; of 1 only the size is recorded"
+    assert passed(checks.values())
+
+    def fault() -> str:
+        return next(c.place or "" for c in verify(sound, lambda check: None, source) if c.name == "source")
+
+    (source / "train/a.jsonl").write_bytes(b"same text")
+    assert fault().startswith(f"{source}/train/a.jsonl: sha256 ")
+    (source / "train/a.jsonl").write_bytes(b"longer text")
+    assert fault() == f"{source}/train/a.jsonl: 11 bytes, dataset.json says 9"
+    (source / "train/a.jsonl").unlink()
+    assert "train/a.jsonl cannot be read" in fault()

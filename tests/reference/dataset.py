@@ -98,9 +98,21 @@ def write(
             "documents_file": {"name": "documents.parquet"},
         }
         ledger += _ledger(split, chosen, len(stream), int(real.sum()))
-    configuration = {"tail": tail, "shards": {"dtype": "int32"}, "dedupe": {"method": "none"}}
-    inputs = [{"name": f"{s}/a.jsonl", "split": s, "size": 1, "digest": None, "source": None} for s in splits]
-    files = [[f["split"], f["name"], f["size"], f["digest"], f["source"]] for f in inputs]
+    lengths = [int(name[3:]) for name in sets[1]] if len(sets[1]) > 1 else [seq_len]
+    configuration = {
+        "tail": tail,
+        "shards": {"dtype": "int32"},
+        "dedupe": {"method": "none"},
+        "format": form,
+        "shuffle": shuffle,
+        "seed": SEED,
+        "seq_len": [{"seq_len": length, "share": sets[2]} for length in lengths],
+    }
+    inputs = [
+        {"name": f"{s}/a.jsonl", "split": s, "size": 1, "digest": None, "source": None, "text_field": None}
+        for s in splits
+    ]
+    files = [[f["split"], f["name"], f["size"], f["digest"], f["source"], None] for f in inputs]
     manifest = {
         "format_version": 2,
         "fingerprint": _digest([2, configuration, files, "0", {}]),
@@ -118,7 +130,7 @@ def write(
         "splits": entries,
         "ledger": ledger,
         "dedupe": None,
-        "outputs": [{"name": "examples.jsonl"}],
+        "outputs": [{"name": "examples.jsonl"}, {"name": "rejects.jsonl"}],
     }
     example = {
         "reason": "too_short",
@@ -129,6 +141,16 @@ def write(
         "text": "a\x1b[31mb",
     }
     (root / "examples.jsonl").write_text(json.dumps(example) + "\n")
+    (root / "rejects.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"file": "a", "line": 1, "offset": 0, "reason": "invalid_json", "detail": "", "bytes": 50}
+            )
+            + "\n"
+            for row in ledger
+            for _ in range(row["dropped"].get("invalid_json", {"documents": 0})["documents"])
+        )
+    )
     (root / "dataset.json").write_text(json.dumps(manifest))
     resign(root)
     return manifest
@@ -142,9 +164,10 @@ def write_set_list(root: Path, names: Sequence[str]) -> None:
         else "0" * 64
         for name in names
     ]
+    fingerprint = json.loads((root / names[0] / "dataset.json").read_text())["fingerprint"]
     sets = [{"name": name, "checksum": checksum} for name, checksum in zip(names, checksums, strict=True)]
     (root / "dataset.json").write_text(
-        json.dumps({"format_version": 2, "fingerprint": "f" * 64, "sets": sets})
+        json.dumps({"format_version": 2, "fingerprint": fingerprint, "sets": sets})
     )
     edit_manifest(root, lambda value: None)
 

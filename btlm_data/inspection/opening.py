@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from btlm_data.errors import DataError
-from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes
+from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes, read_small
 from btlm_data.formats.shard_formats import reader as shards
 
 MODEL_ZOO_PARAMS = "data_params.json"
+MAX_PARAMS_BYTES = 1 << 20
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash of two
 
 
@@ -26,9 +28,10 @@ _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash
 class Opened:
     """What stands at a path.
 
-    root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the dataset.json that is
-    there; without a manifest, it could not be used at all. splits: shards on disk by split, sorted by name as readers sort them. chosen: the one split, and only: the one
-    shard, that the path names. sets: folders of several sets, each a dataset. foreign: what a Model Zoo data_params.json says.
+    root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the dataset.json that
+    is there; without a manifest, it could not be used at all. splits: shards on disk by split, sorted by name as readers
+    sort them. chosen: the one split, and only: the one shard, that the path names. sets: folders of several sets, each a
+    dataset. foreign: what a Model Zoo data_params.json says.
     """
 
     path: Path
@@ -180,10 +183,9 @@ def _decode(folder: Path) -> tuple[Dataset | SetList | None, str | None]:
 
 def _model_zoo_params(folder: Path) -> dict[str, Any]:
     """What the Model Zoo's data_params.json says of the shards beside it: eos_id, pad_id, max_seq_length, vocab_size, tokenizer."""
-    path = folder / MODEL_ZOO_PARAMS
     try:
-        tree = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        tree = json.loads(read_small(folder / MODEL_ZOO_PARAMS, MAX_PARAMS_BYTES))
+    except (DataError, ValueError, RecursionError):
         return {}
     found: dict[str, Any] = {}
     for section in tree.values() if isinstance(tree, dict) else ():
@@ -228,7 +230,18 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged: {detail}. Restore it or prepare the dataset again.") from error
 
 
+def require_regular(path: Path) -> None:
+    """Raise DataError for anything but a regular file: a pipe would block, a device might never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is not a regular file. Restore it, or prepare the dataset again.")
+
+
 def layout_of(path: Path) -> shards.ShardLayout:
     """`shards.read_shard_info` for a file that may be anything. Raises DataError."""
+    require_regular(path)
     with reading(path):
         return shards.read_shard_info(path)

@@ -1,0 +1,239 @@
+"""Check what dataset.json and provenance.json say against each other and against what they imply: no shard is read here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from btlm_data.errors import BtlmError, DataError
+from btlm_data.formats import provenance
+from btlm_data.formats.dataset import FILE_NAME, Dataset, without_places
+from btlm_data.formats.ledger import SPLITS, total
+from btlm_data.inspection.check import Check, Report, tell_problems
+from btlm_data.inspection.opening import Opened, reading, require_regular
+from btlm_data.recipe.models import Settings
+from btlm_data.recipe.validation import explain
+
+MAX_LINE_BYTES = 1 << 20  # of rejects.jsonl and examples.jsonl
+
+
+def check_description(opened: Opened, manifest: Dataset, tell: Report) -> None:
+    """The checks of dataset.json that need no shard."""
+    expected = manifest.expected_fingerprint()
+    tell_problems(
+        tell,
+        "fingerprint",
+        []
+        if manifest.fingerprint == expected
+        else [f"{FILE_NAME} fingerprint: {manifest.fingerprint}, what it describes gives {expected}"],
+        "of configuration, inputs and tokenizer, as recomputed",
+    )
+    problems = [f"{FILE_NAME} {problem}" for problem in _configuration_problems(manifest)]
+    tell_problems(
+        tell, "configuration", problems, "every setting is valid, and agrees with the rest of the file"
+    )
+    _check_tokenizer(manifest, tell)
+    if opened.chosen is None:
+        _check_outputs(opened, manifest, tell)
+        _check_provenance(opened, manifest, tell)
+
+
+# Configuration -----------------------------------------------------------------------------------------------------
+
+
+def _configuration_problems(manifest: Dataset) -> Iterator[str]:
+    settings = _settings(manifest.configuration)
+    if isinstance(settings, str):
+        yield f"configuration: {settings}"
+        return
+    for key in ("format", "shuffle", "seed"):
+        if (said := getattr(manifest, key)) != (set_to := getattr(settings, key)):
+            yield f"{key}: {said!r}, configuration.{key} is {set_to!r}"
+    position, lengths = manifest.set, settings.seq_len
+    names = [part.name for part in lengths] if len(lengths) > 1 else [""]
+    if position.names != names:
+        yield f"set.names: {position.names}, configuration.seq_len makes {names}"
+    else:
+        part = lengths[position.index]
+        if (manifest.seq_len, position.share) != (part.seq_len, part.share):
+            yield (
+                f"seq_len and set.share: {manifest.seq_len} and {position.share}, "
+                f"configuration.seq_len[{position.index}] is {part.seq_len} and {part.share}"
+            )
+    dtype = "uint16" if manifest.tokenizer.vocab_size <= 2**16 else "uint32"
+    if manifest.dtype != dtype:
+        yield f"dtype: {manifest.dtype}, {manifest.tokenizer.vocab_size} ids need {dtype}"
+    yield from _ledger_contradictions(manifest, settings)
+    splits_with_input = {file.split for file in manifest.inputs}
+    names_of_inputs = Counter((file.split, file.name) for file in manifest.inputs)
+    yield from (f"inputs: {name} is listed {n} times" for (_, name), n in names_of_inputs.items() if n > 1)
+    for split in SPLITS:
+        if any(total(manifest.ledger, "acquire", "in", split)) and split not in splits_with_input:
+            yield f"inputs: none of {split}, from which the ledger acquires documents"
+        if any(total(manifest.ledger, "shuffle", "out", split)) and split not in manifest.splits:
+            yield f"splits: no {split}, which the ledger has after the shuffle"
+
+
+def _settings(configuration: Mapping[str, Any]) -> Settings | str:
+    """The settings that a configuration records, or in words what is wrong with them."""
+    complete = dict(configuration)
+    for section, place in (("source", "corpus"), ("tokenizer", "gpt2")):
+        if isinstance(complete.get(section, {}), dict):
+            complete[section] = {"name": place, **complete.get(section, {})}
+    try:
+        return Settings.model_validate(complete)
+    except ValidationError as error:
+        return explain(error, Settings, lambda _: "").replace("\n", "; ")
+    except RecursionError:
+        return "nested too deeply"
+
+
+def _ledger_contradictions(manifest: Dataset, settings: Settings) -> Iterator[str]:
+    """What the ledger says was dropped although the configuration has nothing drop it."""
+    reasons = {
+        stage: {reason for row in manifest.rows(stage) for reason in row.dropped}
+        for stage in ("clean", "dedupe", "holdout")
+    }
+    if settings.dedupe.method == "none" and reasons["dedupe"]:
+        yield f"ledger, dedupe: drops {sorted(reasons['dedupe'])}, configuration.dedupe.method is 'none'"
+    if settings.clean.min_chars == 0 and "too_short" in reasons["clean"]:
+        yield "ledger, clean: drops too_short, configuration.clean.min_chars is 0"
+    if not manifest.configuration.get("mix") and any(row.added for row in manifest.rows("shuffle")):
+        yield "ledger, shuffle: documents are added, configuration.mix is empty"
+
+
+def _check_tokenizer(manifest: Dataset, tell: Report) -> None:
+    """The tokenizer that is inside the package is known; any other is compared where it is used."""
+    said = manifest.tokenizer
+    if said.name != "gpt2":
+        tell(Check("tokenizer", None, f"not checked: {said.name} is not inside the package"))
+        return
+    from btlm_data.tokenizers import load_tokenizer
+
+    try:
+        known = load_tokenizer("gpt2", backend="reference")
+    except BtlmError as error:
+        tell(Check("tokenizer", None, f"not checked: {error}"))
+        return
+    problems = [
+        f"{FILE_NAME} tokenizer.{key}: {getattr(said, key)!r}, expected {getattr(known, key)!r} of gpt2"
+        for key in ("fingerprint", "vocab_size", "eos_id")
+        if getattr(said, key) != getattr(known, key)
+        and not (key == "eos_id" and manifest.configuration.get("tokenizer", {}).get("eos"))
+    ]
+    tell_problems(tell, "tokenizer", problems, "gpt2: its fingerprint, vocabulary and end of document")
+
+
+# Outputs -----------------------------------------------------------------------------------------------------------
+
+
+def _check_outputs(opened: Opened, manifest: Dataset, tell: Report) -> None:
+    """Files beside the shards: those that the configuration implies, with as many rows as the ledger says."""
+    listed = {file.name for file in manifest.outputs}
+    problems = [
+        f"{FILE_NAME} outputs: no {name}, which {reason}"
+        for name, reason in _implied_outputs(manifest)
+        if name not in listed
+    ]
+    counts: list[str] = []
+    for name in sorted(listed & {"rejects.jsonl", "examples.jsonl", "clusters.parquet"}):
+        try:
+            counts.append(_count_output(opened.root / name, name, manifest, problems))
+        except DataError as error:
+            problems.append(str(error))
+    tell_problems(tell, "outputs", problems, ", ".join(counts) or "none has rows to count")
+
+
+def _implied_outputs(manifest: Dataset) -> Iterator[tuple[str, str]]:
+    yield "rejects.jsonl", "every dataset has"
+    yield "examples.jsonl", "every dataset has"
+    dedupe, holdout = (manifest.configuration.get(key) for key in ("dedupe", "holdout"))
+    if not isinstance(dedupe, dict) or dedupe.get("method") != "none":
+        yield "clusters.parquet", "deduplication writes"
+    if isinstance(holdout, dict) and holdout.get("decontaminate"):
+        yield "contamination.parquet", "decontamination writes"
+
+
+def _count_output(path: Path, name: str, manifest: Dataset, problems: list[str]) -> str:
+    """Compare the rows of one output with the ledger; returns what was counted, in words."""
+    if name == "rejects.jsonl":
+        found = _reasons(path, name)
+        expected = Counter[str]()
+        for row in manifest.rows("acquire"):
+            expected.update({reason: amounts.documents for reason, amounts in row.dropped.items()})
+        problems += [
+            f"{name}: {found[reason]} records of {reason}, the ledger says {expected[reason]}"
+            for reason in sorted({*found, *expected})
+            if found[reason] != expected[reason]
+        ]
+        return f"{found.total()} rejected records"
+    if name == "examples.jsonl":
+        found = _reasons(path, name)
+        dropped = {reason for row in manifest.rows("clean") for reason in row.dropped}
+        clean = manifest.configuration.get("clean")
+        if not isinstance(clean, dict) or clean.get("rejected_sample") != 0:
+            missing = sorted(
+                reason for reason in dropped if not found[reason] and not reason.endswith("_by_cleaning")
+            )
+            problems += [f"{name}: no example of {reason}, which the ledger drops" for reason in missing]
+        return f"{found.total()} examples"
+    import pyarrow.parquet as pq
+
+    require_regular(path)
+    with reading(path), pq.ParquetFile(path) as table:
+        rows = int(table.metadata.num_rows)
+    said = (manifest.dedupe or {}).get("documents_in_clusters")
+    if isinstance(said, int) and rows != said:
+        problems.append(f"{name}: {rows} rows, {FILE_NAME} dedupe.documents_in_clusters is {said}")
+    return f"{rows} documents in clusters"
+
+
+def _reasons(path: Path, name: str) -> Counter[str]:
+    """How many lines of a JSON Lines file there are of each `reason`. Raises DataError naming the line."""
+    require_regular(path)
+    found = Counter[str]()
+    decoder = msgspec.json.Decoder(_Line)
+    with reading(path), path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            try:
+                if len(line) > MAX_LINE_BYTES:
+                    raise DataError(f"{name} line {number}: longer than {MAX_LINE_BYTES:,} bytes")
+                found[decoder.decode(line).reason] += 1
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise DataError(f"{name} line {number}: {error}") from None
+    return found
+
+
+class _Line(msgspec.Struct):
+    reason: str
+
+
+# Provenance --------------------------------------------------------------------------------------------------------
+
+
+def _check_provenance(opened: Opened, manifest: Dataset, tell: Report) -> None:
+    """provenance.json belongs to this dataset.json, and says the same where both say something."""
+    name = provenance.FILE_NAME
+    try:
+        made = provenance.read(opened.root)
+    except DataError as error:
+        tell(Check("provenance", False, f"{name} cannot be used", str(error)))
+        return
+    if made is None:
+        tell(Check("provenance", None, f"not checked: no {name}; the data does not need it"))
+        return
+    problems = []
+    if made.dataset != manifest.checksum:
+        problems.append(f"{name} dataset: {made.dataset}, the checksum of {FILE_NAME} is {manifest.checksum}")
+    if without_places(made.configuration) != manifest.configuration:
+        problems.append(f"{name} configuration: not that of {FILE_NAME}")
+    if [(file.split, file.name) for file in made.inputs] != [(f.split, f.name) for f in manifest.inputs]:
+        problems.append(f"{name} inputs: not those of {FILE_NAME}")
+    tell_problems(tell, "provenance", problems, f"made by btlm-data {made.program}, finished {made.finished}")

@@ -1,0 +1,90 @@
+"""Check the files of a dataset: that each is there, whole and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from btlm_data.errors import DataError
+from btlm_data.formats.dataset import FILE_NAME, Dataset
+from btlm_data.inspection.check import Report, plural, tell_problems
+from btlm_data.inspection.opening import Opened
+from btlm_data.inspection.scan import Job, Scan, sha256_of
+
+
+def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
+    """What is listed is there with its size; nothing else is a shard."""
+    problems: list[str] = []
+    count = size = 0
+    for split, entry in manifest.splits.items():
+        if opened.chosen is not None and split != opened.chosen:
+            continue
+        for file in (*entry.files, entry.documents_file):
+            path = opened.root / split / file.name
+            if opened.only is not None and path != opened.only:
+                continue
+            count, size = count + 1, size + file.bytes
+            _check_size(path, f"{split}/{file.name}", file.bytes, problems)
+        listed = {file.name for file in entry.files}
+        problems += [
+            f"{split}/{path.name}: a shard that {FILE_NAME} does not list"
+            for path in opened.splits[split]
+            if path.name not in listed
+        ]
+    if opened.chosen is None:
+        for output in manifest.outputs:
+            count, size = count + 1, size + output.bytes
+            _check_size(opened.root / output.name, output.name, output.bytes, problems)
+        for folder in sorted(
+            p
+            for p in opened.root.iterdir()
+            if p.is_dir() and not p.name.startswith(".") and p.name not in manifest.splits
+        ):
+            problems += [
+                f"{folder.name}/{path.name}: a shard outside every split"
+                for path in sorted(folder.glob("*.h5"))
+            ]
+    tell_problems(tell, "files", problems, f"{plural(count, 'file')}, {size:,} bytes; no other shard")
+
+
+def _check_size(path: Path, name: str, expected: int, problems: list[str]) -> None:
+    if not path.is_file():
+        problems.append(f"{name}: missing")
+    elif (size := path.stat().st_size) != expected:
+        problems.append(f"{name}: {size:,} bytes, expected {expected:,}")
+
+
+def check_checksums(
+    opened: Opened, manifest: Dataset, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report
+) -> None:
+    """The SHA-256 of every file of the dataset."""
+    problems, count = [], 0
+    for job, scan in zip(jobs, scans, strict=True):
+        if job.entry is not None and scan.sha256 is not None:
+            count += 1
+            if scan.sha256 != job.entry.sha256:
+                problems.append(f"{opened.name(job.path)}: sha256 {scan.sha256}, expected {job.entry.sha256}")
+    count += _check_other_checksums(opened, manifest, problems)
+    tell_problems(tell, "checksums", problems, f"{plural(count, 'file')} with the recorded SHA-256")
+
+
+def _check_other_checksums(opened: Opened, manifest: Dataset, problems: list[str]) -> int:
+    """Files that are no shards; returns how many were compared."""
+    if opened.only is not None:
+        return 0
+    wanted = {
+        file.name: file.sha256
+        for file in manifest.stored()
+        if not file.name.endswith(".h5")
+        and (opened.chosen is None or file.name.startswith(f"{opened.chosen}/"))
+    }
+    count = 0
+    for name, digest in wanted.items():
+        try:
+            found = sha256_of(opened.root / name)
+        except (OSError, DataError):
+            continue  # reported by `files`
+        count += 1
+        if found != digest:
+            problems.append(f"{name}: sha256 {found}, expected {digest}")
+    return count
