@@ -10,15 +10,21 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from btlm_data.errors import BtlmError, DataError
+from btlm_data.errors import DataError
 from btlm_data.formats import provenance
-from btlm_data.formats.dataset import FILE_NAME, Dataset, without_places
+from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, Tokenizer, without_places
 from btlm_data.formats.ledger import SPLITS, total
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.opening import Opened, reading, require_regular
 from btlm_data.recipe.models import Settings
 from btlm_data.recipe.validation import explain
 
+GPT2 = Tokenizer(
+    name="gpt2",
+    fingerprint="7bb6c2d311d1a2f4599b90686e2f095394fe5e6c4509924c54a0a5c19c7a96d2",
+    eos_id=50256,
+    vocab_size=50257,
+)
 MAX_LINE_BYTES = 1 << 20  # of rejects.jsonl and examples.jsonl
 
 
@@ -40,7 +46,7 @@ def check_description(opened: Opened, manifest: Dataset, tell: Report) -> None:
     _check_tokenizer(manifest, tell)
     if opened.chosen is None:
         _check_outputs(opened, manifest, tell)
-        _check_provenance(opened, manifest, tell)
+        check_provenance(opened.root, manifest, manifest, tell)
 
 
 # Configuration -----------------------------------------------------------------------------------------------------
@@ -110,21 +116,15 @@ def _ledger_contradictions(manifest: Dataset, settings: Settings) -> Iterator[st
 def _check_tokenizer(manifest: Dataset, tell: Report) -> None:
     """The tokenizer that is inside the package is known; any other is compared where it is used."""
     said = manifest.tokenizer
-    if said.name != "gpt2":
-        tell(Check("tokenizer", None, f"not checked: {said.name} is not inside the package"))
+    if said.name != GPT2.name:
+        tell(Check("tokenizer", None, f"not made: {said.name} is not inside the package"))
         return
-    from btlm_data.tokenizers import load_tokenizer
-
-    try:
-        known = load_tokenizer("gpt2", backend="reference")
-    except BtlmError as error:
-        tell(Check("tokenizer", None, f"not checked: {error}"))
-        return
+    chosen = manifest.configuration.get("tokenizer")
+    own_eos = isinstance(chosen, dict) and chosen.get("eos") is not None
     problems = [
-        f"{FILE_NAME} tokenizer.{key}: {getattr(said, key)!r}, expected {getattr(known, key)!r} of gpt2"
+        f"{FILE_NAME} tokenizer.{key}: {getattr(said, key)!r}, expected {getattr(GPT2, key)!r} of gpt2"
         for key in ("fingerprint", "vocab_size", "eos_id")
-        if getattr(said, key) != getattr(known, key)
-        and not (key == "eos_id" and manifest.configuration.get("tokenizer", {}).get("eos"))
+        if getattr(said, key) != getattr(GPT2, key) and not (own_eos and key == "eos_id")
     ]
     tell_problems(tell, "tokenizer", problems, "gpt2: its fingerprint, vocabulary and end of document")
 
@@ -218,22 +218,27 @@ class _Line(msgspec.Struct):
 # Provenance --------------------------------------------------------------------------------------------------------
 
 
-def _check_provenance(opened: Opened, manifest: Dataset, tell: Report) -> None:
-    """provenance.json belongs to this dataset.json, and says the same where both say something."""
+def check_provenance(
+    root: Path, described: Dataset | SetList, manifest: Dataset | None, tell: Report
+) -> None:
+    """provenance.json belongs to the dataset.json beside it, and says the same where both say something."""
     name = provenance.FILE_NAME
     try:
-        made = provenance.read(opened.root)
+        made = provenance.read(root)
     except DataError as error:
         tell(Check("provenance", False, f"{name} cannot be used", str(error)))
         return
     if made is None:
-        tell(Check("provenance", None, f"not checked: no {name}; the data does not need it"))
+        tell(Check("provenance", None, f"not made: no {name}; the data does not need it"))
         return
     problems = []
-    if made.dataset != manifest.checksum:
-        problems.append(f"{name} dataset: {made.dataset}, the checksum of {FILE_NAME} is {manifest.checksum}")
-    if without_places(made.configuration) != manifest.configuration:
+    if made.dataset != described.checksum:
+        problems.append(
+            f"{name} dataset: {made.dataset}, the checksum of {FILE_NAME} is {described.checksum}"
+        )
+    if manifest is not None and without_places(made.configuration) != manifest.configuration:
         problems.append(f"{name} configuration: not that of {FILE_NAME}")
-    if [(file.split, file.name) for file in made.inputs] != [(f.split, f.name) for f in manifest.inputs]:
+    files = [(file.split, file.name) for file in manifest.inputs] if manifest is not None else []
+    if manifest is not None and [(file.split, file.name) for file in made.inputs] != files:
         problems.append(f"{name} inputs: not those of {FILE_NAME}")
     tell_problems(tell, "provenance", problems, f"made by btlm-data {made.program}, finished {made.finished}")

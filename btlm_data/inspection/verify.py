@@ -15,7 +15,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.description_checks import check_description
+from btlm_data.inspection.description_checks import check_description, check_provenance
 from btlm_data.inspection.file_checks import check_checksums, check_files
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
@@ -93,6 +93,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None) -> None:
             if said != expected
         ]
     tell_problems(report, "sets", problems, f"{len(opened.sets.names)} sets: {', '.join(opened.sets.names)}")
+    check_provenance(opened.root, opened.sets, None, report)
     for name, one in sets.items():
         _verify_set(one, report, f"{name}: ", source)
     manifests = [one.manifest for one in sets.values()]

@@ -17,7 +17,9 @@ import pytest
 from btlm_data import terminal
 from btlm_data.errors import DataError
 from btlm_data.inspection.check import Check, show, summary
+from btlm_data.inspection.description_checks import GPT2
 from btlm_data.inspection.verify import passed, verify
+from btlm_data.tokenizers import load_tokenizer
 from tests.reference import dataset
 from tests.reference.dataset import EOS, VOCABULARY, documents, edit_manifest, edit_shard, resign
 
@@ -748,6 +750,12 @@ CONTRADICTIONS: dict[str, tuple[Change, str, str]] = {
         "the file was changed or damaged",
     ),
 }
+
+
+def test_the_tokenizer_inside_the_package_is_the_one_that_verify_knows() -> None:
+    tokenizer = load_tokenizer("gpt2", backend="reference")
+    assert tokenizer.fingerprint == GPT2.fingerprint
+    assert (tokenizer.eos_id, tokenizer.vocab_size) == (GPT2.eos_id, GPT2.vocab_size)
 
 
 @pytest.mark.parametrize("kind", list(CONTRADICTIONS))
