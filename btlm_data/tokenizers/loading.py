@@ -1,0 +1,59 @@
+"""Finding a tokenizer, checking it, and choosing the library that runs it.
+
+    tokenizer = load_tokenizer("gpt2")                        # or a tokenizer.json, a folder, a hub id
+    ids, offsets = tokenizer.encode_batch(["one", "two"])     # text i is ids[offsets[i]:offsets[i + 1]]
+
+Hugging Face `tokenizers` is the reference; fastokens does the work wherever a self-check finds that it gives the same ids
+(verdicts.py). Otherwise `tokenizers` does it, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from btlm_data.errors import ConfigError
+from btlm_data.tokenizers.backends import Encoder, Fast, Reference
+from btlm_data.tokenizers.configuration import fingerprint, to_json
+from btlm_data.tokenizers.eos import find_eos
+from btlm_data.tokenizers.files import BUILT_IN, TokenizerFiles
+from btlm_data.tokenizers.tokenizer import Tokenizer, TokenizerSpec, open_tokenizer
+from btlm_data.tokenizers.verdicts import verdict_on
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(
+    spec: str,
+    *,
+    eos: str | None = None,
+    backend: Literal["auto", "fast", "reference"] = "auto",
+    revision: str | None = None,
+) -> Tokenizer:
+    """Load a tokenizer and decide, by self-check, which backend runs it.
+
+    spec: "gpt2" (inside the package), a tokenizer.json, a folder that holds one (or GPT-2's vocab.json and merges.txt),
+    or a hub id. eos: the end-of-document token; by default what the files beside the tokenizer say, or the one common
+    name in the vocabulary (eos.py). backend: "auto" uses `tokenizers` with a warning where the fast backend differs, "fast" raises
+    instead. revision: hub branch, tag or commit; the commit it stood for is in `Tokenizer.revision`.
+    Raises ConfigError if the tokenizer cannot be found, read or used, SourceUnavailable if the hub cannot be reached.
+    """
+    files = TokenizerFiles.locate(spec, revision)
+    config = files.read()
+    eos = find_eos(spec, config, eos, files.companion)
+    digest = fingerprint(config)
+    verdict = verdict_on(spec, config, digest, trusted=files.location == BUILT_IN)
+    if verdict.backend == "tokenizers" and backend == "fast":
+        raise ConfigError(
+            f"The fast backend cannot run the tokenizer {spec} exactly: {verdict.reason}. Set tokenizer.backend=auto."
+        )
+    if verdict.backend == "tokenizers" and backend == "auto":
+        logger.warning(
+            "tokenizer %s: running on `tokenizers` (about 50 times slower), because %s", spec, verdict.reason
+        )
+    text = to_json(config)
+    encoder: Encoder = (
+        Reference(text) if backend == "reference" or verdict.backend != "fastokens" else Fast(text)
+    )
+    described = TokenizerSpec(spec, files.location, digest, eos, encoder.name, files.revision)
+    return open_tokenizer(described, Tokenizer(config, described, encoder))

@@ -1,0 +1,85 @@
+"""Whether a tokenizer can be used, and whether the fast backend gives the ids that `tokenizers` gives.
+
+A tokenizer.json comes from outside, and the libraries that read it have no limits: an expression can take for ever, a rule can
+make a text a million times longer, and either can end the process. So tokenizers other than the package's own are tried
+in a process with limits of time and memory (trial.py), on texts that such rules fail on (probes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from btlm_data.tokenizers.backends import Fast, Reference, panics_are_errors
+from btlm_data.tokenizers.configuration import to_json
+from btlm_data.tokenizers.probes import probe_texts, strained_texts
+
+MAX_GROWTH = 40  # times longer that a normalizer may make a text; NFKC makes one character of Arabic 18
+
+
+class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the self-check found. backend: which may run, None if neither can. reason: why not a better one."""
+
+    backend: Literal["fastokens", "tokenizers"] | None
+    reason: str = ""
+
+
+def check(config: Mapping[str, Any]) -> Verdict:
+    """Load the tokenizer with both libraries and compare them on every probe."""
+    text = to_json(config)
+    try:
+        reference = Reference(text)
+    except Exception as error:  # `tokenizers` raises bare Exceptions
+        return Verdict(None, f"`tokenizers` cannot use it: {error}")
+    for token in config["added_tokens"]:
+        token_id = reference.tokenizer.token_to_id(token["content"])
+        if token_id != token["id"]:
+            return Verdict(
+                None,
+                f"its added token {token['content']!r} has id {token['id']}, but `tokenizers` gives it {token_id}",
+            )
+    if problem := _strain(config, reference):
+        return Verdict(None, problem)
+    return _compare(text, config, reference)
+
+
+def _strain(config: Mapping[str, Any], reference: Reference) -> str:
+    """Try texts that badly made rules fail on; returns what went wrong, if the process is still there to say it."""
+    normalizer = reference.tokenizer.normalizer
+    for text in strained_texts(config):
+        with panics_are_errors(reference.name):
+            normalized = normalizer.normalize_str(text) if normalizer is not None else text
+        if len(normalized) > MAX_GROWTH * (len(text) + 10):
+            return f"its normalizer makes {len(normalized):,} characters of {text[:10]!r}... ({len(text)} characters)"
+        reference.encode([text])
+    return ""
+
+
+def _compare(text: str, config: Mapping[str, Any], reference: Reference) -> Verdict:
+    """Whether the fast backend can read the tokenizer and agrees with `reference` on every probe."""
+    try:
+        fast = Fast(text)
+    except (
+        Exception
+    ) as error:  # ValueError for what fastokens does not know, but any failure means: do not use it
+        return Verdict("tokenizers", f"fastokens cannot read it ({error})")
+    probes = probe_texts(config)
+    expected, expected_offsets = reference.encode(probes)
+    reference.decode(expected[:1000].tolist())
+    try:
+        ids, offsets = fast.encode(probes)
+    except Exception as error:
+        return Verdict("tokenizers", f"fastokens failed on a probe ({error})")
+    if np.array_equal(offsets, expected_offsets) and np.array_equal(ids, expected):
+        return Verdict("fastokens")
+    differs = next(
+        probe
+        for i, probe in enumerate(probes)
+        if not np.array_equal(
+            ids[offsets[i] : offsets[i + 1]], expected[expected_offsets[i] : expected_offsets[i + 1]]
+        )
+    )
+    return Verdict("tokenizers", f"fastokens gives other ids for {differs[:40]!r}")
