@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btlm_data.kernels import deflate
+from btlm_data.kernels import deflate, deflate_codes
 
 LENGTHS = st.one_of(
     st.integers(1, 80),
@@ -112,14 +112,14 @@ def test_counters_cost_little_more_than_their_lowest_byte() -> None:
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=300), st.integers(9, 15))
 def test_huffman_lengths_are_complete_limited_and_optimal(counts: list[int], limit: int) -> None:
     values = np.array(counts)
-    lengths = deflate.huffman_lengths(values, limit)
+    lengths = deflate_codes.huffman_lengths(values, limit)
     used = [bits for bits in lengths if bits]
     assert [bits > 0 for bits in lengths] == [count > 0 for count in counts]
     assert max(used, default=0) <= limit
     if len(used) >= 2:
         assert sum(2.0**-bits for bits in used) == 1
     best = textbook_cost(counts)
-    unlimited = deflate.huffman_lengths(values, 64)
+    unlimited = deflate_codes.huffman_lengths(values, 64)
     assert sum(c * b for c, b in zip(counts, unlimited, strict=True)) == best
 
 
@@ -138,6 +138,6 @@ def textbook_cost(counts: list[int]) -> int:
 
 @given(st.integers(1, 5000))
 def test_runs_add_up(quarter: int) -> None:
-    lengths = deflate.run_lengths(4 * quarter)
+    lengths = deflate_codes.run_lengths(4 * quarter)
     assert sum(lengths) == 4 * quarter
     assert all(3 <= size <= 258 for size in lengths)
