@@ -36,9 +36,10 @@ from btlm_data.formats import atomic, dataset, provenance, rejects
 from btlm_data.formats.ledger import STAGES
 from btlm_data.recipe.models import Recipe, Run, Settings
 from btlm_data.records.base import ReadOptions
-from btlm_data.sources.base import SourceFile
-from btlm_data.sources.fetch import Fetcher, Prefetcher
-from btlm_data.sources.listing import Listing, list_files
+from btlm_data.sources.base import Listing, SourceFile
+from btlm_data.sources.fetch import Fetcher
+from btlm_data.sources.listing import list_files
+from btlm_data.sources.prefetch import Prefetcher
 from btlm_data.splits import SPLITS
 from btlm_data.stages import blocks as block_list
 from btlm_data.stages import emit_folder, finish, holdout, pack, read, shard, streams
@@ -188,7 +189,7 @@ def _stages(context: _Context) -> Prepared:
     finish.write(finished_run)
     for passing in ("pack", "emit"):  # large, and only needed until the shards and the text stand
         shutil.rmtree(context.work_dir / passing, ignore_errors=True)
-    Fetcher.of(run).release(listing.files)
+    Fetcher.of(run, listing).release(listing.files)
     (context.out / PREPARING).unlink(missing_ok=True)
     return Prepared(context.out, context.work_dir, True, context.stages, num_rejects)
 
@@ -289,6 +290,7 @@ def _claim(context: _Context, fingerprint: str) -> None:
 
 def read_settings(
     context_run: Run,
+    listing: Listing,
     settings: Settings,
     options: ReadOptions,
     tokenizer: TokenizerSpec,
@@ -313,7 +315,7 @@ def read_settings(
         settings=settings,
         options=options,
         tokenizer=tokenizer,
-        fetcher=Fetcher.of(context_run),
+        fetcher=Fetcher.of(context_run, listing),
         filters=filters,
         products=products,
         strict=context_run.strict,
@@ -333,7 +335,7 @@ def _read(
         from btlm_data.stages.decontaminate import prepare_ngrams
 
         evaluation = prepare_ngrams(settings.holdout.decontaminate, context.work_dir)
-    reading = read_settings(run, settings, options, tokenizer, evaluation)
+    reading = read_settings(run, listing, settings, options, tokenizer, evaluation)
     tasks = read.plan(listing.files, reading)
     step = Step("read", read.VERSION, read.work, tasks, reading, "")
     todo = [task for task in tasks if not is_done(step, task, context.work_dir)]

@@ -64,7 +64,7 @@ def measure(recipe: Recipe) -> Plan:
     options = read.read_options(settings.source, listing.fields)
     pipeline.warm_up(tokenizer)
     Fetcher.of(run).check_room(listing.files)
-    reading = pipeline.read_settings(run, settings, options, tokenizer.spec, None)
+    reading = pipeline.read_settings(run, listing, settings, options, tokenizer.spec, None)
     out, work_dir = pipeline.folders(run)
     tasks = read.plan(listing.files, reading)
     step = Step("read", read.VERSION, read.work, tasks, reading, "")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from btlm_data.recipe.models import Run
+from btlm_data.storage.retry import Retry
+
+MAX_ENTRIES = (
+    5_000_000  # the largest corpora have under a million files; a longer listing is taken to be broken
+)
+_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,9 +22,11 @@ class SourceFile:
 
     name: '/'-separated and relative to the source; it is the file's identity, gives the order (text order within a
     split) and enters the shuffle key, so the same files give the same shards from a folder, a hub or a bucket.
-    url: a local path, or what a remote source's fetcher understands. size: bytes as stored. version: changes when the
-    content may have changed (mtime, ETag or SHA-256). source: the source name of all its documents, where the file's
-    place decides it; otherwise None, and the record says it.
+    url: an absolute local path, or what a remote scheme understands; never a user, password or signature (these are
+    in Listing.secrets). size: bytes as stored. version: changes when the content may have changed (mtime, ETag or
+    SHA-256). source: the source name of all its documents, where the file's place decides it; otherwise None, and the
+    record says it. stamp: of a local file, what the file system said of it when it was listed (local.unchanged).
+    split_rule: in words, what put it into its split.
     """
 
     name: str
@@ -27,6 +39,8 @@ class SourceFile:
     source: str | None = None
     sha256: str | None = None
     text_field: str | None = None  # where this file's records differ from the source's setting
+    stamp: str | None = None
+    split_rule: str = ""
 
     @property
     def identity(self) -> str:
@@ -38,3 +52,138 @@ class SourceFile:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Files of the source that are not read, for one reason. names: the first few, '/'-separated, relative."""
+
+    reason: str
+    count: int
+    names: tuple[str, ...]
+
+    def words(self) -> str:
+        """For people: `3 x unknown ending .bz2 (a.bz2, b.bz2, ...)`."""
+        more = ", ..." if self.count > len(self.names) else ""
+        return f"{self.count:,} x {self.reason} ({', '.join(self.names)}{more})"
+
+
+def count_left_out(found: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
+    """Group (reason, name) pairs, the commonest reason first."""
+    counts: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
+    for reason, name in found:
+        counts[reason] += 1
+        if len(examples := names.setdefault(reason, [])) < _EXAMPLES:
+            examples.append(name)
+    return tuple(LeftOut(reason, count, tuple(names[reason])) for reason, count in counts.most_common())
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source gives.
+
+    files: sorted by split (train, validation, test), then name. provenance: JSON values that say where the files came
+    from (kind, place, resolved revision, licence note, what was left out). fields: SourceSettings fields
+    (`text_field`, `source_field`) that this source has otherwise than the defaults; already laid under what the user
+    set, so simply use them. left_out: what is there and is not read. secrets: URL as in the files -> the URL with its
+    signature or password, for those that need one; hand it to Fetcher.of and write it nowhere.
+    """
+
+    files: tuple[SourceFile, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes as stored."""
+        return sum(file.size for file in self.files)
+
+    def split_rules(self) -> dict[str, tuple[LeftOut, ...]]:
+        """For each split, the rules that put files there, with counts and the first names (LeftOut.reason is the rule)."""
+        by_split: dict[str, list[tuple[str, str]]] = {}
+        for file in self.files:
+            by_split.setdefault(file.split, []).append((file.split_rule, file.name))
+        return {split: count_left_out(pairs) for split, pairs in by_split.items()}
+
+
+@dataclass(frozen=True)
+class Access:
+    """How servers are asked. timeout: seconds without a byte. retry: the policy for faults that may pass."""
+
+    timeout: float = 60.0
+    retry: Retry = field(default_factory=Retry)
+
+    @staticmethod
+    def of(run: Run) -> Access:
+        """As the run's options say."""
+        return Access(run.timeout, Retry(run.retries, run.retry_pause))
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to list.
+
+    url: as the user wrote it, with its glob and its signature. globs: where a registered corpus decides, the patterns
+    below `url` of all the files that are wanted (a scheme may list only the folders they lie in). revision: hub only.
+    skip: absolute local folders that are not entered, each with the reason. version: of every file, where the files never change.
+    """
+
+    url: str
+    access: Access
+    globs: tuple[str, ...] | None = None
+    revision: str | None = None
+    skip: Mapping[str, str] = field(default_factory=dict)
+    version: str | None = None
+
+
+class Entry(NamedTuple):
+    """One file of a place, whether or not it is a part of the corpus. Fields as in SourceFile."""
+
+    name: str
+    url: str
+    size: int
+    version: str
+    sha256: str | None = None
+    stamp: str | None = None
+    compression: str | None = None  # where the server says otherwise than the name
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a scheme lists at one place.
+
+    entries: all files below the root, in any order. glob: the pattern in the URL, relative to the root, that names
+    are still to be matched with. single: the URL names one file, by itself. left_out: (reason, name) of what is no
+    readable file. secrets: see Listing. trusted: names come from this machine, and are not refused for odd characters.
+    """
+
+    entries: Sequence[Entry]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    glob: str | None = None
+    single: bool = False
+    left_out: Sequence[tuple[str, str]] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    trusted: bool = False
+
+
+class Scheme(Protocol):
+    """How one URL scheme is listed and read: the calls that its module has."""
+
+    def list_place(self, query: Query) -> Found:
+        """Everything at a place. Raises SourceUnavailable, in words, if it refuses or cannot be reached; InputError."""
+
+    def stream(self, file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:
+        """The bytes of a file from `offset` on. url: with its secrets.
+
+        Raises TransientError where asking again may help, SourceUnavailable where it does not, InputError if the file
+        is no longer what was listed.
+        """
+
+    def local_path(self, file: SourceFile) -> str | None:
+        """Where the bytes already lie on this machine, so that they need not be fetched; None: nowhere.
+
+        A copy that some other program keeps may be named too: it is checked before it is used.
+        """

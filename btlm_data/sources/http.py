@@ -1,32 +1,28 @@
-"""Bytes over HTTP: ranges, pauses, and what counts as a passing fault. Uses huggingface_hub's session for every host."""
+"""Bytes over HTTP: ranges, what counts as a passing fault, and how long an answer is waited for."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import email.utils
-import random
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from btlm_data.redact import redact
+from btlm_data.storage.retry import TransientError
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
-LONGEST_PAUSE = 60.0  # seconds between two attempts, unless the server asks for more
-LONGEST_RETRY_AFTER = 3600.0  # a server that wants more than an hour is treated as unavailable
-
-
-class TransientError(Exception):
-    """A fault that may pass.
-
-    wait: seconds the server asked to wait, if it did. status: the HTTP status, if there was one. restart: what has been
-    received so far is of no use.
-    """
-
-    def __init__(
-        self, reason: str, wait: float | None = None, status: int | None = None, *, restart: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.wait = wait
-        self.status = status
-        self.restart = restart
+FIRST_ANSWER = (
+    8.0  # seconds; a server that has not answered once by then cannot be reached, and somebody is waiting
+)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -34,42 +30,90 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after")
     if value is not None:
         value = value.strip()
-        if value.isdigit():
-            return float(value)
+        if value.isascii() and value.isdigit():
+            return float(value[:9])
         date = email.utils.parsedate_tz(value)
         if date is not None:
-            return max(0.0, float(email.utils.mktime_tz(date)) - time.time())
+            with contextlib.suppress(ValueError, OverflowError):
+                return max(0.0, float(email.utils.mktime_tz(date)) - time.time())
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # loaded lazily, its stub forgets it
 
     limits = parse_ratelimit_headers(headers)
     return float(limits.reset_in_seconds) if limits is not None and limits.remaining == 0 else None
 
 
-def backoff(attempt: int, base: float, asked: float | None) -> float:
-    """Seconds to pause before attempt number `attempt + 1`: what the server asked for, else base * 2**attempt, each with some jitter.
+def hub_session(timeout: float) -> httpx2.Client:
+    """huggingface_hub's own session (so its proxies, certificates and offline mode hold), no request of which waits for ever.
 
-    The jitter keeps many workers from asking again in the same moment; it never shortens what the server asked for.
+    timeout: seconds without a byte, for requests that set no limit themselves. Some of the library's own do not.
     """
-    if asked is not None:
-        return min(asked, LONGEST_RETRY_AFTER) + random.uniform(0, base)
-    return min(LONGEST_PAUSE, base * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)
+    from huggingface_hub import get_session
+
+    client = get_session()
+    hooks = client.event_hooks
+    kept = [hook for hook in hooks.get("request", []) if not isinstance(hook, _Limit)]
+    client.event_hooks = {**hooks, "request": [*kept, _Limit(timeout)]}
+    return client
+
+
+class _Limit:
+    """A request hook that gives a limit to requests without one."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __call__(self, request: httpx2.Request) -> None:
+        limits = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {
+            kind: self._seconds if limits.get(kind) is None else limits[kind]
+            for kind in ("connect", "read", "write", "pool")
+        }
+
+
+_web_clients: dict[int, httpx2.Client] = {}  # by process id: a forked child opens its own
+_web_clients_guard = threading.Lock()
+
+
+def web_session() -> httpx2.Client:
+    """The session of this process for plain web servers: the hub's token and offline mode mean nothing there."""
+    import httpx2
+
+    with _web_clients_guard:
+        if (client := _web_clients.get(os.getpid())) is None:
+            client = _web_clients[os.getpid()] = httpx2.Client(follow_redirects=True)
+        return client
+
+
+def close_web_session() -> None:
+    """Close what web_session opened in this process."""
+    with _web_clients_guard:
+        if (client := _web_clients.pop(os.getpid(), None)) is not None:
+            client.close()
+
+
+atexit.register(close_web_session)
 
 
 def stream_bytes(
-    address: str, headers: Mapping[str, str], offset: int, timeout: float, check_status: Callable[[Any], None]
+    client: httpx2.Client,
+    address: str,
+    headers: Mapping[str, str],
+    offset: int,
+    timeout: float,
+    check_status: Callable[[Any], None],
 ) -> Iterator[bytes]:
-    """Yield a body from byte `offset` on, also from a server that ignores ranges.
+    """Yield a body, as it is stored, from byte `offset` on; also from a server that ignores ranges.
 
-    Raises TransientError for whatever the network does; what `check_status` raises passes through.
+    A Content-Encoding that a server adds to a stored .gz is not undone: sizes, ranges and checksums mean the stored
+    bytes. Raises TransientError for whatever the network does; what `check_status` raises passes through.
     """
     import httpx2
-    from huggingface_hub import get_session
 
-    asked = dict(headers)
+    asked = {**headers, "Accept-Encoding": "identity"}
     if offset:
         asked["Range"] = f"bytes={offset}-"
     try:
-        with get_session().stream(
+        with client.stream(
             "GET", address, headers=asked, timeout=httpx2.Timeout(timeout), follow_redirects=True
         ) as response:
             if response.status_code == 416:
@@ -78,13 +122,10 @@ def stream_bytes(
                 )
             check_status(response)
             skip = offset if offset and response.status_code != 206 else 0
-            if response.status_code == 206 and not _starts_at(
-                response.headers.get("content-range", ""), offset
-            ):
-                raise TransientError(
-                    f"asked for bytes from {offset}, got {response.headers.get('content-range')!r}"
-                )
-            for received in response.iter_bytes():
+            content_range = response.headers.get("content-range", "")
+            if response.status_code == 206 and not _starts_at(content_range, offset):
+                raise TransientError(f"asked for bytes from {offset}, got {content_range!r}")
+            for received in response.iter_raw():
                 piece = received
                 if skip:
                     dropped = min(skip, len(piece))
@@ -92,7 +133,32 @@ def stream_bytes(
                 if piece:
                     yield piece
     except httpx2.RequestError as error:
-        raise TransientError(str(error) or type(error).__name__) from error
+        raise TransientError(reason_of(error)) from error
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """`ask()`, waited for at most so long: looking up a name has no limit of its own. Raises TransientError."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="first-answer", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        if answer.done():
+            raise
+        raise TransientError(f"no answer within {seconds:.0f} s") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says: its first line, without secrets; the error's kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return redact(lines[0])[:300] if lines else type(error).__name__
 
 
 def _starts_at(content_range: str, offset: int) -> bool:

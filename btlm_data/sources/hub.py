@@ -1,7 +1,9 @@
 """The Hugging Face hub: which files a data set has, and their bytes, through `huggingface_hub` itself.
 
+    hf://datasets/ORG/NAME[@REVISION][/PATH or GLOB]
+
 Listing and metadata are HfApi's. Bodies are read with huggingface_hub's own HTTP session and headers (so proxies,
-certificates, HF_ENDPOINT, HF_TOKEN and HF_HOME hold), but into our bounded cache: its own cache has no bound and does
+certificates, HF_ENDPOINT, HF_TOKEN and HF_HOME hold), but into our bounded folder: its own cache has no bound and does
 not check SHA-256. A listing is pinned to the commit it was made at, so a data set that changes during a run is still read whole.
 """
 
@@ -15,31 +17,67 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from urllib.parse import quote, unquote
 
 from btlm_data.errors import ConfigError, SourceUnavailable
-from btlm_data.recipe.models import Run
 from btlm_data.records.formats import classify
-from btlm_data.sources.base import SourceFile
-from btlm_data.sources.http import RETRIED_STATUS, TransientError, backoff, retry_after
-from btlm_data.sources.patterns import fixed_folder, is_pattern, is_safe_name, matcher, splits_of
+from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
+from btlm_data.sources.globs import enclosing_folders, is_pattern, matcher, split_pattern
+from btlm_data.sources.http import (
+    FIRST_ANSWER,
+    RETRIED_STATUS,
+    hub_session,
+    reason_of,
+    retry_after,
+    stream_bytes,
+    within,
+)
+from btlm_data.sources.names import is_safe_name, shown
+from btlm_data.storage.retry import Retry, TransientError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from btlm_data.sources.listing import Listing
-
 logger = logging.getLogger(__name__)
-MAX_ENTRIES = (
-    5_000_000  # the largest data sets on the hub have under a million files; beyond this a listing is broken
-)
-_SILENT_RETRIES = 2  # of a listing whose hub does not answer: each has waited for `run.timeout`, and somebody waits for the run to begin
+MAX_TEXT_BYTES = 64 * 2**20  # of a list of files
+_SILENT_RETRIES = 2  # of a request that had no answer at all: each has waited for `timeout`
 _LISTERS = 4  # folders listed at once
-_URL = re.compile(r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
-_UNAVAILABLE = "Check the name, set HF_TOKEN if it is private or gated, or name a mirror, a local folder or another source."
+_URL = re.compile(
+    r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)"
+    r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"
+)
+_ADVICE = "Check the name, set HF_TOKEN if it is private or gated, or name a mirror, a local folder or another source."
+
+
+class Place(NamedTuple):
+    """A data set on the hub, or a part of it. path: below its root; may be a glob."""
+
+    repository: str
+    revision: str | None
+    path: str | None
+
+    def file_url(self, name: str) -> str:
+        """The hf:// URL of one file."""
+        revision = quote(self.revision or "main", safe="")
+        return f"hf://datasets/{self.repository}@{revision}/{name}"
+
+
+def parse_url(url: str) -> Place:
+    """The parts of hf://datasets/ORG/NAME[@REVISION][/PATH].
+
+    A `/` in a revision is written %2F, or as it is in `refs/convert/parquet` and `refs/pr/7`. Raises ConfigError.
+    """
+    match = _URL.fullmatch(url.rstrip("/"))
+    if match is None:
+        raise ConfigError(
+            f"{shown(url)!r} is no data set on the hub. The form is hf://datasets/ORG/NAME[@REVISION][/GLOB], "
+            "for example hf://datasets/DKYoon/SlimPajama-6B/data/*.parquet."
+        )
+    revision = match["revision"]
+    return Place(match["repository"], unquote(revision) if revision else None, match["path"])
 
 
 def endpoint() -> str:
@@ -49,153 +87,110 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def parse_url(url: str) -> tuple[str, str | None, str | None]:
-    """(repository, revision, path or glob) of hf://datasets/ORG/NAME[@REV][/PATH]. A `/` in a revision is written %2F."""
-    match = _URL.fullmatch(url.rstrip("/"))
-    if match is None:
-        raise ConfigError(
-            f"{url!r} is no data set on the hub. The form is hf://datasets/ORG/NAME[@REVISION][/GLOB], "
-            "for example hf://datasets/DKYoon/SlimPajama-6B/data/*.parquet."
-        )
-    revision = match["revision"]
-    return match["repository"], unquote(revision) if revision else None, match["path"]
+def list_place(query: Query) -> Found:
+    """List a data set's files at one commit.
 
-
-def list_hub(
-    url: str, revision: str | None, run: Run, patterns: Mapping[str, Sequence[str]] | None
-) -> Listing:
-    """List a data set's input files at one commit.
-
-    patterns: split -> globs; without them the URL's glob (or everything) and the usual folder names decide. Raises
-    SourceUnavailable in plain words when the hub refuses or cannot be reached, or the listing cannot be trusted.
+    Raises SourceUnavailable in plain words when the hub refuses or cannot be reached, or the listing cannot be trusted.
     """
-    from btlm_data.sources.listing import Listing
-
-    repository, pinned, path = parse_url(url)
-    api = _api(run.timeout)
-    wanted = revision or pinned
-
-    def ask() -> Any:
-        return api.dataset_info(repository, revision=wanted, timeout=run.timeout)
-
-    info = _answer(ask, repository, wanted, run)
+    place = parse_url(query.url)
+    asked = query.revision or place.revision
+    hub = _Hub(place.repository, asked, query.access)
+    info = hub.info()
     commit = str(info.sha)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        _refuse(repository, f"the hub gave {commit!r} as its revision, which is no commit id")
-    glob = path
-    if path and not is_pattern(path) and classify(path) is None:
-        glob = f"{path}/**"
-    globs = [*itertools.chain.from_iterable(patterns.values())] if patterns is not None else [glob or "**"]
-    folders = _folders(globs)
-    patient = run.model_copy(
-        update={"retries": min(run.retries, 1)}
-    )  # huggingface_hub repeats each page of a listing by itself
-
-    def tree(folder: str) -> list[Any]:
-        return list(
-            _answer(
-                functools.partial(_tree, api, repository, commit, folder, globs), repository, wanted, patient
-            )
-        )
-
-    entries = list(itertools.chain.from_iterable(_side_by_side(tree, folders)))
-    files: dict[str, SourceFile] = {}
-    splits = splits_of([entry.path for entry in entries], patterns, glob)
-    for entry in entries:
-        split = splits.get(entry.path)
-        if split is None:
-            continue
-        if not is_safe_name(entry.path):
-            _refuse(
-                repository,
-                f"its listing names the file {entry.path[:200]!r}, which is no plain relative path",
-            )
-        size = entry.lfs.size if entry.lfs is not None else entry.size
-        if not isinstance(size, int) or size < 0:
-            _refuse(repository, f"its listing gives {entry.path} the size {size!r}")
-        files[entry.path] = _source_file(repository, commit, entry, split)
-    if not files:
-        looked = ", ".join(globs[:4]) + (" ..." if len(globs) > 4 else "")
-        _refuse(
-            repository,
-            f"at revision {commit[:12]} it has no .jsonl, .parquet or .txt file that matches {looked}",
-        )
+        refuse(place.repository, f"the hub gave {shown(commit)!r} as its revision, which is no commit id")
+    root, glob = _root_and_glob(place.path)
+    globs = list(query.globs) if query.globs is not None else [glob or "**"]
+    prefix = f"{root}/" if root else ""
+    wanted = [f"{prefix}{one}" for one in globs]
+    if query.globs is None:
+        wanted += [f"{one}/**" for one in wanted if not one.endswith("**")]  # a pattern may match folders
+    entries = hub.tree(commit, wanted)
+    single = place.path is not None and [entry.path for entry in entries] == [place.path]
+    if (
+        not single and place.path is not None and not is_pattern(place.path)
+    ):  # a folder, whatever it is called
+        prefix, glob = f"{place.path}/", None
+    pinned = place._replace(revision=commit)
+    found = [_entry(entry, prefix, pinned) for entry in entries if entry.path.startswith(prefix)]
     gated = bool(getattr(info, "gated", False))
-    _check_access(api, next(iter(sorted(files.items())))[1], repository, gated, run)
-    total = sum(file.size for file in files.values())
-    logger.info(
-        "hub: %s at %s: %d files, %.1f GB%s",
-        repository,
-        commit[:12],
-        len(files),
-        total / 1e9,
-        ", gated" if gated else "",
-    )
+    readable = (entry for entry in sorted(found) if classify(entry.name) is not None and is_safe_name(entry.name))
+    first = next(readable, None)
+    if first is not None:
+        hub.check_access(first.url, gated=gated)
     provenance = {
         "kind": "hub",
         "endpoint": endpoint(),
-        "repository": repository,
+        "repository": place.repository,
         "revision": commit,
-        "asked_revision": wanted,
+        "asked_revision": asked,
         "gated": gated,
-        "files": len(files),
-        "bytes": total,
     }
-    return Listing(tuple(files.values()), provenance)
+    logger.info("hub: %s at %s: %d files", place.repository, commit[:12], len(found))
+    return Found(found, provenance, None if single else glob, single=single)
 
 
-def read_text_file(repository: str, revision: str, path: str, run: Run) -> str:
-    """A small text file of a data set (a list of URLs, checksums): at most 64 MiB. Raises SourceUnavailable."""
-    from huggingface_hub import get_session
+def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:
+    """The bytes of a file from `offset` on."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    def ask() -> str:
-        address, headers = request_of(f"hf://datasets/{repository}@{revision}/{path}")
-        pieces: list[bytes] = []
-        with get_session().stream("GET", address, headers=headers, timeout=run.timeout) as response:
-            check_status(response)
-            for piece in response.iter_bytes():
-                pieces.append(piece)
-                if sum(map(len, pieces)) > 64 * 2**20:
-                    _refuse(repository, f"{path} is larger than 64 MiB, which is no list of files")
-        return b"".join(pieces).decode("utf-8", "replace")
-
-    return str(_answer(ask, f"{repository}/{path}", revision, run))
+    address, headers = request_of(url)
+    try:
+        yield from stream_bytes(
+            hub_session(access.timeout), address, headers, offset, access.timeout, check_status
+        )
+    except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+        raise explain(error, url.removeprefix("hf://datasets/"), url) from error
 
 
-def commit_of(url: str, revision: str | None, run: Run) -> tuple[str, str]:
-    """(repository, commit id) of a data set. Raises SourceUnavailable."""
-    repository, pinned, _ = parse_url(url)
-    wanted = revision or pinned
-    info = _answer(
-        lambda: _api(run.timeout).dataset_info(repository, revision=wanted, timeout=run.timeout),
-        repository,
-        wanted,
-        run,
-    )
-    return repository, str(info.sha)
-
-
-def request_of(url: str) -> tuple[str, dict[str, str]]:
-    """Address and headers to get the bytes of an hf:// file URL made by `list_hub`."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # loaded lazily, its stub forgets it
-
-    repository, revision, path = parse_url(url)
-    assert path is not None
-    address = hf_hub_url(repository, path, repo_type="dataset", revision=revision, endpoint=endpoint())
-    headers = build_hf_headers(library_name="btlm-data")
-    headers["Accept-Encoding"] = "identity"  # sizes and ranges must mean the file's own bytes
-    return address, headers
-
-
-def downloaded(file: SourceFile) -> str | None:
+def local_path(file: SourceFile) -> str | None:
     """Where `huggingface_hub` itself already keeps this very file (after `hf download`), or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    repository, revision, path = parse_url(file.url)
-    assert path is not None
-    found = try_to_load_from_cache(repository, path, revision=revision, repo_type="dataset")
-    return found if isinstance(found, str) else None
+    place = parse_url(file.url)
+    assert place.path is not None
+    kept = try_to_load_from_cache(place.repository, place.path, revision=place.revision, repo_type="dataset")
+    return kept if isinstance(kept, str) else None
+
+
+def commit_of(url: str, revision: str | None, access: Access) -> Place:
+    """A data set with the commit that its revision stands for now. Raises SourceUnavailable."""
+    place = parse_url(url)
+    info = _Hub(place.repository, revision or place.revision, access).info()
+    return place._replace(revision=str(info.sha))
+
+
+def read_text_file(place: Place, path: str, access: Access) -> str:
+    """A small text file of a data set (a list of URLs, checksums): at most 64 MiB. Raises SourceUnavailable."""
+
+    def ask() -> str:
+        address, headers = request_of(place.file_url(path))
+        pieces, size = [], 0
+        for piece in stream_bytes(
+            hub_session(access.timeout), address, headers, 0, access.timeout, check_status
+        ):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_TEXT_BYTES:
+                refuse(place.repository, f"{path} is larger than 64 MiB, which is no list of files")
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    return str(_Hub(f"{place.repository}/{path}", place.revision, access).answer(ask))
+
+
+def request_of(url: str) -> tuple[str, dict[str, str]]:
+    """Address and headers to get the bytes of an hf:// file URL."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # loaded lazily, its stub forgets it
+
+    place = parse_url(url)
+    assert place.path is not None
+    address = hf_hub_url(
+        place.repository, place.path, repo_type="dataset", revision=place.revision, endpoint=endpoint()
+    )
+    headers = build_hf_headers(library_name="btlm-data")
+    headers["Accept-Encoding"] = "identity"  # sizes and ranges must mean the file's own bytes
+    return address, headers
 
 
 def check_status(response: Any) -> None:
@@ -210,7 +205,7 @@ def check_status(response: Any) -> None:
 
 
 def explain(error: Exception, what: str, revision: str | None = None) -> SourceUnavailable:
-    """A hub error in plain words."""
+    """A hub error in plain words. what: the data set or file."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RevisionNotFoundError
 
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
@@ -235,142 +230,170 @@ def explain(error: Exception, what: str, revision: str | None = None) -> SourceU
     if status == 401:
         return SourceUnavailable(
             f"{what} was refused by {address} (401, not authorised): it is private, gated, gone, or the token is wrong (it is {_token_state()}). "
-            f"{_UNAVAILABLE}"
+            f"{_ADVICE}"
         )
     if status == 404:
-        return SourceUnavailable(f"{what} was not found at {address} (404). {_UNAVAILABLE}")
+        return SourceUnavailable(f"{what} was not found at {address} (404). {_ADVICE}")
     if status == 429:
         return SourceUnavailable(
             f"{what}: {address} still answers 429 (too many requests) after every pause it asked for. "
-            "Wait an hour and run the same command again (it goes on from here), or set HF_TOKEN: known users may ask more often."
+            "Wait an hour and run the same command again (it continues from here), or set HF_TOKEN: known users may ask more often."
         )
-    reason = f"status {status}" if status else (str(error).strip().split("\n")[0] or type(error).__name__)
+    silent = status is None and not isinstance(error, ValueError | KeyError | TypeError)
+    problem = "cannot be reached" if silent else "does not answer as it should"
+    reason = reason_of(error) if status is None else f"status {status}"
     return SourceUnavailable(
-        f"{what} cannot be read: {address} does not answer as it should ({reason}). "
-        "Check the network (HTTPS_PROXY, HF_ENDPOINT), and run the same command again: it goes on from here."
+        f"{what} cannot be read: {address} {problem} ({reason}). "
+        "Check the network (HTTPS_PROXY, HF_ENDPOINT), and run the same command again: it continues from here."
     )
 
 
-def _kept_snapshot(repository: str, revision: str | None) -> str | None:
-    """The folder in which `hf download` keeps a data set, or None. Asks nobody."""
-    from huggingface_hub import snapshot_download
+def refuse(repository: str, problem: str) -> NoReturn:
+    """Raise SourceUnavailable for a data set whose listing is of no use."""
+    raise SourceUnavailable(f"The data set {repository} cannot be used: {problem}. {_ADVICE}")
 
-    try:
-        return str(
-            snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True)
+
+class _Hub:
+    """Requests about one data set at one revision, with the retries that each deserves."""
+
+    def __init__(self, repository: str, revision: str | None, access: Access) -> None:
+        self.repository, self.revision, self.access = repository, revision, access
+
+    def info(self) -> Any:
+        """The data set's commit and whether it is gated: the first request, so a hub that cannot be reached is known soon."""
+        seconds = min(self.access.timeout, FIRST_ANSWER)
+
+        def ask() -> Any:
+            return within(
+                seconds + 1,
+                lambda: self._api().dataset_info(
+                    self.repository, revision=self.revision, timeout=seconds, expand=["sha", "gated"]
+                ),
+            )
+
+        return self.answer(ask, silent_retries=0)
+
+    def tree(self, commit: str, globs: Sequence[str]) -> list[Any]:
+        """The files at a commit that match any glob, only the folders listed that can hold them."""
+        # huggingface_hub repeats each page of a listing by itself
+        patient = Access(
+            self.access.timeout, Retry(min(self.access.retry.retries, 1), self.access.retry.pause)
         )
-    except (OSError, ValueError):  # not there, or `repository` is no name of one
-        return None
+        lister = _Hub(self.repository, self.revision, patient)
+        matchers = [matcher(glob) for glob in globs]
 
+        def ask(folder: str) -> list[Any]:
+            return list(lister.answer(functools.partial(lister._folder, commit, folder, matchers)))
 
-def _token_state() -> str:
-    from huggingface_hub import get_token
+        return list(itertools.chain.from_iterable(_side_by_side(ask, enclosing_folders(globs))))
 
-    return "set" if get_token() else "not set"
+    def check_access(self, url: str, *, gated: bool) -> None:
+        """Ask for the head of one file: a gated data set may be listed by everyone, and read by few."""
+        from huggingface_hub import get_hf_file_metadata
 
+        address, headers = request_of(url)
+        hub = _Hub(f"{self.repository}{' (gated)' if gated else ''}", None, self.access)
+        hub.answer(
+            lambda: get_hf_file_metadata(
+                address, headers=headers, timeout=self.access.timeout, endpoint=endpoint()
+            )
+        )
 
-def _refuse(repository: str, found: str) -> NoReturn:
-    raise SourceUnavailable(f"The data set {repository} cannot be used: {found}. {_UNAVAILABLE}")
+    def answer(self, ask: Callable[[], Any], silent_retries: int = _SILENT_RETRIES) -> Any:
+        """Ask until there is an answer. silent_retries: repeats where there is none at all. Raises SourceUnavailable."""
+        import httpx2
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+        attempts = self.access.retry.attempts()
+        silent = 0
+        while True:
+            try:
+                return ask()
+            except (HFValidationError, OfflineModeIsEnabled) as error:
+                raise explain(error, self.repository, self.revision) from None
+            except TransientError as error:
+                cause: Exception = error
+                fault = error
+            except HfHubHTTPError as error:
+                status = error.response.status_code if error.response is not None else None
+                if status not in RETRIED_STATUS:
+                    raise explain(error, self.repository, self.revision) from None
+                cause, fault = error, TransientError(f"status {status}", retry_after(error.response.headers))
+            except (httpx2.RequestError, OSError) as error:
+                cause, fault = error, TransientError(reason_of(error))
+            except (ValueError, KeyError, TypeError) as error:  # an answer that is no listing
+                cause, fault = (
+                    error,
+                    TransientError(f"an answer that is no listing: {reason_of(error)}", status=200),
+                )
+            if fault.status is None and fault.wait is None and not isinstance(cause, HfHubHTTPError):
+                silent += 1
+            pause = attempts.failed(fault)
+            if pause is None or silent > silent_retries:
+                raise explain(cause, self.repository, self.revision) from cause
+            logger.info("hub: %s: %s; asking again in %.1f s", self.repository, fault, pause)
+            time.sleep(pause)
 
-def _api(timeout: float) -> HfApi:
-    from huggingface_hub import HfApi
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
 
-    limit_waiting(timeout)
-    return HfApi(endpoint=endpoint(), library_name="btlm-data")
+        hub_session(self.access.timeout)  # no request of the library waits for ever
+        return HfApi(endpoint=endpoint(), library_name="btlm-data")
 
+    def _folder(self, commit: str, folder: str, matchers: Sequence[Callable[[str], bool]]) -> list[Any]:
+        """The files of one folder that match; a folder that is not there has none."""
+        from huggingface_hub import RepoFile
+        from huggingface_hub.errors import EntryNotFoundError
 
-_waiting_limit = 60.0
-_limited = False
-
-
-def limit_waiting(timeout: float) -> None:
-    """Bound how long any huggingface_hub request of this process waits without a byte (by default some wait for ever)."""
-    global _waiting_limit, _limited
-    _waiting_limit = timeout
-    if _limited:
-        return
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
-
-    factory: Callable[[], Any] = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
-
-    def limited() -> Any:
-        client = factory()
-        hooks = client.event_hooks
-        hooks["request"].append(_set_limit)
-        client.event_hooks = hooks
-        return client
-
-    set_client_factory(limited)
-    _limited = True
-
-
-def _set_limit(request: Any) -> None:
-    """Give a request without time limits ours (an httpx event hook)."""
-    limits = request.extensions.get("timeout") or {}
-    request.extensions["timeout"] = {
-        kind: _waiting_limit if limits.get(kind) is None else limits[kind]
-        for kind in ("connect", "read", "write", "pool")
-    }
-
-
-def _answer(ask: Callable[[], Any], what: str, revision: str | None, run: Run) -> Any:
-    """Ask until there is an answer, at most `run.retries` times more, or _SILENT_RETRIES where there is none at all. Raises SourceUnavailable."""
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    for attempt in itertools.count():
+        files: list[Any] = []
+        entries: Iterable[Any] = self._api().list_repo_tree(
+            self.repository, folder or None, recursive=True, revision=commit, repo_type="dataset"
+        )
         try:
-            return ask()
-        except (HFValidationError, OfflineModeIsEnabled) as error:
-            raise explain(error, what, revision) from None
-        except TransientError as error:
-            failure: Exception = error
-            wait = error.wait
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else None
-            if status not in RETRIED_STATUS:
-                raise explain(error, what, revision) from None
-            failure, wait = error, retry_after(error.response.headers)
-        except (httpx2.RequestError, OSError) as error:
-            if attempt >= _SILENT_RETRIES:
-                raise explain(error, what, revision) from error
-            failure, wait = error, None
-        except (ValueError, KeyError, TypeError) as error:  # an answer that is no listing
-            failure, wait = error, None
-        if attempt >= run.retries:
-            raise explain(failure, what, revision) from failure
-        pause = backoff(attempt, run.retry_pause, wait)
-        logger.info("hub: %s: %s; asking again in %.1f s", what, str(failure).split("\n")[0], pause)
-        time.sleep(pause)
-    raise AssertionError("unreachable")
+            for number, entry in enumerate(entries):
+                if number >= MAX_ENTRIES:
+                    refuse(self.repository, f"its listing does not end after {MAX_ENTRIES:,} entries")
+                if (
+                    isinstance(entry, RepoFile)
+                    and isinstance(entry.path, str)
+                    and any(matches(entry.path) for matches in matchers)
+                ):
+                    files.append(entry)
+        except EntryNotFoundError:
+            if not folder:
+                raise
+        return files
 
 
-def _tree(api: HfApi, repository: str, commit: str, folder: str, globs: Sequence[str]) -> list[Any]:
-    """The files of one folder that match any glob; a folder that is not there has none."""
-    from huggingface_hub import RepoFile
-    from huggingface_hub.errors import EntryNotFoundError
+def _root_and_glob(path: str | None) -> tuple[str, str | None]:
+    """The folder that names are relative to, and the pattern below it.
 
-    matchers = [matcher(glob) for glob in globs]
-    found: list[Any] = []
-    entries: Iterable[Any] = api.list_repo_tree(
-        repository, folder or None, recursive=True, revision=commit, repo_type="dataset"
+    A path without a pattern may be a folder or a file (either can be called x.parquet): both are asked for.
+    """
+    if path is None:
+        return "", None
+    if is_pattern(path):
+        return split_pattern(path)
+    if classify(path) is None:
+        return path, None
+    folder, _, last = path.rpartition("/")
+    return folder, last
+
+
+def _entry(entry: Any, prefix: str, place: Place) -> Entry:
+    size = entry.lfs.size if entry.lfs is not None else entry.size
+    if not isinstance(size, int) or size < 0:
+        refuse(place.repository, f"its listing gives {shown(entry.path)} the size {shown(str(size))!r}")
+    sha256 = entry.lfs.sha256 if entry.lfs is not None else None
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        refuse(place.repository, f"its listing gives {shown(entry.path)} the SHA-256 {shown(sha256)!r}")
+    return Entry(
+        name=entry.path[len(prefix) :],
+        url=place.file_url(entry.path),
+        size=size,
+        version=f"sha256:{sha256}" if sha256 else f"git:{entry.blob_id}",
+        sha256=sha256,
     )
-    try:
-        for number, entry in enumerate(entries):
-            if number >= MAX_ENTRIES:
-                _refuse(repository, f"its listing does not end after {MAX_ENTRIES:,} entries")
-            if (
-                isinstance(entry, RepoFile)
-                and isinstance(entry.path, str)
-                and any(matches(entry.path) for matches in matchers)
-            ):
-                found.append(entry)
-    except EntryNotFoundError:
-        if not folder:
-            raise
-    return found
 
 
 def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> list[list[Any]]:
@@ -400,52 +423,19 @@ def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> li
         pending.clear()
 
 
-def _folders(globs: Sequence[str]) -> list[str]:
-    """The fewest folders that hold every match: listing two chunks of ten asks for two chunks only."""
-    folders = sorted({fixed_folder(glob) for glob in globs})
-    return [
-        folder
-        for folder in folders
-        if not any(folder != other and (not other or folder.startswith(other + "/")) for other in folders)
-    ]
+def _kept_snapshot(repository: str, revision: str | None) -> str | None:
+    """The folder in which `hf download` keeps a data set, or None. Asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(
+            snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True)
+        )
+    except (OSError, ValueError):  # not there, or `repository` is no name of one
+        return None
 
 
-def _source_file(repository: str, commit: str, entry: Any, split: str) -> SourceFile:
-    form = classify(entry.path)
-    assert form is not None
-    sha256 = entry.lfs.sha256 if entry.lfs is not None else None
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        _refuse(repository, f"its listing gives {entry.path} the SHA-256 {sha256[:80]!r}")
-    return SourceFile(
-        name=entry.path,
-        url=f"hf://datasets/{repository}@{commit}/{entry.path}",
-        size=entry.lfs.size if entry.lfs is not None else entry.size,
-        split=split,
-        version=f"sha256:{sha256}" if sha256 else f"git:{entry.blob_id}",
-        format=form[0],
-        compression=form[1],
-        sha256=sha256,
-    )
+def _token_state() -> str:
+    from huggingface_hub import get_token
 
-
-def _check_access(api: HfApi, file: SourceFile, repository: str, gated: bool, run: Run) -> None:
-    """Ask for the head of one file: a gated data set may be listed by everyone, and read by few."""
-    from huggingface_hub import get_hf_file_metadata
-
-    address, headers = request_of(file.url)
-    what = f"{repository}{' (gated)' if gated else ''}"
-    _answer(
-        lambda: get_hf_file_metadata(address, headers=headers, timeout=run.timeout, endpoint=endpoint()),
-        what,
-        None,
-        run,
-    )
-
-
-def stream(url: str, offset: int, timeout: float) -> Iterator[bytes]:
-    """The bytes of an hf:// file from `offset` on. Raises TransientError, or huggingface_hub's error for a refusal."""
-    from btlm_data.sources.http import stream_bytes
-
-    limit_waiting(timeout)
-    address, headers = request_of(url)
-    return stream_bytes(address, headers, offset, timeout, check_status)
+    return "set" if get_token() else "not set"

@@ -1,48 +1,42 @@
-"""From `--source` to a sorted list of files, wherever they lie; the check before any work that they can be had.
+"""From `--source` to a sorted list of files, wherever they lie; the check before any work that they can be read.
 
-    sample, a path or a glob            sources/local.py
-    a registered name                   sources/registry.py says where
-    hf://datasets/ORG/NAME[@REV][/GLOB] sources/hub.py
-    any other URL                       sources/objects.py (fsspec)
+    sample, a path or a glob            local.py
+    a registered name                   corpora.py says where
+    hf://datasets/ORG/NAME[@REV][/GLOB] hub.py
+    any other URL                       schemes.py names the module
 
-Nothing is downloaded here but listings (and RedPajama's lists of URLs).
+Nothing is downloaded here but listings (and RedPajama's lists of URLs). A scheme only says what lies at its place; which
+files are the corpus, what is left out and which split a file belongs to is decided here, the same for all of them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from btlm_data.errors import ConfigError, InputError, SourceUnavailable
+from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
-from btlm_data.sources import registry
-from btlm_data.sources.base import SourceFile
-from btlm_data.sources.patterns import matcher, splits_of
-from btlm_data.splits import SPLITS
+from btlm_data.records.formats import classify
+from btlm_data.redact import without_secrets
+from btlm_data.sources import corpora
+from btlm_data.sources.base import Access, Found, Listing, Query, SourceFile, count_left_out
+from btlm_data.sources.corpora import Corpus
+from btlm_data.sources.globs import matcher
+from btlm_data.sources.local import READABLE, SAMPLE, check_outside, is_local, path_of
+from btlm_data.sources.names import is_safe_name, shown
+from btlm_data.sources.redpajama import is_layout, layout_source
+from btlm_data.sources.schemes import scheme_of
+from btlm_data.sources.selection import choose
+from btlm_data.sources.splits import Placed, place
+from btlm_data.splits import SPLITS, Split
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source gives.
-
-    files: sorted by split (train, validation, test), then name. provenance: JSON values for dataset.json (kind, place,
-    resolved revision, licence note). fields: SourceSettings fields (`text_field`, `source_field`) that this source
-    has otherwise than the defaults; already laid under what the user set, so simply use them.
-    """
-
-    files: tuple[SourceFile, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    fields: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes as stored."""
-        return sum(file.size for file in self.files)
+_QUIET = (
+    "hidden",
+    "description",
+)  # reasons that need no word on the screen: nobody takes these for the corpus
 
 
 def list_files(settings: SourceSettings, run: Run) -> Listing:
@@ -51,118 +45,195 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
     Raises SourceUnavailable, saying what to do, if a remote place refuses or cannot be reached; ConfigError if the name or
     a selection makes no sense; InputError if nothing is there.
     """
-    known = registry.sources(Path(run.sources_file) if run.sources_file else None)
-    entry = registry.find(settings.name, known)
-    if entry is not None:
-        listing = _list_registered(settings, run, entry)
-    elif "://" in settings.name and not settings.name.startswith("file://"):
-        _refuse_chunks(settings)
-        listing = _list_url(settings.name, settings.revision, run)
+    known = corpora.corpora(Path(run.sources_file) if run.sources_file else None)
+    corpus = known.get(settings.name)
+    if corpus is not None:
+        listing = _list_corpus(settings, run, corpus)
     else:
         _refuse_chunks(settings)
-        from btlm_data.sources.local import list_local
-
-        path = settings.name.removeprefix("file://")
+        check_outside(settings.name, [one for one in (run.out, run.work_dir) if one and is_local(one)])
         try:
-            listing = list_local(
-                settings if path == settings.name else settings.model_copy(update={"name": path})
-            )
+            listing = _list_place(settings.name, _Wanted(splits=settings.splits), settings, run)
         except InputError as error:
-            if "/" in settings.name or "." in settings.name:
+            if not is_local(settings.name) or "/" in settings.name or "." in settings.name:
                 raise
-            raise InputError(f"{error}\n{registry.suggestion(settings.name, known)}") from None
-    return _select(settings, listing)
+            raise InputError(f"{error}\n{corpora.suggestion(settings.name, known)}") from None
+    listing = _select(settings, listing)
+    _tell(settings, listing, registered=corpus is not None)
+    return listing
 
 
-def _list_url(
-    url: str, revision: str | None, run: Run, patterns: Mapping[str, Sequence[str]] | None = None
-) -> Listing:
-    """List one place. patterns: split -> globs, where an entry decides; otherwise the URL's own glob and the usual folder names."""
-    if url.startswith("hf://"):
-        from btlm_data.sources.hub import list_hub
+@dataclass(frozen=True)
+class _Wanted:
+    """Which files of a place are wanted, and their splits.
 
-        return list_hub(url, revision, run, patterns)
-    from btlm_data.sources.objects import list_objects
+    globs: split -> patterns of a registered corpus: nothing else is read. splits: the user's source.splits.
+    """
 
-    return list_objects(url, run, patterns)
+    globs: Mapping[Split, Sequence[str]] | None = None
+    splits: Mapping[Split, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def all_globs(self) -> tuple[str, ...] | None:
+        return None if self.globs is None else tuple(glob for globs in self.globs.values() for glob in globs)
+
+    def place(self, names: Sequence[str]) -> dict[str, Placed]:
+        if self.globs is None or self.splits:
+            return place(names, self.splits)
+        placed = {name: self.registered(name) for name in names}
+        return {name: one for name, one in placed.items() if one is not None}
+
+    def registered(self, name: str) -> Placed | None:
+        """The split that a registered corpus gives to a name."""
+        for split, globs in (self.globs or {}).items():
+            for glob in globs:
+                if matcher(glob)(name):
+                    return Placed(split, f"pattern {glob} of the registered corpus")
+        return None
 
 
-def _list_registered(settings: SourceSettings, run: Run, entry: registry.Source) -> Listing:
-    """List a registered source: its own place, then its mirrors, in order."""
-    patterns = expand_patterns(entry, settings.chunks)
+def _list_place(url: str, wanted: _Wanted, settings: SourceSettings, run: Run) -> Listing:
+    query = Query(
+        str(SAMPLE) if url == "sample" else url,
+        Access.of(run),
+        wanted.all_globs,
+        settings.revision,
+        skip={} if not is_local(url) else dict.fromkeys(_written(run), "written by this run"),
+        version="package" if url == "sample" else None,
+    )
+    found = scheme_of(query.url).list_place(query)
+    if url == "sample":
+        found = replace(found, provenance={"kind": "sample"})
+    return _files(found, url, wanted)
+
+
+def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
+    """The corpus's files of all that lies at a place. Raises InputError or SourceUnavailable if there are none."""
+    entries = {entry.name: entry for entry in found.entries}
+    if not found.trusted:
+        for name in entries:
+            if not is_safe_name(name):
+                raise SourceUnavailable(
+                    f"{without_secrets(url)} cannot be used: its listing names the file {shown(name)!r}, which is no "
+                    "plain relative path. Tell the owner of the corpus, or give --source a folder with the files."
+                )
+    if found.single:
+        names, skipped = [name for name in entries if classify(name) is not None], list(found.left_out)
+    else:
+        names, skipped = choose(entries, found.glob, wanted.all_globs)
+        skipped += found.left_out
+    left_out = count_left_out(
+        (reason, shown(name)) for reason, name in sorted(skipped, key=lambda item: item[1])
+    )
+    if not names:
+        there = "; ".join(one.words() for one in left_out[:5]) or "no files at all"
+        pattern = f" that matches {found.glob}" if found.glob else ""
+        kind: type[BtlmError] = InputError if found.trusted else SourceUnavailable
+        raise kind(
+            f"No corpus file{pattern} is in {shown(without_secrets(url))}: there is {there}. "
+            f"Name a file, a folder or a pattern with {READABLE}."
+        )
+    files = []
+    by_layout = wanted.globs is None and is_layout(names)
+    for name, placed in wanted.place(names).items():
+        entry, form = entries[name], classify(name)
+        assert form is not None
+        files.append(
+            SourceFile(
+                name=name,
+                url=entry.url,
+                size=entry.size,
+                split=placed.split,
+                version=entry.version,
+                format=form[0],
+                compression=entry.compression or form[1],
+                source=layout_source(name) if by_layout else None,
+                sha256=entry.sha256,
+                stamp=entry.stamp,
+                split_rule=placed.rule,
+            )
+        )
+    provenance = {
+        **found.provenance,
+        "files": len(files),
+        "bytes": sum(file.size for file in files),
+        "left_out": [asdict(one) | {"names": list(one.names)} for one in left_out],
+    }
+    if by_layout:
+        provenance["layout"] = "RedPajama-1T"
+    return Listing(tuple(files), provenance, left_out=left_out, secrets=found.secrets)
+
+
+def _list_corpus(settings: SourceSettings, run: Run, corpus: Corpus) -> Listing:
+    """List a registered corpus: its own place, then its mirrors, in order."""
+    wanted = _Wanted(expand_patterns(corpus, settings.chunks), settings.splits)
     refusals: list[str] = []
     listing: Listing | None = None
-    for place in (entry.at, *entry.mirrors):
+    for url in (corpus.at, *corpus.mirrors):
+        at_home = url == corpus.at
+        revision = (settings.revision or corpus.revision) if at_home else None
+        here = settings.model_copy(update={"revision": revision})
         try:
-            listing = _list_place(place, settings, run, entry, patterns)
-        except SourceUnavailable as error:
-            refusals.append(f"{place}: {error}")
+            if corpus.url_lists and at_home:
+                listing = _list_urls(here, run, corpus, wanted)
+            else:
+                listing = _list_place(url, wanted, here, run)
+        except (SourceUnavailable, InputError) as error:
+            refusals.append(f"{without_secrets(url)}: {error}")
             continue
         if refusals:
             logger.warning(
-                "%s cannot be had from its first place; reading the mirror %s", settings.name, place
+                "%s cannot be read at its first place; reading the mirror %s",
+                settings.name,
+                without_secrets(url),
             )
         break
     if listing is None:
-        raise SourceUnavailable(_what_to_do(settings.name, entry, refusals))
-    names = [(matcher(pattern), name) for pattern, name in entry.source_names.items()]
+        raise SourceUnavailable(_what_to_do(settings.name, corpus, refusals))
+    names = [(matcher(pattern), name) for pattern, name in corpus.source_names.items()]
     files = [
         replace(file, source=next((name for matches, name in names if matches(file.name)), file.source))
         for file in listing.files
     ]
-    fields = {"text_field": entry.text_field} | (
-        {"source_field": entry.source_field} if entry.source_field else {}
-    )
+    fields = {"text_field": corpus.text_field}
+    if corpus.source_field:
+        fields["source_field"] = corpus.source_field
     fields = {
         key: getattr(settings, key) if key in settings.model_fields_set else value
         for key, value in fields.items()
     }
-    provenance = {**listing.provenance, "name": settings.name, "license": entry.license}
-    return Listing(tuple(files), provenance, fields)
+    provenance = {**listing.provenance, "name": settings.name, "license": corpus.license}
+    return replace(listing, files=tuple(files), provenance=provenance, fields=fields)
 
 
-def _list_place(
-    place: str,
-    settings: SourceSettings,
-    run: Run,
-    entry: registry.Source,
-    patterns: Mapping[str, Sequence[str]],
-) -> Listing:
-    revision = (settings.revision or entry.revision) if place == entry.at else None
-    if entry.url_lists and place == entry.at:
-        from btlm_data.sources.objects import list_url_lists
+def _list_urls(settings: SourceSettings, run: Run, corpus: Corpus, wanted: _Wanted) -> Listing:
+    from btlm_data.sources.url_lists import list_url_lists
 
-        return list_url_lists(place, revision, run, entry, patterns, settings)
-    if "://" in place and not place.startswith("file://"):
-        return _list_url(place, revision, run, patterns)
-    from btlm_data.sources.local import list_local
+    def split_of(name: str) -> str | None:
+        placed = wanted.registered(name)
+        return None if placed is None else placed.split
 
-    folder = place.removeprefix("file://")
-    found = list_local(settings.model_copy(update={"name": folder}))
-    splits = splits_of([file.name for file in found.files], patterns, None)
-    chosen = [replace(file, split=splits[file.name]) for file in found.files if file.name in splits]
-    if not chosen:
-        raise SourceUnavailable(
-            f"The folder {folder} has none of the files the source names. Check the patterns in the sources file."
-        )
-    return Listing(tuple(chosen), {**found.provenance, "files": len(chosen)})
+    found = list_url_lists(
+        corpus, settings.revision, Access.of(run), settings.exclude_sources, settings.files, split_of
+    )
+    return _files(found, corpus.at, wanted)
 
 
-def expand_patterns(entry: registry.Source, chunks: Sequence[int]) -> dict[str, list[str]]:
-    """The entry's globs with `{chunk}` filled in: every chunk, or those chosen. Raises ConfigError for a chunk there is not."""
-    if chunks and not entry.chunks:
+def expand_patterns(corpus: Corpus, chunks: Sequence[int]) -> dict[Split, list[str]]:
+    """The corpus's globs with `{chunk}` filled in: every chunk, or those chosen. Raises ConfigError for a chunk there is not."""
+    if chunks and not corpus.chunks:
         raise ConfigError(
             "--chunks: this source has no chunks. Leave the option out, or use --files N to read a part."
         )
-    most = max(entry.chunks.values(), default=0)
+    most = max(corpus.chunks.values(), default=0)
     for chunk in chunks:
         if not 1 <= chunk <= most:
             raise ConfigError(
                 f"--chunks {chunk}: this source has chunks 1 to {most}. Choose among them, for example --chunks 1,2."
             )
-    expanded: dict[str, list[str]] = {}
-    for split, patterns in entry.splits.items():
-        numbers = [n for n in range(1, entry.chunks.get(split, 0) + 1) if not chunks or n in chunks]
+    expanded: dict[Split, list[str]] = {}
+    for split, patterns in corpus.splits.items():
+        numbers = [n for n in range(1, corpus.chunks.get(split, 0) + 1) if not chunks or n in chunks]
         expanded[split] = [
             filled
             for pattern in patterns
@@ -176,7 +247,7 @@ def expand_patterns(entry: registry.Source, chunks: Sequence[int]) -> dict[str, 
 def _select(settings: SourceSettings, listing: Listing) -> Listing:
     """Apply --exclude-source (where the place decides) and --files, in the final order."""
     order = {split: number for number, split in enumerate(SPLITS)}
-    files = sorted(listing.files, key=lambda file: (order.get(file.split, len(SPLITS)), file.name))
+    files = sorted(listing.files, key=lambda file: (order[file.split], file.name))
     files = [file for file in files if file.source is None or file.source not in settings.exclude_sources]
     if settings.files is not None:
         taken: dict[str, int] = {}
@@ -188,35 +259,56 @@ def _select(settings: SourceSettings, listing: Listing) -> Listing:
         files = kept
     if not files:
         raise InputError(
-            f"The source {settings.name} has {len(listing.files)} files, and none is left after --exclude-source and --files. "
-            "Loosen the selection, or check the name."
+            f"The source {without_secrets(settings.name)} has {len(listing.files)} files, and none is left after "
+            "--exclude-source and --files. Loosen the selection, or check the name."
         )
     return replace(listing, files=tuple(files))
+
+
+def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> None:
+    """What a user has to know of the listing before the work begins."""
+    loud = [one for one in listing.left_out if not one.reason.startswith(_QUIET)]
+    if settings.name == "sample" or registered:
+        return
+    if loud:
+        logger.warning(
+            "%d files of the source are not read: %s",
+            sum(one.count for one in loud),
+            "; ".join(one.words() for one in loud[:8]),
+        )
+    if settings.splits:
+        return
+    for split, rules in listing.split_rules().items():
+        for rule in rules:
+            if split != "train" or "named alone" in rule.reason:
+                logger.info("%s: %d files, %s", split, rule.count, rule.words())
+
+
+def _written(run: Run) -> list[str]:
+    """The local folders that the run writes to."""
+    places = (run.out, run.work_dir, run.emit_text, run.cache_dir)
+    return [str(path_of(place)) for place in places if place is not None and is_local(place)]
 
 
 def _refuse_chunks(settings: SourceSettings) -> None:
     if settings.chunks:
         raise ConfigError(
-            f"--chunks belongs to registered sources whose files come in numbered chunks; {settings.name} is none. "
-            "Name the chunk in the path, for example FOLDER/train/chunk1, or use --files N."
+            f"--chunks belongs to registered sources whose files come in numbered chunks; {shown(without_secrets(settings.name))} "
+            "is none. Name the chunk in the path, for example FOLDER/train/chunk1, or use --files N."
         )
 
 
-def _what_to_do(name: str, entry: registry.Source, refusals: Sequence[str]) -> str:
+def _what_to_do(name: str, corpus: Corpus, refusals: Sequence[str]) -> str:
     """The refusals of every place, and what can be done now."""
     lines = [
-        f"The source {name} cannot be had now.",
+        f"{name} cannot be downloaded.",
         *(f"  {refusal}" for refusal in refusals),
         "What you can do:",
+        "  - wait and run the same command again: what is done stays done;",
+        "  - if it is gated or private: accept its terms on its page, then set HF_TOKEN to your token;",
+        "  - set HF_ENDPOINT to a mirror of the hub, or list one under `mirrors:` in a --sources-file (docs/sources.md);",
+        "  - if you have the files: --source FOLDER (the same layout gives the same shards);",
     ]
-    lines.append("  - wait and run the same command again: what is done stays done;")
-    lines.append(
-        "  - if it is gated or private: accept its terms on its page, then set HF_TOKEN to your token;"
-    )
-    lines.append(
-        "  - set HF_ENDPOINT to a mirror of the hub, or list one under `mirrors:` in a --sources-file (docs/sources.md);"
-    )
-    lines.append("  - if you have the files: --source FOLDER (the same layout gives the same shards);")
-    if entry.stand_ins:
-        lines.append(f"  - take a smaller stand-in: --source {' or --source '.join(entry.stand_ins)}.")
+    if corpus.stand_ins:
+        lines.append(f"  - take a smaller stand-in: --source {' or --source '.join(corpus.stand_ins)}.")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ stackexchange/stackexchange.jsonl  wikipedia/wiki.jsonl
 
 from __future__ import annotations
 
-from btlm_data.sources.registry import REDPAJAMA_NAMES
+from btlm_data.sources.corpora import REDPAJAMA_NAMES
 
 _BY_FOLDER = {pattern.split("/")[0]: name for pattern, name in REDPAJAMA_NAMES.items()}
 

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.errors import BtlmError, OutputError
-from btlm_data.sources.http import backoff
-from btlm_data.sources.objects import open_filesystem, without_secrets
+from btlm_data.redact import without_secrets
+from btlm_data.sources.base import Access
+from btlm_data.sources.bucket import open_filesystem
+from btlm_data.storage.retry import backoff
 
 logger = logging.getLogger(__name__)
 MANIFEST = "dataset.json"
@@ -58,7 +60,7 @@ def upload_dataset(
     `local` is no finished dataset, the destination holds another dataset or foreign files, or the store refuses.
     """
     files = _files(local)
-    filesystem, root = open_filesystem(url, timeout)
+    filesystem, root = open_filesystem(url, Access(timeout))
     root = root.rstrip("/")
     shown = without_secrets(url)
     retry = _Retry(shown, retries, pause)

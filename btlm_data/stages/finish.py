@@ -24,8 +24,8 @@ from btlm_data.advance import advance
 from btlm_data.errors import DataError
 from btlm_data.formats import atomic, columns, dataset, ledger, provenance
 from btlm_data.recipe.models import SetSettings, Settings
-from btlm_data.sources.listing import Listing
-from btlm_data.sources.objects import without_secrets
+from btlm_data.redact import without_secrets
+from btlm_data.sources.base import Listing
 from btlm_data.stages.blocks import Block
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.streams import BLOCK_LIST, Index, index_path

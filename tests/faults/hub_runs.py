@@ -11,6 +11,7 @@ a thread adds them up all the time. Exit code 1 on any difference.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import os
 import random
@@ -164,18 +165,11 @@ class Runs:
 
 
 def cache_bytes(cache: Path) -> int:
-    """Bytes of the files that a cache folder holds, whole and half-fetched."""
+    """Bytes of the files that a cache folder holds, whole and half-downloaded, of all runs."""
     total = 0
-    for folder in ("files", "partial"):
-        try:
-            entries = list(os.scandir(cache / folder))
-        except OSError:
-            continue
-        for entry in entries:
-            try:
-                total += entry.stat().st_size
-            except OSError:  # dropped meanwhile
-                continue
+    for path in cache.glob("*/*"):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            total += path.stat().st_size
     return total
 
 

@@ -20,7 +20,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
     from huggingface_hub import close_session
 
+    from btlm_data.sources.http import close_web_session
+
     close_session()
+    close_web_session()
 
 
 @pytest.fixture

@@ -101,13 +101,13 @@ def test_any_data_set_with_revision_and_glob(hub: Hub, make_run: RunMaker) -> No
         ("data/test-0.parquet", "test"),
     ]
     assert names(run, name=f"hf://datasets/org/data@{first}/data/*.parquet") == [
-        "data/train-0.parquet",
-        "data/test-0.parquet",
+        "train-0.parquet",
+        "test-0.parquet",
     ]
     assert names(run, name="hf://datasets/org/data/data", revision=first) == [
-        "data/train-0.parquet",
-        "data/valid.jsonl",
-        "data/test-0.parquet",
+        "train-0.parquet",
+        "valid.jsonl",
+        "test-0.parquet",
     ]
     with pytest.raises(ConfigError, match="hf://datasets/ORG/NAME"):
         names(run, name="hf://org/data")
@@ -311,7 +311,7 @@ def redpajama(hub: Hub, tmp_path: Path) -> Path:
         "togethercomputer/RedPajama-Data-1T",
         {f"urls/{name.split('/')[0]}.txt": f"{base}{name}\n".encode() for name in BODIES},
     )
-    from btlm_data.sources.registry import BUILT_IN
+    from btlm_data.sources.corpora import BUILT_IN
 
     entry = BUILT_IN["redpajama"].model_dump(mode="json") | {"url_base": base}
     path = tmp_path / "sources.yaml"

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from btlm_data.errors import ConfigError
+from btlm_data.sources.corpora import corpora
 from btlm_data.sources.redpajama import is_layout, layout_source
-from btlm_data.sources.registry import sources
 
 
 def test_built_in_names() -> None:
-    assert set(sources()) == {"slimpajama", "slimpajama-6b", "redpajama"}
+    assert set(corpora()) == {"slimpajama", "slimpajama-6b", "redpajama"}
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_mistakes_in_a_sources_file_are_named(tmp_path: Path, text: str, words: 
     path = tmp_path / "sources.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match="sources file") as caught:
-        sources(path)
+        corpora(path)
     assert words in str(caught.value)
     with pytest.raises(ConfigError, match="cannot be read"):
-        sources(tmp_path / "none.yaml")
+        corpora(tmp_path / "none.yaml")
 
 
 def test_redpajama_layout() -> None:

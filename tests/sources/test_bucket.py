@@ -67,7 +67,7 @@ def test_what_is_not_there_is_said_plainly(
     bucket: Any, make_run: RunMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(retries=0)
-    with pytest.raises(SourceUnavailable, match=r"no \.jsonl"):
+    with pytest.raises(SourceUnavailable, match="No corpus file"):
         list_files(SourceSettings(name="s3://corpus/nothing"), run)
     with pytest.raises(ConfigError, match="cannot be opened"):
         list_files(SourceSettings(name="nosuch://corpus/x"), run)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btlm_data.sources.patterns import fixed_folder, is_safe_name, matcher, usual_split
+from btlm_data.sources.globs import fixed_folder, matcher
+from btlm_data.sources.names import is_safe_name
 
 
 @pytest.mark.parametrize(
@@ -42,19 +43,3 @@ def test_a_safe_name_stays_below_its_folder(name: str) -> None:
         assert parts[:2] == ("/", "cache")
         assert ".." not in parts
         assert name.isprintable() or not any(ord(c) < 32 for c in name)
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train/a.jsonl", "train"),
-        ("data/validation-00000-of-1.parquet", "validation"),
-        ("dev.jsonl", "validation"),
-        ("test/x/a.jsonl", "test"),
-        ("a/b.jsonl", "train"),
-        ("contest/a.jsonl", "train"),
-        ("latest.jsonl", "train"),
-    ],
-)
-def test_usual_splits(name: str, split: str) -> None:
-    assert usual_split(name) == split

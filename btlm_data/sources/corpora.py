@@ -1,4 +1,4 @@
-"""The corpora that have a name: where each lives, how its files are laid out, what it is called where it is down.
+"""The corpora that have a name: where each lives, how its files are laid out, what to take instead if it is gone.
 
 An entry is data, not code. More entries, or other places for the same names, come from `--sources-file` (YAML, see
 docs/sources.md); an entry there replaces a built-in one of the same name.
@@ -8,50 +8,50 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from btlm_data.errors import ConfigError
+from btlm_data.splits import Split
 
-Split = Literal["train", "validation", "test"]
-_PLACE = Annotated[str, Field(min_length=1)]
+_Place = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-class Source(BaseModel):
+class Corpus(BaseModel):
     """One named corpus.
 
     at: `hf://datasets/ORG/NAME`, or any other URL or folder that --source takes. splits: glob patterns below `at`, by
     split; `{chunk}` stands for the number of a part that --chunks selects. source_names: glob pattern -> source name,
     where a file's place decides it (first match). mirrors: other places with the same files, tried in order.
-    stand_ins: smaller corpora to name when this one cannot be had. url_lists: files below `at` that hold the URLs of
+    stand_ins: smaller corpora to name when this one cannot be downloaded. url_lists: files below `at` that hold the URLs of
     the data, one a line; names are taken relative to `url_base`. checksums: files below `url_base` in `sha256sum`'s form.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at: _PLACE
+    at: _Place
     revision: str | None = None
-    splits: dict[Split, tuple[_PLACE, ...]] = Field(min_length=1)
+    splits: dict[Split, tuple[_Place, ...]] = Field(min_length=1)
     chunks: dict[Split, int] = Field(
         default_factory=dict, description="number of chunks, for patterns that hold {chunk}"
     )
     text_field: str = "text"
     source_field: str | None = None
     source_names: dict[str, str] = Field(default_factory=dict)
-    mirrors: tuple[_PLACE, ...] = ()
+    mirrors: tuple[_Place, ...] = ()
     stand_ins: tuple[str, ...] = ()
-    url_lists: tuple[_PLACE, ...] = ()
+    url_lists: tuple[_Place, ...] = ()
     url_base: str | None = None
-    checksums: tuple[_PLACE, ...] = ()
+    checksums: tuple[_Place, ...] = ()
     license: str = Field(
         "unknown: read the card of the corpus", description="a note for people, kept in dataset.json"
     )
     note: str = ""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Source:
+    def _consistent(self) -> Corpus:
         if self.url_lists and not self.url_base:
             raise ValueError("url_lists needs url_base, the common beginning of the URLs")
         for split, patterns in self.splits.items():
@@ -70,8 +70,8 @@ REDPAJAMA_NAMES = {
     "wikipedia/**": "RedPajamaWikipedia",
 }
 
-BUILT_IN: dict[str, Source] = {
-    "slimpajama": Source(
+BUILT_IN: dict[str, Corpus] = {
+    "slimpajama": Corpus(
         at="hf://datasets/cerebras/SlimPajama-627B",
         splits={
             "train": ("train/chunk{chunk}/*.jsonl.zst",),
@@ -85,7 +85,7 @@ BUILT_IN: dict[str, Source] = {
         "original was withdrawn: leave it out with --exclude-source RedPajamaBook if in doubt.",
         note="59,166 files, 895 GB compressed, 627 billion tokens",
     ),
-    "slimpajama-6b": Source(
+    "slimpajama-6b": Corpus(
         at="hf://datasets/DKYoon/SlimPajama-6B",
         splits={
             "train": ("data/train-*.parquet",),
@@ -97,7 +97,7 @@ BUILT_IN: dict[str, Source] = {
         license="As SlimPajama-627B, of which it is a sample of about one hundredth.",
         note="48 train files, 14 GB, 5.5 million documents",
     ),
-    "redpajama": Source(
+    "redpajama": Corpus(
         at="hf://datasets/togethercomputer/RedPajama-Data-1T",
         splits={"train": tuple(pattern.replace("**", "**/*.jsonl*") for pattern in REDPAJAMA_NAMES)},
         source_names=REDPAJAMA_NAMES,
@@ -112,7 +112,7 @@ BUILT_IN: dict[str, Source] = {
 }
 
 
-def sources(extra: Path | None = None) -> dict[str, Source]:
+def corpora(extra: Path | None = None) -> dict[str, Corpus]:
     """The built-in sources and those of a --sources-file. Raises ConfigError naming the file, the entry and what is wrong with it."""
     if extra is None:
         return BUILT_IN
@@ -127,29 +127,24 @@ def sources(extra: Path | None = None) -> dict[str, Source]:
         place = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", error)
         raise ConfigError(
-            f"The sources file {extra}{place} is not valid YAML ({problem}). Mend it; docs/sources.md has an example."
+            f"The sources file {extra}{place} is not valid YAML ({problem}). Fix it; docs/sources.md has an example."
         ) from None
     if not isinstance(tree, dict):
         raise ConfigError(
             f"The sources file {extra} holds a {type(tree).__name__}, expected `name:` entries. See docs/sources.md."
         )
-    found: dict[str, Source] = {}
+    named: dict[str, Corpus] = {}
     for name, entry in tree.items():
         try:
-            found[str(name)] = Source.model_validate(entry)
+            named[str(name)] = Corpus.model_validate(entry)
         except ValidationError as error:
             raise ConfigError(
                 "\n".join(_explain(extra, str(name), dict(problem)) for problem in error.errors())
             ) from None
-    return BUILT_IN | found
+    return BUILT_IN | named
 
 
-def find(name: str, known: dict[str, Source]) -> Source | None:
-    """The entry of that name, or None if `name` has to be a path or a URL."""
-    return known.get(name)
-
-
-def suggestion(name: str, known: dict[str, Source]) -> str:
+def suggestion(name: str, known: dict[str, Corpus]) -> str:
     """A sentence that names what `name` may have been meant to be."""
     near = difflib.get_close_matches(name, [*known, "sample"], 1)
     listed = ", ".join(sorted([*known, "sample"]))
@@ -164,8 +159,8 @@ def _explain(path: Path, name: str, problem: dict[str, object]) -> str:
     keys = [str(key) for key in place if key != "[key]"]
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], list(Source.model_fields), 1)
+        near = difflib.get_close_matches(keys[-1], list(Corpus.model_fields), 1)
         message = "no such key" + (
-            f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(Source.model_fields)}"
+            f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(Corpus.model_fields)}"
         )
-    return f"The sources file {path}: {'.'.join([name, *keys])}: {message}. Mend the entry; docs/sources.md describes each key."
+    return f"The sources file {path}: {'.'.join([name, *keys])}: {message}. Fix the entry; docs/sources.md describes each key."

@@ -1,0 +1,129 @@
+"""Which files of a place are the corpus, and why the others are not; the same for every kind of place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from btlm_data.records.formats import classify
+from btlm_data.sources.globs import matcher, select
+from btlm_data.sources.names import shown
+
+_DESCRIPTION = "description of the data"
+_UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".incomplete", ".aria2", ".download")
+# What lies beside data and describes it, by the name without its ending.
+_PAPERS = r"""
+    readme licen[cs]es? copying copyright notices? authors contributors contributing acknowledge?ments? citation
+    changelog changes code_of_conduct requirements robots checksums (?:md5|sha1|sha256|sha512)(?:sums?)?
+    (?:dataset|data|model)_?card
+"""
+_RECORDS = r"""
+    about config croissant dataset_dict dataset_infos? features generation_config index manifest meta metadata package
+    package-lock schema special_tokens_map state stats statistics summary tokenizer tokenizer_config version vocab
+"""
+_LANGUAGE = r"(?:[-_.][a-z]{2}(?:[-_][a-z]{2})?)?"  # README.de.md, LICENSE-en.txt
+_PAPER = re.compile(rf"(?:{'|'.join(_PAPERS.split())}){_LANGUAGE}")
+_RECORD = re.compile("|".join(_RECORDS.split()))
+_DESCRIBING_ENDINGS = re.compile(r"\.(?:txt|json)$")
+
+
+def ignored(part: str, *, is_folder: bool) -> str | None:
+    """Why a file or folder of this name (one part of a path) is never a part of a corpus; None: nothing against it.
+
+    Names that begin with `.` or `_` are not data, as Spark, Hive and Arrow have it: `_SUCCESS`, `_temporary/` with the
+    half files of failed tasks, `_metadata`, `_delta_log/`, `.part-0.crc`, `.git/`, `.ipynb_checkpoints/`.
+    """
+    if part.startswith("."):
+        return "hidden (name begins with a dot)"
+    if part.startswith("_"):
+        return "bookkeeping of Spark and the like (name begins with _)"
+    if part == "__MACOSX":
+        return "bookkeeping of an archiver"
+    if not is_folder and part.lower().endswith(_UNFINISHED):
+        return "unfinished download"
+    return None
+
+
+def choose(
+    names: Iterable[str], glob: str | None, wanted: Sequence[str] | None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """(names of the corpus's files, (reason, name) of what is left out), of all names at a place.
+
+    glob: from the URL; what it does not match was not asked for, and is not counted. wanted: the patterns of a
+    registered corpus, likewise.
+    """
+    left_out: list[tuple[str, str]] = []
+    candidates: Iterable[str] = names
+    if wanted is not None:
+        matchers = [matcher(pattern) for pattern in wanted]
+        candidates = [name for name in names if any(matches(name) for matches in matchers)]
+    elif glob is not None:
+        candidates, folders = select(names, glob)
+        left_out += [("folder that the pattern matches beside files", f"{name}/") for name in folders]
+    data: list[str] = []
+    for name in sorted(candidates):
+        *folders, last = name.split("/")
+        reason = next((why for part in folders if (why := ignored(part, is_folder=True))), None)
+        reason = reason or ignored(last, is_folder=False)
+        if reason is None and classify(last) is None:
+            reason = _DESCRIPTION if _is_description(last) else f"unknown ending {_ending(last)}"
+        if reason is None:
+            data.append(name)
+        else:
+            left_out.append((reason, name))
+    if wanted is not None:
+        return data, left_out
+    return _without_descriptions(data, left_out)
+
+
+def _without_descriptions(
+    data: list[str], left_out: list[tuple[str, str]]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take out what describes the data: by its name, or because it lies above the folders that hold all other data.
+
+    The latter: in `stats.json, data/a.parquet, data/b.parquet` the bare .json is no document. A bare .txt or .json
+    beside data, or in folders of its own, is.
+    """
+    by_name = {name for name in data if _is_description(name)}
+    if len(by_name) == len(data):  # nothing else is there: then these are what is meant
+        return data, left_out
+    rest = [name for name in data if name not in by_name]
+    bare = {name for name in rest if _DESCRIBING_ENDINGS.search(name.lower())}
+    homes = {name.rpartition("/")[0] for name in rest if name not in bare}
+    above = {
+        name
+        for name in bare
+        if homes
+        and all(
+            home.startswith(f"{folder}/" if (folder := name.rpartition("/")[0]) else "") for home in homes
+        )
+        and name.rpartition("/")[0] not in homes
+    }
+    if (
+        not homes
+    ):  # only bare files: those in the root beside folders of splits describe them (about.json beside train/)
+        above = _beside_split_folders(rest)
+    left_out = left_out + [(_DESCRIPTION, name) for name in data if name in by_name or name in above]
+    return [name for name in rest if name not in above], left_out
+
+
+def _beside_split_folders(names: Sequence[str]) -> set[str]:
+    if not any(name.startswith(("train/", "validation/", "test/")) for name in names):
+        return set()
+    return {name for name in names if "/" not in name and name.lower().endswith(".json")}
+
+
+def _is_description(name: str) -> bool:
+    """Whether a file describes the data beside it: papers under any ending that could be text, records as .json."""
+    stem, dot, ending = name.rpartition("/")[2].lower().rpartition(".")
+    if not dot:
+        stem, ending = ending, ""
+    if _PAPER.fullmatch(stem) is not None:
+        return ending in ("", "txt", "json", "md", "rst", "html", "cff", "bib", "toml", "yaml", "yml")
+    return ending == "json" and _RECORD.fullmatch(stem) is not None
+
+
+def _ending(name: str) -> str:
+    """The ending of a file name as a reason names it: `.bz2`, or `(none)`."""
+    ending = name.rpartition(".")[2]
+    return shown(f".{ending.lower()}") if 0 < len(ending) < len(name) - 1 and len(ending) <= 20 else "(none)"
