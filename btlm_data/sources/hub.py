@@ -114,7 +114,9 @@ def list_place(query: Query) -> Found:
     pinned = place._replace(revision=commit)
     found = [_entry(entry, prefix, pinned) for entry in entries if entry.path.startswith(prefix)]
     gated = bool(getattr(info, "gated", False))
-    readable = (entry for entry in sorted(found) if classify(entry.name) is not None and is_safe_name(entry.name))
+    readable = (
+        entry for entry in sorted(found) if classify(entry.name) is not None and is_safe_name(entry.name)
+    )
     first = next(readable, None)
     if first is not None:
         hub.check_access(first.url, gated=gated)

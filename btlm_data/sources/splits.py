@@ -8,8 +8,8 @@ outermost such part does. Words end where letters end, so `dev-00.jsonl`, `data/
     validation   validation, valid, val, dev, development, eval, evaluation, held-out, holdout   (each also with `set`)
     test         test, testing
 
-A `.txt` file is a document of its own in many corpora, and its name is the document's title: there the file's name
-only decides if it consists of the word and numbers (`test.txt`, not `Test cricket.txt`).
+A `.txt` file whose name has spaces is a document with its title: there the file's name only decides if it consists of
+the word and numbers (`test 2.txt`, not `Test cricket.txt`).
 
 Where every file would be of one split and none for training (`--source test.jsonl`), the source as a whole is what
 the user wants to prepare: all files are train.
@@ -52,7 +52,10 @@ def split_of(name: str) -> Placed:
     stem = _without_endings(last)
     form = classify(last)
     if (placed := _by_word(stem, "file name")) is not None and (
-        form is None or form[0] != "txt" or _FIRST.fullmatch(_NUMBERS.sub("", stem)) is not None
+        " " not in stem
+        or form is None
+        or form[0] != "txt"
+        or _FIRST.fullmatch(_NUMBERS.sub("", stem)) is not None
     ):
         return placed
     return Placed("train", "no name of a split in its path")

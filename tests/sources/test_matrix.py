@@ -1,0 +1,153 @@
+"""The same files from a folder, a hub, a bucket and a web server: the same documents, splits and bytes.
+
+The long form goes through every pair of format and compression; the short one through each of them once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from btlm_data.recipe.models import Run, SourceSettings
+from btlm_data.records.formats import classify
+from btlm_data.sources.fetch import Fetcher
+from btlm_data.sources.listing import list_files
+from tests.hub import Hub
+from tests.sources.test_end_to_end import prepare
+
+FORMATS = (".jsonl", ".json", ".ndjson", ".txt", ".parquet")
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": lambda data: gzip.compress(data, mtime=0),
+    ".zst": zstandard.compress,
+}
+SHORT = (".jsonl", ".txt.gz", ".json.zst", ".parquet")
+LONG = tuple(
+    form + packing
+    for form in FORMATS
+    for packing in COMPRESSIONS
+    if form + packing not in SHORT and classify("x" + form + packing) is not None
+)
+NAMES = ("part-0", "sub/part-1", "dev/a", "c4-validation.00000-of-00002", "test")
+
+
+def corpus(ending: str) -> dict[str, bytes]:
+    """A corpus whose files have this ending: three splits, folders, files of other kinds beside them."""
+    form, _, packing = ending[1:].partition(".")
+    files = {}
+    for number, name in enumerate(NAMES):
+        chance = random.Random(number)
+        texts = [" ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(60)) for _ in range(6)]
+        if form == "parquet":
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({"text": texts}), buffer)
+            data = buffer.getvalue()
+        elif form == "txt":
+            data = "\n".join(texts).encode()
+        else:
+            data = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+        files[name + ending] = COMPRESSIONS[f".{packing}" if packing else ""](data)
+    return files | {"README.md": b"# a corpus", "_SUCCESS": b"", "b.lz4": b"x", ".git/x.jsonl": b"x"}
+
+
+def listed(source: str, run: Run) -> list[tuple[str, str, int, str, str]]:
+    """What decides shards, of every file, and that its bytes are right."""
+    listing = list_files(SourceSettings(name=source), run)
+    found = []
+    for file in listing.files:
+        with Fetcher.of(run, listing).local_copy(file) as path:
+            found.append((file.name, file.split, len(path.read_bytes()), file.format, file.compression))
+    assert {one.reason: one.count for one in listing.left_out} == LEFT_OUT
+    return found
+
+
+LEFT_OUT = {
+    "description of the data": 1,
+    "bookkeeping of Spark and the like (name begins with _)": 1,
+    "unknown ending .lz4": 1,
+    "hidden (name begins with a dot)": 1,
+}
+
+
+@pytest.mark.parametrize("ending", [*SHORT, *(pytest.param(e, marks=pytest.mark.stress) for e in LONG)])
+def test_every_place_gives_the_same(
+    ending: str, hub: Hub, bucket: Any, tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    files = corpus(ending)
+    folder = tmp_path / "corpus"
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+        bucket.pipe_file(f"corpus/mine/{name}", data)
+    hub.add("me/corpus", files)
+    run = make_run()
+    expected = listed(str(folder), run)
+    assert [(name, split) for name, split, *_ in expected] == [
+        ("part-0" + ending, "train"),
+        ("sub/part-1" + ending, "train"),
+        ("c4-validation.00000-of-00002" + ending, "validation"),
+        ("dev/a" + ending, "validation"),
+        ("test" + ending, "test"),
+    ]
+    for source in ("hf://datasets/me/corpus", "s3://corpus/mine"):
+        assert listed(source, run) == expected
+    for source in (f"{folder}/sub", "hf://datasets/me/corpus/sub", "s3://corpus/mine/sub"):
+        (file,) = list_files(SourceSettings(name=source), run).files
+        assert (file.name, file.split) == ("part-1" + ending, "train")
+    one = "c4-validation.00000-of-00002" + ending
+    for source in (
+        f"{folder}/{one}",
+        f"hf://datasets/me/corpus/{one}",
+        f"s3://corpus/mine/{one}",
+        f"{hub.url}/plain/me/corpus/{one}",
+    ):
+        (file,) = list_files(SourceSettings(name=source), run).files
+        assert (file.name, file.split, file.size) == (one, "train", len(files[one]))
+        with Fetcher.of(run).local_copy(file) as path:
+            assert path.read_bytes() == files[one]
+
+
+@pytest.mark.parametrize(
+    "ending", [".jsonl.zst", *(pytest.param(e, marks=pytest.mark.stress) for e in (*SHORT, *LONG))]
+)
+def test_every_place_gives_the_same_shards(ending: str, hub: Hub, bucket: Any, tmp_path: Path) -> None:
+    files = corpus(ending)
+    folder = tmp_path / "corpus"
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+        bucket.pipe_file(f"corpus/mine/{name}", data)
+    hub.add("me/corpus", files)
+    options = {"cache_dir": str(tmp_path / "cache")}
+    expected = prepare(str(folder), tmp_path / "a", **options)
+    assert prepare("hf://datasets/me/corpus", tmp_path / "b", **options) == expected
+    assert prepare("s3://corpus/mine", tmp_path / "c", **options) == expected
+    one = "part-0" + ending
+    expected = prepare(f"{folder}/{one}", tmp_path / "d", **options)
+    assert prepare(f"{hub.url}/plain/me/corpus/{one}", tmp_path / "e", **options) == expected
+
+
+def test_keys_that_differ_only_in_slashes(bucket: Any, make_run: Callable[..., Run]) -> None:
+    keys = {"d//a.jsonl": b"1\n", "d/a.jsonl": b"2\n", "d/x//b.jsonl": b"3\n", "d/x/": b""}
+    for key, data in keys.items():
+        with contextlib.suppress(FileExistsError):
+            bucket.pipe_file(f"corpus/{key}", data)
+    run = make_run()
+    files = list_files(SourceSettings(name="s3://corpus/d"), run).files
+    assert [file.name for file in files] == ["%2F/a.jsonl", "a.jsonl", "x/%2F/b.jsonl"]
+    bodies = []
+    for file in files:
+        with Fetcher.of(run).local_copy(file) as path:
+            bodies.append(path.read_bytes())
+    assert bodies == [b"1\n", b"2\n", b"3\n"]
