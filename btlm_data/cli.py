@@ -39,9 +39,9 @@ class RecipeCommand(entry.Command):
 
 
 def _source_names() -> list[str]:
-    from btlm_data.sources import registry
+    from btlm_data.sources import corpora
 
-    return sorted([*registry.BUILT_IN, "sample"])
+    return sorted([*corpora.BUILT_IN, "sample"])
 
 
 def _recipe_names() -> list[str]:

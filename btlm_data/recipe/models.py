@@ -16,9 +16,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    field_serializer,
     model_validator,
 )
 
+from btlm_data.redact import without_secrets
 from btlm_data.splits import Split
 
 _UNITS = {"": 1, "B": 1} | {
@@ -78,7 +80,7 @@ class SourceSettings(_Settings):
     splits: dict[Split, tuple[Name, ...]] = Field(
         default_factory=dict,
         description="file patterns of each split, relative to the source, for example "
-        "`{validation: [heldout/*.jsonl]}`; the other files are train. Default: by folder and file names",
+        "`{validation: [heldout/*.jsonl]}`; the other files are train. Default: by folder and file names (docs/sources.md)",
     )
     exclude_sources: tuple[Name, ...] = Field(
         (), max_length=100_000, description="source names to leave out, for example RedPajamaBook"
@@ -110,6 +112,11 @@ class SourceSettings(_Settings):
         le=1,
         description="stop when more than this share of a source's records cannot be read; 1 never stops",
     )
+
+    @field_serializer("name", when_used="json")
+    def _name_without_secrets(self, name: str) -> str:
+        """What is recorded and hashed: a URL signed anew names the same corpus, and its key belongs in no file."""
+        return without_secrets(name)
 
 
 class CleanSettings(_Settings):

@@ -24,7 +24,7 @@ from btlm_data.sources import corpora
 from btlm_data.sources.base import Access, Found, Listing, Query, SourceFile, count_left_out
 from btlm_data.sources.corpora import Corpus
 from btlm_data.sources.globs import matcher
-from btlm_data.sources.local import READABLE, SAMPLE, check_outside, is_local, path_of
+from btlm_data.sources.local import SAMPLE, check_outside, is_local, path_of, readable
 from btlm_data.sources.names import is_safe_name, shown
 from btlm_data.sources.redpajama import is_layout, layout_source
 from btlm_data.sources.schemes import scheme_of
@@ -131,7 +131,7 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
         kind: type[BtlmError] = InputError if found.trusted else SourceUnavailable
         raise kind(
             f"No corpus file{pattern} is in {shown(without_secrets(url))}: there is {there}. "
-            f"Name a file, a folder or a pattern with {READABLE}."
+            f"Name a file, a folder or a pattern with {readable()}."
         )
     files = []
     by_layout = wanted.globs is None and is_layout(names)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from btlm_data.errors import ConfigError, InputError
-from btlm_data.records.formats import classify
+from btlm_data.records.compression import COMPRESSIONS
+from btlm_data.records.formats import classify, endings
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
 from btlm_data.sources.globs import is_pattern, matcher, split_pattern
 from btlm_data.sources.names import shown
@@ -20,11 +21,16 @@ from btlm_data.sources.selection import ignored
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 PREPARED = "folder of a prepared dataset"
-READABLE = ".jsonl, .json, .ndjson, .txt (also with .gz or .zst) and .parquet"
 _MANIFESTS = ("dataset.json", "preparing.json")  # what a finished and a half-prepared dataset folder hold
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = range(100, 1024)  # the sizes that a pointer file can have (git-lfs's specification: below 1,024)
 _Identity = tuple[int, int]  # device and inode of a folder
+
+
+def readable() -> str:
+    """The endings of files that can be read, for a message."""
+    packed = ", ".join(ending for codec in COMPRESSIONS.values() for ending in codec.endings)
+    return f"{', '.join(endings())} (most of them also compressed: {packed})"
 
 
 def is_local(url: str) -> bool:
@@ -55,7 +61,7 @@ def list_place(query: Query) -> Found:
     if mode is not None and stat.S_ISREG(mode):
         if classify(path.name) is None:
             raise InputError(
-                f"{shown(str(path))} has no ending of a known format ({path.suffix or 'no ending'}). Use {READABLE}."
+                f"{shown(str(path))} has no ending of a known format ({path.suffix or 'no ending'}). Use {readable()}."
             )
         status = _readable(path)
         entries = [_entry(path.name, path, status, query.version)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 
+from btlm_data.terminal import visible
+
 MAX_NAME_BYTES = 1024
 _SHOWN = 200  # characters of a name in a message
 # Characters that turn the direction of the text after them: a name could be shown as another.
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_BIDI = _TURNING | frozenset("\u061c\u200e\u200f")  # and marks, which names in Arabic and Hebrew may need
 
 
 def is_safe_name(name: str) -> bool:
@@ -30,10 +31,8 @@ def is_safe_name(name: str) -> bool:
 
 def shown(name: str) -> str:
     """A name for a message: what a terminal could obey is written as an escape, and it is cut after 200 characters."""
-    cut = name if len(name) <= _SHOWN else name[:_SHOWN] + "..."
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        else character
-        for character in cut
+    return (
+        visible(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
+        .replace("\n", "\\n")
+        .replace("\t", "\\t")
     )

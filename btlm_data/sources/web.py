@@ -85,7 +85,7 @@ def head_of(url: str, name: str, access: Access, sha256: str | None = None, *, f
         size=int(length),
         version=f"sha256:{sha256}" if sha256 else _version(response.headers),
         sha256=sha256,
-        compression=compression,  # type: ignore[arg-type]  # one of the three
+        compression=compression,
     )
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError
+from btlm_data.redact import without_secrets
 from btlm_data.storage.base import TEMPORARY_SUFFIX, Entry, check_name
 from btlm_data.storage.retry import Retry, TransientError
 
@@ -341,12 +341,6 @@ def open_filesystem(url: str) -> tuple[Any, str]:
             f"{without_secrets(url)} cannot be opened: {error}. Use s3://, gs://, another scheme of fsspec, or a local path."
         ) from None
     return filesystem, str(path)
-
-
-def without_secrets(url: str) -> str:
-    """The URL without user, password and query (signed URLs carry their key there)."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else url
 
 
 def _no_permission(shown: str, name: str, error: Exception, *, writes: bool) -> BtlmError:

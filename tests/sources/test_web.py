@@ -91,7 +91,7 @@ def test_the_stored_bytes_are_meant(
 
 
 def test_a_login_page_is_no_corpus(server: str, make_run: RunMaker) -> None:
-    with pytest.raises(SourceUnavailable, match="web page.*login"):
+    with pytest.raises(SourceUnavailable, match=r"web page.*login"):
         list_files(SourceSettings(name=f"{server}/login.jsonl"), make_run())
 
 
