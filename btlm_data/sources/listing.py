@@ -281,7 +281,7 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
     for split, rules in listing.split_rules().items():
         for rule in rules:
             if split != "train" or "named alone" in rule.reason:
-                logger.info("%s: %d files, %s", split, rule.count, rule.words())
+                logger.info("Files of the split %s: %s", split, rule.words())
 
 
 def _written(run: Run) -> list[str]:
