@@ -218,6 +218,11 @@ def enormous_row(path: Path, secret: Path) -> None:
         file.create_dataset("data", (1, 3, 2**40), "<i4", chunks=(1, 1, 2**10), compression="gzip")
 
 
+def enormous_row_of_no_rows(path: Path, secret: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", (0, 3, 2**40), "<i4", chunks=(1, 1, 2**10), maxshape=(None, 3, 2**40))
+
+
 def text(path: Path, secret: Path) -> None:
     with h5py.File(path, "w") as file:
         file["data"] = ["a", "b"]
@@ -259,6 +264,7 @@ HOSTILE: dict[Callable[[Path, Path], None], str] = {
     enormous_shape_latest: "more than a file of .* bytes can hold",
     enormous_stretch: "was never written",
     enormous_row: "rows of .* bytes",
+    enormous_row_of_no_rows: "rows of .* bytes",
     text: "not an array of whole or floating-point numbers",
     compound: "not an array of whole or floating-point numbers",
     single_value: "a single value",

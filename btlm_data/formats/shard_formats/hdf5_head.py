@@ -87,6 +87,11 @@ class Stored:
         return math.prod(self.chunks) * self.dtype.itemsize
 
     @property
+    def chunks_a_row(self) -> int:
+        """Chunks side by side that one row goes through."""
+        return math.prod(self.grid[1:])
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """Chunks along each axis."""
         assert self.chunks is not None
@@ -265,7 +270,7 @@ def _dataset(head: Head, address: int, n_examples: int | None) -> Stored:
 def _check_sizes(head: Head, stored: Stored, size: int) -> None:
     """Refuse what the file cannot hold or no memory should."""
     num_bytes = math.prod(stored.shape) * stored.dtype.itemsize
-    row_bytes = num_bytes // stored.shape[0] if stored.shape[0] else 0
+    row_bytes = math.prod(stored.shape[1:]) * stored.dtype.itemsize
     file_size = head.source.size
     words = f"its shape {stored.shape} of {stored.dtype}"
     if row_bytes > MAX_ROW_BYTES:
@@ -285,7 +290,11 @@ def _check_sizes(head: Head, stored: Stored, size: int) -> None:
         raise NotPlain(
             f"its chunks {stored.chunks} are of {stored.chunk_bytes:,} bytes; {MAX_CHUNK_BYTES:,} are the limit"
         )
-    if num_bytes > MAX_INFLATION * file_size or math.prod(stored.grid) > max(file_size // 8, MAX_UNWRITTEN):
+    most_chunks = max(file_size // 8, MAX_UNWRITTEN)
+    if (
+        num_bytes > MAX_INFLATION * file_size
+        or max(math.prod(stored.grid), stored.chunks_a_row) > most_chunks
+    ):
         raise Damaged(f"{words} is more than a file of {file_size:,} bytes can hold")
 
 

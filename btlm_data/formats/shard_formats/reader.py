@@ -78,10 +78,8 @@ class ShardReader:
         self._table: ChunkTable | None = None
         if self._chunks is not None:
             self._chunk_bytes = self._stored.chunk_bytes
-            self._per_row = math.prod(self._stored.grid[1:])  # chunks side by side in one block of rows
+            self._per_row = self._stored.chunks_a_row
             self._whole_row = self._chunks == (1, *self.shape[1:])
-            steps = zip(self.shape[1:], self._chunks[1:], strict=True)
-            self._corners = list(itertools.product(*(range(0, size, step) for size, step in steps)))
 
     @property
     def layout(self) -> ShardLayout:
@@ -186,7 +184,8 @@ class ShardReader:
             block = self._chunk(number)[(slice(None), *map(slice, self.shape[1:]))]
         else:
             block = np.empty((self._chunks[0], *self.shape[1:]), self.dtype)
-            for place, corner in enumerate(self._corners):
+            starts = (range(0, *axis) for axis in zip(self.shape[1:], self._chunks[1:], strict=True))
+            for place, corner in enumerate(itertools.product(*starts)):
                 bounds = zip(corner, self._chunks[1:], strict=True)
                 target = block[(slice(None), *(slice(at, at + size) for at, size in bounds))]
                 target[...] = self._chunk(number * self._per_row + place)[tuple(map(slice, target.shape))]
