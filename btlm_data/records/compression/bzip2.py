@@ -30,7 +30,7 @@ def _salvage(file: BinaryIO, start: int, skip: int, _: int) -> Generator[bytes, 
         return Salvaged(Damage("corrupt_file", detail), position, start + 1)
     if not decoder.eof:
         detail = f"the file ends in the middle of bzip2 data, at byte {position} as stored"
-        return Salvaged(Damage("truncated_file", detail), position)
+        return Salvaged(Damage("truncated_file", detail), position, start + 1)
     return Salvaged(None, position)
 
 

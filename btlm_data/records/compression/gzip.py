@@ -88,7 +88,7 @@ def _salvage(file: BinaryIO, start: int, skip: int, _: int) -> Generator[bytes, 
         return Salvaged(Damage("corrupt_file", detail), position, start + 1)
     if not inflate.eof:
         detail = f"the file ends in the middle of gzip data, at byte {size} as stored"
-        return Salvaged(Damage("truncated_file", detail), size)
+        return Salvaged(Damage("truncated_file", detail), size, start + 1)
     position -= len(inflate.unused_data)
     file.seek(position)
     trailer = file.read(8)
@@ -100,7 +100,7 @@ def _salvage(file: BinaryIO, start: int, skip: int, _: int) -> Generator[bytes, 
             f"the checksum of the gzip data that ends at byte {position} as stored does not match: "
             f"the {length:,} bytes decompressed from it were used, and some of them may be wrong"
         )
-        return Salvaged(Damage("corrupt_file", detail), position + 8)
+        return Salvaged(Damage("corrupt_file", detail), position + 8, start + 1)
     return Salvaged(None, position + 8)
 
 

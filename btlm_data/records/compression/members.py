@@ -41,7 +41,7 @@ class Salvaged(NamedTuple):
     """How the second attempt at a member ended.
 
     damage: None where the member is good after all. position: behind the last byte as stored that could be used.
-    search_from: where to look for the next member; None: it begins at `position`.
+    search_from: where to look for the next member if it may not begin at `position`.
     """
 
     damage: Damage | None
@@ -100,8 +100,7 @@ def decompress(
                 continue
             damage, position, search_from = yield from codec.salvage(file, start, produced, max_window)
             if damage is not None and search_from is not None:
-                end = find_start(codec, file, search_from, size)
-                damage, position = _with_loss(damage, max(1, end - position)), end
+                damage, position = _find_next(codec, file, damage, position, search_from, size)
         if damage is not None:
             yield damage
             damages += 1
@@ -135,9 +134,21 @@ def _garbage(codec: MemberCodec, file: BinaryIO, position: int, size: int, data:
     return Salvaged(Damage("corrupt_file", detail, end - position), end)
 
 
-def _with_loss(damage: Damage, lost: int) -> Damage:
-    """The same, with the number of bytes as stored that were lost."""
-    return Damage(damage.reason, f"{damage.detail}; {lost:,} bytes as stored could not be decompressed", lost)
+def _find_next(
+    codec: MemberCodec, file: BinaryIO, damage: Damage, position: int, search_from: int, size: int
+) -> tuple[Damage, int]:
+    """The damage with what was lost, and where reading continues.
+
+    Damage is often noticed late, so the next member may begin before `position`: what seemed to be data was that member.
+    """
+    end = find_start(codec, file, search_from, size)
+    if "checksum" in damage.detail:
+        return damage, min(end, position)
+    if damage.reason == "truncated_file" and end == size:
+        return damage, size
+    lost = max(1, end - position)
+    detail = f"{damage.detail}; {lost:,} bytes as stored could not be decompressed"
+    return Damage("corrupt_file", detail, lost), end
 
 
 def feed_in_steps(

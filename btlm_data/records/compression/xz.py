@@ -34,7 +34,7 @@ def _salvage(file: BinaryIO, start: int, skip: int, max_window: int) -> Generato
         return Salvaged(Damage("corrupt_file", detail), position, start + 1)
     if not decoder.eof:
         detail = f"the file ends in the middle of xz data, at byte {position} as stored"
-        return Salvaged(Damage("truncated_file", detail), position)
+        return Salvaged(Damage("truncated_file", detail), position, start + 1)
     return Salvaged(None, position)
 
 

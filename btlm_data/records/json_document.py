@@ -1,0 +1,220 @@
+"""`.json`: one array of records, one record (pretty-printed or not), several of them, or JSON Lines after all.
+
+Which it is, the first bytes say. The records of an array are found by their brackets, without parsing the whole, so a file of
+any size takes the memory of a batch; a record that is not JSON costs itself only. The offset of a record is its first byte's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from btlm_data.records import json_lines
+from btlm_data.records.base import ReadRequest, RecordFormat
+from btlm_data.records.batch import RecordBatch, Reject, too_large
+from btlm_data.records.json_decoder import RecordDecoder
+from btlm_data.records.json_lines import add_record, add_reject
+from btlm_data.records.stream import BOM, ByteStream, open_stream
+
+_LOOK_BYTES = 2**20
+_LINE_BYTES = 2**16  # of a line that is parsed to learn what the file is
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_OUTSIDE = re.compile(rb'["\[\]{}]')
+_OUTSIDE_OR_COMMA = re.compile(rb'["\[\]{},]')
+
+
+def read(request: ReadRequest) -> Iterator[RecordBatch]:
+    """Batches of the records of a file."""
+    if not _is_document(request):
+        yield from json_lines.read(request)
+    elif request.stretch.start == 0:
+        yield from _read_document(request)
+
+
+def _is_document(request: ReadRequest) -> bool:
+    """Whether the file is something else than JSON Lines: an array, or records that are spread over lines."""
+    with open_stream(request) as stream:
+        head = b""
+        while len(head) < _LOOK_BYTES and (piece := stream.read()):
+            head += piece
+    head = head.removeprefix(BOM).lstrip()
+    if head.startswith(b"["):
+        return True
+    lines = [line.strip() for line in head[:_LOOK_BYTES].split(b"\n")[:20]]
+    lines = [line for line in lines if line]
+    if not lines or not lines[0].startswith(b"{") or len(lines[0]) > _LINE_BYTES:
+        return False
+    if not _is_unfinished(lines[0]):
+        return False  # a whole record, or a bad one: lines either way
+    return not any(line.startswith(b"{") and not _is_unfinished(line) for line in lines[1:])
+
+
+def _is_unfinished(line: bytes) -> bool:
+    """Whether a line is the beginning of a value that ends on another line."""
+    depth, place, in_string = 0, 0, False
+    while place < len(line):
+        if in_string:
+            end = _IN_STRING.match(line, place)
+            place = end.end() if end else place
+            if place >= len(line) or line[place : place + 1] != b'"':
+                return False  # a string cannot go on behind a newline: the line is damaged
+            in_string, place = False, place + 1
+            continue
+        match = _OUTSIDE.search(line, place)
+        if match is None:
+            break
+        character, place = match[0], match.end()
+        in_string = character == b'"'
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(character, 0)
+    return depth > 0
+
+
+@dataclass
+class _Element:
+    """A record's bytes; num_bytes: of the record, of which `data` has none if it is too long."""
+
+    data: bytes
+    offset: int
+    num_bytes: int
+
+
+class _Splitter:
+    """Finds the records in pieces of a document: objects that stand alone, and the elements of arrays."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = b""
+        self._base = 0  # offset of the buffer in the document
+        self._scan = 0  # how far the buffer has been looked at
+        self._start = 0  # where in the buffer the record begins (or what is between two records)
+        self._dropped = 0  # bytes of the record that are no longer in the buffer
+        self._depth, self._array, self._in_string = 0, False, False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the unfinished record that are held."""
+        return len(self._buffer) - self._start
+
+    @property
+    def rest(self) -> tuple[bytes, int]:
+        """What stands behind the last record, and how many bytes of it were dropped."""
+        return self._buffer[self._start :], self._dropped
+
+    @property
+    def position(self) -> int:
+        """Offset in the document of `rest`."""
+        return self._base + self._start - self._dropped
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an array or a record has begun and not ended."""
+        return self._array or self._depth > 0 or self._in_string
+
+    def feed(self, piece: bytes) -> Iterator[_Element]:
+        """The records that end in `piece`."""
+        if self._dropped + self._scan - self._start > self._max_bytes:
+            self._dropped += self._scan - self._start
+            self._start = self._scan
+        self._base += self._start
+        self._buffer, self._scan = self._buffer[self._start :] + piece, self._scan - self._start
+        self._start = 0
+        buffer, length = self._buffer, len(self._buffer)
+        while self._scan < length:
+            if self._in_string:
+                match = _IN_STRING.match(buffer, self._scan)
+                self._scan = match.end() if match else self._scan
+                if self._scan >= length or buffer[self._scan] != 34:
+                    return  # the string goes on, or its last byte so far is a backslash
+                self._scan += 1
+                self._in_string = False
+                continue
+            top = self._depth == (1 if self._array else 0)
+            found = (_OUTSIDE_OR_COMMA if top else _OUTSIDE).search(buffer, self._scan)
+            if found is None:
+                self._scan = length
+                return
+            character, end = found[0], found.end()
+            self._scan = end
+            if character == b'"':
+                self._in_string = True
+            elif character == b",":
+                yield from self._element(found.start(), end)
+            elif character in b"[{":
+                if character == b"[" and self._depth == 0:
+                    yield from self._element(found.start(), end)  # what stands before an array
+                    self._array = True
+                elif self._depth == 0:
+                    yield from self._element(found.start(), found.start())
+                self._depth += 1
+            else:
+                self._depth = max(0, self._depth - 1)
+                if self._depth == 0 and self._array:
+                    yield from self._element(found.start(), end)
+                    self._array = False
+                elif self._depth == 0:
+                    yield from self._element(end, end)
+
+    def _element(self, end: int, next_start: int) -> Iterator[_Element]:
+        """The record that ends at `end` of the buffer, unless nothing stands there."""
+        data = self._buffer[self._start : end]
+        offset, dropped = self._base + self._start - self._dropped, self._dropped
+        self._start, self._dropped = next_start, 0
+        stripped = data.lstrip()
+        if dropped or len(stripped) > self._max_bytes:
+            yield _Element(b"", offset, dropped + len(data))
+        elif stripped.removeprefix(BOM).strip():
+            yield _Element(stripped.rstrip(), offset + len(data) - len(stripped), len(stripped.rstrip()))
+
+
+def _read_document(request: ReadRequest) -> Iterator[RecordBatch]:
+    decoder, max_bytes = RecordDecoder(request), request.options.max_record_bytes
+    resume_at, number = request.stretch.resume_at, 0
+    batch, held = request.new_batch(), 0
+    with open_stream(request) as stream:
+        splitter = _Splitter(max_bytes)
+        while True:
+            piece = _more(stream, splitter.held_bytes)
+            if not piece:
+                break
+            for element in splitter.feed(piece):
+                end = element.offset + element.num_bytes
+                if end > resume_at:
+                    if element.data:
+                        add_record(batch, decoder, element.data, number, element.offset, max_bytes)
+                    else:
+                        add_reject(batch, too_large(number, element.offset, element.num_bytes, max_bytes))
+                    held += element.num_bytes
+                number += 1
+                if held >= request.batch_bytes:
+                    batch.num_lines, batch.end = number, end
+                    yield batch
+                    batch, held = request.new_batch(), 0
+        rest, dropped = splitter.rest
+        damage = stream.damage
+    lost = len(rest.strip()) + dropped
+    if lost or damage is not None or splitter.is_open:
+        reason, detail, stored = "truncated_file", "the JSON document ends before it is closed", 0
+        if damage is not None:
+            reason, detail, stored = damage.reason, damage.detail, damage.stored_bytes
+        elif not splitter.is_open:
+            reason, detail = "corrupt_file", "something stands behind the JSON document that is not JSON"
+        if lost:
+            detail += f"; {lost:,} bytes of an unfinished record were dropped"
+        add_reject(batch, Reject(number, splitter.position, reason, detail, stored + lost))
+        number += bool(lost)
+    if batch.num_records:
+        batch.num_lines, batch.end, batch.final = number, splitter.position + lost, True
+        yield batch
+
+
+def _more(stream: ByteStream, held: int) -> bytes:
+    """The next bytes, at least as many as are held of an unfinished record, so that a long one is not copied for each piece."""
+    parts, size = [], 0
+    while size <= held and (piece := stream.read()):
+        parts.append(piece)
+        size += len(piece)
+    return b"".join(parts)
+
+
+JSON_DOCUMENT = RecordFormat("json", (".json",), read, divisible=True)
