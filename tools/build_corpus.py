@@ -10,9 +10,9 @@ The text comes from Debian documentation packages (fetched with `apt-get downloa
     OUT/truth.json     what was planted: clusters of (file, line) that are copies of one document
 
 Usage:
-    build_corpus.py OUT [--mb 400] [--seed 0] [--dup-rate 0.10] [--docs-per-file 4000] [--cache DIR]
+    .venv/bin/python tools/build_corpus.py OUT [--mb 400] [--seed 0] [--dup-rate 0.10] [--docs-per-file 4000] [--cache DIR]
 
-Needs: zstandard. About 3 minutes and 2 GB of scratch space for the default size.
+Needs the package zstandard, which `make demo` and `pip install .` install. About 3 minutes and 2 GB of scratch space for the default size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
-import zstandard
+try:
+    import zstandard
+except ModuleNotFoundError:
+    sys.exit(
+        "This needs the package zstandard. Run it in the environment that `make demo` makes: "
+        ".venv/bin/python tools/build_corpus.py OUT"
+    )
 
 HTML = {  # package -> SlimPajama source name it stands in for
     "linux-doc-6.1": "RedPajamaCommonCrawl",
@@ -107,7 +113,7 @@ def read(path: Path) -> str:
 
 
 def unpack(package: str, cache: Path) -> Path:
-    """Download and unpack one Debian package; returns the folder it was unpacked into."""
+    """Download and unpack one Debian package; returns its folder."""
     target = cache / package
     if target.exists():
         return target
