@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -113,3 +114,130 @@ def test_prepare_twice_has_nothing_to_do_and_another_dataset_is_refused(tmp_path
     )
     assert replaced.returncode == 0, replaced.stderr
     assert run("verify", "d", cwd=tmp_path).returncode == 0
+
+
+def completed(words: str, position: int) -> list[str]:
+    """What bash proposes for the word at `position` of the command line."""
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "_BTLM_DATA_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(position),
+    }
+    code = "import sys; sys.argv = ['btlm-data']; from btlm_data.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=60
+    )
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_the_shell_completes_sources_recipes_splits_and_options() -> None:
+    assert completed("btlm-data prepare --source sl", 3) == ["slimpajama", "slimpajama-6b"]
+    assert completed("btlm-data run st", 2) == ["stage1", "stage2"]
+    assert completed("btlm-data inspect d --split v", 4) == ["validation"]
+    assert completed("btlm-data prepare --split-rule t", 3) == ["train=", "test="]
+    assert "--dedupe-index" in completed("btlm-data prepare --dedupe", 2)
+
+
+def test_every_option_of_a_recipe_sets_an_existing_key_once() -> None:
+    from btlm_data.recipe.options import GROUPS, field_of
+
+    flags = [flag for group in GROUPS.values() for flag in group]
+    assert len({flag.key for flag in flags}) == len(flags) == len({flag.name for flag in flags})
+    for flag in flags:
+        assert field_of(flag.key).description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        (["--filter", "gopher_quality", "--filter", "min_chars: 500"], "clean.filters", ("gopher_quality", {"min_chars": 500})),
+        (["--mix", "A=B=2", "--mix", "C=0.5"], "mix", {"A=B": 2.0, "C": 0.5}),
+        (["--split-rule", "validation=a/*", "--split-rule", "validation=b=*"], "source.splits", {"validation": ("a/*", "b=*")}),
+        (["--chunks", "1, 2"], "source.chunks", (1, 2)),
+        (["--holdout", "0.01", "--test-holdout", "1e-2"], "holdout.test_fraction", 0.01),
+        (["--decontaminate", "a.jsonl", "--decontaminate", "b*.jsonl"], "holdout.decontaminate", ("a.jsonl", "b*.jsonl")),
+        (["--bands", "20", "--rows", "6"], "dedupe.bands", 20),
+        (["--exclude-source", "007", "--exclude-source", "NO"], "source.exclude_sources", ("007", "NO")),
+        (["--seq-len", "2048:0.75", "--seq-len", "8192:0.25"], "seq_len.1.share", 0.25),
+        (["--eos", "[SEP]"], "tokenizer.eos", "[SEP]"),
+        (["--memory", "4GB"], "run.memory", 4 * 10**9),
+        (["--dedupe-verify"], "dedupe.verify", True),
+        (["--set", "tokenizer.eos=0"], "tokenizer.eos", "0"),
+    ],
+)  # fmt: skip
+def test_options_reach_their_keys(arguments: list[str], key: str, value: object) -> None:
+    from btlm_data.recipe.load import load
+    from btlm_data.recipe.options import overrides
+
+    command = cli.commands["prepare"]
+    given = command.make_context("prepare", ["--source", "x", *arguments]).params
+    found: object = load(None, overrides(given, given["assignments"]))
+    for part in key.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)  # type: ignore[index]
+    assert found == value
+
+
+def test_results_plans_and_errors_are_json_with_json(tmp_path: Path) -> None:
+    plan = run("prepare", "--source", "sample", "--limit", "40", "--plan", "--json", cwd=tmp_path)
+    assert json.loads(plan.stdout)["documents"] > 0
+    options = ("prepare", "--source", "sample", "--limit", "40", "--out", "d", "--json", "-q")
+    done = run(*options, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    assert report["complete"]
+    assert report["kept"]["documents"] == report["read"]["documents"] - sum(
+        number for reasons in report["dropped"].values() for number in reasons.values()
+    )
+    assert {split["split"] for split in report["splits"]} == {"train", "validation", "test"}
+    again = json.loads(run(*options, cwd=tmp_path).stdout)
+    assert again["unchanged"]
+    assert again["splits"] == report["splits"]
+    other = run(*options, "--seed", "1", cwd=tmp_path)
+    assert other.returncode == 4
+    assert json.loads(other.stdout)["error"]["kind"] == "OutputError"
+
+
+def test_verbose_quiet_and_log_file_stand_before_or_after_the_command(tmp_path: Path) -> None:
+    options = ["prepare", "--source", "sample", "--limit", "40", "--out", "d"]
+    loud = run(*options, "--log-file", "log.txt", cwd=tmp_path)
+    assert "tokens/s" in loud.stderr
+    log = (tmp_path / "log.txt").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\d .* INFO btlm_data", log, re.M)
+    for quiet in (["-q", *options], [*options, "-q"]):
+        assert run(*quiet, "--seed", "2", "--overwrite", cwd=tmp_path).stderr == ""
+    refused = run(*options, "--log-file", "no/such/folder/log.txt", cwd=tmp_path)
+    assert refused.returncode == 4
+    assert "--log-file" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ulimit is a Unix shell's")
+def test_a_memory_limit_that_would_crash_the_libraries_is_an_error_in_words(tmp_path: Path) -> None:
+    command = f"ulimit -v 500000; exec {sys.executable} -m btlm_data.cli prepare --source sample --out d"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "ulimit -v" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_written_without_a_source(tmp_path: Path) -> None:
+    done = run("prepare", "--out", "shards", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no source is given" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_offers_what_can_be_exported_to() -> None:
+    from btlm_data.export import TARGETS
+
+    (option,) = [parameter for parameter in cli.commands["export"].params if parameter.name == "to"]
+    assert isinstance(option.type, click.Choice)
+    assert set(option.type.choices) == set(TARGETS)

@@ -1,0 +1,131 @@
+"""What the documentation prints is what the program does: commands exist, pages for beginners run as printed, links lead somewhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import btlm_data.cli
+import btlm_train.cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PROGRAMS = {"btlm-data": btlm_data.cli.cli, "btlm-train": btlm_train.cli.main}
+RUN = {"README.md": 3, "own-corpus.md": 9, "not-for.md": 3}  # page -> least number of commands that are run
+
+
+def printed_commands(page: Path) -> list[list[str]]:
+    """The commands of our programs in a page's blocks of shell, in order, as words."""
+    commands = []
+    for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", page.read_text(), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] and words[0] in PROGRAMS:
+                commands.append(words)
+    return commands
+
+
+def mentioned_commands(page: Path) -> list[list[str]]:
+    """The commands that stand in the text between backticks, where they are more than a name."""
+    found = re.findall(r"`(btlm-(?:data|train) [a-z-]+ [^`\n]+)`", page.read_text())
+    return [shlex.split(command) for command in found if "..." not in command]
+
+
+def check_options(words: list[str]) -> None:
+    """Fail if there is no such command, or it has no such option."""
+    program = PROGRAMS[words[0]]
+    name = next((word for word in words[1:] if not word.startswith("-")), None)
+    if name is None:
+        return
+    assert name in program.commands, f"there is no command {' '.join(words)}"
+    context = click.Context(program, info_name=words[0])
+    try:
+        program.commands[name].make_context(name, words[words.index(name) + 1 :], parent=context)
+    except click.BadParameter:
+        pass  # a file of the example that is not here
+    except click.exceptions.Exit:
+        pass  # --help
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_printed_commands_and_options_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in [*printed_commands(page), *mentioned_commands(page)]:
+        check_options(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def write_corpora(folder: Path) -> None:
+    """The corpora that the pages speak of."""
+    rng = random.Random(0)
+    vocabulary = [
+        "".join(rng.choice("abcdefghijklmnop") for _ in range(rng.randint(2, 9))) for _ in range(2000)
+    ]
+
+    def text(words: int = 150) -> str:
+        return " ".join(rng.choice(vocabulary) for _ in range(words))
+
+    mine = folder / "my_corpus"
+    for name in ("web", "books", "heldout"):
+        (mine / name).mkdir(parents=True)
+    with gzip.open(mine / "web/part-0.jsonl.gz", "wt") as file:
+        for i in range(200):
+            record = {"body": {"content": text()}, "meta": {"redpajama_set_name": ("Forum", "Web")[i % 2]}}
+            file.write(json.dumps(record) + "\n")
+    for i in range(3):
+        (mine / f"books/book{i}.txt").write_text(text(800))
+    (mine / "heldout/dev.jsonl").write_text(
+        "".join(json.dumps({"body": {"content": text()}}) + "\n" for _ in range(20))
+    )
+    (mine / "README.md").write_text("What this corpus is.")
+    for name, record in (
+        ("datatrove_output", {"metadata": {"dataset": "cc"}}),
+        ("dolma/documents", {"source": "cc"}),
+        ("curator_output", {}),
+    ):
+        (folder / name).mkdir(parents=True)
+        field = "raw_content" if name == "curator_output" else "text"
+        lines = [json.dumps({field: text(), "id": str(i)} | record) + "\n" for i in range(40)]
+        (folder / name / "00000.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
+    write_corpora(tmp_path)
+    page = ROOT / name if name == "README.md" else ROOT / "docs" / name
+    text = page.read_text()
+    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
+        (tmp_path / "mine.yaml").write_text(block)
+    if name == "README.md":  # its corpus has its text where it is looked for
+        for path in tmp_path.rglob("*.jsonl"):
+            path.write_text(
+                path.read_text().replace('"body"', '"text"').replace('{"content": ', "").replace("}}", "}")
+            )
+        (tmp_path / "my_corpus/web/part-0.jsonl.gz").unlink()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    ran = 0
+    for words in printed_commands(page):
+        if words[0] != "btlm-data":  # the trainer's own tests run it
+            continue
+        command = [sys.executable, "-c", "from btlm_data.cli import main; main()", *words[1:]]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+        ran += 1
+    assert ran >= RUN[name]
