@@ -110,7 +110,9 @@ def plain(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def truth(dataset: Path) -> list[list[int]]:
-    """Ids of each document with its EOS, by `tokenizers`, in the order documents.parquet tells; cut to what the shards hold."""
+    """Ids of each document with its EOS, by `tokenizers`, in the order documents.parquet tells; cut to what
+    the shards hold.
+    """
     folder = Path(load_tokenizer.__globals__["_GPT2_FOLDER"])
     model = tokenizers.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer = tokenizers.Tokenizer(model)
@@ -300,7 +302,7 @@ def test_a_stream_that_cannot_be_restored_is_an_error(plain: Path, tmp_path: Pat
         export(copy, "megatron", tmp_path / "out")
 
 
-# Interruptions, full disks, and datasets from strangers --------------------------------------------------------------
+# Interruptions, full disks, and datasets from strangers -----------------------------------------------------
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -404,7 +406,9 @@ def test_an_unfinished_export_is_replaced_only_when_told(
 def test_a_disk_that_is_full_is_an_error_and_the_same_command_continues(
     plain: Path, tmp_path: Path, to: str
 ) -> None:
-    """Memory maps of sparse files would be a bus error; here the system refuses to write beyond `limit` bytes."""
+    """Memory maps of sparse files would be a bus error; here the system refuses to write beyond `limit`
+    bytes.
+    """
     out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
@@ -530,12 +534,14 @@ def test_ids_outside_the_vocabulary_are_no_other_ids(plain: Path, tmp_path: Path
         export(copy, "mds", tmp_path / "out")
 
 
-# The libraries the exports are for. Their pins contradict ours (huggingface_hub < 1, numpy < 2.2), so they may live in another
-# environment, whose interpreter BTLM_EXPORT_PYTHON names; docs/export.md tells how to make one.
+# The libraries the exports are for. Their pins contradict ours (huggingface_hub < 1, numpy < 2.2), so they
+# may live in another environment, whose interpreter BTLM_EXPORT_PYTHON names; docs/export.md tells how to
+# make one.
 
 PYTHON = os.environ.get("BTLM_EXPORT_PYTHON", sys.executable)
 
-# `import streaming` wants torchvision for its image datasets, which no test here opens: an empty stand-in will do.
+# `import streaming` wants torchvision for its image datasets, which no test here opens: an empty stand-in
+# will do.
 READ_MDS = """
 import importlib.machinery, importlib.util, json, sys, types
 if importlib.util.find_spec("torchvision") is None:

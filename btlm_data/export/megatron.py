@@ -2,13 +2,13 @@ r"""Megatron-LM's indexed dataset: the token stream and an index of its document
 
 SPLIT.bin   the stream, uint16 where every id fits, else int32, little-endian
 SPLIT.idx   9 bytes  b"MMIDIDX\0\0"
-8 bytes  uint64 version, 1
-1 byte   dtype: 8 = uint16, 4 = int32
-8 bytes  uint64 S, sequences (= documents here, each with its EOS)
-8 bytes  uint64 D, documents + 1
-4 S      int32 tokens of each sequence
-8 S      int64 byte offset of each sequence in the .bin file
-8 D      int64 sequence at which each document begins, and at the end S
+            8 bytes  uint64 version, 1
+            1 byte   dtype: 8 = uint16, 4 = int32
+            8 bytes  uint64 S, sequences (= documents here, each with its EOS)
+            8 bytes  uint64 D, documents + 1
+            4 S      int32 tokens of each sequence
+            8 S      int64 byte offset of each sequence in the .bin file
+            8 D      int64 sequence at which each document begins, and at the end S
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Flat files of ids, as nanoGPT reads them.
 
 SPLIT.bin             the stream, uint16 or uint32, little-endian and nothing else; nanoGPT's name for the
-validation split, val.bin, is used
+                      validation split, val.bin, is used
 SPLIT.documents.npy   int64 (documents + 1,): where each document begins in the stream, and its end
 """
 

@@ -1,7 +1,7 @@
 """The export itself: splits to files, an interrupted one continued, an earlier one replaced only when told.
 
-OUT/exporting.json   while the export runs: what is exported, the names of all files it may write, the splits that
-are finished; with it the same command continues, and `--overwrite` knows what to remove
+OUT/exporting.json   while the export runs: what is exported, the names of all files it may write, the finished
+                     splits. With it the same command continues, and `--overwrite` knows what to remove
 OUT/export.json      written last
 """
 
@@ -34,7 +34,9 @@ Results = dict[str, dict[str, ExportedSplit]]
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
-    """exporting.json. request: what was asked of which data. files: all names it may write. done: finished splits."""
+    """exporting.json. request: what was asked of which data. files: all names it may write. done: finished
+    splits.
+    """
 
     request: dict[str, Any]
     files: list[str]
@@ -63,11 +65,13 @@ _Record = TypeVar("_Record", _State, _Export)
 def export(
     dataset: Path, to: str, out: Path, *, splits: Sequence[str] = (), overwrite: bool = False
 ) -> Results:
-    """Write a prepared dataset in another trainer's format; returns {set folder ("" if there is one set): {split: ...}}.
+    """Write a prepared dataset in another trainer's format; returns {set folder ("" if there is one set):
+    {split: ...}}.
 
-    dataset: a folder with dataset.json; with several prepared lengths each set goes to a folder of its name below `out`.
-    splits: only these. The same call continues an interrupted export. Raises ConfigError for a vsl dataset or an unknown
-    split or target, OutputError if `out` holds something else, DataError if the dataset is damaged.
+    dataset: a folder with dataset.json; with several prepared lengths each set goes to a folder of its name
+    below `out`. splits: only these. The same call continues an interrupted export. Raises ConfigError for a
+    vsl dataset or an unknown split or target, OutputError if `out` holds something else, DataError if the
+    dataset is damaged.
     """
     if to not in TARGETS:
         raise ConfigError(f"There is no export to {to!r}. Choose one of {', '.join(TARGETS)}.")
@@ -103,8 +107,8 @@ def _open(folder: Path, value: dataset_json.Dataset, splits: Sequence[str]) -> l
     """The splits to export. Raises ConfigError where one is not there, or the dataset cannot be exported."""
     if value.format not in ("sample", "corpus"):
         raise ConfigError(
-            f"{folder} is in the {value.format} format, whose bins hold cut documents out of order: it cannot be exported. "
-            "Prepare the same recipe with --format corpus and export that; what both share is not done again."
+            f"{folder} is in the {value.format} format, whose bins hold cut documents out of order: it cannot be "
+            "exported. Prepare the same recipe with --format corpus and export that; what both share is not done again."
         )
     unknown = [split for split in splits if split not in value.splits]
     if unknown:
@@ -127,18 +131,19 @@ def _refuse_others(store: Store, request: Mapping[str, Any], overwrite: bool) ->
     if state is not None:
         if state.request != request and not overwrite:
             raise OutputError(
-                f"The output folder {store.shown} holds an unfinished export of other data, or in another format. Run its "
-                "command again to finish it, choose another folder, or pass --overwrite to replace it."
+                f"The output folder {store.shown} holds an unfinished export of other data, or in another format. "
+                "Run its command again to finish it, choose another folder, or pass --overwrite to replace it."
             )
     elif earlier is not None:
         if not overwrite:
             raise OutputError(
-                f"The output folder {store.shown} holds an earlier export. Choose another folder, or pass --overwrite to "
-                "replace it."
+                f"The output folder {store.shown} holds an earlier export. Choose another folder, or pass "
+                "--overwrite to replace it."
             )
     elif names:
         raise OutputError(
-            f"The output folder {store.shown} holds files that are no export ({min(names)}). Choose an empty folder."
+            f"The output folder {store.shown} holds files that are no export ({min(names)}). "
+            "Choose an empty folder."
         )
 
 
@@ -167,7 +172,8 @@ def _claim(
     foreign = sorted(present.intersection(planned) - set(replaced))
     if foreign:
         raise OutputError(
-            f"{store.shown}/{foreign[0]} was not written by an export, and this one would replace it. Choose another folder."
+            f"{store.shown}/{foreign[0]} was not written by an export, and this one would replace it. "
+            "Choose another folder."
         )
     continued = before is not None and before.request == request and not overwrite
     done = _intact(store, before.done) if before is not None and continued else {}
@@ -208,7 +214,9 @@ def _files(earlier: _Export) -> list[str]:
 
 
 def _read(store: Store, name: str, kind: type[_Record]) -> _Record | None:
-    """A record of an export, whose names are checked. Raises OutputError where it is there but cannot be used."""
+    """A record of an export, whose names are checked. Raises OutputError where it is there but cannot be
+    used.
+    """
     size = store.size(name)
     if size is None:
         return None
@@ -220,8 +228,8 @@ def _read(store: Store, name: str, kind: type[_Record]) -> _Record | None:
             check_name(file)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BtlmError) as error:
         raise OutputError(
-            f"{store.shown}/{name} cannot be read ({error}), so what may be replaced is unknown. Remove {store.shown} "
-            "yourself, or choose another folder."
+            f"{store.shown}/{name} cannot be read ({error}), so what may be replaced is unknown. "
+            f"Remove {store.shown} yourself, or choose another folder."
         ) from error
     return value
 

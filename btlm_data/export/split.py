@@ -60,9 +60,11 @@ class OpenedSplit:
         return -(-(self.num_tokens - 1) // self.seq_len)
 
     def rows(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """(Number of the first row in the split, rows) from all shards in order: (m,) tokens, or (m, 3, L) samples.
+        """(Number of the first row in the split, rows) from all shards in order: (m,) tokens, or (m, 3, L)
+        samples.
 
-        Raises DataError where a shard has another shape than dataset.json says, or an id outside the vocabulary.
+        Raises DataError where a shard has another shape than dataset.json says, or an id outside the
+        vocabulary.
         """
         first = 0
         expected = () if self.is_stream else (3, self.seq_len)
@@ -86,7 +88,9 @@ class OpenedSplit:
                     first += len(rows)
 
     def whole_inputs(self) -> Iterator[npt.NDArray[Any]]:
-        """The inputs of samples without padding, (m, L), in the order of the shards; a stream is cut every L tokens."""
+        """The inputs of samples without padding, (m, L), in the order of the shards; a stream is cut every L
+        tokens.
+        """
         if not self.is_stream:
             for _, rows in self.rows():
                 yield rows[rows[:, 1, -1] == 1, 0]
@@ -99,7 +103,8 @@ class OpenedSplit:
             rest = rest[whole:]
 
     def documents(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """(Stream offset, tokens with EOS) of the documents in stream order, as far as the shards hold them, both int64.
+        """(Stream offset, tokens with EOS) of the documents in stream order, as far as the shards hold them,
+        both int64.
 
         Raises DataError where documents.parquet cannot be read, or its documents do not follow each other.
         """
@@ -122,8 +127,8 @@ class OpenedSplit:
     def write_stream(self, creating: Creating, dtype: np.dtype[Any]) -> None:
         """Write the split's stream into a new file: ids of `dtype`, little-endian and nothing else.
 
-        Samples go to their places one by one, so memory does not grow with the stream. Raises DataError where rows are
-        missing, or a document does not end with EOS where it should.
+        Samples go to their places one by one, so memory does not grow with the stream. Raises DataError where
+        rows are missing, or a document does not end with EOS where it should.
         """
         file = creating.file
         if self.is_stream:
@@ -135,13 +140,15 @@ class OpenedSplit:
         size = file.seek(0, 2)
         if size != self.num_tokens * dtype.itemsize:
             raise DataError(
-                f"{self.shown} holds {size // dtype.itemsize} tokens, {dataset_json.FILE_NAME} says {self.num_tokens}. "
-                f"{_VERIFY}"
+                f"{self.shown} holds {size // dtype.itemsize} tokens, {dataset_json.FILE_NAME} says "
+                f"{self.num_tokens}. {_VERIFY}"
             )
         self._check_ends(creating.path, dtype)
 
     def _write_samples(self, creating: Creating, dtype: np.dtype[Any]) -> None:
-        """Put samples back into stream order: sample i's inputs are stream[i*L : (i+1)*L], the last one's last label ends it."""
+        """Put samples back into stream order: sample i's inputs are stream[i*L : (i+1)*L], the last one's
+        last label ends it.
+        """
         file, length = creating.file, self.seq_len
         last_real = self.num_tokens - 1 - (self.num_samples - 1) * length
         written = 0
@@ -172,7 +179,9 @@ class OpenedSplit:
         return order.origins(first, last, self.num_samples, self.dataset.seed, purpose).astype(np.int64)
 
     def _check_ends(self, path: Path, dtype: np.dtype[Any]) -> None:
-        """Raise DataError where a document does not end with EOS in the stream at `path`, which is written in full."""
+        """Raise DataError where a document does not end with EOS in the stream at `path`, which is written in
+        full.
+        """
         stream = np.memmap(path, dtype, "r")
         eos = self.dataset.tokenizer.eos_id
         for offsets, tokens in self.documents():
@@ -182,13 +191,15 @@ class OpenedSplit:
             wrong = wrong[ends[wrong] != self.num_tokens - 1]
             if wrong.size:
                 raise DataError(
-                    f"{self.shown}: no document ends at token {ends[wrong[0]]} of the stream, where documents.parquet has one. "
-                    "Run `btlm-data verify`; a dataset that passes was prepared by another version: use that to export it."
+                    f"{self.shown}: no document ends at token {ends[wrong[0]]} of the stream, where "
+                    "documents.parquet has one. Run `btlm-data verify`; a dataset that passes was prepared by "
+                    "another version: use that to export it."
                 )
 
 
 def _columns(batch: Any, expected: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Stream offsets and tokens with EOS of some rows of documents.parquet, the first of which begins at `expected`.
+    """Stream offsets and tokens with EOS of some rows of documents.parquet, the first of which begins at
+    `expected`.
 
     Raises ValueError where they are not whole numbers, or the documents do not follow each other.
     """

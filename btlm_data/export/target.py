@@ -21,7 +21,9 @@ class ExportedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExportedSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one split became. tokens: ids written. left_out_tokens: ids of the split that are in no file, by reason."""
+    """What one split became. tokens: ids written. left_out_tokens: ids of the split that are in no file, by
+    reason.
+    """
 
     documents: Count | None
     samples: Count | None

@@ -1,9 +1,10 @@
 """Read tokens once and say where they break the rules of their layout.
 
-Two kinds of answer come back: per row, the first position that breaks each rule (SAMPLE_RULES, VSL_RULES), and *prints*:
-sums of 64-bit hashes in buckets, by which facts that lie in different files are compared without holding either side in
-memory. A print is zero where each fact was added on one side and subtracted on the other; 2^-64 is the chance of a zero
-in spite of a difference. Plain twins of every kernel are in tests/reference/checks.py.
+Two kinds of answer come back: per row, the first position that breaks each rule (SAMPLE_RULES, VSL_RULES),
+and *prints*: sums of 64-bit hashes in buckets, by which facts that lie in different files are compared
+without holding either side in memory. A print is zero where each fact was added on one side and subtracted on
+the other; 2^-64 is the chance of a zero in spite of a difference. Plain twins of every kernel are in
+tests/reference/checks.py.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Vocabulary(NamedTuple):
 
 
 class Prints(NamedTuple):
-    """ends, borders: (buckets,) uint64 sums. bucket: how many samples (of a stream: tokens) one bucket stands for."""
+    """ends, borders: (buckets,) uint64 sums. bucket: how many samples (of a stream: tokens) one bucket stands
+    for.
+    """
 
     ends: npt.NDArray[np.uint64]
     borders: npt.NDArray[np.uint64]
@@ -43,8 +46,9 @@ class Prints(NamedTuple):
 class RowChecks(NamedTuple):
     """What reading rows found, one entry a row, all int64.
 
-    first_bad (n, rules): plane * L + position of the first break of each rule, -1 if none. real: positions with mask 1.
-    eos: real inputs (vsl: labels) that are EOS. used: positions in documents (vsl; elsewhere those with mask 1).
+    first_bad (n, rules): plane * L + position of the first break of each rule, -1 if none. real: positions
+    with mask 1. eos: real inputs (vsl: labels) that are EOS. used: positions in documents (vsl; elsewhere
+    those with mask 1).
     """
 
     first_bad: npt.NDArray[np.int64]
@@ -59,7 +63,9 @@ def _no_checks(num_rows: int, num_rules: int) -> RowChecks:
 
 
 def _native(rows: npt.NDArray[Any], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
-    """`rows`, of the machine's byte order. Raises ValueError where they are no integers or of another shape (None: any size)."""
+    """`rows`, of the machine's byte order. Raises ValueError where they are no integers or of another shape
+    (None: any size).
+    """
     fits = rows.ndim == len(shape) and all(b in (None, a) for a, b in zip(rows.shape, shape, strict=True))
     if not fits or rows.dtype.kind not in "iu":
         raise ValueError(f"rows of {rows.dtype} and shape {rows.shape}: integers of shape {shape} are needed")
@@ -84,12 +90,13 @@ def scan_samples(
 ) -> RowChecks:
     """Check sample rows (n, 3, L) of any integer dtype and add what must match elsewhere to the prints.
 
-    order (n,): each row's number in the stream of num_samples samples, or -1 where that is unknown (nothing is then added).
-    Rules: MASK_ORDER is a 1 after a 0; PADDING a value other than 0 where the mask is 0; SHIFT a label other than the next
-    input where both positions are real; TOKEN an id outside the vocabulary on a real position. Bucket i // prints.bucket of
-    `ends` gains every real input's stream position that is EOS (and the stream's very last label); that of `borders` gains
-    (i, first input of sample i) and loses (i + 1, last label of i). Raises DataError for a sample outside the stream,
-    ValueError for rows of another shape.
+    order (n,): each row's number in the stream of num_samples samples, or -1 where that is unknown (nothing
+    is then added). Rules: MASK_ORDER is a 1 after a 0; PADDING a value other than 0 where the mask is 0;
+    SHIFT a label other than the next input where both positions are real; TOKEN an id outside the vocabulary
+    on a real position. Bucket i // prints.bucket of `ends` gains every real input's stream position that is
+    EOS (and the stream's very last label); that of `borders` gains (i, first input of sample i) and loses (i
+    + 1, last label of i). Raises DataError for a sample outside the stream, ValueError for rows of another
+    shape.
     """
     rows = _native(rows, (None, 3, None))
     _check_buckets(order, num_samples, prints)
@@ -162,9 +169,10 @@ def _scan_samples(
 def scan_vsl(rows: npt.NDArray[Any], vocabulary: Vocabulary) -> RowChecks:
     """Check VSL rows (n, 5, L). Raises ValueError for rows of another shape.
 
-    A part of a document runs from position id 0 to attention span 0: ids go up by one and spans down by one (POSITION, SPAN). What
-    follows the last masked or numbered position is padding. MASK_ORDER: a 0 before that. CROSSING: an input that is EOS and is
-    trained to predict what follows. Here eos counts real *labels*: in our layout no document's EOS is anybody's input.
+    A part of a document runs from position id 0 to attention span 0: ids go up by one and spans down by one
+    (POSITION, SPAN). What follows the last masked or numbered position is padding. MASK_ORDER: a 0 before
+    that. CROSSING: an input that is EOS and is trained to predict what follows. Here eos counts real
+    *labels*: in our layout no document's EOS is anybody's input.
     """
     rows = _native(rows, (None, 5, None))
     result = _no_checks(len(rows), VSL_RULES)
@@ -228,7 +236,8 @@ def scan_stream(
 ) -> tuple[int, int]:
     """Check a stretch of a stream whose first token is at position `start`, and add its ends to the prints.
 
-    Returns (first index outside the vocabulary or -1, EOS tokens). Raises DataError for a position without a bucket.
+    Returns (first index outside the vocabulary or -1, EOS tokens). Raises DataError for a position without a
+    bucket.
     """
     tokens = _native(tokens, (None,))
     check_below(np.array([start, start + len(tokens) - 1]), prints.bucket * len(prints.ends), "Position")
@@ -255,8 +264,9 @@ def _scan_stream(
 def subtract_positions(positions: npt.NDArray[np.uint64], num_inputs: int, prints: Prints) -> None:
     """Take stream positions out of the print of ends that `scan_samples` or `scan_stream` added them to.
 
-    prints.bucket: stream positions of a bucket. num_inputs: positions that are some row's input. The one behind them, the
-    stream's last label, is in the last input's bucket. Raises DataError for a position behind that.
+    prints.bucket: stream positions of a bucket. num_inputs: positions that are some row's input. The one
+    behind them, the stream's last label, is in the last input's bucket. Raises DataError for a position
+    behind that.
     """
     check_below(positions, num_inputs + 1, "End of document")
     if num_inputs > prints.bucket * len(prints.ends):

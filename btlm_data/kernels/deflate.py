@@ -1,15 +1,16 @@
 """Deflate for token ids: the bytes of a zlib stream (RFC 1950, RFC 1951), searched and coded by whole tokens.
 
-A general compressor looks for repeats at every byte. Rows of token ids repeat only in whole elements, and a sample's labels
-are its inputs one token on, so this one looks at a quarter of the positions and does not look at the labels at all:
+A general compressor looks for repeats at every byte. Rows of token ids repeat only in whole elements, and a
+sample's labels are its inputs one token on, so this one looks at a quarter of the positions and does not look
+at the labels at all:
 
     inputs   LZ77 over tokens: one probe of a hash of two tokens, then of the last place of this token
     mask     four literals and a run, the same bits in every full row
     labels   a copy from 2L - 1 tokens back where that is within deflate's window (L <= 4096), else the inputs' bits again
 
-The Huffman code is one for all rows of a call, made from an even sample of them, so a row costs no code construction.
-All arithmetic is on integers and nothing depends on a library's version or the processor: the same rows give the same bytes
-everywhere. Any inflate reads them.
+The Huffman code is one for all rows of a call, made from an even sample of them, so a row costs no code
+construction. All arithmetic is on integers and nothing depends on a library's version or the processor: the
+same rows give the same bytes everywhere. Any inflate reads them.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ _GROUP_UNITS = 1 << 17  # units searched before they are coded
 class _Shape(NamedTuple):
     """What a row is made into.
 
-    body: units that are searched; width: bytes of a unit; hint: a distance in units at which every position is tried (body:
-    none). planes: 3 where mask and labels follow (1: nothing follows); repeat: the labels are the body's bits again.
+    body: units that are searched; width: bytes of a unit; hint: a distance in units at which every position
+    is tried (body: none). planes: 3 where mask and labels follow (1: nothing follows); repeat: the labels are
+    the body's bits again.
     """
 
     body: int
@@ -73,8 +75,9 @@ class _Costs(NamedTuple):
 class _Found(NamedTuple):
     """A search's memory and its result for a group of rows.
 
-    tables (3, 2^15) uint16: last place of each unit, pair and triple, by hash. distances (3, body) uint16: how far back that
-    is, for each position of a row. ops: operations of all rows, one behind another; ends (rows,) int64: where each row's end.
+    tables (3, 2^15) uint16: last place of each unit, pair and triple, by hash. distances (3, body) uint16:
+    how far back that is, for each position of a row. ops: operations of all rows, one behind another; ends
+    (rows,) int64: where each row's end.
     """
 
     tables: npt.NDArray[np.uint16]
@@ -84,7 +87,9 @@ class _Found(NamedTuple):
 
 
 class _Bitstrings(NamedTuple):
-    """What coding needs of a Code: header and tail in pieces of 56 bits, entries of an operation's parts, the block's end."""
+    """What coding needs of a Code: header and tail in pieces of 56 bits, entries of an operation's parts, the
+    block's end.
+    """
 
     header: U64
     header_bits: int
@@ -96,7 +101,8 @@ class _Bitstrings(NamedTuple):
 
 
 def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Compress full samples: row i of `rows` (n, L+1), uint16 or uint32, becomes the zlib stream of its three int32 planes.
+    """Compress full samples: row i of `rows` (n, L+1), uint16 or uint32, becomes the zlib stream of its three
+    int32 planes.
 
     Returns the streams one after another and the n + 1 offsets between them.
     """
@@ -132,9 +138,11 @@ def deflate_samples(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.
 def deflate_units(
     units: npt.NDArray[Any], width: int, hint: int = 0
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Compress rows of units (n, M), uint16 or uint32: row i becomes the zlib stream of them as little-endian elements of `width` bytes.
+    """Compress rows of units (n, M), uint16 or uint32: row i becomes the zlib stream of them as little-endian
+    elements of `width` bytes.
 
-    width: 2 or 4, at least that of the units. hint: a distance in units at which long repeats are likely (0: none). Returns the streams one after another and the n + 1 offsets between them.
+    width: 2 or 4, at least that of the units. hint: a distance in units at which long repeats are likely (0:
+    none). Returns the streams one after another and the n + 1 offsets between them.
     """
     units = _narrow(units)
     body = units.shape[1]
@@ -147,7 +155,9 @@ def deflate_units(
 
 
 def _narrow(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same values as uint16 where they fit: half the work, and one compiled version of the kernels for nearly all data."""
+    """The same values as uint16 where they fit: half the work, and one compiled version of the kernels for
+    nearly all data.
+    """
     return rows.astype(np.uint16) if rows.dtype != np.uint16 and rows.size and rows.max() < 2**16 else rows
 
 
@@ -172,7 +182,8 @@ def _deflate(
         code.b,
         np.uint64(code.end),
     )
-    # Copied, so that the kernels see one memory layout (rows may overlap, or be read-only) and need no second compilation.
+    # Copied, so that the kernels see one memory layout (rows may overlap, or be read-only) and need no second
+    # compilation.
     buffer = np.empty((group, rows.shape[1]), rows.dtype)
     for start in range(0, len(rows), group):
         some = buffer[: len(rows) - start]
@@ -195,7 +206,9 @@ def _memory(body: int, group: int) -> _Found:
 def _counts(
     rows: npt.NDArray[Any], shape: _Shape
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Symbol counts (286,) and (30,) of an even sample of rows, 1 for every other symbol that may occur; rows looked at."""
+    """Symbol counts (286,) and (30,) of an even sample of rows, 1 for every other symbol that may occur; rows
+    looked at.
+    """
     width = shape.width
     sample = rows[:: max(1, rows.size // _SAMPLED_UNITS)].copy()
     found = _memory(shape.body, len(sample))
@@ -229,13 +242,14 @@ def _counts(
 
 @_jit
 def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -> None:
-    """LZ77 over each row's first `body` units: writes the operations, and each row's end among them, to `found`.
+    """LZ77 over each row's first `body` units: writes the operations, and each row's end among them, to
+    `found`.
 
-    First the last place of each unit, pair and triple, for all positions and without a branch; then a walk that takes the
-    longest match found, or a single unit's where that is cheaper than its literals. Places are kept modulo 2^16 and the tables
-    are not cleared between rows: what they say is only ever a hint, the units themselves are compared.
-    At distance `hint` every position is tried (`body`: at none).
-    Unit 0 is always a literal and never copied from, so that a sample's labels can start at unit 1.
+    First the last place of each unit, pair and triple, for all positions and without a branch; then a walk
+    that takes the longest match found, or a single unit's where that is cheaper than its literals. Places are
+    kept modulo 2^16 and the tables are not cleared between rows: what they say is only ever a hint, the units
+    themselves are compared. At distance `hint` every position is tried (`body`: at none). Unit 0 is always a
+    literal and never copied from, so that a sample's labels can start at unit 1.
     """
     body, width, hint = shape.body, shape.width, shape.hint
     cost_a, cost_b = costs.a, costs.b
@@ -319,13 +333,15 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -
                 low = token & byte
                 second = (token >> np.uint64(8)) & byte
                 high = token >> np.uint64(16)
-                # A literal or a match of one unit: both go on at i + 1, so neither needs a branch that cannot be predicted.
+                # A literal or a match of one unit: both go on at i + 1, so neither needs a branch that cannot
+                # be predicted.
                 back = max(single, np.int64(1)) * width - 1
                 c = symbol[back if back < 256 else 256 + (back >> 7)]
                 match = np.uint64(
                     (MATCH + 1) | (MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
                 )
-                # Its upper bytes may stand in the unit before as well (not in unit 0: the labels have another one before unit 1).
+                # Its upper bytes may stand in the unit before as well (not in unit 0: the labels have another
+                # one before unit 1).
                 known = counters and i > 1 and np.uint64(row[i - 1]) >> np.uint64(8) == token >> np.uint64(8)
                 upper_cost = np.int64(cost_b[second]) + (16 if high else 0)
                 known = known and np.int64(cost_b[PREVIOUS]) < upper_cost
@@ -346,7 +362,9 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -
 def _put(
     out: npt.NDArray[np.uint8], at: int, acc: np.uint64, n: np.uint64, code: np.uint64, bits: np.uint64
 ) -> tuple[Any, np.uint64, np.uint64]:
-    """Append at most 56 bits: `acc` holds the n < 8 bits that do not fill a byte yet, `at` is where their byte lies."""
+    """Append at most 56 bits: `acc` holds the n < 8 bits that do not fill a byte yet, `at` is where their
+    byte lies.
+    """
     acc |= code << n
     n += bits
     store64(out, at, acc)
@@ -362,7 +380,9 @@ def _emit(
     out: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
 ) -> None:
-    """Code each row's operations into `out` from offsets[0] on; offsets[r + 1] becomes the end of row r's stream."""
+    """Code each row's operations into `out` from offsets[0] on; offsets[r + 1] becomes the end of row r's
+    stream.
+    """
     body, width, planes = shape.body, shape.width, shape.planes
     ops, ends = found.ops, found.ends
     header, header_bits, tail, tail_bits = code.header, code.header_bits, code.tail, code.tail_bits
@@ -400,8 +420,8 @@ def _emit(
         one, two = _adler_sums(row, 1 if planes == 3 else 0, body, width)
         size = np.uint64(body * width)
         if planes == 3:
-            # Each plane's bytes weigh their distance from the end of the stream. Inputs: unit 0, then units 1..; labels: units 1.., then
-            # unit `body`; mask: a byte 1 in every unit.
+            # Each plane's bytes weigh their distance from the end of the stream. Inputs: unit 0, then units
+            # 1..; labels: units 1.., then unit `body`; mask: a byte 1 in every unit.
             first_one, first_two = np.uint64(0), np.uint64(0)
             last_one, last_two = np.uint64(0), np.uint64(0)
             for j in range(4):
@@ -432,9 +452,11 @@ def _emit(
 
 @_jit
 def _adler_sums(row: npt.NDArray[Any], start: int, stop: int, width: int) -> tuple[np.uint64, np.uint64]:
-    """Over units start..stop-1 of `width` bytes: the sum of their bytes, and of each byte times its distance from the end.
+    """Over units start..stop-1 of `width` bytes: the sum of their bytes, and of each byte times its distance
+    from the end.
 
-    The last byte has distance 1. A running sum of running sums gives each unit its weight without a multiplication.
+    The last byte has distance 1. A running sum of running sums gives each unit its weight without a
+    multiplication.
     """
     byte = np.uint64(255)
     one, runs, within = np.uint64(0), np.uint64(0), np.uint64(0)

@@ -44,8 +44,9 @@ MATCH, PREVIOUS, ALONE, ENTRIES = 256, 287, 288, 544
 class Code:
     """One Huffman code for a call. An entry packs a bit string and its length: bits << 6 | number of bits.
 
-    a, b: (544,) the entries of an operation's two parts; length: (259,) of a match length in bytes with its extra bits;
-    distance: (30,) of a distance symbol; end: of the end of the block; header: the zlib and block headers.
+    a, b: (544,) the entries of an operation's two parts; length: (259,) of a match length in bytes with its
+    extra bits; distance: (30,) of a distance symbol; end: of the end of the block; header: the zlib and block
+    headers.
     """
 
     a: U64
@@ -57,7 +58,9 @@ class Code:
 
 
 def make_code(counts: npt.NDArray[np.int64], distance_counts: npt.NDArray[np.int64], width: int) -> Code:
-    """The Huffman code for counts of literals and lengths (286,) and distances (30,); what may occur must have a count."""
+    """The Huffman code for counts of literals and lengths (286,) and distances (30,); what may occur must
+    have a count.
+    """
     literal_lengths = huffman_lengths(counts, MAX_CODE_BITS)
     distance_lengths = huffman_lengths(distance_counts, MAX_CODE_BITS)
     literal, distance = _canonical(literal_lengths), _canonical(distance_lengths)
@@ -82,10 +85,11 @@ def make_code(counts: npt.NDArray[np.int64], distance_counts: npt.NDArray[np.int
 
 
 def huffman_lengths(counts: npt.NDArray[np.int64], limit: int) -> list[int]:
-    """Code lengths of an optimal prefix code (Huffman 1952) for the symbols with a count, none above `limit` bits.
+    """Code lengths of an optimal prefix code (Huffman 1952) for the symbols with a count, none above `limit`
+    bits.
 
-    Where the optimum is deeper, counts are halved (rounding up) until it is not: a little longer, and simple. Ties go to the
-    lower symbol, and to symbols before pairs. A single symbol gets one bit.
+    Where the optimum is deeper, counts are halved (rounding up) until it is not: a little longer, and simple.
+    Ties go to the lower symbol, and to symbols before pairs. A single symbol gets one bit.
     """
     values = [int(c) for c in counts]
     while True:
@@ -118,7 +122,9 @@ def huffman_lengths(counts: npt.NDArray[np.int64], limit: int) -> list[int]:
 
 
 def _canonical(lengths: list[int]) -> list[int]:
-    """Entries (bits << 6 | number) of the canonical code, bits in the order deflate writes them (RFC 1951, 3.2.2)."""
+    """Entries (bits << 6 | number) of the canonical code, bits in the order deflate writes them (RFC 1951,
+    3.2.2).
+    """
     entries, code = [0] * len(lengths), 0
     for bits in range(1, 16):
         for symbol, own in enumerate(lengths):

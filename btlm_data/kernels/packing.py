@@ -1,7 +1,8 @@
 """Where documents and samples go: seeded permutations, token streams, and bins.
 
-Lengths and places come from files, so every public function checks them before a numba kernel uses them as indices: a
-kernel would write outside its arrays without a word. Plain twins of every kernel are in tests/reference/packing.py.
+Lengths and places come from files, so every public function checks them before a numba kernel uses them as
+indices: a kernel would write outside its arrays without a word. Plain twins of every kernel are in
+tests/reference/packing.py.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArr
 
     Raises DataError for an index of n or more.
 
-    A balanced Feistel network on the smallest even number of bits that holds n (at least 8), walked along its cycle until the
-    value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002),
-    sections 4 and 5. Integer arithmetic only, so the order is the same on every machine.
+    A balanced Feistel network on the smallest even number of bits that holds n (at least 8), walked along its
+    cycle until the value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway,
+    "Ciphers with arbitrary finite domains" (CT-RSA 2002), sections 4 and 5. Integer arithmetic only, so the
+    order is the same on every machine.
     """
     return _checked_permute(index, n, seed, inverse=False)
 
@@ -104,13 +106,15 @@ def place_documents(
     first: npt.NDArray[np.int64] | None = None,
     stop: npt.NDArray[np.int64] | None = None,
 ) -> None:
-    """Copy documents into `out`, which holds the stream's positions [0, len(out)), each with one EOS after its tokens.
+    """Copy documents into `out`, which holds the stream's positions [0, len(out)), each with one EOS after
+    its tokens.
 
-    tokens: staging tokens of any unsigned dtype; document d is tokens[src_start[d] : src_start[d] + lengths[d]] and its
-    first token belongs at position dst_start[d] of the stream, where its EOS follows at dst_start[d] + lengths[d].
-    dst_start is relative to `out` and may be negative, or a document may end behind `out`: a document that crosses a border
-    of the range gives only the part within. first, stop: where each document has borders of its own, [first[d], stop[d]), for
-    example those of the one sample it is to fill. All of them int64, (documents,).
+    tokens: staging tokens of any unsigned dtype; document d is tokens[src_start[d] : src_start[d] +
+    lengths[d]] and its first token belongs at position dst_start[d] of the stream, where its EOS follows at
+    dst_start[d] + lengths[d]. dst_start is relative to `out` and may be negative, or a document may end
+    behind `out`: a document that crosses a border of the range gives only the part within. first, stop: where
+    each document has borders of its own, [first[d], stop[d]), for example those of the one sample it is to
+    fill. All of them int64, (documents,).
 
     Raises DataError where a document would lie outside `tokens`, or its borders outside `out`.
     """
@@ -148,13 +152,15 @@ def _place(
 
 @dataclass(frozen=True)
 class Pieces:
-    """Documents cut into pieces and placed in samples of L positions; one entry per piece, in order of document and start.
+    """Documents cut into pieces and placed in samples of L positions; one entry per piece, in order of
+    document and start.
 
-    document: which document; start: its position that comes first; length: how many positions, 1 to L; row, column: the sample and
-    the position there where the piece starts. num_rows: how many samples that takes.
+    document: which document; start: its position that comes first; length: how many positions, 1 to L; row,
+    column: the sample and the position there where the piece starts. num_rows: how many samples that takes.
 
-    A document of m tokens has m label positions: input t[i], label t[i + 1], and EOS as the last label. A piece's last label is the
-    next piece's first input, so every token but a document's first is a label exactly once, and so is every EOS.
+    A document of m tokens has m label positions: input t[i], label t[i + 1], and EOS as the last label. A
+    piece's last label is the next piece's first input, so every token but a document's first is a label
+    exactly once, and so is every EOS.
     """
 
     document: npt.NDArray[np.int64]
@@ -166,10 +172,11 @@ class Pieces:
 
 
 def pack_documents(lengths: npt.NDArray[np.int64], seq_len: int, max_documents: int = 0) -> Pieces:
-    """Cut documents of `lengths` tokens (EOS not counted) at seq_len positions and pack the pieces, best fit decreasing.
+    """Cut documents of `lengths` tokens (EOS not counted) at seq_len positions and pack the pieces, best fit
+    decreasing.
 
-    max_documents: at most so many pieces in one sample (0: any number). A document without tokens has no position and no piece.
-    Raises DataError for a negative length.
+    max_documents: at most so many pieces in one sample (0: any number). A document without tokens has no
+    position and no piece. Raises DataError for a negative length.
     """
     document, start, length = split_documents(lengths, seq_len)
     row, column, num_rows = best_fit_decreasing(length, seq_len, max_documents)
@@ -179,7 +186,9 @@ def pack_documents(lengths: npt.NDArray[np.int64], seq_len: int, max_documents: 
 def split_documents(
     lengths: npt.NDArray[np.int64], seq_len: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Cut documents into pieces of seq_len positions, the last one shorter: each piece's document, start and length."""
+    """Cut documents into pieces of seq_len positions, the last one shorter: each piece's document, start and
+    length.
+    """
     check_below(lengths, _FAR, "Length of document")
     counts = -(-lengths // seq_len)
     document = np.repeat(np.arange(len(lengths)), counts)
@@ -190,11 +199,13 @@ def split_documents(
 def best_fit_decreasing(
     lengths: npt.NDArray[np.int64], seq_len: int, max_pieces: int = 0
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Place pieces of 1 to seq_len positions: each piece's row and its first position there, and the number of rows.
+    """Place pieces of 1 to seq_len positions: each piece's row and its first position there, and the number
+    of rows.
 
-    Longest first (equal lengths in order), each into the row with the least room that is enough (of several, the one that came to
-    that room last), else into a new row: Johnson, "Near-optimal bin packing algorithms" (MIT, 1973). Rows stand in order of their longest
-    piece, pieces within a row as they came. At most max_pieces in a row (0: any number). Raises DataError for other lengths.
+    Longest first (equal lengths in order), each into the row with the least room that is enough (of several,
+    the one that came to that room last), else into a new row: Johnson, "Near-optimal bin packing algorithms"
+    (MIT, 1973). Rows stand in order of their longest piece, pieces within a row as they came. At most
+    max_pieces in a row (0: any number). Raises DataError for other lengths.
     """
     check_below(lengths - 1, seq_len, "Length less 1 of piece")
     order = np.argsort(-lengths, kind="stable")
@@ -212,7 +223,9 @@ def _best_fit(
     row: npt.NDArray[np.int64],
     column: npt.NDArray[np.int64],
 ) -> int:
-    """Open rows lie in one list per room left; two levels of bits say which lists are not empty, so a search looks at a few words."""
+    """Open rows lie in one list per room left; two levels of bits say which lists are not empty, so a search
+    looks at a few words.
+    """
     words = seq_len // 64 + 1
     listed = np.zeros(words, np.uint64)
     listed_words = np.zeros(words // 64 + 1, np.uint64)
@@ -273,11 +286,13 @@ def fill_vsl(
     eos_id: int,
     planes: npt.NDArray[np.int32],
 ) -> None:
-    """Write pieces into `planes` (n, 5, L), all zeros before: input_ids, attention_mask, labels, attention_span, position_ids.
+    """Write pieces into `planes` (n, 5, L), all zeros before: input_ids, attention_mask, labels,
+    attention_span, position_ids.
 
-    Piece p starts at tokens[source[p]], has length[p] positions, and stands at planes[row[p], :, column[p]:]. Its last label is
-    eos_id where ends_document[p], else tokens[source[p] + length[p]]: never another document's token. attention_span is the number of
-    the piece's tokens after this one, position_ids count from 0 within the piece. Arrays of pieces are (pieces,), int64.
+    Piece p starts at tokens[source[p]], has length[p] positions, and stands at planes[row[p], :, column[p]:].
+    Its last label is eos_id where ends_document[p], else tokens[source[p] + length[p]]: never another
+    document's token. attention_span is the number of the piece's tokens after this one, position_ids count
+    from 0 within the piece. Arrays of pieces are (pieces,), int64.
 
     Raises DataError where a piece would lie outside `tokens` or `planes`.
     """

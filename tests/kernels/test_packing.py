@@ -15,7 +15,7 @@ from tests.reference import packing as plain
 EOS = 7
 
 
-# The permutation -------------------------------------------------------------------------------------------------
+# The permutation --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,7 +36,9 @@ def test_places_equal_the_plain_twins(n: int, seed: int, data: st.DataObject) ->
 
 
 def test_the_order_never_changes() -> None:
-    """Datasets prepared by an earlier version must still be found in the same order: these figures are part of the format."""
+    """Datasets prepared by an earlier version must still be found in the same order: these figures are part
+    of the format.
+    """
     assert packing.permute_index(np.arange(8, dtype=np.uint64), 1000, 1).tolist() == [
         324,
         412,
@@ -54,7 +56,8 @@ def test_the_order_looks_random(n: int) -> None:
     index = np.arange(n, dtype=np.uint64)
     for seed in range(5):
         places = packing.permute_index(index, n, seed).astype(np.int64)
-        # Under a random permutation each of these is within five standard deviations but for one run in a million.
+        # Under a random permutation each of these is within five standard deviations but for one run in a
+        # million.
         assert abs(np.corrcoef(np.arange(n), places)[0, 1]) < 5 / np.sqrt(n)
         assert abs(np.corrcoef(places[:-1], places[1:])[0, 1]) < 5 / np.sqrt(n)
         assert (places == np.arange(n)).sum() <= 8  # Poisson with mean 1
@@ -83,7 +86,7 @@ def test_all_orders_of_three_occur() -> None:
     assert len(seen) == 6
 
 
-# The stream ------------------------------------------------------------------------------------------------------
+# The stream -------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None)
@@ -103,7 +106,7 @@ def test_any_range_of_a_stream(documents: list[list[int]], random: object, data:
     assert out.tolist() == plain.place_documents(documents, places[:-1].tolist(), start, stop, EOS, 1)
 
 
-# Bins ------------------------------------------------------------------------------------------------------------
+# Bins -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None)
@@ -186,7 +189,9 @@ def test_a_documents_last_label_is_eos_never_the_neighbours_token() -> None:
 
 
 def test_real_lengths_fill_99_percent() -> None:
-    """Lengths (in tokens) of the sample corpus' documents would be too few: a log-normal of the same spread as web text's."""
+    """Lengths (in tokens) of the sample corpus' documents would be too few: a log-normal of the same spread
+    as web text's.
+    """
     lengths = np.minimum(np.random.default_rng(3).lognormal(6.5, 1.2, 5000).astype(np.int64) + 40, 200_000)
     for seq_len in (2048, 8192):
         pieces = packing.pack_documents(lengths, seq_len)
@@ -206,7 +211,7 @@ def test_speed() -> None:
     assert time.process_time() - start < 2
 
 
-# What is not in range --------------------------------------------------------------------------------------------
+# What is not in range ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

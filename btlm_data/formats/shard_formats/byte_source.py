@@ -1,4 +1,4 @@
-"""Where the bytes of a shard come from: any object that knows its size and reads ranges. Here: a local file."""
+"""Where the bytes of a shard come from: whatever knows its size and reads ranges. Here: a local file."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ class ByteSource(Protocol):
 
 
 class LocalFile:
-    """A regular file of this machine, opened without any lock, so that another process's lock does not matter.
+    """A regular file of this machine, opened without any lock, so that another process's lock does not
+    matter.
 
-    Raises DataError where `path` is missing, cannot be opened, or is a folder, a pipe or a device (which is never
-    waited for); OSError where this process has too many open files.
+    Raises DataError where `path` is missing, cannot be opened, or is a folder, a pipe or a device (which is
+    never waited for); OSError where this process has too many open files.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
         self._descriptor = -1
         try:
-            # O_NONBLOCK: opening a pipe would otherwise wait for a writer. It means nothing for regular files.
+            # O_NONBLOCK: opening a pipe would otherwise wait for a writer. It means nothing for regular
+            # files.
             descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"The shard {self.name} is missing. {MISSING}") from None

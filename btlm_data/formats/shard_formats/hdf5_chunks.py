@@ -1,11 +1,14 @@
 """Read where the chunks of an HDF5 dataset lie: every kind of chunk index but the B-tree of version 2.
 
-    btree              the one kind of files that any release reads (and the kind of our own shards)
-    single, implicit, fixed array, extensible array     of layout versions 4 and 5, which h5py's `libver="latest"` writes
+    btree                              the one kind of files that any release reads (our own shards are such files)
+    single, implicit, fixed array,
+    extensible array                   of layout versions 4 and 5, which h5py's `libver="latest"` writes
 
-Every address, size and position is checked: a chunk lies inside the file, in the grid of its shape, and is listed once.
+Every address, size and position is checked: a chunk lies inside the file, in the grid of its shape, and is
+listed once.
 
-Source: "HDF5 File Format Specification Version 3.0", sections III.A.1 (B-tree), VII.A to VII.D (the other indexes).
+Source: "HDF5 File Format Specification Version 3.0", sections III.A.1 (B-tree), VII.A to VII.D (the other
+indexes).
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ MAX_LEVELS = 16
 class ChunkTable:
     """Where each chunk lies, by its number in the grid (row-major).
 
-    offsets: (n,) int64 file offsets, -1 where a chunk was never written. sizes: (n,) uint32 stored bytes. skipped: (n,)
-    uint32, bit i set where filter i was left out; None where none ever was.
+    offsets: (n,) int64 file offsets, -1 where a chunk was never written. sizes: (n,) uint32 stored bytes.
+    skipped: (n,) uint32, bit i set where filter i was left out; None where none ever was.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -55,7 +58,9 @@ class _Table:
         sizes: npt.NDArray[np.uint64],
         skipped: npt.NDArray[np.uint32] | int,
     ) -> None:
-        """Enter chunks by their numbers, all of which are in the grid. Raises Damaged where one cannot be right."""
+        """Enter chunks by their numbers, all of which are in the grid. Raises Damaged where one cannot be
+        right.
+        """
         room = np.uint64(max(0, self.head.source.size - self.stored.base))
         if (sizes > room).any() or (addresses > room - np.minimum(sizes, room)).any():
             raise Damaged("a chunk of its `data` would lie outside the file")
@@ -68,7 +73,9 @@ class _Table:
         self.skipped[numbers] = skipped
 
     def add_in_order(self, first: int, elements: bytes, width: int) -> None:
-        """Enter the elements of an array index: addresses, with size and skipped filters where there are filters."""
+        """Enter the elements of an array index: addresses, with size and skipped filters where there are
+        filters.
+        """
         limit = len(self.offsets)
         if width == 8:
             entry = np.dtype([("address", "<u8")])
@@ -202,8 +209,9 @@ def _page(table: _Table, address: int, size: int) -> bytes:
 class _Extensible:
     """The header of an extensible array: sizes of its blocks.
 
-    Elements come first from the index block, then from data blocks. Super block u stands for 2^(u//2) data blocks of
-    min_elements * 2^((u+1)//2) elements each; the index block itself lists those of the first super blocks.
+    Elements come first from the index block, then from data blocks. Super block u stands for 2^(u//2) data
+    blocks of min_elements * 2^((u+1)//2) elements each; the index block itself lists those of the first super
+    blocks.
     """
 
     width: int

@@ -1,9 +1,10 @@
 """Read the frame of an HDF5 file: its superblock and the messages in the headers of its objects.
 
-Every address and size is checked against the file's, every checksum against its bytes. What the messages mean to a shard
-is in hdf5_head.py.
+Every address and size is checked against the file's, every checksum against its bytes. What the messages mean
+to a shard is in hdf5_head.py.
 
-Source: "HDF5 File Format Specification Version 3.0", sections II.A (superblock), IV.A.1 (object headers), A (checksum).
+Source: "HDF5 File Format Specification Version 3.0", sections II.A (superblock), IV.A.1 (object headers), A
+(checksum).
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Head:
         return data
 
     def checked(self, address: int, count: int, signature: bytes, what: str) -> bytes:
-        """A structure of the newer kind, without its signature and checksum (4 bytes each), both of which must be right."""
+        """A structure of the newer kind, without its signature and checksum (4 bytes each), both of which
+        must be right.
+        """
         data = self.bytes_at(address, count, what)
         if data[:4] != signature:
             raise Damaged(f"there is no {what} at byte {self.base + address}")
@@ -95,7 +98,7 @@ def read_superblock(source: ByteSource) -> tuple[Head, int]:
     return head, root
 
 
-# Object headers -----------------------------------------------------------------------------------------------------
+# Object headers ---------------------------------------------------------------------------------------------
 
 
 def read_messages(head: Head, address: int, what: str) -> Iterator[Message]:

@@ -1,12 +1,13 @@
 """Read the head of an HDF5 file: where `data` is stored, of which type and shape, through which filters.
 
-The HDF5 library is not used for reading. It takes locks, inflates under one lock of the whole process, follows a file's
-links to other files, and has been shown to write out of bounds for crafted files; and a shard needs a small part of it.
-That part is read here, from files of any HDF5 release since 1.6.3, with every address and size checked against the
-file's. The rest is refused: external storage and links, virtual datasets, soft links, shared types, old layouts.
+The HDF5 library is not used for reading. It takes locks, inflates under one lock of the whole process,
+follows a file's links to other files, and has been shown to write out of bounds for crafted files; and a
+shard needs a small part of it. That part is read here, from files of any HDF5 release since 1.6.3, with every
+address and size checked against the file's. The rest is refused: external storage and links, virtual
+datasets, soft links, shared types, old layouts.
 
-Source: "HDF5 File Format Specification Version 3.0", sections III.A.1 (group B-tree), III.B, III.C (symbol table), III.D
-(local heap), IV.A.2 (messages).
+Source: "HDF5 File Format Specification Version 3.0", sections III.A.1 (group B-tree), III.B, III.C (symbol
+table), III.D (local heap), IV.A.2 (messages).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ _FLOATS = {  # size -> exponent location and size, mantissa location and size, b
 class ChunkIndex:
     """Where the list of chunks stands. kind: "btree", or the index types of layout version 4 by name.
 
-    address: of its root (UNDEFINED: no chunk was ever written). single: stored bytes and skipped filters of the one
-    chunk of kind "single", where it went through filters.
+    address: of its root (UNDEFINED: no chunk was ever written). single: stored bytes and skipped filters of
+    the one chunk of kind "single", where it went through filters.
     """
 
     kind: str
@@ -64,9 +65,10 @@ class ChunkIndex:
 class Stored:
     """`data`, as the head describes it.
 
-    base: file offset that addresses count from. chunks: shape of a chunk (None: one stretch of bytes). filters: in the
-    order in which they were applied when writing. Of a stretch: address, or the bytes themselves where they lie in the
-    head (inline). fill: bytes of the value that chunks never written hold. n_examples: the attribute, None where absent.
+    base: file offset that addresses count from. chunks: shape of a chunk (None: one stretch of bytes).
+    filters: in the order in which they were applied when writing. Of a stretch: address, or the bytes
+    themselves where they lie in the head (inline). fill: bytes of the value that chunks never written hold.
+    n_examples: the attribute, None where absent.
     """
 
     base: int
@@ -108,7 +110,7 @@ def read_head(source: ByteSource) -> Stored:
         raise Damaged("a description in its head is cut off") from None
 
 
-# The root group -----------------------------------------------------------------------------------------------------
+# The root group ---------------------------------------------------------------------------------------------
 
 
 def _find_data(head: Head, messages: list[Message]) -> int:
@@ -215,7 +217,7 @@ def _n_examples(messages: list[Message]) -> int | None:
     return None
 
 
-# The dataset --------------------------------------------------------------------------------------------------------
+# The dataset ------------------------------------------------------------------------------------------------
 
 
 def _dataset(head: Head, address: int, n_examples: int | None) -> Stored:
@@ -243,8 +245,8 @@ def _dataset(head: Head, address: int, n_examples: int | None) -> Stored:
             raise NotPlain(f"the layout of its `data` is of version {layout[0]}; 3 to 5 are known")
         if layout[1] == 3:
             raise NotPlain(
-                "its `data` is a virtual dataset, whose missing sources would be read as zeros. Give the folder of "
-                "the source files"
+                "its `data` is a virtual dataset, whose missing sources would be read as zeros. Give the "
+                "folder of the source files"
             )
         chunks: tuple[int, ...] | None = None
         index: ChunkIndex | None = None
@@ -288,7 +290,8 @@ def _check_sizes(head: Head, stored: Stored, size: int) -> None:
         return
     if stored.chunk_bytes > MAX_CHUNK_BYTES:
         raise NotPlain(
-            f"its chunks {stored.chunks} are of {stored.chunk_bytes:,} bytes; {MAX_CHUNK_BYTES:,} are the limit"
+            f"its chunks {stored.chunks} are of {stored.chunk_bytes:,} bytes; "
+            f"{MAX_CHUNK_BYTES:,} are the limit"
         )
     most_chunks = max(file_size // 8, MAX_UNWRITTEN)
     if (
@@ -343,8 +346,8 @@ def _filters(data: bytes) -> tuple[int, ...]:
         at += 4 + name_size + 4 * values + (4 if version == 1 and values % 2 else 0)
         if number not in _FILTERS:
             raise NotPlain(
-                f"its `data` went through HDF5 filter {number}; gzip, shuffle, fletcher32 and lzf can be read. "
-                "Write it again with gzip"
+                f"its `data` went through HDF5 filter {number}; gzip, shuffle, fletcher32 and lzf can be "
+                "read. Write it again with gzip"
             )
         found.append(number)
     return tuple(found)

@@ -1,8 +1,9 @@
-"""An HDF5 file with one dataset, laid out byte by byte: what any HDF5 library since 1.0 of the format's version 0 reads.
+"""An HDF5 file with one dataset, laid out byte by byte: what any HDF5 library since 1.0 of the format's
+version 0 reads.
 
-The library itself is not used for writing, for three reasons: its bytes depend on its version, where ours must be the same
-everywhere; a call per chunk costs more than compressing the chunk; and a failed write in it does not name the cause. Reading,
-here and in tests, is done by the stock library, which so checks every file.
+The library itself is not used for writing, for three reasons: its bytes depend on its version, where ours
+must be the same everywhere; a call per chunk costs more than compressing the chunk; and a failed write in it
+does not name the cause. The tests read every kind of file with the stock library.
 
     0        superblock, version 0 (96 bytes)
     ...      root group: object header with the attributes, symbol table (B-tree, local heap, one node)
@@ -10,7 +11,8 @@ here and in tests, is done by the stock library, which so checks every file.
     ...      the chunks, one after another, or the contiguous data
     end      B-tree of the chunks, full nodes, leaves first
 
-Source: "HDF5 File Format Specification Version 3.0", sections II.A, III.A.1, III.B to III.D, IV.A.1 and IV.A.2.
+Source: "HDF5 File Format Specification Version 3.0", sections II.A, III.A.1, III.B to III.D, IV.A.1 and
+IV.A.2.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ _CHILDREN = 64  # children of a chunk B-tree node: twice the format's default of
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the file holds: shape, element type, chunk shape (None: contiguous), and the filters each chunk went through.
+    """What the file holds: shape, element type, chunk shape (None: contiguous), and the filters each chunk
+    went through.
 
-    gzip is the level to note in the file (None: not compressed); attributes are the root group's, 64-bit integers.
+    gzip is the level to note in the file (None: not compressed); attributes are the root group's, 64-bit
+    integers.
     """
 
     shape: tuple[int, ...]
@@ -49,7 +53,9 @@ def head_size(dataset: Dataset) -> int:
 
 
 def head(dataset: Dataset, data_address: int | None, end_of_file: int) -> bytes:
-    """Everything before the data. data_address: of the chunks' B-tree root or the contiguous data; None if there is none."""
+    """Everything before the data. data_address: of the chunks' B-tree root or the contiguous data; None if
+    there is none.
+    """
     root_messages = [(0x0011, struct.pack("<QQ", 0, 0))] + [
         (0x000C, _attribute(n, v)) for n, v in sorted(dataset.attributes.items())
     ]
@@ -81,7 +87,8 @@ def head(dataset: Dataset, data_address: int | None, end_of_file: int) -> bytes:
 def chunk_index(
     dataset: Dataset, addresses: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], start: int
 ) -> tuple[bytes, int | None]:
-    """The B-tree over chunks along axis 0, to be written at `start`; and its root's address (None without chunks).
+    """The B-tree over chunks along axis 0, to be written at `start`; and its root's address (None without
+    chunks).
 
     addresses and sizes: of each chunk's bytes in the file, in order of axis 0.
     """
@@ -121,7 +128,8 @@ def chunk_index(
         own = start + len(out) + node.itemsize * np.arange(count)
         nodes["left"] = np.concatenate([[_UNDEFINED], own[:-1].astype(np.uint64)])
         nodes["right"] = np.concatenate([own[1:].astype(np.uint64), [_UNDEFINED]])
-        # A node's keys stand around its children: the key behind its last child is the next node's first, or lies beyond all chunks.
+        # A node's keys stand around its children: the key behind its last child is the next node's first, or
+        # lies beyond all chunks.
         firsts = nodes["entries"][:, 0]
         for name in ("size", "mask", "offset"):
             nodes["last"][name][:-1] = firsts[name][1:]
@@ -166,12 +174,14 @@ def _dataset_messages(dataset: Dataset, address: int) -> list[tuple[int, bytes]]
 
 
 def _filter(number: int, name: bytes, value: int) -> bytes:
-    """One filter with one parameter, marked optional as the library does (a filter may leave out what it cannot shrink)."""
+    """One filter with one parameter, marked optional as the library does (a filter may leave out what it
+    cannot shrink).
+    """
     return struct.pack("<HHHH8sII", number, 8, 1, 1, name, value, 0)
 
 
 def _dataspace(shape: tuple[int, ...], *, chunked: bool = False) -> bytes:
-    """Fixed size, but for axis 0 of an empty chunked dataset: a chunk may not be larger than a fixed dataset."""
+    """Fixed size, but for axis 0 of an empty chunked dataset: no chunk may be larger than a fixed one."""
     limits = (_UNDEFINED, *shape[1:]) if chunked and not shape[0] else shape
     return struct.pack(f"<BBB5x{len(shape)}Q{len(shape)}Q", 1, len(shape), 1 if shape else 0, *shape, *limits)
 

@@ -9,7 +9,9 @@ from btlm_data import seeding
 
 
 def sample_purpose(seq_len: int, split: str) -> str:
-    """What the salt of a split's sample order is for (seeding.salt): a length prepared alone or beside others is shuffled alike."""
+    """What the salt of a split's sample order is for (seeding.salt): a length prepared alone or beside others
+    is shuffled alike.
+    """
     return f"samples/{seq_len}/{split}"
 
 
@@ -21,7 +23,9 @@ def destinations(first: int, last: int, num_samples: int, seed: int, purpose: st
 
 
 def origins(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Which samples of the stream stand at places [first, last) after the shuffle: the inverse of `destinations`."""
+    """Which samples of the stream stand at places [first, last) after the shuffle: the inverse of
+    `destinations`.
+    """
     from btlm_data.kernels.packing import unpermute_index
 
     return unpermute_index(np.arange(first, last, dtype=np.uint64), num_samples, seeding.salt(seed, purpose))

@@ -1,9 +1,10 @@
 """Read shards: the one reader, of training, `verify`, `inspect` and `export`.
 
-It reads what btlm-data writes and what other writers make of one dataset `data` of numbers: in one stretch, or in
-chunks through gzip, shuffle, fletcher32 or lzf. A chunk's stored bytes are fetched by one read of the operating system
-and inflated by ISA-L, both outside the interpreter's lock; no HDF5 library is involved (hdf5_head.py says why), no lock
-is taken or minded, and no other file is ever touched. Whatever else the file may be is refused in words.
+It reads what btlm-data writes and what other writers make of one dataset `data` of numbers: in one stretch,
+or in chunks through gzip, shuffle, fletcher32 or lzf. A chunk's stored bytes are fetched by one read of the
+operating system and inflated by ISA-L, both outside the interpreter's lock; no HDF5 library is involved
+(hdf5_head.py says why), no lock is taken or minded, and no other file is ever touched. Whatever else the file
+may be is refused in words.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _REMEDY = "Restore it from a copy, or remove it and run the command that made it
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """What a file holds, as far as can be told without reading its data; n_examples is the attribute (None: not there)."""
+    """What a file holds, as far as can be told without reading its data; n_examples is the attribute (None:
+    not there).
+    """
 
     layout: Layout
     shape: tuple[int, ...]
@@ -48,10 +51,10 @@ class ShardLayout:
 class ShardReader:
     """The dataset `data` of one open shard: its shape and dtype, and its rows in the stored dtype.
 
-    Rows are the entries of axis 0 (tokens in the corpus layout). The last block of rows decoded is kept where a chunk
-    holds several. For one thread at a time; open one reader a thread. May be forked: nothing of its state is shared.
-    Raises DataError, naming the file, where it is missing, damaged or no plain shard; OSError where this process may
-    open no more files.
+    Rows are the entries of axis 0 (tokens in the corpus layout). The last block of rows decoded is kept where
+    a chunk holds several. For one thread at a time; open one reader a thread. May be forked: nothing of its
+    state is shared. Raises DataError, naming the file, where it is missing, damaged or no plain shard;
+    OSError where this process may open no more files.
     """
 
     def __init__(self, source: ByteSource | str | os.PathLike[str]) -> None:
@@ -176,7 +179,9 @@ class ShardReader:
         return rows
 
     def _block(self, number: int) -> npt.NDArray[Any]:
-        """Rows [number * chunk rows, ...), a whole chunk's worth; past the end of the dataset they have no meaning."""
+        """Rows [number * chunk rows, ...), a whole chunk's worth; past the end of the dataset they have no
+        meaning.
+        """
         assert self._chunks is not None
         if self._kept is not None and self._kept[0] == number:
             return self._kept[1]
@@ -227,13 +232,15 @@ class _Row(Exception):
 
 
 def read_shard_info(path: Path) -> ShardLayout:
-    """What `path` holds. Raises DataError if it is not a shard: missing, torn, or without a dataset `data`."""
+    """What `path` holds. Raises DataError if it is not a shard: missing, torn, without `data`."""
     with ShardReader(path) as shard:
         return shard.layout
 
 
 def read_rows(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """Rows [start, stop) of a shard, as far as it has them, in the file's type. Raises DataError if they cannot be read."""
+    """Rows [start, stop) of a shard, as far as it has them, in the file's type. Raises DataError if they
+    cannot be read.
+    """
     with ShardReader(path) as shard:
         return shard.read(start, max(start, min(stop, shard.shape[0])))
 

@@ -1,4 +1,4 @@
-"""Undo the filters of a stored chunk: gzip by ISA-L, HDF5's byte shuffle, its Fletcher-32 checksum, and LZF."""
+"""Undo the filters of a stored chunk: gzip by ISA-L, HDF5's byte shuffle, Fletcher-32 checksums, and LZF."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def unpack(
 ) -> bytes | memoryview:
     """The chunk's `num_bytes` bytes, and never more memory than they need.
 
-    filters: their numbers, in the order applied when writing. skipped: bit i is set where filter i was left out (HDF5
-    leaves out what does not help). Raises Torn.
+    filters: their numbers, in the order applied when writing. skipped: bit i is set where filter i was left
+    out (HDF5 leaves out what does not help). Raises Torn.
     """
     data: bytes | memoryview = stored
     for position in range(len(filters) - 1, -1, -1):
@@ -52,7 +52,7 @@ def _inflate(stored: bytes | memoryview, most: int) -> bytes:
 
 
 def _unshuffle(stored: bytes | memoryview, itemsize: int) -> memoryview:
-    """All first bytes, then all second bytes, ... to elements; what is left over at the end stands as it is."""
+    """All first bytes, then all second bytes, ... to elements; a rest at the end stands as it is."""
     if itemsize == 1:
         return memoryview(stored)
     count = len(stored) // itemsize
@@ -66,7 +66,9 @@ def _unshuffle(stored: bytes | memoryview, itemsize: int) -> memoryview:
 
 
 def _checked(stored: bytes | memoryview) -> memoryview:
-    """The bytes before a Fletcher-32 checksum, which must be theirs (HDF5's sums 16-bit big-endian words modulo 65,535)."""
+    """The bytes before a Fletcher-32 checksum, which must be theirs (HDF5's sums 16-bit big-endian words
+    modulo 65,535).
+    """
     if len(stored) < 4:
         raise Torn("a chunk has no checksum")
     data = memoryview(stored)[:-4]
@@ -74,7 +76,8 @@ def _checked(stored: bytes | memoryview) -> memoryview:
     if len(data) % 2:
         words = np.append(words, np.uint64(data[-1] << 8))
     first = int(words.sum())
-    # Each word counts as often as there are words from it to the end. Sums of products stay below 2^64 in stretches.
+    # Each word counts as often as there are words from it to the end. Sums of products stay below 2^64 in
+    # stretches.
     second = 0
     for start in range(0, len(words), 1 << 20):
         piece = words[start : start + (1 << 20)]
@@ -89,7 +92,9 @@ def _checked(stored: bytes | memoryview) -> memoryview:
 
 
 def _lzf(stored: bytes | memoryview, most: int) -> bytes:
-    """Decompress LZF (Lehmann's libLZF): runs of literals, and copies from at most 8,192 bytes back. Slow, and rare."""
+    """Decompress LZF (Lehmann's libLZF): runs of literals, and copies from at most 8,192 bytes back. Slow,
+    and rare.
+    """
     source = bytes(stored)
     out = bytearray()
     at = 0
