@@ -1,4 +1,7 @@
-"""Buckets of equal keys, and what becomes of them: partition, sort, find equals, attach to leaders. Numba kernels; callers check ranges.
+"""Buckets of equal keys, and what becomes of them: partition, sort, find equals, attach to leaders.
+
+Keys and ordinals come from files, so the public functions check shapes and ranges, and a kernel that writes where a cursor
+stands checks the cursor.
 
 Every function costs time linear in its input but for one in-place sort, whatever the sizes of the buckets: a million equal
 keys are one run. Plain twins are in tests/reference/buckets.py.
@@ -8,26 +11,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.kernels.compiling import jit
+from btlm_data.kernels.ranges import check_below, check_offsets, check_same_length
 
 UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-_jit = numba.njit(cache=True, nogil=True)
 
 
 def count_partitions(keys: UInt64Array, chosen: BoolArray, log_partitions: int, counts: Int64Array) -> None:
     """Add to counts (P,) how many keys of the chosen rows fall into each of P = 2^log_partitions ranges of their highest bits.
 
-    keys: (n, B) uint64; chosen: (n,).
+    keys: (n, B) uint64; chosen: (n,) bool. Raises DataError if the lengths differ, ValueError for other counts.
     """
+    check_same_length("Keys and their marks", keys, chosen)
+    _check_partitions(log_partitions, counts)
     _count_partitions(readonly(keys), readonly(chosen), log_partitions, counts)
 
 
-@_jit
+@jit
 def _count_partitions(keys: UInt64Array, chosen: BoolArray, log_partitions: int, counts: Int64Array) -> None:
     shift = np.uint64(64 - log_partitions)
     for i in range(keys.shape[0]):
@@ -50,10 +57,20 @@ def scatter(
 ) -> None:
     """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor stands, and advance the cursors.
 
-    keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. Row i is document
-    first_ordinal + i; within a partition rows keep their order.
+    keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. chosen: (n,) bool. Row i is
+    document first_ordinal + i; within a partition rows keep their order. cursors: (P,) int64. out_keys, out_ordinals: (m,),
+    out_low: (m,), or empty if low is. Raises DataError where a cursor leaves them, because the keys are not the ones that
+    were counted, ValueError for other shapes.
     """
-    _scatter(
+    check_same_length("Keys and their marks", keys, chosen)
+    _check_partitions(log_partitions, cursors)
+    if len(out_keys) != len(out_ordinals) or (
+        len(low) and (len(low) != len(keys) or len(out_low) != len(out_keys))
+    ):
+        raise ValueError(
+            f"{len(keys)} keys with {len(low)} second halves into {len(out_keys)} places with {len(out_low)}"
+        )
+    fits = _scatter(
         readonly(keys),
         readonly(low),
         readonly(chosen),
@@ -64,9 +81,19 @@ def scatter(
         out_low,
         out_ordinals,
     )
+    if not fits:
+        raise DataError(
+            "There are more keys than were counted: their file changed or is damaged. "
+            "Delete the work folder and rerun the same command."
+        )
 
 
-@_jit
+def _check_partitions(log_partitions: int, per_partition: Int64Array) -> None:
+    if not 0 <= log_partitions < 32 or len(per_partition) < 1 << log_partitions:
+        raise ValueError(f"{len(per_partition)} places for 2^{log_partitions} partitions")
+
+
+@jit
 def _scatter(
     keys: UInt64Array,
     low: UInt64Array,
@@ -77,18 +104,21 @@ def _scatter(
     out_keys: UInt64Array,
     out_low: UInt64Array,
     out_ordinals: UInt32Array,
-) -> None:
+) -> bool:
     shift = np.uint64(64 - log_partitions)
     for i in range(keys.shape[0]):
         if chosen[i]:
             for band in range(keys.shape[1]):
                 partition = np.int64(keys[i, band] >> shift) if log_partitions > 0 else 0
                 place = cursors[partition]
+                if place < 0 or place >= len(out_keys):
+                    return False
                 out_keys[place] = keys[i, band]
                 if len(low) > 0:
                     out_low[place] = low[i]
                 out_ordinals[place] = first_ordinal + i
                 cursors[partition] = place + 1
+    return True
 
 
 def sort_order(keys: UInt64Array, shared_bits: int) -> tuple[UInt64Array, int]:
@@ -106,7 +136,7 @@ def sort_order(keys: UInt64Array, shared_bits: int) -> tuple[UInt64Array, int]:
     return packed, mask
 
 
-@_jit
+@jit
 def _pack(keys: UInt64Array, shared_bits: np.uint64, mask: np.uint64, packed: UInt64Array) -> None:
     for i in range(len(keys)):
         packed[i] = ((keys[i] << shared_bits) & ~mask) | np.uint64(i)
@@ -117,10 +147,17 @@ def equal_runs(
 ) -> tuple[Int64Array, Int64Array]:
     """The buckets of two or more equal keys: (members, starts); bucket b is members[starts[b]:starts[b + 1]].
 
-    packed, mask: from `sort_order(keys)`. low: second halves of the keys, or empty. Members are indices into keys, ascending
-    within each bucket.
+    packed (n,) uint64, mask: from `sort_order(keys)`. keys: (n,) uint64; low: second halves of the keys, or empty. Members are
+    indices into keys (int64), ascending within each bucket. Raises DataError if packed holds an index that is not one of keys.
     """
+    check_same_length("Keys and their order", packed, keys)
+    if len(low):
+        check_same_length("Keys and their second halves", keys, low)
     num_members, num_buckets = _count_runs(packed, np.uint64(mask))
+    if num_members < 0:
+        raise DataError(
+            f"The order of {len(keys)} keys is damaged. Delete the work folder and rerun the same command."
+        )
     # Sharing the sorted bits is a superset of being equal, so these bounds hold.
     members, starts = np.empty(num_members, np.int64), np.empty(num_members // 2 + 1, np.int64)
     num_members, num_buckets = _fill_runs(
@@ -130,9 +167,13 @@ def equal_runs(
     return members[:num_members], starts[: num_buckets + 1]
 
 
-@_jit
+@jit
 def _count_runs(packed: UInt64Array, mask: np.uint64) -> tuple[int, int]:
+    """Members and number of runs that share all sorted bits; (-1, -1) if an index is not below len(packed)."""
     num_members = num_runs = 0
+    for i in range(len(packed)):
+        if packed[i] & mask >= len(packed):
+            return -1, -1
     i = 0
     while i < len(packed):
         j = i + 1
@@ -145,7 +186,7 @@ def _count_runs(packed: UInt64Array, mask: np.uint64) -> tuple[int, int]:
     return num_members, num_runs
 
 
-@_jit
+@jit
 def _fill_runs(
     packed: UInt64Array,
     mask: np.uint64,
@@ -189,7 +230,16 @@ def _fill_runs(
 def star_edges(
     members: Int64Array, starts: Int64Array, ordinals: UInt32Array
 ) -> tuple[UInt32Array, UInt32Array]:
-    """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the first."""
+    """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the first.
+
+    members, starts: from `equal_runs`, no bucket empty. ordinals: (n,) uint32. Raises DataError for other members or starts.
+    """
+    check_offsets(starts, len(members), "The starts of buckets")
+    check_below(members, len(ordinals), "The member of a bucket")
+    if starts[0] != 0 or starts[-1] != len(members) or bool((np.diff(starts) < 1).any()):
+        raise DataError(
+            "A bucket of equal keys has no member. Delete the work folder and rerun the same command."
+        )
     first, other = (
         np.empty(len(members) - len(starts) + 1, np.uint32),
         np.empty(len(members) - len(starts) + 1, np.uint32),
@@ -198,7 +248,7 @@ def star_edges(
     return first, other
 
 
-@_jit
+@jit
 def _star_edges(
     members: Int64Array, starts: Int64Array, ordinals: UInt32Array, first: UInt32Array, other: UInt32Array
 ) -> None:
@@ -239,6 +289,11 @@ class Leaders:
 
     def attach(self, signatures: UInt32Array, ordinals: UInt32Array, begins: BoolArray) -> UInt32Array:
         """The leader of each next member (n,), its own ordinal if it becomes one. signatures: (n, P); begins: (n,), where buckets begin."""
+        if signatures.shape != (len(ordinals), self._signatures.shape[1]) or begins.shape != ordinals.shape:
+            raise ValueError(
+                f"{len(ordinals)} documents with signatures {signatures.shape} and marks {begins.shape}; expected "
+                f"{self._signatures.shape[1]} permutations"
+            )
         leader = np.empty(len(ordinals), np.uint32)
         _attach(
             signatures, ordinals, begins, self._signatures, self._ordinals, self._state, self._needed, leader
@@ -246,7 +301,7 @@ class Leaders:
         return leader
 
 
-@_jit
+@jit
 def _attach(
     signatures: UInt32Array,
     ordinals: UInt32Array,

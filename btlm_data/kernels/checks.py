@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.ranges import check_below
-
-_jit = numba.njit(cache=True, nogil=True)
 
 # Rules a row can break, by their column in the result.
 MASK_VALUE, MASK_ORDER, PADDING, SHIFT, TOKEN = range(5)
@@ -72,7 +70,7 @@ def _native(rows: npt.NDArray[Any], shape: tuple[int | None, ...]) -> npt.NDArra
     return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 
-@_jit
+@jit
 def _mix(value: np.uint64) -> np.uint64:
     """SplitMix64's finaliser (Steele, Lea & Flood 2014)."""
     z = value + np.uint64(0x9E3779B97F4A7C15)
@@ -114,7 +112,7 @@ def _check_buckets(order: npt.NDArray[np.int64], num_samples: int, prints: Print
         raise ValueError(f"{num_samples} samples, {prints.bucket} a bucket, in {len(prints.ends)} buckets")
 
 
-@_jit
+@jit
 def _scan_samples(
     rows: npt.NDArray[Any],
     order: npt.NDArray[np.int64],
@@ -180,7 +178,7 @@ def scan_vsl(rows: npt.NDArray[Any], vocabulary: Vocabulary) -> RowChecks:
     return result
 
 
-@_jit
+@jit
 def _scan_vsl(rows: npt.NDArray[Any], vocabulary: Vocabulary, result: RowChecks) -> None:
     first_bad, real, eos, used = result.first_bad, result.real, result.eos, result.used
     vocab_size, eos_id = vocabulary.size, vocabulary.eos_id
@@ -245,7 +243,7 @@ def scan_stream(
     return int(bad), int(eos)
 
 
-@_jit
+@jit
 def _scan_stream(
     tokens: npt.NDArray[Any], start: int, vocabulary: Vocabulary, prints: Prints
 ) -> tuple[int, int]:
@@ -274,7 +272,7 @@ def subtract_positions(positions: npt.NDArray[np.uint64], num_inputs: int, print
     _subtract_positions(positions, prints.bucket, max(1, num_inputs), prints.ends)
 
 
-@_jit
+@jit
 def _subtract_positions(
     positions: npt.NDArray[np.uint64], bucket_tokens: int, num_inputs: int, ends: npt.NDArray[np.uint64]
 ) -> None:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.deflate_codes import (
     ALONE,
     DISTANCE_BASE,
@@ -41,8 +41,6 @@ from btlm_data.kernels.deflate_codes import (
     run_lengths,
 )
 from btlm_data.kernels.words import load64, store64, trailing_zeros
-
-_jit = numba.njit(cache=True, nogil=True)
 
 _NEVER = 16  # bits: more than an operation's second part costs where it is worth taking
 _HASH_BITS = 15
@@ -240,7 +238,7 @@ def _counts(
     return counts, distance_counts, len(sample)
 
 
-@_jit
+@jit
 def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -> None:
     """LZ77 over each row's first `body` units: writes the operations, and each row's end among them, to
     `found`.
@@ -358,7 +356,7 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -
         ends[r] = count
 
 
-@_jit
+@jit
 def _put(
     out: npt.NDArray[np.uint8], at: int, acc: np.uint64, n: np.uint64, code: np.uint64, bits: np.uint64
 ) -> tuple[Any, np.uint64, np.uint64]:
@@ -371,7 +369,7 @@ def _put(
     return at + np.int64(n >> np.uint64(3)), acc >> (n & np.uint64(56)), n & np.uint64(7)
 
 
-@_jit
+@jit
 def _emit(
     rows: npt.NDArray[Any],
     shape: _Shape,
@@ -450,7 +448,7 @@ def _emit(
         offsets[r + 1] = at
 
 
-@_jit
+@jit
 def _adler_sums(row: npt.NDArray[Any], start: int, stop: int, width: int) -> tuple[np.uint64, np.uint64]:
     """Over units start..stop-1 of `width` bytes: the sum of their bytes, and of each byte times its distance
     from the end.

@@ -16,12 +16,14 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xxhash
 from numba import types
 from numba.extending import intrinsic
+
+from btlm_data.kernels.compiling import jit
+from btlm_data.kernels.ranges import check_offsets, check_same_length, check_stretches
 
 if TYPE_CHECKING:
     import datasketch
@@ -38,7 +40,6 @@ _MASK64 = 2**64 - 1
 _MERSENNE_PRIME = 2**61 - 1
 _CASE_LIMIT = 0x20000  # no code point from here on has a case or is white space: ideographs, tags and private use (a test checks)
 _DELETED = 0xFF  # in tables of bytes: no UTF-8 text contains it
-_jit = numba.njit(cache=True, nogil=True)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array
 
 
 def _run_normalise(utf8: UInt8Array, offsets: Int64Array) -> Normalised:
+    check_offsets(offsets, len(utf8), "The offsets of documents")
     # Lower case can be longer: two bytes become three (U+023A), never more.
     out = np.empty(len(utf8) + len(utf8) // 2 + 1, np.uint8)
     new_offsets = np.zeros(len(offsets), np.int64)
@@ -122,7 +124,7 @@ def _case_tables() -> tuple[UInt8Array, UInt32Array]:
     return _readonly(ascii_table), _readonly(mapping.astype(np.uint32))
 
 
-@_jit
+@jit
 def _normalise(
     src: UInt8Array,
     offsets: Int64Array,
@@ -152,9 +154,13 @@ def _normalise(
                 continue
             if byte < 0xE0:
                 width = np.uint64(2)
+                if i + width > end:
+                    break
                 point = (np.uint32(byte & 0x1F) << 6) | np.uint32(src[i + one] & 0x3F)
             elif byte < 0xF0:
                 width = np.uint64(3)
+                if i + width > end:
+                    break
                 point = (
                     (np.uint32(byte & 0x0F) << 12)
                     | (np.uint32(src[i + one] & 0x3F) << 6)
@@ -162,6 +168,8 @@ def _normalise(
                 )
             else:
                 width = np.uint64(4)
+                if i + width > end:
+                    break
                 point = (np.uint32(byte & 0x07) << 18) | (np.uint32(src[i + one] & 0x3F) << 12)
                 point |= (np.uint32(src[i + np.uint64(2)] & 0x3F) << 6) | np.uint32(
                     src[i + np.uint64(3)] & 0x3F
@@ -200,7 +208,7 @@ def _normalise(
         num_chars[d] = np.int64(j - first - continuations) if i >= end else -1
 
 
-@_jit
+@jit
 def _encode(point: np.uint32, out: UInt8Array, j: np.uint64) -> np.uint64:
     """Write one code point as UTF-8; returns its bytes."""
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
@@ -249,6 +257,9 @@ def signatures(n: Normalised, num_perm: int = 128, seed: int = 1, scheme: Scheme
     SlimPajama used: min((a * h + b mod 2^64) mod (2^61 - 1) mod 2^32). A document shorter than 13 characters, even an
     empty one, has its whole text as its one feature.
     """
+    check_offsets(n.offsets, len(n.utf8), "The offsets of documents")
+    check_same_length("Documents", n.offsets[1:], n.num_chars)
+    check_stretches(n.num_chars, np.diff(n.offsets), len(n.utf8), "The characters and bytes of document")
     out = np.full((len(n), num_perm), 0xFFFFFFFF, np.uint32)
     a, b = permutations(num_perm, seed, scheme)
     utf8, offsets = _readonly(n.utf8), _readonly(n.offsets)
@@ -296,7 +307,7 @@ def _wide_vectors(typing_context: Any) -> Any:
 _prefer_wide_vectors: Any = intrinsic(_wide_vectors)
 
 
-@_jit
+@jit
 def _affine32(
     utf8: UInt8Array,
     offsets: Int64Array,
@@ -341,12 +352,12 @@ def _affine32(
                 signature[k] = min(signature[k], min(low, high))
 
 
-@_jit
+@jit
 def _four_are_ascii(utf8: UInt8Array, i: np.uint64) -> bool:
     return bool((utf8[i] | utf8[i + np.uint64(1)] | utf8[i + np.uint64(2)] | utf8[i + np.uint64(3)]) < 0x80)
 
 
-@_jit
+@jit
 def _fmix32(h: np.uint32) -> np.uint32:
     """MurmurHash3's 32-bit finaliser (Appleby 2008), which datasketch applies before the permutations."""
     h = np.uint32(h ^ (h >> np.uint32(16)))
@@ -356,13 +367,13 @@ def _fmix32(h: np.uint32) -> np.uint32:
     return np.uint32(h ^ (h >> np.uint32(16)))
 
 
-@_jit
+@jit
 def _width(byte: np.uint8) -> np.uint64:
     """Bytes of the character that begins with `byte`."""
     return np.uint64(1) + np.uint64(byte >= 0xC0) + np.uint64(byte >= 0xE0) + np.uint64(byte >= 0xF0)
 
 
-@_jit
+@jit
 def _word(utf8: UInt8Array, i: np.uint64) -> np.uint64:
     """Eight bytes as a little-endian number (LLVM makes one load of it)."""
     word = np.uint64(0)
@@ -371,19 +382,19 @@ def _word(utf8: UInt8Array, i: np.uint64) -> np.uint64:
     return word
 
 
-@_jit
+@jit
 def _step(h: np.uint64, word: np.uint64) -> np.uint64:
     h = (h ^ word) * np.uint64(_MULTIPLIER)
     return h ^ (h >> np.uint64(32))
 
 
-@_jit
+@jit
 def _hash13(utf8: UInt8Array, start: np.uint64) -> np.uint32:
     h = _step(np.uint64((13 * _MULTIPLIER) & _MASK64), _word(utf8, start))
     return np.uint32(_step(h, _word(utf8, start + np.uint64(5))))
 
 
-@_jit
+@jit
 def _hash(utf8: UInt8Array, start: np.uint64, stop: np.uint64) -> np.uint32:
     length = stop - start
     h = length * np.uint64(_MULTIPLIER)
@@ -398,7 +409,7 @@ def _hash(utf8: UInt8Array, start: np.uint64, stop: np.uint64) -> np.uint32:
     return np.uint32(_step(h, word))
 
 
-@_jit
+@jit
 def _legacy(
     utf8: UInt8Array,
     offsets: Int64Array,
@@ -424,7 +435,7 @@ def _legacy(
             stop += _width(utf8[stop])
 
 
-@_jit
+@jit
 def _mod_mersenne61(x: np.uint64) -> np.uint64:
     """X mod 2^61 - 1 without a division: 2^61 counts as 1."""
     prime = np.uint64(_MERSENNE_PRIME)
@@ -432,7 +443,7 @@ def _mod_mersenne61(x: np.uint64) -> np.uint64:
     return x - prime if x >= prime else x
 
 
-@_jit
+@jit
 def _sha1_hash32(utf8: UInt8Array, start: np.uint64, stop: np.uint64, schedule: UInt32Array) -> np.uint32:
     """The first four bytes of SHA-1 (FIPS 180-4, section 6.1) as a little-endian number, of at most 55 bytes: one block.
 
@@ -480,7 +491,7 @@ def _sha1_hash32(utf8: UInt8Array, start: np.uint64, stop: np.uint64, schedule: 
     )
 
 
-@_jit
+@jit
 def _rotate(x: np.uint32, bits: int) -> np.uint32:
     return np.uint32((np.uint32(x) << np.uint32(bits)) | (np.uint32(x) >> np.uint32(32 - bits)))
 
@@ -501,7 +512,7 @@ def band_keys(signatures: UInt32Array, bands: int, rows: int) -> UInt64Array:
     return out
 
 
-@_jit
+@jit
 def _band_keys(signatures: UInt32Array, rows: int, out: UInt64Array) -> None:
     for d in range(out.shape[0]):
         for band in range(out.shape[1]):

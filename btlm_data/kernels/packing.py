@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.ranges import check_below, check_same_length, check_stretches
 from btlm_data.kernels.words import trailing_zeros
 
-_jit = numba.njit(cache=True, nogil=True)
 _ROUNDS = 6
 _FAR = 2**60  # positions: sums of two of them do not overflow
 
@@ -68,7 +67,7 @@ def _round_keys(seed: int) -> npt.NDArray[np.uint64]:
     return keys
 
 
-@_jit
+@jit
 def _permute(
     index: npt.NDArray[np.uint64], n: np.uint64, keys: npt.NDArray[np.uint64], half: np.uint64, inverse: bool
 ) -> npt.NDArray[np.uint64]:
@@ -130,7 +129,7 @@ def place_documents(
     _place(tokens, src_start, lengths, dst_start, first, stop, out, eos_id)
 
 
-@_jit
+@jit
 def _place(
     tokens: npt.NDArray[Any],
     src_start: npt.NDArray[np.int64],
@@ -214,7 +213,7 @@ def best_fit_decreasing(
     return row, column, int(num_rows)
 
 
-@_jit
+@jit
 def _best_fit(
     lengths: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],
@@ -306,7 +305,7 @@ def fill_vsl(
     _fill_vsl(tokens, source, length, ends_document, row, column, eos_id, planes)
 
 
-@_jit
+@jit
 def _fill_vsl(
     tokens: npt.NDArray[Any],
     source: npt.NDArray[np.int64],

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
+from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.ranges import check_below, check_offsets, check_same_length, check_stretches
 
 NGRAM_WORDS = 13
@@ -25,7 +25,6 @@ UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
-_jit = numba.njit(cache=True, nogil=True)
 
 
 class Table(NamedTuple):
@@ -89,7 +88,7 @@ def word_ngrams(
     return hashes, starts, stops, texts
 
 
-@_jit
+@jit
 def _word_end(utf8: UInt8Array, i: int, end: int) -> tuple[int, np.uint64]:
     """Where the word at i ends, and its hash."""
     h = np.uint64(0)
@@ -100,18 +99,18 @@ def _word_end(utf8: UInt8Array, i: int, end: int) -> tuple[int, np.uint64]:
     return i, h
 
 
-@_jit
+@jit
 def _roll(rolled: np.uint64, entering: np.uint64, leaving: np.uint64) -> np.uint64:
     return rolled * _MULTIPLIER + entering - leaving * _LEAVING
 
 
-@_jit
+@jit
 def _finish(rolled: np.uint64) -> np.uint64:
     h = (rolled ^ (rolled >> np.uint64(32))) * _MULTIPLIER
     return h ^ (h >> np.uint64(29))
 
 
-@_jit
+@jit
 def _ngrams(
     utf8: UInt8Array,
     offsets: Int64Array,
@@ -153,7 +152,7 @@ def build_table(utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops
     return Table(utf8, hashes, starts, stops, slots, bits)
 
 
-@_jit
+@jit
 def _equal(
     one: UInt8Array, start: int, stop: int, other: UInt8Array, other_start: int, other_stop: int
 ) -> bool:
@@ -165,7 +164,7 @@ def _equal(
     return k == stop - start
 
 
-@_jit
+@jit
 def _build_table(
     utf8: UInt8Array,
     hashes: UInt64Array,
@@ -205,7 +204,7 @@ def find(
     return hits, first
 
 
-@_jit
+@jit
 def _find(
     utf8: UInt8Array,
     offsets: Int64Array,

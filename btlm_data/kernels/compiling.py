@@ -1,0 +1,63 @@
+"""How every kernel is compiled, and where its compiled form is kept for the next process.
+
+numba keeps it in the package's own __pycache__, or where NUMBA_CACHE_DIR says. Where that folder cannot be written (the
+package was installed by another user, a read-only image), it goes to the user's cache folder, else to a folder of the
+user's own below the temporary one; where nothing can be written, each process compiles for itself, and nothing fails.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _choose_folder() -> Path | None:
+    """The first folder that can be written; None if there is none."""
+    return next((folder for folder in _candidates() if _can_write(folder)), None)
+
+
+def _candidates() -> Iterator[Path]:
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(chosen)
+    yield _IN_PACKAGE
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(cache):
+        yield Path(cache, "btlm-data", "numba")
+    # Compiled code is loaded from there: nobody else may be able to write it.
+    private = Path(tempfile.gettempdir(), f"btlm-data-numba-{os.geteuid()}")
+    try:
+        private.mkdir(mode=0o700, exist_ok=True)
+        status = private.lstat()
+    except OSError:
+        return
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+        yield private
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+_IN_PACKAGE = Path(__file__).parent / "__pycache__"
+CACHE_FOLDER = _choose_folder()  # where compiled kernels are kept; None: nowhere
+if CACHE_FOLDER not in (None, _IN_PACKAGE):
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # type: ignore[attr-defined]  # read from NUMBA_CACHE_DIR at import
+
+
+def jit(function: F) -> F:
+    """The decorator of every kernel: compiled without Python objects, releasing the interpreter's lock."""
+    compiled: Any = numba.njit(cache=CACHE_FOLDER is not None, nogil=True)(function)
+    return cast(F, compiled)
