@@ -10,10 +10,11 @@ import difflib
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from btlm_data.errors import ConfigError
+from btlm_data.recipe import yaml_file
+from btlm_data.recipe.validation import explain
 from btlm_data.splits import Split
 
 _Place = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -116,31 +117,17 @@ def corpora(extra: Path | None = None) -> dict[str, Corpus]:
     """The built-in sources and those of a --sources-file. Raises ConfigError naming the file, the entry and what is wrong with it."""
     if extra is None:
         return BUILT_IN
-    try:
-        tree = yaml.safe_load(extra.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"The sources file {extra} cannot be read: {error.strerror}. Name a YAML file, see docs/sources.md."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", error)
-        raise ConfigError(
-            f"The sources file {extra}{place} is not valid YAML ({problem}). Fix it; docs/sources.md has an example."
-        ) from None
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"The sources file {extra} holds a {type(tree).__name__}, expected `name:` entries. See docs/sources.md."
-        )
+    file = yaml_file.read(extra, "sources file", aliases=True)
     named: dict[str, Corpus] = {}
-    for name, entry in tree.items():
+    for name, entry in file.tree.items():
         try:
-            named[str(name)] = Corpus.model_validate(entry)
+            named[name] = Corpus.model_validate(entry)
         except ValidationError as error:
-            raise ConfigError(
-                "\n".join(_explain(extra, str(name), dict(problem)) for problem in error.errors())
-            ) from None
+
+            def where(path: yaml_file.KeyPath, name: str = name) -> str:
+                return f"The sources file {file.where((name, *path))}"
+
+            raise ConfigError(explain(error, Corpus, where)) from None
     return BUILT_IN | named
 
 
@@ -151,16 +138,3 @@ def suggestion(name: str, known: dict[str, Corpus]) -> str:
     return (
         f"Did you mean {near[0]}? " if near else ""
     ) + f"Registered sources are {listed}; or name a file, a folder or a URL."
-
-
-def _explain(path: Path, name: str, problem: dict[str, object]) -> str:
-    place = problem["loc"]
-    assert isinstance(place, tuple)
-    keys = [str(key) for key in place if key != "[key]"]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], list(Corpus.model_fields), 1)
-        message = "no such key" + (
-            f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(Corpus.model_fields)}"
-        )
-    return f"The sources file {path}: {'.'.join([name, *keys])}: {message}. Fix the entry; docs/sources.md describes each key."

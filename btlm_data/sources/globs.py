@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,31 +12,46 @@ from btlm_data.records.formats import classify
 
 @functools.lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Match whole names: `*` and `?` stay within a folder, `**` crosses folders (also none), `[...]` is a set of characters."""
-    parts = []
-    at = 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at):
-            parts.append(r"(?:[^/]+/)*")
-            at += 3
-        elif pattern.startswith("**", at):
-            parts.append(r".*")
-            at += 2
-        elif pattern[at] == "*":
-            parts.append(r"[^/]*")
-            at += 1
-        elif pattern[at] == "?":
-            parts.append(r"[^/]")
-            at += 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            body = pattern[at + 1 : end].replace("\\", r"\\")
-            parts.append("[" + ("^" + body[1:] if body[0] == "!" else body) + "]")
-            at = end + 1
-        else:
-            parts.append(re.escape(pattern[at]))
-            at += 1
-    match = re.compile("".join(parts), re.DOTALL).fullmatch
-    return lambda name: match(name) is not None
+    """Match whole names, part by part: `*`, `?` and `[...]` within a folder; a part that is `**` crosses folders (also none).
+
+    Takes time linear in the name, whatever the pattern: patterns come from files that others may have written.
+    """
+    parts = [
+        None if part == "**" else re.compile(fnmatch.translate(part)).match for part in pattern.split("/")
+    ]
+    last = len(parts) - 1
+    if None not in parts:
+        exact = [part for part in parts if part is not None]
+
+        def matches_exactly(name: str) -> bool:
+            segments = name.split("/")
+            return len(segments) == len(exact) and all(
+                part(segment) is not None for part, segment in zip(exact, segments, strict=True)
+            )
+
+        return matches_exactly
+
+    def reachable(states: set[int]) -> set[int]:
+        """The states, and those behind a `**` that stands for no folder at all."""
+        for state in range(len(parts)):
+            if state in states and parts[state] is None and state != last:
+                states.add(state + 1)
+        return states
+
+    def matches(name: str) -> bool:
+        states = reachable({0})  # how many parts of the pattern the segments so far can have used
+        for segment in name.split("/"):
+            after: set[int] = set()
+            for state in states:
+                part = parts[state] if state <= last else None
+                if state <= last and part is None:
+                    after |= {state, state + 1} if state == last else {state}
+                elif part is not None and part(segment) is not None:
+                    after.add(state + 1)
+            states = reachable(after)
+        return last + 1 in states
+
+    return matches
 
 
 def is_pattern(text: str) -> bool:

@@ -12,17 +12,16 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import os
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from btlm_data.errors import ConfigError, SourceUnavailable
+from btlm_data.errors import ConfigError
 from btlm_data.records.formats import classify
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
 from btlm_data.sources.globs import enclosing_folders, is_pattern, matcher, split_pattern
@@ -35,6 +34,7 @@ from btlm_data.sources.http import (
     stream_bytes,
     within,
 )
+from btlm_data.sources.hub_errors import endpoint, explain, refuse
 from btlm_data.sources.names import is_safe_name, shown
 from btlm_data.storage.retry import Retry, TransientError
 
@@ -49,7 +49,6 @@ _URL = re.compile(
     r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"
 )
-_ADVICE = "Check the name, set HF_TOKEN if it is private or gated, or name a mirror, a local folder or another source."
 
 
 class Place(NamedTuple):
@@ -78,13 +77,6 @@ def parse_url(url: str) -> Place:
         )
     revision = match["revision"]
     return Place(match["repository"], unquote(revision) if revision else None, match["path"])
-
-
-def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT as it is now, or the public hub."""
-    from huggingface_hub import constants
-
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def list_place(query: Query) -> Found:
@@ -204,55 +196,6 @@ def check_status(response: Any) -> None:
             f"status {response.status_code}", retry_after(response.headers), response.status_code
         )
     hf_raise_for_status(response)
-
-
-def explain(error: Exception, what: str, revision: str | None = None) -> SourceUnavailable:
-    """A hub error in plain words. what: the data set or file."""
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RevisionNotFoundError
-
-    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    address = endpoint()
-    if isinstance(error, OfflineModeIsEnabled):
-        kept = _kept_snapshot(what, revision)
-        advice = (
-            f"It was downloaded before: give --source {kept}"
-            if kept
-            else "Unset HF_HUB_OFFLINE, or give --source a local folder with the files"
-        )
-        return SourceUnavailable(f"{what} is on the hub, and HF_HUB_OFFLINE forbids to go there. {advice}.")
-    if isinstance(error, GatedRepoError) or status == 403:
-        return SourceUnavailable(
-            f"{what} is gated: {address} wants to know who reads it. "
-            f"Open its page, accept its terms, then set HF_TOKEN to a token of that account (yours is {_token_state()}) and run again."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return SourceUnavailable(
-            f"{what} has no revision {revision!r} at {address}. Leave --set source.revision out to read the newest, or name a branch, tag or commit it has."
-        )
-    if status == 401:
-        return SourceUnavailable(
-            f"{what} was refused by {address} (401, not authorised): it is private, gated, gone, or the token is wrong (it is {_token_state()}). "
-            f"{_ADVICE}"
-        )
-    if status == 404:
-        return SourceUnavailable(f"{what} was not found at {address} (404). {_ADVICE}")
-    if status == 429:
-        return SourceUnavailable(
-            f"{what}: {address} still answers 429 (too many requests) after every pause it asked for. "
-            "Wait an hour and run the same command again (it continues from here), or set HF_TOKEN: known users may ask more often."
-        )
-    silent = status is None and not isinstance(error, ValueError | KeyError | TypeError)
-    problem = "cannot be reached" if silent else "does not answer as it should"
-    reason = reason_of(error) if status is None else f"status {status}"
-    return SourceUnavailable(
-        f"{what} cannot be read: {address} {problem} ({reason}). "
-        "Check the network (HTTPS_PROXY, HF_ENDPOINT), and run the same command again: it continues from here."
-    )
-
-
-def refuse(repository: str, problem: str) -> NoReturn:
-    """Raise SourceUnavailable for a data set whose listing is of no use."""
-    raise SourceUnavailable(f"The data set {repository} cannot be used: {problem}. {_ADVICE}")
 
 
 class _Hub:
@@ -423,21 +366,3 @@ def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> li
         return [answer.result() for answer in answers]
     finally:
         pending.clear()
-
-
-def _kept_snapshot(repository: str, revision: str | None) -> str | None:
-    """The folder in which `hf download` keeps a data set, or None. Asks nobody."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return str(
-            snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True)
-        )
-    except (OSError, ValueError):  # not there, or `repository` is no name of one
-        return None
-
-
-def _token_state() -> str:
-    from huggingface_hub import get_token
-
-    return "set" if get_token() else "not set"

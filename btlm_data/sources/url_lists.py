@@ -14,6 +14,7 @@ from btlm_data.sources import hub, web
 from btlm_data.sources.base import Access, Entry, Found
 from btlm_data.sources.corpora import Corpus
 from btlm_data.sources.globs import matcher
+from btlm_data.sources.hub_errors import refuse
 from btlm_data.sources.names import is_safe_name, shown
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def list_url_lists(
             continue
         addresses |= _named(text, path, corpus)
     if gone:
-        hub.refuse(
+        refuse(
             place.repository,
             f"these parts are gone: {', '.join(gone)}; leave them out with --exclude-source, or give a folder that has them",
         )
@@ -62,7 +63,7 @@ def list_url_lists(
         if files_per_split is None or taken[split] <= files_per_split:
             wanted.append(name)
     if not wanted:
-        hub.refuse(place.repository, "its lists of URLs name no file that is wanted")
+        refuse(place.repository, "its lists of URLs name no file that is wanted")
     sums = _checksums(corpus, access)
     first = web.head_of(addresses[wanted[0]], wanted[0], access, sums.get(wanted[0]))
     with concurrent.futures.ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
@@ -95,12 +96,10 @@ def _named(text: str, path: str, corpus: Corpus) -> dict[str, str]:
         if not address:
             continue
         if not address.startswith(corpus.url_base):
-            hub.refuse(
-                corpus.at, f"{path} names {shown(address)!r}, which does not begin with {corpus.url_base}"
-            )
+            refuse(corpus.at, f"{path} names {shown(address)!r}, which does not begin with {corpus.url_base}")
         name = unquote(address[len(corpus.url_base) :].partition("?")[0])
         if not is_safe_name(name):
-            hub.refuse(
+            refuse(
                 corpus.at,
                 f"{path} names {shown(address)!r}, which is no plain address below {corpus.url_base}",
             )

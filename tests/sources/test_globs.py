@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,11 @@ from btlm_data.sources.names import is_safe_name
         ("a?c", "abc", True),
         ("a.c", "abc", False),
         ("*", "a\nb", True),
+        ("a/**", "a", False),
+        ("a/**", "a/b/c", True),
+        ("**/x/**/*.jsonl", "a/x/b/c.jsonl", True),
+        ("**/x/**/*.jsonl", "x/c.jsonl", True),
+        ("a**", "a/b", False),
     ],
 )
 def test_globs(pattern: str, name: str, matches: bool) -> None:
@@ -43,3 +50,11 @@ def test_a_safe_name_stays_below_its_folder(name: str) -> None:
         assert parts[:2] == ("/", "cache")
         assert ".." not in parts
         assert name.isprintable() or not any(ord(c) < 32 for c in name)
+
+
+def test_no_pattern_takes_long() -> None:
+    begin = time.monotonic()
+    for pattern in ("*a" * 200 + "b", "**/a/" * 100 + "b", "/".join(["**"] * 100)):
+        matcher(pattern)("a" * 1000)
+        matcher(pattern)("/".join(["a"] * 400))
+    assert time.monotonic() - begin < 2
