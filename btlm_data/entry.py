@@ -27,6 +27,7 @@ from click.shell_completion import CompletionItem
 
 from btlm_data import terminal
 from btlm_data.errors import BtlmError, Interrupted, OutputError
+from btlm_data.redact import redact
 
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
@@ -256,7 +257,7 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
         return _report("OutputError", message, OutputError.exit_code, arguments)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return _report("OutOfMemory", _OUT_OF_MEMORY, INTERNAL_ERROR, arguments)
-    summary = terminal.without_secrets(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:300]
+    summary = redact(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:300]
     path = _write_report(error, arguments)
     details = (
         f"The details are in {path}; please report it with that file." if path else "Run with -v for details."
@@ -282,7 +283,7 @@ def _write_report(error: Exception, arguments: Sequence[str]) -> str | None:
     try:
         handle, path = tempfile.mkstemp(prefix="btlm-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(terminal.without_secrets("\n".join(lines)))
+            file.write(redact("\n".join(lines)))
     except OSError:
         return None
     return path

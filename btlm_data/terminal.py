@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from btlm_data.errors import OutputError
+from btlm_data.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,20 +29,11 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_PASSWORD = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^/\s@'\"]*@")
-_SECRET_PARAMETER = re.compile(
-    r"([?&][^=&\s'\"]*(?:sig|token|key|secret|passw|credential|auth)[^=&\s'\"]*=)[^&\s'\"#]+", re.IGNORECASE
-)
 
 
 def visible(text: str) -> str:
     """`text` with every character that a terminal would obey or hide shown as an escape (U+202E)."""
     return _HIDDEN.sub(_escape, text)
-
-
-def without_secrets(text: str) -> str:
-    """`text` with the passwords of URLs, and the values of their parameters that look like keys or signatures, as `***`."""
-    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -68,7 +60,7 @@ def echo(text: str = "") -> None:
 def note(text: str, *, style: str | None = None) -> None:
     """Print a line on standard error; style: an SGR code such as "33" (yellow). A closed or full standard error is no reason to stop."""
     try:
-        line = visible(without_secrets(text))
+        line = visible(redact(text))
         sys.stderr.write(f"\x1b[{style}m{line}\x1b[0m\n" if style and has_colour(sys.stderr) else line + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
@@ -79,7 +71,7 @@ def error(message: str) -> None:
     """Print an error on standard error, its first word in red."""
     label = "\x1b[1;31merror:\x1b[0m" if has_colour(sys.stderr) else "error:"
     try:
-        sys.stderr.write(f"{label} {visible(without_secrets(message))}\n")
+        sys.stderr.write(f"{label} {visible(redact(message))}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
@@ -177,7 +169,7 @@ class _Formatter(logging.Formatter):
     """Log lines without hidden characters; further lines of a message are indented, so that none looks like a record of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(without_secrets(super().format(record))).replace("\n", "\n    ")
+        return visible(redact(super().format(record))).replace("\n", "\n    ")
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -84,7 +84,7 @@ def test_without_a_temporary_folder_there_are_still_words(tmp_path: Path) -> Non
     [
         ("memory", 70, "not enough memory"),
         ("disk", 4, "some/file: No space left on device"),
-        ("data", 1, r"a \x1b]0;title\x07 in [bold]https://***@host/x[/]"),
+        ("data", 1, r"a \x1b]0;title\x07 in [bold]https://host/x[/]"),
         ("one", 1, ""),
     ],
 )

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"errors", "redact", "task", "recipe", "seeding", "advance", "fingerprint", "splits"}
 MAY_IMPORT = {
     "errors": set(),
-    "terminal": {"errors"},
-    "entry": {"errors", "terminal"},
+    "terminal": {"errors", "redact"},
+    "entry": {"errors", "redact", "terminal"},
     "redact": set(),
     "task": set(),
     "advance": set(),

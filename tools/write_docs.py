@@ -1,4 +1,4 @@
-"""Write the parts of the documentation that are the program's own words: docs/cli.md from --help, docs/recipes.md from the settings.
+"""Write the documentation that the program itself knows: docs/cli.md from --help, docs/recipes.md from the settings.
 
 python tools/write_docs.py            write both
 python tools/write_docs.py --check    exit 1 if either is stale (tests do this)
@@ -19,21 +19,25 @@ from btlm_data.recipe.models import Recipe, Settings
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _RECIPES_INTRO = """# Recipes
 
-A recipe is a YAML file with any of the settings below; what it leaves out has the default. `btlm-data run RECIPE.yaml` does what it says, options on the command line
-win over it, and `--set KEY=VALUE` reaches every setting by its dotted key. The settings under `run` say how the work is done and never change a byte; all
-others decide the data, enter the fingerprint, and are recorded in `dataset.json`, so that `btlm-data run shards/dataset.json --out again/` repeats the run.
+A recipe is a YAML file with any of the settings below; what it leaves out has the default. `btlm-data run RECIPE.yaml` prepares what it describes, options on the
+command line win over it, and `--set KEY=VALUE` reaches every setting by its dotted key. The settings under `run` say how the work is done and never change a
+byte; all others decide the data and enter the fingerprint.
+
+`btlm-data run shards/dataset.json --out again/` repeats a run from what the dataset records (with `provenance.json` beside it). Only what decides the data is
+repeated, never a `run` section; a filter's function or a deduplication index named there needs `--trust`.
 
 ```yaml
-source: {name: my_corpus/, text_field: content}
+source: {name: my_corpus/, text_field: content, splits: {validation: ["heldout/*"]}}
 clean: {normalize: nfc, filters: [{name: gopher_quality}]}
 dedupe: {method: minhash, verify: true}
 holdout: {fraction: 0.0017, decontaminate: [evals/*.jsonl]}
-seq_len: ["2048:0.75", "8192:0.25"]
+seq_len: [2048:0.75, 8192:0.25]
 mix: {Books: 2.0, WebText: 0.5}          # epochs per source
 run: {out: shards, workers: 8, memory: 16GB}
 ```
 
 `source: NAME`, `tokenizer: NAME` and `dedupe: METHOD` are short for their first field. Sizes are written 4GB, 512MiB or as a number of bytes.
+Files follow YAML 1.2: `6e-4` is a number, `no` is text, and text in brackets needs quotes: `eos: '[SEP]'`. Tags, anchors and a key given twice are errors.
 An unknown key or a wrong value is an error that names the key, the line and the nearest valid name. The recipes that ship: `sample`, `stage1`, `stage2`, `redpajama`.
 """
 
@@ -66,12 +70,21 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _default(field: Any) -> str:
-    if field.default_factory is not None:
-        return "none" if field.default_factory is dict else "all cores"
+    """The default as it is written in a recipe; empty where there is none, or the meaning says it."""
     value = field.default
-    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-        return "2048"
-    return "" if value in (None, ()) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None or value in (None, ()) or "Default:" in (field.description or ""):
+        return ""
+    if isinstance(value, tuple):
+        return "`2048`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int) and value >= 2**20:
+        for unit, size in (("GB", 10**9), ("MiB", 2**20)):
+            if value % size == 0:
+                return f"`{value // size}{unit}`"
+    return f"`{value}`"
 
 
 def _meaning(field: Any) -> str:
