@@ -29,7 +29,7 @@ def lookup(record: Any, name: str) -> Any:
 def descend(value: Any, path: Sequence[str]) -> Any:
     """The value at the end of a path; MISSING where a step leads nowhere."""
     for key in path:
-        if isinstance(value, str):
+        if isinstance(value, str | bytes):
             value = from_json_string(value)
         elif isinstance(value, list) and value and isinstance(value[0], tuple):
             value = dict(value)  # pyarrow gives a map as pairs
@@ -39,9 +39,9 @@ def descend(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
-def from_json_string(value: str) -> Any:
+def from_json_string(value: str | bytes) -> Any:
     """The object that a string spells in JSON; MISSING if it is something else."""
-    if len(value) > _MAX_JSON_STRING or not value.lstrip().startswith("{"):
+    if len(value) > _MAX_JSON_STRING or value.lstrip()[:1] not in ("{", b"{"):
         return MISSING
     try:
         return json.loads(value, parse_int=float)

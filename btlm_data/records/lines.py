@@ -90,8 +90,7 @@ def chunks(request: ReadRequest, borders: Borders = LINES) -> Iterator[Chunk]:
     with open_stream(request) as stream:
         held = b""
         offset = stretch.resume_at or stretch.start
-        is_plain = request.file.compression == "none"
-        if not is_plain:
+        if not stream.is_plain:
             stream.skip(offset)
         elif stretch.resume_at:
             stream.seek(offset)
@@ -99,7 +98,7 @@ def chunks(request: ReadRequest, borders: Borders = LINES) -> Iterator[Chunk]:
             stream.seek(stretch.start - 1)
             skipped, held = _drop_record(stream, b"", borders)
             offset = stretch.start - 1 + skipped
-        limit = stretch.stop if is_plain else None
+        limit = stretch.stop if stream.is_plain else None
         wanted = request.batch_bytes
         while limit is None or offset < limit:
             held, at_end = _fill(stream, held, wanted)

@@ -21,7 +21,7 @@ _UTF32 = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
 
 
 class ByteStream:
-    """Decompressed bytes from `position` on.
+    """Decompressed bytes from `position` on. is_plain: they are the file's own bytes.
 
     `read` gives b"" at the end and at each damaged place; `damage` then says which. `pass_damage` continues behind it. A
     damaged place counts as one byte of `position`, so that reading can resume before or behind it.
@@ -30,13 +30,13 @@ class ByteStream:
     def __init__(self, raw: BinaryIO, pieces: Iterator[bytes | Damage], is_plain: bool) -> None:
         self.position = 0
         self.damage: Damage | None = None
-        self._raw, self._pieces, self._is_plain = raw, pieces, is_plain
+        self._raw, self._pieces, self.is_plain = raw, pieces, is_plain
         self._held, self._stored = b"", 0
 
     def seek(self, position: int) -> None:
-        """Start at `position` (an uncompressed stream only, before anything was read)."""
-        if self._is_plain:
-            self._raw.seek(position)
+        """Start at `position` (a plain stream only, before anything was read)."""
+        assert self.is_plain
+        self._raw.seek(position)
         self.position = self._stored = position
 
     def skip(self, position: int) -> None:
