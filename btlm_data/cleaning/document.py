@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from btlm_data.errors import ConfigError
+
+
+class WholeRecord(Protocol):
+    """A record as the file has it, decoded when asked (`records.batch.RawRecord` is one)."""
+
+    def fields(self) -> Mapping[str, Any]:
+        """Every field by its name."""
 
 
 @dataclass(frozen=True)
@@ -14,16 +21,15 @@ class Documents:
     """A batch of n documents, as the filters receive them; every sequence has n items.
 
     texts: after normalisation. sources: names of sources. files, offsets: the name of each document's file and where its
-    record begins in it, in bytes as decompressed (for parquet, the number of its row). metadata: the whole record of each
-    document, every field by its name; needed only where `Filters.needs_metadata`. Its items are read one by one, so
-    that a reader may decode each record when it is asked for.
+    record begins in it, in bytes as decompressed (for parquet, the number of its row). records: the whole record of each
+    document; needed only where `Filters.needs_metadata`.
     """
 
     texts: Sequence[str]
     sources: Sequence[str]
     files: Sequence[str]
     offsets: Sequence[int]
-    metadata: Sequence[Mapping[str, Any]] | None = None
+    records: Sequence[WholeRecord] | None = None
 
     def document(self, index: int, text: str, *, with_metadata: bool) -> Document:
         """Document `index` for a user's function, with `text` as the filters before it left it."""
@@ -31,12 +37,12 @@ class Documents:
             text=text, source=self.sources[index], file=self.files[index], offset=self.offsets[index]
         )
         if with_metadata:
-            if self.metadata is None:
+            if self.records is None:
                 raise ConfigError(
                     f"A filter has `metadata: true`, but whole records of {self.files[index]} are not available. "
                     "Remove the filter, or its `metadata`."
                 )
-            document["metadata"] = self.metadata[index]
+            document["metadata"] = self.records[index].fields()
         return document
 
 

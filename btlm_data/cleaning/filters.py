@@ -95,7 +95,7 @@ class Filters:
 
     @property
     def needs_metadata(self) -> bool:
-        """Whether a filter asks for whole records: `apply` then needs Documents.metadata."""
+        """Whether a filter asks for whole records: `apply` then needs Documents.records."""
         return any(isinstance(e.parameters, UserFunction) and e.parameters.metadata for e in self.entries)
 
     def apply(self, documents: Documents) -> tuple[list[str | None], list[str]]:

@@ -25,7 +25,7 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
-from btlm_data.errors import ConfigError
+from btlm_data.errors import ConfigError, install_command
 
 _MAX_SEGMENT = 1_000_000  # ftfy's max_decode_length, in characters: longer lines are cut there
 _SUSPECT_BYTES = bytes([*range(0x09), 0x0B, *range(0x0D, 0x20), 0x7F])
@@ -93,7 +93,7 @@ class _Ftfy:
         except ImportError:
             raise ConfigError(
                 "clean.normalize is ftfy, and the package ftfy is not installed. "
-                "Install it with: pip install 'btlm-data[ftfy]', or set clean.normalize=nfc."
+                f"Install it with: {install_command('ftfy')}, or set clean.normalize=nfc."
             ) from None
         self._ftfy: Any = ftfy
         self._is_bad: Any = badness.is_bad

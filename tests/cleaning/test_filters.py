@@ -24,9 +24,19 @@ PROSE = (
 )
 
 
-def batch(texts: list[str], sources: list[str] | None = None, metadata: Any = None) -> Documents:
+class Record:
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def fields(self) -> dict[str, Any]:
+        return self._fields
+
+
+def batch(
+    texts: list[str], sources: list[str] | None = None, records: list[Record] | None = None
+) -> Documents:
     n = len(texts)
-    return Documents(texts, sources or ["web"] * n, ["a.jsonl"] * n, list(range(1, n + 1)), metadata)
+    return Documents(texts, sources or ["web"] * n, ["a.jsonl"] * n, list(range(1, n + 1)), records)
 
 
 def verdict(spec: Any, text: str, source: str = "web") -> str | None:
@@ -184,7 +194,7 @@ def test_language() -> None:
 
 def test_language_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    with pytest.raises(ConfigError, match=r"btlm-data\[language\]"):
+    with pytest.raises(ConfigError, match=r"pip install \'\.\[language\]\'"):
         plan_filters([{"name": "language", "keep": ["fr"], "min_probability": 0.123}])
 
 
@@ -300,11 +310,11 @@ def test_a_function_may_see_where_a_document_is_and_its_whole_record(my_filters:
     filters = plan_filters([{"min_chars": 1}, spec])
     assert filters.needs_metadata
     for url, reason in (("http://x/spam", "by_url"), ("http://x/good", None)):
-        assert filters.apply(batch(["a"], metadata=[{"url": url}]))[0] == [reason]
+        assert filters.apply(batch(["a"], records=[Record(url=url)]))[0] == [reason]
     unasked = plan_filters(["my_filters_for_tests:by_url"])
     assert not unasked.needs_metadata
     with pytest.raises(ConfigError, match="metadata: true"):
-        unasked.apply(batch(["a"], metadata=[{"url": "u"}]))
+        unasked.apply(batch(["a"], records=[Record(url="u")]))
     with pytest.raises(ConfigError, match="not available"):
         filters.apply(batch(["a"]))
 

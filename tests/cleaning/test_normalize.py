@@ -101,7 +101,7 @@ def test_ftfy_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "ftfy", None)
     normalize._Ftfy.load.cache_clear()
     try:
-        with pytest.raises(ConfigError, match=r"pip install 'btlm-data\[ftfy\]'"):
+        with pytest.raises(ConfigError, match=r"pip install '\.\[ftfy\]'"):
             normalize_ftfy("’")
     finally:
         monkeypatch.undo()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from btlm_data.cleaning.rules.base import FilterParameters, Rule, Verdict
-from btlm_data.errors import ConfigError
+from btlm_data.errors import ConfigError, install_command
 
 
 def _as_tuple(value: Any) -> Any:
@@ -60,5 +60,5 @@ class Language(FilterParameters):
 def _not_installed() -> ConfigError:
     return ConfigError(
         "clean.filters: language needs the package py3langid, which is not installed. "
-        "Install it with: pip install 'btlm-data[language]', or leave the filter out."
+        f"Install it with: {install_command('language')}, or leave the filter out."
     )
