@@ -180,6 +180,7 @@ def run(program: Program) -> NoReturn:
         terminal.error(str(error))
         code = code or error.exit_code
         terminal.abandon_stdout()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's end would be killed by a further Ctrl-C
     sys.exit(code)
 
 

@@ -137,7 +137,8 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     assert process.returncode == 141
 
 
-def test_five_interrupts_are_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.18])
+def test_five_interrupts_are_one(pause: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "end", "wait"],
         stdout=subprocess.PIPE,
@@ -149,7 +150,7 @@ def test_five_interrupts_are_one(tmp_path: Path) -> None:
     assert process.stdout.readline() == "waiting\n"
     for _ in range(5):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+        time.sleep(pause)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert output == "cleaned\n"
