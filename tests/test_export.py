@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import tokenizers
 
+import btlm_data
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.export import ExportedSplit, export
 from btlm_data.export.split import OpenedSplit
@@ -29,7 +30,6 @@ from btlm_data.formats.dataset import sealed
 from btlm_data.pipeline import prepare
 from btlm_data.recipe.models import Recipe
 from btlm_data.task import Step, Task
-from btlm_data.tokenizers import load_tokenizer
 
 EOS = 50256
 GENERATOR = np.random.default_rng(5)
@@ -113,7 +113,7 @@ def truth(dataset: Path) -> list[list[int]]:
     """Ids of each document with its EOS, by `tokenizers`, in the order documents.parquet tells; cut to what
     the shards hold.
     """
-    folder = Path(load_tokenizer.__globals__["_GPT2_FOLDER"])
+    folder = Path(btlm_data.__file__).parent / "data" / "gpt2"
     model = tokenizers.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
