@@ -258,25 +258,36 @@ def _existing(path: Path) -> Path:
 )
 @click.option(
     "--num-samples",
-    default=2,
-    show_default=True,
     type=click.IntRange(0, 1000),
-    help="How many samples to show when none is named.",
+    metavar="N",
+    help="Draw N samples and show them.  [default: 2 with --full and --json]",
 )
-def inspect(path: Path, as_json: bool, split: str | None, samples: tuple[int, ...], num_samples: int) -> None:
+@click.option("--full", is_flag=True, help="Show every figure, not only the first screen.")
+def inspect(
+    path: Path,
+    as_json: bool,
+    split: str | None,
+    samples: tuple[int, ...],
+    num_samples: int | None,
+    full: bool,
+) -> None:
     """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
 
     \b
+    btlm-data inspect shards/
     btlm-data inspect shards/ --sample 17
     """
     _load_kernels()
+    from msgspec import to_builtins
+
     from btlm_data.inspection import render, summary
 
-    report = summary.inspect(_existing(path), sample=samples, split=split, num_samples=num_samples)
+    drawn = num_samples if num_samples is not None else 2 if full or as_json else 0
+    report = summary.inspect(_existing(path), sample=samples, split=split, num_samples=drawn)
     if as_json:
-        terminal.echo(terminal.to_json(report, indent=1))
+        terminal.echo(terminal.to_json(to_builtins(report), indent=1))
     else:
-        render.render(report, terminal.console())
+        render.render(report, terminal.console(), full=full, samples=bool(samples or num_samples))
 
 
 @cli.command()

@@ -20,6 +20,7 @@ from btlm_data import seeding
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.opening import Opened, layout_of, reading, require_regular
+from btlm_data.inspection.report import DocumentPart, Sample, Segment
 
 if TYPE_CHECKING:
     from btlm_data.tokenizers import Tokenizer
@@ -230,6 +231,7 @@ def _column(column: Any, name: str) -> Any:
     whole = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = whole.chunk(0) if whole.num_chunks else pa.array([], whole.type)
+    whole.validate(full=True)  # a damaged file can hold numbers of names that are not there
     if whole.null_count:
         raise ValueError(f"column {name!r} has {whole.null_count} empty values")
     if name in _NAMES:
@@ -264,55 +266,61 @@ def sample(
     rows: Rows,
     tokenizer: Tokenizer | None = None,
     table: DocumentTable | None = None,
-) -> dict[str, Any]:
-    """One sample for people and programs: JSON values.
+) -> Sample:
+    """One sample, with the documents it is made of.
 
-    number: a row of `rows`; for a corpus, the number of the sequence a reader makes. `documents` is None where documents cannot
-    be named (`note` says why). Each segment is a stretch of one document: [first, last) positions of the sample, whether EOS ends it,
-    its text (None without a tokenizer), its entry in `documents`. Raises DataError if there is no such sample.
+    number: a row of `rows`; for a corpus, the number of the sequence a reader makes. Raises DataError if there is no such
+    sample.
     """
     total = num_sequences(opened, rows)
     if not 0 <= number < total:
-        which = f"The samples are 0 to {total - 1}." if total else "It has none."
+        which = f"The samples are 0 to {total - 1:,}." if total else "It has none."
         raise DataError(f"There is no sample {number} in {split}. {which} Name another with --sample.")
     length = sequence_length(opened, rows)
-    view: dict[str, Any] = {"split": split, "sample": number, "documents": None, "note": None}
     start: int | None
+    stream_sample: int | None
     if rows.layout is not None and rows.layout.layout == "corpus":
         begin = number * length
         planes = _stretch(rows, begin, min(begin + length, rows.total))[None, :]
         real = planes.shape[1]
         file, row = rows.find(begin)
         start = rows.base + begin if opened.manifest is not None else None
-        view["stream_sample"] = number if rows.base == 0 else None
+        stream_sample = number if rows.base == 0 else None
     else:
         file, row = rows.find(number)
         planes = _row(rows.files[file], row)
         real = extent(planes)
         entry = opened.manifest.splits.get(split) if opened.manifest else None
-        place = np.array([rows.base + number], np.uint64)
-        found = origins(opened, split, place, sum(f.n_examples for f in entry.files)) if entry else None
-        start = None if found is None else int(found[0]) * length
-        view["stream_sample"] = None if found is None else int(found[0])
-    ids = planes[0]
-    view |= {"file": opened.name(rows.files[file]), "row": row, "positions": length, "real_positions": real}
-    borders = _borders(planes, ids[:real], opened.eos_id)
+        position = np.array([rows.base + number], np.uint64)
+        origin = origins(opened, split, position, sum(f.n_examples for f in entry.files)) if entry else None
+        stream_sample = None if origin is None else int(origin[0])
+        start = None if stream_sample is None else stream_sample * length
+    documents: list[DocumentPart] | None = None
+    note = None
     if start is None and (opened.manifest is None or opened.manifest.format != "vsl"):
-        view["note"] = (
-            "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
-        )
+        note = "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
     elif start is None and table is not None:
-        view["documents"] = documents = _packed_documents(opened, split, rows.base + number, table)
-        borders = [document["positions"] for document in documents] or borders
-        view["note"] = None if documents else _TOO_MANY if table.num_rows > MAX_REPACKED else _NOT_OURS
+        documents = _packed_documents(opened, split, rows.base + number, table)
+        note = None if documents else _TOO_MANY if table.num_rows > MAX_REPACKED else _NOT_OURS
     elif start is None or table is None:
-        view["note"] = "documents.parquet is missing or damaged, so documents cannot be named"
+        note = "documents.parquet is missing or damaged, so documents cannot be named"
     else:
-        view["stream_positions"] = [start, start + real]
-        view["documents"] = documents = _documents(table, start, start + real)
-        borders = [document["positions"] for document in documents] or borders
-    view["segments"] = _segments(planes, borders, opened.eos_id, tokenizer)
-    return view
+        documents = _documents(table, start, start + real)
+    borders = [document.positions for document in documents or ()]
+    borders = borders or _borders(planes, planes[0][:real], opened.eos_id)
+    return Sample(
+        split=split,
+        sample=number,
+        note=note,
+        file=opened.name(rows.files[file]),
+        row=row,
+        positions=length,
+        real_positions=real,
+        stream_sample=stream_sample,
+        stream_positions=(start, start + real) if start is not None and documents is not None else None,
+        documents=documents,
+        segments=_segments(planes, borders, opened.eos_id, tokenizer),
+    )
 
 
 def sequence_length(opened: Opened, rows: Rows) -> int:
@@ -361,8 +369,8 @@ _TOO_MANY = f"to name the documents of a vsl sample all are packed once more, wh
 _NOT_OURS = "packing the documents once more does not give this sample, so they are not named: documents.parquet is not its table"
 
 
-def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable) -> list[dict[str, Any]]:
-    """The documents of a vsl row, as `_documents` gives them: packed once more from their lengths, as stages/vsl.py packs. Empty if they cannot be told."""
+def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable) -> list[DocumentPart]:
+    """The documents of a vsl row, by packing their lengths once more as stages/vsl.py packs. Empty if they cannot be found."""
     from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import pack_documents, unpermute_index
 
@@ -375,15 +383,15 @@ def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable
         salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
         row = int(unpermute_index(np.array([row], np.uint64), total, salt)[0])
     most = manifest.configuration.get("max_documents_per_sample") or 0
-    found: list[dict[str, Any]] = []
+    found: list[DocumentPart] = []
     base = 0
     for first, lengths in _windows(table):
         pieces = pack_documents(lengths, manifest.seq_len, most)
         mine = np.flatnonzero(pieces.row == row - base)
         for k in mine[np.argsort(pieces.column[mine])].tolist():
             start, length, column = int(pieces.start[k]), int(pieces.length[k]), int(pieces.column[k])
-            place = {"token_range": [start, start + length], "positions": [column, column + length]}
-            found.append(_named(table.at(first + int(pieces.document[k]))) | place)
+            document = table.at(first + int(pieces.document[k]))
+            found.append(_part(document, (start, start + length), (column, column + length)))
         base += pieces.num_rows
     return found if base == total else []
 
@@ -410,38 +418,34 @@ def _windows(table: DocumentTable) -> Iterator[tuple[int, npt.NDArray[np.int64]]
         yield begin, np.concatenate(held)
 
 
-def _named(document: dict[str, Any]) -> dict[str, Any]:
-    """A row of documents.parquet as a sample's view names it."""
-    return {
-        "document": document["row"],
-        "file": document["file"],
-        "line": document["line"] + 1,  # 1-based, as editors count
-        "offset": document["offset"],
-        "source": document["source"],
-        "bytes": document["bytes"],
-        "chars": document["chars"],
-        "tokens": document["tokens"],
-    }
+def _part(document: dict[str, Any], token_range: tuple[int, int], positions: tuple[int, int]) -> DocumentPart:
+    """A row of documents.parquet as a sample names it."""
+    return DocumentPart(
+        document=document["row"],
+        file=document["file"],
+        line=document["line"] + 1,  # 1-based, as editors count
+        offset=document["offset"],
+        source=document["source"],
+        bytes=document["bytes"],
+        chars=document["chars"],
+        tokens=document["tokens"],
+        token_range=token_range,
+        positions=positions,
+    )
 
 
-def _documents(table: DocumentTable, start: int, stop: int) -> list[dict[str, Any]]:
-    """The documents of stream positions [start, stop), each with the part that lies there."""
+def _documents(table: DocumentTable, start: int, stop: int) -> list[DocumentPart]:
+    """The documents of stream positions [start, stop), each with the part that is there."""
     found = []
     for document in table.between(start, stop):
-        begin, end = (
-            document["stream_offset"],
-            document["stream_offset"] + document["tokens"] + 1,
-        )  # EOS included
-        first, last = max(begin, start), min(end, stop)
-        place = {
-            "token_range": [first - begin, min(last - begin, document["tokens"])],
-            "positions": [first - start, last - start],
-        }
-        found.append(_named(document) | place)
+        begin = document["stream_offset"]
+        first, last = max(begin, start), min(begin + document["tokens"] + 1, stop)  # EOS included
+        token_range = (first - begin, min(last - begin, document["tokens"]))
+        found.append(_part(document, token_range, (first - start, last - start)))
     return found
 
 
-def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None) -> list[list[int]]:
+def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None) -> list[tuple[int, int]]:
     """[first, last) of each stretch: by position ids where there are any, else after each EOS."""
     if planes.shape[0] == 5:
         starts = np.flatnonzero(planes[4][: len(ids)] == 0)
@@ -449,13 +453,16 @@ def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None
         starts = np.concatenate([[0], np.flatnonzero(ids == eos_id) + 1])
     else:
         starts = np.zeros(1, np.int64)
-    edges = [int(s) for s in starts if s < len(ids)] + [len(ids)]
-    return [[a, b] for a, b in pairwise(edges)]
+    edges = [int(start) for start in starts if start < len(ids)] + [len(ids)]
+    return list(pairwise(edges))
 
 
 def _segments(
-    planes: npt.NDArray[Any], borders: list[list[int]], eos_id: int | None, tokenizer: Tokenizer | None
-) -> list[dict[str, Any]]:
+    planes: npt.NDArray[Any],
+    borders: Sequence[tuple[int, int]],
+    eos_id: int | None,
+    tokenizer: Tokenizer | None,
+) -> list[Segment]:
     ids = planes[0]
     segments = []
     for number, (first, last) in enumerate(borders):
@@ -466,8 +473,6 @@ def _segments(
         text = None
         if tokenizer is not None:
             text = tokenizer.decode(tokens[(tokens >= 0) & (tokens < tokenizer.vocab_size)])
-        segment = {"positions": [first, last], "ends_document": ends, "document": number, "text": text}
-        if text is None:
-            segment["ids"] = [int(i) for i in tokens[:64]]
-        segments.append(segment)
+        first_ids = None if text is not None else [int(token) for token in tokens[:64]]
+        segments.append(Segment((first, last), ends, number, text, first_ids))
     return segments

@@ -19,6 +19,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes, read_small
 from btlm_data.formats.shard_formats import reader as shards
 
+PREPARING = "preparing.json"  # what pipeline.py leaves in a folder while a run owns it
 MODEL_ZOO_PARAMS = "data_params.json"
 MAX_PARAMS_BYTES = 1 << 20
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash of two
@@ -31,7 +32,7 @@ class Opened:
     root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the dataset.json that
     is there; without a manifest, it could not be used at all. splits: shards on disk by split, sorted by name as readers
     sort them. chosen: the one split, and only: the one shard, that the path names. sets: folders of several sets, each a
-    dataset. foreign: what a Model Zoo data_params.json says.
+    dataset. foreign: what a Model Zoo data_params.json says. preparing: how far a run has come that is not finished.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Opened:
     only: Path | None = None
     sets: SetList | None = None
     foreign: dict[str, Any] = field(default_factory=dict)
+    preparing: str | None = None
 
     def name(self, path: Path) -> str:
         """A file of the dataset for people: relative to its folder."""
@@ -145,11 +147,37 @@ def _open_folder(path: Path) -> Opened:
                 foreign=above.foreign,
             )
     splits = _foreign_splits(path)
-    if not splits:
+    preparing = _preparing(path)
+    if not splits and preparing is None:
         raise DataError(
             f"{path} holds no shards (*.h5) and no {FILE_NAME}. Name a dataset folder, a split folder or a shard."
         )
-    return Opened(path, path, splits=splits, foreign=_model_zoo_params(path))
+    return Opened(path, path, splits=splits, foreign=_model_zoo_params(path), preparing=preparing)
+
+
+def _preparing(folder: Path) -> str | None:
+    """In words how far a run that is preparing the folder, or stopped while it did, has come; None if there is none."""
+    if not (folder / PREPARING).is_file():
+        return None
+    try:
+        recorded = json.loads(read_small(folder / PREPARING, MAX_PARAMS_BYTES))
+        place = recorded.get("work_dir") if isinstance(recorded, dict) else None
+        steps = _finished_tasks(folder / str(place) / "receipts") if place else {}
+    except (DataError, OSError, ValueError, RecursionError):
+        steps = {}
+    done = ", ".join(f"{step} {count:,}" for step, count in steps.items())
+    return (
+        "this folder is being prepared, or its run was stopped: the same `btlm-data prepare` command continues it. "
+        + (f"Tasks done by step: {done}." if done else "No task is done yet.")
+    )
+
+
+def _finished_tasks(receipts: Path) -> dict[str, int]:
+    """Receipts by step, in the order in which the steps ran."""
+    if not receipts.is_dir():
+        return {}
+    folders = sorted((p for p in receipts.iterdir() if p.is_dir()), key=lambda p: p.stat().st_ctime_ns)
+    return {folder.name: sum(1 for _ in folder.glob("*.json")) for folder in folders}
 
 
 def _shards_in(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -37,7 +38,7 @@ def test_every_sample_names_the_documents_it_is_made_of(
     total = lookup.num_sequences(opened, rows)
     assert total == -(-(len(stream) - 1) // LENGTH)
     for number in range(total):
-        view = lookup.sample(opened, "train", number, rows, None, table)
+        view = msgspec.to_builtins(lookup.sample(opened, "train", number, rows, None, table))
         i = view["stream_sample"]
         if form == "sample" and shuffle == "samples":
             assert number == int(
@@ -55,7 +56,7 @@ def test_every_sample_names_the_documents_it_is_made_of(
         found = {document["document"]: document for document in view["documents"]}
         assert list(found) == list(expected)
         for d, positions in expected.items():
-            assert found[d]["positions"] == [positions[0], positions[-1] + 1]
+            assert tuple(found[d]["positions"]) == (positions[0], positions[-1] + 1)
             assert (found[d]["file"], found[d]["line"], found[d]["source"]) == (
                 "train/a.jsonl",
                 d + 1,
@@ -74,8 +75,10 @@ def test_samples_of_one_shard_count_from_its_first_row(tmp_path: Path) -> None:
     dataset.write(tmp_path, {"train": documents(40, "train", 40)})
     whole, one = open_path(tmp_path), open_path(tmp_path / "train/data-00002.h5")
     table = DocumentTable(whole.documents_path("train"))
-    expected = lookup.sample(whole, "train", 15, lookup.rows_of(whole, "train"), None, table)
-    found = lookup.sample(one, "train", 1, lookup.rows_of(one, "train"), None, table)
+    expected = msgspec.to_builtins(
+        lookup.sample(whole, "train", 15, lookup.rows_of(whole, "train"), None, table)
+    )
+    found = msgspec.to_builtins(lookup.sample(one, "train", 1, lookup.rows_of(one, "train"), None, table))
     assert found | {"sample": 15} == expected
     assert expected["row"] == 1
 
@@ -97,11 +100,11 @@ def test_borders_of_foreign_rows_are_where_eos_stands(tmp_path: Path) -> None:
     dataset.write_shard(tmp_path / "x.h5", planes)
     (tmp_path / "data_params.json").write_text('{"processing": {"eos_id": 0}}')
     opened = open_path(tmp_path)
-    view = lookup.sample(opened, tmp_path.name, 0, lookup.rows_of(opened, tmp_path.name))
+    view = msgspec.to_builtins(lookup.sample(opened, tmp_path.name, 0, lookup.rows_of(opened, tmp_path.name)))
     assert [(s["positions"], s["ends_document"]) for s in view["segments"]] == [
-        ([0, 3], True),
-        ([3, 4], True),
-        ([4, 6], False),
+        ((0, 3), True),
+        ((3, 4), True),
+        ((4, 6), False),
     ]
     assert view["documents"] is None
     assert "no dataset.json" in view["note"]
@@ -119,10 +122,10 @@ def test_vsl_rows_are_cut_where_positions_restart(tmp_path: Path) -> None:
     dataset.write_shard(tmp_path / "x.h5", planes)
     (tmp_path / "data_params.json").write_text('{"processing": {"eos_id": 0}}')
     opened = open_path(tmp_path)
-    view = lookup.sample(opened, tmp_path.name, 0, lookup.rows_of(opened, tmp_path.name))
+    view = msgspec.to_builtins(lookup.sample(opened, tmp_path.name, 0, lookup.rows_of(opened, tmp_path.name)))
     assert [(s["positions"], s["ends_document"]) for s in view["segments"]] == [
-        ([0, 2], True),
-        ([2, 5], False),
+        ((0, 2), True),
+        ((2, 5), False),
     ]
     assert view["real_positions"] == 5
 

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from btlm_data import pipeline
-from btlm_data.inspection import render
+from btlm_data.inspection import render, summary
 from btlm_data.inspection.check import Check
-from btlm_data.inspection.summary import inspect
 from btlm_data.inspection.verify import verify
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
@@ -59,6 +59,11 @@ def prepare(source: Path | str, out: Path, *options: str) -> None:
         *options,
     ]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def inspect(path: Path, **options: Any) -> dict[str, Any]:
+    """The report as programs get it."""
+    return json.loads(msgspec.json.encode(summary.inspect(path, **options)))  # type: ignore[no-any-return]
 
 
 def faults(path: Path) -> list[Check]:
@@ -103,11 +108,11 @@ def test_a_prepared_dataset(tmp_path: Path, corpus: Path, options: tuple[str, ..
     report = inspect(tmp_path / "shards", num_samples=30)
     assert report["unknown"] == []
     assert check_samples(report, corpus) > 30
-    assert report["duplicates"]["sizes"]["histogram"] == [{"from": 2, "to": 2, "clusters": 2}]
+    assert report["duplicates"]["clusters"]["histogram"] == [{"from": 2, "to": 2, "count": 2}]
     dropped = {stage["stage"]: stage["dropped"] for stage in report["ledger"]}
     assert dropped["dedupe"]["exact_duplicate"]["documents"] == 2
     console = Console(file=io.StringIO(), width=120)
-    render.render(report, console)
+    render.render(summary.inspect(tmp_path / "shards"), console, full=True)
 
 
 @pytest.mark.parametrize(

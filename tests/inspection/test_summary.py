@@ -5,27 +5,35 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
 
 from btlm_data.errors import DataError
-from btlm_data.inspection import render
-from btlm_data.inspection.summary import _Runs, expected_run, inspect
+from btlm_data.inspection import figures, render, summary
+from btlm_data.inspection.document_measures import RunCounter, expected_run
+from btlm_data.inspection.report import Report, SetsReport
 from tests.reference import dataset
 from tests.reference.dataset import Document, documents, edit_manifest, stream_of
 
 
-def shown(report: dict[str, Any], width: int = 140) -> str:
-    json.dumps(report)  # programs must be able to have it
+def inspect(path: Path, **options: Any) -> dict[str, Any]:
+    """The report as programs get it."""
+    return json.loads(msgspec.json.encode(summary.inspect(path, **options)))  # type: ignore[no-any-return]
+
+
+def shown(report: dict[str, Any], width: int = 140, *, full: bool = True) -> str:
+    value = msgspec.convert(report, SetsReport if report["kind"] == "sets" else Report)
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    render.render(report, console)
+    render.render(value, console, full=full)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -59,7 +67,7 @@ def test_counts_are_those_of_the_documents(root: Path, chosen: list[Document]) -
     assert acquire["dropped"] == {"invalid_json": {"documents": 8, "bytes": 200, "tokens": 0}}
     lengths = report["lengths"]["train"]
     assert lengths["tokens"]["quantiles"]["0.5"] == np.median([len(d.tokens) for d in chosen])
-    assert sum(bar["documents"] for bar in lengths["tokens"]["histogram"]) == 300
+    assert sum(bar["count"] for bar in lengths["tokens"]["histogram"]) == 300
     assert report["tokens"]["train"]["eos_share"] == pytest.approx(
         (np.array(stream_of(chosen)) == 0).mean(), abs=0.001
     )
@@ -87,12 +95,12 @@ def test_shuffle_quality_tells_order_from_disorder(tmp_path: Path, chosen: list[
 def test_the_longest_run_goes_on_over_row_groups() -> None:
     codes = np.array([0, 1, 1, 1, 1, 1, 0, 0, 1, 1])
     for cuts in ([], [3], [2, 4, 5], list(range(1, 10))):
-        runs = _Runs()
+        runs = RunCounter()
         for piece in np.split(codes, cuts):
             runs.add(piece, joined=True)
-        report = runs.report(["a", "b"], np.bincount(codes))
+        report = runs.longest_run(["a", "b"], np.bincount(codes))
         assert report is not None
-        assert (report["longest_run"], report["source"]) == (5, "b")
+        assert (report.longest_run, report.source) == (5, "b")
 
 
 def test_the_expected_run_is_that_of_random_orders() -> None:
@@ -100,7 +108,7 @@ def test_the_expected_run_is_that_of_random_orders() -> None:
     for share in (0.1, 0.5, 0.8):
         longest = []
         for _ in range(200):
-            runs = _Runs()
+            runs = RunCounter()
             runs.add(rng.permutation(np.arange(2000) < 2000 * share).astype(np.int64), joined=True)
             edges = np.flatnonzero(
                 np.diff(
@@ -179,7 +187,7 @@ def test_foreign_shards_are_measured(tmp_path: Path, chosen: list[Document]) -> 
     assert report["tokens"][tmp_path.name]["eos_share"] == pytest.approx(300 / tokens, rel=0.1)
     assert report["shuffle"][tmp_path.name]["neighbours"]["continue"] > 0.95
     assert any("no dataset.json" in line for line in report["unknown"])
-    assert "without a manifest" in shown(report)
+    assert "without dataset.json" in shown(report)
 
 
 def test_gpt2_is_guessed_from_its_end_of_text_and_said_to_be_a_guess(tmp_path: Path) -> None:
@@ -287,7 +295,7 @@ def test_a_group_instead_of_data(tmp_path: Path) -> None:
     ],
 )
 def test_numbers(value: float | None, text: str) -> None:
-    assert render.number(value) == text
+    assert figures.number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -295,11 +303,110 @@ def test_numbers(value: float | None, text: str) -> None:
     [(0.452, "45.2 %"), (1, "100.0 %"), (0.999999, "99.999 %"), (0, "0.0 %"), (0.00012, "0.012 %")],
 )
 def test_percentages(share: float, text: str) -> None:
-    assert render.percent(share) == text
+    assert figures.percent(share) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(812, "812 B"), (3.4e9, "3.4 GB"), (999.9e6, "1 GB"), (1500, "1.5 kB")]
 )
 def test_sizes(value: float, text: str) -> None:
-    assert render.size(value) == text
+    assert figures.size(value) == text
+
+
+# The first screen ---------------------------------------------------------------------------------------------------
+
+
+def verdicts(report: dict[str, Any]) -> dict[tuple[str, str | None], tuple[str, str]]:
+    return {(v["subject"], v["split"]): (v["level"], v["text"]) for v in report["verdicts"]}
+
+
+def crowd(root: Path) -> None:
+    """A dataset with everything that takes room: many sources, reasons, warnings, damaged files, long names."""
+
+    def change(manifest: Any) -> None:
+        rows = [row for row in manifest["ledger"] if row["stage"] == "shuffle" and row["split"] == "train"]
+        for number in range(40):
+            name = f"a source with a long name, number {number}"
+            manifest["ledger"].append(json.loads(json.dumps(rows[0])) | {"source": name})
+        for row in manifest["ledger"]:
+            for number in range(20):
+                row["dropped"][f"a_reason_with_many_words_{number}"] = {"documents": 12345678}
+
+    edit_manifest(root, change)
+    (root / "examples.jsonl").write_text("{")
+    (root / "provenance.json").write_text("{")
+    for path in (root / "train").glob("data-*"):
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("crowded", [False, True])
+def test_the_first_screen_has_forty_lines_at_most_and_cuts_no_digit(
+    root: Path, width: int, crowded: bool
+) -> None:
+    if crowded:
+        crowd(root)
+    text = shown(inspect(root, num_samples=0), width, full=False)
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines[1:])) <= width  # the first is the path, on one line whatever its length
+    assert "…" not in text
+    train, validation = (
+        next(k for k, line in enumerate(lines) if name in line) for name in ("train", "valid")
+    )
+    assert train < validation
+
+
+def test_no_digit_of_the_whole_report_is_cut_on_80_columns(root: Path) -> None:
+    text = shown(inspect(root, num_samples=0), 80)
+    assert not [line for line in text.splitlines() if "…" in line]
+
+
+def test_verdicts_say_what_figures_mean(tmp_path: Path, chosen: list[Document]) -> None:
+    order = np.random.default_rng(0).permutation(300)
+    mixed = [chosen[k] for k in order]
+    dataset.write(tmp_path / "mixed", {"train": mixed, "validation": documents(9, "validation", 2)})
+    said = verdicts(inspect(tmp_path / "mixed"))
+    assert said["shuffle", "train"] == ("good", "train is shuffled well")
+    assert said["size", "validation"][0] == "warning"
+    assert said["size", "validation"][1].startswith(
+        "validation is too small to tell similar models apart: 9 doc"
+    )
+    assert said["records", None] == ("warning", said["records", None][1])
+    assert said["duplicates", None] == ("warning", "duplicates were not looked for")
+    dataset.write(tmp_path / "ordered", {"train": chosen}, shuffle="documents")
+    said = verdicts(inspect(tmp_path / "ordered"))
+    assert said["shuffle", "train"][0] == "warning"
+    assert "documents follow their source order" in said["shuffle", "train"][1]
+    assert "there is no validation split" in said["size", None][1]
+    dataset.write(tmp_path / "asked", {"train": chosen}, shuffle="none")
+    assert verdicts(inspect(tmp_path / "asked"))["shuffle", "train"][0] == "good"
+    dataset.write(tmp_path / "small", {"train": chosen[:9]})
+    assert verdicts(inspect(tmp_path / "small"))["shuffle", "train"][0] == "unknown"
+
+
+def test_a_folder_that_is_being_prepared_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "preparing.json").write_text(json.dumps({"work_dir": ".work"}))
+    for step, tasks in (("read", 3), ("cluster", 1)):
+        (tmp_path / ".work/receipts" / step).mkdir(parents=True)
+        for task in range(tasks):
+            (tmp_path / ".work/receipts" / step / f"{task}.json").write_text("{}")
+    report = inspect(tmp_path)
+    assert "being prepared" in report["unknown"][0]
+    assert "read 3, cluster 1" in report["unknown"][0]
+    assert "no shards yet" in shown(report, full=False)
+    dataset.write_shard(tmp_path / "train/data-00000.h5", np.ones((4, 3, 8), np.int32))
+    assert inspect(tmp_path)["splits"]["train"]["samples"] == 4
+    (tmp_path / "preparing.json").write_text("[")
+    assert "being prepared" in inspect(tmp_path)["unknown"][0]
+
+
+def test_pipes_do_not_hang_inspect(root: Path) -> None:
+    for name in ("examples.jsonl", "train/documents.parquet", "train/data-00000.h5"):
+        (root / name).unlink()
+        os.mkfifo(root / name)
+    os.mkfifo(root / "clusters.parquet")
+    os.mkfifo(root / "provenance.json")
+    edit_manifest(root, lambda m: m["configuration"].update(dedupe={"method": "minhash"}))
+    report = inspect(root)
+    assert sum("not a regular file" in line for line in report["unknown"]) >= 4

@@ -1,0 +1,239 @@
+"""Measure ids, masks and neighbours on a seeded sample of rows; and find the tokenizer that made the ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import BtlmError, DataError
+from btlm_data.formats import provenance
+from btlm_data.formats.shard_formats import reader as shards
+from btlm_data.inspection import lookup
+from btlm_data.inspection.lookup import Rows
+from btlm_data.inspection.opening import Opened, reading
+from btlm_data.inspection.report import Neighbours, Tokens, TokenShare
+
+if TYPE_CHECKING:
+    from btlm_data.tokenizers import Tokenizer
+
+SEED = 0x5EED
+MAX_PAIRS = 256  # of neighbouring rows read per split
+MAX_TOKENS = 4_000_000
+CORPUS_STEP = 8192  # tokens of a corpus read in one stretch
+NUM_COMMON = 12
+GPT2_EOS = 50256
+
+
+@dataclass
+class _Tally:
+    """Sums over the rows read so far."""
+
+    rows: int = 0
+    positions: int = 0
+    mask: int = 0
+    used: int = 0
+    pairs: int = 0
+    continued: int = 0
+    parts: int = 0
+    ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    def add_corpus(self, piece: npt.NDArray[Any]) -> None:
+        self.rows += len(piece)
+        self.positions += len(piece)
+        self.mask += len(piece)
+        self.used += len(piece)
+        self.ids.append(piece.astype(np.int64))
+
+    def add_rows(self, piece: npt.NDArray[Any]) -> None:
+        """Add one row, or two that follow each other: (1 or 2, P, L)."""
+        self.rows += len(piece)
+        self.positions += piece.shape[0] * piece.shape[2]
+        used = []
+        for planes in piece:
+            real = lookup.extent(planes)
+            self.mask += int((planes[1] == 1).sum())
+            self.used += real
+            self.parts += int((planes[4][:real] == 0).sum()) if planes.shape[0] == 5 else 0
+            used.append(real)
+        if len(piece) == 2 and all(used):
+            self.pairs += 1
+            self.continued += int(piece[0][2][used[0] - 1] == piece[1][0][0])
+        self.ids += [planes[0][:real].astype(np.int64) for planes, real in zip(piece, used, strict=True)]
+
+
+def measure_tokens(
+    opened: Opened, split: str, rows: Rows, unknown: list[str]
+) -> tuple[Tokens, Neighbours | None] | None:
+    """Figures of a seeded sample of pairs of rows (of stretches of a corpus); None if nothing can be read."""
+    layout = rows.layout
+    if layout is None or layout.layout == "other" or rows.total == 0:
+        if layout is not None and layout.layout == "other":
+            unknown.append(
+                f"{split}: data of shape {layout.shape} and type {layout.dtype} is in no layout this program knows"
+            )
+        return None
+    corpus = layout.layout == "corpus"
+    step = CORPUS_STEP if corpus else 2
+    pairs = max(8, min(MAX_PAIRS, MAX_TOKENS // (step if corpus else 2 * max(1, layout.shape[2]))))
+    num_starts = -(-rows.total // step)
+    numbers = (
+        np.sort(np.random.default_rng(SEED).choice(num_starts, pairs, replace=False))
+        if num_starts > pairs
+        else np.arange(num_starts)
+    )
+    tally = _Tally()
+    for start in (numbers * step).tolist():
+        file, row = rows.find(start)
+        try:
+            with reading(rows.files[file]):
+                piece = shards.read_rows(
+                    rows.files[file], row, min(row + step, rows.end(file) - rows.first[file])
+                )
+        except DataError as error:
+            unknown.append(str(error))
+            continue
+        if corpus:
+            tally.add_corpus(piece)
+        elif piece.ndim == 3 and piece.shape[1] >= 3:
+            tally.add_rows(piece)
+    if not sum(map(len, tally.ids)):
+        return None
+    return _figures(opened, tally, everything=len(numbers) * step >= rows.total, vsl=layout.layout == "vsl")
+
+
+def _figures(
+    opened: Opened, tally: _Tally, *, everything: bool, vsl: bool
+) -> tuple[Tokens, Neighbours | None]:
+    values, amounts = np.unique(np.concatenate(tally.ids), return_counts=True)
+    total = int(amounts.sum())
+    shares = amounts / total
+    order = np.lexsort((values, -amounts))[:NUM_COMMON]
+    eos = opened.eos_id
+    tokens = Tokens(
+        rows=tally.rows,
+        all=everything,
+        tokens=total,
+        distinct=len(values),
+        min=int(values[0]),
+        max=int(values[-1]),
+        mask_share=tally.mask / tally.positions,
+        used_share=tally.used / tally.positions,
+        eos_share=None if eos is None or vsl else float(amounts[values == eos].sum() / total),
+        document_parts_per_sample=tally.parts / tally.rows if vsl else None,
+        most_common=[TokenShare(int(values[k]), float(shares[k])) for k in order],
+        entropy_bits=float(-(shares * np.log2(shares)).sum()),
+    )
+    if not tally.pairs:
+        return tokens, None
+    # Two independent tokens are equal with this probability, so as many neighbours seem to continue by chance.
+    chance = float((shares**2).sum())
+    return tokens, Neighbours(tally.continued / tally.pairs, chance, tally.pairs)
+
+
+def with_texts(tokens: Tokens, tokenizer: Tokenizer | None) -> Tokens:
+    """With the text of the most common tokens, and the share of the vocabulary that was seen."""
+    if tokenizer is None:
+        return tokens
+    common = [
+        TokenShare(
+            entry.id,
+            entry.share,
+            tokenizer.token_text(entry.id) if 0 <= entry.id < tokenizer.vocab_size else None,
+        )
+        for entry in tokens.most_common
+    ]
+    share = tokens.distinct / tokenizer.vocab_size
+    return msgspec.structs.replace(tokens, most_common=common, vocabulary_share=share)
+
+
+# The tokenizer ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoundTokenizer:
+    """tokenizer: None where it is not at hand. reason: why. guess: in words, what was guessed."""
+
+    tokenizer: Tokenizer | None = None
+    reason: str | None = None
+    guess: str | None = None
+
+
+def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
+    """The tokenizer that made the ids, if it is on this machine; nothing is downloaded.
+
+    largest_id: seen in the shards, from which GPT-2's is guessed where nothing names one.
+    """
+    from btlm_data.tokenizers import load_tokenizer
+
+    guess = None
+    if opened.manifest is not None:
+        name, revision = _recorded_place(opened)
+    else:
+        revision = None
+        if largest_id is None:
+            return FoundTokenizer()
+        stated = str(opened.foreign.get("tokenizer", "")).lower()
+        if "gpt2" not in stated and not (stated == "" and largest_id == GPT2_EOS):
+            return FoundTokenizer(
+                reason="which tokenizer made the ids is not known, so samples are shown as ids"
+            )
+        name = "gpt2"
+        guess = (
+            "gpt2, as data_params.json says"
+            if stated
+            else f"gpt2, because the largest id seen is its <|endoftext|>, {GPT2_EOS}"
+        )
+    location = _on_this_machine(name, revision)
+    if location is None:
+        return FoundTokenizer(
+            reason=f"the tokenizer {name} is not on this machine, so samples are shown as ids (inspect downloads nothing)"
+        )
+    settings = opened.manifest.configuration.get("tokenizer") if opened.manifest else None
+    eos = settings.get("eos") if isinstance(settings, dict) else None
+    try:
+        tokenizer = load_tokenizer(location, backend="reference", eos=eos if isinstance(eos, str) else None)
+    except (BtlmError, OSError, ValueError) as error:
+        return FoundTokenizer(
+            reason=f"the tokenizer {name} cannot be loaded, so samples are shown as ids: {error}"
+        )
+    if opened.manifest is not None and tokenizer.fingerprint != opened.manifest.tokenizer.fingerprint:
+        return FoundTokenizer(
+            reason=f"the tokenizer {name} on this machine is not the one that made the ids (its fingerprint differs), "
+            "so samples are shown as ids"
+        )
+    return FoundTokenizer(tokenizer, None, guess)
+
+
+def _recorded_place(opened: Opened) -> tuple[str, str | None]:
+    """Name and revision of the tokenizer as the run was given them; without provenance, what dataset.json says."""
+    assert opened.manifest is not None
+    try:
+        made = provenance.read(opened.root)
+    except DataError:
+        made = None
+    chosen = made.configuration.get("tokenizer") if made else None
+    if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
+        revision = chosen.get("revision")
+        return chosen["name"], revision if isinstance(revision, str) else None
+    return opened.manifest.tokenizer.name, None
+
+
+def _on_this_machine(name: str, revision: str | None) -> str | None:
+    """Where a tokenizer is: inside the package, at its path, or in the hub's cache; None if it would have to be fetched."""
+    if name == "gpt2":
+        return name
+    path = Path(name)
+    if "\0" not in name and (path.is_file() or path.is_dir()):  # no pipe, no device
+        return name
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
+    except (ValueError, OSError):  # not the name of a repository
+        return None
+    return str(Path(cached).parent) if isinstance(cached, str) else None

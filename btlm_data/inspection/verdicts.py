@@ -1,0 +1,141 @@
+"""What the figures of a report mean, in one sentence each: for somebody who wants to know whether the data is fit to train on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from btlm_data.inspection.figures import number, percent, plural
+from btlm_data.inspection.report import Report, Shuffle, Split, Verdict
+
+SIGMAS = 4.0  # a perfect shuffle lies further off once in 16,000 datasets
+FEW = 50  # documents or samples, below which order says nothing
+SMALL_HOLDOUT_DOCUMENTS = 200
+SMALL_HOLDOUT_TOKENS = 200_000
+POOR_PACKING = 0.97
+MANY_REJECTED = 0.01
+MANY_DUPLICATES = 0.5
+HOLDOUTS = ("validation", "test")
+
+
+def verdicts_on(report: Report) -> list[Verdict]:
+    """Every verdict, the most important first."""
+    verdicts = [*_files(report), *_records(report), *_duplicates(report)]
+    for name, split in report.splits.items():
+        shuffle = _shuffle(report, name, report.shuffle[name])
+        if name in HOLDOUTS:
+            verdicts.append(_holdout(name, split))
+        if name not in HOLDOUTS or shuffle.level == "warning":  # the order of a holdout does not matter much
+            verdicts.append(shuffle)
+        verdicts += _packing(name, split)
+    if report.kind == "dataset" and "train" in report.splits and not set(HOLDOUTS) & set(report.splits):
+        verdicts.append(
+            Verdict(
+                "size",
+                None,
+                "warning",
+                "there is no validation split: --set holdout.fraction=0.01 would draw one",
+            )
+        )
+    return verdicts
+
+
+def _files(report: Report) -> Iterator[Verdict]:
+    empty = [name for name, split in report.splits.items() if split.layout is None]
+    for name in empty:
+        yield Verdict("files", name, "warning", f"no shard of {name} can be read")
+
+
+def _records(report: Report) -> Iterator[Verdict]:
+    acquire = next((stage for stage in report.ledger if stage.stage == "acquire"), None)
+    if acquire is None or not acquire.received.documents:
+        return
+    rejected = sum(amounts.documents for amounts in acquire.dropped.values())
+    share = rejected / acquire.received.documents
+    said = f"{plural(rejected, 'record')} of {number(acquire.received.documents)} could not be read"
+    if share > MANY_REJECTED:
+        commonest = next(iter(acquire.dropped)).replace("_", " ")
+        yield Verdict(
+            "records",
+            None,
+            "warning",
+            f"{said} ({percent(share)}; most often: {commonest}): see rejects.jsonl",
+        )
+    else:
+        yield Verdict("records", None, "good", said if rejected else "every record could be read")
+
+
+def _duplicates(report: Report) -> Iterator[Verdict]:
+    dedupe = next((stage for stage in report.ledger if stage.stage == "dedupe"), None)
+    if dedupe is None or not dedupe.received.documents:
+        return
+    if report.duplicates is None:
+        yield Verdict("duplicates", None, "warning", "duplicates were not looked for")
+        return
+    dropped = sum(amounts.documents for amounts in dedupe.dropped.values())
+    share = dropped / dedupe.received.documents
+    said = f"{plural(dropped, 'duplicate')} removed, {percent(share)} of the documents"
+    if share > MANY_DUPLICATES:
+        yield Verdict("duplicates", None, "warning", f"{said}: look at clusters.parquet")
+    else:
+        yield Verdict("duplicates", None, "good", said)
+
+
+def _shuffle(report: Report, name: str, shuffle: Shuffle) -> Verdict:
+    asked = report.identity.shuffle if report.identity is not None else None
+    order, neighbours = shuffle.documents, shuffle.neighbours
+    continues = neighbours is not None and neighbours.measured_on >= FEW and neighbours.continued > _bound(
+        neighbours.expected, neighbours.measured_on
+    )  # fmt: skip
+    ordered = (
+        order is not None
+        and order.measured_on >= FEW
+        and abs(order.rank_correlation) > SIGMAS * order.standard_deviation
+    )
+    measured = max(order.measured_on if order else 0, neighbours.measured_on if neighbours else 0)
+    if asked == "none":
+        return Verdict("shuffle", name, "good", f"{name} stands in source order, as the recipe says")
+    if measured < FEW:
+        return Verdict("shuffle", name, "unknown", f"{name} is too small to tell how well it is shuffled")
+    if ordered and order is not None:
+        return Verdict(
+            "shuffle",
+            name,
+            "warning",
+            f"{name} is not shuffled well: documents follow their source order "
+            f"(rank correlation {order.rank_correlation:+.3f}, a shuffle gives 0 ± {order.standard_deviation:.3f})",
+        )
+    if continues and asked != "documents" and neighbours is not None:
+        return Verdict(
+            "shuffle",
+            name,
+            "warning",
+            f"samples of {name} stand in stream order: {percent(neighbours.continued)} continue the one before, "
+            f"by chance it would be {percent(neighbours.expected)}",
+        )
+    if order is None and asked is None:
+        return Verdict("shuffle", name, "good", f"neighbouring samples of {name} do not continue each other")
+    return Verdict("shuffle", name, "good", f"{name} is shuffled well")
+
+
+def _bound(expected: float, count: int) -> float:
+    """What a share measured on `count` draws stays below, with few exceptions, if it is `expected`."""
+    return expected + SIGMAS * math.sqrt(max(expected * (1 - expected), 1 / count) / count)
+
+
+def _holdout(name: str, split: Split) -> Verdict:
+    documents, tokens = split.documents, split.label_tokens or 0
+    small = tokens < SMALL_HOLDOUT_TOKENS or (documents is not None and documents < SMALL_HOLDOUT_DOCUMENTS)
+    size = f"{plural(documents, 'document')}, " if documents is not None else ""
+    size += f"{number(tokens)} tokens"
+    if small:
+        text = f"{name} is too small to tell similar models apart: {size}"
+        return Verdict("size", name, "warning", text)
+    return Verdict("size", name, "good", f"{name} is large enough to compare models: {size}")
+
+
+def _packing(name: str, split: Split) -> Iterator[Verdict]:
+    efficiency = split.packing_efficiency
+    if efficiency is not None and efficiency < POOR_PACKING and split.samples > FEW:
+        text = f"{percent(1 - efficiency)} of the positions of {name} are padding"
+        yield Verdict("packing", name, "warning", text)
