@@ -182,9 +182,10 @@ def run(
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--to",
-    type=click.Choice(["hf", "modelzoo"]),
+    type=click.Choice(["hf", "jais", "modelzoo"]),
     required=True,
-    help="Hugging Face folder, or the Model Zoo's state dict in safetensors.",
+    help="hf: a transformers folder with its own code (trust_remote_code). jais: the same weights as JAISLMHeadModel, "
+    "which vLLM and llama.cpp's converter know. modelzoo: params.yaml and a checkpoint for the Model Zoo's trainer.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
@@ -196,7 +197,14 @@ def run(
     show_default=True,
     help="float32 converts back exactly; bfloat16 is half the size.",
 )
-def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -> None:
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A tokenizer.json that travels with the model. Default: GPT-2's, where the vocabulary is GPT-2's.",
+)
+def export(
+    source: Path, to: Literal["hf", "jais", "modelzoo"], out: Path, dtype: str, tokenizer: Path | None
+) -> None:
     """Convert a run's newest checkpoint (or one checkpoint) for other programs. Writes config, weights and tokenizer files to --out.
 
     Example: btlm-train export runs/tiny --to hf --out exported/
@@ -204,7 +212,7 @@ def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -
     _need_torch()
     from btlm_train import sessions
 
-    for path in sessions.export(source, to, out, dtype):
+    for path in sessions.export(source, to, out, dtype, tokenizer):
         click.echo(path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from btlm_data.errors import ConfigError
 from btlm_train import checkpoint, interchange
@@ -15,8 +16,9 @@ from btlm_train import generate as generation
 from btlm_train.checkpoint import Checkpoint, State
 from btlm_train.data.description import describe_data
 from btlm_train.files import write_bytes, write_json
+from btlm_train.interchange.exporting import Target
 from btlm_train.model import BTLM
-from btlm_train.parameters import Params
+from btlm_train.parameters import ModelConfig, Params
 from btlm_train.training import Trainer, joined, run_evaluation, starting_point, train
 from btlm_train.training.checks import check_data
 from btlm_train.training.run_folder import locked, new_run
@@ -81,18 +83,15 @@ def run(
 def open_model(path: Path, device: str, trained_length: int | None = None) -> BTLM:
     """The model of a run (its newest checkpoint), of one checkpoint, or of an exported folder, ready to be used.
 
-    trained_length: scale ALiBi dynamically beyond it. Raises ConfigError if nothing is there or its configuration is missing.
+    trained_length: scale ALiBi dynamically beyond it. Raises ConfigError if nothing is there or its configuration is
+    missing, DataError if the weights are not of the configuration.
     """
     found = checkpoint.find(path)
     if found is not None:
         weights, config = found.weights(), found.model_config()
+        interchange.check_weights(weights, config, str(found.path))
     else:
-        weights, given = interchange.read_weights(path)
-        if given is None:
-            raise ConfigError(
-                f"The weights at {path} come without config.json or params.yaml, so the model is not known. Add one of them."
-            )
-        config = given
+        weights, config = _with_config(path)
     if trained_length is not None:
         config = config.model_copy(update={"alibi_train_seq_len": trained_length})
     with torch.device("meta"):
@@ -102,31 +101,40 @@ def open_model(path: Path, device: str, trained_length: int | None = None) -> BT
     return model.to(device).eval()
 
 
-def export(source: Path, to: Literal["hf", "modelzoo"], out: Path, dtype: str) -> list[Path]:
-    """`btlm-train export`."""
+def export(source: Path, to: Target, out: Path, dtype: str, tokenizer: Path | None = None) -> list[Path]:
+    """`btlm-train export`. Returns the files."""
     saved = checkpoint.find(source)
     if saved is None:
         raise ConfigError(
             f"There is no checkpoint in {source}. Give the folder of a run, or one of its checkpoints."
         )
-    config = saved.model_config()
-    return interchange.export(saved.weights(), config, out, to, getattr(torch, dtype))
+    weights, config = saved.weights(), saved.model_config()
+    interchange.check_weights(weights, config, str(saved.path))
+    return interchange.export(
+        weights, config, out, to, getattr(torch, dtype), state=saved.state, tokenizer=tokenizer
+    )
 
 
 def import_(source: Path, folder: Path) -> Path:
-    """`btlm-train import`: a checkpoint of step 0, without optimizer state."""
-    weights, config = interchange.read_weights(source)
-    if config is None:
-        raise ConfigError(
-            f"Beside the weights at {source} lies no config.json or params.yaml, so the model is not known. Add one of them."
-        )
+    """`btlm-train import`: a checkpoint of step 0, without optimizer state. Nothing is written unless all fits."""
+    weights, config = _with_config(source)
     floats = {name: tensor.float() for name, tensor in weights.items()}
+    if checkpoint.list_steps(folder / "checkpoints"):
+        raise ConfigError(f"{folder} already holds checkpoints. Give a new --model-dir.")
     with locked(folder):
-        if checkpoint.list_steps(folder / "checkpoints"):
-            raise ConfigError(f"{folder} already holds checkpoints. Give a new --model-dir.")
         model = config.model_dump(mode="json")
         state = State(run=new_run(folder), step=0, updates=0, tokens=0, seed=0, data=None, model=model)
         return checkpoint.save(folder / "checkpoints", state, floats, None, None)
+
+
+def _with_config(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
+    weights, config = interchange.read_weights(path)
+    if config is None:
+        raise ConfigError(
+            f"The weights at {path} come without config.json or params.yaml, so the model is not known. "
+            "Add one of them beside the weights."
+        )
+    return weights, config
 
 
 def generate(

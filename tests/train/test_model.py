@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from btlm_train import model as btlm_model
 from btlm_train import mup
-from btlm_train.interchange import from_huggingface, from_modelzoo, to_huggingface, to_modelzoo
+from btlm_train.interchange.names import from_huggingface, from_modelzoo, to_huggingface, to_modelzoo
 from btlm_train.model import BTLM, KeyValueCache, alibi_slopes, attention_bias, count_parameters
 from btlm_train.optim import AdamW
 from btlm_train.parameters import ModelConfig, OptimizerConfig, Params, ScheduleSegment
