@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "recipe": {"errors", "redact", "splits", "entry"},
     "progress": GROUND,
     "tokenizers": {"errors"},
-    "cleaning": {"errors", "kernels", "formats", "recipe.validation"},
+    "cleaning": {"errors", "kernels", "formats", "recipe.filter_entries", "recipe.validation"},
     "kernels": {"errors"},
     "storage": {"errors", "redact"},
     "formats": GROUND | {"kernels", "stages.fates"},

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from btlm_data.cleaning.document import Document, Documents
 from btlm_data.cleaning.rules import KINDS, FilterParameters, Rule, UserFunction, Verdict
 from btlm_data.errors import BtlmError, ConfigError, InputError
+from btlm_data.recipe.filter_entries import parse_entry
 from btlm_data.recipe.validation import explain
 
 VERSION = 2  # increased whenever a filter decides otherwise
@@ -190,23 +191,21 @@ def _too_many(name: str, function: str, num_errors: int, error: Exception, text:
 def _checked(spec: Spec, number: int) -> tuple[str, FilterParameters]:
     """(name in the ledger, parameters) of one item of clean.filters, in any of its forms."""
     entry = f"clean.filters, entry {number}"
-    parameters: dict[str, Any] = {}
-    if isinstance(spec, str):
-        name = spec
-    elif "name" in spec:
-        parameters = {str(key): value for key, value in spec.items() if key != "name"}
-        name = str(spec["name"])
-    elif len(spec) == 1:
-        name, value = str(next(iter(spec))), next(iter(spec.values()))
-        first = next(iter(_kind(name, entry).model_fields))
-        parameters = dict(value) if isinstance(value, Mapping) else {first: value}
-    else:
+    parsed = parse_entry(spec)
+    if parsed is None:
         raise ConfigError(
-            f"{entry}: {dict(spec)!r} has no `name`. Write {{name: FILTER, parameter: value}}, or only a filter's name."
+            f"{entry}: {spec!r} has no `name`. Write {{name: FILTER, parameter: value}}, or only a filter's name."
         )
-    if ":" in name:
-        parameters.setdefault("function", name)
-    kind = KINDS["function"] if "function" in parameters else _kind(name, entry)
+    name, function = parsed.name, parsed.function
+    kind = KINDS["function"] if function is not None else _kind(name, entry)
+    if isinstance(parsed.parameters, Mapping):
+        parameters = {str(key): value for key, value in parsed.parameters.items()}
+    elif function is not None and parsed.parameters is None:
+        parameters = {}
+    else:
+        parameters = {next(iter(kind.model_fields)): parsed.parameters}
+    if function is not None:
+        parameters.setdefault("function", function)
     shown = name.rpartition(":")[2]
     try:
         checked = kind.model_validate(parameters)

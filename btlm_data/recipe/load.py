@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from btlm_data.errors import ConfigError
 from btlm_data.recipe import yaml_file
+from btlm_data.recipe.filter_entries import parse_entry
 from btlm_data.recipe.models import Recipe
 from btlm_data.recipe.validation import explain, key_path
 from btlm_data.recipe.yaml_file import KeyPath, YamlError, YamlFile
@@ -134,15 +135,12 @@ def _refuse_instructions(settings: dict[str, Any], path: Path) -> None:
         )
 
 
-def _function_named(value: object) -> str | None:
-    """What a `function` key somewhere in `value` names, or None."""
-    if isinstance(value, dict):
-        if "function" in value:
-            return str(value["function"])
-        value = list(value.values())
-    if isinstance(value, list):
-        return next((name for item in value if (name := _function_named(item)) is not None), None)
-    return "function" if value == "function" else None
+def _function_named(filters: object) -> str | None:
+    """The first function that an item of clean.filters names, or None. Other values than a list are refused later."""
+    entries = map(parse_entry, filters if isinstance(filters, list) else [])
+    return next(
+        (entry.function for entry in entries if entry is not None and entry.function is not None), None
+    )
 
 
 def _set(tree: dict[str, Any], keys: KeyPath, value: Any) -> None:

@@ -242,6 +242,9 @@ def test_a_received_dataset_never_says_where_or_how_to_work(tmp_path: Path) -> N
         ({"clean": {"filters": [{"name": "x", "function": "evil:f"}]}}, "'evil:f'"),
         ({"clean": {"filters": [{"function": {"function": "evil:f"}}]}}, "Python function"),
         ({"clean": {"filters": ["function"]}}, "Python function"),
+        ({"clean": {"filters": [{"min_chars": 3}, "evil:f"]}}, "'evil:f'"),
+        ({"clean": {"filters": [{"evil:f": {"max_errors": 3}}]}}, "'evil:f'"),
+        ({"clean": {"filters": [{"name": "evil:f"}]}}, "'evil:f'"),
         ({"dedupe": {"index": "/home/somebody/index"}}, "/home/somebody/index"),
     ],
 )
