@@ -53,16 +53,18 @@ def load(
         keys = tuple(dotted.split("."))
         given[keys] = Override(*override)
         _set(tree, keys, given[keys].value)
-    for _ in range(2):
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problem = error
+    if _as_text(problem, tree, file, given):
         try:
             return Recipe.model_validate(tree)
         except ValidationError as error:
-            if _as_text(error, tree, file, given):
-                continue
-            if all(problem["type"] == "missing" and problem["loc"] in _SOURCE for problem in error.errors()):
-                raise ConfigError(f"{f'{file.name}: ' if file.name else ''}{_NO_SOURCE}") from None
-            raise ConfigError(explain(error, Recipe, lambda key: _where(key, file, given))) from None
-    raise AssertionError("unreachable")
+            problem = error
+    if all(one["type"] == "missing" and one["loc"] in _SOURCE for one in problem.errors()):
+        raise ConfigError(f"{f'{file.name}: ' if file.name else ''}{_NO_SOURCE}")
+    raise ConfigError(explain(problem, Recipe, lambda key: _where(key, file, given)))
 
 
 def parse_assignment(text: str) -> tuple[str, Override]:
@@ -171,7 +173,10 @@ def _as_text(
         for keys, override in given.items():
             if path[: len(keys)] == keys:
                 text = override.text if path == keys else None
-        if problem["type"] in ("string_type", "model_type") and text and _replace(tree, path, text):
+        expected = problem["type"] == "string_type" or (
+            problem["type"] == "model_type" and len(path) == 1 and path[0] in _SHORT_FORMS
+        )
+        if expected and text and _replace(tree, path, text):
             changed = True
     return changed
 
