@@ -298,8 +298,14 @@ def inspect(
     metavar="FOLDER",
     help="Also compare the source's files, which are in this folder, byte for byte.",
 )
+@click.option(
+    "--signers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Require a signature by one of these keys (a file of allowed_signers, as ssh-keygen reads it).",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each check.")
-def verify(path: Path, source: Path | None, as_json: bool) -> None:
+def verify(path: Path, source: Path | None, signers: Path | None, as_json: bool) -> None:
     """Read everything again: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is wrong.
 
     \b
@@ -320,11 +326,32 @@ def verify(path: Path, source: Path | None, as_json: bool) -> None:
         else:
             show(check, console)
 
-    checks = verification.verify(_existing(path), report, source)
+    checks = verification.verify(_existing(path), report, source, signers)
     if not as_json:
         show(summary(checks, perf_counter() - start), console)
     if not verification.passed(checks):
         sys.exit(1)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="An SSH key: a private one, or a public one whose private part an agent holds.",
+)
+def sign(path: Path, key: Path) -> None:
+    """Sign a prepared dataset with an SSH key: writes dataset.json.sig, which `verify` checks.
+
+    \b
+    btlm-data sign shards/ --key ~/.ssh/id_ed25519
+    """
+    from btlm_data.inspection import signature
+
+    written = signature.sign(_existing(path), key.expanduser())
+    terminal.echo(f"Signed: {written}. Next: `btlm-data verify {path} --signers FILE`.")
 
 
 @cli.command("dedupe-curve")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from btlm_data.inspection.check import plural
 
-__all__ = ["number", "percent", "plural", "size"]
+__all__ = ["estimate", "number", "percent", "plural", "size"]
 
 
 def number(value: float | None) -> str:
@@ -16,6 +16,11 @@ def number(value: float | None) -> str:
             scaled = value / limit
             return f"{scaled:.3g} {unit}" if abs(value) < 999.5 * limit else f"{scaled:,.0f} {unit}"
     return f"{value:,.0f}"
+
+
+def estimate(value: float | None, measured: str) -> str:
+    """A number, with `about` before it where it was not counted on all rows. measured: "all", or on what."""
+    return number(value) if measured == "all" or value is None else f"about {number(value)}"
 
 
 def size(value: float | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 
-from btlm_data.inspection.figures import number, percent, plural, size
+from btlm_data.inspection.figures import estimate, number, percent, plural, size
 from btlm_data.inspection.parts import Cells, Text, bar, indented, table
 from btlm_data.inspection.report import Report, Stage
 
@@ -112,7 +112,7 @@ def _splits(report: Report) -> RenderableType:
             Text(name, "bold"),
             number(split.samples),
             number(split.documents),
-            ("" if split.label_tokens_measured == "all" else "about ") + number(split.label_tokens),
+            estimate(split.label_tokens, split.label_tokens_measured),
             percent(split.packing_efficiency),
             size(split.disk_bytes),
         ]

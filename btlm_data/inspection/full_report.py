@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 
-from btlm_data.inspection.figures import number, percent, plural, size
+from btlm_data.inspection.figures import estimate, number, percent, plural, size
 from btlm_data.inspection.first_screen import headline, reasons
 from btlm_data.inspection.parts import Cells, Text, bar, indented, table
 from btlm_data.inspection.report import Bar, DocumentPart, Report, Sample, Segment
@@ -68,7 +68,7 @@ def _splits(report: Report) -> RenderableType:
             Text(name, "bold"),
             number(split.samples),
             number(split.documents),
-            ("" if split.label_tokens_measured == "all" else "about ") + number(split.label_tokens),
+            estimate(split.label_tokens, split.label_tokens_measured),
             percent(split.packing_efficiency),
             number(split.files),
             size(split.disk_bytes),

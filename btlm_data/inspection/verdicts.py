@@ -22,6 +22,8 @@ def verdicts_on(report: Report) -> list[Verdict]:
     """Every verdict, the most important first."""
     verdicts = [*_files(report), *_records(report), *_duplicates(report)]
     for name, split in report.splits.items():
+        if split.layout is None:
+            continue  # said above
         shuffle = _shuffle(report, name, report.shuffle[name])
         if name in HOLDOUTS:
             verdicts.append(_holdout(name, split))

@@ -20,6 +20,7 @@ from btlm_data.inspection.file_checks import check_checksums, check_files
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
+from btlm_data.inspection.signature import check_signature
 from btlm_data.inspection.source_checks import check_inputs
 from btlm_data.inspection.stream_checks import check_streams
 
@@ -39,11 +40,16 @@ _NEED_A_MANIFEST = (
 )
 
 
-def verify(path: Path, report_line: Callable[[Check], None], source: Path | None = None) -> list[Check]:
+def verify(
+    path: Path,
+    report_line: Callable[[Check], None],
+    source: Path | None = None,
+    signers: Path | None = None,
+) -> list[Check]:
     """Check the dataset, split or shard at `path`; each check is reported as soon as it is made, and all are returned.
 
     source: also compare the input files with those in this folder (or with this file, where there is one).
-    Raises DataError only if there is nothing at `path`; every other fault is a failed check.
+    signers: whose signatures count (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
     """
     opened = open_path(path)
     checks: list[Check] = []
@@ -52,6 +58,8 @@ def verify(path: Path, report_line: Callable[[Check], None], source: Path | None
         checks.append(check)
         report_line(check)
 
+    if opened.manifest is not None or opened.sets is not None or signers is not None:
+        check_signature(opened.root, signers, report)
     if opened.sets is None:
         _verify_set(opened, report, "", source)
     else:

@@ -1,0 +1,113 @@
+"""Sign a dataset, and check a signature: an SSH signature of dataset.json, whose checksums cover every other file.
+
+The signature is detached, in `dataset.json.sig`, and made by the system's ssh-keygen (`-Y sign`, PROTOCOL.sshsig of OpenSSH) in a
+namespace of our own, so that a signature made for another purpose is never taken for one of a dataset. In a folder of
+several sets the upper dataset.json is signed: it has the checksums of those of the sets.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from btlm_data.errors import ConfigError, DataError, OutputError
+from btlm_data.formats import dataset
+from btlm_data.inspection.check import Check, Report
+from btlm_data.inspection.opening import require_regular
+
+NAMESPACE = "dataset@btlm-data"
+FILE_NAME = f"{dataset.FILE_NAME}.sig"
+MAX_SIGNATURE_BYTES = 1 << 16
+_TIMEOUT = 30  # seconds for a check; signing may wait for a passphrase
+
+
+def sign(folder: Path, key: Path) -> Path:
+    """Sign the dataset in `folder` with an SSH key; returns the signature's path.
+
+    key: a private key, or a public one whose private part an agent holds. Raises DataError if there is no sound dataset.json,
+    ConfigError if the key cannot be used, OutputError if the signature cannot be written.
+    """
+    dataset.read(folder)
+    if not key.is_file():
+        raise ConfigError(
+            f"There is no key {key}. Make one with `ssh-keygen -t ed25519`, and name it with --key."
+        )
+    done = _run(
+        ["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], (folder / dataset.FILE_NAME).read_bytes()
+    )
+    if done.returncode != 0 or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
+        raise ConfigError(f"The key {key} cannot sign: {_words(done)}. Name another with --key.")
+    path = folder / FILE_NAME
+    try:
+        path.write_bytes(done.stdout)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Change its permissions.") from None
+    return path
+
+
+def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
+    """Compare `dataset.json.sig` with dataset.json; where there is none, that fails only if signers are named.
+
+    signers: whose signatures count, in the form of `allowed_signers` (ssh-keygen(1)).
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        if signers is not None:
+            tell(Check("signature", False, "not signed", f"{path}: missing"))
+        return
+    try:
+        require_regular(path)
+        dataset.read_small(path, MAX_SIGNATURE_BYTES)
+        tell(_check(folder, path, signers))
+    except DataError as error:
+        tell(Check("signature", False, "cannot be read", str(error)))
+    except ConfigError as error:
+        tell(Check("signature", None, f"not made: {error}"))
+
+
+def _check(folder: Path, path: Path, signers: Path | None) -> Check:
+    data = dataset.read_small(folder / dataset.FILE_NAME, dataset.MAX_BYTES)
+    about = ["-n", NAMESPACE, "-s", str(path)]
+    if signers is None:
+        done = _run(["-Y", "check-novalidate", *about], data)
+        if done.returncode == 0:
+            return Check(
+                "signature", True, f"{_words(done)}; whose key that is, is known only with --signers FILE"
+            )
+        return Check("signature", False, "is not one of this dataset.json", f"{FILE_NAME}: {_words(done)}")
+    if not signers.is_file():
+        raise ConfigError(f"there is no file of signers {signers}")
+    found = _run(["-Y", "find-principals", "-s", str(path), "-f", str(signers)], data)
+    names = found.stdout.decode(errors="replace").splitlines()
+    if found.returncode != 0 or not names:
+        return Check(
+            "signature", False, f"is of none of the signers in {signers}", f"{FILE_NAME}: {_words(found)}"
+        )
+    done = _run(["-Y", "verify", "-f", str(signers), "-I", names[0], *about], data)
+    if done.returncode == 0:
+        return Check("signature", True, f"of {names[0]}")
+    return Check("signature", False, "is not one of this dataset.json", f"{FILE_NAME}: {_words(done)}")
+
+
+def _run(arguments: Sequence[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Raises ConfigError where there is no ssh-keygen, or one that does not answer."""
+    try:
+        return subprocess.run(
+            ["ssh-keygen", *arguments],
+            input=data,
+            capture_output=True,
+            check=False,
+            timeout=None if "sign" in arguments else _TIMEOUT,
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            "ssh-keygen (OpenSSH 8.2 or newer) is not installed. Install it for signatures."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"ssh-keygen did not answer in {_TIMEOUT} seconds.") from None
+
+
+def _words(done: subprocess.CompletedProcess[bytes]) -> str:
+    text = (done.stdout + done.stderr).decode(errors="replace").strip()
+    return text.splitlines()[0] if text else f"ssh-keygen ended with {done.returncode}"
