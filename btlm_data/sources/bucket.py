@@ -15,7 +15,7 @@ from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailab
 from btlm_data.redact import redact, without_secrets
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
 from btlm_data.sources.globs import is_pattern, split_pattern
-from btlm_data.sources.http import FIRST_ANSWER, reason_of, within
+from btlm_data.sources.http import FIRST_ANSWER, reason_of
 from btlm_data.sources.names import shown
 from btlm_data.storage.retry import TransientError
 
@@ -142,13 +142,15 @@ def _check_version(filesystem: Any, path: str, file: SourceFile) -> None:
 
 
 def _retrying(ask: Callable[[], Any], query: Query) -> Any:
-    """Ask until there is an answer. Every store has its own exceptions. Raises SourceUnavailable."""
-    url, attempts = query.url, query.access.retry.attempts()
-    limit = max(4 * FIRST_ANSWER, 4 * query.access.timeout)
+    """Ask until there is an answer; a store that cannot be connected to is given up soon. Raises SourceUnavailable.
+
+    Every store has its own exceptions.
+    """
+    url, attempts, begin = query.url, query.access.retry.attempts(), time.monotonic()
     while True:
         try:
-            return within(limit, ask) if attempts.failures == 0 else ask()
-        except (BtlmError, KeyboardInterrupt):
+            return ask()
+        except BtlmError:
             raise
         except FileNotFoundError:
             _refuse(url, "it is not there")
@@ -159,6 +161,12 @@ def _retrying(ask: Callable[[], Any], query: Query) -> Any:
             if "credential" in problem.lower():
                 raise _no_permission(url, error) from error
             pause = attempts.failed(error if isinstance(error, TransientError) else TransientError(problem))
+            waited = time.monotonic() - begin
+            if (
+                "connect" in f"{type(error).__name__} {problem}".lower()
+                and waited + (pause or 0) > FIRST_ANSWER
+            ):
+                _refuse(url, f"the store cannot be reached ({problem})")
             if pause is None:
                 _refuse(
                     url,

@@ -34,7 +34,7 @@ from btlm_data.sources.http import (
     stream_bytes,
     within,
 )
-from btlm_data.sources.hub_errors import endpoint, explain, refuse
+from btlm_data.sources.hub_errors import NO_LISTING, endpoint, explain, refuse
 from btlm_data.sources.names import is_safe_name, shown
 from btlm_data.storage.retry import Retry, TransientError
 
@@ -266,7 +266,7 @@ class _Hub:
                 cause, fault = error, TransientError(f"status {status}", retry_after(error.response.headers))
             except (httpx2.RequestError, OSError) as error:
                 cause, fault = error, TransientError(reason_of(error))
-            except (ValueError, KeyError, TypeError) as error:  # an answer that is no listing
+            except NO_LISTING as error:
                 cause, fault = (
                     error,
                     TransientError(f"an answer that is no listing: {reason_of(error)}", status=200),

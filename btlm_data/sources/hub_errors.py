@@ -8,6 +8,8 @@ from typing import NoReturn
 from btlm_data.errors import SourceUnavailable
 from btlm_data.sources.http import reason_of
 
+# What huggingface_hub raises for an answer that is not a hub's.
+NO_LISTING = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _ADVICE = "Check the name, set HF_TOKEN if it is private or gated, or name a mirror, a local folder or another source."
 
 
@@ -53,7 +55,7 @@ def explain(error: Exception, what: str, revision: str | None = None) -> SourceU
             f"{what}: {address} still answers 429 (too many requests) after every pause it asked for. "
             "Wait an hour and run the same command again (it continues from here), or set HF_TOKEN: known users may ask more often."
         )
-    silent = status is None and not isinstance(error, ValueError | KeyError | TypeError)
+    silent = status is None and not isinstance(error, NO_LISTING)
     problem = "cannot be reached" if silent else "does not answer as it should"
     reason = reason_of(error) if status is None else f"status {status}"
     return SourceUnavailable(

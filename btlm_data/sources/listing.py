@@ -166,6 +166,7 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
 
 def _list_corpus(settings: SourceSettings, run: Run, corpus: Corpus) -> Listing:
     """List a registered corpus: its own place, then its mirrors, in order."""
+    _refuse_unknown_names(settings, corpus)
     wanted = _Wanted(expand_patterns(corpus, settings.chunks), settings.splits)
     refusals: list[str] = []
     listing: Listing | None = None
@@ -288,6 +289,16 @@ def _written(run: Run) -> list[str]:
     """The local folders that the run writes to."""
     places = (run.out, run.work_dir, run.emit_text, run.cache_dir)
     return [str(path_of(place)) for place in places if place is not None and is_local(place)]
+
+
+def _refuse_unknown_names(settings: SourceSettings, corpus: Corpus) -> None:
+    """A misspelt --exclude-source would leave in what was to be left out; where the place gives the names, they are known."""
+    names = sorted(set(corpus.source_names.values()))
+    unknown = sorted(set(settings.exclude_sources) - set(names))
+    if names and unknown and corpus.source_field is None:
+        raise ConfigError(
+            f"--exclude-source {shown(unknown[0])}: {settings.name} has no source of this name. Its sources are {', '.join(names)}."
+        )
 
 
 def _refuse_chunks(settings: SourceSettings) -> None:
