@@ -150,13 +150,23 @@ def _recipe_folders() -> list[Path]:
 
 
 def _find_recipe(name: str) -> Path:
-    """A path, or the name of a recipe inside the package (stage1)."""
-    if not Path(name).exists():
-        for folder in _recipe_folders():
-            candidate = folder / (Path(name).name if name.endswith(".yaml") else f"{name}.yaml")
-            if candidate.is_file() and candidate.parent == folder:
-                return candidate
-    return Path(name)
+    """A path, the dataset.json of a dataset folder, or the name of a recipe inside the package (stage1).
+
+    Raises ConfigError with the shipped names if there is no such thing.
+    """
+    path = Path(name)
+    if (path / "dataset.json").is_file():
+        return path / "dataset.json"
+    if os.path.lexists(path):
+        return path
+    for folder in _recipe_folders():
+        candidate = folder / (path.name if name.endswith(".yaml") else f"{name}.yaml")
+        if candidate.is_file() and candidate.parent == folder:
+            return candidate
+    raise ConfigError(
+        f"There is no recipe {name}. Name a recipe file, a dataset.json, or a shipped recipe: "
+        f"{', '.join(_recipe_names())}."
+    )
 
 
 def _prepare(
