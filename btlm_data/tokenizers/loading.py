@@ -13,7 +13,7 @@ import logging
 from typing import Literal
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers.backends import Encoder, Fast, Reference
+from btlm_data.tokenizers.backends import Backend
 from btlm_data.tokenizers.configuration import fingerprint, to_json
 from btlm_data.tokenizers.eos import find_eos
 from btlm_data.tokenizers.files import BUILT_IN, TokenizerFiles
@@ -42,7 +42,8 @@ def load_tokenizer(
     config = files.read()
     eos = find_eos(spec, config, eos, files.companion)
     digest = fingerprint(config)
-    verdict = verdict_on(spec, config, digest, trusted=files.location == BUILT_IN)
+    checked = verdict_on(spec, config, digest, trusted=files.location == BUILT_IN)
+    verdict = checked.verdict
     if verdict.backend == "tokenizers" and backend == "fast":
         raise ConfigError(
             f"The fast backend cannot run the tokenizer {spec} exactly: {verdict.reason}. Set tokenizer.backend=auto."
@@ -51,9 +52,9 @@ def load_tokenizer(
         logger.warning(
             "tokenizer %s: running on `tokenizers` (about 50 times slower), because %s", spec, verdict.reason
         )
-    text = to_json(config)
-    encoder: Encoder = (
-        Reference(text) if backend == "reference" or verdict.backend != "fastokens" else Fast(text)
+    chosen: Backend = (
+        "fastokens" if backend != "reference" and verdict.backend == "fastokens" else "tokenizers"
     )
+    encoder = checked.encoder(chosen, to_json(config))
     described = TokenizerSpec(spec, files.location, digest, eos, encoder.name, files.revision)
     return open_tokenizer(described, Tokenizer(config, described, encoder))

@@ -8,12 +8,12 @@ in a process with limits of time and memory (trial.py), on texts that such rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
-from btlm_data.tokenizers.backends import Fast, Reference, panics_are_errors
+from btlm_data.tokenizers.backends import Backend, Encoder, Fast, Reference, panics_are_errors
 from btlm_data.tokenizers.configuration import to_json
 from btlm_data.tokenizers.probes import probe_texts, strained_texts
 
@@ -27,23 +27,41 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-def check(config: Mapping[str, Any]) -> Verdict:
+class Checked(NamedTuple):
+    """A verdict, and the encoders that were loaded for it in this process; none if it was found elsewhere."""
+
+    verdict: Verdict
+    encoders: tuple[Encoder, ...] = ()
+
+    def encoder(self, backend: Backend, text: str) -> Encoder:
+        """The encoder of a backend, loaded from `text` (a tokenizer.json) unless it is loaded already."""
+        loaded = (encoder for encoder in self.encoders if encoder.name == backend)
+        return next(loaded, None) or (Fast(text) if backend == "fastokens" else Reference(text))
+
+
+def check(config: Mapping[str, Any]) -> Checked:
     """Load the tokenizer with both libraries and compare them on every probe."""
     text = to_json(config)
     try:
         reference = Reference(text)
     except Exception as error:  # `tokenizers` raises bare Exceptions
-        return Verdict(None, f"`tokenizers` cannot use it: {error}")
+        return Checked(Verdict(None, f"`tokenizers` cannot use it: {error}"))
     for token in config["added_tokens"]:
         token_id = reference.tokenizer.token_to_id(token["content"])
         if token_id != token["id"]:
-            return Verdict(
-                None,
-                f"its added token {token['content']!r} has id {token['id']}, but `tokenizers` gives it {token_id}",
-            )
+            problem = f"its added token {token['content']!r} has id {token['id']}, but `tokenizers` gives it {token_id}"
+            return Checked(Verdict(None, problem))
     if problem := _strain(config, reference):
-        return Verdict(None, problem)
-    return _compare(text, config, reference)
+        return Checked(Verdict(None, problem))
+    try:
+        fast = Fast(text)
+    except (
+        Exception
+    ) as error:  # ValueError for what fastokens does not know, but any failure means: do not use it
+        return Checked(Verdict("tokenizers", f"fastokens cannot read it ({error})"), (reference,))
+    if problem := _difference(config, fast, reference):
+        return Checked(Verdict("tokenizers", problem), (reference,))
+    return Checked(Verdict("fastokens"), (fast, reference))
 
 
 def _strain(config: Mapping[str, Any], reference: Reference) -> str:
@@ -58,23 +76,17 @@ def _strain(config: Mapping[str, Any], reference: Reference) -> str:
     return ""
 
 
-def _compare(text: str, config: Mapping[str, Any], reference: Reference) -> Verdict:
-    """Whether the fast backend can read the tokenizer and agrees with `reference` on every probe."""
-    try:
-        fast = Fast(text)
-    except (
-        Exception
-    ) as error:  # ValueError for what fastokens does not know, but any failure means: do not use it
-        return Verdict("tokenizers", f"fastokens cannot read it ({error})")
+def _difference(config: Mapping[str, Any], fast: Fast, reference: Reference) -> str:
+    """Where the two disagree on the probes, in words; "" if nowhere."""
     probes = probe_texts(config)
     expected, expected_offsets = reference.encode(probes)
     reference.decode(expected[:1000].tolist())
     try:
         ids, offsets = fast.encode(probes)
     except Exception as error:
-        return Verdict("tokenizers", f"fastokens failed on a probe ({error})")
+        return f"fastokens failed on a probe ({error})"
     if np.array_equal(offsets, expected_offsets) and np.array_equal(ids, expected):
-        return Verdict("fastokens")
+        return ""
     differs = next(
         probe
         for i, probe in enumerate(probes)
@@ -82,4 +94,4 @@ def _compare(text: str, config: Mapping[str, Any], reference: Reference) -> Verd
             ids[offsets[i] : offsets[i + 1]], expected[expected_offsets[i] : expected_offsets[i + 1]]
         )
     )
-    return Verdict("tokenizers", f"fastokens gives other ids for {differs[:40]!r}")
+    return f"fastokens gives other ids for {differs[:40]!r}"

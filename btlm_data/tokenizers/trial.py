@@ -25,7 +25,7 @@ def main() -> None:
     except (ImportError, ValueError, OSError):
         pass  # a lower limit holds already, or the system has none: the parent's time limit remains
     try:
-        verdict = check(msgspec.json.decode(sys.stdin.buffer.read()))
+        verdict = check(msgspec.json.decode(sys.stdin.buffer.read())).verdict
     except LibraryPanic as error:
         verdict = Verdict(None, error.reason)
     except (MemoryError, RecursionError):

@@ -26,7 +26,7 @@ import msgspec
 from btlm_data.errors import ConfigError
 from btlm_data.tokenizers import probes
 from btlm_data.tokenizers.configuration import to_json
-from btlm_data.tokenizers.self_check import Verdict, check
+from btlm_data.tokenizers.self_check import Checked, Verdict, check
 
 TRIAL = "btlm_data.tokenizers.trial"
 
@@ -40,26 +40,25 @@ _BYTES_PER_BYTE = 150
 _MAX_VERDICT_BYTES = 2**16
 
 
-def verdict_on(name: str, config: Mapping[str, Any], fingerprint: str, *, trusted: bool) -> Verdict:
-    """What the self-check finds, or found. trusted: the tokenizer is the package's own and needs no limits.
+def verdict_on(name: str, config: Mapping[str, Any], fingerprint: str, *, trusted: bool) -> Checked:
+    """What the self-check finds, or found earlier. trusted: the tokenizer is the package's own and needs no limits.
 
     Raises ConfigError if the tokenizer cannot be used.
     """
     path = _path(fingerprint)
-    verdict = _remembered(path)
-    if verdict is None:
-        verdict = check(config) if trusted else _check_in_limits(config)
-        if verdict.backend is not None:
-            _remember(path, verdict)
-    if verdict.backend is None:
+    if (remembered := _remembered(path)) is not None:
+        return Checked(remembered)
+    checked = check(config) if trusted else _check_in_limits(config)
+    if checked.verdict.backend is None:
         raise ConfigError(
-            f"The tokenizer {name} cannot be used: {verdict.reason}. "
+            f"The tokenizer {name} cannot be used: {checked.verdict.reason}. "
             "Check that the file is complete and made for this version, or use another."
         )
-    return verdict
+    _remember(path, checked.verdict)
+    return checked
 
 
-def _check_in_limits(config: Mapping[str, Any]) -> Verdict:
+def _check_in_limits(config: Mapping[str, Any]) -> Checked:
     text = to_json(config).encode()
     seconds = _SECONDS + _SECONDS_PER_MB * len(text) // 10**6
     # -P and the parent's own path: what is imported is what the parent imports, not what lies in the current folder.
@@ -77,16 +76,18 @@ def _check_in_limits(config: Mapping[str, Any]) -> Verdict:
             command, input=text, env=environment, capture_output=True, timeout=10 * seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        return Verdict(None, f"loading it and encoding short texts took more than {10 * seconds} seconds")
+        return Checked(
+            Verdict(None, f"loading it and encoding short texts took more than {10 * seconds} seconds")
+        )
     except OSError as error:
         logger.warning(
             "The tokenizer is checked without limits of time and memory: no process started (%s).", error
         )
         return check(config)
     try:
-        return msgspec.json.decode(done.stdout, type=Verdict)
+        return Checked(msgspec.json.decode(done.stdout, type=Verdict))
     except msgspec.DecodeError:
-        return Verdict(None, _why_it_died(done, seconds))
+        return Checked(Verdict(None, _why_it_died(done, seconds)))
 
 
 def _why_it_died(done: subprocess.CompletedProcess[bytes], seconds: int) -> str:

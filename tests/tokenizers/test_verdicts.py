@@ -141,13 +141,13 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The checks that were run, in this process or another."""
     run: list[str] = []
 
-    def here(config: object) -> self_check.Verdict:
+    def here(config: object) -> self_check.Checked:
         run.append("here")
-        return self_check.Verdict("fastokens")
+        return self_check.Checked(self_check.Verdict("fastokens"))
 
-    def there(config: object) -> self_check.Verdict:
+    def there(config: object) -> self_check.Checked:
         run.append("there")
-        return self_check.Verdict("tokenizers", "of a test")
+        return self_check.Checked(self_check.Verdict("tokenizers", "of a test"))
 
     monkeypatch.setattr(verdicts, "check", here)
     monkeypatch.setattr(verdicts, "_check_in_limits", there)
