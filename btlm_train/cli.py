@@ -1,66 +1,57 @@
-"""The `btlm-train` command: parse, call, print, exit code. torch is imported only inside commands, so that --help is quick."""
+"""The `btlm-train` command: parse, call, print. torch is imported only inside commands, so that --help is quick."""
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from btlm_data.errors import BtlmError, ConfigError, Interrupted
-from btlm_data.formats.atomic import as_output_error
+from btlm_data import entry, terminal
+from btlm_data.errors import ConfigError, install_command
 
 logger = logging.getLogger(__name__)
-_REFUSALS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-}  # a disk's, wherever they are met; others are our mistakes
-EXIT_CODES = "Exit codes: 0 done, 1 data or checkpoint unusable, 2 wrong option or parameter, 3 no data, 4 output refused, 5 loss not finite, 130 stopped."
 
 
-class _Group(click.Group):
-    """Turns our errors into a message and an exit code, in one place."""
+@click.group(
+    cls=entry.Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="btlm-data", prog_name="btlm-train")
+def cli() -> None:
+    """Train BTLM from prepared shards, evaluate it, convert its checkpoints, and generate text.
 
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except BtlmError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
-        except OSError as error:
-            if error.errno not in _REFUSALS:
-                raise
-            refused = as_output_error(error, Path(str(error.filename or "a file of the run")))
-            click.echo(f"error: {refused}", err=True)
-            sys.exit(refused.exit_code)
-        except KeyboardInterrupt:
-            click.echo(
-                "error: Stopped by Ctrl-C. What was done up to the last checkpoint is kept; run the same command again to go on.",
-                err=True,
-            )
-            sys.exit(Interrupted.exit_code)
+    \b
+    btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny \\
+        --set train_input.data_dir=shards/train
+    btlm-train generate --model-dir runs/tiny --prompt "The package"
 
-
-@click.group(cls=_Group, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
-def main(quiet: bool) -> None:
-    """Train BTLM from prepared shards, evaluate it, convert its checkpoints, and let it write.
-
-    Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny --set train_input.data_dir=shards/train
+    Exit codes: 0 done; 1 data or checkpoint unusable; 2 wrong option or parameter; 3 no data; 4 output cannot be
+    written; 5 loss not finite; 70 internal error; 130 stopped by Ctrl-C or SIGTERM, with a checkpoint.
     """
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
+
+
+class _Progress(logging.Handler):
+    """The trainer's progress lines on a terminal, where the programs otherwise show warnings only (they have bars)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        terminal.note(record.getMessage())
+
+
+def _show_progress() -> None:
+    """Have log lines of level INFO appear on a terminal too, unless -q or -v says otherwise."""
+    package = logging.getLogger("btlm_train")
+    for handler in [handler for handler in package.handlers if isinstance(handler, _Progress)]:
+        package.removeHandler(handler)
+    shown = min((handler.level for handler in logging.getLogger().handlers), default=logging.WARNING)
+    if shown > logging.INFO and not entry.is_quiet(click.get_current_context()):
+        handler = _Progress(logging.INFO)
+        handler.addFilter(lambda record: record.levelno == logging.INFO)
+        package.addHandler(handler)
+        package.setLevel(min(package.level or logging.INFO, logging.INFO))
 
 
 def _need_torch() -> None:
@@ -72,8 +63,9 @@ def _need_torch() -> None:
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"Training needs {' and '.join(missing)}, not installed here. Install it with: pip install 'btlm-data[train]'."
+            f"Training needs {' and '.join(missing)}, not installed here. Install it with: {install_command('train')}."
         )
+    _show_progress()
 
 
 def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +78,7 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@main.command(epilog=EXIT_CODES)
+@cli.command()
 @click.argument("target", required=False, type=click.Choice(["CPU", "GPU"], case_sensitive=False))
 @click.option(
     "-p",
@@ -137,20 +129,20 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Under torchrun: whole copies of the model, or its parameters cut in pieces (FSDP2).",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def run(
-    target: str | None, params_file: str, mode: Literal["train", "eval", "train_and_eval", "eval_all"], model_dir: Path | None, device: str,
-    checkpoint_from: str | None, overrides: tuple[str, ...], max_steps: int | None, eval_steps: int | None,
-    load_checkpoint_states: str | None, parallel: Literal["ddp", "fsdp"],
+    target: str | None, params_file: str, mode: Literal["train", "eval", "train_and_eval", "eval_all"],
+    model_dir: Path | None, device: str, checkpoint_from: str | None, overrides: tuple[str, ...],
+    max_steps: int | None, eval_steps: int | None, load_checkpoint_states: str | None,
+    parallel: Literal["ddp", "fsdp"], as_json: bool,
 ) -> None:  # fmt: skip
-    """Train or evaluate as a Model Zoo parameter file says; a rerun goes on from the newest checkpoint.
+    """Train or evaluate as a Model Zoo parameter file says; a rerun continues from the newest checkpoint.
 
     Reads shards and, to resume, MODEL_DIR/checkpoints. Writes checkpoints, metrics.jsonl, params.json and TensorBoard
     events below MODEL_DIR. Several processes: torchrun --nproc-per-node 8 -m btlm_train.cli run ...
 
     Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny --set train_input.data_dir=shards/train
     """
-    _need_torch()
-    from btlm_train import sessions
     from btlm_train.parameters import load_params
 
     chosen = list(overrides)
@@ -164,21 +156,46 @@ def run(
     validation: Literal["fit", "eval", "eval_all"] = (
         "fit" if mode.startswith("train") else "eval_all" if mode == "eval_all" else "eval"
     )
-    params = load_params(params_file, chosen, validation)
+    params = load_params(
+        params_file, chosen, validation
+    )  # what is wrong there is said before torch is imported
+    _need_torch()
+    from btlm_train import sessions
+
     if params.unused:
         logger.info(
             "Not used here (they concern Cerebras hardware, or happen anyway): %s.", ", ".join(params.unused)
         )
+    if params.assumed:
+        logger.info("Not in %s, so BTLM's defaults were taken: %s.", params_file, "; ".join(params.assumed))
     folder = model_dir or Path(params.model_dir or "model_dir")
     wanted = target.lower() if target else device if device != "auto" else params.device
     report = sessions.run(
         params, folder, mode, device=wanted, parallel=parallel, checkpoint_from=checkpoint_from
     )
     if report is not None:
-        click.echo(json.dumps(report))
+        _print_figures(report, as_json)
 
 
-@main.command()
+def _print_figures(report: dict[str, Any] | list[dict[str, Any]], as_json: bool) -> None:
+    """The figures of a run: JSON, or a line for each."""
+    if as_json:
+        terminal.echo(terminal.to_json(report))
+        return
+    for figures in report if isinstance(report, list) else [report]:
+        loss = figures.get("loss") if isinstance(report, list) else figures.get("cross_entropy")
+        parts = [f"step {figures['step']:,}"]
+        if isinstance(report, list) and len(report) > 1:
+            parts.append(f"validation {figures['validation']}")
+        if loss is not None:
+            parts.append(f"loss {loss:.4f} nats per token")
+        if "perplexity" in figures:
+            parts.append(f"perplexity {figures['perplexity']:,.2f}, accuracy {figures['accuracy']:.2%}")
+            parts.append(f"{figures['tokens']:,} tokens")
+        terminal.echo("  ".join(parts))
+
+
+@cli.command()
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--to",
@@ -213,10 +230,10 @@ def export(
     from btlm_train import sessions
 
     for path in sessions.export(source, to, out, dtype, tokenizer):
-        click.echo(path)
+        terminal.echo(str(path))
 
 
-@main.command("import")
+@cli.command("import")
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "-o",
@@ -227,17 +244,20 @@ def export(
     help="A new run's folder.",
 )
 def import_(source: Path, model_dir: Path) -> None:
-    """Take over weights from Hugging Face's or the Model Zoo's layout (safetensors) as step 0 of a run.
+    """Take over weights in Hugging Face's or the Model Zoo's layout as step 0 of a new run.
+
+    Reads safetensors, pytorch_model.bin (tensors only, never code), their sharded forms, and .mdl files; everything is checked
+    against config.json or params.yaml beside them before anything is written.
 
     Example: btlm-train import exported/ --model-dir runs/imported
     """
     _need_torch()
     from btlm_train import sessions
 
-    click.echo(sessions.import_(source, model_dir))
+    terminal.echo(str(sessions.import_(source, model_dir)))
 
 
-@main.command()
+@cli.command()
 @click.option(
     "-o",
     "--model-dir",
@@ -246,7 +266,7 @@ def import_(source: Path, model_dir: Path) -> None:
     required=True,
     help="A run, a checkpoint, or an exported folder.",
 )
-@click.option("--prompt", default="", help="Text to go on from; empty begins a new document.")
+@click.option("--prompt", default="", help="Text to continue; empty begins a new document.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
 @click.option(
     "--temperature",
@@ -275,19 +295,19 @@ def generate(
     tokenizer: str,
     device: str,
 ) -> None:
-    """Let a model write. Prints the prompt and what follows.
+    """Generate text. Prints the prompt and what the model adds to it.
 
     Example: btlm-train generate --model-dir runs/tiny --prompt "The package" --seed 1
     """
     _need_torch()
     from btlm_train import sessions
 
-    click.echo(
+    terminal.echo(
         sessions.generate(model_dir, prompt, max_new_tokens, temperature, top_p, seed, tokenizer, device)
     )
 
 
-@main.command("eval-lengths")
+@cli.command("eval-lengths")
 @click.option(
     "-o",
     "--model-dir",
@@ -344,9 +364,14 @@ def eval_lengths(
             f"--lengths {lengths!r} is not a list of numbers. Write for example --lengths 512,1024,2048."
         ) from None
     for row in sessions.evaluate_lengths(model_dir, data, wanted, out, samples, trained_length, device):
-        click.echo(
+        terminal.echo(
             f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  accuracy {row['accuracy']:.2%}"
         )
+
+
+def main() -> None:
+    """Entry point: every exception becomes words and an exit code."""
+    entry.run(cli)
 
 
 if __name__ == "__main__":

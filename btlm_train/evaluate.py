@@ -184,8 +184,11 @@ def write_lengths(sums: Mapping[int, Sums], trained_length: int, folder: Path) -
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([row["length"] for row in table], [row["loss"] for row in table], marker="o")
+    lengths = [row["length"] for row in table]
+    left.set_xscale("log", base=2)
+    left.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=45)
+    left.minorticks_off()
     left.set(
-        xscale="log",
         xlabel="sequence length (tokens)",
         ylabel="loss (nats per token)",
         title="The same tokens in windows of each length",

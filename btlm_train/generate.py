@@ -10,30 +10,44 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from btlm_data.errors import ConfigError
+from btlm_data.tokenizers.backends import panics_are_errors
+from btlm_data.tokenizers.configuration import read_tokenizer_json, to_json
 from btlm_train.model import BTLM, KeyValueCache
 
 
 def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
-    """`gpt2` (inside the package) or a tokenizer.json. Raises ConfigError if there is none, or if it has more tokens than the model."""
+    """`gpt2` (inside the package) or a tokenizer.json.
+
+    Raises ConfigError if there is none, if it is not one, or if it has more tokens than the model.
+    """
     if name == "gpt2":
         folder = Path(str(importlib.resources.files("btlm_data") / "data" / "gpt2"))
         tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
     elif Path(name).is_file():
-        tokenizer = Tokenizer.from_file(name)
+        text = to_json(read_tokenizer_json(Path(name)))
+        try:
+            with panics_are_errors("tokenizers"):
+                tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare exceptions
+            raise ConfigError(
+                f"{name} is no tokenizer that the tokenizers library reads ({str(error)[:200]}). Give another tokenizer.json."
+            ) from None
     else:
-        raise ConfigError(f"There is no tokenizer {name}. Give gpt2 or the path of a tokenizer.json.")
+        raise ConfigError(f"There is no tokenizer {name[:200]}. Give gpt2 or the path of a tokenizer.json.")
     if tokenizer.get_vocab_size() > vocab_size:
         raise ConfigError(
-            f"The tokenizer {name} has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}. Give the tokenizer its data was prepared with."
+            f"The tokenizer {name} has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}. "
+            "Give the tokenizer its data was prepared with."
         )
     return tokenizer
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """Draw a token from logits (V,). temperature 0 takes the likeliest; top_p keeps the smallest set of likeliest tokens with that much probability.
+    """Draw a token from logits (V,).
 
+    temperature 0 takes the likeliest; top_p keeps the smallest set of likeliest tokens with that much probability.
     Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration".
     """
     if temperature == 0:

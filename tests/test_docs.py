@@ -20,7 +20,7 @@ import btlm_train.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-PROGRAMS = {"btlm-data": btlm_data.cli.cli, "btlm-train": btlm_train.cli.main}
+PROGRAMS = {"btlm-data": btlm_data.cli.cli, "btlm-train": btlm_train.cli.cli}
 RUN = {"README.md": 3, "own-corpus.md": 9, "not-for.md": 3}  # page -> least number of commands that are run
 
 

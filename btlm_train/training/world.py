@@ -67,14 +67,18 @@ def joined(device: str | None, parallel: Literal["ddp", "fsdp"] = "ddp") -> Iter
         torch.cuda.set_device(chosen)
     else:  # far keys get weights below 1e-38 by ALiBi; a CPU computes with those 3 times slower
         torch.set_flush_denormal(True)
-    if size == 1:
-        yield World(0, 1, chosen, "none")
-        return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), size, chosen, parallel)
+        if size == 1:
+            yield World(0, 1, chosen, "none")
+            return
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        try:
+            yield World(dist.get_rank(), size, chosen, parallel)
+        finally:
+            dist.destroy_process_group()
     finally:
-        dist.destroy_process_group()
+        if chosen.type == "cpu":
+            torch.set_flush_denormal(False)  # a setting of the whole thread, which others' code may rely on
 
 
 def _number(variable: str, default: int) -> int:

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from btlm_data.errors import BtlmError
-from btlm_train import checkpoint, cli, mup, sessions
+from btlm_train import checkpoint, mup, sessions
 from btlm_train.checkpoint import State
 from btlm_train.generate import generate
 from btlm_train.interchange import export, read_weights
@@ -625,10 +624,10 @@ def test_what_is_wrong_is_refused_in_words_and_nothing_is_written(
 
 
 def test_a_model_directory_that_exists_is_left_alone(prepared: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli.main, ["import", str(prepared), "--model-dir", str(tmp_path / "run")])
+    result = tiny.invoke("import", str(prepared), "--model-dir", str(tmp_path / "run"))
     assert result.exit_code == 0, result.output
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    again = CliRunner().invoke(cli.main, ["import", str(prepared), "--model-dir", str(tmp_path / "run")])
+    again = tiny.invoke("import", str(prepared), "--model-dir", str(tmp_path / "run"))
     assert again.exit_code == 2
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 

@@ -12,7 +12,6 @@ from typing import Any
 import click
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -46,12 +45,9 @@ def saved_run(folder: Path, config: ModelConfig = CONFIG) -> dict[str, torch.Ten
 @pytest.mark.parametrize("to", ["hf", "jais", "modelzoo"])
 def test_export_and_import_are_exact(tmp_path: Path, to: str) -> None:
     weights = saved_run(tmp_path / "run")
-    runner = CliRunner()
-    result = runner.invoke(
-        cli.main, ["export", str(tmp_path / "run"), "--to", to, "--out", str(tmp_path / "out")]
-    )
+    result = tiny.invoke("export", tmp_path / "run", "--to", to, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    result = runner.invoke(cli.main, ["import", str(tmp_path / "out"), "--model-dir", str(tmp_path / "back")])
+    result = tiny.invoke("import", tmp_path / "out", "--model-dir", tmp_path / "back")
     assert result.exit_code == 0, result.output
     found = checkpoint.find(tmp_path / "back")
     assert found is not None
@@ -62,7 +58,7 @@ def test_export_and_import_are_exact(tmp_path: Path, to: str) -> None:
     back = found.weights()
     assert set(back) == set(weights)
     assert all(torch.equal(back[name], weights[name]) for name in weights)
-    again = runner.invoke(cli.main, ["import", str(tmp_path / "out"), "--model-dir", str(tmp_path / "back")])
+    again = tiny.invoke("import", tmp_path / "out", "--model-dir", tmp_path / "back")
     assert again.exit_code == 2
     assert "already holds checkpoints" in again.output
 
@@ -197,15 +193,13 @@ def test_generate_command_prints_prompt_and_more(tmp_path: Path) -> None:
         "--device",
         "cpu",
     ]
-    one, two = (CliRunner().invoke(cli.main, arguments) for _ in range(2))
+    one, two = (tiny.invoke(*arguments) for _ in range(2))
     assert one.exit_code == 0, one.output
     assert one.output.startswith("The package")
     assert len(one.output) > len("The package\n")
     assert one.output == two.output
     saved_run(tmp_path / "small")
-    refused = CliRunner().invoke(
-        cli.main, ["generate", "--model-dir", str(tmp_path / "small"), "--prompt", "x"]
-    )
+    refused = tiny.invoke("generate", "--model-dir", str(tmp_path / "small"), "--prompt", "x")
     assert refused.exit_code == 2
     assert "has 50257 tokens, the model 64" in refused.output
 
@@ -226,7 +220,7 @@ def test_every_length_sees_the_same_tokens(tmp_path: Path) -> None:
         "--device",
         "cpu",
     ]
-    result = CliRunner().invoke(cli.main, arguments)
+    result = tiny.invoke(*arguments)
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((tmp_path / "out" / "lengths.csv").read_text().splitlines()))
     assert [int(row["length"]) for row in rows] == [16, 32, 64]
@@ -273,7 +267,7 @@ def test_help_is_quick_and_loads_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from btlm_train.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert not {'torch', 'h5py', 'numpy', 'tokenizers'} & set(sys.modules)"
+    code = "import sys; from btlm_train.cli import main\nsys.argv = ['btlm-train', '--help']\ntry: main()\nexcept SystemExit: pass\nassert not {'torch', 'h5py', 'numpy', 'tokenizers'} & set(sys.modules)"
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -282,7 +276,7 @@ def test_help_is_quick_and_loads_no_torch() -> None:
 
 
 def test_every_command_has_help_and_an_example() -> None:
-    for name, command in cli.main.commands.items():
+    for name, command in cli.cli.commands.items():
         assert command.help, name
         assert f"Example: btlm-train {name}" in command.help, name
         for parameter in command.params:
@@ -292,9 +286,9 @@ def test_every_command_has_help_and_an_example() -> None:
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    result = CliRunner().invoke(cli.main, ["run", "--params", "x", "--mode", "train"])
+    result = tiny.invoke("run", "--params", "params_btlm_tiny_2k.yaml", "--mode", "train")
     assert result.exit_code == 2
-    assert "btlm-data[train]" in result.output
+    assert "pip install '.[train]'" in result.output
 
 
 def test_positional_device_and_underscored_options_are_understood(tmp_path: Path) -> None:
@@ -313,8 +307,9 @@ def test_positional_device_and_underscored_options_are_understood(tmp_path: Path
         "2",
         "--parallel",
         "ddp",
+        "--json",
     ]
-    result = CliRunner().invoke(cli.main, arguments)
+    result = tiny.invoke(*arguments)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["step"] == 2
 

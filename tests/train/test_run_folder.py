@@ -346,3 +346,10 @@ def test_data_states_that_are_none(params: Path, tmp_path: Path, state: dict[str
             trained(params, tmp_path, 4)
     else:
         trained(params, tmp_path, 4)
+
+
+def test_a_run_leaves_the_processes_arithmetic_as_it_was(params: Path, tmp_path: Path) -> None:
+    trained(params, tmp_path, 1)
+    assert float(torch.tensor(2.0**-140) * 1.0) > 0, (
+        "numbers below 2**-126 are flushed to 0 after the run too"
+    )

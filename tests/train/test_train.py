@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from click.testing import CliRunner
 from safetensors import SafetensorError
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError, SafetyStop
-from btlm_train import checkpoint, cli
+from btlm_train import checkpoint
 from btlm_train.parameters import load_params
 from btlm_train.training import Trainer, World, joined, train
 from btlm_train.training.run_folder import locked
@@ -349,7 +348,7 @@ def test_evaluation_during_and_after_training(whole: Any, tmp_path: Path) -> Non
     assert during[1]["loss"] < during[0]["loss"]
     assert during[1]["tokens"] == 60 * tiny.LENGTH - tiny.LENGTH // 2
     assert during[1]["perplexity"] == pytest.approx(math.exp(during[1]["loss"]))
-    result = tiny.run(params, tmp_path / "run", mode="eval")
+    result = tiny.run(params, tmp_path / "run", "--json", mode="eval")
     assert result.returncode == 0, result.stderr
     (after,) = json.loads(result.stdout)
     assert after["step"] == 40
@@ -432,7 +431,7 @@ def test_a_folder_that_cannot_be_made_is_said_plainly(whole: Any, tmp_path: Path
         ["run", "--params", str(params), "--mode", "train", "--model-dir"],
         ["export", str(params.parent / "run"), "--to", "hf", "--out"],
     ):
-        result = CliRunner().invoke(cli.main, [*arguments, str(tmp_path / "file" / "below")])
+        result = tiny.invoke(*arguments, tmp_path / "file" / "below")
         assert result.exit_code == OutputError.exit_code, result.output
         assert "could not be written" in result.output
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import yaml
+
+from btlm_data import entry
+from btlm_train import cli
 
 LENGTH, VOCAB, BATCH = 16, 64, 4
 MODEL: dict[str, Any] = {
@@ -100,6 +105,27 @@ def command(params: Path, folder: Path, *more: str, mode: str = "train", ranks: 
         "cpu",
         *more,
     ]
+
+
+class Result(NamedTuple):
+    """What a command printed and how it ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        """Both, one after the other."""
+        return self.stdout + self.stderr
+
+
+def invoke(*arguments: object) -> Result:
+    """A command of btlm-train in this process, with the program's own handling of errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = entry._exit_code(cli.cli, [str(argument) for argument in arguments])
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 def environment() -> dict[str, str]:
