@@ -1,23 +1,32 @@
-"""Where work says how far it is. Stages call `advance(n)`; the engine decides who listens. Does nothing by default."""
+"""How work reports its progress: `advance(n)` from anywhere inside a task; whoever runs the task listens.
+
+The listener belongs to the running thread (a context variable), so two runs in two threads do not mix their figures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 
-def _nobody(amount: int) -> None:
-    """Forget it."""
+def _ignore(amount: int) -> None:
+    """Default listener: does nothing."""
 
 
-_listener: Callable[[int], None] = _nobody
+_listener: ContextVar[Callable[[int], None]] = ContextVar("listener", default=_ignore)
 
 
 def advance(amount: int) -> None:
-    """Report `amount` more units (the step's unit: bytes, documents or samples) of the current task done."""
-    _listener(amount)
+    """Report `amount` more units (the step's unit: bytes, documents or tokens) of the current task done."""
+    _listener.get()(amount)
 
 
-def listen(listener: Callable[[int], None] | None) -> None:
-    """Send this process's reports to `listener`; None stops listening. Called by engines only."""
-    global _listener
-    _listener = listener or _nobody
+@contextlib.contextmanager
+def listening(listener: Callable[[int], None]) -> Iterator[None]:
+    """Send the reports made inside the block to `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

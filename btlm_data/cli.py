@@ -214,13 +214,13 @@ def _address_space() -> int | None:
 
 def _plan(recipe: Recipe, as_json: bool) -> None:
     _load_kernels()
-    from btlm_data import plan_report
+    from btlm_data import planning
 
-    plan = plan_report.measure(recipe)
+    plan = planning.measure(recipe)
     if as_json:
         terminal.echo(terminal.to_json(dataclasses.asdict(plan), indent=1))
     else:
-        plan_report.render(plan, terminal.console())
+        planning.render(plan, terminal.console())
 
 
 def _execute(recipe: Recipe, as_json: bool) -> None:

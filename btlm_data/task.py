@@ -1,10 +1,28 @@
-"""What a stage plans and what it reports: Task, Step, Counts. Plain data, picklable, JSON-able; no engine, no I/O."""
+"""What a stage plans and what it reports: Artifact, Task, Step, Counts. Plain data, picklable; no engine, no files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from btlm_data.task_files import TaskFiles
+
+StoreName = Literal["work", "out", "text"]
+
+
+class Artifact(NamedTuple):
+    """One file that a task has written, as its receipt names it. Whoever reads it checks the checksum.
+
+    name: relative to the store. size: bytes. checksum: hex XXH3 of the file's bytes, or of the head of a columns file
+    (which holds the checksums of the rest). store: the work folder, the dataset folder, or the folder of --emit-text.
+    """
+
+    name: str
+    size: int
+    checksum: str
+    store: StoreName = "work"
 
 
 class Amount(NamedTuple):
@@ -26,18 +44,16 @@ class Counts:
     In every stage in + added = out + dropped; `added` is only ever non-zero where a mix repeats documents.
     """
 
-    cells: dict[tuple[str, str, str], Amount] = field(
-        default_factory=dict
-    )  # (split, source, "in"|"out"|"drop:REASON"|"add:REASON")
-    extra: dict[str, Any] = field(
-        default_factory=dict
-    )  # whatever else the stage's plan needs from this task (JSON values)
+    # (split, source, "in"|"out"|"drop:REASON"|"add:REASON")
+    cells: dict[tuple[str, str, str], Amount] = field(default_factory=dict)
+    # whatever else the stage needs from this task (JSON values)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def add(
-        self, split: str, source: str, what: str, documents: int = 0, num_bytes: int = 0, tokens: int = 0
+        self, split: str, source: str, cell: str, documents: int = 0, num_bytes: int = 0, tokens: int = 0
     ) -> None:
-        """Add to one cell. what: "in", "out", "drop:REASON" or "add:REASON"."""
-        key = (split, source, what)
+        """Add to one cell: "in", "out", "drop:REASON" or "add:REASON"."""
+        key = (split, source, cell)
         self.cells[key] = self.cells.get(key, Amount()).plus(Amount(documents, num_bytes, tokens))
 
     def merge(self, other: Counts) -> None:
@@ -57,34 +73,62 @@ class Counts:
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of a step: a pure function of `args`, the step's settings and the files named, to `outputs`.
+    """One unit of a step: a pure function of `args`, the step's settings and the files named, to files and counts.
 
     id: unique in the step, a file-name-safe string whose text order is the task order. args: JSON values, part of the
-    digest. inputs: digests of what it reads (receipts of earlier steps, or name+size+version of source files), part
-    of the digest. outputs: paths relative to the work folder. weight: bytes to process, for progress and scheduling
-    only. hints: JSON values that do not change the outputs' meaning (never part of the digest).
+    digest. inputs: digests of what it depends on (lineage of earlier steps, identities of source files), part of the
+    digest. reads: role -> every work file the task reads, part of the digest. through: role -> files that intermediate
+    steps made; how these are cut depends on the memory and never changes the outcome, so they are named but are no
+    part of the digest (their lineage is in `inputs`). outputs: names it will write, where they are known beforehand.
+    resumes: prefix of the names under which an interrupted attempt leaves files that the next one can use. weight:
+    units of work, for progress only. hints: JSON values that change no output (never part of the digest).
     """
 
     id: str
     args: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[str] = ()
-    outputs: Sequence[str] = ()
+    reads: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
+    through: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
+    outputs: Sequence[tuple[StoreName, str]] = ()
+    resumes: str | None = None
     weight: int = 1
     hints: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self) -> Iterable[Artifact]:
+        """Every file the task may read."""
+        for files in (*self.reads.values(), *self.through.values()):
+            yield from files
 
 
 @dataclass(frozen=True)
 class Step:
     """A named list of tasks and the function that does one.
 
-    work(task, settings, work_dir) -> Counts must be a module-level function; settings must be picklable. version goes up
-    whenever the same inputs would give other outputs. settings_digest covers every setting that changes the outputs.
+    name: the stage's name, with ".PART" behind it where the stage has several steps ("dedupe.cluster"). work: a
+    module-level function (task, settings, files) -> Counts; settings must be picklable. version goes up whenever the
+    same inputs would give other outputs. settings_digest covers every setting that changes the outputs. unit: what
+    Task.weight counts.
     """
 
     name: str
     version: int
-    work: Callable[[Task, Any, str], Counts]
+    work: Callable[[Task, Any, TaskFiles], Counts]
     tasks: Sequence[Task]
     settings: Any
     settings_digest: str
-    unit: str = "B"  # what Task.weight counts: "B" bytes, "doc" documents, "sample" samples
+    unit: str = "B"  # "B" bytes, "doc" documents, "token", "sample", "task"
+
+    @property
+    def folder(self) -> str:
+        """The folder of the work store in which the step's files lie: nothing else lies there."""
+        return self.name.replace(".", "/")
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A finished task: what it wrote and counted. Its receipt stands."""
+
+    task_id: str
+    outputs: tuple[Artifact, ...]
+    counts: Counts
+    seconds: float

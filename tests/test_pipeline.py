@@ -18,12 +18,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btlm_data import pipeline
+from btlm_data import pipeline, preparation
 from btlm_data.formats import dataset, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
-from btlm_data.stages import read, streams
+from btlm_data.stages import clean, file_ranges, shuffle
 from btlm_data.tokenizers import load_tokenizer
 from tests.reference import documents as reference
 from tests.reference import stream as plain
@@ -37,7 +37,7 @@ Rows = npt.NDArray[Any]
 def tokenizer_checked_once() -> Iterator[None]:
     """A tokenizer checks itself for a second whenever it is loaded; once is enough here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "load_tokenizer", functools.lru_cache(load_tokenizer))
+        patch.setattr(preparation, "load_tokenizer", functools.lru_cache(load_tokenizer))
         yield
 
 
@@ -257,14 +257,14 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
     source = write(tmp_path / "a.jsonl", [f"document {i} " + "word " * (i % 90) for i in range(800)])
     options: dict[str, Any] = {"clean__min_chars": 0, "seq_len": 128, "shards__samples_per_file": 50}
     run(source, tmp_path / "whole", **options)
-    monkeypatch.setattr(read, "PART_BYTES", 50_000)
-    monkeypatch.setattr(read, "records", functools.partial(read.records, block_bytes=9_000))
+    monkeypatch.setattr(file_ranges, "RANGE_BYTES", 50_000)
+    monkeypatch.setattr(clean, "records", functools.partial(clean.records, block_bytes=9_000))
     monkeypatch.setenv("BTLM_SCATTER", "1")
-    monkeypatch.setattr(streams, "BUCKET_BYTES", 30_000)
-    monkeypatch.setattr(streams, "GROUP_DOCUMENTS", 150)
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 30_000)
+    monkeypatch.setattr(shuffle, "GROUP_DOCUMENTS", 150)
     run(source, tmp_path / "pieces", run__memory=400_000, **options)
-    assert len(list((tmp_path / "pieces/.work/read").glob("*.docs"))) > 15
-    assert len(list((tmp_path / "pieces/.work/shuffle").glob("index-*"))) > 3
+    assert len(list((tmp_path / "pieces/.work/clean").glob("*.docs"))) > 15
+    assert len(list((tmp_path / "pieces/.work/shuffle/sort").iterdir())) > 3
     assert len(list((tmp_path / "pieces/.work/receipts/pack").glob("*.json"))) > 2
     whole, pieces = contents(tmp_path / "whole"), contents(tmp_path / "pieces")
     assert {name for name in whole if whole[name] != pieces[name]} <= {
@@ -311,14 +311,28 @@ def receipts(out: Path) -> dict[str, set[int]]:
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ({"shards__compression": "none"}, {"shard"}),
-        ({"seq_len": 300}, {"shard"}),
-        ({"tail": "drop"}, {"shard"}),
-        ({"shuffle": "documents"}, {"shard"}),
-        ({"seed": 5}, {"scatter", "sort", "shard", "documents"}),
-        ({"shuffle": "none"}, {"scatter", "sort", "shard", "documents"}),
-        ({"format": "corpus", "shuffle": "documents"}, {"shard"}),
-        ({"clean__min_chars": 300}, {"read", "holdout", "scatter", "sort", "shard", "documents"}),
+        ({"shards__compression": "none"}, {"shard.write", "shard.tables"}),
+        ({"seq_len": 300}, {"shard.write", "shard.tables"}),
+        ({"tail": "drop"}, {"shard.write", "shard.tables"}),
+        ({"shuffle": "documents"}, {"shard.write", "shard.tables"}),
+        ({"seed": 5}, {"shuffle.scatter", "shuffle.sort", "shard.write", "shard.documents", "shard.tables"}),
+        (
+            {"shuffle": "none"},
+            {"shuffle.scatter", "shuffle.sort", "shard.write", "shard.documents", "shard.tables"},
+        ),
+        ({"format": "corpus", "shuffle": "documents"}, {"shard.write", "shard.tables"}),
+        (
+            {"clean__min_chars": 300},
+            {
+                "clean",
+                "holdout.fates",
+                "shuffle.scatter",
+                "shuffle.sort",
+                "shard.write",
+                "shard.documents",
+                "shard.tables",
+            },
+        ),
         ({"run__workers": 2}, set()),
     ],
     ids=lambda value: next(iter(value), "nothing") if isinstance(value, dict) else "",
@@ -329,9 +343,7 @@ def test_changing_an_option_redoes_only_what_depends_on_it(
     out = tmp_path / "out"
     shutil.copytree(base, out)
     before = receipts(out)
-    (out / "dataset.json").unlink()
-    (out / pipeline.PREPARING).write_text("{}")
-    run("sample", out, **{"seq_len": 512, "shards__samples_per_file": 500, **change})
+    run("sample", out, **{"seq_len": 512, "shards__samples_per_file": 500, "run__overwrite": True, **change})
     after = receipts(out)
     assert {step for step in after if not after[step] <= before.get(step, set())} == redone
 

@@ -1,35 +1,26 @@
-"""Run a step: skip what a receipt proves done, map the rest, write receipts. Resuming lives here and nowhere else."""
+"""Run a step: skip what a receipt proves done, map the rest, tidy up. Resuming lives here and nowhere else."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from time import perf_counter, sleep
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Protocol
 
-from btlm_data.engine.local import TaskResult
-from btlm_data.errors import OutputError
-from btlm_data.formats import atomic, receipts
-from btlm_data.task import Counts, Step, Task
-
-
-class Engine(Protocol):
-    """Whatever can run tasks. It alone knows how many workers there are."""
-
-    def map(self, step: Step, tasks: Sequence[Task], work_dir: str) -> Iterator[TaskResult | None]:
-        """Yield results in any order; None now and then while waiting."""
-
-    def progress(self) -> int:
-        """Units of work reported so far, all steps together."""
+from btlm_data.engine import receipts
+from btlm_data.engine.base import Engine
+from btlm_data.engine.execute import Job
+from btlm_data.engine.receipts import Receipt
+from btlm_data.fingerprint import digest
+from btlm_data.formats.columns import DamagedError
+from btlm_data.places import Places, Stores
+from btlm_data.storage.lease import Lease
+from btlm_data.task import Step, StoreName, Task, TaskResult
 
 
 class Events(Protocol):
-    """Whoever wants to know how it goes (a bar, a log, nobody)."""
+    """Receives progress events (a live bar, a log, a test)."""
 
     def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None:
         """Tasks in `done` were proved done by their receipts."""
@@ -43,118 +34,149 @@ class Events(Protocol):
 
 def task_digest(step: Step, task: Task) -> str:
     """Hex SHA-256 over everything that decides a task's outputs (its lineage, as strax calls it)."""
-    value = [step.name, step.version, step.settings_digest, task.id, dict(task.args), list(task.inputs)]
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def is_done(step: Step, task: Task, work_dir: Path) -> bool:
-    """True if a receipt proves that the task's outputs are there as its inputs and settings would make them."""
-    return receipts.proves(
-        receipts.read(work_dir, step.name, task.id), task_digest(step, task), work_dir, task.outputs
+    reads = {role: [artifact.checksum for artifact in files] for role, files in task.reads.items()}
+    return digest(
+        step.name, step.version, step.settings_digest, task.id, dict(task.args), list(task.inputs), reads
     )
 
 
-def run_step(step: Step, work_dir: Path, engine: Engine, events: Events) -> list[Counts]:
-    """Make sure every task of `step` is done; returns their counts in task order, whatever order they ran in."""
-    start = perf_counter()
-    digests = {task.id: task_digest(step, task) for task in step.tasks}
-    assert len(digests) == len(step.tasks), f"step {step.name} has two tasks of one id"
-    found: dict[str, Counts] = {}
-    todo: list[Task] = []
-    for task in step.tasks:
-        receipt = receipts.read(work_dir, step.name, task.id)
-        if receipts.proves(receipt, digests[task.id], work_dir, task.outputs):
-            assert receipt is not None
-            found[task.id] = Counts.from_json(receipt.counts)
-        else:
-            if receipt is not None:
-                receipts.forget(work_dir, step.name, task.id)
-            todo.append(task)
-    events.step_started(step, todo, [task for task in step.tasks if task.id in found])
-    before, documents = engine.progress(), 0
-    for result in engine.map(step, todo, str(work_dir)):
-        if result is not None:
-            outputs = [*result.task.outputs, *result.counts.extra.get("outputs", [])]
-            digest = digests[result.task.id]
-            receipts.write(
-                work_dir,
-                step.name,
-                step.version,
-                result.task.id,
-                digest,
-                outputs,
-                result.counts.to_json(),
-                result.seconds,
+@dataclass
+class Runner:
+    """Runs steps over one work folder. The listing of each step's folder is read once per step, not a file at a time."""
+
+    places: Places
+    stores: Stores
+    engine: Engine
+    events: Events
+    lease: Lease | None = None
+    # Names in the work folder that a step of this run, or the pipeline, has named; see `tidy`.
+    named: set[str] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_tasks: dict[str, int] = field(default_factory=dict)
+
+    def proved(self, step: Step) -> dict[str, TaskResult]:
+        """Results of the tasks whose receipts are of the right digest and whose outputs are there with their sizes."""
+        there = self._listing(step)
+        done: dict[str, TaskResult] = {}
+        by_task = receipts.read_all(self.stores.work, step.name)
+        for task in step.tasks:
+            receipt = by_task.get(task.id)
+            if receipt is not None and self._is_proof(receipt, step, task, there):
+                done[task.id] = receipt.result()
+        return done
+
+    def is_done(self, step: Step) -> bool:
+        """Whether every task of a step is proved done."""
+        return len(self.proved(step)) == len(step.tasks)
+
+    def run(self, step: Step) -> list[TaskResult]:
+        """Make sure that every task of `step` is done; returns their results in task order, whatever order they ran in.
+
+        Files in the step's folder that no task names are removed before and after: what another run left is never
+        there to be read.
+        """
+        start = perf_counter()
+        digests = {task.id: task_digest(step, task) for task in step.tasks}
+        assert len(digests) == len(step.tasks), f"step {step.name} has two tasks of one id"
+        done = self.proved(step)
+        todo = [task for task in step.tasks if task.id not in done]
+        self._forget(step, todo, done)
+        self.events.step_started(step, todo, [task for task in step.tasks if task.id in done])
+        before, documents = self.engine.progress(), 0
+        jobs = [Job.of(step, task, digests[task.id], self.places) for task in todo]
+        with self.removing_damaged():
+            for receipt in self.engine.map(jobs):
+                if self.lease is not None:
+                    self.lease.check()
+                if receipt is not None:
+                    result = receipt.result()
+                    done[result.task_id] = result
+                    documents += result.counts.extra.get("documents", 0)
+                self.events.step_moved(step, self.engine.progress() - before, documents)
+        results = [done[task.id] for task in step.tasks]
+        self._keep_only(step, results)
+        self.seconds[step.name] = self.seconds.get(step.name, 0.0) + perf_counter() - start
+        self.num_tasks[step.name] = len(step.tasks)
+        self.events.step_finished(step, perf_counter() - start, len(step.tasks) - len(todo))
+        return results
+
+    @contextlib.contextmanager
+    def removing_damaged(self) -> Iterator[None]:
+        """Remove a damaged work file that is met in the block, so that the next run makes it again."""
+        try:
+            yield
+        except DamagedError as error:
+            self.stores[error.artifact.store].delete([error.artifact.name])
+            raise
+
+    def discard(self, *steps: Step) -> None:
+        """Remove the outputs of steps that only intermediate steps needed; their receipts go too."""
+        for step in steps:
+            self.discard_files(step.folder)
+            self.discard_files(f"{receipts.FOLDER}/{step.name}")
+
+    def discard_files(self, folder: str) -> None:
+        """Remove all files below a folder of the work store."""
+        self.stores.work.delete(entry.name for entry in self.stores.work.list(folder))
+
+    def tidy(self, folders: Collection[str]) -> None:
+        """Remove every file below `folders` of the work store that this run has not named: other settings' leftovers."""
+        for folder in folders:
+            self.stores.work.delete(
+                entry.name for entry in self.stores.work.list(folder) if entry.name not in self.named
             )
-            found[result.task.id] = result.counts
-            documents += result.counts.extra.get("documents", 0)
-        events.step_moved(step, engine.progress() - before, documents)
-    events.step_finished(step, perf_counter() - start, len(step.tasks) - len(todo))
-    return [found[task.id] for task in step.tasks]
 
+    def _listing(self, step: Step) -> dict[tuple[StoreName, str], int]:
+        """Sizes of the files that the step's tasks may have written."""
+        there: dict[tuple[StoreName, str], int] = {
+            ("work", entry.name): entry.size for entry in self.stores.work.list(step.folder)
+        }
+        folders = {
+            (store, name.rpartition("/")[0])
+            for task in step.tasks
+            for store, name in task.outputs
+            if store != "work"
+        }
+        for store, folder in sorted(folders):
+            there |= {(store, entry.name): entry.size for entry in self.stores[store].list(folder)}
+        return there
 
-@contextmanager
-def exclusive_folder(out: Path) -> Iterator[None]:
-    """Hold a folder that is written to, so that two runs with two work folders do not both write into it. Leaves no file there.
+    def _is_proof(
+        self, receipt: Receipt, step: Step, task: Task, there: dict[tuple[StoreName, str], int]
+    ) -> bool:
+        """Whether the receipt proves that the task is done."""
+        if receipt.digest != task_digest(step, task):
+            return False
+        outputs = {(artifact.store, artifact.name): artifact.size for artifact in receipt.artifacts}
+        is_whole = all(there.get(place) == size for place, size in outputs.items())
+        return is_whole and outputs.keys() >= set(task.outputs)
 
-    Raises OutputError if another run holds it. A file system that cannot lock folders (some network ones) is taken as it is.
-    """
-    import fcntl
+    def _forget(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> None:
+        """Remove receipts that no longer describe what will stand there, and files that no planned task names."""
+        kept_receipts = {receipts.name_of(step.name, task_id) for task_id in done}
+        self.stores.work.delete(
+            entry.name
+            for entry in self.stores.work.list(f"{receipts.FOLDER}/{step.name}")
+            if entry.name not in kept_receipts
+        )
+        named = {
+            artifact.name
+            for result in done.values()
+            for artifact in result.outputs
+            if artifact.store == "work"
+        }
+        resumed = tuple(task.resumes for task in todo if task.resumes is not None)
+        self.stores.work.delete(
+            entry.name
+            for entry in self.stores.work.list(step.folder)
+            if entry.name not in named and not entry.name.startswith(resumed)
+        )
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise atomic.as_output_error(error, out) from error
-    try:
-        for attempt in range(20):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if attempt == 19:
-                    raise OutputError(
-                        f"Another run, with another --work-dir, is writing into {out}. Wait for it to end, or choose another --out or --emit-text."
-                    ) from None
-                sleep(0.1)
-                continue
-            except OSError:
-                pass
-            break
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def exclusive(work_dir: Path) -> Iterator[None]:
-    """Hold the work folder: a second run on it says so and stops. The lock ends with the process, however it ends.
-
-    Raises OutputError naming the holder, or saying why the folder cannot be used.
-    """
-    import fcntl
-
-    path = work_dir / "lock"
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise atomic.as_output_error(error, path) from error
-    with file:
-        for _ in range(20):  # a killed run's workers hold the lock until the kernel has ended them too
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                sleep(0.1)
-        else:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise OutputError(
-                f"The work folder {work_dir} is in use by {holder}. Two runs would overwrite each other's files. "
-                "Wait for it to end, or choose another --work-dir."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        atomic.sweep(work_dir)
-        yield
+    def _keep_only(self, step: Step, results: Sequence[TaskResult]) -> None:
+        named = {
+            artifact.name for result in results for artifact in result.outputs if artifact.store == "work"
+        }
+        self.stores.work.delete(
+            entry.name for entry in self.stores.work.list(step.folder) if entry.name not in named
+        )
+        self.named |= named | {receipts.name_of(step.name, result.task_id) for result in results}

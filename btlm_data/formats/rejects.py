@@ -11,8 +11,7 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from btlm_data.errors import DataError
 
@@ -57,27 +56,21 @@ def block_examples(limit: int) -> Examples:
     return Examples(min(limit, _PER_BLOCK))
 
 
-def write_block(path: Path, rejects: Iterable[dict[str, Any]], examples: Examples) -> None:
+def write_block(file: BinaryIO, rejects: Iterable[dict[str, Any]], examples: Examples) -> None:
     """Write one block's rejects and examples: a line each, examples marked by their `hash`."""
-    from btlm_data.formats import atomic
-
-    with (
-        atomic.replacing(path, durable=False) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        for reject in rejects:
-            file.write(json.dumps(reject, ensure_ascii=False, sort_keys=True) + "\n")
-        for line in examples.lines():
-            file.write(line + "\n")
+    for reject in rejects:
+        line = json.dumps(reject, ensure_ascii=False, sort_keys=True) + "\n"
+        file.write(line.encode("utf-8", "backslashreplace"))
+    for line in examples.lines():
+        file.write((line + "\n").encode("utf-8", "backslashreplace"))
 
 
-def read_block(path: Path) -> Iterator[dict[str, Any]]:
+def read_block(data: bytes, name: str) -> Iterator[dict[str, Any]]:
     """The lines of one block's file. Raises DataError, naming file and line, if one is torn."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                raise DataError(
-                    f"{path} line {number} is torn. Remove the file and run the same command again."
-                ) from None
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            raise DataError(
+                f"{name} line {number} is torn. Remove the file and rerun the same command."
+            ) from None

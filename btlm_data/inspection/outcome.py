@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from btlm_data.formats import dataset
 from btlm_data.pipeline import Prepared
 from btlm_data.progress import amount, count, duration
 from btlm_data.recipe.models import Recipe
@@ -96,7 +95,7 @@ def _counted(value: Amount) -> dict[str, int]:
 
 
 def _splits(prepared: Prepared) -> Iterable[SplitOutcome]:
-    for name, one in dataset.read_sets(prepared.out).items():
+    for name, one in prepared.datasets.items():
         for split_name, split in one.splits.items():
             yield SplitOutcome(
                 set=name,

@@ -1,62 +1,76 @@
 """The n-grams of evaluation sets as a file of the work folder, and the report of which documents share one with them.
 
-decontaminate/ngrams.cols   the arrays of cleaning/evaluation_ngrams.py; meta: {"digest", "files"}
-BLOCK.contamination         `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32: number of the
-first, or 2^32 - 1
-contamination.parquet       a row per document with hits, see write_report
+holdout/ngrams/ngrams.cols   the arrays of cleaning/evaluation_ngrams.py; meta: {"files"}
+BLOCK.contamination          `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32: number of
+                             the first, or 2^32 - 1
+holdout/report/contamination.parquet   a row per document with hits, see `report`
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from btlm_data import blocks as block_table
 from btlm_data.cleaning.evaluation_ngrams import ARRAYS, EvalNgrams, evaluation_digest
-from btlm_data.cleaning.evaluation_sets import evaluation_files
-from btlm_data.formats import atomic, columns
+from btlm_data.cleaning.evaluation_sets import EvaluationFile
+from btlm_data.fates import Fate
+from btlm_data.formats.columns import Columns
 from btlm_data.splits import SPLITS
-from btlm_data.stages.blocks import Block
-from btlm_data.stages.fates import Fate
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
 
-NGRAMS = "decontaminate/ngrams.cols"
-REPORT = "decontaminate/contamination.parquet"
-
-
-def prepare_ngrams(patterns: Sequence[str], work_dir: Path) -> tuple[str, str]:
-    """Make the table of all evaluation n-grams, or leave it if these very files made it: (its path in the work folder, digest).
-
-    patterns: files or globs. Raises ConfigError if one matches nothing, InputError if a file cannot be read whole or has
-    no text of 13 words.
-    """
-    files = evaluation_files(patterns)
-    digest = evaluation_digest(files)
-    path = work_dir / NGRAMS
-    if not path.exists() or columns.read(path, []).meta["digest"] != digest:
-        ngrams = EvalNgrams.read(files)
-        columns.write(path, ngrams.arrays, {"digest": digest, "files": list(ngrams.files)})
-    return NGRAMS, digest
+VERSION = 1
 
 
-def open_ngrams(work_dir: Path) -> EvalNgrams:
-    """The table that prepare_ngrams wrote. Raises DataError if it is damaged."""
-    table = columns.read(work_dir / NGRAMS, ARRAYS)
-    return EvalNgrams(table.arrays, table.meta["files"])
+def plan_ngrams(evaluation: Sequence[EvaluationFile]) -> Step:
+    """One task: make the table of all evaluation n-grams."""
+    task = Task(
+        id="all",
+        args={"files": [list(file) for file in evaluation]},
+        inputs=[evaluation_digest(evaluation)],
+        outputs=[("work", "holdout/ngrams/ngrams.cols")],
+    )
+    return Step("holdout.ngrams", VERSION, ngrams, [task], None, "", "task")
 
 
-def write_report(blocks: Sequence[Block], work_dir: Path, fates: Path) -> Path:
-    """List every document that has hits, in source order; returns the path of contamination.parquet.
+def ngrams(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """Read the evaluation files. Raises InputError if one cannot be read whole, or has no text of 13 words."""
+    table = EvalNgrams.read([EvaluationFile(*file) for file in task.args["files"]])
+    files.write_columns(task.outputs[0][1], table.arrays, {"files": list(table.files)})
+    return Counts()
 
-    fates: columns file with `fate` and `split` (holdout/fates.cols). Columns: document (ordinal, uint32), removed (bool: its fate is
-    "contaminated"), hits (uint32), split, source, file, offset (uint64), bytes (uint32) of the document; eval_file, eval_record (uint32,
-    from 0) and ngram (its words) of the first hit.
+
+def open_ngrams(opened: Columns) -> EvalNgrams:
+    """The table that `ngrams` wrote. Raises DataError if a value in it would lead outside its arrays."""
+    return EvalNgrams({name: opened[name] for name in ARRAYS}, list(opened.meta["files"]))
+
+
+def plan_report(table: Artifact, ngrams_file: Artifact, fates: Artifact, num_documents: int) -> Step:
+    """One task: list the documents with hits. table: of the blocks."""
+    task = Task(
+        id="all",
+        reads={"blocks": [table], "ngrams": [ngrams_file], "fates": [fates]},
+        outputs=[("work", "holdout/report/contamination.parquet")],
+        weight=max(1, num_documents),
+    )
+    return Step("holdout.report", VERSION, report, [task], None, "", "doc")
+
+
+def report(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """List every document that has hits, in source order, as contamination.parquet.
+
+    Columns: document (ordinal, uint32), removed (bool: its fate is "contaminated"), hits (uint32), split, source, file,
+    offset (uint64), bytes (uint32) of the document; eval_file, eval_record (uint32, from 0) and ngram (its words) of the
+    first hit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ngrams = open_ngrams(work_dir)
-    decided = columns.read(fates, ["fate", "split"])
+    blocks = block_table.read_table(files, task.reads["blocks"][0])
+    table = open_ngrams(files.columns(task.reads["ngrams"][0]))
+    decided = files.columns(task.reads["fates"][0])
     schema = pa.schema(
         [
             ("document", pa.uint32()),
@@ -72,35 +86,42 @@ def write_report(blocks: Sequence[Block], work_dir: Path, fates: Path) -> Path:
             ("ngram", pa.string()),
         ]
     )
-    path = work_dir / REPORT
     with (
-        atomic.replacing(path, durable=False) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        files.create(task.outputs[0][1]) as creating,
+        pq.ParquetWriter(creating.file, schema, compression="zstd") as writer,
     ):
         for block in blocks:
-            found = columns.read(work_dir / f"{block.stem}.contamination", ["hits", "ngram"])
-            rows = np.flatnonzero(found["hits"])
+            assert block.contamination is not None
+            matches = files.columns(block.contamination)
+            hits, first_ngrams = matches["hits"], matches["ngram"]
+            rows = np.flatnonzero(hits)
             if not len(rows):
                 continue
-            docs = columns.read(block.docs(work_dir))
+            docs = files.columns(block.docs)
+            fate, split = (
+                decided.rows(name, block.first_ordinal, block.last_ordinal) for name in ("fate", "split")
+            )
+            doc_sources, doc_files, offsets, sizes = (
+                docs[name] for name in ("source", "file", "offset", "num_bytes")
+            )
             listed = []
             for row in rows.tolist():
                 ordinal = block.first_ordinal + row
-                eval_file, eval_record, words = ngrams.describe(int(found["ngram"][row]))
+                eval_file, eval_record, words = table.describe(int(first_ngrams[row]))
                 listed.append(
                     {
                         "document": ordinal,
-                        "removed": bool(decided["fate"][ordinal] == Fate.CONTAMINATED),
-                        "hits": int(found["hits"][row]),
-                        "split": SPLITS[int(decided["split"][ordinal])],
-                        "source": docs.meta["sources"][int(docs["source"][row])],
-                        "file": docs.meta["files"][int(docs["file"][row])],
-                        "offset": int(docs["offset"][row]),
-                        "bytes": int(docs["num_bytes"][row]),
+                        "removed": bool(fate[row] == Fate.CONTAMINATED),
+                        "hits": int(hits[row]),
+                        "split": SPLITS[int(split[row])],
+                        "source": docs.meta["sources"][int(doc_sources[row])],
+                        "file": docs.meta["files"][int(doc_files[row])],
+                        "offset": int(offsets[row]),
+                        "bytes": int(sizes[row]),
                         "eval_file": eval_file,
                         "eval_record": eval_record,
                         "ngram": words,
                     }
                 )
             writer.write_table(pa.Table.from_pylist(listed, schema))
-    return path
+    return Counts()

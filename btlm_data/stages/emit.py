@@ -1,6 +1,6 @@
 """`--emit-text DIR`: read the source once more and write the kept text, as stages/emit_text.py lays it out.
 
-    collect  a part       -> per block and split, the kept documents' cleaned records: work/emit/STEM-SPLIT.jsonl.zst
+    collect  a part       -> per block and split, the kept documents' cleaned records: emit/collect/STEM-SPLIT.jsonl.zst
     write    output file  -> DIR/SPLIT/chunkN/example_..._M.jsonl.zst, 10,000 documents each
 
 Two steps, because a part can only be read from its beginning while an output file takes documents from anywhere in it.
@@ -9,9 +9,8 @@ The kept documents are found again by their place (file and offset), not by thei
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,124 +18,135 @@ import numpy as np
 import zstandard
 
 from btlm_data.advance import advance
+from btlm_data.blocks import Block
+from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
+from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
-from btlm_data.formats import atomic, columns
 from btlm_data.splits import SPLITS
-from btlm_data.stages import emit_text, read
-from btlm_data.stages.blocks import Block
-from btlm_data.stages.fates import Fate
-from btlm_data.stages.streams import FATES
-from btlm_data.task import Counts, Task
+from btlm_data.stages import clean, emit_folder, emit_text
+from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
 
-VERSION = 1
+VERSION = 2
 
 
-def plan_collect(parts: Sequence[Task], blocks: Sequence[Block], lineage: str) -> list[Task]:
-    """A task per part that was read."""
-    first = {block.stem: block.first_ordinal for block in blocks}
+def run(runner: Runner, collecting: Step, fingerprint: str) -> None:
+    """Write all text into the text folder. collecting: as plan_collect makes it."""
+    text = runner.stores.text
+    assert text is not None
+    writing = plan_write(collecting, runner.run(collecting))
+    emit_folder.begin(text, fingerprint, [name for task in writing.tasks for _, name in task.outputs])
+    results = runner.run(writing)
+    emit_folder.finish(text, fingerprint, [result.counts.extra["file"] for result in results])
+    runner.discard(collecting)
+
+
+def plan_collect(parts: Step, blocks: Sequence[Block], fates: Artifact, settings: CleanSettings) -> Step:
+    """A task per part that was read. parts: the step `clean`. fates: with `fate` and `split`."""
     tasks = []
-    for part in parts:
-        mine = sorted(
-            (stem, ordinal) for stem, ordinal in first.items() if stem.startswith(f"read/{part.id}-")
-        )
+    for part in parts.tasks:
+        assert part.resumes is not None
+        part_blocks = [block for block in blocks if block.stem.startswith(part.resumes)]
         tasks.append(
-            Task(part.id, {"segments": part.args["segments"], "blocks": mine}, [lineage], weight=part.weight)
+            Task(
+                id=part.id,
+                args={
+                    "ranges": part.args["ranges"],
+                    "blocks": [[b.stem, b.first_ordinal] for b in part_blocks],
+                },
+                inputs=part.inputs,
+                reads={"docs": [block.docs for block in part_blocks], "fates": [fates]},
+                weight=part.weight,
+            )
         )
-    return tasks
+    return Step("emit.collect", VERSION, collect, tasks, settings, digest(VERSION, settings.products["docs"]))
 
 
-def collect(task: Task, settings: read.ReadSettings, work_dir: str) -> Counts:
-    """Write a part's kept documents, a file per block and split. Raises DataError if the source is no longer what was read."""
-    root = Path(work_dir)
-    fates = columns.read(root / FATES)
-    segments = [read.Segment.from_json(value) for value in task.args["segments"]]
-    outputs: list[str] = []
-    kept: list[list[int]] = []
-    found = read.records(segments, settings, (0, 0))
-    for (stem, first), records in zip(task.args["blocks"], found, strict=False):
-        docs = columns.read(root / f"{stem}.docs")
-        count = len(docs["offset"])
-        places = {
-            place: row for row, place in enumerate(zip(records.files, records.block.offsets, strict=True))
-        }
-        rows = [
-            places.get(place) for place in zip(docs["file"].tolist(), docs["offset"].tolist(), strict=True)
-        ]
+def collect(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+    """Write a part's kept documents, a file per block and split.
+
+    Raises DataError if the source is no longer what was read.
+    """
+    fates = files.columns(task.reads["fates"][0])
+    ranges = clean.ranges_of(task)
+    part = Part(ranges, settings, {})
+    kept_per_block: list[list[int]] = []
+    records = clean.records(ranges, settings, (0, 0))
+    described = zip(task.args["blocks"], task.reads["docs"], strict=True)
+    for ((stem, first), docs_file), block in zip(described, records, strict=False):
+        docs = files.columns(docs_file)
+        offsets = docs["offset"].tolist()
+        places = {place: row for row, place in enumerate(zip(block.files, block.block.offsets, strict=True))}
+        rows = [places.get(place) for place in zip(docs["file"].tolist(), offsets, strict=True)]
         if any(row is None for row in rows):
             raise DataError(
-                f"{segments[0].file.name} has changed since it was read: a document at offset "
-                f"{docs['offset'][rows.index(None)]} is gone. Restore the file, or start again with another --work-dir."
+                f"{ranges[0].file.name} has changed since it was read: a document at offset "
+                f"{offsets[rows.index(None)]} is gone. Restore the file, or start again with another --work-dir."
             )
-        fate, split = fates["fate"][first : first + count], fates["split"][first : first + count]
-        kept_here = np.flatnonzero(fate == Fate.KEPT).tolist()
-        kept_rows = [row for i in kept_here if (row := rows[i]) is not None]
-        documents = records.documents(segments, kept_rows)
-        texts, _ = read.BlockWriter(root, stem, segments, settings, {}).cleaned(documents)
+        fate, split = (fates.rows(name, first, first + len(offsets)) for name in ("fate", "split"))
+        kept = np.flatnonzero(fate == Fate.KEPT).tolist()
+        documents = block.documents(ranges, [row for i in kept if (row := rows[i]) is not None])
+        texts, _ = BlockWriter(files, stem, part).cleaned(documents)
         amounts = []
         for number, name in enumerate(SPLITS):
-            chosen = np.flatnonzero(split[kept_here] == number).tolist()
+            chosen = np.flatnonzero(split[kept] == number).tolist()
             amounts.append(len(chosen))
             if chosen:
-                path = f"emit/{Path(stem).name}-{name}.jsonl.zst"
-                _write_lines(root / path, ((texts[i], documents.sources[i]) for i in chosen))
-                outputs.append(path)
-        kept.append(amounts)
-    return Counts(extra={"outputs": outputs, "kept": kept})
+                _write_lines(
+                    files, _collected(stem, name), ((texts[i], documents.sources[i]) for i in chosen)
+                )
+        kept_per_block.append(amounts)
+    return Counts(extra={"kept": kept_per_block})
 
 
-def _write_lines(path: Path, documents: Iterator[tuple[str, str]]) -> None:
+def _collected(stem: str, split: str) -> str:
+    return f"emit/collect/{stem.rpartition('/')[2]}-{split}.jsonl.zst"
+
+
+def _write_lines(files: TaskFiles, name: str, documents: Iterator[tuple[str, str]]) -> None:
     encoder = msgspec.json.Encoder()
     compressor = zstandard.ZstdCompressor(level=1)
-    with (
-        atomic.replacing(path, durable=False) as temporary,
-        temporary.open("wb") as raw,
-        compressor.stream_writer(raw, closefd=False) as stream,
-    ):
+    with files.create(name) as creating, compressor.stream_writer(creating.file, closefd=False) as stream:
         for document in documents:
             stream.write(encoder.encode(document) + b"\n")
 
 
-def plan_write(collected: Sequence[Task], results: Sequence[Counts], folder: str, lineage: str) -> list[Task]:
-    """A task per output file. folder: of the text, relative to the work folder."""
-    stems = [Path(stem).name for task in collected for stem, _ in task.args["blocks"]]
-    kept = [amounts for counts in results for amounts in counts.extra["kept"]]
+def plan_write(collecting: Step, results: Sequence[Any]) -> Step:
+    """A task per output file."""
+    stems = [stem for task in collecting.tasks for stem, _ in task.args["blocks"]]
+    kept = [amounts for result in results for amounts in result.counts.extra["kept"]]
+    collected = {artifact.name: artifact for result in results for artifact in result.outputs}
     tasks = []
     for number, split in enumerate(SPLITS):
-        files = emit_text.plan(split, [amounts[number] for amounts in kept])
-        for index, file in enumerate(files):
-            stretches = [
-                [f"emit/{stems[s.block]}-{split}.jsonl.zst", s.start, s.stop] for s in file.stretches
-            ]
-            args = {"name": file.name, "stretches": stretches, "documents": file.num_documents}
-            output = os.path.join(folder, file.name)
+        for index, file in enumerate(emit_text.plan(split, [amounts[number] for amounts in kept])):
             tasks.append(
                 Task(
-                    f"{split}-{index:06d}",
-                    args,
-                    [lineage],
-                    outputs=[output],
-                    hints={"folder": folder},
+                    id=f"{split}-{index:06d}",
+                    args={"name": file.name, "stretches": [[s.start, s.stop] for s in file.stretches]},
+                    reads={
+                        "collected": [collected[_collected(stems[s.block], split)] for s in file.stretches]
+                    },
+                    outputs=[("text", file.name)],
                     weight=file.num_documents,
                 )
             )
-    return tasks
+    return Step("emit.write", VERSION, write, tasks, None, collecting.settings_digest, "doc")
 
 
-def write(task: Task, settings: None, work_dir: str) -> Counts:
+def write(task: Task, settings: None, files: TaskFiles) -> Counts:
     """Write one output file."""
-    root = Path(work_dir)
-    stretches = tuple(
-        emit_text.Stretch(i, start, stop) for i, (_, start, stop) in enumerate(task.args["stretches"])
-    )
+    described = list(zip(task.reads["collected"], task.args["stretches"], strict=True))
 
     def documents() -> Iterator[tuple[str, str]]:
-        for path, start, stop in task.args["stretches"]:
-            yield from emit_text.chosen(_read_lines(root / path), start, stop)
+        for artifact, (start, stop) in described:
+            yield from emit_text.chosen(_read_lines(files.read(artifact)), start, stop)
 
-    written = emit_text.write_file(
-        root / task.hints["folder"], emit_text.OutputFile(task.args["name"], stretches), documents()
-    )
+    stretches = tuple(emit_text.Stretch(i, start, stop) for i, (_, (start, stop)) in enumerate(described))
+    store, name = task.outputs[0]
+    with files.create(name, store) as creating:
+        written = emit_text.write_file(creating.file, emit_text.OutputFile(name, stretches), documents())
     advance(written.num_documents)
     return Counts(
         extra={
@@ -150,21 +160,8 @@ def write(task: Task, settings: None, work_dir: str) -> Counts:
     )
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
+def _read_lines(data: bytes) -> Iterator[tuple[str, str]]:
     decoder = msgspec.json.Decoder(tuple[str, str])
-    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        held = b""
-        while piece := stream.read(2**20):
-            *lines, held = (held + piece).split(b"\n")
-            for line in lines:
-                yield decoder.decode(line)
-
-
-def settings_digest(products: Mapping[str, str]) -> str:
-    """Of what decides the text: the cleaning."""
-    return digest(VERSION, products["docs"])
-
-
-def summary(results: Sequence[Counts]) -> list[dict[str, Any]]:
-    """What was written, for the record beside the text."""
-    return [counts.extra["file"] for counts in results]
+    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)) as stream:
+        for line in io.BufferedReader(stream):
+            yield decoder.decode(line)

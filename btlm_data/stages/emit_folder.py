@@ -1,4 +1,4 @@
-"""Whose text an `--emit-text` folder holds: nobody's file is overwritten, and nothing of an earlier run stays among the new.
+"""Whose text an `--emit-text` folder holds: no foreign file is overwritten, and nothing of an earlier run stays.
 
     files.json  {"fingerprint": of the dataset, "complete": bool, "files": [{"name", "documents", "bytes", "sha256"}, ...]}
 
@@ -7,14 +7,15 @@ While text is being written `complete` is false and the files have names only: t
 
 from __future__ import annotations
 
+import fnmatch
+import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from btlm_data.errors import OutputError
-from btlm_data.formats import atomic
+from btlm_data.storage import Store, check_name
 
 RECORD = "files.json"
 _TEXT = "*/chunk*/example_*.jsonl.zst"
@@ -30,72 +31,66 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def names(self) -> set[str]:
         """Of the files, below the folder."""
-        return {str(file.get("name")) for file in self.files}
+        return {check_name(str(file.get("name"))) for file in self.files}
 
 
-def read(folder: Path) -> Record:
+def read(folder: Store) -> Record:
     """The folder's record. Raises OutputError if its files.json is not one of ours."""
-    path = folder / RECORD
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except FileNotFoundError:
+    if folder.size(RECORD) is None:
         return Record()
-    except (OSError, msgspec.DecodeError) as error:
+    try:
+        return msgspec.json.decode(folder.read(RECORD), type=Record)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise OutputError(
-            f"{path} was not written by btlm-data, or is damaged ({error}). Choose another --emit-text folder, or remove it."
+            f"{folder.shown}/{RECORD} was not written by btlm-data, or is damaged ({error}). "
+            "Choose another --emit-text folder, or remove it."
         ) from None
 
 
-def check(folder: Path, fingerprint: str, *, overwrite: bool) -> None:
+def check(folder: Store, fingerprint: str, *, overwrite: bool) -> None:
     """Before any work. Raises OutputError if text there is not ours to replace; overwrite: another dataset's is."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"--emit-text {folder} is a file. Name a folder.")
     record = read(folder)
-    if foreign := sorted(_present(folder) - record.names):
+    if foreign := sorted(_present(folder).keys() - record.names):
         raise OutputError(
-            f"--emit-text {folder} holds text that btlm-data did not write there ({', '.join(foreign[:3])}). It would be overwritten or mixed with "
-            "the new. Choose an empty folder."
+            f"--emit-text {folder.shown} holds text that btlm-data did not write there ({', '.join(foreign[:3])}). "
+            "It would be overwritten or mixed with the new. Choose an empty folder."
         )
     if record.fingerprint not in (None, fingerprint) and not overwrite:
         raise OutputError(
-            f"--emit-text {folder} holds the text of another dataset. Choose another folder, or pass --overwrite to replace it."
+            f"--emit-text {folder.shown} holds the text of another dataset. Choose another folder, or pass --overwrite to "
+            "replace it."
         )
 
 
-def is_complete(folder: Path, fingerprint: str) -> bool:
+def is_complete(folder: Store, fingerprint: str) -> bool:
     """Whether all text of the dataset stands there, by names and sizes."""
     record = read(folder)
     if not record.complete or record.fingerprint != fingerprint:
         return False
-    return all(
-        (path := folder / str(file["name"])).is_file() and path.stat().st_size == file.get("bytes")
-        for file in record.files
-    )
+    present = _present(folder)
+    return all(present.get(str(file["name"])) == file.get("bytes") for file in record.files)
 
 
-def begin(folder: Path, fingerprint: str, names: Sequence[str]) -> None:
-    """Claim the folder for these files; remove what an earlier or a killed run left. Hold the folder's lock."""
+def begin(folder: Store, fingerprint: str, names: Sequence[str]) -> None:
+    """Claim the folder for these files; remove what an earlier run left. Hold the folder's lease."""
     before = read(folder)
     files = [{"name": name} for name in sorted({*names, *before.names})]
     _write(folder, fingerprint, files, complete=False)
-    for name in (before.names - set(names)) & _present(
-        folder
-    ):  # only names as ours are, whatever stands in the record
-        (folder / name).unlink()
-    for path in folder.glob(f"*/chunk*/.example_*{atomic.TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    # Only names as ours are, whatever stands in the record.
+    folder.delete(sorted((before.names - set(names)) & _present(folder).keys()))
+    folder.sweep()
 
 
-def finish(folder: Path, fingerprint: str, files: Iterable[dict[str, Any]]) -> None:
+def finish(folder: Store, fingerprint: str, files: Iterable[dict[str, Any]]) -> None:
     """All of it is written."""
     _write(folder, fingerprint, list(files), complete=True)
 
 
-def _write(folder: Path, fingerprint: str, files: list[dict[str, Any]], *, complete: bool) -> None:
-    atomic.write_json(folder / RECORD, {"fingerprint": fingerprint, "complete": complete, "files": files})
+def _write(folder: Store, fingerprint: str, files: list[dict[str, Any]], *, complete: bool) -> None:
+    value = {"fingerprint": fingerprint, "complete": complete, "files": files}
+    folder.write(RECORD, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def _present(folder: Path) -> set[str]:
-    return {
-        path.relative_to(folder).as_posix() for path in folder.glob(_TEXT) if not path.name.startswith(".")
-    }
+def _present(folder: Store) -> dict[str, int]:
+    """Sizes of the text files there, by name."""
+    return {entry.name: entry.size for entry in folder.list() if fnmatch.fnmatchcase(entry.name, _TEXT)}

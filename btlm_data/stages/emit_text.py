@@ -11,16 +11,15 @@ with the same bytes (for one version of zstd; it is recorded in the manifest of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import zstandard
 
 from btlm_data.errors import OutputError
-from btlm_data.formats import atomic
+from btlm_data.storage import digest
 
 VERSION = 1
 DOCUMENTS_PER_FILE = 10_000
@@ -99,37 +98,28 @@ def _name(split: str, number: int, num_files: int) -> str:
     return f"{split}/chunk{1 + number // per_chunk}/example_{kind}_{number}.jsonl.zst"
 
 
-def write_file(folder: Path, file: OutputFile, documents: Iterable[tuple[str, str]]) -> Written:
-    """Write one output file, whole or not at all.
+def write_file(stored: BinaryIO, file: OutputFile, documents: Iterable[tuple[str, str]]) -> Written:
+    """Write one output file into `stored`, an empty file open for reading and writing.
 
-    documents: (text, source name), exactly those that `file` was planned for, in order; they are taken one by one, so that memory holds one at a time.
-    Raises OutputError if the disk refuses, or the number of documents is not the planned one.
+    documents: (text, source name), exactly those that `file` was planned for, in order; they are taken one by one, so
+    that memory holds one at a time. Raises OutputError if their number is not the planned one.
     """
-    path = folder / file.name
     encoder = msgspec.json.Encoder()
     number = num_bytes = 0
-    with atomic.replacing(path) as temporary:
-        with (
-            temporary.open("wb") as raw,
-            zstandard.ZstdCompressor(level=LEVEL).stream_writer(raw, closefd=False) as stream,
-        ):
-            for text, source in documents:
-                line = encoder.encode(_Record(text, _Meta(source)))
-                stream.write(line)
-                stream.write(b"\n")
-                number += 1
-                num_bytes += len(text) if text.isascii() else len(text.encode())
-        if number != file.num_documents:
-            raise OutputError(
-                f"{path}: {number} documents came where {file.num_documents} were planned, so the text read now is not the text read before. "
-                "The source has changed during the run: run the same command again."
-            )
-        digest = hashlib.sha256()
-        with temporary.open("rb") as written:
-            while piece := written.read(2**20):
-                digest.update(piece)
-        size = temporary.stat().st_size
-    return Written(file.name, number, num_bytes, size, digest.hexdigest())
+    with zstandard.ZstdCompressor(level=LEVEL).stream_writer(stored, closefd=False) as stream:
+        for text, source in documents:
+            stream.write(encoder.encode(_Record(text, _Meta(source))))
+            stream.write(b"\n")
+            number += 1
+            num_bytes += len(text) if text.isascii() else len(text.encode())
+    if number != file.num_documents:
+        raise OutputError(
+            f"{file.name}: {number} documents came where {file.num_documents} were planned, so the text read now is not "
+            "the text read before. The source has changed during the run: rerun the same command."
+        )
+    size = stored.tell()
+    stored.seek(0)
+    return Written(file.name, number, num_bytes, size, digest.sha256_stream(stored))
 
 
 def chosen(documents: Iterable[tuple[str, str]], start: int, stop: int) -> Iterator[tuple[str, str]]:

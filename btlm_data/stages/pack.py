@@ -1,10 +1,10 @@
 """Cut a stream into samples and send each to its place in the shuffled order.
 
-reads   a stretch of a stream (stages/streams.py)
-writes  work/pack/NAME-RANGE.cols: `rows` (m, L+1) tokens sorted by destination, `place` (m,) uint64 destinations, `edges`
+reads   a stretch of a stream (stages/stream.py)
+writes  pack/NAME-RANGE.cols: `rows` (m, L+1) tokens sorted by destination, `place` (m,) uint64 destinations, `edges`
         (shards + 1,) uint64: rows of each shard
 unit    a stretch of samples
-balance tokens in = label positions + 1 (a stream's first token is nobody's label) + the dropped tail
+balance tokens in = label positions + 1 (the first token of a stream is never a label) + the dropped tail
 
 Sample i of a stream takes stream[i*L : (i+1)*L + 1], so any stretch can be cut without its neighbours. Its place is a
 seeded bijection of [0, n) (kernels.packing.permute_index): no table of n entries is ever made. Only `shuffle: samples` of a
@@ -15,21 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
+from btlm_data.errors import DataError
 from btlm_data.fingerprint import digest
-from btlm_data.formats import columns
 from btlm_data.formats.shard_formats.order import destinations, sample_purpose
 from btlm_data.recipe.models import Settings
-from btlm_data.stages.streams import Index, gather
-from btlm_data.task import Counts, Task
+from btlm_data.stages.stream import Bucket, StreamIndex, StreamReader
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
 
-VERSION = 1
+VERSION = 2
 TOKENS_PER_FILE = 16_777_216  # default shard: 8,192 samples of 2,048 tokens
 
 
@@ -39,7 +39,7 @@ class SampleSet:
 
     folder: str  # relative to the output folder: "train", or "msl2048/train"
     split: str
-    index: Index
+    index: StreamIndex
     seq_len: int
     samples_per_file: int
     tail: str  # "pad" or "drop"
@@ -80,6 +80,26 @@ class SampleSet:
 
 
 @dataclass(frozen=True)
+class StreamSource:
+    """Where tasks find the tokens of streams. table: of the blocks. lineage: of everything that decides the streams."""
+
+    table: Artifact
+    lineage: str
+    memory_per_worker: int
+
+    def reads(self, buckets: Sequence[Bucket]) -> dict[str, Any]:
+        """The fields of a Task that reads some buckets of a stream.
+
+        Which blocks hold the tokens, and so which files are read, follows from the lineage: it is no part of the digest.
+        """
+        return {
+            "inputs": [self.lineage],
+            "through": {"blocks": [self.table], "index": [bucket.file for bucket in buckets]},
+            "hints": {"buckets": buckets},
+        }
+
+
+@dataclass(frozen=True)
 class PackSettings:
     """What decides samples and their order."""
 
@@ -107,9 +127,14 @@ def range_samples(sample_set: SampleSet, memory_per_worker: int) -> int:
     return max(1, min(by_memory, wanted))
 
 
-def plan(sample_set: SampleSet, lineage: str, memory_per_worker: int) -> list[Task]:
-    """A task per stretch of samples."""
-    step = range_samples(sample_set, memory_per_worker)
+def plan(sample_sets: Sequence[SampleSet], settings: PackSettings, source: StreamSource) -> Step:
+    """A task per stretch of samples of each set."""
+    tasks = [task for sample_set in sample_sets for task in _plan_set(sample_set, source)]
+    return Step("pack", VERSION, work, tasks, settings, settings.digest, "token")
+
+
+def _plan_set(sample_set: SampleSet, source: StreamSource) -> list[Task]:
+    step = range_samples(sample_set, source.memory_per_worker)
     tasks = []
     for number, first in enumerate(range(0, sample_set.num_samples, step)):
         last = min(first + step, sample_set.num_samples)
@@ -117,45 +142,48 @@ def plan(sample_set: SampleSet, lineage: str, memory_per_worker: int) -> list[Ta
             first * sample_set.seq_len,
             min(last * sample_set.seq_len + 1, sample_set.index.num_tokens),
         )
-        args = {
-            "seq_len": sample_set.seq_len,
-            "range": [first, last],
-            "samples": sample_set.num_samples,
-            "per_file": sample_set.samples_per_file,
-            "shards": sample_set.num_shards,
-            "tokens": [start, stop],
-            "purpose": sample_set.purpose,
-        }
+        reads = source.reads(sample_set.index.overlapping(start, stop))
         tasks.append(
             Task(
                 id=f"{sample_set.name}-{number:06d}",
-                args=args,
-                hints={"buckets": sample_set.index.overlapping(start, stop)},
-                inputs=[lineage],
-                outputs=[f"pack/{sample_set.name}-{number:06d}.cols"],
+                args={
+                    "seq_len": sample_set.seq_len,
+                    "range": [first, last],
+                    "samples": sample_set.num_samples,
+                    "per_file": sample_set.samples_per_file,
+                    "shards": sample_set.num_shards,
+                    "tokens": [start, stop],
+                    "purpose": sample_set.purpose,
+                },
+                outputs=[("work", f"pack/{sample_set.name}-{number:06d}.cols")],
                 weight=stop - start,
+                **reads | {"hints": reads["hints"] | {"folder": sample_set.folder}},
             )
         )
     return tasks
 
 
-def work(task: Task, settings: PackSettings, work_dir: str) -> Counts:
+def work(task: Task, settings: PackSettings, files: TaskFiles) -> Counts:
     """Cut one stretch into rows and sort them by destination."""
-    root, args = Path(work_dir), task.args
+    args = task.args
     (first, last), (start, stop), length = args["range"], args["tokens"], args["seq_len"]
-    stream = gather(root, task.hints["buckets"], start, stop, settings.dtype, settings.eos_id)
+    stream = reader(task, settings, files).stretch(start, stop)
     place = destinations(first, last, args["samples"], settings.settings.seed, args["purpose"])
     order = np.argsort(place)
     rows = cut_rows(stream, last - first, length)[order]
     del stream
     place = place[order]
     shards = np.arange(args["shards"] + 1, dtype=np.uint64) * np.uint64(args["per_file"])
-    columns.write(
-        root / task.outputs[0],
-        {"rows": rows, "place": place, "edges": np.searchsorted(place, shards).astype(np.uint64)},
-    )
+    edges = np.searchsorted(place, shards).astype(np.uint64)
+    files.write_columns(task.outputs[0][1], {"rows": rows, "place": place, "edges": edges})
     advance(stop - start)
     return Counts()
+
+
+def reader(task: Task, settings: PackSettings, files: TaskFiles) -> StreamReader:
+    """Reads the stream that a task planned with a StreamSource names."""
+    [table] = task.through["blocks"]
+    return StreamReader(files, table, task.hints["buckets"], settings.dtype, settings.eos_id)
 
 
 def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArray[Any]:
@@ -174,21 +202,27 @@ def num_real(first: int, last: int, num_labels: int, length: int) -> npt.NDArray
 
 
 def shuffled_shard(
-    root: Path, ranges: Sequence[str], number: int, per_file: int, num_samples: int
+    files: TaskFiles, stretches: Sequence[Artifact], number: int, first: int, last: int
 ) -> npt.NDArray[Any]:
-    """Rows of one shard from every packed stretch, (m, L+1), in their final order; and nothing else of those files is read."""
-    first, last = number * per_file, min((number + 1) * per_file, num_samples)
+    """Rows [first, last) of shard `number`, (last - first, L+1), in their final order, from every packed stretch.
+
+    Nothing else of those files is read. Raises DataError if they do not hold each row once.
+    """
     rows: npt.NDArray[Any] | None = None
-    filled = 0
-    for path in ranges:
-        file = columns.read(root / path)
-        begin, end = (int(edge) for edge in file["edges"][number : number + 2])
+    is_filled = np.zeros(last - first, np.bool_)
+    for stretch in stretches:
+        packed = files.columns(stretch)
+        begin, end = (int(edge) for edge in packed.rows("edges", number, number + 2))
         if begin == end:
             continue
+        part = packed.rows("rows", begin, end)
+        place = packed.rows("place", begin, end).astype(np.int64) - first
         if rows is None:
-            rows = np.empty((last - first, file["rows"].shape[1]), file["rows"].dtype)
-        rows[file["place"][begin:end] - np.uint64(first)] = file["rows"][begin:end]
-        filled += end - begin
-    assert rows is not None
-    assert filled == last - first, f"shard {number} has {filled} of {last - first} samples"
+            rows = np.empty((last - first, part.shape[1]), part.dtype)
+        if int(place.min()) < 0 or int(place.max()) >= last - first:
+            raise DataError(f"{stretch.name} holds samples that do not belong to shard {number}.")
+        rows[place] = part
+        is_filled[place] = True
+    if rows is None or not is_filled.all():
+        raise DataError(f"The packed samples of shard {number} are incomplete. Rerun the same command.")
     return rows

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import xxhash
 
 _PIECE = 1 << 20
-
-
-def of_json(value: Any) -> str:
-    """Hex SHA-256 of a JSON value's canonical form (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sha256_stream(file: BinaryIO) -> str:

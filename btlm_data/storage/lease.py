@@ -69,14 +69,18 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold(store: Store, name: str, purpose: str, *, heartbeat: bool = True) -> Iterator[Lease]:
-    """Hold the lease `name` for the length of the block. purpose: for the message, "The work folder X is".
+def hold(
+    store: Store, name: str, purpose: str, *, option: str = "folder", heartbeat: bool = True
+) -> Iterator[Lease]:
+    """Hold the lease `name` for the length of the block.
+
+    purpose, option: for the message, "The work folder X is" in use, "choose another --work-dir".
 
     heartbeat: keep it alive by a thread; without one (where a process is about to fork) call `start` later.
     Raises OutputError naming the holder if another live process has it.
     """
     state = _own_state()
-    lease = _take(store, name, state, purpose)
+    lease = _take(store, name, state, purpose, option)
     if heartbeat:
         lease._thread.start()
     try:
@@ -92,7 +96,7 @@ def start_heartbeat(lease: Lease) -> None:
         lease._thread.start()
 
 
-def _take(store: Store, name: str, state: dict[str, Any], purpose: str) -> Lease:
+def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: str) -> Lease:
     watched: tuple[str, float] | None = None  # the version seen first, and when
     while True:
         version = store.create_new(name, _encode(state))
@@ -107,10 +111,10 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str) -> Lease
         if alive or (alive is None and is_beating):
             raise OutputError(
                 f"{purpose} in use by {holder.get('holder', 'another run')}. Two runs would overwrite each other's "
-                "files. Wait for it to end, or choose another folder."
+                f"files. Wait for it to end, or choose another {option}."
             )
         watched = watched or (present[1], now)
-        if alive is False or now - watched[1] >= EXPIRY:
+        if alive is False or "token" not in holder or now - watched[1] >= EXPIRY:
             version = store.replace_version(name, _encode(state), present[1])
             if version is not None:
                 return Lease(store, name, state, version)

@@ -81,7 +81,7 @@ class LocalStore:
             data = file.read() if stop is None else file.read(stop - start)
         if stop is not None and len(data) != stop - start:
             raise DataError(
-                f"{self.path(name)} ends before byte {stop:,}; it was cut. Run the same command again: it is made again."
+                f"{self.path(name)} ends before byte {stop:,}; it was cut. Rerun the same command; it is made again."
             )
         return data
 
@@ -98,7 +98,7 @@ class LocalStore:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{path} is missing. Run the same command again: it is made again.") from error
+            raise DataError(f"{path} is missing. Rerun the same command; it is made again.") from error
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read ({error.strerror}). Change that and run the same command again."
@@ -240,6 +240,10 @@ def as_output_error(error: OSError, path: Path | str) -> OutputError:
             f"The disk is full: {path} could not be written. Nothing half-written was kept under that name. "
             "Free space (`--plan` tells how much a run needs) and rerun the same command; it continues from here."
         )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and (file := _file_above(Path(path))) is not None:
+        return OutputError(
+            f"{file} is a file, so {path} could not be written below it. Choose another folder."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(
             f"No permission to write {path} ({error.strerror}). Choose another --out or --work-dir, or change the "
@@ -248,6 +252,11 @@ def as_output_error(error: OSError, path: Path | str) -> OutputError:
     return OutputError(
         f"{path} could not be written: {error.strerror or error}. Fix it and rerun the same command; it continues from here."
     )
+
+
+def _file_above(path: Path) -> Path | None:
+    """The first part of a path that is not a folder, if one is not."""
+    return next((above for above in reversed(path.parents) if above.exists() and not above.is_dir()), None)
 
 
 def _version(data: bytes) -> str:

@@ -93,11 +93,11 @@ class RemoteStore:
             )
         except FileNotFoundError:
             raise DataError(
-                f"{self.shown}/{name} is missing. Run the same command again: it is made again."
+                f"{self.shown}/{name} is missing. Rerun the same command; it is made again."
             ) from None
         if stop is not None and len(data) != stop - start:
             raise DataError(
-                f"{self.shown}/{name} ends before byte {stop:,}; it was cut. Run the same command again: it is made again."
+                f"{self.shown}/{name} ends before byte {stop:,}; it was cut. Rerun the same command; it is made again."
             )
         return cast(bytes, data)
 
@@ -109,7 +109,7 @@ class RemoteStore:
         """The object for reading, by ranges of some megabytes."""
         size = self.size(name)
         if size is None:
-            raise DataError(f"{self.shown}/{name} is missing. Run the same command again: it is made again.")
+            raise DataError(f"{self.shown}/{name} is missing. Rerun the same command; it is made again.")
         return io.BufferedReader(_Ranges(self, name, size), _READ_AHEAD)
 
     @contextlib.contextmanager

@@ -24,9 +24,9 @@ import torch
 import zstandard
 from torch.utils.data import DataLoader, Dataset
 
-from btlm_data.formats.shard_formats import writer as shards
 from btlm_data.tokenizers import load_tokenizer
 from btlm_train.data import GptHDF5MapDataProcessor
+from tests import shard_files as shards
 
 ROUNDS = 7
 FILES = 8

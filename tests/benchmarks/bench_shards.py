@@ -76,7 +76,7 @@ def run() -> list[dict[str, Any]]:
 
 def compare(rows: npt.NDArray[np.uint16], folder: Path) -> tuple[float, float, int, int]:
     """CPU seconds and bytes, ours and h5py's, for token rows (n, L+1)."""
-    from btlm_data.formats.shard_formats import writer as shards
+    from tests import shard_files as shards
 
     length = rows.shape[1] - 1
     planes = np.ones((len(rows), 3, length), np.int32)

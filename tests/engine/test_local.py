@@ -12,14 +12,17 @@ import psutil
 import pytest
 
 from btlm_data.advance import advance
+from btlm_data.engine.execute import Job
 from btlm_data.engine.local import LocalEngine
 from btlm_data.errors import BtlmError, InputError
+from btlm_data.places import Places
 from btlm_data.task import Counts, Step, Task
+from btlm_data.task_files import TaskFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def work(task: Task, settings: Any, work_dir: str) -> Counts:
+def work(task: Task, settings: Any, files: TaskFiles) -> Counts:
     """Whatever the task's arguments ask for."""
     time.sleep(task.args.get("sleep", 0))
     advance(task.args.get("units", 0))
@@ -27,59 +30,65 @@ def work(task: Task, settings: Any, work_dir: str) -> Counts:
         raise InputError("The third record is bad.")
     if task.args.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
-    Path(work_dir, task.id).write_text(str(settings))
+    with files.create(task.id) as creating:
+        creating.file.write(str(settings).encode())
     return Counts(extra={"pid": os.getpid(), "id": task.id})
 
 
-def step(*args: dict[str, Any]) -> Step:
-    return Step("test", 1, work, [Task(f"{i:06d}", args=a) for i, a in enumerate(args)], "settings", "")
+def jobs(folder: Path, *args: dict[str, Any]) -> list[Job]:
+    """A job for each task's arguments."""
+    tasks = [Task(f"{i:06d}", args=a) for i, a in enumerate(args)]
+    step = Step("test", 1, work, tasks, "settings", "")
+    return [Job.of(step, task, "", Places(str(folder), str(folder))) for task in tasks]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_task_is_run_once_and_its_result_comes_back(tmp_path: Path, workers: int) -> None:
-    tasks = step(*[{"units": 10}] * 20)
+    made = jobs(tmp_path, *[{"units": 10}] * 20)
     with LocalEngine(workers) as engine:
-        results = [result for result in engine.map(tasks, tasks.tasks, str(tmp_path)) if result is not None]
+        done = [receipt for receipt in engine.map(made) if receipt is not None]
         assert engine.progress() == 200
-        assert list(engine.map(tasks, [], str(tmp_path))) == []
-    assert sorted(result.counts.extra["id"] for result in results) == [task.id for task in tasks.tasks]
-    assert all(result.task.id == result.counts.extra["id"] for result in results)
-    assert len(list(tmp_path.iterdir())) == 20
-    assert len({result.counts.extra["pid"] for result in results} - {os.getpid()}) <= workers
-    assert ({result.counts.extra["pid"] for result in results} == {os.getpid()}) == (workers == 1)
+        assert list(engine.map([])) == []
+    assert sorted(receipt.task for receipt in done) == [job.task.id for job in made]
+    assert all(receipt.task == receipt.counts["extra"]["id"] for receipt in done)
+    assert len([path for path in tmp_path.iterdir() if path.is_file()]) == 20
+    assert len(list((tmp_path / "receipts/test").iterdir())) == 20
+    processes = {receipt.counts["extra"]["pid"] for receipt in done}
+    assert len(processes - {os.getpid()}) <= workers
+    assert (processes == {os.getpid()}) == (workers == 1)
 
 
 def test_progress_comes_while_a_task_is_running(tmp_path: Path) -> None:
-    tasks = step({"sleep": 0.7}, {"sleep": 0.7})
+    made = jobs(tmp_path, {"sleep": 0.7}, {"sleep": 0.7})
     with LocalEngine(2) as engine:
-        assert list(engine.map(tasks, tasks.tasks, str(tmp_path))).count(None) >= 3
+        assert list(engine.map(made)).count(None) >= 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_tasks_exception_arrives_as_it_is_and_ends_the_others(tmp_path: Path, workers: int) -> None:
-    tasks = step({"raise": True}, *[{"sleep": 20}] * 3)
+    made = jobs(tmp_path, {"raise": True}, *[{"sleep": 20}] * 3)
     start = time.perf_counter()
     with LocalEngine(workers) as engine, pytest.raises(InputError, match=r"The third record is bad\."):
-        list(engine.map(tasks, tasks.tasks, str(tmp_path)))
+        list(engine.map(made))
     assert time.perf_counter() - start < 5
     assert psutil.Process().children() == []
 
 
 def test_a_killed_worker_is_said_plainly(tmp_path: Path) -> None:
-    tasks = step({"die": True}, {"sleep": 20})
+    made = jobs(tmp_path, {"die": True}, {"sleep": 20})
     with (
         LocalEngine(2) as engine,
-        pytest.raises(BtlmError, match="A worker process of step test died") as caught,
+        pytest.raises(BtlmError, match="A worker process of the stage test was killed") as caught,
     ):
-        list(engine.map(tasks, tasks.tasks, str(tmp_path)))
+        list(engine.map(made))
     assert "fewer --workers" in str(caught.value)
     assert psutil.Process().children() == []
 
 
 def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
-    tasks = step({}, *[{"sleep": 20}] * 3)
+    made = jobs(tmp_path, {}, *[{"sleep": 20}] * 3)
     with LocalEngine(2) as engine:
-        for result in engine.map(tasks, tasks.tasks, str(tmp_path)):
+        for result in engine.map(made):
             if result is not None:
                 break
     assert psutil.Process().children() == []
@@ -90,11 +99,11 @@ import sys; sys.path.insert(0, sys.argv[1])
 import importlib.util
 spec = importlib.util.spec_from_file_location("test_local", sys.argv[2]); module = importlib.util.module_from_spec(spec)
 sys.modules["test_local"] = module; spec.loader.exec_module(module)
-tasks = module.step(*[{"sleep": 30}] * 4)
+made = module.jobs(module.Path(sys.argv[3]), *[{"sleep": 30}] * 4)
 with module.LocalEngine(2) as engine:
     engine.start()
     print("started", flush=True)
-    list(engine.map(tasks, tasks.tasks, sys.argv[3]))
+    list(engine.map(made))
 """
 
 

@@ -1,43 +1,45 @@
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from btlm_data.engine import receipts
+from btlm_data.engine.execute import Job
 from btlm_data.engine.local import LocalEngine
-from btlm_data.engine.runner import exclusive, is_done, run_step, task_digest
+from btlm_data.engine.runner import Runner, task_digest
 from btlm_data.errors import OutputError
-from btlm_data.formats import receipts
-from btlm_data.task import Counts, Step, Task
+from btlm_data.formats.columns import DamagedError
+from btlm_data.places import Places
+from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
+from btlm_data.task_files import TaskFiles, write_list
+from tests import fresh_interpreter
 
-ROOT = Path(__file__).resolve().parents[2]
 ran: list[str] = []
 
 
-def work(task: Task, settings: Any, work_dir: str) -> Counts:
+def work(task: Task, settings: Any, files: TaskFiles) -> Counts:
     """Write the task's outputs; dies halfway if told to."""
     ran.append(task.id)
-    for output in task.outputs:
-        path = Path(work_dir, output)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{settings} {dict(task.args)}")
+    for store, name in task.outputs:
+        with files.create(name, store) as creating:
+            creating.file.write(f"{settings} {dict(task.args)}".encode())
     if task.args.get("fail"):
         raise OutputError("No room.")
-    Path(work_dir, f"extra-{task.id}").write_text("found while working")
-    counts = Counts(extra={"outputs": [f"extra-{task.id}"]})
+    files.write_columns(f"step/extra-{task.id}", {"x": np.arange(4)})
+    counts = Counts()
     counts.add("train", task.id, "in", int(task.id) + 1)
     return counts
 
 
-class Nobody:
-    """Events that are only remembered."""
+class Seen:
+    """Remembers progress events."""
 
     def __init__(self) -> None:
         self.started: list[tuple[int, int]] = []
@@ -54,7 +56,10 @@ class Nobody:
 
 
 def step(count: int = 3, **changes: Any) -> Step:
-    tasks = [Task(f"{i}", args={"n": i}, inputs=["in"], outputs=[f"out/{i}"]) for i in range(count)]
+    tasks = [
+        Task(f"{i}", args={"n": i}, inputs=["in"], outputs=[("work", f"step/{i}"), ("out", f"train/{i}")])
+        for i in range(count)
+    ]
     return replace(Step("step", 1, work, tasks, "settings", "digest"), **changes)
 
 
@@ -65,48 +70,54 @@ def nothing_ran() -> Iterator[None]:
     ran.clear()
 
 
-def run(made: Step, work_dir: Path, events: Nobody | None = None) -> list[Counts]:
-    with LocalEngine(1) as engine:
-        return run_step(made, work_dir, engine, events or Nobody())
+def runner(folder: Path, events: Seen | None = None, workers: int = 1) -> Runner:
+    places = Places(str(folder / "work"), str(folder / "out"))
+    return Runner(places, places.open(), LocalEngine(workers), events or Seen())
+
+
+def run(made: Step, folder: Path, events: Seen | None = None) -> list[TaskResult]:
+    return runner(folder, events).run(made)
 
 
 def test_a_second_run_does_nothing_and_counts_the_same(tmp_path: Path) -> None:
-    events = Nobody()
+    events = Seen()
     first = run(step(), tmp_path, events)
     again = run(step(), tmp_path, events)
     assert ran == ["0", "1", "2"]
     assert first == again
-    assert [counts.cells["train", str(i), "in"].documents for i, counts in enumerate(again)] == [1, 2, 3]
+    cells = [result.counts.cells["train", str(i), "in"].documents for i, result in enumerate(again)]
+    assert cells == [1, 2, 3]
     assert events.started == [(3, 0), (0, 3)]
     assert events.skipped == [0, 3]
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"version": 2}, {"settings_digest": "other"}, {"name": "other"}, {"tasks": [replace(task, inputs=["new"]) for task in step().tasks]},
-     {"tasks": [replace(task, args={"n": 9}) for task in step().tasks]}, {"tasks": [replace(task, outputs=[f"new/{task.id}"]) for task in step().tasks]}],
-    ids=["version", "settings", "name", "inputs", "arguments", "outputs"],
-)  # fmt: skip
+    [
+        {"version": 2},
+        {"settings_digest": "other"},
+        {"tasks": [replace(task, inputs=["new"]) for task in step().tasks]},
+        {"tasks": [replace(task, args={"n": 9}) for task in step().tasks]},
+        {"tasks": [replace(task, reads={"a": [Artifact("b", 1, "c")]}) for task in step().tasks]},
+        {"tasks": [replace(task, outputs=[("work", f"step/new-{task.id}")]) for task in step().tasks]},
+    ],
+    ids=["version", "settings", "inputs", "arguments", "files", "outputs"],
+)
 def test_whatever_decides_the_outputs_makes_them_again(tmp_path: Path, changes: dict[str, Any]) -> None:
     run(step(), tmp_path)
     run(step(**changes), tmp_path)
     assert ran == ["0", "1", "2"] * 2
 
 
-def test_how_settings_and_hints_make_nothing_again(tmp_path: Path) -> None:
+def test_how_settings_hints_and_files_on_the_way_make_nothing_again(tmp_path: Path) -> None:
     run(step(), tmp_path)
-    run(
-        step(
-            settings="with more workers",
-            unit="doc",
-            tasks=[replace(t, weight=5, hints={"a": 1}) for t in step().tasks],
-        ),
-        tmp_path,
-    )
+    through = {"a": [Artifact("b", 1, "c")]}
+    tasks = [replace(task, weight=5, hints={"a": 1}, through=through) for task in step().tasks]
+    run(step(settings="with more workers", unit="doc", tasks=tasks), tmp_path)
     assert ran == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("lost", ["out/1", "extra-1"])
+@pytest.mark.parametrize("lost", ["work/step/1", "work/step/extra-1", "out/train/1"])
 def test_a_lost_or_resized_output_is_made_again_and_no_other(tmp_path: Path, lost: str) -> None:
     run(step(), tmp_path)
     whole = (tmp_path / lost).read_bytes()
@@ -126,59 +137,124 @@ def test_a_failed_task_has_no_receipt_not_even_its_old_one(tmp_path: Path) -> No
     failing = step(tasks=tasks)
     with pytest.raises(OutputError, match="No room"):
         run(failing, tmp_path)
-    assert receipts.read(tmp_path, "step", "1") is None
-    assert [is_done(failing, task, tmp_path) for task in tasks] == [True, False, True]
+    assert runner(tmp_path).proved(failing).keys() == {"0", "2"}
+    assert not runner(tmp_path).is_done(failing)
     run(step(), tmp_path)  # back to what was there before: its outputs were overwritten, so it is made again
     assert ran == ["0", "1", "2", "1", "1"]
 
 
-def test_a_digest_covers_all_but_outputs_weight_and_hints() -> None:
+def test_files_and_receipts_that_no_task_names_are_removed_and_foreign_ones_are_not(tmp_path: Path) -> None:
+    run(step(3), tmp_path)
+    (tmp_path / "work/step/foreign-2.cols").write_bytes(b"left by another run")
+    (tmp_path / "work/other").mkdir()
+    (tmp_path / "work/other/file").write_bytes(b"of another step")
+    (tmp_path / "out/train/notes.txt").write_bytes(b"the user's")
+    run(step(2), tmp_path)
+    work = tmp_path / "work"
+    assert sorted(path.name for path in (work / "step").iterdir()) == ["0", "1", "extra-0", "extra-1"]
+    assert sorted(path.name for path in (work / "receipts/step").iterdir()) == ["0.json", "1.json"]
+    assert (work / "other/file").exists()
+    assert (tmp_path / "out/train/notes.txt").exists()
+
+
+def test_what_a_task_can_continue_from_stays_until_it_is_done(tmp_path: Path) -> None:
+    (tmp_path / "work/step").mkdir(parents=True)
+    for name in ("1-part", "2-part", "other"):
+        (tmp_path / "work/step" / name).write_bytes(b"half")
+    tasks = [replace(task, resumes=f"step/{task.id}-", args={"fail": True}) for task in step(2).tasks]
+    with pytest.raises(OutputError):
+        run(step(tasks=tasks), tmp_path)
+    assert {path.name for path in (tmp_path / "work/step").iterdir()} >= {"1-part"}
+    assert not (tmp_path / "work/step/2-part").exists()
+    run(step(tasks=[replace(task, resumes=f"step/{task.id}-") for task in step(2).tasks]), tmp_path)
+    assert not (tmp_path / "work/step/1-part").exists()
+
+
+def test_a_digest_covers_all_but_outputs_weight_hints_and_files_on_the_way() -> None:
     made = step()
     task = made.tasks[0]
-    same = replace(task, outputs=["elsewhere"], weight=7, hints={"x": 1})
+    through = {"x": [Artifact("a", 1, "b")]}
+    same = replace(task, outputs=[("out", "elsewhere")], weight=7, hints={"x": 1}, through=through)
     assert task_digest(made, task) == task_digest(made, same)
-    different = [replace(task, id="9"), replace(task, args={"n": 1}), replace(task, inputs=["b"])]
-    assert len({task_digest(made, t) for t in [task, *different]}) == 4
+    different = [
+        replace(task, id="9"),
+        replace(task, args={"n": 1}),
+        replace(task, inputs=["b"]),
+        replace(task, reads=through),
+    ]
+    assert len({task_digest(made, t) for t in [task, *different]}) == 5
 
 
-# One run at a time -------------------------------------------------------------------------------------------------
-
-_HOLD = "import sys, time; from pathlib import Path; from btlm_data.engine.runner import exclusive\nwith exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-
-
-def test_a_second_run_says_who_holds_the_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    with (
-        pytest.raises(OutputError, match=rf"in use by process {holder.pid} on .*Wait for it to end"),
-        exclusive(tmp_path),
-    ):
-        pass
-    holder.kill()
-    holder.communicate()
-    with exclusive(tmp_path):
-        assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
-    with exclusive(tmp_path):
-        pass
-
-
-def test_taking_the_folder_removes_what_a_killed_run_left(tmp_path: Path) -> None:
-    (tmp_path / "read").mkdir()
-    (tmp_path / "read/.a.docs.123.tmp").write_bytes(b"half")
-    (tmp_path / "read/a.docs").write_bytes(b"whole")
-    with exclusive(tmp_path):
-        assert [path.name for path in (tmp_path / "read").iterdir()] == ["a.docs"]
-
-
-def test_a_work_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="could not be written"), exclusive(tmp_path / "file" / "work"):
-        pass
-
-
-def test_receipts_are_plain_json(tmp_path: Path) -> None:
+def test_a_flipped_receipt_counts_as_none(tmp_path: Path) -> None:
     run(step(1), tmp_path)
-    value = json.loads(receipts.path_of(tmp_path, "step", "0").read_bytes())
-    assert set(value) == {"digest", "step", "version", "task", "outputs", "counts", "seconds"}
-    assert value["outputs"].keys() == {"out/0", "extra-0"}
+    path = tmp_path / "work/receipts/step/0.json"
+    stored = path.read_bytes()
+    value = json.loads(stored)
+    assert set(value) == {"checksum", "receipt"}
+    assert set(value["receipt"]) == {"digest", "step", "version", "task", "outputs", "counts", "seconds"}
+    for position in range(len(stored) - 1):
+        path.write_bytes(stored[:position] + bytes([stored[position] ^ 1]) + stored[position + 1 :])
+        read = receipts.read_all(runner(tmp_path).stores.work, "step").get("0")
+        assert read is None or json.loads(path.read_bytes()) == value
+    path.write_bytes(stored[:-20])
+    assert receipts.read_all(runner(tmp_path).stores.work, "step") == {}
+
+
+# What a task may read ----------------------------------------------------------------------------------------------
+
+
+def reading(task: Task, settings: Any, files: TaskFiles) -> Counts:
+    """Read a columns file and, named by a list, others."""
+    [listed] = task.reads["list"]
+    for artifact in files.read_list(listed):
+        files.columns(artifact)["x"]
+    return Counts()
+
+
+def peeking(task: Task, settings: Any, files: TaskFiles) -> Counts:
+    """Read a file that the task does not name."""
+    files.columns(settings)
+    return Counts()
+
+
+def test_a_task_reads_only_what_it_names(tmp_path: Path) -> None:
+    results = run(step(), tmp_path)
+    extras = [a for result in results for a in result.outputs if a.name.startswith("step/extra")]
+    over = runner(tmp_path)
+    listed = write_list(over.stores.work, "list.json", extras)
+    over.run(Step("read", 1, reading, [Task("0", reads={"list": [listed]})], None, ""))
+    with pytest.raises(AssertionError, match="which it does not name"):
+        over.run(Step("peek", 1, peeking, [Task("0", reads={"list": [listed]})], extras[0], ""))
+
+
+def test_a_damaged_file_is_named_removed_and_made_again(tmp_path: Path) -> None:
+    results = run(step(), tmp_path)
+    extras = [a for result in results for a in result.outputs if a.name.startswith("step/extra")]
+    path = tmp_path / "work" / extras[1].name
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    over = runner(tmp_path)
+    listed = write_list(over.stores.work, "list.json", extras)
+    with pytest.raises(DamagedError, match=r"step/extra-1 is damaged.*made again"):
+        over.run(Step("read", 1, reading, [Task("0", reads={"list": [listed]})], None, ""))
+    run(step(), tmp_path)
+    assert path.read_bytes() == whole
+    assert ran == ["0", "1", "2", "1"]
+
+
+# Another process ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_complete_a_fresh_interpreter_elsewhere_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/work_of_a_test.py").write_text(Path(__file__).read_text())
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    module = importlib.import_module("work_of_a_test")
+    over = runner(tmp_path)
+    made = replace(step(1), work=module.work)
+    job = Job.of(made, made.tasks[0], task_digest(made, made.tasks[0]), over.places)
+    fresh_interpreter.do(job, [tmp_path / "modules"])
+    assert over.is_done(made)
+    assert ran == []

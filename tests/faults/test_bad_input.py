@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from btlm_data import output_folder, work_folder
 from tests.strategies import compress, corpus_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,7 +279,7 @@ def source(tmp_path: Path) -> Path:
 def test_an_output_folder_that_holds_something_else(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     prepare(source, out)
-    assert "already holds this very dataset" in prepare(source, out)
+    assert "holds this very dataset already" in prepare(source, out)
     said = prepare(source, out, "--seed", "9", code=4)
     assert "holds another dataset" in said
     assert "seed is 0 there, 9 now" in said
@@ -286,7 +287,7 @@ def test_an_output_folder_that_holds_something_else(tmp_path: Path, source: Path
     prepare(source, out, "--seed", "9", "--overwrite")
     assert (out / "train/data-00000.h5").read_bytes() != before
     (out / "dataset.json").write_text('{"hello": 1}')
-    assert "not of this program" in prepare(source, out, code=4)
+    assert "this program cannot use" in prepare(source, out, code=4)
     prepare(source, out, "--overwrite")
     assert (out / "train/data-00000.h5").read_bytes() == before
 
@@ -305,7 +306,7 @@ def test_foreign_shards_are_not_mixed_with_new_ones(tmp_path: Path, source: Path
 def test_an_output_that_is_a_file(tmp_path: Path, source: Path) -> None:
     (tmp_path / "out").write_text("mine")
     assert "is a file" in prepare(source, tmp_path / "out", code=4)
-    assert "could not be written" in prepare(source, tmp_path / "out" / "below", code=4)
+    assert "is a file" in prepare(source, tmp_path / "out" / "below", code=4)
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -367,7 +368,7 @@ def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(
 ) -> None:
     said = prepare("sample", small_disk / "out", "--workers", workers, code=4)
     assert "The disk is full" in said
-    assert "run the same command again" in said
+    assert "rerun the same command" in said
     assert not (small_disk / "out" / "dataset.json").exists()
     assert not [path for path in (small_disk / "out").rglob("*.h5") if h5py.File(path)["data"].shape[0] == 0]
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
@@ -380,8 +381,8 @@ def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(
 @pytest.mark.parametrize(
     ("lock", "folder", "advice"),
     [
-        ("exclusive", "out/.work", "choose another --work-dir"),
-        ("exclusive_folder", "out", "choose another --out"),
+        (work_folder.LEASE, "out/.work", "choose another --work-dir"),
+        (output_folder.LEASE, "out", "choose another --out"),
     ],
     ids=["work", "out"],
 )
@@ -391,9 +392,10 @@ def test_two_runs_on_one_folder(tmp_path: Path, source: Path, lock: str, folder:
         [
             sys.executable,
             "-c",
-            f"import sys, time; from pathlib import Path; from btlm_data.engine.runner import {lock}\n"
-            f"with {lock}(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
+            "import sys, time; from btlm_data.storage import lease, open_store\n"
+            "with lease.hold(open_store(sys.argv[1]), sys.argv[2], 'x'): print('held', flush=True); time.sleep(60)",
             str(tmp_path / folder),
+            lock,
         ],
         stdout=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -403,7 +405,7 @@ def test_two_runs_on_one_folder(tmp_path: Path, source: Path, lock: str, folder:
         holder.stdout.readline()
         said = prepare(source, out, code=4)
         assert advice in said
-        assert lock != "exclusive" or f"in use by process {holder.pid} on " in said
+        assert f"in use by process {holder.pid} on " in said
     finally:
         holder.kill()
         holder.communicate()

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from btlm_data.errors import DataError
 from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns, DamagedError
+from btlm_data.storage import Store, open_store
+from btlm_data.task import Artifact
 
 _dtypes = st.sampled_from(["<u8", "<u4", "<u2", "|u1", "<i8", "<f8", ">u4", "|b1"])
 _arrays = _dtypes.flatmap(
@@ -24,75 +28,152 @@ _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=
 _meta = st.dictionaries(_names, st.one_of(st.integers(), _names, st.lists(_names, max_size=3)), max_size=4)
 
 
-def independent(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A reader made from the layout's description alone."""
-    data = path.read_bytes()
-    magic, length, _ = struct.unpack_from("<8sQQ", data)
-    assert magic == b"BTLMCOL1"
-    header = json.loads(data[24 : 24 + length])
-    found = {}
+def independent(data: bytes) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Arrays, meta data and checksum by a reader made from the layout's description alone."""
+    magic, length, checksum = struct.unpack_from("<8sQ16s", data)
+    assert magic == b"BTLMCOL2"
+    head = data[32 : 32 + length]
+    assert xxhash.xxh3_128(head).digest() == checksum
+    header = json.loads(head)
+    sums = np.frombuffer(data, "<u8", header["num_sums"], header["sums"])
+    assert xxhash.xxh3_128(sums.tobytes()).hexdigest() == header["sums_xxh3"]
+    arrays = {}
     for name, entry in header["arrays"].items():
         assert entry["offset"] % 64 == 0
         count = int(np.prod(entry["shape"]))
-        found[name] = np.frombuffer(data, entry["dtype"], count, entry["offset"]).reshape(entry["shape"])
-    assert len(data) % 64 == 0
-    return found, header["meta"]
+        arrays[name] = np.frombuffer(data, entry["dtype"], count, entry["offset"]).reshape(entry["shape"])
+        stored = arrays[name].tobytes()
+        for number, begin in enumerate(range(0, len(stored), header["chunk"])):
+            chunk = stored[begin : begin + header["chunk"]]
+            assert xxhash.xxh3_64(chunk).intdigest() == sums[entry["sums"] + number]
+    return arrays, header["meta"], checksum.hex()
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made = open_store(tmp_path if request.param == "folder" else f"memory://columns-{tmp_path.name}")
+    yield made
+    made.delete([entry.name for entry in made.list()])
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables=st.dictionaries(_names, _arrays, max_size=5), meta=_meta)
-def test_what_is_written_is_read_back(tmp_path: Path, tables: dict[str, Any], meta: dict[str, Any]) -> None:
-    path = tmp_path / "a.cols"
-    assert columns.write(path, tables, meta) == path.stat().st_size
-    for found in (columns.read(path, verify=True), columns.Columns(*independent(path))):
-        assert found.meta == meta
-        assert list(found.arrays) == list(tables)
-        for name, array in tables.items():
-            assert found[name].dtype == array.dtype.newbyteorder("<")
-            np.testing.assert_array_equal(found[name], array)
-    assert columns.read(path, []).arrays == {}
+def test_what_is_written_is_read_back(store: Store, tables: dict[str, Any], meta: dict[str, Any]) -> None:
+    artifact = columns.write(store, "a.cols", tables, meta)
+    assert artifact.size == store.size("a.cols")
+    assert columns.find(store, "a.cols") == artifact
+    opened = Columns(store, artifact)
+    arrays, plain_meta, checksum = independent(store.read("a.cols"))
+    assert opened.meta == plain_meta == meta
+    assert artifact.checksum == checksum
+    assert opened.names == list(arrays) == list(tables)
+    for name, array in tables.items():
+        for read in (opened[name], arrays[name]):
+            assert read.dtype == array.dtype.newbyteorder("<")
+            np.testing.assert_array_equal(read, array)
+        for first in range(len(array) + 1):
+            np.testing.assert_array_equal(opened.rows(name, first, len(array)), array[first:])
 
 
-def test_arrays_that_are_not_contiguous(tmp_path: Path) -> None:
+def test_arrays_that_are_not_contiguous(store: Store) -> None:
     whole = np.arange(60, dtype=np.uint32).reshape(6, 10)
-    columns.write(tmp_path / "a", {"t": whole.T, "s": whole[::2, ::3]})
-    found = columns.read(tmp_path / "a", verify=True)
-    np.testing.assert_array_equal(found["t"], whole.T)
-    np.testing.assert_array_equal(found["s"], whole[::2, ::3])
+    opened = Columns(store, columns.write(store, "a", {"t": whole.T, "s": whole[::2, ::3]}))
+    np.testing.assert_array_equal(opened["t"], whole.T)
+    np.testing.assert_array_equal(opened["s"], whole[::2, ::3])
+
+
+def test_parts_of_a_large_array(store: Store) -> None:
+    large = np.random.default_rng(0).integers(0, 2**32, (50_000, 3)).astype(np.uint32)
+    opened = Columns(store, columns.write(store, "a", {"large": large}))
+    for first, last in ((0, 1), (1364, 1367), (20_000, 45_000), (49_999, 50_000), (7, 7)):
+        np.testing.assert_array_equal(opened.rows("large", first, last), large[first:last])
+    starts, counts = np.array([40_000, 3, 3, 49_990]), np.array([100, 5, 0, 10])
+    scattered = opened.scattered("large", starts, counts)
+    for start, count in zip(starts, counts, strict=True):
+        np.testing.assert_array_equal(scattered[start : start + count], large[start : start + count])
+    for first, last in ((-1, 2), (5, 50_001), (3, 2)):
+        with pytest.raises(DamagedError, match="rows"):
+            opened.rows("large", first, last)
+    for start, count in ((-1, 2), (49_999, 2), (0, -1)):
+        with pytest.raises(DamagedError, match="beyond"):
+            opened.scattered("large", np.array([start]), np.array([count]))
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
-    columns.write(
-        tmp_path / "a",
-        {"x": np.arange(100, dtype=np.uint64), "y": np.arange(50, dtype=np.uint8)},
-        {"digest": "d"},
+def written(tmp_path: Path) -> tuple[Store, Artifact, Path]:
+    store = open_store(tmp_path)
+    arrays = {"x": np.arange(9000, dtype=np.uint64), "y": np.arange(50, dtype=np.uint8)}
+    return store, columns.write(store, "a", arrays, {"digest": "d"}), tmp_path / "a"
+
+
+def read_all(store: Store, artifact: Artifact) -> None:
+    opened = Columns(store, artifact)
+    for name in opened.names:
+        opened[name]
+
+
+def test_no_flipped_bit_goes_unseen(written: tuple[Store, Artifact, Path]) -> None:
+    store, artifact, path = written
+    stored = path.read_bytes()
+    arrays, _, _ = independent(stored)
+    header = json.loads(stored[32 : 32 + struct.unpack_from("<8sQ16s", stored)[1]])
+    padding = set(range(len(stored)))
+    for begin, size in (
+        (0, 32 + struct.unpack_from("<8sQ16s", stored)[1]),
+        *((header["arrays"][name]["offset"], array.nbytes) for name, array in arrays.items()),
+        (header["sums"], header["num_sums"] * 8),
+    ):
+        padding -= set(range(begin, begin + size))
+    assert len(padding) < 200
+    for position in sorted(
+        {*range(0, len(stored), 97), *range(700), *range(len(stored) - 60, len(stored))} - padding
+    ):
+        path.write_bytes(stored[:position] + bytes([stored[position] ^ 4]) + stored[position + 1 :])
+        with pytest.raises(DamagedError, match="Rerun the same command"):
+            read_all(store, artifact)
+
+
+def test_a_flip_is_seen_by_every_way_of_reading_its_place_and_no_other_place_is_refused(
+    written: tuple[Store, Artifact, Path],
+) -> None:
+    store, artifact, path = written
+    stored = path.read_bytes()
+    header = json.loads(stored[32 : 32 + struct.unpack_from("<8sQ16s", stored)[1]])
+    position = header["arrays"]["x"]["offset"] + 8 * 5000
+    path.write_bytes(stored[:position] + bytes([stored[position] ^ 1]) + stored[position + 1 :])
+    opened = Columns(store, artifact)
+    np.testing.assert_array_equal(opened.rows("x", 0, 2048), np.arange(2048))
+    opened.scattered("x", np.array([8000]), np.array([10]))
+    with pytest.raises(DamagedError, match="column 'x'"):
+        opened.rows("x", 4999, 5001)
+    with pytest.raises(DamagedError, match="column 'x'"):
+        opened.scattered("x", np.array([10, 5000]), np.array([1, 1]))
+
+
+def test_a_torn_file_is_refused(written: tuple[Store, Artifact, Path]) -> None:
+    store, artifact, path = written
+    stored = path.read_bytes()
+    for size in (0, 7, 23, 100, len(stored) - 100, len(stored) - 1):
+        path.write_bytes(stored[:size])
+        with pytest.raises(DamagedError):
+            Columns(store, artifact)
+        assert columns.find(store, "a") is None
+
+
+def test_another_file_of_the_same_name_is_refused(written: tuple[Store, Artifact, Path]) -> None:
+    store, artifact, _ = written
+    other = columns.write(
+        store, "a", {"x": np.arange(9000, dtype=np.uint64), "y": np.arange(50, dtype=np.uint8)}
     )
-    return tmp_path / "a"
+    assert other.checksum != artifact.checksum
+    with pytest.raises(DamagedError, match="another file"):
+        Columns(store, artifact)
 
 
-def test_no_flipped_bit_in_header_or_arrays_goes_unseen(written: Path) -> None:
-    stored = written.read_bytes()
-    header = json.loads(stored[24 : 24 + struct.unpack_from("<8sQQ", stored)[1]])
-    used = [*range(24), *range(24, 24 + 40)]
-    for entry, size in ((header["arrays"]["x"], 800), (header["arrays"]["y"], 50)):
-        used += range(entry["offset"], entry["offset"] + size, 7)
-    for position in used:
-        written.write_bytes(stored[:position] + bytes([stored[position] ^ 4]) + stored[position + 1 :])
-        with pytest.raises(DataError, match="run the same command again"):
-            columns.read(written, verify=True)
-
-
-def test_a_torn_file_is_refused_even_where_no_array_is_asked_for(written: Path) -> None:
-    stored = written.read_bytes()
-    for size in (0, 7, 23, 100, len(stored) - 100):
-        written.write_bytes(stored[:size])
-        with pytest.raises(DataError):
-            columns.read(written, [])
-
-
-def test_what_is_missing_or_unknown_is_named(written: Path) -> None:
-    with pytest.raises(DataError, match=r"no column 'z' \(it has \['x', 'y'\]\)"):
-        columns.read(written, ["z"])
-    with pytest.raises(DataError, match="is missing"):
-        columns.read(written.with_name("b"))
+def test_what_is_missing_or_unknown_is_named(written: tuple[Store, Artifact, Path]) -> None:
+    store, artifact, _ = written
+    with pytest.raises(DamagedError, match=r"no column 'z' \(it has \['x', 'y'\]\)"):
+        Columns(store, artifact)["z"]
+    with pytest.raises(DamagedError, match="missing"):
+        Columns(store, artifact._replace(name="b"))
+    assert columns.find(store, "b") is None

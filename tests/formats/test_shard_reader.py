@@ -22,6 +22,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import hdf5_chunks, hdf5_file, writer
 from btlm_data.formats.shard_formats.reader import ShardReader, iter_chunks, read_rows, read_shard_info
 from btlm_data.formats.shard_formats.unpack import Torn, unpack
+from tests import shard_files
 
 LATEST = [("earliest", "latest"), ("v108", "v108"), ("v110", "v110"), ("latest", "latest")]
 
@@ -126,7 +127,7 @@ def test_fletcher32_as_the_library_sums_it(tmp_path: Path, size: int, fill: int 
 
 
 def test_a_shard_that_another_process_locks_is_read(tmp_path: Path) -> None:
-    writer.write_samples(tmp_path / "a.h5", np.zeros((3, 9), np.uint16))
+    shard_files.write_samples(tmp_path / "a.h5", np.zeros((3, 9), np.uint16))
     with (tmp_path / "a.h5").open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert read_rows(tmp_path / "a.h5", 0, 3).shape == (3, 3, 8)
@@ -314,7 +315,7 @@ def test_a_bomb_is_not_inflated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["a chunk behind the end", "a chunk twice", "a node that leads to itself"])
 def test_an_index_that_contradicts_itself_is_damage(tmp_path: Path, where: str) -> None:
     path = tmp_path / "a.h5"
-    writer.write_samples(path, np.zeros((70, 9), np.uint16))  # 70 chunks: two leaves and a root
+    shard_files.write_samples(path, np.zeros((70, 9), np.uint16))  # 70 chunks: two leaves and a root
     content = bytearray(path.read_bytes())
     nodes = [i for i in range(len(content)) if content[i : i + 4] == b"TREE"][1:]  # the first is the group's
     key = 8 + 8 * 4
@@ -341,9 +342,9 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     rows = np.random.default_rng(0).integers(0, 9000, (70, 17)).astype(np.uint16)
     contents = []
     for write in (
-        lambda: writer.write_samples(path, rows),
-        lambda: writer.write_corpus(path, rows.reshape(-1)),
-        lambda: writer.write_samples(path, rows, None, writer.ShardOptions(compression="none")),
+        lambda: shard_files.write_samples(path, rows),
+        lambda: shard_files.write_corpus(path, rows.reshape(-1)),
+        lambda: shard_files.write_samples(path, rows, None, writer.ShardOptions(compression="none")),
     ):
         write()
         contents.append(path.read_bytes())

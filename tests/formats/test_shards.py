@@ -21,6 +21,7 @@ from btlm_data.errors import DataError, OutputError
 from btlm_data.formats import atomic
 from btlm_data.formats.shard_formats import reader, writer
 from btlm_data.formats.shard_formats.writer import ShardOptions
+from tests import shard_files
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shards"
 
@@ -73,7 +74,7 @@ def test_samples_read_back(
     top = 60000 if options.dtype == "uint16" else int(rng.choice([60000, 200_000]))
     rows = (rng.integers(0, top, (n, length + 1)) % int(rng.integers(2, top))).astype(np.uint32)
     num_real = rng.integers(0, length + 1, n) if padded else None
-    info = writer.write_samples(tmp_path / "a.h5", rows, num_real, options)
+    info = shard_files.write_samples(tmp_path / "a.h5", rows, num_real, options)
     read = bare_read(tmp_path / "a.h5")
     assert read.dtype == options.dtype
     assert np.array_equal(read, sample_planes(rows, num_real))
@@ -88,7 +89,7 @@ def test_samples_read_back(
 def test_vsl_reads_back(tmp_path: Path, n: int, length: int, seed: int, options: ShardOptions) -> None:
     planes = np.random.default_rng(seed).integers(0, 300, (n, 5, length)).astype(np.int32)
     planes[:, 1] &= 1
-    info = writer.write_vsl(tmp_path / "a.h5", planes, options)
+    info = shard_files.write_vsl(tmp_path / "a.h5", planes, options)
     assert np.array_equal(bare_read(tmp_path / "a.h5"), planes)
     assert info.num_tokens == planes[:, 1].sum()
 
@@ -100,8 +101,8 @@ def test_a_corpus_reads_back_however_it_is_handed_over(
 ) -> None:
     stream = np.random.default_rng(seed).integers(0, 60000, sum(sizes)).astype(np.uint32)
     pieces = np.split(stream, np.cumsum(sizes)[:-1]) if sizes else []
-    one = writer.write_corpus(tmp_path / "a.h5", stream, None, options)
-    two = writer.write_corpus(tmp_path / "b.h5", iter(pieces), len(stream), options)
+    one = shard_files.write_corpus(tmp_path / "a.h5", stream, None, options)
+    two = shard_files.write_corpus(tmp_path / "b.h5", iter(pieces), len(stream), options)
     assert one == two
     assert np.array_equal(bare_read(tmp_path / "a.h5"), stream)
     assert one.n_examples == one.num_tokens == len(stream)
@@ -111,7 +112,7 @@ def test_a_corpus_reads_back_however_it_is_handed_over(
 def test_the_chunk_index_at_every_depth(tmp_path: Path, n: int) -> None:
     """A node holds 64 children: 64 and 4,096 chunks are where the tree grows a level."""
     rows = np.arange(n * 3, dtype=np.uint16).reshape(n, 3)
-    writer.write_samples(tmp_path / "a.h5", rows)
+    shard_files.write_samples(tmp_path / "a.h5", rows)
     assert np.array_equal(bare_read(tmp_path / "a.h5"), sample_planes(rows, None))
     with h5py.File(tmp_path / "a.h5", "r") as file:
         data = file["data"]
@@ -122,7 +123,7 @@ def test_the_chunk_index_at_every_depth(tmp_path: Path, n: int) -> None:
 
 def test_what_the_library_sees(tmp_path: Path) -> None:
     rows = np.zeros((5, 9), np.uint16)
-    writer.write_samples(tmp_path / "a.h5", rows)
+    shard_files.write_samples(tmp_path / "a.h5", rows)
     with h5py.File(tmp_path / "a.h5", "r") as file:
         data = file["data"]
         assert (data.chunks, data.compression, data.compression_opts, data.shuffle) == (
@@ -136,17 +137,17 @@ def test_what_the_library_sees(tmp_path: Path) -> None:
     layout = reader.read_shard_info(tmp_path / "a.h5")
     assert (layout.layout, layout.shape, layout.dtype, layout.n_examples) == ("sample", (5, 3, 8), "int32", 5)
     assert layout.num_bytes == (tmp_path / "a.h5").stat().st_size
-    writer.write_samples(tmp_path / "b.h5", rows, None, ShardOptions(level=9, hdf5_shuffle=True))
+    shard_files.write_samples(tmp_path / "b.h5", rows, None, ShardOptions(level=9, hdf5_shuffle=True))
     with h5py.File(tmp_path / "b.h5", "r") as file:
         assert (file["data"].compression_opts, file["data"].shuffle) == (9, True)
-    writer.write_samples(tmp_path / "c.h5", rows, None, ShardOptions(compression="none"))
+    shard_files.write_samples(tmp_path / "c.h5", rows, None, ShardOptions(compression="none"))
     with h5py.File(tmp_path / "c.h5", "r") as file:
         assert (file["data"].chunks, file["data"].compression) == (None, None)
 
 
 def test_the_library_can_go_on_writing(tmp_path: Path) -> None:
     """The hand-laid metadata is whole enough for the library to change the file: add an attribute and overwrite a row."""
-    writer.write_samples(tmp_path / "a.h5", np.zeros((70, 9), np.uint16))
+    shard_files.write_samples(tmp_path / "a.h5", np.zeros((70, 9), np.uint16))
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["note"] = "hello"
         file["more"] = np.arange(1000)
@@ -158,8 +159,8 @@ def test_the_library_can_go_on_writing(tmp_path: Path) -> None:
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 5000, (50, 200)).astype(np.uint16)
-    one = writer.write_samples(tmp_path / "a.h5", rows)
-    assert writer.write_samples(tmp_path / "b.h5", rows.astype(np.uint32)) == one
+    one = shard_files.write_samples(tmp_path / "a.h5", rows)
+    assert shard_files.write_samples(tmp_path / "b.h5", rows.astype(np.uint32)) == one
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
@@ -186,10 +187,10 @@ def golden_vsl() -> npt.NDArray[np.int32]:
 def write_golden(folder: Path) -> list[writer.ShardInfo]:
     rows = golden_rows()
     return [
-        writer.write_samples(folder / "sample.h5", rows, np.array([32, 32, 32, 32, 32, 11])),
-        writer.write_vsl(folder / "vsl.h5", golden_vsl()),
-        writer.write_corpus(folder / "corpus.h5", rows.reshape(-1)),
-        writer.write_samples(folder / "large_vocabulary.h5", rows * 3),
+        shard_files.write_samples(folder / "sample.h5", rows, np.array([32, 32, 32, 32, 32, 11])),
+        shard_files.write_vsl(folder / "vsl.h5", golden_vsl()),
+        shard_files.write_corpus(folder / "corpus.h5", rows.reshape(-1)),
+        shard_files.write_samples(folder / "large_vocabulary.h5", rows * 3),
     ]
 
 
@@ -248,7 +249,7 @@ def test_shards_of_other_writers(tmp_path: Path, how: dict[str, Any], dtype: str
 
 
 def test_pieces_are_bounded_and_follow_chunks(tmp_path: Path) -> None:
-    writer.write_corpus(tmp_path / "a.h5", np.arange(50_000, dtype=np.uint16))
+    shard_files.write_corpus(tmp_path / "a.h5", np.arange(50_000, dtype=np.uint16))
     starts = [start for start, _ in reader.iter_chunks(tmp_path / "a.h5", max_bytes=50_000)]
     assert starts == [0, 24576, 49152]  # 25,000 tokens would fit; three whole chunks are read
 
@@ -259,7 +260,7 @@ def test_pieces_are_bounded_and_follow_chunks(tmp_path: Path) -> None:
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
     path = tmp_path / "data-00000.h5"
-    writer.write_samples(path, np.random.default_rng(0).integers(0, 9000, (20, 257)).astype(np.uint16))
+    shard_files.write_samples(path, np.random.default_rng(0).integers(0, 9000, (20, 257)).astype(np.uint16))
     return path
 
 
@@ -338,21 +339,21 @@ def test_a_write_the_system_refuses_leaves_nothing(tmp_path: Path, limit: int) -
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(OutputError, match=r"a\.h5"):
-            writer.write_samples(tmp_path / "a.h5", rows)
+            shard_files.write_samples(tmp_path / "a.h5", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_old_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = writer.write_samples(tmp_path / "a.h5", np.zeros((2, 9), np.uint16))
+    old = shard_files.write_samples(tmp_path / "a.h5", np.zeros((2, 9), np.uint16))
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writer._Writer, "_finish", full)
     with pytest.raises(OutputError, match=r"The disk is full: .*a\.h5"):
-        writer.write_samples(tmp_path / "a.h5", np.ones((5, 9), np.uint16))
+        shard_files.write_samples(tmp_path / "a.h5", np.ones((5, 9), np.uint16))
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     assert hashlib.sha256((tmp_path / "a.h5").read_bytes()).hexdigest() == old.sha256
 
@@ -365,12 +366,12 @@ def test_the_name_appears_only_when_the_shard_is_whole(tmp_path: Path) -> None:
             seen.append([path.name for path in tmp_path.iterdir() if path.name.endswith(".h5")])
             yield np.zeros(4000, np.uint16)
 
-    writer.write_corpus(tmp_path / "a.h5", pieces(), 12_000)
+    shard_files.write_corpus(tmp_path / "a.h5", pieces(), 12_000)
     assert seen == [[], [], []]
     assert (tmp_path / "a.h5").exists()
 
 
 def test_pieces_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="12000"):
-        writer.write_corpus(tmp_path / "a.h5", iter([np.zeros(4000, np.uint16)]), 12_000)
+        shard_files.write_corpus(tmp_path / "a.h5", iter([np.zeros(4000, np.uint16)]), 12_000)
     assert list(tmp_path.iterdir()) == []

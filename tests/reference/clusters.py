@@ -1,4 +1,4 @@
-"""Plain twins of btlm_data/kernels/buckets.py and union_find.py, and of the decisions of btlm_data/stages/dedupe.py."""
+"""Plain twins of btlm_data/kernels/buckets.py and union_find.py, and of the decisions of btlm_data/dedupe/clusters.py."""
 
 from __future__ import annotations
 

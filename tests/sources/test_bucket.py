@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from btlm_data.sources.upload import Upload, upload_dataset
 
 from btlm_data.errors import ConfigError, InputError, OutputError, SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources import upload as upload_module
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
-from btlm_data.sources.upload import Upload, upload_dataset
 
 RunMaker = Callable[..., Run]
 

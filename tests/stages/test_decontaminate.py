@@ -1,4 +1,4 @@
-"""The report of a decontamination."""
+"""The table of evaluation n-grams as a work file, and the report of a decontamination."""
 
 from __future__ import annotations
 
@@ -9,34 +9,54 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from btlm_data.blocks import Block, write_table
+from btlm_data.cleaning.evaluation_sets import evaluation_files
+from btlm_data.fates import Fate
 from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns
 from btlm_data.stages import decontaminate
-from btlm_data.stages.blocks import Block
-from btlm_data.stages.fates import Fate
+from btlm_data.storage import open_store
+from btlm_data.task import Artifact
 from tests.cleaning.test_evaluation_ngrams import QUESTION, WORDS, buffers, prepared
+from tests.stages.runs import Context
+
+NOTHING = Artifact("", 0, "")
 
 
 def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
     prepared(tmp_path, {"text": "short"}, {"text": QUESTION})
-    name, digest = decontaminate.prepare_ngrams([str(tmp_path / "eval.jsonl")], tmp_path)
-    before = (tmp_path / name).stat().st_mtime_ns
-    assert decontaminate.prepare_ngrams([str(tmp_path / "eval.jsonl")], tmp_path) == (name, digest)
-    assert (tmp_path / name).stat().st_mtime_ns == before
-    ngrams = decontaminate.open_ngrams(tmp_path)
-    blocks = [Block("read/000000-00000", "train", 0, 2), Block("read/000001-00000", "validation", 2, 1)]
-    for block, texts in zip(blocks, (["nothing here", "x " + QUESTION], [QUESTION]), strict=True):
-        n = len(texts)
+    context = Context(tmp_path / "work")
+    store = open_store(context.work_dir)
+    plan = decontaminate.plan_ngrams(evaluation_files([str(tmp_path / "eval.jsonl")]))
+    with context.runner() as runner:
+        [made] = runner.run(plan)
+        [table_file] = made.outputs
+        before = (context.work_dir / table_file.name).stat().st_mtime_ns
+        assert runner.run(plan) == [made]
+        assert (context.work_dir / table_file.name).stat().st_mtime_ns == before
+    assert context.ran == ["holdout.ngrams all"]
+    ngrams = decontaminate.open_ngrams(Columns(store, table_file))
+    blocks: list[Block] = []
+    for split, texts in (("train", ["nothing here", "x " + QUESTION]), ("validation", [QUESTION])):
+        n, stem = len(texts), f"clean/{len(blocks):06d}-00000"
         docs: dict[str, npt.NDArray[Any]] = {
             "offset": np.arange(n, dtype=np.uint64) * 10,
-            "source": np.zeros(n, np.uint16),
+            "source": np.zeros(n, np.uint32),
             "file": np.zeros(n, np.uint16),
         }
         docs["num_bytes"] = np.array([len(t) for t in texts], np.uint32)
-        columns.write(block.docs(tmp_path), docs, {"sources": ["web"], "files": ["f"]})
-        columns.write(tmp_path / f"{block.stem}.contamination", ngrams.hits(*buffers(texts)))
+        docs_file = columns.write(store, f"{stem}.docs", docs, {"sources": ["web"], "files": ["f"]})
+        hits = columns.write(store, f"{stem}.contamination", ngrams.hits(*buffers(texts)))
+        first = blocks[-1].last_ordinal if blocks else 0
+        blocks.append(Block(stem, split, first, n, 0, docs_file, NOTHING, None, hits, None))
     fates = {"fate": np.array([0, Fate.CONTAMINATED, 0], np.uint8), "split": np.array([0, 0, 1], np.uint8)}
-    columns.write(tmp_path / "fates.cols", fates)
-    rows = pq.read_table(decontaminate.write_report(blocks, tmp_path, tmp_path / "fates.cols")).to_pylist()
+    fates_file = columns.write(store, "holdout/fates/fates.cols", fates)
+    with context.runner() as runner:
+        [reported] = runner.run(
+            decontaminate.plan_report(write_table(store, blocks), table_file, fates_file, 3)
+        )
+    [report] = reported.outputs
+    rows = pq.read_table(context.work_dir / report.name).to_pylist()
     common = {
         "hits": 3,
         "source": "web",

@@ -1,14 +1,17 @@
-"""Fates and clusters against a brute-force twin; in memory or on disk, one worker or two, resumed or not: the same bytes."""
+"""Fates and clusters against a brute-force twin; in memory or on disk, one worker or two, resumed or not, in a fresh work
+folder or a used one: the same bytes. What is damaged is noticed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +24,61 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from btlm_data import task_files
+from btlm_data.blocks import TABLE as BLOCKS
+from btlm_data.blocks import Block, write_table
+from btlm_data.dedupe.clusters import CLUSTERS, FATES, TABLE
+from btlm_data.dedupe.index import Index, IndexKind
 from btlm_data.engine.local import LocalEngine
-from btlm_data.engine.runner import run_step
 from btlm_data.errors import BtlmError, ConfigError, DataError, SafetyStop
+from btlm_data.fates import Fate
+from btlm_data.fingerprint import digest
 from btlm_data.formats import columns
+from btlm_data.formats.columns import DamagedError
 from btlm_data.kernels import minhash
 from btlm_data.recipe.models import DedupeSettings, Run
-from btlm_data.stages import blocks as block_list
 from btlm_data.stages import dedupe
-from btlm_data.stages.blocks import Block
-from btlm_data.stages.fates import Fate
-from btlm_data.task import Counts, Step, Task
+from btlm_data.stages.dedupe import Deduplicated
+from btlm_data.storage import open_store
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
 from tests.reference import clusters as reference
 from tests.reference import minhash as reference_minhash
 from tests.reference.clusters import Document
+from tests.stages.runs import Context, Killed, Mortal, flip, opened
 
 BANDS = 3
 NUM_PERM = 8
 TINY = 10_000  # bytes of memory: everything goes through many groups and partitions
 SETTINGS = DedupeSettings(bands=BANDS, rows=2, num_perm=NUM_PERM, max_removed=1)
+NOTHING = Artifact("", 0, "")
 
 
-@dataclass
-class Events:
-    """Notes which tasks were not skipped; nobody wants to know more."""
-
-    ran: list[str]
-
-    def step_started(self, step: Step, todo: Sequence[Task], *_: object) -> None:
-        self.ran.extend(f"{step.name} {task.id}" for task in todo)
-
-    def step_moved(self, *_: object) -> None: ...
-    def step_finished(self, *_: object) -> None: ...
-
-
-@dataclass
-class Context:
-    """Runs steps under receipts, as the pipeline does; `ran` lists the tasks that were not skipped."""
-
-    work_dir: Path
-    workers: int = 1
-    ran: list[str] = field(default_factory=list)
-    before: Callable[[Step], None] = lambda step: None
-
-    def step(self, step: Step) -> list[Counts]:
-        self.before(step)
-        with LocalEngine(self.workers) as engine:
-            return run_step(step, self.work_dir, engine, Events(self.ran))
+def write_block(
+    work_dir: Path,
+    blocks: list[Block],
+    split: str,
+    docs: dict[str, npt.NDArray[Any]],
+    meta: dict[str, Any],
+    sketch: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Lay one block down as the pass over the text would, behind the `blocks` there are."""
+    store = open_store(work_dir)
+    stem = f"clean/{len(blocks):06d}-00000"
+    first = blocks[-1].last_ordinal if blocks else 0
+    content = digest(sketch["exact"].tolist())
+    docs_file = columns.write(store, f"{stem}.docs", docs, meta)
+    sketch_file = columns.write(store, f"{stem}.sketch", sketch, {"content": content})
+    blocks.append(
+        Block(stem, split, first, len(docs["offset"]), 0, docs_file, NOTHING, sketch_file, None, None)
+    )
 
 
-def write_blocks(work_dir: Path, documents: Sequence[Document], per_block: int = 7) -> list[Block]:
-    """Lay documents down as the read stage would; a block holds one split, at most per_block documents."""
-    stems: list[tuple[str, str, int]] = []
+def write_blocks(
+    work_dir: Path, documents: Sequence[Document], per_block: int = 7, bands: int = BANDS
+) -> list[Block]:
+    """Lay documents down; a block holds one split, at most per_block documents. bands: how many of theirs are kept."""
+    blocks: list[Block] = []
     place = 0
     while place < len(documents):
         end = place + 1
@@ -83,27 +89,28 @@ def write_blocks(work_dir: Path, documents: Sequence[Document], per_block: int =
         ):
             end += 1
         mine = documents[place:end]
-        stem = f"read/{len(stems):06d}-00000"
         sources = sorted({d.source for d in mine})
         docs: dict[str, npt.NDArray[Any]] = {
             "offset": np.arange(place, end, dtype=np.uint64),
             "line": np.arange(end - place, dtype=np.uint32),
             "file": np.zeros(end - place, np.uint16),
-            "source": np.array([sources.index(d.source) for d in mine], np.uint16),
+            "source": np.array([sources.index(d.source) for d in mine], np.uint32),
             "num_bytes": np.array([d.num_bytes for d in mine], np.uint32),
         }
-        columns.write(work_dir / f"{stem}.docs", docs, {"sources": sources, "files": [f"file-{len(stems)}"]})
-        exact = np.array([[mix(d.exact), d.exact] for d in mine], np.uint64)
-        bands = np.array(
-            [[mix(1000 * (b + 1) + key) for b, key in enumerate(d.bands)] for d in mine], np.uint64
-        )
-        signatures = np.array(
-            [[d.bands[min(p // 2, BANDS - 1)] for p in range(NUM_PERM)] for d in mine], np.uint32
-        )
-        columns.write(work_dir / f"{stem}.sketch", {"exact": exact, "bands": bands, "signatures": signatures})
-        stems.append((stem, documents[place].split, end - place))
+        sketch: dict[str, npt.NDArray[Any]] = {
+            "exact": np.array([[mix(d.exact), d.exact] for d in mine], np.uint64),
+            "bands": np.array(
+                [[mix(1000 * (b + 1) + key) for b, key in enumerate(d.bands[:bands])] for d in mine],
+                np.uint64,
+            ),
+            "signatures": np.array(
+                [[d.bands[min(p // 2, BANDS - 1)] for p in range(NUM_PERM)] for d in mine], np.uint32
+            ),
+        }
+        meta = {"sources": sources, "files": [f"file-{len(blocks)}"]}
+        write_block(work_dir, blocks, documents[place].split, docs, meta, sketch)
         place = end
-    return block_list.number(stems)
+    return blocks
 
 
 def mix(value: int) -> int:
@@ -111,16 +118,36 @@ def mix(value: int) -> int:
     return (value + 1) * 0x9E3779B97F4A7C15 % 2**64
 
 
+def deduplicate(
+    work_dir: Path,
+    blocks: list[Block],
+    settings: DedupeSettings = SETTINGS,
+    context: Context | None = None,
+    how: Run | None = None,
+) -> Deduplicated:
+    """Run the stage."""
+    table = write_table(open_store(work_dir), blocks)
+    with (context or Context(work_dir)).runner() as runner:
+        result = dedupe.run(runner, blocks, table, settings, how or Run(workers=1))
+    assert result is not None
+    return result
+
+
 def run(
     work_dir: Path, blocks: list[Block], context: Context | None = None, memory: int = 10**9, **changes: Any
 ) -> list[str]:
     """Names of the fates."""
     context = context or Context(work_dir)
-    how = Run(
-        memory=memory * context.workers, workers=context.workers, accept_removal=changes.pop("accept", False)
+    how = Run(workers=context.workers, accept_removal=changes.pop("accept", False)).model_copy(
+        update={"memory": memory * context.workers}  # less than a user may give
     )
-    path, *_ = dedupe.run(context, blocks, "lineage", SETTINGS.model_copy(update=changes), how)
-    return [Fate(code).reason for code in columns.read(work_dir / path)["fate"]]
+    result = deduplicate(work_dir, blocks, SETTINGS.model_copy(update=changes), context, how)
+    return fates_of(work_dir, result)
+
+
+def fates_of(work_dir: Path, result: Deduplicated) -> list[str]:
+    """Names of the fates that a result names."""
+    return [Fate(code).reason for code in columns.Columns(open_store(work_dir), result.fates)["fate"]]
 
 
 @st.composite
@@ -151,9 +178,7 @@ def test_fates_are_those_of_comparing_all_pairs(
     blocks = write_blocks(work_dir, documents)
     found = run(work_dir, blocks, memory=memory, keep=keep, source_priority=("c", "a"), holdout=holdout)
     assert found == reference.fates(documents, keep, ("c", "a"), holdout)
-    assert columns.read(work_dir / dedupe.CLUSTERS)["cluster"].tolist() == reference.clusters(
-        documents, holdout
-    )
+    assert opened(work_dir, CLUSTERS)["cluster"].tolist() == reference.clusters(documents, holdout)
 
 
 def some_documents(count: int = 200, seed: int = 1) -> list[Document]:
@@ -168,10 +193,7 @@ def some_documents(count: int = 200, seed: int = 1) -> list[Document]:
 
 
 def outputs(work_dir: Path) -> dict[str, bytes]:
-    return {
-        name: (work_dir / name).read_bytes()
-        for name in (dedupe.FATES, dedupe.CLUSTERS, dedupe.CLUSTERS_PARQUET)
-    }
+    return {name: (work_dir / name).read_bytes() for name in (FATES, CLUSTERS, TABLE)}
 
 
 def test_memory_and_workers_change_no_byte(tmp_path: Path) -> None:
@@ -195,13 +217,24 @@ def test_memory_of_a_finished_run_may_change(tmp_path: Path) -> None:
     assert context.ran == []
     run(tmp_path, blocks, context, memory=3000)
     assert context.ran == []
-    assert not list(tmp_path.glob("dedupe/*-split")), "intermediates are removed"
+    assert not list(tmp_path.glob("dedupe/split-*")), "intermediates are removed"
     run(tmp_path, blocks, context, memory=3000, keep="longest")
-    assert "cluster all" in context.ran
+    assert "dedupe.cluster all" in context.ran
 
 
-class Killed(Exception):
-    """What ends a run in a test."""
+STEPS = [
+    "dedupe.split-exact",
+    "dedupe.sort-exact",
+    "dedupe.exact",
+    "dedupe.split-bands",
+    "dedupe.sort-bands",
+    "dedupe.cluster",
+]
+
+
+def die(name: str, step: Step) -> None:
+    if step.name == name:
+        raise Killed
 
 
 def test_killed_before_any_step_and_resumed_is_never_killed(tmp_path: Path) -> None:
@@ -210,17 +243,13 @@ def test_killed_before_any_step_and_resumed_is_never_killed(tmp_path: Path) -> N
     context = Context(whole)
     run(whole, write_blocks(whole, documents), context, TINY)
     names = list(dict.fromkeys(task.rsplit(" ", 1)[0] for task in context.ran))
-    assert names == ["split exact", "sort exact", "exact", "split bands", "sort bands", "cluster"]
+    assert names == STEPS
     for name in names:
         work_dir = tmp_path / name
         blocks = write_blocks(work_dir, documents)
 
-        def die(step: Step, name: str = name) -> None:
-            if step.name == name:
-                raise Killed
-
         with pytest.raises(Killed):
-            run(work_dir, blocks, Context(work_dir, before=die), TINY)
+            run(work_dir, blocks, Context(work_dir, before=functools.partial(die, name)), TINY)
         resumed = Context(work_dir)
         run(work_dir, blocks, resumed, TINY)
         assert outputs(work_dir) == outputs(whole)
@@ -242,7 +271,7 @@ def test_clusters_parquet_lists_every_component_of_two_or_more(tmp_path: Path) -
     documents = some_documents()
     blocks = write_blocks(tmp_path, documents)
     found = run(tmp_path, blocks)
-    rows = pq.read_table(tmp_path / dedupe.CLUSTERS_PARQUET).to_pylist()
+    rows = pq.read_table(tmp_path / TABLE).to_pylist()
     roots = reference.clusters(documents)
     expected = [
         {
@@ -265,9 +294,10 @@ def test_clusters_parquet_lists_every_component_of_two_or_more(tmp_path: Path) -
 def test_summary_and_counts_add_up(tmp_path: Path) -> None:
     documents = some_documents()
     blocks = write_blocks(tmp_path, documents)
-    context = Context(tmp_path)
-    _, summary, *_ = dedupe.run(context, blocks, "lineage", SETTINGS, Run(workers=1))
-    counts = Counts.from_json(json.loads((tmp_path / "receipts/cluster/all.json").read_text())["counts"])
+    result = deduplicate(tmp_path, blocks)
+    summary, counts = result.summary, result.counts
+    receipt = json.loads((tmp_path / "receipts/dedupe.cluster/all.json").read_text())["receipt"]
+    assert Counts.from_json(receipt["counts"]) == counts
     roots = reference.clusters(documents)
     sizes = {root: roots.count(root) for root in roots if roots.count(root) > 1}
     assert summary["clusters"] == len(sizes)
@@ -332,15 +362,10 @@ def test_verification_drops_candidates_that_are_not_alike(tmp_path: Path) -> Non
 
 def test_verification_counts_what_it_compared(tmp_path: Path) -> None:
     documents = [Document(0, (1, 10, 20)), Document(1, (1, 11, 21)), Document(2, (1, 11, 22))]
-    _, summary, *_ = dedupe.run(
-        Context(tmp_path),
-        write_blocks(tmp_path, documents),
-        "x",
-        SETTINGS.model_copy(update={"verify": True, "threshold": 0.5}),
-        Run(workers=1),
-    )
+    verifying = SETTINGS.model_copy(update={"verify": True, "threshold": 0.5})
+    result = deduplicate(tmp_path, write_blocks(tmp_path, documents), verifying)
     # In band 0: (0,1) no, (0,2) no, (1,2) yes; in band 1: (1,2) yes.
-    assert summary["verified_pairs"] == {"compared": 4, "below_threshold": 2}
+    assert result.summary["verified_pairs"] == {"compared": 4, "below_threshold": 2}
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -436,9 +461,383 @@ def test_damaged_index_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_too_many_documents_are_refused(tmp_path: Path) -> None:
-    block = Block("read/000000-00000", "train", 0, 2**32)
+    block = Block("clean/000000-00000", "train", 0, 2**32, 0, NOTHING, NOTHING, NOTHING, None, None)
     with pytest.raises(BtlmError, match="in parts, each with --dedupe-index"):
-        dedupe.run(Context(tmp_path), [block], "x", SETTINGS, Run(workers=1))
+        deduplicate(tmp_path, [block])
+
+
+# A work folder's history --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run in a work folder. ends: by a SafetyStop, or dead after so many jobs (of one step, or of any), or well."""
+
+    bands: int = BANDS
+    rows: int = 2
+    memory: int = TINY
+    documents: int = 200
+    method: str = "minhash"
+    keep: str = "first"
+    holdout: bool = True
+    verify: bool = False
+    index: bool = False
+    ends: tuple[str | None, int] | str | None = None
+
+
+def attempt(work_dir: Path, one: Attempt, index: Path, documents: Sequence[Document]) -> Deduplicated:
+    """Lay the documents down as this attempt has them, and run. Raises what it ends by. index: a folder per kind."""
+    blocks = write_blocks(work_dir, documents[-one.documents :], bands=one.bands)
+    chosen = SETTINGS.model_copy(
+        update={
+            "bands": one.bands,
+            "rows": one.rows,
+            "method": one.method,
+            "keep": one.keep,
+            "holdout": one.holdout,
+            "verify": one.verify,
+            "threshold": 0.5,
+            "max_removed": 0.001 if one.ends == "safety" else 1,
+            "index": str(index / f"{one.method}-{one.bands}-{one.rows}") if one.index else None,
+        }
+    )
+    how = Run(workers=1).model_copy(update={"memory": one.memory})
+    engine: Any = LocalEngine
+    if isinstance(one.ends, tuple):
+        step, left = one.ends
+        engine = lambda _: Mortal(left, step)  # noqa: E731
+    return deduplicate(work_dir, blocks, chosen, Context(work_dir, engine=engine), how)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def check_history(folder: Path, history: Sequence[Attempt], documents: Sequence[Document]) -> None:
+    """Attempts in one work folder; whenever one ends well, everything is as in a fresh folder, and as it was before."""
+    used, index = folder / "used", folder / "index"
+    before: dict[Attempt, dict[str, bytes]] = {}
+    for number, one in enumerate(history):
+        fresh, fresh_index = folder / f"fresh-{number}", folder / f"index-{number}"
+        if index.exists():
+            shutil.copytree(index, fresh_index)
+        try:
+            found = attempt(used, one, index, documents)
+        except (SafetyStop, Killed):
+            assert one.ends is not None
+            continue
+        expected = attempt(fresh, dataclasses.replace(one, ends=None), fresh_index, documents)
+        assert found == expected, one
+        assert outputs(used) == outputs(fresh), one
+        assert contents(index) == contents(fresh_index), one
+        same = dataclasses.replace(one, memory=0, ends=None)
+        assert before.setdefault(same, outputs(used)) == outputs(used), one
+
+
+ENDS = ["safety", *((step, 0) for step in STEPS), *((step, 1) for step in STEPS if "-" in step)]
+OTHERS = {
+    "other bands and rows": Attempt(bands=2, rows=4),
+    "more memory": Attempt(memory=10**9),
+    "some more memory": Attempt(memory=3 * TINY),
+    "less memory": Attempt(memory=3000),
+    "fewer blocks": Attempt(documents=60),
+    "other fates": Attempt(keep="longest", holdout=False),
+    "no bands": Attempt(method="exact"),
+    "the same": Attempt(),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize(
+    "ends", ENDS, ids=lambda ends: ends if isinstance(ends, str) else f"{ends[0]}-{ends[1]}"
+)
+def test_what_a_stopped_or_killed_run_left_changes_nothing(tmp_path: Path, ends: Any, other: str) -> None:
+    check_history(tmp_path, [Attempt(ends=ends), OTHERS[other]], some_documents())
+
+
+def test_a_stopped_run_is_accepted_later_with_other_memory(tmp_path: Path) -> None:
+    for memory in (10**9, TINY, 3000):
+        history = [Attempt(ends="safety"), Attempt(ends="safety", memory=memory), Attempt(memory=memory)]
+        check_history(tmp_path / str(memory), history, some_documents())
+
+
+attempts = st.builds(
+    Attempt,
+    bands=st.sampled_from([3, 3, 1, 2]),
+    rows=st.sampled_from([2, 2, 1]),
+    memory=st.sampled_from([TINY, TINY, 3000, 3 * TINY, 10**9]),
+    documents=st.sampled_from([120, 120, 60, 13]),
+    method=st.sampled_from(["minhash", "minhash", "minhash", "exact"]),
+    keep=st.sampled_from(["first", "longest"]),
+    holdout=st.booleans(),
+    verify=st.booleans(),
+    ends=st.one_of(
+        st.none(),
+        st.just("safety"),
+        st.tuples(st.just(None), st.integers(0, 40)),
+        st.tuples(st.sampled_from(STEPS), st.integers(0, 3)),
+    ),
+)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+@given(history=st.lists(attempts, min_size=1, max_size=4), last=attempts, seed=st.integers(0, 3))
+def test_no_history_of_a_work_folder_changes_an_outcome(
+    tmp_path_factory: pytest.TempPathFactory, history: list[Attempt], last: Attempt, seed: int
+) -> None:
+    last = dataclasses.replace(last, ends=None)
+    check_history(tmp_path_factory.mktemp("history"), [*history, last], some_documents(120, seed))
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@given(history=st.lists(attempts, min_size=2, max_size=5), last=attempts, seed=st.integers(0, 3))
+def test_no_history_of_a_work_folder_changes_an_outcome_with_an_index(
+    tmp_path_factory: pytest.TempPathFactory, history: list[Attempt], last: Attempt, seed: int
+) -> None:
+    """One kind of index, which the runs that end well fill; others have no use for it."""
+    all_attempts = [
+        dataclasses.replace(one, bands=BANDS, rows=2, index=True)
+        for one in [*history, dataclasses.replace(last, ends=None)]
+    ]
+    check_history(tmp_path_factory.mktemp("history"), all_attempts, some_documents(120, seed))
+
+
+# Damage -------------------------------------------------------------------------------------------------------------
+
+# Folder (or file) of damaged files -> the step that reads them.
+READERS = [
+    ("dedupe/split-exact", "dedupe.sort-exact"),
+    ("dedupe/sort-exact", "dedupe.exact"),
+    ("dedupe/exact", "dedupe.split-bands"),
+    ("dedupe/exact", "dedupe.cluster"),
+    ("dedupe/split-bands", "dedupe.sort-bands"),
+    ("dedupe/sort-bands", "dedupe.cluster"),
+]
+LISTS = [
+    ("dedupe/groups-exact.json", "dedupe.sort-exact"),
+    ("dedupe/groups-bands.json", "dedupe.sort-bands"),
+    (BLOCKS, "dedupe.cluster"),
+]
+
+
+def flip_one(work_dir: Path, place: str, rng: np.random.Generator) -> None:
+    found = sorted(path for path in [work_dir / place, *work_dir.glob(f"{place}/*")] if path.is_file())
+    flip(found[rng.integers(len(found))], rng)
+
+
+def forget_what_processes_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process: tables that were read before are read again."""
+    monkeypatch.setattr(task_files, "_kept", task_files._Kept(4))
+
+
+@pytest.mark.parametrize(("place", "reader"), READERS)
+def test_a_flipped_bit_of_a_work_file_is_noticed_by_the_next_run(
+    tmp_path: Path, place: str, reader: str
+) -> None:
+    """What a killed run left is damaged; then the run that reads it says so, and the one after that makes it again."""
+    documents, rng = some_documents(), np.random.default_rng(3)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = run(whole, write_blocks(whole, documents), memory=TINY)
+    blocks = write_blocks(killed, documents)
+    with pytest.raises(Killed):
+        run(killed, blocks, Context(killed, before=functools.partial(die, reader)), TINY)
+    for number in range(6):
+        work_dir = tmp_path / str(number)
+        shutil.copytree(killed, work_dir)
+        flip_one(work_dir, place, rng)
+        with pytest.raises(DamagedError, match=r"Rerun the same command"):
+            run(work_dir, blocks, memory=TINY)
+        assert run(work_dir, blocks, memory=TINY) == expected
+        assert outputs(work_dir) == outputs(whole)
+
+
+@pytest.mark.parametrize(("place", "reader"), READERS + LISTS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_flipped_bit_of_a_work_file_is_noticed_by_the_next_step(
+    tmp_path: Path, place: str, reader: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, rng = some_documents(), np.random.default_rng(4)
+    whole, work_dir = tmp_path / "whole", tmp_path / "damaged"
+    expected = run(whole, write_blocks(whole, documents), memory=TINY)
+    blocks = write_blocks(work_dir, documents)
+    forget_what_processes_keep(monkeypatch)
+
+    def damage(step: Step) -> None:
+        if step.name == reader:
+            flip_one(work_dir, place, rng)
+
+    with pytest.raises(DamagedError, match=r"Rerun the same command"):
+        run(work_dir, blocks, Context(work_dir, workers, before=damage), TINY)
+    assert run(work_dir, blocks, memory=TINY) == expected
+    assert outputs(work_dir) == outputs(whole)
+
+
+def read_result(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """Read a result of deduplication, as later stages do."""
+    [artifact] = task.reads["result"]
+    if artifact.name.endswith(".cols"):
+        result = files.columns(artifact)
+        for name in result.names:
+            _ = result[name]
+    else:
+        files.read(artifact)
+    return Counts()
+
+
+@pytest.mark.parametrize("name", [FATES, CLUSTERS, TABLE])
+@pytest.mark.parametrize("memory", [10**9, TINY])
+def test_a_flipped_bit_of_a_result_is_noticed_by_its_reader(tmp_path: Path, name: str, memory: int) -> None:
+    rng = np.random.default_rng(5)
+    blocks = write_blocks(tmp_path, some_documents())
+    run(tmp_path, blocks, memory=memory)
+    expected = outputs(tmp_path)
+    receipt = json.loads((tmp_path / "receipts/dedupe.cluster/all.json").read_text())["receipt"]
+    [artifact] = [Artifact(*output) for output in receipt["outputs"] if output[0] == name]
+    step = Step("read", 1, read_result, [Task("all", reads={"result": [artifact]})], None, "")
+    for number in range(6):
+        flip(tmp_path / name, rng)
+        with Context(tmp_path).runner() as runner, pytest.raises(DamagedError):
+            runner.run(dataclasses.replace(step, version=number))
+        run(tmp_path, blocks, memory=memory)
+        assert outputs(tmp_path) == expected
+        with Context(tmp_path).runner() as runner:
+            runner.run(dataclasses.replace(step, version=number))
+
+
+@pytest.mark.parametrize("kind", ["exact", "bands"])
+@pytest.mark.parametrize("memory", [10**9, TINY])
+def test_a_damaged_key_file_is_not_added_to_an_index(tmp_path: Path, kind: str, memory: int) -> None:
+    """A run that stopped has left its keys, damaged since then; the run that was accepted would add them."""
+    documents, rng = some_documents(), np.random.default_rng(6)
+    blocks = write_blocks(tmp_path, documents)
+    index, whole = tmp_path / "index", tmp_path / "whole"
+    run(tmp_path / "work", write_blocks(tmp_path / "work", documents), memory=memory, index=str(whole))
+    folder = "cluster" if memory == 10**9 else f"sort-{kind}"
+    for _ in range(4):
+        with pytest.raises(SafetyStop):
+            run(tmp_path, blocks, memory=memory, index=str(index), max_removed=0.001)
+        found = sorted((tmp_path / "dedupe" / folder).glob(f"{kind}-*.cols"))
+        flip(found[rng.integers(len(found))], rng)
+        with pytest.raises(DamagedError):
+            run(tmp_path, blocks, memory=memory, index=str(index))
+        assert not list(index.rglob("index.json"))
+    run(tmp_path, blocks, memory=memory, index=str(index))
+    assert contents(index) == contents(whole)
+
+
+@pytest.mark.parametrize("part", ["meta", "signatures"])
+def test_a_damaged_sketch_that_only_an_index_reads_is_made_again(tmp_path: Path, part: str) -> None:
+    """Whoever reads a damaged work file, it is removed, or the next run would stumble over it again."""
+    documents = some_documents()
+    blocks = write_blocks(tmp_path, documents, per_block=100)
+    with pytest.raises(SafetyStop):
+        run(tmp_path, blocks, index=str(tmp_path / "index"), max_removed=0.001)
+    [first, *_] = blocks
+    assert first.sketch is not None
+    path = tmp_path / first.sketch.name
+    data = bytearray(path.read_bytes())
+    place = (
+        data.index(b'"content"')
+        if part == "meta"
+        else data.index(opened(tmp_path, first.sketch.name)["signatures"].tobytes())
+    )
+    data[place + 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedError):
+        run(tmp_path, blocks, index=str(tmp_path / "index"))
+    assert not path.exists()
+
+
+def index_of_a_run(folder: Path, memory: int = 10**9) -> tuple[Path, list[Document]]:
+    """An index of one run, and documents of which many are in it; kind of the runs: `INDEXED`."""
+    everything = [dataclasses.replace(d, split="train") for d in some_documents(300)]
+    blocks = write_blocks(folder / "indexed", everything[:150], per_block=150)
+    run(folder / "indexed", blocks, memory=memory, index=str(folder / "index"), **INDEXED)
+    return folder / "index", everything[150:]
+
+
+INDEXED: dict[str, Any] = {"verify": True, "threshold": 0.5}
+
+
+@pytest.mark.parametrize("memory", [10**9, TINY])
+@pytest.mark.parametrize("kind", ["exact", "bands", "signatures", "index.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_a_damaged_index_is_an_error_and_never_a_smaller_index(
+    tmp_path: Path, kind: str, damage: str, memory: int
+) -> None:
+    index, documents = index_of_a_run(tmp_path, memory)
+    rng = np.random.default_rng(7)
+    for number in range(5):
+        damaged, work_dir = tmp_path / f"index-{number}", tmp_path / f"work-{number}"
+        shutil.copytree(index, damaged)
+        paths = sorted(damaged.glob(f"*/{kind}*"))
+        path = paths[rng.integers(len(paths))]
+        if damage == "missing":
+            path.unlink()
+        elif damage == "truncated":
+            path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))])
+        elif kind == "index.json":
+            path.write_bytes(path.read_bytes().replace(b'"files":[["', b'"files":[["_', 1))
+        else:
+            flip(path, rng)
+        blocks = write_blocks(work_dir, documents)
+        with pytest.raises(DataError, match=str(damaged)):
+            run(work_dir, blocks, memory=memory, index=str(damaged), **INDEXED)
+        # No attempt makes it good: it is still an error.
+        with pytest.raises(DataError, match=str(damaged)):
+            run(work_dir, blocks, memory=memory, index=str(damaged), **INDEXED)
+    again = tmp_path / "again"
+    assert "in_index" in run(
+        again, write_blocks(again, documents), memory=memory, index=str(index), **INDEXED
+    )
+
+
+@pytest.mark.parametrize("kind", ["exact", "bands", "signatures"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_a_damaged_index_says_that_no_rerun_makes_it_good(tmp_path: Path, kind: str, damage: str) -> None:
+    index, documents = index_of_a_run(tmp_path)
+    [path] = index.glob(f"*/{kind}*")
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        flip(path, np.random.default_rng(8))
+    blocks = write_blocks(tmp_path / "work", documents)
+    with pytest.raises(DataError, match=r"index .* is damaged.* Restore (it|the file), or remove the folder"):
+        run(tmp_path / "work", blocks, index=str(index), **INDEXED)
+
+
+def test_no_flipped_bit_of_an_index_record_makes_a_smaller_index(tmp_path: Path) -> None:
+    """Every byte of index.json, one bit of it flipped: an error, or all that the index has is found."""
+    index, _ = index_of_a_run(tmp_path)
+    kind = IndexKind(SETTINGS.scheme, BANDS, 2, NUM_PERM)
+
+    def held() -> list[Any]:
+        reader = Index(str(index), "another run", kind).reader
+        found: list[Any] = [len(reader.runs)]
+        for name in ("exact", "bands"):
+            for _, arrays in reader.ranges(name, 0, 0):
+                found += [(name, key, array.tolist()) for key, array in arrays.items()]
+        for run_name, _ in reader.runs:
+            found.append(reader.signatures(run_name).read(np.arange(150, dtype=np.uint32)).tolist())
+        return found
+
+    whole = held()
+    [record] = index.glob("*/index.json")
+    good = record.read_bytes()
+    refused = 0
+    for place in range(len(good)):
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << place % 8
+        record.write_bytes(damaged)
+        try:
+            assert held() == whole, bytes(damaged)
+        except (DataError, ConfigError):
+            refused += 1
+    assert refused > 0.8 * len(good)
 
 
 # Real text ----------------------------------------------------------------------------------------------------------
@@ -482,29 +881,27 @@ def write_texts(
     work_dir: Path, documents: Sequence[str], splits: Sequence[str], scheme: minhash.Scheme = "affine32"
 ) -> list[Block]:
     """A block per stretch of one split."""
-    stems: list[tuple[str, str, int]] = []
+    blocks: list[Block] = []
     for split, group in itertools.groupby(range(len(documents)), key=lambda i: splits[i]):
         rows = list(group)
         exact, bands = sketch([documents[i] for i in rows], scheme)
-        stem = f"read/{len(stems):06d}-00000"
-        columns.write(work_dir / f"{stem}.sketch", {"exact": exact, "bands": bands})
         docs: dict[str, npt.NDArray[Any]] = {
             "offset": np.array(rows, np.uint64),
             "num_bytes": np.ones(len(rows), np.uint32),
         }
-        docs |= {"source": np.zeros(len(rows), np.uint16), "file": np.zeros(len(rows), np.uint16)}
-        columns.write(work_dir / f"{stem}.docs", docs, {"sources": ["a"], "files": ["f"]})
-        stems.append((stem, split, len(rows)))
-    return block_list.number(stems)
+        docs |= {"source": np.zeros(len(rows), np.uint32), "file": np.zeros(len(rows), np.uint16)}
+        meta = {"sources": ["a"], "files": ["f"]}
+        write_block(work_dir, blocks, split, docs, meta, {"exact": exact, "bands": bands})
+    return blocks
 
 
 def test_planted_copies_are_found_and_nothing_else_goes(tmp_path: Path) -> None:
     documents, places = sample_documents()
     number = {(name, line): i for i, (name, line, _) in enumerate(places)}
     blocks = write_texts(tmp_path, documents, [split for _, _, split in places])
-    path, *_ = dedupe.run(Context(tmp_path), blocks, "sample", DedupeSettings(), Run(workers=1))
-    fate = [Fate(code) for code in columns.read(tmp_path / path)["fate"]]
-    cluster = columns.read(tmp_path / dedupe.CLUSTERS)["cluster"]
+    deduplicate(tmp_path, blocks, DedupeSettings())
+    fate = [Fate(code) for code in opened(tmp_path, FATES)["fate"]]
+    cluster = opened(tmp_path, CLUSTERS)["cluster"]
     truth = json.loads((SAMPLE / "truth.json").read_text())
 
     slightly_edited: list[bool] = []
@@ -560,8 +957,6 @@ def test_legacy_scheme_gives_the_components_of_the_reference_scripts(tmp_path: P
     expected = reference.components(len(documents), edges)
 
     blocks = write_texts(tmp_path, documents, ["train"] * len(documents), "legacy")
-    dedupe.run(
-        Context(tmp_path), blocks, "legacy", DedupeSettings(scheme="legacy", max_removed=1), Run(workers=1)
-    )
-    assert columns.read(tmp_path / dedupe.CLUSTERS)["cluster"].tolist() == expected
+    deduplicate(tmp_path, blocks, DedupeSettings(scheme="legacy", max_removed=1))
+    assert opened(tmp_path, CLUSTERS)["cluster"].tolist() == expected
     assert 50 < len(documents) - len(set(expected)) < 250, "some edited copies are caught, and some are not"

@@ -14,11 +14,13 @@ from btlm_data import pipeline
 from btlm_data.errors import ConfigError, OutputError
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
+from btlm_data.storage import open_store
+from btlm_data.storage.base import TEMPORARY_SUFFIX
 
 SAMPLE = Path(str(files("btlm_data") / "data/sample"))
 
 
-def run(out: Path, text: Path, source: Path | str = "sample", **options: Any) -> pipeline.Prepared:
+def run(out: Path, text: Path | str, source: Path | str = "sample", **options: Any) -> pipeline.Prepared:
     given = {
         "source.name": str(source),
         "run.out": str(out),
@@ -71,6 +73,18 @@ def test_text_may_lie_beside_the_shards(tmp_path: Path) -> None:
     assert all(beside[name] == value for name, value in contents(tmp_path / "text").items())
 
 
+def test_text_may_go_to_a_url(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}-{tmp_path.parent.name}/text"
+    run(tmp_path / "out", tmp_path / "text")
+    assert not run(tmp_path / "out", url).already_done
+    store = open_store(url)
+    assert {entry.name: store.read(entry.name) for entry in store.list()} == contents(tmp_path / "text")
+    assert run(tmp_path / "out", url).already_done
+    with pytest.raises(OutputError, match=r"another dataset.*--overwrite"):
+        run(tmp_path / "b", url, seed=7)
+    store.delete([entry.name for entry in store.list()])
+
+
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     text = tmp_path / "text"
     run(tmp_path / "a", text)
@@ -81,7 +95,10 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
         "files": [*record["files"], {"name": "train/chunk2/example_train_1.jsonl.zst"}],
     }
     (text / "files.json").write_text(json.dumps(unfinished))
-    for left in ("train/chunk2/example_train_1.jsonl.zst", "train/chunk1/.example_train_0.jsonl.zst.123.tmp"):
+    for left in (
+        "train/chunk2/example_train_1.jsonl.zst",
+        f"train/chunk1/.example_train_0.jsonl.zst.123-0abc{TEMPORARY_SUFFIX}",
+    ):
         (text / left).parent.mkdir(exist_ok=True)
         (text / left).write_bytes(b"x")
     (text / "test/chunk1/notes.txt").write_text("mine")
@@ -102,7 +119,5 @@ def test_a_corpus_of_ones_own_is_never_overwritten(tmp_path: Path) -> None:
     (corpus / "files.json").write_text("[]")
     with pytest.raises(OutputError, match=r"files\.json was not written by btlm-data"):
         run(tmp_path / "out", corpus)
-    with pytest.raises(ConfigError, match="is a URL"):
-        run(tmp_path / "out", "s3://bucket/text")  # type: ignore[arg-type]
     (corpus / "files.json").unlink()
     assert contents(corpus) == before

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btlm_data.errors import OutputError
-from btlm_data.stages.emit_text import DOCUMENTS_PER_FILE, OutputFile, Stretch, chosen, plan, write_file
+from btlm_data.stages import emit_text
+from btlm_data.stages.emit_text import DOCUMENTS_PER_FILE, OutputFile, Stretch, Written, chosen, plan
+from btlm_data.storage import open_store
+
+
+def write_file(folder: Path, file: OutputFile, documents: Iterable[tuple[str, str]]) -> Written:
+    """Write an output file into a folder, as the task that does so."""
+    with open_store(folder).create(file.name) as creating:
+        return emit_text.write_file(creating.file, file, documents)
 
 
 def decompressed(path: Path) -> list[dict[str, object]]:

@@ -16,21 +16,18 @@ libraries may give other bytes (of the same data).
 
 from __future__ import annotations
 
-import hashlib
-import io
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from btlm_data.formats import atomic
 from btlm_data.formats.shard_formats import hdf5_layout
+from btlm_data.storage import digest
 
 Compression = Literal["gzip", "none"]
 ElementType = Literal["int32", "uint16"]
@@ -64,21 +61,20 @@ class ShardInfo:
 
 
 def write_samples(
-    path: Path,
+    file: BinaryIO,
     rows: npt.NDArray[Any],
     num_real: npt.NDArray[np.int64] | None = None,
     options: ShardOptions | None = None,
 ) -> ShardInfo:
-    """Write a sample shard, atomically.
+    """Write a sample shard into an empty file, open for reading and writing.
 
     rows: (n, L+1) uint16 or uint32, any strides: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
     label positions of each row are real; from there on all three planes are 0 (all L by default; rows' values there do not matter).
-    Raises OutputError if the file cannot be written.
     """
     options = options or ShardOptions()
     n, length = rows.shape[0], rows.shape[1] - 1
     full = np.ones(n, bool) if num_real is None else num_real >= length
-    with _Writer(path, (n, 3, length), (1, 3, length), options) as writer:
+    with _Writer(file, (n, 3, length), (1, 3, length), options) as writer:
         if writer.plain and options.dtype == "int32":
             step = max(1, _BATCH_UNITS // (length + 1))
             for start in range(0, n, step):
@@ -95,10 +91,12 @@ def write_samples(
     return writer.info(n * length if num_real is None else int(num_real.sum()))
 
 
-def write_vsl(path: Path, planes: npt.NDArray[np.int32], options: ShardOptions | None = None) -> ShardInfo:
-    """Write planes (n, 5, L) int32 as a VSL shard, atomically. Raises OutputError if the file cannot be written."""
+def write_vsl(
+    file: BinaryIO, planes: npt.NDArray[np.int32], options: ShardOptions | None = None
+) -> ShardInfo:
+    """Write planes (n, 5, L) int32 as a VSL shard into an empty file, open for reading and writing."""
     options = options or ShardOptions()
-    with _Writer(path, planes.shape, (1, *planes.shape[1:]), options) as writer:
+    with _Writer(file, planes.shape, (1, *planes.shape[1:]), options) as writer:
         step = max(1, _BATCH_UNITS // max(1, planes[0].size if len(planes) else 1))
         for start in range(0, len(planes), step):
             writer.add(planes[start : start + step])
@@ -106,23 +104,23 @@ def write_vsl(path: Path, planes: npt.NDArray[np.int32], options: ShardOptions |
 
 
 def write_corpus(
-    path: Path,
+    file: BinaryIO,
     tokens: npt.NDArray[Any] | Iterable[npt.NDArray[Any]],
     total: int | None = None,
     options: ShardOptions | None = None,
 ) -> ShardInfo:
-    """Write a token stream as a corpus shard, atomically.
+    """Write a token stream as a corpus shard into an empty file, open for reading and writing.
 
-    tokens: one 1-D array, or arrays that hold `total` tokens together, in order. Raises OutputError if the file cannot be written.
+    tokens: one 1-D array, or arrays that hold `total` tokens together, in order.
     """
     options = options or ShardOptions(dtype="uint16")
     if isinstance(tokens, np.ndarray):
         total, tokens = len(tokens), [tokens]
     if total is None:
-        raise ValueError(f"{path}: `total` tells how many tokens the arrays hold together; give it.")
+        raise ValueError("`total` tells how many tokens the arrays hold together; give it.")
     chunk = max(1, min(total, CORPUS_CHUNK))
     written = 0
-    with _Writer(path, (total,), (chunk,), options) as writer:
+    with _Writer(file, (total,), (chunk,), options) as writer:
         for piece in _regrouped(tokens, chunk * (_BATCH_UNITS // chunk), np.dtype(options.dtype)):
             written += len(piece)
             if options.compression == "gzip" and len(piece) % chunk:
@@ -131,7 +129,7 @@ def write_corpus(
             writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
         if written != total:
             raise ValueError(
-                f"{path}: the arrays hold {written} tokens, not the announced {total}. Announce what they hold."
+                f"the arrays hold {written} tokens, not the announced {total}. Announce what they hold."
             )
     return writer.info(total)
 
@@ -165,12 +163,13 @@ def _regrouped(
 
 
 class _Writer:
-    """One shard under construction: chunks are appended to a temporary file; leaving the block gives it its name."""
+    """One shard under construction: chunks are appended to an open file; leaving the block well completes it."""
 
     def __init__(
-        self, path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions
+        self, file: BinaryIO, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions
     ) -> None:
         zipped = options.compression == "gzip"
+        self.file = file
         self.options = options
         self.plain = zipped and not options.hdf5_shuffle and options.level == 1
         self.dataset = hdf5_layout.Dataset(
@@ -183,31 +182,17 @@ class _Writer:
         )
         self.start = self.end = hdf5_layout.head_size(self.dataset)
         self.sizes: list[npt.NDArray[np.int64]] = []
-        self.replacing = atomic.replacing(path)
-        self.file: io.BufferedRandom
         self.result = ("", 0)
 
     def __enter__(self) -> _Writer:
-        self.temporary = self.replacing.__enter__()
-        try:
-            self.file = self.temporary.open("w+b")
-            self.file.write(bytes(self.start))
-        except OSError as error:
-            self.replacing.__exit__(type(error), error, error.__traceback__)
-            raise
+        self.file.write(bytes(self.start))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with self.file:
-                if error is None:
-                    self._finish()
-        except BaseException as own:
-            self.replacing.__exit__(type(own), own, own.__traceback__)
-            raise
-        self.replacing.__exit__(kind, error, trace)
+        if error is None:
+            self._finish()
 
     def info(self, num_tokens: int) -> ShardInfo:
         """What was written, once the block is left."""
@@ -279,4 +264,4 @@ class _Writer:
         self.file.write(hdf5_layout.head(self.dataset, address, self.end))
         # The head is known only now, so the sum cannot be taken on the way; the pages are still in memory.
         self.file.seek(0)
-        self.result = (hashlib.file_digest(self.file, "sha256").hexdigest(), self.end)
+        self.result = (digest.sha256_stream(self.file), self.end)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -14,17 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from btlm_data import pipeline
-from btlm_data.advance import listen
-from btlm_data.engine.runner import is_done
-from btlm_data.formats import columns
+from btlm_data.advance import listening
+from btlm_data.formats.columns import Columns
 from btlm_data.formats.shard_formats import writer as shards
+from btlm_data.places import Stores
+from btlm_data.preparation import Inputs
 from btlm_data.progress import amount, duration
 from btlm_data.recipe.models import Recipe
 from btlm_data.sources.fetch import Fetcher
-from btlm_data.sources.listing import list_files
-from btlm_data.stages import read
-from btlm_data.task import Step, Task
-from btlm_data.tokenizers import load_tokenizer
+from btlm_data.stages import clean
+from btlm_data.stages.block_writer import BlockWriter, Part
+from btlm_data.storage import Store, is_remote, open_store
+from btlm_data.task import Artifact, Step, Task
+from btlm_data.task_files import TaskFiles
 
 _SAMPLE_BYTES = 16_000_000  # of text
 _WORKER_BYTES = 450_000_000  # what a worker holds while reading, measured on documents of ordinary length
@@ -52,60 +54,46 @@ class Plan:
 
 
 def measure(recipe: Recipe) -> Plan:
-    """List the source, read a few MB of it into a temporary folder, and scale up. Writes nothing else."""
+    """Look up what the recipe names, read a few MB of it into a temporary folder, and scale up. Writes nothing else."""
     run, settings = recipe.run, recipe.settings
-    listing = list_files(settings.source, run)
-    tokenizer = load_tokenizer(
-        settings.tokenizer.name,
-        eos=settings.tokenizer.eos,
-        backend=settings.tokenizer.backend,
-        revision=settings.tokenizer.revision,
-    )
-    options = read.read_options(settings.source, listing.fields)
-    pipeline.warm_up(tokenizer)
-    Fetcher.of(run).check_room(listing.files)
-    reading = pipeline.read_settings(run, listing, settings, options, tokenizer.spec, None)
-    out, work_dir = pipeline.folders(run)
-    tasks = read.plan(listing.files, reading)
-    step = Step("read", read.VERSION, read.work, tasks, reading, "")
-    done = sum(is_done(step, task, work_dir) for task in tasks)
-    stored = sum(task.weight for task in tasks)
+    inputs = Inputs.look_up(recipe)
+    pipeline.warm_up(inputs.tokenizer)
+    Fetcher.of(run, inputs.listing).check_room(inputs.listing.files)
+    runner = pipeline.idle_runner(recipe)
+    cleaning = pipeline.plan_clean(inputs, runner)
+    done = len(runner.proved(cleaning))
+    stored = sum(task.weight for task in cleaning.tasks)
     with tempfile.TemporaryDirectory(prefix="btlm-plan-") as folder:
-        measured = _read_sample(tasks, reading, folder)
-        writing = _write_sample(folder, settings.seq_len[0].seq_len, tokenizer.eos_id, recipe)
+        store = open_store(folder)
+        measured, tokens_files = _read_sample(cleaning, Stores(store, store))
+        writing = _write_sample(store, tokens_files, inputs.tokenizer.eos_id, recipe)
     scale = stored / max(1, measured.stored)
-    text, documents, tokens = (
-        int(measured.text * scale),
-        int(measured.documents * scale),
-        int(measured.tokens * scale),
-    )
-    copies = len(settings.seq_len) if all(part.share is None for part in settings.seq_len) else 1
-    itemsize = tokenizer.dtype.itemsize
-    packed = (
-        tokens * itemsize * copies if settings.shuffle == "samples" and settings.format == "sample" else 0
-    )
-    work_bytes = tokens * itemsize + packed + documents * (150 + 8 * settings.dedupe.bands)
+    text, documents, tokens = (int(n * scale) for n in (measured.text, measured.documents, measured.tokens))
+    copies = len(settings.seq_len) if all(set_.share is None for set_ in settings.seq_len) else 1
+    itemsize = inputs.tokenizer.dtype.itemsize
+    is_packed = settings.shuffle == "samples" and settings.format == "sample"
+    work_bytes = tokens * itemsize * (1 + copies * is_packed)
+    work_bytes += documents * (150 + 8 * settings.dedupe.bands)
     shard_bytes = int(tokens * copies * (writing.bytes_per_token if settings.format != "corpus" else 1.5))
-    passes = (
-        1 - done / max(1, len(tasks)) + (run.emit_text is not None)
-    )  # the text is read and cleaned once more to be written out
+    # With --emit-text the text is read and cleaned once more to be written out.
+    passes = 1 - done / max(1, len(cleaning.tasks)) + (run.emit_text is not None)
     seconds = (measured.seconds * scale * passes + writing.seconds_per_token * tokens * copies) / run.workers
     return Plan(
         source=settings.source.name,
-        files=dict(Counter(file.split for file in listing.files)),
-        stored_bytes=sum(file.size for file in listing.files),
+        files=dict(Counter(file.split for file in inputs.listing.files)),
+        stored_bytes=sum(file.size for file in inputs.listing.files),
         measured_bytes=measured.text,
         text_bytes=text,
         documents=documents,
         tokens=tokens,
-        read_tasks=len(tasks),
+        read_tasks=len(cleaning.tasks),
         read_done=done,
         shard_bytes=shard_bytes,
         work_bytes=work_bytes,
         peak_memory_bytes=max(run.workers * _WORKER_BYTES, 16 * documents + 300_000_000),
         seconds=seconds,
         workers=run.workers,
-        stages=_stages(recipe, out),
+        stages=_stages(recipe, runner.stores.out.shown),
     )
 
 
@@ -118,38 +106,34 @@ class _Read:
     seconds: float = 0.0
 
 
-def _read_sample(tasks: list[Task], reading: read.ReadSettings, folder: str) -> _Read:
-    """Read from parts spread evenly over the source, up to _SAMPLE_BYTES of text."""
-    measured = _Read()
-    (Path(folder) / "read").mkdir()
+def _read_sample(cleaning: Step, stores: Stores) -> tuple[_Read, list[Artifact]]:
+    """Read from parts spread evenly over the source, up to _SAMPLE_BYTES of text; also returns the files of tokens."""
+    measured, tokens_files = _Read(), []
+    tasks = cleaning.tasks
     chosen = [tasks[i] for i in np.unique(np.linspace(0, len(tasks) - 1, 4).astype(int))] if tasks else []
+    settings = replace(cleaning.settings, strict=False)
     for number, task in enumerate(chosen):
-        segments = [read.Segment.from_json(value) for value in task.args["segments"]]
-        if number and any(
-            segment.file.url.startswith(("hf://", "s3://", "https://", "gs://")) for segment in segments
-        ):
+        ranges = clean.ranges_of(task)
+        if number and any(is_remote(file_range.file.url) for file_range in ranges):
             break  # one remote file is enough to wait for
         start = perf_counter()
         stored: list[int] = []
-        listen(stored.append)
-        records = next(iter(read.records(segments, reading, (0, 0), _SAMPLE_BYTES // len(chosen))), None)
-        listen(None)
-        if records is None:
+        with listening(stored.append):
+            block = next(clean.records(ranges, settings, (0, 0), _SAMPLE_BYTES // len(chosen)), None)
+        if block is None:
             continue
-        wanted = dict.fromkeys(reading.products, "plan")
-        meta = read.BlockWriter(
-            Path(folder), f"read/{number}", segments, replace(reading, strict=False), wanted
-        ).write(records)
+        wanted = {product: "plan" for product in settings.products if product != "contamination"}
+        files = TaskFiles(stores, Task("plan"))
+        meta = BlockWriter(files, f"clean/{number}", Part(ranges, settings, wanted)).write(block)
         measured.seconds += perf_counter() - start
         measured.stored += max(1, min(task.weight, sum(stored)))
-        docs = columns.read(Path(folder) / f"read/{number}.docs", ["num_bytes"])
-        measured.text += int(docs["num_bytes"].sum())
+        by_ending = {artifact.name.rpartition(".")[2]: artifact for artifact in files.written}
+        measured.text += int(files.columns(by_ending["docs"])["num_bytes"].sum())
         measured.documents += meta["num_documents"]
-        measured.tokens += (
-            len(columns.read(Path(folder) / f"read/{number}.tokens", ["tokens"])["tokens"])
-            + meta["num_documents"]
-        )
-    return measured
+        (num_tokens,) = files.columns(by_ending["tokens"]).shape("tokens")
+        measured.tokens += num_tokens + meta["num_documents"]
+        tokens_files.append(by_ending["tokens"])
+    return measured, tokens_files
 
 
 @dataclass
@@ -158,24 +142,22 @@ class _Write:
     bytes_per_token: float
 
 
-def _write_sample(folder: str, seq_len: int, eos_id: int, recipe: Recipe) -> _Write:
+def _write_sample(store: Store, tokens_files: Sequence[Artifact], eos_id: int, recipe: Recipe) -> _Write:
     """Write the sample's tokens as one shard and look at time and size."""
-    parts = [
-        columns.read(path, ["tokens"])["tokens"] for path in sorted((Path(folder) / "read").glob("*.tokens"))
-    ]
+    parts = [Columns(store, file)["tokens"] for file in tokens_files]
     tokens = np.concatenate(parts) if parts else np.zeros(1, np.uint16)
-    length = max(1, min(seq_len, len(tokens) - 1))
+    length = max(1, min(recipe.seq_len[0].seq_len, len(tokens) - 1))
     rows = np.lib.stride_tricks.sliding_window_view(np.append(tokens, eos_id), length + 1)[::length]
     settings = recipe.shards
     options = shards.ShardOptions(settings.compression, settings.level, settings.hdf5_shuffle, settings.dtype)
     start = perf_counter()
-    info = shards.write_samples(Path(folder) / "sample.h5", np.ascontiguousarray(rows), None, options)
-    return _Write(
-        (perf_counter() - start) / max(1, info.num_tokens), info.num_bytes / max(1, info.num_tokens)
-    )
+    with store.create("sample.h5", durable=False) as creating:
+        info = shards.write_samples(creating.file, np.ascontiguousarray(rows), None, options)
+    num_tokens = max(1, info.num_tokens)
+    return _Write((perf_counter() - start) / num_tokens, info.num_bytes / num_tokens)
 
 
-def _stages(recipe: Recipe, out: Path) -> tuple[tuple[str, str], ...]:
+def _stages(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
     s = recipe.settings
     clean = f"{s.clean.normalize}, at least {s.clean.min_chars} characters" + (
         f", {len(s.clean.filters)} filters" if s.clean.filters else ""

@@ -1,32 +1,28 @@
-"""The token stream of a split, `doc_1 EOS doc_2 EOS ...`, as an index: which document's tokens stand where.
+"""Where each document stands in its token stream, `doc_1 EOS doc_2 EOS ...`: a seeded order, and prefix sums.
 
-Two steps make it, both from tables only (no token is moved):
+Two steps make the index of every stream, both from tables only (no token is moved):
 
     scatter  a group of blocks   -> its kept documents' records, sorted by order key, cut at the buckets' edges
     sort     one bucket          -> its records from every group, merged: the index of one stretch of the stream
 
 The order key is a seeded hash of the document's identity (`shuffle: samples|documents`), or its ordinal (`none`). Buckets are
 ranges of keys, so how many there are does not change the order; ties (never seen) fall to the ordinal. Prefix sums over the
-buckets' totals then give every document its place, and `gather` can fill any stretch of the stream on any machine.
+buckets' totals then give every document its place, and stages/stream.py can fill any stretch of the stream on any machine.
 
-A stream is (set, split): without shares every set has the same documents, so there is one stream a split (set 0); with
-shares each document belongs to one set by a seeded hash. A mix repeats documents: copy c of a document has its own key.
+With shares each document belongs to one set by a seeded hash. A mix repeats documents: copy c of a document has its own key.
 
-    work/shuffle/scatter-GROUP.cols   per stream s: `s/key` uint64, `s/block` uint32, `s/start` uint64, `s/length` uint32,
-                                      `s/ordinal` uint64, `s/edges` (buckets + 1,) uint64: rows of each bucket
-    work/shuffle/index-s-BUCKET.cols  `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the bucket's
-                                      beginning); meta["num_tokens"]
+    shuffle/scatter/GROUP.cols      per stream s: `s/key` uint64, `s/block` uint32, `s/start` uint64, `s/length` uint32,
+                                    `s/ordinal` uint64, `s/edges` (buckets + 1,) uint64: rows of each bucket
+    shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the bucket's
+                                    beginning)
 
-balance: documents in = out + other sets' + left out by the mix; + repeats. tokens = lengths + one EOS each.
+balance documents in = out + other sets' + left out by the mix; + repeats. tokens = lengths + one EOS each.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,34 +30,23 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.advance import advance
+from btlm_data.blocks import Block
+from btlm_data.engine.runner import Runner
+from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
-from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import Settings
 from btlm_data.splits import SPLITS
-from btlm_data.stages.blocks import Block
-from btlm_data.stages.fates import Fate
-from btlm_data.task import Counts, Task
+from btlm_data.stages.stream import Bucket, Stream, StreamIndex
+from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
+from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 1
+VERSION = 2
 BUCKET_BYTES = (
     256 * 2**20
-)  # of text, about 64 M tokens: what one bucket's index and one stretch of stream may need in memory
+)  # of text, about 64 M tokens: what one bucket's index and one stretch of stream may need
 GROUP_DOCUMENTS = 500_000
-BLOCK_LIST = "shuffle/blocks.json"
-FATES = "holdout/fates.cols"
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One token stream: the documents of a set in a split."""
-
-    set_index: int
-    split: str
-
-    @property
-    def name(self) -> str:
-        """For file and column names."""
-        return f"{self.set_index}-{self.split}"
+GROUP_BLOCKS = 256
 
 
 @dataclass(frozen=True)
@@ -93,65 +78,92 @@ class StreamSettings:
         return digest(VERSION, s.shuffle != "none", s.seed, s.mix, shares, list(self.splits))
 
 
-def plan_scatter(blocks: Sequence[Block], num_buckets: int, lineage: str) -> list[Task]:
+def run(
+    step: Callable[[Step], Sequence[TaskResult]],
+    runner: Runner,
+    blocks: Sequence[Block],
+    fates: Artifact,
+    settings: StreamSettings,
+    num_bytes: int,
+) -> dict[str, StreamIndex]:
+    """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning."""
+    num_buckets = max(1, -(-num_bytes // BUCKET_BYTES))
+    groups = [result.outputs[0] for result in step(plan_scatter(blocks, fates, num_buckets, settings))]
+    name = "shuffle/groups.json"
+    runner.named.add(name)
+    results = iter(step(plan_sort(num_buckets, write_list(runner.stores.work, name, groups), settings)))
+    indices: dict[str, StreamIndex] = {}
+    for stream in settings.streams:
+        buckets, start = [], 0
+        for _ in range(num_buckets):
+            result = next(results)
+            num_tokens = result.counts.extra["num_tokens"]
+            buckets.append(Bucket(result.outputs[0], start, num_tokens, result.counts.extra["num_documents"]))
+            start += num_tokens
+        indices[stream.name] = StreamIndex(stream, tuple(buckets))
+    return indices
+
+
+def plan_scatter(
+    blocks: Sequence[Block], fates: Artifact, num_buckets: int, settings: StreamSettings
+) -> Step:
     """A task per group of consecutive blocks of about GROUP_DOCUMENTS documents."""
-    groups: list[list[int]] = [[]]
-    held = 0
+    groups: list[list[int]] = []
+    num_held = 0
     for number, block in enumerate(blocks):
-        if groups[-1] and (held + block.num_documents > GROUP_DOCUMENTS or len(groups[-1]) >= 256):
+        if not groups or num_held + block.num_documents > GROUP_DOCUMENTS or len(groups[-1]) >= GROUP_BLOCKS:
             groups.append([])
-            held = 0
+            num_held = 0
         groups[-1].append(number)
-        held += block.num_documents
-    return [
+        num_held += block.num_documents
+    total = blocks[-1].last_ordinal if blocks else 0
+    tasks = [
         Task(
             id=f"{number:06d}",
             args={
                 "blocks": [
-                    [i, b.stem, b.split, b.first_ordinal, b.num_documents] for i in group for b in [blocks[i]]
+                    [i, blocks[i].split, blocks[i].first_ordinal, blocks[i].num_documents] for i in group
                 ],
                 "buckets": num_buckets,
-                "total": blocks[-1].last_ordinal,
+                "total": total,
             },
-            inputs=[lineage],
-            outputs=[f"shuffle/scatter-{number:06d}.cols"],
+            reads={
+                "docs": [blocks[i].docs for i in group],
+                "tokens": [blocks[i].tokens for i in group],
+                "fates": [fates],
+            },
+            outputs=[("work", f"shuffle/scatter/{number:06d}.cols")],
             weight=max(1, sum(blocks[i].num_documents for i in group)),
         )
         for number, group in enumerate(groups)
-        if group
     ]
+    return Step("shuffle.scatter", VERSION, scatter, tasks, settings, settings.digest, "doc")
 
 
-def scatter(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
+def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     """Give each kept document its stream(s) and order key; count every stage from `dedupe` to `shuffle`."""
-    root = Path(work_dir)
-    fates = columns.read(root / FATES)
+    fates = files.columns(task.reads["fates"][0])
     stages = {name: Counts() for name in ("dedupe", "holdout", "tokenize", "shuffle")}
-    held: dict[str, list[tuple[npt.NDArray[Any], ...]]] = {stream.name: [] for stream in settings.streams}
-    for number, stem, split, first, count in task.args["blocks"]:
-        block = Block(stem, split, first, count)
-        docs = columns.read(block.docs(root), ["key", "source", "num_bytes"], verify=True)
-        lengths = columns.read(block.tokens(root), ["starts", "lengths"], verify=True)
-        table = _Table(
-            docs, lengths, fates["fate"][first : first + count], fates["split"][first : first + count]
-        )
+    records: dict[str, list[tuple[npt.NDArray[Any], ...]]] = {stream.name: [] for stream in settings.streams}
+    described = zip(task.args["blocks"], task.reads["docs"], task.reads["tokens"], strict=True)
+    for (number, split, first, count), docs_file, tokens_file in described:
+        tokens = files.columns(tokens_file)
+        starts, lengths = tokens["starts"], tokens["lengths"]
+        fate, new_split = (fates.rows(name, first, first + count) for name in ("fate", "split"))
+        table = _Table(files.columns(docs_file), lengths, fate, new_split)
         table.count(stages, split)
         ordinals = np.arange(first, first + count, dtype=np.uint64)
         for stream in settings.streams:
             chosen, keys = _choose(table, stream, settings, ordinals, stages["shuffle"])
             if len(chosen):
-                records = (
-                    keys,
-                    np.full(len(chosen), number, np.uint32),
-                    lengths["starts"][chosen],
-                    lengths["lengths"][chosen],
-                    ordinals[chosen],
+                block_numbers = np.full(len(chosen), number, np.uint32)
+                records[stream.name].append(
+                    (keys, block_numbers, starts[chosen], lengths[chosen], ordinals[chosen])
                 )
-                held[stream.name].append(records)
         advance(count)
     edges = _bucket_edges(task.args["buckets"], task.args["total"], settings)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, parts in held.items():
+    for name, parts in records.items():
         kinds = (np.uint64, np.uint32, np.uint64, np.uint32, np.uint64)
         joined = [
             np.concatenate([part[i] for part in parts]) if parts else np.empty(0, kind)
@@ -160,14 +172,9 @@ def scatter(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
         order = np.argsort(joined[0], kind="stable")
         key, block_number, start, length, ordinal = (column[order] for column in joined)
         bounds = np.concatenate([np.searchsorted(key, edges), [len(key)]]).astype(np.uint64)
-        arrays |= {
-            f"{name}/key": key,
-            f"{name}/block": block_number,
-            f"{name}/start": start,
-            f"{name}/length": length,
-        }
-        arrays |= {f"{name}/ordinal": ordinal, f"{name}/edges": bounds}
-    columns.write(root / task.outputs[0], arrays)
+        arrays |= {f"{name}/key": key, f"{name}/block": block_number, f"{name}/start": start}
+        arrays |= {f"{name}/length": length, f"{name}/ordinal": ordinal, f"{name}/edges": bounds}
+    files.write_columns(task.outputs[0][1], arrays)
     return Counts(extra={"stages": {name: counts.to_json() for name, counts in stages.items()}})
 
 
@@ -181,8 +188,8 @@ def _bucket_edges(num_buckets: int, total: int, settings: StreamSettings) -> npt
 class _Table:
     """One block's documents with their fates."""
 
-    docs: columns.Columns
-    lengths: columns.Columns
+    docs: Columns
+    lengths: npt.NDArray[np.uint32]
     fate: npt.NDArray[np.uint8]
     split: npt.NDArray[np.uint8]
 
@@ -190,7 +197,7 @@ class _Table:
         """Fill the cells of dedupe, holdout and tokenize."""
         sources = self.docs.meta["sources"]
         num_bytes = self.docs["num_bytes"].astype(np.int64)
-        tokens = self.lengths["lengths"].astype(np.int64) + 1
+        tokens = self.lengths.astype(np.int64) + 1
         code = self.docs["source"].astype(np.int64)
         for fate in Fate:
             mine = self.fate == fate
@@ -290,7 +297,7 @@ def _count_choice(
     code = table.docs["source"].astype(np.int64)
     num_bytes, tokens = (
         table.docs["num_bytes"].astype(np.int64),
-        table.lengths["lengths"].astype(np.int64) + 1,
+        table.lengths.astype(np.int64) + 1,
     )
     split = f"{stream.set_index}/{stream.split}"
     for what, rows in (
@@ -310,42 +317,30 @@ def _count_choice(
             )
 
 
-# Sort -----------------------------------------------------------------------------------------------------------
-
-
-def plan_sort(
-    streams: Sequence[Stream], num_buckets: int, groups: Sequence[Task], lineage: str
-) -> list[Task]:
-    """A task per stream and bucket."""
-    return [
+def plan_sort(num_buckets: int, groups: Artifact, settings: StreamSettings) -> Step:
+    """A task per stream and bucket. groups: the list of scattered files."""
+    tasks = [
         Task(
             id=f"{stream.name}-{bucket:06d}",
-            args={"stream": stream.name, "bucket": bucket, "groups": len(groups)},
-            inputs=[lineage],
-            outputs=[index_path(stream, bucket)],
-            weight=1,
+            args={"stream": stream.name, "bucket": bucket},
+            reads={"groups": [groups]},
+            outputs=[("work", f"shuffle/sort/{stream.name}-{bucket:06d}.cols")],
         )
-        for stream in streams
+        for stream in settings.streams
         for bucket in range(num_buckets)
     ]
+    return Step("shuffle.sort", VERSION, sort, tasks, settings, settings.digest, "task")
 
 
-def index_path(stream: Stream, bucket: int) -> str:
-    """Where a bucket's index stands in the work folder."""
-    return f"shuffle/index-{stream.name}-{bucket:06d}.cols"
-
-
-def sort(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
+def sort(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     """Merge one bucket of every group into the index of its stretch of the stream."""
-    root, name, bucket = Path(work_dir), task.args["stream"], task.args["bucket"]
+    name, bucket = task.args["stream"], task.args["bucket"]
     fields = ("key", "block", "start", "length", "ordinal")
     parts: list[list[npt.NDArray[Any]]] = []
-    for group in range(task.args["groups"]):
-        file = columns.read(
-            root / f"shuffle/scatter-{group:06d}.cols", [f"{name}/{field}" for field in (*fields, "edges")]
-        )
-        first, last = (int(edge) for edge in file[f"{name}/edges"][bucket : bucket + 2])
-        parts.append([file[f"{name}/{field}"][first:last] for field in fields])
+    for group_file in files.read_list(task.reads["groups"][0]):
+        group = files.columns(group_file)
+        first, last = (int(edge) for edge in group.rows(f"{name}/edges", bucket, bucket + 2))
+        parts.append([group.rows(f"{name}/{field}", first, last) for field in fields])
     key, block, start, length, ordinal = (
         np.concatenate([part[i] for part in parts]) for i in range(len(fields))
     )
@@ -361,126 +356,6 @@ def sort(task: Task, settings: StreamSettings, work_dir: str) -> Counts:
         "ordinal": ordinal[order],
         "offset": offset,
     }
-    columns.write(root / task.outputs[0], arrays, {"num_tokens": total})
+    files.write_columns(task.outputs[0][1], arrays)
     advance(1)
     return Counts(extra={"num_tokens": total, "num_documents": len(length)})
-
-
-# Gather ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Index:
-    """The whole index of one stream, as the driver knows it: total tokens and documents of each bucket."""
-
-    stream: Stream
-    bucket_tokens: tuple[int, ...]
-    bucket_documents: tuple[int, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the stream, EOS included."""
-        return sum(self.bucket_tokens)
-
-    def overlapping(self, start: int, stop: int) -> list[tuple[str, int]]:
-        """(index file, stream offset of its first token) of the buckets that hold tokens [start, stop)."""
-        found, offset = [], 0
-        for bucket, tokens in enumerate(self.bucket_tokens):
-            if tokens and offset < stop and offset + tokens > start:
-                found.append((index_path(self.stream, bucket), offset))
-            offset += tokens
-        return found
-
-
-def gather(
-    work_dir: Path,
-    buckets: Sequence[tuple[str, int]],
-    start: int,
-    stop: int,
-    dtype: npt.DTypeLike,
-    eos_id: int,
-) -> npt.NDArray[Any]:
-    """Tokens [start, stop) of a stream, (stop - start,), from whichever blocks hold them."""
-    from btlm_data.kernels.packing import place_documents
-
-    out = np.empty(stop - start, dtype)
-    names = stems(str(work_dir))
-    for path, bucket_offset in buckets:
-        index = columns.read(work_dir / path)
-        first, last = documents_between(index, bucket_offset, start, stop)
-        block, begin, length = (
-            index["block"][first:last],
-            index["start"][first:last],
-            index["length"][first:last],
-        )
-        place = index["offset"][first:last].astype(np.int64) + (bucket_offset - start)
-        order = np.lexsort((begin, block))
-        edges = np.flatnonzero(np.diff(block[order])) + 1
-        for rows in np.split(order, edges) if len(order) else []:
-            tokens = columns.read(work_dir / f"{names[int(block[rows[0]])]}.tokens", ["tokens"])["tokens"]
-            place_documents(
-                tokens, begin[rows].astype(np.int64), length[rows].astype(np.int64), place[rows], out, eos_id
-            )
-    return out
-
-
-def gather_samples(
-    work_dir: Path,
-    buckets: Sequence[tuple[str, int]],
-    samples: npt.NDArray[np.int64],
-    length: int,
-    total: int,
-    dtype: npt.DTypeLike,
-    eos_id: int,
-) -> npt.NDArray[Any]:
-    """Samples anywhere in a stream of `total` tokens, (m, L+1): row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 behind the end.
-
-    Touches every block, each once, at as many places as there are samples: for streams that lie in memory (the page cache).
-    """
-    from btlm_data.kernels.packing import place_documents
-
-    out = np.zeros(len(samples) * (length + 1), dtype)
-    block, begin, size, offset = _whole_index(str(work_dir), tuple(buckets))
-    start = samples * length
-    first = np.maximum(np.searchsorted(offset, start, side="right") - 1, 0)
-    counts = np.searchsorted(offset, np.minimum(start + length + 1, total), side="left") - first
-    row = np.repeat(np.arange(len(samples)), counts)
-    document = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    row_start = row * (length + 1)
-    place = offset[document] - start[row] + row_start
-    order = np.argsort(block[document], kind="stable")
-    names = stems(str(work_dir))
-    for chosen in np.split(order, np.flatnonzero(np.diff(block[document[order]])) + 1) if len(order) else []:
-        mine = document[chosen]
-        tokens = columns.read(work_dir / f"{names[int(block[mine[0]])]}.tokens", ["tokens"])["tokens"]
-        borders = row_start[chosen]
-        place_documents(
-            tokens, begin[mine], size[mine], place[chosen], out, eos_id, borders, borders + length + 1
-        )
-    return out.reshape(len(samples), length + 1)
-
-
-@lru_cache(maxsize=1)
-def _whole_index(work_dir: str, buckets: tuple[tuple[str, int], ...]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Block, start, length and stream offset of every document of a stream, all int64."""
-    parts = [(columns.read(Path(work_dir) / path), offset) for path, offset in buckets]
-    joined = [
-        np.concatenate([part[name].astype(np.int64) for part, _ in parts])
-        for name in ("block", "start", "length")
-    ]
-    return *joined, np.concatenate([part["offset"].astype(np.int64) + offset for part, offset in parts])
-
-
-def documents_between(index: columns.Columns, bucket_offset: int, start: int, stop: int) -> tuple[int, int]:
-    """Rows [first, last) of a bucket's index whose documents (EOS included) have tokens in [start, stop) of the stream."""
-    offset = index["offset"]
-    first = int(np.searchsorted(offset, max(0, start - bucket_offset), side="right")) - 1
-    last = int(np.searchsorted(offset, max(0, stop - bucket_offset), side="left"))
-    return max(0, first), last
-
-
-@lru_cache(maxsize=2)
-def stems(work_dir: str) -> list[str]:
-    """Stem of every block, by number."""
-    found: list[str] = json.loads((Path(work_dir) / BLOCK_LIST).read_bytes())
-    return found

@@ -1,0 +1,97 @@
+"""What the one pass over the text leaves per block, and how the later stages are told of it.
+
+    clean/PART-BLOCK.docs           a row per document that passed cleaning, in source order
+    clean/PART-BLOCK.sketch         `exact` (n, 2) uint64, `bands` (n, B) uint64 [, `signatures` (n, P) uint32]
+    clean/PART-BLOCK.tokens         `tokens` (T,), `starts` (n,) uint64: where each document's tokens begin,
+                                    `lengths` (n,) uint32
+    clean/PART-BLOCK.contamination  hits of evaluation n-grams, where asked for
+    clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see formats/rejects.py
+
+Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32 (0-based, within
+the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint32 (index into meta["sources"]),
+`num_bytes` uint32 and `num_chars` uint32 of the cleaned text, `key` uint64 (seeding.document_keys) and, where asked for,
+`sha256` (n, 32) uint8 of the cleaned text. Every file's meta["digest"] says which settings and inputs it was made from.
+
+A document's *ordinal* is its row number over all blocks in order: source order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from btlm_data.storage import Store, digest
+from btlm_data.task import Artifact
+from btlm_data.task_files import TaskFiles
+
+TABLE = "blocks.json"
+
+
+class Block(NamedTuple):
+    """One block of documents and its files. Ordinals are global; first_line: of its part's stretch, in the file."""
+
+    stem: str
+    split: str
+    first_ordinal: int
+    num_documents: int
+    first_line: int
+    docs: Artifact
+    tokens: Artifact
+    sketch: Artifact | None
+    contamination: Artifact | None
+    rejects: Artifact | None
+
+    @property
+    def last_ordinal(self) -> int:
+        """One past the last document."""
+        return self.first_ordinal + self.num_documents
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """Its files."""
+        files = (self.docs, self.tokens, self.sketch, self.contamination, self.rejects)
+        return [file for file in files if file is not None]
+
+
+def make_block(
+    stem: str, split: str, first_ordinal: int, num_documents: int, first_line: int, files: Iterable[Artifact]
+) -> Block:
+    """A block from the files of its stem, told apart by their endings."""
+    by_ending = {
+        file.name.removeprefix(f"{stem}."): file for file in files if file.name.startswith(f"{stem}.")
+    }
+    return Block(
+        stem,
+        split,
+        first_ordinal,
+        num_documents,
+        first_line,
+        by_ending["docs"],
+        by_ending["tokens"],
+        by_ending.get("sketch"),
+        by_ending.get("contamination"),
+        by_ending.get("rejects"),
+    )
+
+
+def write_table(store: Store, blocks: Sequence[Block]) -> Artifact:
+    """Write the table of all blocks, which tasks that may need any of them name instead of thousands of files."""
+    data = (json.dumps(blocks, separators=(",", ":")) + "\n").encode()
+    store.write(TABLE, data, durable=False)
+    return Artifact(TABLE, len(data), digest.checksum(data))
+
+
+def read_table(files: TaskFiles, table: Artifact) -> list[Block]:
+    """Every block of the run, in source order; the task may then read their files."""
+    blocks = files.kept(
+        ("blocks", table.checksum), lambda: [_decode(row) for row in json.loads(files.read(table))]
+    )
+    for block in blocks:
+        files.allow(block.artifacts)
+    return blocks
+
+
+def _decode(row: list[object]) -> Block:
+    plain, artifacts = row[:5], [Artifact(*file) if file is not None else None for file in row[5:]]  # type: ignore[misc]
+    return Block(*plain, *artifacts)  # type: ignore[arg-type]

@@ -1,0 +1,276 @@
+"""Components become fates: which documents stay, which go and why; and the list of clusters that people look at.
+
+dedupe/cluster/fates.cols      `fate` (N,) uint8 by ordinal: fates.py
+dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected component
+dedupe/cluster/clusters.parquet   see cluster_table.py
+
+Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for the document to keep (`longest`,
+`source-priority`) or the cluster's size; 4 more are mapped from disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.advance import advance
+from btlm_data.blocks import Block
+from btlm_data.dedupe.cluster_table import ClusterRows
+from btlm_data.errors import SafetyStop
+from btlm_data.fates import Fate
+from btlm_data.kernels import buckets
+from btlm_data.recipe.models import DedupeSettings
+from btlm_data.task import Counts
+from btlm_data.task_files import TaskFiles
+
+FOLDER = "dedupe/cluster"
+FATES, CLUSTERS, TABLE = f"{FOLDER}/fates.cols", f"{FOLDER}/clusters.cols", f"{FOLDER}/clusters.parquet"
+SHOWN_CLUSTERS = 10
+# Flags of a component, kept at its root; the last one of a text, kept at its first document.
+_SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT = 1, 2, 4, 8
+_KEPT, _EXACT_DUPLICATE, _NEAR_DUPLICATE = int(Fate.KEPT), int(Fate.EXACT_DUPLICATE), int(Fate.NEAR_DUPLICATE)
+_DUPLICATE_OF_HOLDOUT = int(Fate.DUPLICATE_OF_HOLDOUT)
+_NEAR_DUPLICATE_OF_HOLDOUT = int(Fate.NEAR_DUPLICATE_OF_HOLDOUT)
+_IN_INDEX = int(Fate.IN_INDEX)
+UInt8Array = npt.NDArray[np.uint8]
+UInt32Array = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Components:
+    """What the edges have joined. roots: (N,) uint32, the first document of each text; clusters: (N,) uint32, the first
+    of each component (both flat: every entry is a root); known: documents that an index has.
+    """
+
+    roots: UInt32Array
+    clusters: UInt32Array
+    known: UInt32Array
+
+
+def decide(
+    files: TaskFiles, blocks: Sequence[Block], dedupe: DedupeSettings, components: Components
+) -> Counts:
+    """Write the fates, the clusters and clusters.parquet; returns the ledger's cells and a summary."""
+    clusters = components.clusters
+    total = len(clusters)
+    roots = buckets.readonly(components.roots)
+    flags = np.zeros(total, np.uint8)
+    _flag_several(clusters, flags)
+    for block in blocks:
+        if block.split != "train" and dedupe.holdout:
+            ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+            _flag(clusters, ordinals, _HAS_HOLDOUT, flags)
+            _flag(roots, ordinals, _TEXT_IN_HOLDOUT, flags)
+    _flag(clusters, components.known, _HAS_KNOWN, flags)
+    best = clusters if dedupe.keep == "first" else _best(files, blocks, dedupe, clusters)
+
+    fate = np.empty(total, np.uint8)
+    counts = Counts()
+    removed: dict[str, list[int]] = {}
+    largest = _largest(clusters, flags)
+    shown: dict[int, dict[str, Any]] = {}
+    num_clustered = 0
+    with files.create(TABLE) as creating:
+        rows = ClusterRows(creating.file)
+        for block in blocks:
+            docs = files.columns(block.docs)
+            here = slice(block.first_ordinal, block.last_ordinal)
+            block_fates = fate[here]
+            _fates(block.first_ordinal, block.split == "train", roots, clusters, best, flags, block_fates)
+            sources: list[str] = docs.meta["sources"]
+            num_bytes = docs["num_bytes"].astype(np.int64)
+            _count(counts, removed, block.split, sources, docs["source"], num_bytes, block_fates)
+            clustered = np.flatnonzero(flags[clusters[here]] & _SEVERAL)
+            num_clustered += len(clustered)
+            if len(clustered):
+                rows.add(
+                    block.split,
+                    [f.reason for f in Fate],
+                    sources,
+                    docs.meta["files"],
+                    {
+                        "document": clustered.astype(np.uint32) + np.uint32(block.first_ordinal),
+                        "cluster": clusters[here][clustered],
+                        "kept": block_fates[clustered] == Fate.KEPT,
+                        "fate": block_fates[clustered],
+                        "source": docs["source"][clustered],
+                        "file": docs["file"][clustered],
+                        "offset": docs["offset"][clustered],
+                        "bytes": docs["num_bytes"][clustered],
+                    },
+                )
+            for ordinal, size in largest:
+                if block.first_ordinal <= ordinal < block.last_ordinal:
+                    row = ordinal - block.first_ordinal
+                    shown[ordinal] = {
+                        "cluster": ordinal,
+                        "documents": size,
+                        "source": sources[int(docs["source"][row])],
+                        "file": docs.meta["files"][int(docs["file"][row])],
+                        "offset": int(docs["offset"][row]),
+                        "bytes": int(num_bytes[row]),
+                    }
+            advance(block.num_documents)
+        rows.close()
+    files.write_columns(CLUSTERS, {"cluster": clusters})
+    files.write_columns(FATES, {"fate": fate})
+    counts.extra["removed"] = removed
+    counts.extra["summary"] = {
+        "clusters": int(np.count_nonzero(flags & _SEVERAL)),
+        "documents_in_clusters": num_clustered,
+        "largest_clusters": [shown[ordinal] for ordinal, _ in largest],
+    }
+    return counts
+
+
+def check_safety(counts: Counts, max_removed: float, accept: bool, table: str) -> None:
+    """Raise SafetyStop if train loses more than `max_removed` of a source's bytes and that was not accepted.
+
+    table: where the clusters are listed, for the message.
+    """
+    if accept:
+        return
+    for source, (gone, total) in sorted(counts.extra["removed"].items()):
+        if gone > max_removed * total:
+            shown = "\n".join(
+                f"  {cluster['documents']:,} documents like the one of {cluster['bytes']:,} bytes at offset "
+                f"{cluster['offset']} of {cluster['file']} ({cluster['source']})"
+                for cluster in counts.extra["summary"]["largest_clusters"]
+            )
+            raise SafetyStop(
+                f"Deduplication would remove {gone / total:.1%} of the bytes of {source}, more than "
+                f"dedupe.max_removed = {max_removed:.0%}. The largest clusters, all listed in {table}:\n{shown}\n"
+                "Look at them; if they are right, rerun the same command with --accept-removal."
+            )
+
+
+def _count(
+    counts: Counts,
+    removed: dict[str, list[int]],
+    split: str,
+    sources: Sequence[str],
+    codes: npt.NDArray[Any],
+    num_bytes: npt.NDArray[np.int64],
+    fate: UInt8Array,
+) -> None:
+    """Add one block's documents and bytes by source and fate, and what each source loses: source -> [removed, all] bytes of train."""
+    cells = codes.astype(np.int64) * len(Fate) + fate
+    documents = np.bincount(cells, minlength=len(sources) * len(Fate)).reshape(-1, len(Fate))
+    # A float sum is exact up to 2^53 bytes; a block is far smaller.
+    amounts = (
+        np.bincount(cells, num_bytes, minlength=len(sources) * len(Fate))
+        .astype(np.int64)
+        .reshape(-1, len(Fate))
+    )
+    for code, source in enumerate(sources):
+        counts.add(split, source, "in", int(documents[code].sum()), int(amounts[code].sum()))
+        for f in Fate:
+            if documents[code, f]:
+                cell = "out" if f == Fate.KEPT else f"drop:{f.reason}"
+                counts.add(split, source, cell, int(documents[code, f]), int(amounts[code, f]))
+        if split == "train":
+            gone = removed.setdefault(source, [0, 0])
+            gone[0] += int(amounts[code].sum() - amounts[code, Fate.KEPT])
+            gone[1] += int(amounts[code].sum())
+
+
+def _best(
+    files: TaskFiles, blocks: Sequence[Block], dedupe: DedupeSettings, clusters: UInt32Array
+) -> UInt32Array:
+    """The document to keep of each component, by its root: the highest score, the first among equals. (N,) uint32."""
+    best, score = np.zeros(len(clusters), np.uint32), np.zeros(len(clusters), np.uint32)
+    ranks = {name: len(dedupe.source_priority) - rank for rank, name in enumerate(dedupe.source_priority)}
+    for block in blocks:
+        docs = files.columns(block.docs)
+        if dedupe.keep == "longest":
+            scores = docs["num_bytes"].astype(np.uint32)
+        else:
+            scores = np.array([ranks.get(name, 0) for name in docs.meta["sources"]], np.uint32)[
+                docs["source"]
+            ]
+        _keep_best(clusters, block.first_ordinal, scores, best, score)
+    return best
+
+
+def _largest(clusters: UInt32Array, flags: UInt8Array) -> list[tuple[int, int]]:
+    """(root, documents) of the largest components of two or more, largest first, then by root."""
+    sizes = np.zeros(len(clusters), np.uint32)
+    _sizes(clusters, sizes)
+    best_so_far: list[tuple[int, int]] = []
+    for low in range(0, len(sizes), 1 << 20):  # a partial sort of all would hold 8 bytes a document
+        part = sizes[low : low + (1 << 20)]
+        smallest = best_so_far[-1][1] if len(best_so_far) == SHOWN_CLUSTERS else 1
+        places = np.flatnonzero(part > smallest)
+        places = places[np.argsort(-part[places].astype(np.int64), kind="stable")[:SHOWN_CLUSTERS]]
+        best_so_far = sorted(
+            best_so_far + [(int(p) + low, int(part[p])) for p in places], key=lambda item: (-item[1], item[0])
+        )[:SHOWN_CLUSTERS]
+    return best_so_far
+
+
+_jit = numba.njit(cache=True, nogil=True)
+
+
+@_jit
+def _flag_several(clusters: UInt32Array, flags: UInt8Array) -> None:
+    for i in range(len(clusters)):
+        if clusters[i] != i:
+            flags[clusters[i]] |= np.uint8(_SEVERAL)
+
+
+def _flag(owners: UInt32Array, ordinals: UInt32Array, flag: int, flags: UInt8Array) -> None:
+    flags[owners[ordinals]] |= np.uint8(flag)
+
+
+@_jit
+def _keep_best(
+    clusters: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
+) -> None:
+    for i in range(len(scores)):
+        root = clusters[first_ordinal + i]
+        # A root is the first of its component, so what it sets is never looked at before.
+        if root == first_ordinal + i or scores[i] > score[root]:
+            best[root], score[root] = first_ordinal + i, scores[i]
+
+
+@_jit
+def _fates(
+    first_ordinal: int,
+    train: bool,
+    roots: UInt32Array,
+    clusters: UInt32Array,
+    best: UInt32Array,
+    flags: UInt8Array,
+    out: UInt8Array,
+) -> None:
+    for i in range(len(out)):
+        ordinal = first_ordinal + i
+        flag = flags[clusters[ordinal]]
+        kept = best[clusters[ordinal]]
+        if not train:
+            out[i] = _KEPT
+        elif flag & _HAS_HOLDOUT:
+            out[i] = (
+                _DUPLICATE_OF_HOLDOUT
+                if flags[roots[ordinal]] & _TEXT_IN_HOLDOUT
+                else _NEAR_DUPLICATE_OF_HOLDOUT
+            )
+        elif flag & _HAS_KNOWN:
+            out[i] = _IN_INDEX
+        elif kept == ordinal:
+            out[i] = _KEPT
+        elif roots[ordinal] != ordinal or roots[ordinal] == roots[kept]:
+            out[i] = _EXACT_DUPLICATE
+        else:
+            out[i] = _NEAR_DUPLICATE
+
+
+@_jit
+def _sizes(clusters: UInt32Array, sizes: UInt32Array) -> None:
+    for i in range(len(clusters)):
+        sizes[clusters[i]] += np.uint32(1)

@@ -1,0 +1,264 @@
+"""An index keeps what one run knows of its documents, so that later runs drop what matches it.
+
+    DIR/RUN/index.json              {"format_version", "scheme", "bands", "rows", "num_perm", "num_documents",
+                                    "earlier": [run, ...], "files": [[name, size, checksum, "work"], ...]}
+    DIR/RUN/exact-PPPPPP.cols       `keys` (m,) uint64 ascending, the high half of exact hashes, and `low` (m,) uint64
+    DIR/RUN/bands-PPPPPP.cols       `keys` (m,) uint64 ascending, band keys, and `ordinals` (m,) uint32, ascending
+                                    among equal keys
+    DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of documents first_ordinal, first_ordinal + 1, ...;
+                                    meta: {"first_ordinal"}
+
+RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending; meta: {"log_partitions"}: file p holds
+the keys whose highest log_partitions bits are p. `earlier` lists the runs that were in the index when this one matched
+against it: a rerun matches against the same ones, whatever was added since. `files` are named with their checksums: a missing or damaged
+one is an error, never a smaller index. A folder with building.json and no index.json is unfinished. DIR is a folder or
+a URL.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import ConfigError, DataError
+from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns
+from btlm_data.storage import Store, check_name, open_store
+from btlm_data.task import Artifact
+
+INDEX_VERSION = 2
+_RECORD = "index.json"
+_BUILDING = "building.json"
+UInt32Array = npt.NDArray[np.uint32]
+UInt64Array = npt.NDArray[np.uint64]
+
+
+class SignatureReader:
+    """Signatures by ordinal, over files that each hold those of consecutive documents; opened when needed."""
+
+    def __init__(self, first_ordinals: Sequence[int], open_file: Callable[[int], Columns]) -> None:
+        self._first = np.array(first_ordinals, np.int64)
+        self._open = lru_cache(maxsize=256)(open_file)
+
+    def read(self, ordinals: UInt32Array) -> UInt32Array:
+        """Signatures of any documents, in the order asked for: (n,) -> (n, P)."""
+        numbers = np.searchsorted(self._first, ordinals, side="right") - 1
+        order = np.argsort(numbers, kind="stable")
+        edges = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+        out: UInt32Array | None = None
+        for begin, end in zip(edges, [*edges[1:], len(order)], strict=True):
+            rows = order[begin:end]
+            number = int(numbers[rows[0]])
+            places = ordinals[rows].astype(np.int64) - self._first[number]
+            signatures = self._open(number).scattered("signatures", places, np.ones(len(places), np.int64))
+            if out is None:
+                out = np.empty((len(ordinals), signatures.shape[1]), np.uint32)
+            out[rows] = signatures[places]
+        return out if out is not None else np.empty((0, 0), np.uint32)
+
+
+class IndexKind(NamedTuple):
+    """What must agree between a run and an index for their keys to mean the same."""
+
+    scheme: str
+    bands: int
+    rows: int
+    num_perm: int
+
+    def __str__(self) -> str:
+        return f"scheme {self.scheme}, {self.bands} bands x {self.rows} rows, {self.num_perm} permutations"
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """index.json of one run."""
+
+    format_version: int
+    scheme: str
+    bands: int
+    rows: int
+    num_perm: int
+    num_documents: int
+    earlier: tuple[str, ...]
+    files: tuple[tuple[str, int, str, str], ...]
+
+    @property
+    def kind(self) -> IndexKind:
+        return IndexKind(self.scheme, self.bands, self.rows, self.num_perm)
+
+
+@dataclass(frozen=True)
+class IndexReader:
+    """The runs of an index that a run matches against, and their files by name and checksum. Picklable."""
+
+    place: str
+    runs: tuple[tuple[str, tuple[Artifact, ...]], ...]
+
+    @property
+    def lineage(self) -> list[list[str]]:
+        """What the outcome depends on: every file's checksum."""
+        return [[run, *(file.checksum for file in files)] for run, files in self.runs]
+
+    def ranges(
+        self, kind: str, partition: int, log_partitions: int
+    ) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]]]]:
+        """(run, arrays) whose keys begin with `partition` as their highest log_partitions bits. kind: "exact" or "bands".
+
+        Raises DataError if a file is missing or damaged.
+        """
+        store = open_store(self.place)
+        for run, files in self.runs:
+            for file in files:
+                ending = file.name.rpartition("/")[2]
+                if not ending.startswith(f"{kind}-"):
+                    continue
+                opened = _IndexFile(store, file)
+                log, number = (
+                    int(opened.meta["log_partitions"]),
+                    int(ending.removesuffix(".cols").rpartition("-")[2]),
+                )
+                shared = min(log, log_partitions)
+                if number >> (log - shared) != partition >> (log_partitions - shared):
+                    continue
+                keys = opened["keys"]
+                low = int(
+                    np.searchsorted(keys, np.uint64((partition << (64 - log_partitions)) & (2**64 - 1)))
+                )
+                last = ((partition + 1) << (64 - log_partitions)) - 1
+                high = int(np.searchsorted(keys, np.uint64(last), side="right"))
+                if high > low:
+                    yield run, {name: opened.rows(name, low, high) for name in opened.names}
+
+    def signatures(self, run: str) -> SignatureReader:
+        """Signatures of an earlier run by its ordinals."""
+        store = open_store(self.place)
+        files = [
+            file for file in dict(self.runs)[run] if file.name.rpartition("/")[2].startswith("signatures-")
+        ]
+        first = [int(_IndexFile(store, file).meta["first_ordinal"]) for file in files]
+        return SignatureReader(first, lambda number: _IndexFile(store, files[number]))
+
+
+class Index:
+    """An index folder, seen from one run."""
+
+    def __init__(self, place: str, run: str, kind: IndexKind) -> None:
+        """Raises ConfigError if an earlier run has other bands, rows or permutations, DataError if it cannot be read."""
+        self.store, self.run, self.kind = open_store(place), run, kind
+        self._there = {entry.name: entry.size for entry in self.store.list()}
+        present = sorted({name.partition("/")[0] for name in self._there if "/" in name})
+        present = [name for name in present if self._is_finished(name)]
+        self.is_added = run in present
+        self.earlier = list(self._record(run).earlier) if self.is_added else present
+        runs = []
+        for name in self.earlier:
+            record = self._record(name)
+            if record.kind != kind:
+                raise ConfigError(
+                    f"The index {self.store.shown} holds a run made with {record.kind}, this run has {kind}. "
+                    "Their keys cannot be compared. Use the same settings, or choose another --dedupe-index."
+                )
+            runs.append((name, tuple(self._artifact(name, file) for file in record.files)))
+        self.reader = IndexReader(self.store.url, tuple(runs))
+
+    def add(
+        self,
+        keys: Sequence[Artifact],
+        sketches: Sequence[tuple[int, Artifact]],
+        num_documents: int,
+        work: Store,
+    ) -> None:
+        """Add this run from its sorted key files and its sketches (first ordinal, file); nothing if it is there already.
+
+        keys: named "...-KIND-PPPPPP.cols". Raises OutputError if the index cannot be written.
+        """
+        if self.is_added:
+            return
+        files: list[Artifact] = []
+        self.store.write(f"{self.run}/{_BUILDING}", b"{}\n")
+        for artifact in keys:
+            Columns(work, artifact).check()
+            name = f"{self.run}/{artifact.name.rpartition('/')[2]}"
+            with work.open(artifact.name) as source, self.store.create(name) as creating:
+                shutil.copyfileobj(source, creating.file, 1 << 20)
+            files.append(artifact._replace(name=name))
+        for number, (first_ordinal, sketch) in enumerate(sketches):
+            signatures = Columns(work, sketch)["signatures"]
+            name = f"{self.run}/signatures-{number:06d}.cols"
+            files.append(
+                columns.write(self.store, name, {"signatures": signatures}, {"first_ordinal": first_ordinal})
+            )
+        record = _Record(
+            INDEX_VERSION,
+            *self.kind,
+            num_documents,
+            tuple(self.earlier),
+            tuple((file.name.partition("/")[2], file.size, file.checksum, "work") for file in files),
+        )
+        self.store.write(f"{self.run}/{_RECORD}", msgspec.json.encode(record, order="deterministic") + b"\n")
+        self.store.delete([f"{self.run}/{_BUILDING}"])
+
+    def _is_finished(self, run: str) -> bool:
+        """Whether a run's folder is complete. Raises DataError if its record has been lost."""
+        if f"{run}/{_RECORD}" in self._there:
+            return True
+        if f"{run}/{_BUILDING}" in self._there or not any(
+            name.startswith((f"{run}/exact-", f"{run}/bands-", f"{run}/signatures-")) for name in self._there
+        ):
+            return False  # unfinished, or another program's folder
+        raise DataError(
+            f"The index {self.store.shown} is damaged: {run}/{_RECORD} is missing. Without it, documents that are in the "
+            f"index would not be recognised. Restore it, or remove the folder {run} to forget that run."
+        )
+
+    def _record(self, run: str) -> _Record:
+        name = f"{run}/{_RECORD}"
+        if name not in self._there:
+            raise DataError(
+                f"The index {self.store.shown} no longer has the run {run}, which this run was matched against. Restore it, "
+                f"or remove the folder {self.run} too, so that this run is matched against what is there now."
+            )
+        remedy = "Restore it, or remove its folder to forget that run."
+        try:
+            value = json.loads(self.store.read(name))
+            version = value["format_version"]
+            if version != INDEX_VERSION:
+                raise DataError(
+                    f"The index entry {self.store.shown}/{name} has format version {version!r}; this btlm-data reads "
+                    f"{INDEX_VERSION}, which also names each file with its checksum. Use another --dedupe-index."
+                )
+            return msgspec.convert(value, _Record)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"The index entry {self.store.shown}/{name} cannot be read ({error}). {remedy}"
+            ) from error
+
+    def _artifact(self, run: str, file: tuple[str, int, str, str]) -> Artifact:
+        """A file that index.json names. Raises DataError if it is not there with its size."""
+        artifact = Artifact(f"{run}/{check_name(file[0])}", file[1], file[2])
+        if self._there.get(artifact.name) != artifact.size:
+            size = self._there.get(artifact.name)
+            state = "is missing" if size is None else f"has {size:,} bytes instead of {artifact.size:,}"
+            raise DataError(
+                f"The index {self.store.shown} is damaged: {artifact.name} {state}. Without it, documents that are in the "
+                f"index would not be recognised. Restore it, or remove the folder {run} to forget that run."
+            )
+        return artifact
+
+
+class _IndexFile(Columns):
+    """A columns file of an index: no run can make it again, so damage is told otherwise."""
+
+    def _damaged(self, reason: str) -> DataError:
+        run = self._artifact.name.partition("/")[0]
+        return DataError(
+            f"The index {self._store.shown} is damaged: {self._artifact.name}: {reason}. Restore the file, or remove the "
+            f"folder {run} to forget that run."
+        )

@@ -1,0 +1,168 @@
+"""Keys of documents: two documents with the same key are a candidate pair. Partitioned by range, so that memory is bounded.
+
+dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) uint64 [, `low` (m,) uint64], `ordinals` (m,)
+                               uint32, in P = 2^k partitions by the keys' highest k bits; partition p is rows
+                               bounds[p]:bounds[p + 1], in source order. `bounds` (P + 1,) int64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.advance import advance
+from btlm_data.blocks import Block
+from btlm_data.dedupe.settings import ClusterSettings, KeyKind
+from btlm_data.errors import DataError
+from btlm_data.formats.columns import Columns
+from btlm_data.kernels import buckets
+from btlm_data.task import Artifact
+from btlm_data.task_files import TaskFiles
+
+UInt32Array = npt.NDArray[np.uint32]
+UInt64Array = npt.NDArray[np.uint64]
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """keys (m,) uint64; low (m,) uint64, a second half of each key, or (0,); ordinals (m,) uint32."""
+
+    keys: UInt64Array
+    low: UInt64Array
+    ordinals: UInt32Array
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @staticmethod
+    def empty() -> Keys:
+        """No keys."""
+        return Keys(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint32))
+
+    def take(self, chosen: npt.NDArray[Any]) -> Keys:
+        """Only the chosen rows (a mask, or indices in a new order)."""
+        return Keys(self.keys[chosen], self.low[chosen] if len(self.low) else self.low, self.ordinals[chosen])
+
+    @staticmethod
+    def concatenate(parts: Sequence[Keys]) -> Keys:
+        """One after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return Keys(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "low", "ordinals"))
+        )
+
+
+def partitioned(
+    files: TaskFiles,
+    blocks: Sequence[Block],
+    settings: ClusterSettings,
+    kind: KeyKind,
+    log_partitions: int,
+    first_copies: UInt32Array | None,
+) -> tuple[Keys, Int64Array]:
+    """All keys of some blocks in partition order, and the bounds (P + 1,) of the partitions.
+
+    first_copies: (n,) uint32, for the blocks' documents in order, the first document with the same text; only these
+    first ones take part. None: all documents do.
+    """
+    counts = np.zeros(1 << log_partitions, np.int64)
+    for keys, _, chosen, _ in _sketches(files, blocks, settings, kind, first_copies):
+        buckets.count_partitions(keys, chosen, log_partitions, counts)
+    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    total = int(bounds[-1])
+    low = np.empty(total if kind == "exact" else 0, np.uint64)
+    out = Keys(np.empty(total, np.uint64), low, np.empty(total, np.uint32))
+    cursors = bounds[:-1].copy()
+    for keys, low_halves, chosen, block in _sketches(files, blocks, settings, kind, first_copies):
+        buckets.scatter(
+            keys,
+            low_halves,
+            chosen,
+            block.first_ordinal,
+            log_partitions,
+            cursors,
+            out.keys,
+            out.low,
+            out.ordinals,
+        )
+        advance(block.num_documents)
+    return out, bounds
+
+
+def _sketches(
+    files: TaskFiles,
+    blocks: Sequence[Block],
+    settings: ClusterSettings,
+    kind: KeyKind,
+    first_copies: UInt32Array | None,
+) -> Iterator[tuple[UInt64Array, UInt64Array, BoolArray, Block]]:
+    """Keys (n, B), low halves (n,) or (0,) and the rows that take part, block by block."""
+    base = blocks[0].first_ordinal if blocks else 0
+    for block in blocks:
+        if block.split != "train" and not settings.dedupe.holdout:
+            continue
+        assert block.sketch is not None
+        values = files.columns(block.sketch)[kind]
+        if len(values) != block.num_documents:
+            raise DataError(
+                f"{block.sketch.name} has {len(values)} rows for {block.num_documents} documents."
+            )
+        chosen = np.ones(block.num_documents, np.bool_)
+        if first_copies is not None:
+            ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+            chosen = first_copies[block.first_ordinal - base : block.last_ordinal - base] == ordinals
+        if kind == "exact":
+            yield np.ascontiguousarray(values[:, :1]), np.ascontiguousarray(values[:, 1]), chosen, block
+        else:
+            yield values, np.empty(0, np.uint64), chosen, block
+
+
+def write_group(files: TaskFiles, name: str, keys: Keys, bounds: Int64Array) -> Artifact:
+    """Write one group's keys, already in partition order."""
+    arrays: dict[str, npt.NDArray[Any]] = {"keys": keys.keys, "ordinals": keys.ordinals, "bounds": bounds}
+    if len(keys.low):
+        arrays["low"] = keys.low
+    return files.write_columns(name, arrays)
+
+
+def partition_chunks(
+    files: TaskFiles, groups: Sequence[Artifact], partition: int, limit: int, num_documents: int
+) -> Iterator[Keys]:
+    """One partition over all groups, in source order, at most `limit` keys at a time (unless one group has more).
+
+    Raises DamagedError for a file that is not what its receipt says, DataError for an ordinal that no document has.
+    """
+    held: list[Keys] = []
+    size = 0
+    for group in groups:
+        part = _partition(files.columns(group), partition)
+        check_ordinals(part.ordinals, num_documents, group.name)
+        if held and size + len(part) > limit:
+            yield Keys.concatenate(held)
+            held, size = [], 0
+        held.append(part)
+        size += len(part)
+    if held:
+        yield Keys.concatenate(held)
+
+
+def _partition(group: Columns, partition: int) -> Keys:
+    first, last = (int(bound) for bound in group.rows("bounds", partition, partition + 2))
+    low = group.rows("low", first, last) if "low" in group else np.empty(0, np.uint64)
+    return Keys(group.rows("keys", first, last), low, group.rows("ordinals", first, last))
+
+
+def check_ordinals(ordinals: UInt32Array, num_documents: int, name: str) -> None:
+    """Raise DataError if an ordinal read from a file is beyond the documents: kernels index by them without looking."""
+    if len(ordinals) and int(ordinals.max()) >= num_documents:
+        raise DataError(
+            f"{name} names document {int(ordinals.max()):,}, and there are {num_documents:,}. "
+            "Remove the work folder and rerun the same command."
+        )

@@ -1,0 +1,46 @@
+"""What every task of deduplication needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from btlm_data.dedupe.index import IndexKind, IndexReader
+from btlm_data.recipe.models import DedupeSettings
+
+KeyKind = Literal["exact", "bands"]
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Picklable. memory_bytes is the only setting that does not decide the outcome. index: the runs to match against."""
+
+    dedupe: DedupeSettings
+    memory_bytes: int
+    index: IndexReader | None = None
+
+    @property
+    def key_kinds(self) -> tuple[KeyKind, ...]:
+        """Exact hashes, then (unless method is exact) bands."""
+        return ("exact", "bands") if self.dedupe.method == "minhash" else ("exact",)
+
+    @property
+    def index_kind(self) -> IndexKind:
+        """What an index must agree with."""
+        d = self.dedupe
+        return (
+            IndexKind(d.scheme, d.bands, d.rows, d.num_perm)
+            if d.method == "minhash"
+            else IndexKind("exact", 0, 0, 0)
+        )
+
+    @property
+    def min_equal_values(self) -> int:
+        """Equal values of two signatures that make their estimated similarity reach the threshold."""
+        return int(np.ceil(self.dedupe.threshold * self.dedupe.num_perm - 1e-9))
+
+    def keys_per_document(self, kind: KeyKind) -> int:
+        """Keys of one document."""
+        return 1 if kind == "exact" else self.dedupe.bands

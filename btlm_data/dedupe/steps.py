@@ -1,0 +1,301 @@
+"""The steps of deduplication, in order. All are pure functions of named files; how they are cut depends on the memory,
+what comes out never does.
+
+    split-exact   exact hashes, partitioned by range               |  all of this in one go, in memory, if it fits:
+    sort-exact    equal hashes -> edges                            |  the same bytes
+    exact         edges -> the first document of each text         |
+    split-bands   band keys of first documents, partitioned        |
+    sort-bands    equal keys -> edges (each to its bucket's first) |
+    cluster       edges -> components -> fates, clusters.parquet
+
+Documents sharing a band are connected (design, section 5). Exact duplicates are found first and only the first of each
+text reaches the bands. The steps hold what Run.memory_per_worker allows; for `cluster` see clusters.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from btlm_data import blocks as block_table
+from btlm_data.advance import advance
+from btlm_data.blocks import Block
+from btlm_data.dedupe import clusters, keys, links
+from btlm_data.dedupe.settings import ClusterSettings, KeyKind
+from btlm_data.dedupe.verify import Verifier
+from btlm_data.engine.runner import Runner
+from btlm_data.kernels import union_find
+from btlm_data.task import Artifact, Counts, Step, StoreName, Task, TaskResult
+from btlm_data.task_files import TaskFiles, write_list
+
+VERSION = 2
+# What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may give.
+_SORT_BYTES = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8 + 8}
+_SPLIT_BYTES = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
+_GROUP_DOCUMENTS = 2**20  # most documents of one split task, so that there are tasks enough for many workers
+
+
+def disk_bytes(num_documents: int, num_bands: int) -> int:
+    """The most that the stage's own files take at once, besides the sketches (for --plan)."""
+    return num_documents * (4 + max(_SPLIT_BYTES["exact"] + 8, _SPLIT_BYTES["bands"] * num_bands + 8))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps over one list of blocks; which groups and partitions there are follows from the memory.
+
+    lineage: of the blocks and of the settings that decide the fates. table: of the blocks (blocks.py).
+    """
+
+    blocks: Sequence[Block]
+    table: Artifact
+    settings: ClusterSettings
+    lineage: str
+    keeps_keys: bool  # sorted keys are written for an index
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of all blocks."""
+        return self.blocks[-1].last_ordinal if self.blocks else 0
+
+    @property
+    def budget(self) -> int:
+        """Bytes of arrays; the other half is the interpreter, libraries and the pages of mapped files."""
+        return self.settings.memory_bytes // 2
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether all keys can be sorted at once."""
+        per_document = max(
+            self.settings.keys_per_document(k) * _SORT_BYTES[k] for k in self.settings.key_kinds
+        )
+        return self.num_documents * (per_document + 16) <= self.budget
+
+    def run(self, runner: Runner) -> tuple[TaskResult, list[Artifact]]:
+        """Run what is needed; returns the result of `cluster`, and the sorted keys where an index is to keep them."""
+        final = self.cluster((), ())
+        keys: list[Artifact] = []
+        if not self.fits_in_memory and (self.keeps_keys or not runner.is_done(final)):
+            exact = self._run_exact(runner, keys)
+            bands: Sequence[Artifact] = ()
+            if "bands" in self.settings.key_kinds:
+                bands = self._run_sort(runner, "bands", exact, keys)
+            final = self.cluster([exact], bands)
+        [result] = runner.run(final)
+        if self.fits_in_memory:
+            names = {f"{clusters.FOLDER}/{kind}-000000.cols" for kind in self.settings.key_kinds}
+            keys = [output for output in result.outputs if output.name in names]
+        return result, keys
+
+    def _run_exact(self, runner: Runner, keys: list[Artifact]) -> Artifact:
+        step = self.exact(())
+        if self.keeps_keys or not runner.is_done(step):
+            step = self.exact(self._run_sort(runner, "exact", None, keys))
+        [result] = runner.run(step)
+        return result.outputs[0]
+
+    def _run_sort(
+        self, runner: Runner, kind: KeyKind, exact: Artifact | None, keys: list[Artifact]
+    ) -> list[Artifact]:
+        """Files of edges, one a partition; sorted keys are appended to `keys`."""
+        step = self.sort(kind, None)
+        split = self.split(kind, exact)
+        if not runner.is_done(step):
+            groups = [artifact for result in runner.run(split) for artifact in result.outputs]
+            runner.named.add(name := f"dedupe/groups-{kind}.json")
+            step = self.sort(kind, write_list(runner.stores.work, name, groups))
+        outputs = [output for result in runner.run(step) for output in result.outputs]
+        runner.discard(split)
+        keys += [output for output in outputs if "/links-" not in output.name]
+        return [output for output in outputs if "/links-" in output.name]
+
+    def log_partitions(self, kind: KeyKind) -> int:
+        """Partitions are 2^k; each holds a quarter to half of the memory, so that uneven ones still fit."""
+        total = self.num_documents * self.settings.keys_per_document(kind) * _SORT_BYTES[kind]
+        return max(0, (-(-2 * total // self.budget) - 1).bit_length())
+
+    def split(self, kind: KeyKind, exact: Artifact | None) -> Step:
+        """Partition the keys of each group of blocks."""
+        log = self.log_partitions(kind)
+        per_document = _SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
+        most = max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
+        groups: list[list[Block]] = []
+        for block in self.blocks:
+            if not groups or block.last_ordinal - groups[-1][0].first_ordinal > most:
+                groups.append([])
+            groups[-1].append(block)
+        tasks = [
+            Task(
+                id=f"{number:06d}",
+                args={"kind": kind, "log_partitions": log},
+                inputs=[self.lineage],
+                reads={"sketches": [block.sketch for block in group if block.sketch is not None]},
+                through={"exact": [exact] if exact is not None else []},
+                outputs=[("work", f"dedupe/split-{kind}/{number:06d}.cols")],
+                weight=sum(block.num_documents for block in group),
+                hints={"blocks": group},
+            )
+            for number, group in enumerate(groups)
+        ]
+        return Step(f"dedupe.split-{kind}", VERSION, split, tasks, self.settings, self.lineage, "doc")
+
+    def sort(self, kind: KeyKind, groups: Artifact | None) -> Step:
+        """Find the equal keys of each partition. groups: the list of split files."""
+        log = self.log_partitions(kind)
+        tasks = []
+        for partition in range(1 << log):
+            outputs: list[tuple[StoreName, str]] = [
+                ("work", f"dedupe/sort-{kind}/links-{partition:06d}.cols")
+            ]
+            if self.keeps_keys:
+                outputs.append(("work", f"dedupe/sort-{kind}/{kind}-{partition:06d}.cols"))
+            tasks.append(
+                Task(
+                    id=f"{partition:06d}",
+                    args={
+                        "kind": kind,
+                        "log_partitions": log,
+                        "partition": partition,
+                        "documents": self.num_documents,
+                    },
+                    inputs=[self.lineage],
+                    through={"groups": [groups] if groups is not None else [], "blocks": [self.table]},
+                    outputs=outputs,
+                    weight=max(1, self.num_documents >> log),
+                    hints={"keeps_keys": self.keeps_keys},
+                )
+            )
+        return Step(f"dedupe.sort-{kind}", VERSION, sort, tasks, self.settings, self.lineage, "doc")
+
+    def exact(self, edges: Sequence[Artifact]) -> Step:
+        """Join the edges between exact duplicates."""
+        task = Task(
+            id="all",
+            args={"documents": self.num_documents},
+            inputs=[self.lineage],
+            through={"edges": edges},
+            outputs=[("work", "dedupe/exact/all.cols")],
+            weight=max(1, self.num_documents),
+        )
+        return Step("dedupe.exact", VERSION, exact, [task], self.settings, self.lineage, "doc")
+
+    def cluster(self, exact: Sequence[Artifact], edges: Sequence[Artifact]) -> Step:
+        """Join all edges and decide. How the edges come about changes nothing, and so is a hint."""
+        outputs: list[tuple[StoreName, str]] = [
+            ("work", clusters.FATES),
+            ("work", clusters.CLUSTERS),
+            ("work", clusters.TABLE),
+        ]
+        if self.keeps_keys and self.fits_in_memory:
+            outputs += [("work", f"{clusters.FOLDER}/{kind}-000000.cols") for kind in self.settings.key_kinds]
+        task = Task(
+            id="all",
+            args={"documents": self.num_documents},
+            inputs=[self.lineage],
+            through={"blocks": [self.table], "exact": exact, "edges": edges},
+            outputs=outputs,
+            weight=max(1, self.num_documents),
+            hints={"in_memory": self.fits_in_memory, "keeps_keys": self.keeps_keys},
+        )
+        return Step("dedupe.cluster", VERSION, cluster, [task], self.settings, self.lineage, "doc")
+
+
+# Work functions ---------------------------------------------------------------------------------------------------
+
+
+def split(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Partition the keys of one group of blocks by their highest bits."""
+    blocks: Sequence[Block] = task.hints["blocks"]
+    first_copies = None
+    if task.args["kind"] == "bands":
+        [exact_file] = task.through["exact"]
+        first, last = blocks[0].first_ordinal, blocks[-1].last_ordinal
+        first_copies = files.columns(exact_file).rows("root", first, last)
+    group_keys, bounds = keys.partitioned(
+        files, blocks, settings, task.args["kind"], task.args["log_partitions"], first_copies
+    )
+    keys.write_group(files, task.outputs[0][1], group_keys, bounds)
+    return Counts()
+
+
+def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Find the equal keys of one partition, over all groups."""
+    kind, partition, log = task.args["kind"], task.args["partition"], task.args["log_partitions"]
+    [groups] = task.through["groups"]
+    limit = max(1, settings.memory_bytes // 2 // _SORT_BYTES[kind])
+    chunks = keys.partition_chunks(files, files.read_list(groups), partition, limit, task.args["documents"])
+    linker = _linker(task, settings, files, kind, log)
+    edges = linker.link(chunks, partition)
+    edges.write(files, task.outputs[0][1])
+    if edges.sorted_keys is not None:
+        links.write_index_keys(files, task.outputs[1][1], edges.sorted_keys, kind, log)
+    advance(task.weight)
+    return Counts()
+
+
+def exact(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Find each document's first exact duplicate."""
+    num_documents = task.args["documents"]
+    parts = (links.Links.read(files, file, num_documents) for file in task.through["edges"])
+    roots, known = links.exact_roots(parts, num_documents)
+    files.write_columns(task.outputs[0][1], {"root": roots, "known": known})
+    advance(task.weight)
+    return Counts()
+
+
+def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Join all edges, decide every document's fate, and list the clusters."""
+    num_documents = task.args["documents"]
+    blocks = block_table.read_table(files, task.through["blocks"][0])
+    if task.hints["in_memory"]:
+        exact_links = _link_in_one_go(task, settings, files, blocks, "exact", None)
+        roots, known = links.exact_roots([exact_links], num_documents)
+        has_bands = "bands" in settings.key_kinds
+        parts = iter([_link_in_one_go(task, settings, files, blocks, "bands", roots)] if has_bands else [])
+    else:
+        [exact_file] = task.through["exact"]
+        opened = files.columns(exact_file)
+        roots, known = opened["root"], opened["known"]
+        keys.check_ordinals(roots, num_documents, exact_file.name)
+        keys.check_ordinals(known, num_documents, exact_file.name)
+        parts = (links.Links.read(files, file, num_documents) for file in task.through["edges"])
+    parent = roots.copy()
+    compared = rejected = 0
+    known_parts = [known]
+    for edges in parts:
+        links.unite(parent, edges)
+        known_parts += edges.known
+        compared, rejected = compared + edges.compared, rejected + edges.rejected
+    union_find.flatten(parent)
+    components = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
+    counts = clusters.decide(files, blocks, settings.dedupe, components)
+    if settings.dedupe.verify:
+        counts.extra["summary"]["verified_pairs"] = {"compared": compared, "below_threshold": rejected}
+    return counts
+
+
+def _link_in_one_go(
+    task: Task,
+    settings: ClusterSettings,
+    files: TaskFiles,
+    blocks: Sequence[Block],
+    kind: KeyKind,
+    first_copies: links.UInt32Array | None,
+) -> links.Links:
+    all_keys, _ = keys.partitioned(files, blocks, settings, kind, 0, first_copies)
+    edges = _linker(task, settings, files, kind, 0).link(iter([all_keys]), 0)
+    if edges.sorted_keys is not None:
+        links.write_index_keys(files, f"{clusters.FOLDER}/{kind}-000000.cols", edges.sorted_keys, kind, 0)
+    return edges
+
+
+def _linker(
+    task: Task, settings: ClusterSettings, files: TaskFiles, kind: KeyKind, log_partitions: int
+) -> links.Linker:
+    verifier = None
+    if settings.dedupe.verify and kind == "bands":
+        [table] = task.through["blocks"]
+        verifier = Verifier(files, block_table.read_table(files, table), settings)
+    return links.Linker(kind, log_partitions, verifier, settings.index, bool(task.hints["keeps_keys"]))

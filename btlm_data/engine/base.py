@@ -1,0 +1,44 @@
+"""What an engine is, and which there are. Nothing outside engine/ asks which one runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from btlm_data.engine.execute import Job
+from btlm_data.engine.receipts import Receipt
+
+# name -> module:class, imported only when chosen. An engine is a class of (workers).
+ENGINES = {"local": "btlm_data.engine.local:LocalEngine"}
+
+
+class Engine(Protocol):
+    """Runs jobs, wherever. It alone knows how many workers there are; receipts alone say what is done."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all workers; what they had not published is as if never begun."""
+
+    def start(self) -> None:
+        """Start the workers, if that is to be done before this process has threads."""
+
+    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | None]:
+        """Do the jobs; yields each receipt as it comes, in any order, and None now and then while waiting.
+
+        The first exception of a job ends the others and is raised here.
+        """
+
+    def progress(self) -> int:
+        """Units of work reported so far by all workers, for all jobs together."""
+
+
+def open_engine(name: str, workers: int) -> Engine:
+    """The engine of this name."""
+    module, _, cls = ENGINES[name].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), cls)(workers)
+    return engine

@@ -1,0 +1,55 @@
+"""Do one task, in whatever process: open the stores, run the work function, publish its outputs, write its receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from btlm_data.advance import listening
+from btlm_data.engine import receipts
+from btlm_data.engine.receipts import Receipt
+from btlm_data.places import Places
+from btlm_data.task import Step, Task
+from btlm_data.task_files import TaskFiles
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task with all that a process needs to do it. Picklable; nothing is inherited."""
+
+    step: str
+    version: int
+    work: Callable[[Task, Any, TaskFiles], Any]
+    settings: Any
+    task: Task
+    digest: str
+    places: Places
+
+    @staticmethod
+    def of(step: Step, task: Task, digest: str, places: Places) -> Job:
+        """A task of a step as a job."""
+        return Job(step.name, step.version, step.work, step.settings, task, digest, places)
+
+
+def execute(job: Job, advance: Callable[[int], None] = lambda _: None) -> Receipt:
+    """Do the job and prove it. advance: called with units of work as they are done. Raises what the work function raises."""
+    start = perf_counter()
+    stores = job.places.open()
+    files = TaskFiles(stores, job.task)
+    with listening(advance):
+        counts = job.work(job.task, job.settings, files)
+    missing = set(job.task.outputs) - {(artifact.store, artifact.name) for artifact in files.written}
+    assert not missing, f"task {job.task.id} of {job.step} did not write {sorted(missing)}"
+    receipt = Receipt(
+        digest=job.digest,
+        step=job.step,
+        version=job.version,
+        task=job.task.id,
+        outputs=tuple((a.name, a.size, a.checksum, a.store) for a in sorted(files.written)),
+        counts=counts.to_json(),
+        seconds=round(perf_counter() - start, 3),
+    )
+    receipts.write(stores.work, receipt)
+    return receipt

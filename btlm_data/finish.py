@@ -1,0 +1,214 @@
+"""The end of a run: tables of documents, what stands beside the shards, and dataset.json, which says it is complete."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from btlm_data.formats import dataset, ledger, provenance
+from btlm_data.preparation import Preparation, PreparedSet
+from btlm_data.redact import without_secrets
+from btlm_data.sources.base import Listing
+from btlm_data.stages import documents
+from btlm_data.stages.pack import SampleSet
+from btlm_data.stages.stream import StreamIndex
+from btlm_data.task import Counts
+
+LIBRARIES = ("h5py", "isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
+
+
+def write(p: Preparation) -> dict[str, dataset.Dataset]:
+    """Write everything beside the shards and give each set its dataset.json; returns them by folder."""
+    tables = _write_tables(p)
+    steps = [
+        provenance.StepTime(name, p.runner.num_tasks[name], round(seconds, 3))
+        for name, seconds in p.runner.seconds.items()
+    ]
+    made = _provenance(p, steps)
+    values: dict[str, dataset.Dataset] = {}
+    references: list[dataset.SetReference] = []
+    for prepared in p.sets:
+        value = _describe(p, prepared, tables, _copy_side_files(p, prepared.folder))
+        problems = ledger.imbalances(value.ledger)
+        assert not problems, "the ledger does not balance: " + "; ".join(problems)
+        checksum = p.output.publish(prepared.folder, value, made)
+        values[prepared.folder] = value
+        if prepared.folder:
+            references.append(dataset.SetReference(prepared.folder, checksum))
+    if references:
+        fingerprint = next(iter(values.values())).fingerprint
+        p.output.publish("", dataset.SetList(fingerprint, references), made)
+    p.output.finish()
+    return values
+
+
+def _streams_of(p: Preparation, prepared: PreparedSet) -> list[StreamIndex]:
+    """The streams whose documents a set has: its own with shares, else the common ones."""
+    stream_set = prepared.index if prepared.settings.share is not None else 0
+    return [index for index in p.streams.values() if index.stream.set_index == stream_set]
+
+
+def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
+    """documents.parquet of every split of every set; returns them by folder."""
+    assert p.table is not None
+    step = documents.plan_documents(p.streams, p.table)
+    parts = {task.id: result.outputs[0] for task, result in zip(step.tasks, p.step(step), strict=True)}
+    places = {
+        prepared.place(index.stream.split): [
+            parts[f"{index.stream.name}-{number:06d}"] for number in range(len(index.buckets))
+        ]
+        for prepared in p.sets
+        for index in _streams_of(p, prepared)
+    }
+    tables = documents.plan_tables(places)
+    names = [name for task in tables.tasks for _, name in task.outputs]
+    p.output.announce(p.inputs.fingerprint, names)
+    return {
+        task.outputs[0][1].rpartition("/")[0]: dataset.StoredFile(**result.counts.extra["file"])
+        for task, result in zip(tables.tasks, p.step(tables), strict=True)
+    }
+
+
+def _copy_side_files(p: Preparation, folder: str) -> list[dataset.StoredFile]:
+    """Copy what people look at into a set's folder."""
+    sources = {name: name for name in ("examples.jsonl", "rejects.jsonl")}
+    if p.clusters is not None:
+        sources["clusters.parquet"] = p.clusters.name
+    if p.contamination is not None:
+        sources["contamination.parquet"] = p.contamination.name
+    prefix = f"{folder}/" if folder else ""
+    p.output.announce(p.inputs.fingerprint, [prefix + name for name in sources])
+    return [p.output.copy(p.runner.stores.work, sources[name], prefix + name) for name in sorted(sources)]
+
+
+def _describe(
+    p: Preparation,
+    prepared: PreparedSet,
+    tables: Mapping[str, dataset.StoredFile],
+    outputs: list[dataset.StoredFile],
+) -> dataset.Dataset:
+    """What one set is."""
+    settings, tokenizer = p.settings, p.inputs.tokenizer
+    counts = {name: value for name, value in p.counts.items() if name not in ("shuffle", "pack", "shard")}
+    counts |= {"shuffle": Counts(), "pack": Counts(), "shard": Counts()}
+    streams = _streams_of(p, prepared)
+    stream_set = streams[0].stream.set_index if streams else 0
+    for (split, source, cell), amount in p.counts["shuffle"].cells.items():
+        number, _, plain = split.partition("/")
+        if int(number) == stream_set:
+            counts["shuffle"].add(plain, source, cell, *amount)
+    splits: dict[Any, dataset.Split] = {}
+    for index in streams:
+        split = index.stream.split
+        done = prepared.splits.get(split)
+        files = done.files if done else []
+        _count_packing(counts["pack"], index, done.sample_set if done else None, settings.format)
+        kept = sum(
+            a.tokens for (name, _, cell), a in counts["pack"].cells.items() if (name, cell) == (split, "out")
+        )
+        counts["shard"].add(split, "*", "in", tokens=kept)
+        counts["shard"].add(split, "*", "out", tokens=sum(file.tokens for file in files))
+        splits[split] = dataset.Split(
+            documents=index.num_documents,
+            stream_tokens=index.num_tokens,
+            samples=sum(file.n_examples for file in files) if settings.format != "corpus" else None,
+            label_tokens=sum(file.tokens for file in files),
+            files=files,
+            documents_file=tables[prepared.place(split)],
+        )
+    configuration = dataset.without_places(p.inputs.configuration)
+    inputs = [
+        dataset.InputFile(
+            file.name,
+            file.split,
+            file.size,
+            f"sha256:{file.sha256}" if file.sha256 else None,
+            file.source,
+            file.text_field,
+        )
+        for file in p.inputs.listing.files
+    ]
+    other_inputs = _other_inputs(p)
+    return dataset.Dataset(
+        fingerprint=dataset.fingerprint_of(configuration, inputs, tokenizer.fingerprint, other_inputs),
+        configuration=configuration,
+        inputs=inputs,
+        left_out=_left_out(p.inputs.listing),
+        other_inputs=other_inputs,
+        tokenizer=dataset.Tokenizer(
+            name=Path(tokenizer.name).name if Path(tokenizer.name).exists() else tokenizer.name,
+            fingerprint=tokenizer.fingerprint,
+            eos_id=tokenizer.eos_id,
+            vocab_size=tokenizer.vocab_size,
+        ),
+        seq_len=prepared.settings.seq_len,
+        format=settings.format,
+        shuffle=settings.shuffle,
+        seed=settings.seed,
+        dtype="uint16" if tokenizer.dtype.itemsize == 2 else "uint32",
+        set=dataset.SetPosition(
+            index=prepared.index, names=[s.folder for s in p.sets], share=prepared.settings.share
+        ),
+        splits=splits,
+        ledger=ledger.rows_of(counts),
+        dedupe=dict(p.dedupe_summary) if p.dedupe_summary is not None else None,
+        outputs=outputs,
+    )
+
+
+def _count_packing(packing: Counts, index: StreamIndex, sample_set: SampleSet | None, form: str) -> None:
+    """Ledger of `pack` for one split, in label positions (tokens, for a corpus)."""
+    total, split = index.num_tokens, index.stream.split
+    packing.add(split, "*", "in", tokens=total)
+    kept = 0
+    if sample_set is None:
+        packing.add(split, "*", "drop:stream_too_short", tokens=total)
+    elif form == "corpus":
+        kept = total
+    elif form == "vsl":
+        kept = total - index.num_documents
+        packing.add(split, "*", "drop:first_of_document_is_no_label", tokens=total - kept)
+    else:
+        kept = sample_set.labels_kept
+        packing.add(split, "*", "drop:first_token_is_no_label", tokens=1)
+        packing.add(split, "*", "drop:unfilled_tail", tokens=total - 1 - kept)
+    packing.add(split, "*", "out", tokens=kept)
+
+
+def _other_inputs(p: Preparation) -> dict[str, str]:
+    """Digests of what decides bytes besides settings, source files and the tokenizer."""
+    from btlm_data.cleaning.evaluation_ngrams import evaluation_digest
+    from btlm_data.fingerprint import digest
+
+    others: dict[str, str] = {}
+    if p.inputs.filters.entries:
+        others["filters"] = p.inputs.filters.fingerprint
+    if p.inputs.evaluation:
+        others["evaluation"] = evaluation_digest(p.inputs.evaluation)
+    if p.settings.dedupe.index is not None:
+        others["index"] = digest(p.index_lineage)
+    return others
+
+
+def _left_out(listing: Listing) -> list[dataset.LeftOut]:
+    return [dataset.LeftOut(left.reason, left.count, list(left.names)) for left in listing.left_out]
+
+
+def _provenance(p: Preparation, steps: Sequence[provenance.StepTime]) -> provenance.Provenance:
+    return provenance.Provenance(
+        dataset=dataset.NO_CHECKSUM,
+        run=p.inputs.fingerprint,
+        program=importlib.metadata.version("btlm-data"),
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+        configuration=p.inputs.configuration,
+        source=dict(p.inputs.listing.provenance),
+        inputs=[
+            provenance.InputPlace(file.name, file.split, without_secrets(file.url), file.version)
+            for file in p.inputs.listing.files
+        ],
+        steps=list(steps),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

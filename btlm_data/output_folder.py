@@ -1,0 +1,234 @@
+"""Whose the dataset folder is: what a run may replace there, what it claims, and how the dataset becomes complete.
+
+    preparing.json   stands there while the dataset is not complete: {"run": fingerprint of the run, "files": [names]}, the
+                     files that this run and the interrupted ones before it may have written
+    preparing.lease  held by the process that writes there now
+
+Only files that dataset.json or preparing.json name are ever replaced or deleted; with --overwrite also shards (*.h5) of
+others in the very folders that get new ones, because a reader would mix them. dataset.json is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from btlm_data.errors import DataError, OutputError
+from btlm_data.formats import dataset, provenance
+from btlm_data.formats.dataset import Dataset, SetList, StoredFile
+from btlm_data.splits import SPLITS
+from btlm_data.storage import Store, check_name, digest
+
+PREPARING = "preparing.json"
+LEASE = "preparing.lease"
+MAX_BYTES = 1 << 28  # of preparing.json
+
+
+class _Preparing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    run: str
+    files: list[str]
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            try:
+                check_name(name)
+            except DataError as error:
+                raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The dataset folder of one run. sets: folders of the prepared sets, "" where there is only one."""
+
+    store: Store
+    sets: Sequence[str]
+
+    def state(self, run: str, configuration: Mapping[str, Any], *, overwrite: bool) -> bool:
+        """Whether this very dataset is there, complete, by names and sizes.
+
+        run: the run's fingerprint. configuration: of this run, to say what differs. Raises OutputError if the folder
+        holds something that is not this run's to replace (unless `overwrite`).
+        """
+        if overwrite:
+            return False
+        if self.store.size(dataset.FILE_NAME) is None:
+            self._refuse_foreign()
+            return False
+        try:
+            dataset.read(self.store)
+            earlier = self._provenance()
+        except DataError as error:
+            raise OutputError(
+                f"The output folder {self.store.shown} holds a dataset.json that this program cannot use: {error}\n"
+                "Choose another --out, or pass --overwrite to replace it."
+            ) from None
+        if earlier is None or earlier.run != run:
+            differences = _differences(earlier.configuration, configuration) if earlier is not None else []
+            described = "; ".join(differences[:5]) or "other input files or another tokenizer"
+            raise OutputError(
+                f"The output folder {self.store.shown} holds another dataset. It differs in: {described}. "
+                "Choose another --out, or pass --overwrite to replace it (work that both share is kept)."
+            )
+        return self.is_whole()
+
+    def is_whole(self) -> bool:
+        """Whether every file that dataset.json names is there with its size (`verify` reads them)."""
+        try:
+            names = {
+                entry.name: entry.size for folder in self._folders() for entry in self.store.list(folder)
+            }
+            return all(
+                (names.get(name) or self.store.size(name)) == size
+                for name, size in self._named_by_dataset().items()
+            )
+        except DataError:
+            return False
+
+    def claim(self, run: str, *, overwrite: bool) -> None:
+        """Mark the folder as being prepared; from here on it holds no complete dataset.
+
+        What another run left there is removed, so that no file of it can be taken for one of this run's by its size.
+        """
+        earlier = self._preparing()
+        owned = set(earlier.files) if earlier is not None else set()
+        same_run = earlier is None or earlier.run == run
+        try:
+            owned |= set(self._named_by_dataset())
+            described = self._provenance()
+            same_run = same_run and (described is None or described.run == run)
+        except DataError:
+            same_run = False
+        manifests = [dataset.FILE_NAME, *(f"{name}/{dataset.FILE_NAME}" for name in self.sets if name)]
+        foreign = [name for name in self._shards() if name not in owned] if overwrite else []
+        self._write_preparing(run, owned)
+        self.store.delete([*manifests, *foreign])
+        if not same_run:
+            self.store.delete(sorted(owned))
+        self.store.sweep()
+
+    def announce(self, run: str, names: Iterable[str]) -> None:
+        """Before they are written: these files are this run's."""
+        earlier = self._preparing()
+        self._write_preparing(run, {*names, *(earlier.files if earlier is not None else [])})
+
+    def copy(self, work: Store, source: str, name: str) -> StoredFile:
+        """Copy a file of the work folder into the dataset; returns it as dataset.json names it (without its folder)."""
+        with work.open(source) as file, self.store.create(name) as creating:
+            shutil.copyfileobj(file, creating.file, 1 << 20)
+            size = creating.file.tell()
+            creating.file.seek(0)
+            sha256 = digest.sha256_stream(creating.file)
+        return StoredFile(name.rpartition("/")[2], size, sha256)
+
+    def publish(self, folder: str, value: Dataset | SetList, made: provenance.Provenance) -> str:
+        """Write provenance.json, then dataset.json, into a set's folder; returns the checksum of the latter.
+
+        made: its `dataset` is filled in here.
+        """
+        data = dataset.encode(value)
+        checksum = dataset.decode(data, dataset.FILE_NAME).checksum
+        prefix = f"{folder}/" if folder else ""
+        described = msgspec.structs.replace(made, dataset=checksum)
+        self.store.write(prefix + provenance.FILE_NAME, provenance.encode(described))
+        self.store.write(prefix + dataset.FILE_NAME, data)
+        return checksum
+
+    def finish(self) -> None:
+        """Remove what interrupted or replaced runs left and this dataset does not name, then the mark."""
+        earlier = self._preparing()
+        wanted = self._named_by_dataset()
+        self.store.delete(
+            name for name in (earlier.files if earlier is not None else []) if name not in wanted
+        )
+        self.store.delete([PREPARING])
+
+    def _folders(self) -> list[str]:
+        """Every folder that gets shards."""
+        return [f"{name}/{split}" if name else split for name in self.sets for split in SPLITS]
+
+    def _shards(self) -> list[str]:
+        """Shards in those folders, whoever wrote them."""
+        return [
+            e.name for folder in self._folders() for e in self.store.list(folder) if e.name.endswith(".h5")
+        ]
+
+    def _refuse_foreign(self) -> None:
+        earlier = self._preparing()
+        owned = set(earlier.files) if earlier is not None else set()
+        foreign = [name for name in self._shards() if name not in owned]
+        foreign += [
+            f"{name}/{dataset.FILE_NAME}"
+            for name in self.sets
+            if name and earlier is None and self.store.size(f"{name}/{dataset.FILE_NAME}") is not None
+        ]
+        if foreign:
+            raise OutputError(
+                f"The output folder {self.store.shown} holds files that this run did not make ({', '.join(foreign[:3])}). "
+                "They would be mixed with new ones. Choose another --out, or pass --overwrite to replace them."
+            )
+
+    def datasets(self) -> dict[str, Dataset]:
+        """The complete dataset that is there, by set folder; empty if there is none. Raises DataError if it is damaged."""
+        if self.store.size(dataset.FILE_NAME) is None:
+            return {}
+        value = dataset.read(self.store)
+        if isinstance(value, Dataset):
+            return {"": value}
+        sets: dict[str, Dataset] = {}
+        for name in value.names:
+            path = f"{name}/{dataset.FILE_NAME}"
+            entry = dataset.decode(self.store.read(path), f"{self.store.shown}/{path}")
+            if not isinstance(entry, Dataset):
+                raise DataError(f"{self.store.shown}/{path} describes several sets, one was expected.")
+            sets[name] = entry
+        return sets
+
+    def _named_by_dataset(self) -> dict[str, int]:
+        """Files of the complete dataset that is there, but for its dataset.json: name -> size. Raises DataError if damaged."""
+        named: dict[str, int] = {}
+        for folder, value in self.datasets().items():
+            prefix = f"{folder}/" if folder else ""
+            named |= {prefix + file.name: file.bytes for file in value.stored()}
+            for name in (dataset.FILE_NAME, provenance.FILE_NAME) if folder else (provenance.FILE_NAME,):
+                size = self.store.size(prefix + name)
+                if size is not None:
+                    named[prefix + name] = size
+        return named
+
+    def _provenance(self) -> provenance.Provenance | None:
+        if self.store.size(provenance.FILE_NAME) is None:
+            return None
+        return provenance.decode(
+            self.store.read(provenance.FILE_NAME), f"{self.store.shown}/{provenance.FILE_NAME}"
+        )
+
+    def _preparing(self) -> _Preparing | None:
+        size = self.store.size(PREPARING)
+        if size is None:
+            return None
+        try:
+            return msgspec.json.decode(self.store.read(PREPARING, 0, min(size, MAX_BYTES)), type=_Preparing)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise OutputError(
+                f"{self.store.shown}/{PREPARING} cannot be read ({error}), so it is not known which files there are this "
+                "program's. Choose another --out, or remove that file and the shards of the interrupted run."
+            ) from None
+
+    def _write_preparing(self, run: str, names: Iterable[str]) -> None:
+        value = {"run": run, "files": sorted(names)}
+        self.store.write(PREPARING, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _differences(there: Any, here: Any, prefix: str = "") -> list[str]:
+    """Settings in which two configurations differ, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        differences = []
+        for key in sorted({*there, *here}):
+            differences += _differences(there.get(key), here.get(key), f"{prefix}{key}.")
+        return differences
+    return [] if there == here else [f"{prefix[:-1]} is {json.dumps(there)} there, {json.dumps(here)} now"]

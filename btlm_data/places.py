@@ -1,0 +1,37 @@
+"""Where a run's files lie: the stores of its work folder, its dataset folder and, where asked for, its text folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from btlm_data.storage import Store, open_store
+from btlm_data.task import StoreName
+
+
+@dataclass(frozen=True)
+class Places:
+    """Absolute places (folders or URLs), by which any process on any machine that reaches them opens the same stores."""
+
+    work: str
+    out: str
+    text: str | None = None
+
+    def open(self) -> Stores:
+        """Open them in this process."""
+        return Stores(
+            open_store(self.work), open_store(self.out), open_store(self.text) if self.text else None
+        )
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The opened stores of a run."""
+
+    work: Store
+    out: Store
+    text: Store | None = None
+
+    def __getitem__(self, name: StoreName) -> Store:
+        store: Store | None = getattr(self, name)
+        assert store is not None, f"this run has no {name} folder"
+        return store

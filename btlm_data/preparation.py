@@ -1,0 +1,194 @@
+"""The state of one run: what each stage hands on to the next, typed and in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from btlm_data.blocks import Block
+from btlm_data.cleaning.evaluation_sets import EvaluationFile, evaluation_files
+from btlm_data.cleaning.filters import Filters, plan_filters
+from btlm_data.engine.runner import Runner
+from btlm_data.fingerprint import digest
+from btlm_data.formats import dataset
+from btlm_data.formats.dataset import ShardFile
+from btlm_data.formats.ledger import STAGES
+from btlm_data.output_folder import OutputFolder
+from btlm_data.recipe.models import Recipe, Run, SetSettings, Settings
+from btlm_data.records.base import Fields, ReadOptions
+from btlm_data.sources.base import Listing
+from btlm_data.sources.fetch import Fetcher
+from btlm_data.sources.listing import list_files
+from btlm_data.stages.block_writer import CleanSettings
+from btlm_data.stages.pack import SampleSet
+from btlm_data.stages.stream import StreamIndex
+from btlm_data.task import Artifact, Counts, Step, TaskResult
+from btlm_data.tokenizers import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe names, looked up: files, tokenizer, filters, evaluation sets. Nothing of the text has been read."""
+
+    recipe: Recipe
+    listing: Listing
+    tokenizer: Tokenizer
+    filters: Filters
+    evaluation: Sequence[EvaluationFile]
+
+    @staticmethod
+    def look_up(recipe: Recipe) -> Inputs:
+        """List the source, load the tokenizer. Raises BtlmError for everything that a user can correct."""
+        settings, run = recipe.settings, recipe.run
+        return Inputs(
+            recipe,
+            list_files(settings.source, run),
+            load_tokenizer(
+                settings.tokenizer.name,
+                eos=settings.tokenizer.eos,
+                backend=settings.tokenizer.backend,
+                revision=settings.tokenizer.revision,
+            ),
+            plan_filters(settings.clean.filters),
+            evaluation_files(settings.holdout.decontaminate) if settings.holdout.decontaminate else (),
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """What decides bytes."""
+        return self.recipe.settings
+
+    @property
+    def run(self) -> Run:
+        """How the work is done."""
+        return self.recipe.run
+
+    @property
+    def options(self) -> ReadOptions:
+        """How the files are read: the user's choice, what the source's registration says, or the default."""
+        source, listed = self.settings.source, self.listing.fields
+        return ReadOptions(
+            Fields(
+                listed.get("text_field", source.text_field), listed.get("source_field", source.source_field)
+            ),
+            max_record_bytes=source.max_record_bytes,
+            max_window=source.max_window,
+            encoding=source.encoding,
+            txt=source.txt,
+            text_join=source.text_join,
+        )
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The settings, with what the source itself decided where the user did not."""
+        configuration: dict[str, Any] = self.settings.model_dump(mode="json")
+        configuration["source"] |= self.listing.fields
+        return configuration
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the run: settings and inputs with their modification times. An unchanged run has nothing to do."""
+        identities = [file.identity for file in self.listing.files]
+        return digest(
+            self.settings,
+            identities,
+            self.tokenizer.fingerprint,
+            self.filters.fingerprint if self.filters.entries else None,
+            [list(file) for file in self.evaluation],
+            dataset.FORMAT_VERSION,
+        )
+
+    def clean_settings(self, ngrams: Artifact | None) -> CleanSettings:
+        """What the pass over the text needs. ngrams: the table of evaluation n-grams."""
+        from btlm_data.stages import clean
+
+        dedupe = self.settings.dedupe
+        keep_signatures = dedupe.method == "minhash" and (dedupe.verify or dedupe.index is not None)
+        need_sha256 = dedupe.method == "none" or not dedupe.holdout
+        products = clean.product_digests(
+            self.settings,
+            self.filters,
+            self.options,
+            self.tokenizer.spec,
+            ngrams,
+            keep_signatures=keep_signatures,
+            need_sha256=need_sha256,
+        )
+        return CleanSettings(
+            settings=self.settings,
+            filters=self.filters,
+            options=self.options,
+            tokenizer=self.tokenizer.spec,
+            fetcher=Fetcher.of(self.run, self.listing),
+            products=products,
+            strict=self.run.strict,
+            keep_signatures=keep_signatures,
+            need_sha256=need_sha256,
+        )
+
+
+@dataclass
+class PreparedSplit:
+    """One split of a set and the shards that hold it."""
+
+    sample_set: SampleSet
+    files: list[ShardFile] = field(default_factory=list)
+
+
+@dataclass
+class PreparedSet:
+    """One prepared length: its folder ("" where it is the only one) and splits."""
+
+    index: int
+    settings: SetSettings
+    folder: str
+    splits: dict[str, PreparedSplit] = field(default_factory=dict)
+
+    def place(self, split: str) -> str:
+        """Folder of a split in the dataset folder."""
+        return f"{self.folder}/{split}" if self.folder else split
+
+
+@dataclass
+class Preparation:
+    """One run in progress. Each stage reads what earlier ones have set, and sets its own."""
+
+    inputs: Inputs
+    runner: Runner
+    output: OutputFolder
+    counts: dict[str, Counts] = field(default_factory=lambda: {name: Counts() for name in STAGES})
+    ngrams: Artifact | None = None  # holdout.ngrams
+    clean_step: Step | None = None  # the parts of the source
+    blocks: list[Block] = field(default_factory=list)  # clean
+    table: Artifact | None = None  # of the blocks
+    num_rejects: int = 0
+    dedupe_fates: Artifact | None = None
+    clusters: Artifact | None = None  # clusters.parquet
+    dedupe_summary: Mapping[str, Any] | None = None
+    index_lineage: list[list[str]] = field(default_factory=list)  # of the dedupe index
+    fates: Artifact | None = None  # holdout
+    contamination: Artifact | None = None  # contamination.parquet
+    streams: dict[str, StreamIndex] = field(default_factory=dict)  # shuffle
+    sets: list[PreparedSet] = field(default_factory=list)  # pack, shard
+    shard_step: Step | None = None  # pack
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """What decides bytes."""
+        return self.inputs.settings
+
+    @property
+    def run(self) -> Run:
+        """How the work is done."""
+        return self.inputs.run
+
+    def step(self, step: Step) -> list[TaskResult]:
+        """Run a step and add its tasks' counts to the ledger."""
+        results = self.runner.run(step)
+        for result in results:
+            for name, value in result.counts.extra.get("stages", {}).items():
+                self.counts[name].merge(Counts.from_json(value))
+        return results

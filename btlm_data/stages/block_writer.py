@@ -1,0 +1,337 @@
+"""The records of one block become its products: documents, sketches, tokens, rejects (blocks.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data import seeding
+from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
+from btlm_data.cleaning.filters import Filters
+from btlm_data.errors import InputError
+from btlm_data.formats import columns, rejects
+from btlm_data.recipe.models import Settings
+from btlm_data.records.base import ReadOptions
+from btlm_data.records.batch import RecordBatch
+from btlm_data.sources.fetch import Fetcher
+from btlm_data.stages import tokenize
+from btlm_data.stages.file_ranges import FileRange
+from btlm_data.storage import Store, digest
+from btlm_data.task import Artifact, Counts
+from btlm_data.task_files import TaskFiles
+from btlm_data.tokenizers import TokenizerSpec
+
+UNREADABLE = "(unreadable)"  # the source name under which records that could not be parsed are counted
+
+
+@dataclass(frozen=True)
+class CleanSettings:
+    """What the pass over the text needs to know; picklable. products: product -> digest of the settings it depends on."""
+
+    settings: Settings
+    filters: Filters
+    options: ReadOptions
+    tokenizer: TokenizerSpec
+    fetcher: Fetcher
+    products: Mapping[str, str]
+    strict: bool = False
+    keep_signatures: bool = False
+    need_sha256: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task works on. wanted: product -> digest of its settings and of these inputs."""
+
+    ranges: Sequence[FileRange]
+    settings: CleanSettings
+    wanted: Mapping[str, str]
+    ngrams: EvalNgrams | None = None
+
+
+@dataclass
+class Records:
+    """The records of one block, which may come from several small files. files: index into the task's ranges."""
+
+    block: RecordBatch = field(default_factory=RecordBatch)
+    files: list[int] = field(default_factory=list)
+    reject_files: list[int] = field(default_factory=list)
+
+    def documents(self, ranges: Sequence[FileRange], rows: Sequence[int]) -> Documents:
+        """The documents of these rows as filters see them. ranges: the task's."""
+        batch, names = self.block, [file_range.file.name for file_range in ranges]
+        return Documents(
+            [batch.texts[row] for row in rows],
+            [batch.sources[row] for row in rows],
+            [names[self.files[row]] for row in rows],
+            [batch.offsets[row] for row in rows],
+        )
+
+    def take(self, block: RecordBatch, range_index: int) -> None:
+        """Append another stretch's records."""
+        if not self.block.texts and not self.block.rejects:
+            self.block = block
+        else:
+            for name in ("texts", "sources", "lines", "offsets", "rejects"):
+                getattr(self.block, name).extend(getattr(block, name))
+        self.files += [range_index] * len(block.texts)
+        self.reject_files += [range_index] * len(block.rejects)
+
+
+class BlockWriter:
+    """Turns the records of one block into its products."""
+
+    def __init__(self, files: TaskFiles, stem: str, part: Part) -> None:
+        self.files, self.stem = files, stem
+        self.ranges, self.settings, self.wanted = part.ranges, part.settings, part.wanted
+        self.ngrams = part.ngrams
+        self.acquire, self.clean = Counts(), Counts()
+        self.examples = rejects.block_examples(part.settings.settings.clean.rejected_sample)
+        self.split = part.ranges[0].file.split
+
+    def write(self, records: Records) -> dict[str, Any]:
+        """Clean, sketch, tokenize, write; returns the .docs meta. The .docs file is written last: it says the block is done."""
+        from btlm_data.kernels import minhash
+
+        block = records.block
+        keys = self._keys(records)
+        lines = self._rejects(records)
+        texts, reasons = self.cleaned(records.documents(self.ranges, range(len(block.texts))))
+        utf8_list = [text.encode() for text in texts]
+        lengths = np.fromiter(map(len, utf8_list), np.int64, len(utf8_list))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        utf8 = np.frombuffer(b"".join(utf8_list), np.uint8)
+        del utf8_list
+        normalised = minhash.normalise(texts, utf8, offsets)
+        min_chars = self.settings.settings.clean.min_chars
+        for index in np.flatnonzero(normalised.num_chars < min_chars).tolist():
+            reasons.setdefault(index, "too_short")
+        keep = np.ones(len(texts), bool)
+        keep[list(reasons)] = False
+        kept = np.flatnonzero(keep)
+        sources, codes = self._count(records, texts, lengths, reasons, keys)
+
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "offset": np.array(block.offsets, np.uint64)[kept],
+            "line": np.array(block.lines, np.uint32)[kept],
+            "file": np.array(records.files, np.uint16)[kept],
+            "source": codes[kept],
+            "num_bytes": lengths[kept].astype(np.uint32),
+            "num_chars": normalised.num_chars[kept].astype(np.uint32),
+            "key": keys[kept],
+        }
+        if self.settings.need_sha256:
+            raw = utf8.data
+            digests = b"".join(
+                hashlib.sha256(raw[offsets[i] : offsets[i + 1]]).digest() for i in kept.tolist()
+            )
+            arrays["sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+        if "sketch" in self.wanted and not self._reuse("sketch"):
+            self._sketch(normalised, kept)
+        del normalised
+        if "contamination" in self.wanted and not self._reuse("contamination"):
+            self._contamination(utf8, offsets, kept)
+        del utf8
+        if not self._reuse("tokens"):
+            self._tokens(texts, kept, keys)
+        rejects_file = None
+        if lines or any(True for _ in self.examples.lines()):
+            with self.files.create(f"{self.stem}.rejects") as creating:
+                rejects.write_block(creating.file, lines, self.examples)
+            rejects_file = list(self.files.written[-1])
+        meta = {
+            "digest": self.wanted["docs"],
+            "files": [segment.file.name for segment in self.ranges],
+            "sources": sources,
+            "stages": {"acquire": self.acquire.to_json(), "clean": self.clean.to_json()},
+            "num_documents": len(kept),
+            "rejects": rejects_file,
+            "end": block.end,
+            "num_lines": block.num_lines,
+            "final": block.final,
+        }
+        self.files.write_columns(f"{self.stem}.docs", arrays, meta)
+        return meta
+
+    def _reuse(self, product: str) -> bool:
+        """Whether an earlier attempt left this product, made from the same inputs and settings."""
+        artifact = find_product(self.files.work, self.stem, product, self.wanted)
+        if artifact is None:
+            return False
+        self.files.found(artifact)
+        return True
+
+    def _keys(self, records: Records) -> npt.NDArray[np.uint64]:
+        offsets, files = np.array(records.block.offsets, np.uint64), np.array(records.files, np.int64)
+        if len(self.ranges) == 1:
+            return seeding.document_keys(self.ranges[0].file.name, offsets)
+        keys = np.empty(len(offsets), np.uint64)
+        for index in np.unique(files).tolist():
+            mine = files == index
+            keys[mine] = seeding.document_keys(self.ranges[index].file.name, offsets[mine])
+        return keys
+
+    def _rejects(self, records: Records) -> list[dict[str, Any]]:
+        """Count the unreadable records. Raises InputError for the first under --strict."""
+        lines = []
+        for reject, index in zip(records.block.rejects, records.reject_files, strict=True):
+            name = self.ranges[index].file.name
+            if (
+                self.settings.strict and self.ranges[index].start == 0
+            ):  # elsewhere the driver, which knows the line, raises it
+                raise strict_error(name, reject.line, reject.reason, reject.detail)
+            self.acquire.add(self.split, UNREADABLE, "in", 1, reject.num_bytes)
+            self.acquire.add(self.split, UNREADABLE, f"drop:{reject.reason}", 1, reject.num_bytes)
+            lines.append(
+                {
+                    "file": name,
+                    "line": reject.line,
+                    "offset": reject.offset,
+                    "reason": reject.reason,
+                    "detail": reject.detail,
+                    "bytes": reject.num_bytes,
+                }
+            )
+        return lines
+
+    def cleaned(self, documents: Documents) -> tuple[list[str], dict[int, str]]:
+        """Normalised and filtered texts, and the reason of each that is dropped (by index)."""
+        clean = self.settings.settings.clean
+        texts, sources = list(documents.texts), documents.sources
+        reasons: dict[int, str] = {}
+        self.raw_bytes = (
+            {i: len(text.encode()) for i, text in enumerate(texts) if not text.isascii()}
+            if clean.normalize == "ftfy"
+            else {}
+        )
+        if clean.normalize == "nfc":
+            changed = [
+                i
+                for i, text in enumerate(texts)
+                if not (text.isascii() or unicodedata.is_normalized("NFC", text))
+            ]
+            self.raw_bytes = {i: len(texts[i].encode()) for i in changed}
+            for i in changed:
+                texts[i] = unicodedata.normalize("NFC", texts[i])
+        elif clean.normalize == "ftfy":
+            from btlm_data.cleaning.normalize import normalize_ftfy
+
+            for i, text in enumerate(texts):
+                fixed = normalize_ftfy(text)
+                if fixed is not text and fixed != text:
+                    self.raw_bytes[i] = len(text.encode())
+                    texts[i] = fixed
+        excluded = self.settings.settings.source.exclude_sources
+        if excluded:
+            reasons.update({i: "excluded_source" for i, name in enumerate(sources) if name in excluded})
+        if clean.filters:
+            verdicts, changed_texts = self.settings.filters.apply(replace(documents, texts=texts))
+            for i, reason in enumerate(verdicts):
+                if reason is not None:
+                    reasons.setdefault(i, reason)
+                elif changed_texts[i] is not texts[i] and changed_texts[i] != texts[i]:
+                    self.raw_bytes.setdefault(i, len(texts[i].encode()))
+                    texts[i] = changed_texts[i]
+        return texts, reasons
+
+    def _count(
+        self,
+        records: Records,
+        texts: list[str],
+        lengths: npt.NDArray[np.int64],
+        reasons: dict[int, str],
+        keys: npt.NDArray[np.uint64],
+    ) -> tuple[list[str], npt.NDArray[np.uint32]]:
+        """Fill the ledger's cells for acquire and clean, collect examples; returns source names and each document's code."""
+        names = records.block.sources
+        sources = sorted(set(names))
+        index = {name: code for code, name in enumerate(sources)}
+        codes = np.fromiter(map(index.__getitem__, names), np.uint32, len(names))
+        raw = lengths.copy()
+        for i, size in self.raw_bytes.items():
+            raw[i] = size
+        documents, cleaned, original = (
+            np.bincount(codes, w, len(sources)).astype(np.int64) for w in (None, lengths, raw)
+        )
+        for code, name in enumerate(sources):
+            n, size = int(documents[code]), int(original[code])
+            self.acquire.add(self.split, name, "in", n, size)
+            self.acquire.add(self.split, name, "out", n, size)
+            self.clean.add(self.split, name, "in", n, size)
+            self.clean.add(self.split, name, "out", n, int(cleaned[code]))
+            grown = int(cleaned[code]) - size
+            if grown:
+                self.clean.add(
+                    self.split,
+                    name,
+                    "add:grown_by_cleaning" if grown > 0 else "drop:shrunk_by_cleaning",
+                    0,
+                    abs(grown),
+                )
+        salt = seeding.salt(0, "examples")
+        hashes = seeding.mix64(keys, salt)
+        for i, reason in reasons.items():
+            size = int(lengths[i])
+            self.clean.add(self.split, names[i], "out", -1, -size)
+            self.clean.add(self.split, names[i], f"drop:{reason}", 1, size)
+            if self.examples.wants(reason, int(hashes[i])):
+                example = {
+                    "file": self.ranges[records.files[i]].file.name,
+                    "offset": records.block.offsets[i],
+                    "source": names[i],
+                    "text": texts[i][: rejects.EXAMPLE_CHARS],
+                }
+                self.examples.add(reason, int(hashes[i]), example)
+        return sources, codes
+
+    def _sketch(self, normalised: Any, kept: npt.NDArray[np.int64]) -> None:
+        from btlm_data.kernels import minhash
+
+        dedupe = self.settings.settings.dedupe
+        arrays: dict[str, npt.NDArray[Any]] = {"exact": minhash.exact_hashes(normalised)[kept]}
+        if dedupe.method == "minhash":
+            signatures = minhash.signatures(normalised, dedupe.num_perm, scheme=dedupe.scheme)
+            arrays["bands"] = minhash.band_keys(signatures, dedupe.bands, dedupe.rows)[kept]
+            if self.settings.keep_signatures:
+                arrays["signatures"] = signatures[kept]
+        content = digest.checksum(arrays["exact"].tobytes())
+        meta = {"digest": self.wanted["sketch"], "content": content}
+        self.files.write_columns(f"{self.stem}.sketch", arrays, meta)
+
+    def _contamination(
+        self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]
+    ) -> None:
+        assert self.ngrams is not None
+        self.files.write_columns(
+            f"{self.stem}.contamination",
+            self.ngrams.hits(utf8, offsets, kept),
+            {"digest": self.wanted["contamination"]},
+        )
+
+    def _tokens(self, texts: list[str], kept: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64]) -> None:
+        chosen = [texts[i] for i in kept.tolist()]
+        arrays = tokenize.encode(chosen, keys[kept], self.settings, self.ranges[0].file.name)
+        self.files.write_columns(f"{self.stem}.tokens", arrays, {"digest": self.wanted["tokens"]})
+
+
+def find_product(store: Store, stem: str, product: str, wanted: Mapping[str, str]) -> Artifact | None:
+    """A product of a block that an earlier attempt left under the wanted digest, whole; else None."""
+    artifact = columns.find(store, f"{stem}.{product}")
+    if artifact is None or columns.Columns(store, artifact).meta.get("digest") != wanted[product]:
+        return None
+    return artifact
+
+
+def strict_error(name: str, line: int, reason: str, detail: str) -> InputError:
+    """The error that a rejected record is under --strict. line: 0-based, within the whole file."""
+    return InputError(
+        f"{name} line {line + 1}: {reason} ({detail}). "
+        "Fix the record, or run without --strict: it is then counted and listed in rejects.jsonl."
+    )

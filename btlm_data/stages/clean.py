@@ -1,0 +1,170 @@
+"""The one pass over the text: read, clean, sketch for deduplication, tokenize; a file is fetched and parsed once.
+
+reads   source files, in parts: a file, a byte range of a plain file, a run of small files
+writes  per block of about 16 MB: .docs, .sketch, .tokens (blocks.py) and, where any, .rejects
+unit    a part; blocks inside it are kept as they are finished, so a part resumes inside a file
+balance records = rejected + dropped + documents; bytes likewise, with the change by normalisation apart
+
+Each product has a digest of its own (inputs and the settings it depends on). A part that is done again, for example
+because the tokenizer changed, makes only the products whose digest changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from btlm_data.cleaning.filters import Filters
+from btlm_data.fingerprint import digest
+from btlm_data.formats.columns import Columns
+from btlm_data.recipe.models import Settings
+from btlm_data.records.base import BATCH_BYTES, ReadOptions, Stretch
+from btlm_data.records.reader import read_batches
+from btlm_data.stages import decontaminate
+from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part, Records, find_product
+from btlm_data.stages.file_ranges import FileRange
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
+from btlm_data.tokenizers import TokenizerSpec
+
+VERSION = 2
+NAME = "clean"
+
+
+def product_digests(
+    settings: Settings,
+    filters: Filters,
+    options: ReadOptions,
+    tokenizer: TokenizerSpec,
+    ngrams: Artifact | None,
+    *,
+    keep_signatures: bool,
+    need_sha256: bool,
+) -> dict[str, str]:
+    """What each product depends on, besides its part of the source."""
+    d, source = settings.dedupe, settings.source
+    docs = digest(
+        VERSION,
+        settings.clean,
+        filters.fingerprint if filters.entries else None,
+        asdict(options),
+        source.exclude_sources,
+        need_sha256,
+    )
+    products = {"docs": docs, "tokens": digest(docs, tokenizer.fingerprint)}
+    if d.method != "none":
+        products["sketch"] = digest(docs, d.method, d.scheme, d.bands, d.rows, d.num_perm, keep_signatures)
+    if ngrams is not None:
+        products["contamination"] = digest(docs, ngrams.checksum)
+    return products
+
+
+def plan(groups: Sequence[Sequence[FileRange]], settings: CleanSettings, ngrams: Artifact | None) -> Step:
+    """A task per group of ranges. ngrams: the table of evaluation n-grams."""
+    tasks = [
+        Task(
+            id=f"{number:06d}",
+            args={"ranges": [r.to_json() for r in ranges], "products": dict(settings.products)},
+            inputs=[r.identity for r in ranges],
+            reads={"ngrams": [ngrams] if ngrams is not None else []},
+            resumes=f"{NAME}/{number:06d}-",
+            weight=max(1, sum(r.num_bytes for r in ranges)),
+        )
+        for number, ranges in enumerate(groups)
+    ]
+    return Step(NAME, VERSION, work, tasks, settings, "")
+
+
+def ranges_of(task: Task) -> list[FileRange]:
+    """What a task of `plan` reads."""
+    return [FileRange.from_json(value) for value in task.args["ranges"]]
+
+
+def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+    """Read one part. Raises InputError under --strict, DataError if a verified tokenization differs."""
+    ranges = ranges_of(task)
+    identity = digest(list(task.inputs))
+    wanted = {product: digest(identity, setting) for product, setting in task.args["products"].items()}
+    ngrams = (
+        decontaminate.open_ngrams(files.columns(task.reads["ngrams"][0])) if task.reads["ngrams"] else None
+    )
+    part = Part(ranges, settings, wanted, ngrams)
+    stages = {"acquire": Counts(), "clean": Counts()}
+    blocks: list[list[Any]] = []
+
+    def collect(meta: dict[str, Any], stem: str) -> None:
+        for name, counts in meta["stages"].items():
+            stages[name].merge(Counts.from_json(counts))
+        blocks.append([stem, meta["num_documents"]])
+
+    # A part that is one large stretch continues behind the blocks an earlier attempt finished; small files are read again.
+    resume, is_final = (0, 0), False
+    if len(ranges) == 1:
+        while (
+            not is_final
+            and (meta := _reuse_block(files, stem := _stem(task, len(blocks)), wanted)) is not None
+        ):
+            collect(meta, stem)
+            resume, is_final = (meta["end"], meta["num_lines"]), meta["final"]
+    num_lines = resume[1]
+    if not is_final:
+        for block in records(ranges, settings, resume):
+            stem = _stem(task, len(blocks))
+            collect(BlockWriter(files, stem, part).write(block), stem)
+            num_lines = block.block.num_lines
+    return Counts(
+        extra={
+            "stages": {name: counts.to_json() for name, counts in stages.items()},
+            "blocks": blocks,
+            "num_lines": num_lines,
+            "documents": sum(count for _, count in blocks),
+        }
+    )
+
+
+def _stem(task: Task, number: int) -> str:
+    return f"{task.resumes}{number:05d}"
+
+
+def _reuse_block(files: TaskFiles, stem: str, wanted: dict[str, str]) -> dict[str, Any] | None:
+    """The .docs meta of a block of which an earlier attempt finished every product, else None."""
+    artifacts = [find_product(files.work, stem, product, wanted) for product in wanted]
+    present = [artifact for artifact in artifacts if artifact is not None]
+    if len(present) < len(wanted):
+        return None
+    docs = next(artifact for artifact in present if artifact.name.endswith(".docs"))
+    meta = dict(Columns(files.work, docs).meta)
+    if meta["rejects"] is not None:
+        rejects_file = Artifact(*meta["rejects"])
+        if files.work.size(rejects_file.name) != rejects_file.size:
+            return None
+        present.append(rejects_file)
+    for artifact in present:
+        files.found(artifact)
+    return meta
+
+
+def records(
+    ranges: Sequence[FileRange],
+    settings: CleanSettings,
+    resume: tuple[int, int],
+    block_bytes: int = BATCH_BYTES,
+) -> Iterator[Records]:
+    """Blocks of about block_bytes; those of small files are put together."""
+    block, num_held = Records(), 0
+    for index, file_range in enumerate(ranges):
+        with settings.fetcher.local_copy(file_range.file) as path:
+            stretch = Stretch(file_range.start, file_range.stop, *resume)
+            for batch in read_batches(path, file_range.file, settings.options, stretch, block_bytes):
+                if file_range.max_line is not None:
+                    batch.keep_lines_before(file_range.max_line)
+                block.take(batch, index)
+                num_held += sum(map(len, batch.texts))
+                if len(ranges) == 1 or num_held >= block_bytes:
+                    yield block
+                    block, num_held = Records(), 0
+                if batch.final:
+                    break
+    if block.block.num_records:
+        yield block

@@ -1,0 +1,105 @@
+"""Which stretches of which source files a task of `clean` reads.
+
+A task reads one large file, one byte range of a large plain file, or a run of small files. What the tasks are depends on
+names, sizes and --limit only, so that they are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from btlm_data.records.base import ReadOptions
+from btlm_data.records.reader import is_divisible
+from btlm_data.sources.base import SourceFile
+
+RANGE_BYTES = 64 * 2**20  # a plain JSON Lines file is cut into byte ranges of this many
+GROUP_BYTES = 16 * 2**20  # small files are read together up to this many bytes as stored
+GROUP_FILES = 256
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """A stretch of a file; start and stop as in records.reader.read_batches. max_line: lines from here on are not read."""
+
+    file: SourceFile
+    start: int = 0
+    stop: int | None = None
+    max_line: int | None = None
+
+    @property
+    def identity(self) -> str:
+        """What receipts remember of it."""
+        return f"{self.file.identity}|{self.start}|{self.stop}|{self.max_line}"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes as stored."""
+        return (self.stop or self.file.size) - self.start
+
+    def to_json(self) -> list[Any]:
+        """As JSON values, for a task's arguments."""
+        return [self.file.to_json(), self.start, self.stop, self.max_line]
+
+    @staticmethod
+    def from_json(value: Sequence[Any]) -> FileRange:
+        """Inverse of to_json."""
+        return FileRange(SourceFile(**value[0]), value[1], value[2], value[3])
+
+
+def group(
+    files: Sequence[SourceFile],
+    options: ReadOptions,
+    limit: int | None,
+    count: Callable[[SourceFile, int], tuple[int, int]],
+) -> list[list[FileRange]]:
+    """The ranges that each task reads, in source order.
+
+    limit: read only the first so many records of each split. count: (file, most) -> (records, the line after the last
+    one counted, or -1 for the whole file); asked only where there is a limit.
+    """
+    groups: list[list[FileRange]] = []
+    small: list[FileRange] = []
+    for whole in _limited(files, limit, count):
+        ranges = _cut(whole, options)
+        is_small = len(ranges) == 1 and ranges[0].file.size < GROUP_BYTES
+        fits = (
+            is_small
+            and small
+            and small[0].file.split == ranges[0].file.split
+            and len(small) < GROUP_FILES
+            and sum(r.file.size for r in small) + ranges[0].file.size <= GROUP_BYTES
+        )
+        if small and not fits:
+            groups.append(small)
+            small = []
+        if is_small:
+            small.append(ranges[0])
+        else:
+            groups += [[file_range] for file_range in ranges]
+    return [*groups, small] if small else groups
+
+
+def _limited(
+    files: Sequence[SourceFile], limit: int | None, count: Callable[[SourceFile, int], tuple[int, int]]
+) -> Iterator[FileRange]:
+    left: dict[str, int] = {}
+    for file in files:
+        if limit is None:
+            yield FileRange(file)
+            continue
+        remaining = left.setdefault(file.split, limit)
+        if remaining == 0:
+            continue
+        num_records, end = count(file, remaining)
+        left[file.split] -= num_records
+        yield FileRange(file, max_line=end if end >= 0 else None)
+
+
+def _cut(whole: FileRange, options: ReadOptions) -> list[FileRange]:
+    file = whole.file
+    if whole.max_line is not None or file.size <= RANGE_BYTES or not is_divisible(file, options):
+        return [whole]
+    edges = list(range(0, file.size, RANGE_BYTES))
+    return [FileRange(file, start, None if start == edges[-1] else start + RANGE_BYTES) for start in edges]

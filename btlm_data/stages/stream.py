@@ -1,0 +1,186 @@
+"""A token stream as an index, and any stretch or sample of it as tokens, from whichever blocks hold them.
+
+A stream is (set, split): without shares every set has the same documents, so there is one stream a split (set 0); with
+shares each document belongs to one set. Its tokens are `doc_1 EOS doc_2 EOS ...`; stages/shuffle.py makes the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data import blocks as block_table
+from btlm_data.blocks import Block
+from btlm_data.errors import DataError
+from btlm_data.formats.columns import Columns
+from btlm_data.task import Artifact
+from btlm_data.task_files import TaskFiles
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One token stream: the documents of a set in a split."""
+
+    set_index: int
+    split: str
+
+    @property
+    def name(self) -> str:
+        """For file and column names."""
+        return f"{self.set_index}-{self.split}"
+
+
+class Bucket(NamedTuple):
+    """The index of one stretch of a stream. start: its first token's position in the stream."""
+
+    file: Artifact
+    start: int
+    num_tokens: int
+    num_documents: int
+
+
+@dataclass(frozen=True)
+class StreamIndex:
+    """The whole index of one stream, as the driver knows it: its buckets in order."""
+
+    stream: Stream
+    buckets: tuple[Bucket, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the stream, EOS included."""
+        return sum(bucket.num_tokens for bucket in self.buckets)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of the stream (a repeated one counts each time)."""
+        return sum(bucket.num_documents for bucket in self.buckets)
+
+    def overlapping(self, start: int, stop: int) -> list[Bucket]:
+        """The buckets that hold tokens [start, stop)."""
+        return [b for b in self.buckets if b.num_tokens and b.start < stop and b.start + b.num_tokens > start]
+
+
+@dataclass(frozen=True)
+class StreamReader:
+    """Tokens of a stream, for one task. buckets: those that the task names. dtype: of the tokens."""
+
+    files: TaskFiles
+    table: Artifact
+    buckets: Sequence[Bucket]
+    dtype: str
+    eos_id: int
+
+    def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Tokens [start, stop) of the stream, (stop - start,)."""
+        from btlm_data.kernels.packing import place_documents
+
+        out = np.empty(stop - start, self.dtype)
+        for bucket in self.buckets:
+            index = self.files.columns(bucket.file)
+            first, last = documents_between(index, bucket.start, start, stop)
+            block, begin, length = (index.rows(name, first, last) for name in ("block", "start", "length"))
+            begin, length = begin.astype(np.int64), length.astype(np.int64)
+            place = index.rows("offset", first, last).astype(np.int64) + (bucket.start - start)
+            order = np.lexsort((begin, block))
+            for number, rows in _by_block(block, order):
+                tokens = self._opened(number).scattered("tokens", begin[rows], length[rows])
+                place_documents(tokens, begin[rows], length[rows], place[rows], out, self.eos_id)
+        return out
+
+    def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
+        """Samples anywhere in a stream of `total` tokens, (m, L+1); 0 behind the end.
+
+        Row r is stream[samples[r]*L : samples[r]*L + L + 1]. Touches every block, each once, at as many places as there
+        are samples: for streams that lie in memory (the page cache).
+        """
+        from btlm_data.kernels.packing import place_documents
+
+        out = np.zeros(len(samples) * (length + 1), self.dtype)
+        block, begin, size, offset = self._whole_index()
+        start = samples * length
+        first = np.maximum(np.searchsorted(offset, start, side="right") - 1, 0)
+        counts = np.searchsorted(offset, np.minimum(start + length + 1, total), side="left") - first
+        row = np.repeat(np.arange(len(samples)), counts)
+        document = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        row_start = row * (length + 1)
+        place = offset[document] - start[row] + row_start
+        order = np.argsort(block[document], kind="stable")
+        for number, chosen in _by_block(block[document], order):
+            documents = document[chosen]
+            borders = row_start[chosen]
+            # Of a long document only the tokens between the row's borders are looked at.
+            before = np.maximum(borders - place[chosen], 0)
+            after = np.minimum(place[chosen] + size[documents], borders + length + 1) - place[chosen]
+            used = np.maximum(np.minimum(after, size[documents]) - before, 0)
+            opened = self._opened(number)
+            _check_places(opened, begin[documents], size[documents], number)
+            tokens = opened.scattered("tokens", begin[documents] + np.where(used > 0, before, 0), used)
+            place_documents(
+                tokens,
+                begin[documents],
+                size[documents],
+                place[chosen],
+                out,
+                self.eos_id,
+                borders,
+                borders + length + 1,
+            )
+        return out.reshape(len(samples), length + 1)
+
+    def _whole_index(self) -> tuple[Int64Array, ...]:
+        """Block, start, length and stream offset of every document of the buckets, each (n,) int64."""
+
+        def make() -> tuple[Int64Array, ...]:
+            opened = [(self.files.columns(bucket.file), bucket.start) for bucket in self.buckets]
+            joined = [
+                np.concatenate([index[name].astype(np.int64) for index, _ in opened])
+                for name in ("block", "start", "length")
+            ]
+            return *joined, np.concatenate(
+                [index["offset"].astype(np.int64) + start for index, start in opened]
+            )
+
+        key = ("stream", *((bucket.file.checksum, bucket.start) for bucket in self.buckets))
+        return self.files.kept(key, make)
+
+    def _opened(self, number: int) -> Columns:
+        return self.files.columns(_block(self.files, self.table, number).tokens)
+
+
+def _check_places(opened: Columns, begin: Int64Array, size: Int64Array, number: int) -> None:
+    """Raise DataError if a document of the index lies outside its block's tokens."""
+    (num_tokens,) = opened.shape("tokens")
+    if len(begin) and (int(begin.min()) < 0 or int((begin + size).max()) > num_tokens):
+        raise DataError(
+            f"The index of a stream names tokens beyond the {num_tokens:,} of block {number}. "
+            "Remove the work folder and rerun the same command."
+        )
+
+
+def _block(files: TaskFiles, table: Artifact, number: int) -> Block:
+    blocks = block_table.read_table(files, table)
+    if number >= len(blocks):
+        raise DataError(f"The index of a stream names block {number}, and there are {len(blocks)}.")
+    return blocks[number]
+
+
+def _by_block(block: npt.NDArray[Any], order: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """(block number, rows) in the given order of rows, which must be sorted by block."""
+    if len(order):
+        for rows in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+            yield int(block[rows[0]]), rows
+
+
+def documents_between(index: Columns, bucket_start: int, start: int, stop: int) -> tuple[int, int]:
+    """Rows [first, last) of a bucket's index whose documents (EOS included) have tokens in [start, stop) of the stream."""
+    offset = index["offset"]
+    first = int(np.searchsorted(offset, max(0, start - bucket_start), side="right")) - 1
+    last = int(np.searchsorted(offset, max(0, stop - bucket_start), side="left"))
+    return max(0, first), last

@@ -1,0 +1,147 @@
+"""The files of one task: what it may read (only what it names), and what it writes (which its receipt will name)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, TypeVar
+
+import numpy.typing as npt
+
+from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns, DamagedError
+from btlm_data.places import Stores
+from btlm_data.storage import Creating, Store, digest
+from btlm_data.task import Artifact, StoreName, Task
+
+T = TypeVar("T")
+_KEPT = 4  # values kept between the tasks of a process
+
+
+class TaskFiles:
+    """What a work function gets beside its task: named files in, files out.
+
+    Reading a file that the task does not name is a programming error and raises at once. `written` lists the outputs.
+    """
+
+    def __init__(self, stores: Stores, task: Task) -> None:
+        self._stores = stores
+        self._named = {(artifact.store, artifact.name): artifact for artifact in task.named()}
+        self._resumes = task.resumes
+        self.written: list[Artifact] = []
+
+    @property
+    def work(self) -> Store:
+        """The work folder, for what has no artifact (resuming a part of this very task)."""
+        return self._stores.work
+
+    def columns(self, artifact: Artifact) -> Columns:
+        """Open a columns file. Raises DamagedError if it is not the one named."""
+        return Columns(self._check(artifact), artifact)
+
+    def read(self, artifact: Artifact) -> bytes:
+        """A whole file, checked. Raises DamagedError if it is not the one named."""
+        store = self._check(artifact)
+        data = store.read(artifact.name)
+        if len(data) != artifact.size or digest.checksum(data) != artifact.checksum:
+            raise DamagedError(
+                f"The work file {store.shown}/{artifact.name} is damaged: it does not match its checksum. "
+                "Rerun the same command: the file is made again.",
+                artifact,
+            )
+        return data
+
+    def read_list(self, artifact: Artifact) -> list[Artifact]:
+        """The files that a list of artifacts (`write_list`) names; the task may then read them."""
+        files = self.kept(
+            ("list", artifact.checksum), lambda: [Artifact(*row) for row in json.loads(self.read(artifact))]
+        )
+        self._named.update(((file.store, file.name), file) for file in files)
+        return files
+
+    def allow(self, artifacts: Sequence[Artifact]) -> None:
+        """Let the task read files that a table it has read names."""
+        self._named.update(((file.store, file.name), file) for file in artifacts)
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, kept for the next tasks of this process that ask for the same key: checksums of what it is made from."""
+        return _kept.get(key, make)
+
+    def write_columns(
+        self, name: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any] | None = None
+    ) -> Artifact:
+        """Write a columns file into the work folder."""
+        artifact = columns.write(self._stores.work, name, arrays, meta)
+        self.written.append(artifact)
+        return artifact
+
+    @contextlib.contextmanager
+    def create(
+        self, name: str, store: StoreName = "work", *, durable: bool | None = None
+    ) -> Iterator[Creating]:
+        """Write any other file; it is published, and becomes an output, when the block ends well.
+
+        durable: survives a power cut; by default outside the work folder only.
+        """
+        with self._stores[store].create(
+            name, durable=store != "work" if durable is None else durable
+        ) as creating:
+            yield creating
+            size, checksum = measure(creating.file)
+        self.written.append(Artifact(name, size, checksum, store))
+
+    def found(self, artifact: Artifact) -> None:
+        """Count a file that an interrupted attempt at this task left as this attempt's own output."""
+        assert self._resumes is not None
+        assert artifact.name.startswith(self._resumes)
+        self._named[artifact.store, artifact.name] = artifact
+        self.written.append(artifact)
+
+    def _check(self, artifact: Artifact) -> Store:
+        assert self._named.get((artifact.store, artifact.name)) == artifact or artifact in self.written, (
+            f"the task reads {artifact.name}, which it does not name"
+        )
+        return self._stores[artifact.store]
+
+
+def measure(file: BinaryIO) -> tuple[int, str]:
+    """Size in bytes and checksum of a file that has just been written."""
+    file.flush()
+    file.seek(0)
+    checksum = digest.checksum_stream(file)
+    return file.tell(), checksum
+
+
+def write_list(store: Store, name: str, artifacts: Sequence[Artifact]) -> Artifact:
+    """Write a list of artifacts that many tasks read, so that each names one file and not thousands."""
+    data = (json.dumps([list(artifact) for artifact in artifacts], separators=(",", ":")) + "\n").encode()
+    store.write(name, data, durable=False)
+    return Artifact(name, len(data), digest.checksum(data))
+
+
+class _Kept:
+    """A few values by key, the least recently used dropped first. Keys are content, so that no value can be stale."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                value: T = self._values[key]
+                return value
+        made = make()
+        with self._lock:
+            self._values[key] = made
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
+        return made
+
+
+_kept = _Kept(_KEPT)

@@ -1,0 +1,41 @@
+"""The work folder: a run marks it as its own before it writes or deletes anything there.
+
+work-folder.json   {"format_version": 2}: the marked folder's entries named below belong to btlm-data
+run.lease          held by the process that works there now
+"""
+
+from __future__ import annotations
+
+import json
+
+from btlm_data.errors import OutputError
+from btlm_data.storage import Store
+
+MARK = "work-folder.json"
+LEASE = "run.lease"
+FORMAT_VERSION = 2
+# Folders of the steps (the first part of their names) and of receipts; nothing else below the work folder is touched.
+FOLDERS = ("acquire", "clean", "dedupe", "holdout", "shuffle", "pack", "shard", "emit", "receipts")
+
+
+def claim(store: Store) -> None:
+    """Mark the folder. Hold its lease. Raises OutputError if it holds entries of these names that are not known to be ours."""
+    if store.size(MARK) is not None:
+        try:
+            version = json.loads(store.read(MARK))["format_version"]
+        except (ValueError, KeyError, TypeError):
+            version = None
+        if version != FORMAT_VERSION:
+            raise OutputError(
+                f"The work folder {store.shown} is of format version {version!r}; this program uses {FORMAT_VERSION}. "
+                "Remove it, or choose another --work-dir."
+            )
+        store.sweep()
+        return
+    for folder in FOLDERS:
+        if entries := store.list(folder):
+            raise OutputError(
+                f"The work folder {store.shown} already has {entries[0].name}, which this version of btlm-data did not "
+                f"write; it would be deleted. Choose an empty --work-dir, or remove {store.shown}/{folder}."
+            )
+    store.write(MARK, (json.dumps({"format_version": FORMAT_VERSION}) + "\n").encode())

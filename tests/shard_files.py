@@ -1,0 +1,28 @@
+"""Shards at a path, for tests: the writers of formats/shard_formats write into an open file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from btlm_data.formats.shard_formats import writer
+from btlm_data.formats.shard_formats.writer import ShardInfo
+from btlm_data.storage import open_store
+
+
+def write_samples(path: Path, *args: Any, **options: Any) -> ShardInfo:
+    """writer.write_samples into a file of this path, published whole."""
+    with open_store(path.parent).create(path.name) as creating:
+        return writer.write_samples(creating.file, *args, **options)
+
+
+def write_vsl(path: Path, *args: Any, **options: Any) -> ShardInfo:
+    """writer.write_vsl into a file of this path, published whole."""
+    with open_store(path.parent).create(path.name) as creating:
+        return writer.write_vsl(creating.file, *args, **options)
+
+
+def write_corpus(path: Path, *args: Any, **options: Any) -> ShardInfo:
+    """writer.write_corpus into a file of this path, published whole."""
+    with open_store(path.parent).create(path.name) as creating:
+        return writer.write_corpus(creating.file, *args, **options)

@@ -1,0 +1,105 @@
+"""Steps run under receipts, as the pipeline runs them, in a work folder of a test's own; and what may befall such a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from btlm_data.engine.execute import Job, execute
+from btlm_data.engine.local import LocalEngine
+from btlm_data.engine.receipts import Receipt
+from btlm_data.engine.runner import Runner
+from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns
+from btlm_data.places import Places
+from btlm_data.storage import open_store
+from btlm_data.task import Step, Task
+from btlm_data.task_files import TaskFiles
+
+
+class Killed(Exception):
+    """What ends a run in a test."""
+
+
+@dataclass
+class Events:
+    """Notes which tasks were not skipped; nobody wants to know more. before: called before a step's tasks."""
+
+    ran: list[str]
+    before: Callable[[Step], None]
+
+    def step_started(self, step: Step, todo: Sequence[Task], *_: object) -> None:
+        self.before(step)
+        self.ran.extend(f"{step.name} {task.id}" for task in todo)
+
+    def step_moved(self, *_: object) -> None: ...
+    def step_finished(self, *_: object) -> None: ...
+
+
+@dataclass
+class Mortal(LocalEngine):
+    """Dies after `left` jobs (of the step named): the outputs of the next job are written, its receipt is not."""
+
+    left: int
+    step: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(1)
+
+    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | None]:
+        for job in jobs:
+            if self.step in (None, job.step):
+                if self.left == 0:
+                    job.work(job.task, job.settings, TaskFiles(job.places.open(), job.task))
+                    raise Killed
+                self.left -= 1
+            yield execute(job)
+
+
+@dataclass
+class Context:
+    """A work folder and how its steps are run; `ran` lists the tasks that were not skipped."""
+
+    work_dir: Path
+    workers: int = 1
+    ran: list[str] = field(default_factory=list)
+    before: Callable[[Step], None] = lambda step: None
+    engine: Callable[[int], LocalEngine] = LocalEngine
+
+    @contextlib.contextmanager
+    def runner(self) -> Iterator[Runner]:
+        places = Places(str(self.work_dir), f"{self.work_dir}-out")
+        with self.engine(self.workers) as engine:
+            yield Runner(places, places.open(), engine, Events(self.ran, self.before))
+
+
+def opened(work_dir: Path, name: str) -> Columns:
+    """A columns file as it lies there."""
+    store = open_store(work_dir)
+    artifact = columns.find(store, name)
+    assert artifact is not None
+    return Columns(store, artifact)
+
+
+def flip(path: Path, rng: np.random.Generator) -> None:
+    """Flip one bit that means something: of a columns file not the bytes between its arrays."""
+    data = bytearray(path.read_bytes())
+    places = np.arange(len(data))
+    if path.suffix == ".cols":
+        _, length = struct.unpack("<8sQ", data[:16])
+        header = json.loads(data[32 : 32 + length])
+        parts = [(0, 32 + length), (header["sums"], header["num_sums"] * 8)]
+        parts += [
+            (entry["offset"], int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize)
+            for entry in header["arrays"].values()
+        ]
+        begin, size = parts[rng.choice([i for i, (_, size) in enumerate(parts) if size])]
+        places = np.arange(begin, begin + size)
+    data[rng.choice(places)] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
