@@ -309,19 +309,27 @@ def inspect(
     help="Also compare the source's files, which are in this folder, byte for byte.",
 )
 @click.option(
+    "--deep",
+    type=click.IntRange(1, 10**7),
+    metavar="N",
+    help="Also read N documents from the --source, tokenize them, and find them in the shards.",
+)
+@click.option(
     "--signers",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Require a signature by one of these keys (a file of allowed_signers, as ssh-keygen reads it).",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each check.")
-def verify(path: Path, source: Path | None, signers: Path | None, as_json: bool) -> None:
+def verify(path: Path, source: Path | None, deep: int | None, signers: Path | None, as_json: bool) -> None:
     """Read everything again: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is wrong.
 
     \b
     btlm-data verify shards/
-    btlm-data verify shards/ --source corpus/
+    btlm-data verify shards/ --source corpus/ --deep 100
     """
+    if deep is not None and source is None:
+        raise ConfigError("--deep reads documents from the source. Name its folder with --source.")
     from time import perf_counter
 
     _load_kernels()
@@ -336,7 +344,7 @@ def verify(path: Path, source: Path | None, signers: Path | None, as_json: bool)
         else:
             show(check, console)
 
-    checks = verification.verify(_existing(path), report, source, signers)
+    checks = verification.verify(_existing(path), report, source, signers, deep or 0)
     if not as_json:
         show(summary(checks, perf_counter() - start), console)
     if not verification.passed(checks):

@@ -50,7 +50,17 @@ MAY_IMPORT = {
     | {"work_folder"},
     "planning": WORK | {"pipeline", "places", "preparation", "progress", "sources", "stages"},
     "inspection": GROUND
-    | {"terminal", "records", "formats", "kernels", "tokenizers", "stages", "progress", "pipeline"},
+    | {
+        "terminal",
+        "records",
+        "cleaning",
+        "formats",
+        "kernels",
+        "tokenizers",
+        "stages",
+        "progress",
+        "pipeline",
+    },
     "export": GROUND | {"formats", "storage"},
     "dedupe_curve": GROUND,
     "cli": {

@@ -53,7 +53,7 @@ def check_description(opened: Opened, manifest: Dataset, tell: Report) -> None:
 
 
 def _configuration_problems(manifest: Dataset) -> Iterator[str]:
-    settings = _settings(manifest.configuration)
+    settings = settings_of(manifest.configuration)
     if isinstance(settings, str):
         yield f"configuration: {settings}"
         return
@@ -85,7 +85,7 @@ def _configuration_problems(manifest: Dataset) -> Iterator[str]:
             yield f"splits: no {split}, which the ledger has after the shuffle"
 
 
-def _settings(configuration: Mapping[str, Any]) -> Settings | str:
+def settings_of(configuration: Mapping[str, Any]) -> Settings | str:
     """The settings that a configuration records, or in words what is wrong with them."""
     complete = dict(configuration)
     for section, place in (("source", "corpus"), ("tokenizer", "gpt2")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +150,7 @@ class DocumentTable:
             raise DataError(
                 f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare the dataset again."
             )
+        self._first_rows = [0, *accumulate(self._group_rows)][:-1]
         self._starts: list[int] | None = None
 
     @property
@@ -159,8 +160,7 @@ class DocumentTable:
 
     def group_rows(self, group: int) -> tuple[int, int]:
         """First row of a row group, and one past its last."""
-        first = sum(self._group_rows[:group])
-        return first, first + self._group_rows[group]
+        return self._first_rows[group], self._first_rows[group] + self._group_rows[group]
 
     def read(self, group: int, columns: Sequence[str] = DOCUMENT_COLUMNS) -> dict[str, Any]:
         """Columns of one row group: numpy arrays; `file` and `source` are (codes int64, names)."""
@@ -214,14 +214,21 @@ class DocumentTable:
 
     def at(self, row: int) -> dict[str, Any]:
         """One document, by its row."""
-        group = bisect_right([self.group_rows(g)[0] for g in range(self.num_groups)], row) - 1
-        columns = self.read(group)
-        k = row - self.group_rows(group)[0]
-        values = {
-            name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
-            for name in columns
-        }
-        return {"row": row, **values}
+        return next(self.rows([row]))
+
+    def rows(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Documents by their rows, which must be sorted; each row group is read once."""
+        current, columns, first = -1, dict[str, Any](), 0
+        for row in rows:
+            group = bisect_right(self._first_rows, row) - 1
+            if group != current:
+                current, columns, first = group, self.read(group), self._first_rows[group]
+            k = row - first
+            values = {
+                name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
+                for name in columns
+            }
+            yield {"row": row, **values}
 
 
 def _column(column: Any, name: str) -> Any:

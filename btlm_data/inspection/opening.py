@@ -10,10 +10,13 @@ import contextlib
 import json
 import re
 import stat
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes, read_small
@@ -273,3 +276,28 @@ def layout_of(path: Path) -> shards.ShardLayout:
     require_regular(path)
     with reading(path):
         return shards.read_shard_info(path)
+
+
+class OpenShards:
+    """Shards that stay open while rows of them are read here and there; the least recently used are closed."""
+
+    def __init__(self, most: int = 32) -> None:
+        self._most = most
+        self._readers: OrderedDict[Path, shards.ShardReader] = OrderedDict()
+
+    def __enter__(self) -> OpenShards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._readers:
+            self._readers.popitem()[1].source.close()
+
+    def read(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows [start, stop) of a shard, as far as it has them. Raises DataError if they cannot be read."""
+        require_regular(path)
+        with reading(path):
+            reader = self._readers.pop(path, None) or shards.ShardReader(path)
+            self._readers[path] = reader
+            if len(self._readers) > self._most:
+                self._readers.popitem(last=False)[1].source.close()
+            return reader.read(start, max(start, min(stop, reader.shape[0])))

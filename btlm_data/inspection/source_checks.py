@@ -1,18 +1,41 @@
-"""Compare a dataset with the source it was made from: every input file by size and digest."""
+"""Compare a dataset with the source it was made from: every input file by size and digest; documents by their tokens."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xxhash
 
-from btlm_data.errors import DataError
+from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.filters import Filters, modules_named, plan_filters
+from btlm_data.cleaning.normalize import normalize_ftfy, normalize_nfc
+from btlm_data.errors import BtlmError, DataError
 from btlm_data.formats.dataset import FILE_NAME, Dataset, InputFile
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
-from btlm_data.inspection.opening import reading, require_regular
+from btlm_data.inspection.description_checks import settings_of
+from btlm_data.inspection.lookup import DocumentTable
+from btlm_data.inspection.opening import Opened, OpenShards, reading, require_regular
+from btlm_data.inspection.split_stream import SplitStream, stream_of
+from btlm_data.inspection.token_measures import find_tokenizer
+from btlm_data.records.base import WHOLE, Fields, ReadOptions, Stretch
+from btlm_data.records.batch import RecordBatch
+from btlm_data.records.formats import classify
+from btlm_data.records.reader import is_divisible, read_batches
 
+if TYPE_CHECKING:
+    from btlm_data.tokenizers import Tokenizer
+
+SEED = 0xDEE9  # of the documents drawn
+NORMALIZERS: dict[str, Callable[[str], str]] = {
+    "nfc": normalize_nfc,
+    "ftfy": normalize_ftfy,
+    "none": lambda text: text,
+}
 _PIECE_BYTES = 1 << 20
 
 
@@ -64,3 +87,191 @@ def _hasher(algorithm: str) -> Any:
     if algorithm in ("sha256", "sha1", "md5"):
         return hashlib.new(algorithm, usedforsecurity=False)
     return xxhash.xxh3_128() if algorithm == "xxh3_128" else None
+
+
+# Documents ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A document drawn to be read again: its row in the table of its split."""
+
+    split: str
+    row: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Where documents.parquet names it."""
+        return f"{self.split}/documents.parquet row {self.row['row']}"
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Everything with which a document becomes tokens once more."""
+
+    options: ReadOptions
+    normalize: Callable[[str], str]
+    filters: Filters
+    tokenizer: Tokenizer
+
+
+def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int, tell: Report) -> None:
+    """Read `count` drawn documents from the source, tokenize them, and find them where documents.parquet says.
+
+    Bytes and number of tokens are compared in every format, the tokens themselves in sample and corpus shards (a vsl document
+    is cut and packed). Nothing that the dataset names is imported: with filters that name code the check is not made.
+    """
+    name = "documents again"
+    made = _reader(opened, manifest)
+    if isinstance(made, str):
+        tell(Check(name, None, f"not made: {made}"))
+        return
+    problems: list[str] = []
+    compared = 0
+    with OpenShards() as shards:
+        streams = {split: stream_of(opened, manifest, split, shards) for split in manifest.splits}
+        try:
+            for file, documents in _by_file(manifest, _draw(opened, manifest, count)):
+                path = path_of_input(source, file)
+                compared += _compare_file(path, file, documents, made, streams, problems)
+        except DataError as error:
+            problems.append(str(error))
+    tell_problems(
+        tell, name, problems, f"{plural(compared, 'document')} read from the source and tokenized: the same"
+    )
+
+
+def _reader(opened: Opened, manifest: Dataset) -> _Reader | str:
+    """What is needed to read documents again, or in words why that cannot be done."""
+    settings = settings_of(manifest.configuration)
+    if isinstance(settings, str):
+        return f"the configuration is not valid ({settings})"
+    specs = settings.clean.filters
+    try:
+        if modules_named(specs):
+            return "a filter names a Python function, which is not run for a received dataset"
+        filters = plan_filters(specs)
+    except BtlmError as error:
+        return str(error)
+    found = find_tokenizer(opened, None)
+    if found.tokenizer is None:
+        return found.reason or "there is no tokenizer"
+    source = settings.source
+    options = ReadOptions(
+        Fields(source.text_field, source.source_field),
+        max_record_bytes=source.max_record_bytes,
+        max_window=source.max_window,
+        encoding=source.encoding,
+        txt=source.txt,
+        text_join=source.text_join,
+    )
+    return _Reader(options, NORMALIZERS[settings.clean.normalize], filters, found.tokenizer)
+
+
+def _draw(opened: Opened, manifest: Dataset, count: int) -> list[_Drawn]:
+    """Documents drawn from all splits together, seeded."""
+    tables = {
+        split: DocumentTable(opened.documents_path(split))
+        for split in manifest.splits
+        if opened.chosen in (None, split)
+    }
+    total = sum(table.num_rows for table in tables.values())
+    rows = np.sort(np.random.default_rng(SEED).choice(total, min(count, total), replace=False)).tolist()
+    drawn: list[_Drawn] = []
+    first = 0
+    for split, table in tables.items():
+        chosen = [row - first for row in rows if first <= row < first + table.num_rows]
+        drawn += [_Drawn(split, row) for row in table.rows(chosen)]
+        first += table.num_rows
+    return drawn
+
+
+def _by_file(
+    manifest: Dataset, drawn: Sequence[_Drawn]
+) -> Iterator[tuple[InputFile, dict[int, list[_Drawn]]]]:
+    """Input files with the documents drawn from each, by offset."""
+    inputs = {file.name: file for file in manifest.inputs}
+    files: dict[str, dict[int, list[_Drawn]]] = {}
+    for document in drawn:
+        files.setdefault(document.row["file"], {}).setdefault(document.row["offset"], []).append(document)
+    for name, documents in files.items():
+        if name not in inputs:
+            raise DataError(f"{name!r} is not among the inputs in {FILE_NAME}")
+        yield inputs[name], documents
+
+
+def _compare_file(
+    path: Path,
+    file: InputFile,
+    documents: dict[int, list[_Drawn]],
+    reader: _Reader,
+    streams: Mapping[str, SplitStream],
+    problems: list[str],
+) -> int:
+    """Read the documents of one file; returns how many were compared."""
+    require_regular(path)
+    kind = classify(file.name)
+    if kind is None:
+        raise DataError(f"{path} is of a format that this program does not read")
+    stored = _Stored(*kind, file.source, file.text_field)
+    left = dict(documents)
+    compared = 0
+    stretches = (
+        [Stretch(offset, offset + 1) for offset in sorted(left)]
+        if is_divisible(stored, reader.options) and stored.format != "parquet"
+        else [WHOLE]
+    )
+    for stretch in stretches:
+        for batch in read_batches(
+            path, stored, reader.options, stretch, with_records=reader.filters.needs_metadata
+        ):
+            for index, offset in enumerate(batch.offsets):
+                for document in left.pop(offset, ()):
+                    text = _text(batch, index, file.name, reader)
+                    problem = _difference(document, text, reader, streams[document.split])
+                    compared += 1
+                    if problem is not None:
+                        problems.append(f"{document.name}: {problem}")
+            if not left or batch.final:
+                break
+    for offset, missing in left.items():
+        problems.append(f"{missing[0].name}: {path} has no record at byte {offset:,}")
+    return compared
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the reader needs to know of a file."""
+
+    format: str
+    compression: str
+    source: str | None
+    text_field: str | None
+
+
+def _text(batch: RecordBatch, index: int, name: str, reader: _Reader) -> str:
+    """A record's text as cleaning leaves it."""
+    text = reader.normalize(batch.texts[index])
+    records = [batch.records[index]] if batch.records is not None else None
+    one = Documents([text], [batch.sources[index]], [name], [batch.offsets[index]], records)
+    return reader.filters.apply(one)[1][0] if reader.filters.entries else text
+
+
+def _difference(document: _Drawn, text: str, reader: _Reader, stream: SplitStream) -> str | None:
+    """What differs between a document read again and the dataset, in words."""
+    row = document.row
+    size = len(text.encode())
+    if size != row["bytes"]:
+        return f"{row['bytes']:,} bytes, the text has {size:,} now"
+    ids, _ = reader.tokenizer.encode_batch([text])
+    if len(ids) != row["tokens"]:
+        return f"{row['tokens']:,} tokens, the text has {len(ids):,} now"
+    if stream.is_vsl:
+        return None
+    start = row["stream_offset"]
+    stored = stream.tokens(start, start + len(ids))
+    differing = np.flatnonzero(stored != ids[: len(stored)].astype(np.int64))
+    if len(differing):
+        k = int(differing[0])
+        return f"token {k} of the document is {int(stored[k])} in the shards, {int(ids[k])} from the text"
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,68 +11,30 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME, Dataset, Split
-from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
-from btlm_data.inspection.lookup import DocumentTable, destinations
-from btlm_data.inspection.opening import Opened, reading
+from btlm_data.inspection.lookup import DocumentTable
+from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.scan import BUCKETS, Job, Scan
+from btlm_data.inspection.split_stream import SplitStream, stream_of
 from btlm_data.task import Amount
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """One split as its shards give it back: every row's place in the stream."""
-
-    opened: Opened
-    split: str
-    entry: Split
-    seq_len: int
-    corpus: bool
-    num_rows: int
-
-    @property
-    def bucket(self) -> int:
-        """Rows of a bucket of the prints, as for Job."""
-        return max(1, -(-self.num_rows // BUCKETS))
-
-    @property
-    def bucket_tokens(self) -> int:
-        """Stream positions of a bucket."""
-        return self.bucket if self.corpus else self.bucket * self.seq_len
-
-    @property
-    def covered(self) -> int:
-        """Stream positions that are in the shards, as input or label: all but what an unpadded tail leaves out."""
-        if self.corpus or not self.num_rows:
-            return self.num_rows
-        return min(self.entry.stream_tokens, self.num_rows * self.seq_len + 1)
-
-    @property
-    def num_inputs(self) -> int:
-        """Stream positions that are in the shards as input (or at least their room)."""
-        return self.num_rows if self.corpus else self.num_rows * self.seq_len
-
-    def place(self, sample: int) -> tuple[Path, int]:
-        """File and row of a sample of the stream (corpus: of a token)."""
-        found = destinations(self.opened, self.split, np.array([sample], np.uint64), max(1, self.num_rows))
-        row = sample if found is None else int(found[0])
-        for file in self.entry.files:
-            if row < file.n_examples:
-                return self.opened.root / self.split / file.name, row
-            row -= file.n_examples
-        raise AssertionError(f"no row for sample {sample}")
-
-    def read(self, sample: int) -> npt.NDArray[Any]:
-        """Planes of a sample of the stream."""
-        path, row = self.place(sample)
-        with reading(path):
-            return np.asarray(shards.read_rows(path, row, row + 1)[0])
 
 
 def check_streams(
     opened: Opened, manifest: Dataset, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report
 ) -> None:
     """What only all shards of a split together show, and the table of documents."""
+    with OpenShards() as shards:
+        _check_streams(opened, manifest, jobs, scans, tell, shards)
+
+
+def _check_streams(
+    opened: Opened,
+    manifest: Dataset,
+    jobs: Sequence[Job],
+    scans: Sequence[Scan],
+    tell: Report,
+    shards: OpenShards,
+) -> None:
     if opened.only is not None:
         for name in ("label shift across samples", "ends of documents", "token sums", "documents"):
             tell(Check(name, None, "not made: one shard was named"))
@@ -92,14 +53,7 @@ def check_streams(
         if not whole:
             unread.append(split)
         sums += _sum_problems(opened, split, entry, mine)
-        stream = _Stream(
-            opened,
-            split,
-            entry,
-            manifest.seq_len,
-            manifest.format == "corpus",
-            sum(f.n_examples for f in entry.files),
-        )
+        stream = stream_of(opened, manifest, split, shards)
         total_ends = np.zeros(BUCKETS, np.uint64)
         borders = np.zeros(BUCKETS, np.uint64)
         for _, scan in mine:
@@ -207,7 +161,7 @@ def _check_table(
     split: str,
     entry: Split,
     manifest: Dataset,
-    stream: _Stream,
+    stream: SplitStream,
     ends: npt.NDArray[np.uint64],
     problems: list[str],
 ) -> _Table | None:
@@ -293,7 +247,7 @@ def _source_problems(manifest: Dataset, split: str, by_source: dict[str, Amount]
     return problems
 
 
-def _find_break(stream: _Stream, bucket: int) -> str:
+def _find_break(stream: SplitStream, bucket: int) -> str:
     """The first pair of samples in a bucket whose border does not match."""
     last = min((bucket + 1) * stream.bucket, stream.num_rows)
     try:
@@ -314,7 +268,7 @@ def _find_break(stream: _Stream, bucket: int) -> str:
     return f"{stream.split}: samples {bucket * stream.bucket} to {last - 1} of the stream do not follow each other"
 
 
-def _find_end(stream: _Stream, table: DocumentTable, bucket: int, eos_id: int) -> str:
+def _find_end(stream: SplitStream, table: DocumentTable, bucket: int, eos_id: int) -> str:
     """The first position of a bucket that is EOS where no document ends, or the other way round."""
     last = min((bucket + 1) * stream.bucket, stream.num_rows)
     try:
@@ -334,12 +288,11 @@ def _find_end(stream: _Stream, table: DocumentTable, bucket: int, eos_id: int) -
     return f"{stream.split}: EOS and the documents' ends differ among samples {bucket * stream.bucket} to {last - 1} of the stream"
 
 
-def _positions(stream: _Stream, sample: int) -> tuple[int, npt.NDArray[Any]]:
+def _positions(stream: SplitStream, sample: int) -> tuple[int, npt.NDArray[Any]]:
     """What a sample adds to the print of ends: its first stream position, and its ids from there on (the last sample's last label too)."""
     if stream.corpus:
         path, row = stream.place(sample)
-        with reading(path):
-            return sample, np.asarray(shards.read_rows(path, row, row + 1))
+        return sample, np.asarray(stream.shards.read(path, row, row + 1))
     planes = stream.read(sample)
     real = int((planes[1] == 1).sum())
     ids = planes[0][:real]
@@ -349,7 +302,7 @@ def _positions(stream: _Stream, sample: int) -> tuple[int, npt.NDArray[Any]]:
 
 
 def _end_fault(
-    stream: _Stream, position: int, sample: int, value: int, eos_id: int, document: dict[str, Any] | None
+    stream: SplitStream, position: int, sample: int, value: int, eos_id: int, document: dict[str, Any] | None
 ) -> str:
     if stream.corpus:
         path, row = stream.place(position)

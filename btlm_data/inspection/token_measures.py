@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from btlm_data.errors import BtlmError, DataError
 from btlm_data.formats import provenance
-from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection import lookup
 from btlm_data.inspection.lookup import Rows
-from btlm_data.inspection.opening import Opened, reading
+from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.report import Neighbours, Tokens, TokenShare
 
 if TYPE_CHECKING:
@@ -87,20 +86,22 @@ def measure_tokens(
         else np.arange(num_starts)
     )
     tally = _Tally()
-    for start in (numbers * step).tolist():
-        file, row = rows.find(start)
-        try:
-            with reading(rows.files[file]):
-                piece = shards.read_rows(
-                    rows.files[file], row, min(row + step, rows.end(file) - rows.first[file])
-                )
-        except DataError as error:
-            unknown.append(str(error))
-            continue
-        if corpus:
-            tally.add_corpus(piece)
-        elif piece.ndim == 3 and piece.shape[1] >= 3:
-            tally.add_rows(piece)
+    damaged: set[int] = set()  # one line for each file is enough
+    with OpenShards() as shards:
+        for start in (numbers * step).tolist():
+            file, row = rows.find(start)
+            if file in damaged:
+                continue
+            try:
+                piece = shards.read(rows.files[file], row, min(row + step, rows.end(file) - rows.first[file]))
+            except DataError as error:
+                unknown.append(str(error))
+                damaged.add(file)
+                continue
+            if corpus:
+                tally.add_corpus(piece)
+            elif piece.ndim == 3 and piece.shape[1] >= 3:
+                tally.add_rows(piece)
     if not sum(map(len, tally.ids)):
         return None
     return _figures(opened, tally, everything=len(numbers) * step >= rows.total, vsl=layout.layout == "vsl")

@@ -21,7 +21,7 @@ from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
 from btlm_data.inspection.signature import check_signature
-from btlm_data.inspection.source_checks import check_inputs
+from btlm_data.inspection.source_checks import check_documents, check_inputs
 from btlm_data.inspection.stream_checks import check_streams
 
 _NEED_A_MANIFEST = (
@@ -45,11 +45,12 @@ def verify(
     report_line: Callable[[Check], None],
     source: Path | None = None,
     signers: Path | None = None,
+    num_documents: int = 0,
 ) -> list[Check]:
     """Check the dataset, split or shard at `path`; each check is reported as soon as it is made, and all are returned.
 
     source: also compare the input files with those in this folder (or with this file, where there is one).
-    signers: whose signatures count (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
+    num_documents: also read and tokenize so many documents of it again. signers: whose signatures count (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
     """
     opened = open_path(path)
     checks: list[Check] = []
@@ -61,9 +62,9 @@ def verify(
     if opened.manifest is not None or opened.sets is not None or signers is not None:
         check_signature(opened.root, signers, report)
     if opened.sets is None:
-        _verify_set(opened, report, "", source)
+        _verify_set(opened, report, "", source, num_documents)
     else:
-        _verify_sets(opened, report, source)
+        _verify_sets(opened, report, source, num_documents)
     return checks
 
 
@@ -72,7 +73,7 @@ def passed(checks: Iterable[Check]) -> bool:
     return all(check.ok is not False for check in checks)
 
 
-def _verify_sets(opened: Opened, report: Report, source: Path | None) -> None:
+def _verify_sets(opened: Opened, report: Report, source: Path | None, num_documents: int) -> None:
     assert opened.sets is not None
     sets: dict[str, Opened] = {}
     problems = [opened.problem] if opened.problem is not None else []
@@ -103,7 +104,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None) -> None:
     tell_problems(report, "sets", problems, f"{len(opened.sets.names)} sets: {', '.join(opened.sets.names)}")
     check_provenance(opened.root, opened.sets, None, report)
     for name, one in sets.items():
-        _verify_set(one, report, f"{name}: ", source)
+        _verify_set(one, report, f"{name}: ", source, num_documents)
     manifests = [one.manifest for one in sets.values()]
     if len(sets) < len(opened.sets.names) or not all(manifests):
         report(Check("sets disjoint", None, "not made: not every set has a readable dataset.json"))
@@ -116,7 +117,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None) -> None:
         check_disjoint(report, "sets disjoint", groups, "no document is in two sets")
 
 
-def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None) -> None:
+def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None, num_documents: int) -> None:
     def tell(check: Check) -> None:
         report(Check(prefix + check.name, check.ok, check.detail, check.place))
 
@@ -154,3 +155,5 @@ def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None
         check_disjoint(tell, "splits disjoint", tables, "no document is in two splits")
     if source is not None:
         check_inputs(manifest, source, tell)
+        if num_documents:
+            check_documents(opened, manifest, source, num_documents, tell)
