@@ -216,7 +216,7 @@ class _Hub:
                 ),
             )
 
-        return self.answer(ask, silent_retries=0)
+        return self.answer(ask, patience=FIRST_ANSWER / 2)
 
     def tree(self, commit: str, globs: Sequence[str]) -> list[Any]:
         """The files at a commit that match any glob, only the folders listed that can hold them."""
@@ -244,13 +244,16 @@ class _Hub:
             )
         )
 
-    def answer(self, ask: Callable[[], Any], silent_retries: int = _SILENT_RETRIES) -> Any:
-        """Ask until there is an answer. silent_retries: repeats where there is none at all. Raises SourceUnavailable."""
+    def answer(self, ask: Callable[[], Any], patience: float | None = None) -> Any:
+        """Ask until there is an answer, at most twice again where there is none at all. Raises SourceUnavailable.
+
+        patience: seconds after which a hub that has not answered at all is not asked again.
+        """
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
         attempts = self.access.retry.attempts()
-        silent = 0
+        silent, begin = 0, time.monotonic()
         while True:
             try:
                 return ask()
@@ -264,17 +267,20 @@ class _Hub:
                 if status not in RETRIED_STATUS:
                     raise explain(error, self.repository, self.revision) from None
                 cause, fault = error, TransientError(f"status {status}", retry_after(error.response.headers))
-            except (httpx2.RequestError, OSError) as error:
-                cause, fault = error, TransientError(reason_of(error))
             except NO_LISTING as error:
-                cause, fault = (
-                    error,
-                    TransientError(f"an answer that is no listing: {reason_of(error)}", status=200),
-                )
+                problem = f"an answer that is no listing: {reason_of(error)}"
+                cause, fault = error, TransientError(problem, status=200)
+            except (httpx2.RequestError, OSError, RuntimeError) as error:
+                # RuntimeError: another thread's fault made huggingface_hub close the session that both use.
+                cause, fault = error, TransientError(reason_of(error))
             if fault.status is None and fault.wait is None and not isinstance(cause, HfHubHTTPError):
                 silent += 1
             pause = attempts.failed(fault)
-            if pause is None or silent > silent_retries:
+            waited = time.monotonic() - begin
+            gone = silent > _SILENT_RETRIES or (
+                silent > 0 and patience is not None and waited + (pause or 0) > patience
+            )
+            if pause is None or gone:
                 raise explain(cause, self.repository, self.revision) from cause
             logger.info("hub: %s: %s; asking again in %.1f s", self.repository, fault, pause)
             time.sleep(pause)

@@ -24,7 +24,7 @@ _RECORDS = r"""
 _LANGUAGE = r"(?:[-_.][a-z]{2}(?:[-_][a-z]{2})?)?"  # README.de.md, LICENSE-en.txt
 _PAPER = re.compile(rf"(?:{'|'.join(_PAPERS.split())}){_LANGUAGE}")
 _RECORD = re.compile("|".join(_RECORDS.split()))
-_DESCRIBING_ENDINGS = re.compile(r"\.(?:txt|json)$")
+_DESCRIBING_ENDINGS = re.compile(r"\.(?:txt|json|csv|tsv)$")
 
 
 def ignored(part: str, *, is_folder: bool) -> str | None:
@@ -81,7 +81,7 @@ def _without_descriptions(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Take out what describes the data: by its name, or because it lies above the folders that hold all other data.
 
-    The latter: in `stats.json, data/a.parquet, data/b.parquet` the bare .json is no document. A bare .txt or .json
+    The latter: in `stats.json, data/a.parquet, data/b.parquet` the bare .json is no document. A bare .txt, .json or table
     beside data, or in folders of its own, is.
     """
     by_name = {name for name in data if _is_description(name)}
@@ -114,13 +114,13 @@ def _beside_split_folders(names: Sequence[str]) -> set[str]:
 
 
 def _is_description(name: str) -> bool:
-    """Whether a file describes the data beside it: papers under any ending that could be text, records as .json."""
+    """Whether a file describes the data beside it: papers under any ending that could be text, records as .json or a table."""
     stem, dot, ending = name.rpartition("/")[2].lower().rpartition(".")
     if not dot:
         stem, ending = ending, ""
     if _PAPER.fullmatch(stem) is not None:
         return ending in ("", "txt", "json", "md", "rst", "html", "cff", "bib", "toml", "yaml", "yml")
-    return ending == "json" and _RECORD.fullmatch(stem) is not None
+    return ending in ("json", "csv", "tsv") and _RECORD.fullmatch(stem) is not None
 
 
 def _ending(name: str) -> str:

@@ -5,10 +5,12 @@ The long form goes through every pair of format and compression; the short one t
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
 import json
+import lzma
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,45 +22,63 @@ import pytest
 import zstandard
 
 from btlm_data.recipe.models import Run, SourceSettings
-from btlm_data.records.formats import classify
+from btlm_data.records.compression import COMPRESSIONS
+from btlm_data.records.formats import FORMATS, classify
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from tests.hub import Hub
 from tests.sources.test_end_to_end import prepare
 
-FORMATS = (".jsonl", ".json", ".ndjson", ".txt", ".parquet")
-COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
-    "": lambda data: data,
-    ".gz": lambda data: gzip.compress(data, mtime=0),
-    ".zst": zstandard.compress,
-}
-SHORT = (".jsonl", ".txt.gz", ".json.zst", ".parquet")
-LONG = tuple(
-    form + packing
-    for form in FORMATS
-    for packing in COMPRESSIONS
-    if form + packing not in SHORT and classify("x" + form + packing) is not None
+SHORT = (".jsonl", ".txt.gz", ".json.zst", ".parquet", ".csv.xz", ".arrow", ".tsv.bz2")
+ALL = tuple(
+    ending + packing
+    for form in FORMATS.values()
+    for ending in form.endings
+    for packing in ("", *(codec.endings[0] for codec in COMPRESSIONS.values() if form.compressible))
 )
+LONG = tuple(ending for ending in ALL if ending not in SHORT)
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "none": lambda data: data,
+    "gzip": lambda data: gzip.compress(data, mtime=0),
+    "zstd": zstandard.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
 NAMES = ("part-0", "sub/part-1", "dev/a", "c4-validation.00000-of-00002", "test")
 
 
 def corpus(ending: str) -> dict[str, bytes]:
     """A corpus whose files have this ending: three splits, folders, files of other kinds beside them."""
-    form, _, packing = ending[1:].partition(".")
+    classified = classify("x" + ending)
+    assert classified is not None
+    form, packing = classified
     files = {}
     for number, name in enumerate(NAMES):
         chance = random.Random(number)
         texts = [" ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(60)) for _ in range(6)]
-        if form == "parquet":
-            buffer = io.BytesIO()
-            pq.write_table(pa.table({"text": texts}), buffer)
-            data = buffer.getvalue()
-        elif form == "txt":
-            data = "\n".join(texts).encode()
-        else:
-            data = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
-        files[name + ending] = COMPRESSIONS[f".{packing}" if packing else ""](data)
+        files[name + ending] = PACK[packing](encode(form, texts))
     return files | {"README.md": b"# a corpus", "_SUCCESS": b"", "b.lz4": b"x", ".git/x.jsonl": b"x"}
+
+
+def encode(form: str, texts: list[str]) -> bytes:
+    """The documents in a record format."""
+    buffer = io.BytesIO()
+    if form == "parquet":
+        pq.write_table(pa.table({"text": texts}), buffer)
+    elif form == "arrow":
+        table = pa.table({"text": texts})
+        with pa.ipc.new_file(buffer, table.schema) as writer:
+            writer.write_table(table)
+    elif form == "txt":
+        return "\n".join(texts).encode()
+    elif form == "json":
+        return json.dumps([{"text": text} for text in texts]).encode()
+    elif form in ("csv", "tsv"):
+        return ("text\n" + "".join(f"{text}\n" for text in texts)).encode()
+    else:
+        assert form == "jsonl", f"{form}: say here how it is written"
+        return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+    return buffer.getvalue()
 
 
 def listed(source: str, run: Run) -> list[tuple[str, str, int, str, str]]:

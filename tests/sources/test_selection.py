@@ -24,6 +24,7 @@ def reasons(*names: str) -> dict[str, str]:
         ("data/requirements.txt", "description of the data"),
         ("stats.json", "description of the data"),
         ("licenses.json", "description of the data"),
+        ("metadata.csv", "description of the data"),
         ("dataset_infos.json", "description of the data"),
         ("SHA256SUMS.txt", "description of the data"),
         (".gitattributes", "hidden (name begins with a dot)"),
@@ -45,7 +46,7 @@ def test_what_is_no_document_is_left_out_and_named(name: str, reason: str) -> No
 
 def test_documents_are_kept() -> None:
     for names in (
-        ["a.jsonl", "b.json", "c.txt", "d.parquet"],
+        ["a.jsonl", "b.json", "c.txt", "d.parquet", "e.csv", "f.tsv"],
         ["poems/one.txt", "poems/summary.txt", "poems/version.txt"],
         ["records/1.json", "records/2.json"],
         ["readme.txt"],  # nothing else is there: it is meant
