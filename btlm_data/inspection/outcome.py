@@ -112,7 +112,7 @@ def render(outcome: Outcome, console: Console) -> None:
     """Print the outcome on `console`: four lines, and one for each thing to know besides."""
 
     def line(text: str, style: str | None = None) -> None:
-        console.print(text, soft_wrap=True, style=style)
+        console.print(text, soft_wrap=not console.is_terminal, style=style)
 
     folder = shlex.quote(outcome.folder)
     if outcome.unchanged:
@@ -156,7 +156,7 @@ def _by_set(outcome: Outcome) -> dict[str, list[SplitOutcome]]:
 
 
 def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, dict[str, int]]) -> str:
-    """Kept 120 of 130 documents (597 kB of 630 kB of text). Dropped: 7 too short, 3 duplicates. 1 record could not be read."""
+    """Kept 120 of 130 documents (597 kB of 630 kB of text); dropped: too short 7, duplicate 3."""
     text = f"Kept {kept['documents']:,} of {count(read['documents'], 'document')} ({amount(kept['bytes'], 'B')} of {amount(read['bytes'], 'B')} of text)"
     reasons: dict[str, int] = {}
     for stage in dropped.values():
@@ -165,9 +165,9 @@ def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, di
     if not reasons:
         return text + "."
     listed = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in listed[:6])
+    shown = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in listed[:6])
     rest = sum(number for _, number in listed[6:])
-    return f"{text}; dropped: {shown}{f', {rest:,} for other reasons' if rest else ''}."
+    return f"{text}; dropped: {shown}{f', other reasons {rest:,}' if rest else ''}."
 
 
 def _places(outcome: Outcome) -> str:

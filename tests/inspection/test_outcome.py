@@ -39,7 +39,7 @@ def shown(**changes: Any) -> list[str]:
 def test_four_lines_say_what_was_made_kept_where_and_what_next() -> None:
     assert shown() == [
         "Prepared 21 samples, 40,960 tokens, 2 shards (63.6 kB) in 3 min 12 s.",
-        "Kept 120 of 130 documents (597 kB of 630 kB of text); dropped: 7 too short, 2 duplicate, 1 duplicate of holdout.",
+        "Kept 120 of 130 documents (597 kB of 630 kB of text); dropped: too short 7, duplicate 2, duplicate of holdout 1.",
         "Dataset: shards; work files, safe to delete: shards/.work.",
         "Next: btlm-data inspect shards; btlm-data verify shards",
     ]
@@ -82,3 +82,14 @@ def test_paths_are_shown_as_they_are() -> None:
     lines = shown(folder="o[/b]", work_dir="[red]w")
     assert "Dataset: o[/b]; work files, safe to delete: [red]w." in lines
     assert not re.search(r"\x1b", "".join(lines))
+
+
+def test_on_a_narrow_terminal_words_stay_whole() -> None:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=60, force_terminal=True, color_system=None, markup=False, highlight=False
+    )
+    render(Outcome(**BASE), console)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).split() == " ".join(shown()).split()
