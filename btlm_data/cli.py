@@ -397,7 +397,7 @@ def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) 
     \b
     btlm-data dedupe-curve --bands 9 --rows 13
     """
-    from btlm_data import dedupe_curve as curve
+    from btlm_data.dedupe import curve
 
     terminal.echo(curve.table(bands, rows))
     if threshold is not None:

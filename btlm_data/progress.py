@@ -170,9 +170,8 @@ class Lines:
         self._total, self._documents = sum(task.weight for task in todo), 0
         self._start = self._last = monotonic()
         before = f", {len(done):,} done before" if done else ""
-        logger.info(
-            "%s: %s%s, %s", label(step), count(len(todo), "task"), before, amount(self._total, step.unit)
-        )
+        weight = "" if step.unit == "task" else f", {amount(self._total, step.unit)}"
+        logger.info("%s: %s%s%s", label(step), count(len(todo), "task"), before, weight)
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Log now and then."""

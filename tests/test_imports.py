@@ -62,7 +62,6 @@ MAY_IMPORT = {
         "pipeline",
     },
     "export": GROUND | {"formats", "storage"},
-    "dedupe_curve": GROUND,
     "cli": {
         "entry",
         "splits",
@@ -76,7 +75,7 @@ MAY_IMPORT = {
         "inspection",
         "export",
         "engine",
-        "dedupe_curve",
+        "dedupe.curve",
         "kernels.load_numba_without_scipy",
     },
     "__init__": {"kernels"},

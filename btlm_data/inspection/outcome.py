@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 
@@ -114,9 +116,10 @@ def render(outcome: Outcome, console: Console) -> None:
     def line(text: str, style: str | None = None) -> None:
         console.print(text, soft_wrap=not console.is_terminal, style=style)
 
-    folder = shlex.quote(outcome.folder)
+    shown = _shown(outcome.folder)
+    folder = shlex.quote(shown)
     if outcome.unchanged:
-        line(f"Nothing to do: {outcome.folder} holds this very dataset already.")
+        line(f"Nothing to do: {shown} holds this very dataset already.")
         line(f"Next: btlm-data verify {folder}")
         return
     if outcome.complete:
@@ -172,11 +175,14 @@ def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, di
 
 def _places(outcome: Outcome) -> str:
     """Where the dataset is, and where the rest is."""
-    remote = "://" in outcome.out and not outcome.out.startswith("file://")
-    text = f"Dataset: {outcome.out}" if remote else f"Dataset: {outcome.folder}"
-    if remote and outcome.folder != outcome.out:
-        text += f" (a local copy is in {outcome.folder})"
-    text += f"; work files, safe to delete: {outcome.work_dir}"
+    text = f"Dataset: {_shown(outcome.folder)}; work files, safe to delete: {_shown(outcome.work_dir)}"
     if outcome.rejected:
-        text += f"; {count(outcome.rejected, 'record')} could not be read, listed in {outcome.work_dir}/rejects.jsonl"
+        text += f"; {count(outcome.rejected, 'record')} could not be read, listed in {_shown(f'{outcome.folder}/rejects.jsonl')}"
     return text + "."
+
+
+def _shown(place: str) -> str:
+    """A path as one would type it: relative where it lies below the current folder; a URL as it is."""
+    if "://" in place or not Path(place).is_relative_to(Path.cwd()):
+        return place
+    return os.path.relpath(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +65,9 @@ def test_singular_plural_sets_and_a_corpus_without_samples() -> None:
     [
         ({"unchanged": True, "read": None, "kept": None}, "Nothing to do: shards holds this very dataset already."),
         ({"complete": False, "stopped_after": "dedupe"}, "Stopped after dedupe, as asked"),
-        ({"out": "s3://bucket/x", "folder": "x.work/dataset"}, "Dataset: s3://bucket/x (a local copy is in x.work/dataset)"),
+        ({"out": "s3://bucket/x", "folder": "s3://bucket/x"}, "Dataset: s3://bucket/x; work files"),
+        ({"folder": f"{Path.cwd()}/a/b"}, "Next: btlm-data inspect a/b;"),
+        ({"folder": "/elsewhere/b"}, "Next: btlm-data inspect /elsewhere/b;"),
         ({"rejected": 1}, "1 record could not be read, listed in"),
         ({"rejected": 2000}, "2,000 records could not be read"),
         ({"warnings": ["The index is old."]}, "Warning: The index is old."),

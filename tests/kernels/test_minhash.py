@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import btlm_data
-from btlm_data import dedupe_curve
+from btlm_data.dedupe import curve
 from btlm_data.kernels import minhash
 from btlm_data.kernels.minhash import Normalised, Scheme, ngram_hash32
 from tests.reference import minhash as reference
@@ -236,7 +236,7 @@ def test_pairs_are_caught_as_often_as_the_curve_says(similarity: float, expected
         caught += int((minhash.band_keys(one, 9, 13) == minhash.band_keys(other, 9, 13)).any(axis=1).sum())
         estimates.append(minhash.similarity(one, other).mean())
     assert abs(reference.catch_probability(similarity, 9, 13) - expected) < 0.0006
-    assert abs(float(dedupe_curve.probability(similarity, 9, 13)) - expected) < 0.0006
+    assert abs(float(curve.probability(similarity, 9, 13)) - expected) < 0.0006
     assert abs(caught / pairs - expected) < 0.02
     assert abs(float(np.mean(estimates)) - similarity) < 0.005
 
@@ -244,9 +244,9 @@ def test_pairs_are_caught_as_often_as_the_curve_says(similarity: float, expected
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
 def test_proposed_banding_is_datasketchs(threshold: float) -> None:
     lsh = datasketch.MinHashLSH(threshold=threshold, num_perm=128)
-    assert dedupe_curve.propose(threshold)[:2] == (lsh.b, lsh.r)
+    assert curve.propose(threshold)[:2] == (lsh.b, lsh.r)
 
 
 def test_curve_tables_show_the_figures() -> None:
-    assert "0.80   0.399" in dedupe_curve.table(9, 13)
-    assert "--bands 9 --rows 13  (num_perm used 117; 0.399 caught at 0.8)" in dedupe_curve.proposals(0.8)
+    assert "0.80   0.399" in curve.table(9, 13)
+    assert "--bands 9 --rows 13  (num_perm used 117; 0.399 found at 0.8)" in curve.proposals(0.8)
