@@ -1,1 +1,3 @@
-"""What happens to the text of a document before deduplication: normalisation, filters, and the search for evaluation texts."""
+"""What happens to the text of a document before deduplication: normalisation, filters, and the search for
+evaluation texts.
+"""

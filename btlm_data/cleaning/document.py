@@ -20,9 +20,9 @@ class WholeRecord(Protocol):
 class Documents:
     """A batch of n documents, as the filters receive them; every sequence has n items.
 
-    texts: after normalisation. sources: names of sources. files, offsets: the name of each document's file and where its
-    record begins in it, in bytes as decompressed (for parquet, the number of its row). records: the whole record of each
-    document; needed only where `Filters.needs_metadata`.
+    texts: after normalisation. sources: names of sources. files, offsets: the name of each document's file
+    and where its record begins in it, in bytes as decompressed (for parquet, the number of its row). records:
+    the whole record of each document; needed only where `Filters.needs_metadata`.
     """
 
     texts: Sequence[str]
@@ -39,7 +39,8 @@ class Documents:
         if with_metadata:
             if self.records is None:
                 raise ConfigError(
-                    f"A filter has `metadata: true`, but whole records of {self.files[index]} are not available. "
+                    f"A filter has `metadata: true`, but whole records of {self.files[index]} are not "
+                    "available. "
                     "Remove the filter, or its `metadata`."
                 )
             document["metadata"] = self.records[index].fields()
@@ -47,9 +48,11 @@ class Documents:
 
 
 class Document(dict[str, Any]):
-    """One document as a mapping: "text", "source", "file" (str), "offset" (int), and "metadata" where asked for.
+    """One document as a mapping: "text", "source", "file" (str), "offset" (int), and "metadata" where asked
+    for.
 
-    "metadata" is the record as it was read, a mapping of every field by its name; filters ask for it by `metadata: true`.
+    "metadata" is the record as it was read, a mapping of every field by its name; filters ask for it by
+    `metadata: true`.
     """
 
     def __missing__(self, key: str) -> Any:

@@ -1,17 +1,20 @@
 """Find documents that share a 13-word n-gram with an evaluation set.
 
-The rule is that of GPT-3's filtering of training data (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix
-C): a gram is a lower-case, white-space delimited word without punctuation, and a document that shares 13 in a row with an
-evaluation text collides. As in that paper's first form, the whole document is removed; cutting 200 characters around each
-collision, and ignoring grams that more than 10 training documents have, are not done. An evaluation text of fewer than 13
-words can match nothing. Candidates are found by hash and compared byte for byte.
+The rule is that of GPT-3's filtering of training data (Brown et al. 2020, "Language Models are Few-Shot
+Learners", appendix C): a gram is a lower-case, white-space delimited word without punctuation, and a document
+that shares 13 in a row with an evaluation text collides. As in that paper's first form, the whole document is
+removed; cutting 200 characters around each collision, and ignoring grams that more than 10 training documents
+have, are not done. An evaluation text of fewer than 13 words can match nothing. Candidates are found by hash
+and compared byte for byte.
 
 Arrays of b bytes of text, g n-grams and r records:
 
     utf8      (b,) uint8    the normalised evaluation texts
-    hash      (g,) uint64   of each n-gram; start, stop (g,) int64: where it is in utf8; record (g,) uint32: whose it is
+    hash      (g,) uint64   of each n-gram; start, stop (g,) int64: where it is in utf8
+    record    (g,) uint32   the number of the n-gram's record
     slots     (2^k,) uint32 the table and its filter (2^m,) uint64, see kernels/word_ngrams.py
-    record_file   (r,) uint32   number of the record's file in `files`; record_number (r,) uint32: the record's number there, from 0
+    record_file     (r,) uint32   the number of the record's file in `files`
+    record_number   (r,) uint32   the number of the record in its file, from 0
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ def evaluation_digest(files: Sequence[EvaluationFile]) -> str:
 
 @dataclass(frozen=True)
 class EvalNgrams:
-    """The n-grams of evaluation sets. arrays: see the module, memory-mapped or not. files: names of the evaluation files.
+    """The n-grams of evaluation sets. arrays: see the module, memory-mapped or not. files: names of the
+    evaluation files.
 
     Raises DataError if a value in the arrays would lead outside them.
     """
@@ -67,7 +71,8 @@ class EvalNgrams:
         for name, dtype in ARRAYS.items():
             if a[name].dtype != dtype or a[name].ndim != 1:
                 raise DataError(
-                    f"The evaluation n-grams have {name} of dtype {a[name].dtype} and shape {a[name].shape}, expected one "
+                    f"The evaluation n-grams have {name} of dtype {a[name].dtype} and shape "
+                    f"{a[name].shape}, expected one "
                     f"row of {np.dtype(dtype)}. The file is damaged. Delete it and rerun the same command."
                 )
         self._table.check()
@@ -78,7 +83,9 @@ class EvalNgrams:
 
     @staticmethod
     def read(files: Sequence[EvaluationFile]) -> EvalNgrams:
-        """Read evaluation files. Raises InputError if one cannot be read whole, or has no text of 13 words."""
+        """Read evaluation files. Raises InputError if one cannot be read whole, or has no text of 13
+        words.
+        """
         texts: list[str] = []
         text_record: list[int] = []
         record_file: list[int] = []
@@ -102,7 +109,9 @@ class EvalNgrams:
         record_number: Sequence[int],
         files: Sequence[str],
     ) -> EvalNgrams:
-        """The n-grams of texts; text i is of record text_record[i], which is record record_number[.] of file record_file[.]."""
+        """The n-grams of texts; text i is of record text_record[i], which is record record_number[.] of file
+        record_file[.].
+        """
         encoded = [text.encode("utf-8", "replace") for text in texts]
         bounds = np.concatenate(([0], np.cumsum([len(text) for text in encoded], dtype=np.int64)))
         n = minhash.normalise(None, np.frombuffer(b"".join(encoded), np.uint8), bounds)
@@ -124,7 +133,8 @@ class EvalNgrams:
     def hits(
         self, utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]
     ) -> dict[str, npt.NDArray[np.uint32]]:
-        """`hits` (c,): how many n-grams of each chosen document are in the sets; `ngram` (c,): the first one's number, or 2^32 - 1.
+        """`hits` (c,): how many n-grams of each chosen document are in the sets; `ngram` (c,): the first
+        one's number, or 2^32 - 1.
 
         utf8 (b,), offsets (n + 1,): documents before normalisation; chosen (c,): their numbers.
         """
@@ -146,7 +156,9 @@ class EvalNgrams:
         return word_ngrams.Table(a["utf8"], a["hash"], a["start"], a["stop"], a["slots"], a["filter"])
 
     def _check_every_file_contributes(self) -> None:
-        """A file without n-grams can match nothing: more likely a mistake (other columns, no text) than a wish."""
+        """A file without n-grams can match nothing: more likely a mistake (other columns, no text) than a
+        wish.
+        """
         a = self.arrays
         num_ngrams = np.bincount(a["record_file"][a["record"]], minlength=len(self.files))
         num_records = np.bincount(a["record_file"], minlength=len(self.files))
@@ -159,5 +171,6 @@ class EvalNgrams:
             raise InputError(
                 f"holdout.decontaminate: nothing could ever match {', '.join(empty[:5])}"
                 f"{f' and {len(empty) - 5} more' if len(empty) > 5 else ''}: no text in it has "
-                f"{word_ngrams.NGRAM_WORDS} words. Check that it is the right file, or remove it from the list."
+                f"{word_ngrams.NGRAM_WORDS} words. Check that it is the right file, or remove it from the "
+                "list."
             )

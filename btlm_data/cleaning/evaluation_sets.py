@@ -1,7 +1,8 @@
 """Reading evaluation sets, which are never read in part: a file that is damaged or unreadable stops the run.
 
-JSON Lines, one JSON value (.json: an array of records, or an object) and parquet; text files also compressed by gzip,
-bzip2, xz or zstandard, recognised by their first bytes. Every string in a record, however nested, is a text of its own.
+JSON Lines, one JSON value (.json: an array of records, or an object) and parquet; text files also compressed
+by gzip, bzip2, xz or zstandard, recognised by their first bytes. Every string in a record, however nested, is
+a text of its own.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ class EvaluationFile(NamedTuple):
 
 
 def evaluation_files(patterns: Sequence[str]) -> list[EvaluationFile]:
-    """The files that `holdout.decontaminate` names: each pattern's, sorted. Raises ConfigError if one matches no file."""
+    """The files that `holdout.decontaminate` names: each pattern's, sorted. Raises ConfigError if one matches
+    no file.
+    """
     files = []
     for pattern in patterns:
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
         names = [name for name in matches if Path(name).is_file()]
         if not names:
             raise ConfigError(
-                f"holdout.decontaminate: {pattern} matches no file. Without its evaluation set, nothing would be "
+                f"holdout.decontaminate: {pattern} matches no file. Without its evaluation set, nothing "
+                "would be "
                 "compared with it. Correct the path, or remove it from the list."
             )
         for name in names:
@@ -53,7 +57,9 @@ def evaluation_files(patterns: Sequence[str]) -> list[EvaluationFile]:
 
 
 def records(name: str) -> Iterator[Any]:
-    """The records of one file, in order. Raises InputError, naming file and line, if anything of it cannot be read."""
+    """The records of one file, in order. Raises InputError, naming file and line, if anything of it cannot be
+    read.
+    """
     path = Path(name)
     try:
         data = path.read_bytes()
@@ -88,7 +94,8 @@ def texts(record: Any) -> Iterator[str]:
 
 
 def _json_records(text: str, name: str) -> Iterator[Any]:
-    # Lines end at "\n" alone: str.splitlines would also cut strings at U+2028 and U+0085, which JSON allows in them.
+    # Lines end at "\n" alone: str.splitlines would also cut strings at U+2028 and U+0085, which JSON allows
+    # in them.
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -101,7 +108,8 @@ def _json_records(text: str, name: str) -> Iterator[Any]:
                         yield from whole
                         return
                 raise InputError(
-                    f"The evaluation set {name} line {number} is not JSON ({error}). Every record of it must be "
+                    f"The evaluation set {name} line {number} is not JSON ({error}). Every record of it "
+                    "must be "
                     "read. Correct the file."
                 ) from error
     if len(found) == 1 and isinstance(found[0], list):
@@ -134,7 +142,9 @@ def _parquet_records(name: str) -> Iterator[Any]:
 
 
 def _decompressed(data: bytes) -> bytes:
-    """The whole content. Raises EOFError, OSError or ValueError for what is cut short or damaged, even at the end."""
+    """The whole content. Raises EOFError, OSError or ValueError for what is cut short or damaged, even at the
+    end.
+    """
     if data[:2] == b"\x1f\x8b":
         return gzip.decompress(data)
     if data[:3] == b"BZh":

@@ -1,4 +1,5 @@
-"""Optional filters of documents, by name and in the order given; each dropped document is counted under its filter's name.
+"""Optional filters of documents, by name and in the order given; each dropped document is counted under its
+filter's name.
 
     clean:
       filters:
@@ -7,8 +8,9 @@
         - {name: language, keep: [en, de], min_probability: 0.7}
         - {name: mine, function: "my_filters:no_recipes"}
 
-Reasons are `NAME`, or `NAME.fault` where a filter has several. Filters run after normalisation and before deduplication, see
-only one document, and give the same verdict in any process. docs/filters.md describes each, with its thresholds and sources.
+Reasons are `NAME`, or `NAME.fault` where a filter has several. Filters run after normalisation and before
+deduplication, see only one document, and give the same verdict in any process. docs/filters.md describes
+each, with its thresholds and sources.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ Spec = Mapping[str, Any] | str  # an item of clean.filters
 def plan_filters(specs: Sequence[Spec]) -> Filters:
     """Check the items of `clean.filters` and read all that they name: word lists, users' modules.
 
-    Raises ConfigError naming the entry: an unknown filter or parameter (with the nearest name), a value of the wrong kind, a
-    package, file or function that cannot be read or imported.
+    Raises ConfigError naming the entry: an unknown filter or parameter (with the nearest name), a value of
+    the wrong kind, a package, file or function that cannot be read or imported.
     """
     entries = []
     for number, spec in enumerate(specs, 1):
@@ -52,9 +54,11 @@ def plan_filters(specs: Sequence[Spec]) -> Filters:
 
 
 def modules_named(specs: Sequence[Spec]) -> list[str]:
-    """The names of the modules that these filters would import, without importing any: code that needs to be trusted.
+    """The names of the modules that these filters would import, without importing any: code that needs to be
+    trusted.
 
-    For recipes that came with a dataset. Raises ConfigError as plan_filters does for an entry that is wrong in itself.
+    For recipes that came with a dataset. Raises ConfigError as plan_filters does for an entry that is wrong
+    in itself.
     """
     checked = [_checked(spec, number)[1] for number, spec in enumerate(specs, 1)]
     return sorted({p.module_name for p in checked if isinstance(p, UserFunction)})
@@ -62,7 +66,9 @@ def modules_named(specs: Sequence[Spec]) -> list[str]:
 
 @dataclass(frozen=True)
 class FilterEntry:
-    """One filter. name: as counted in the ledger. resource: what `parameters.resource()` read, JSON values."""
+    """One filter. name: as counted in the ledger. resource: what `parameters.resource()` read, JSON
+    values.
+    """
 
     name: str
     parameters: FilterParameters
@@ -71,10 +77,11 @@ class FilterEntry:
 
 @dataclass(frozen=True)
 class Filters:
-    """A checked list of filters, complete: it can be pickled and used in any process, whatever its current folder.
+    """A checked list of filters, complete: it can be pickled and used in any process, whatever its current
+    folder.
 
-    Each process makes its own functions of it once. A user's module is imported there from the folder it was in when
-    the run was planned.
+    Each process makes its own functions of it once. A user's module is imported there from the folder it was
+    in when the run was planned.
     """
 
     entries: tuple[FilterEntry, ...] = ()
@@ -100,10 +107,12 @@ class Filters:
         return any(isinstance(e.parameters, UserFunction) and e.parameters.metadata for e in self.entries)
 
     def apply(self, documents: Documents) -> tuple[list[str | None], list[str]]:
-        """The reason each document is dropped for (None: it is kept), and the texts as the filters leave them.
+        """The reason each document is dropped for (None: it is kept), and the texts as the filters leave
+        them.
 
-        An exception in a user's function drops that document as `NAME.error`. Raises InputError when a function fails on
-        more than its `max_errors` documents of one call, as the function must then be wrong.
+        An exception in a user's function drops that document as `NAME.error`. Raises InputError when a
+        function fails on more than its `max_errors` documents of one call, as the function must then be
+        wrong.
         """
         reasons: list[str | None] = [None] * len(documents.texts)
         texts = list(documents.texts)
@@ -185,7 +194,7 @@ def _too_many(name: str, function: str, num_errors: int, error: Exception, text:
     )
 
 
-# Checking what the recipe says --------------------------------------------------------------------------------------
+# Checking what the recipe says ------------------------------------------------------------------------------
 
 
 def _checked(spec: Spec, number: int) -> tuple[str, FilterParameters]:
@@ -194,7 +203,8 @@ def _checked(spec: Spec, number: int) -> tuple[str, FilterParameters]:
     parsed = parse_entry(spec)
     if parsed is None:
         raise ConfigError(
-            f"{entry}: {spec!r} has no `name`. Write {{name: FILTER, parameter: value}}, or only a filter's name."
+            f"{entry}: {spec!r} has no `name`. Write {{name: FILTER, parameter: value}}, or only a filter's "
+            "name."
         )
     name, function = parsed.name, parsed.function
     kind = KINDS["function"] if function is not None else _kind(name, entry)

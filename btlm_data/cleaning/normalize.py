@@ -1,8 +1,9 @@
-"""Unicode repair of a document: NFC, or ftfy as SlimPajama's scripts use it, skipping what ftfy cannot change.
+"""Unicode repair of a document: NFC, or ftfy as SlimPajama's scripts use it, skipping what ftfy cannot
+change.
 
-`normalize_ftfy(text)` equals `ftfy.fix_text(text, normalization="NFC")` on every text (ftfy 6.3; the tests compare them). ftfy works
-line by line, and its steps cannot touch a line of plain ASCII that has neither a control character that ftfy removes or turns into
-a line break, nor an HTML entity:
+`normalize_ftfy(text)` equals `ftfy.fix_text(text, normalization="NFC")` on every text (ftfy 6.3; the tests
+compare them). ftfy works line by line, and its steps cannot touch a line of plain ASCII that has neither a
+control character that ftfy removes or turns into a line break, nor an HTML entity:
 
     unescape_html          needs `&...;`
     fix_encoding           leaves ASCII alone (its first test)
@@ -11,9 +12,10 @@ a line break, nor an HTML entity:
     terminal escapes, control characters      need a control character below 32 or 127
     NFC                    leaves ASCII alone
 
-Of the other lines, those stay as they are that hold no entity, no character of the fixed sets above, are in NFC, and are not
-`is_bad` (ftfy's own first test of an encoding mistake; it needs one of some 400 characters, so most lines are spared it). Lines
-whose only such characters are curly quotes, the most common case, get them straightened; ftfy does all the rest.
+Of the other lines, those stay as they are that hold no entity, no character of the fixed sets above, are in
+NFC, and are not `is_bad` (ftfy's own first test of an encoding mistake; it needs one of some 400 characters,
+so most lines are spared it). Lines whose only such characters are curly quotes, the most common case, get
+them straightened; ftfy does all the rest.
 
 One thing is carried from line to line: from the first line with a `<` on, entities stay as they are.
 """
@@ -34,7 +36,7 @@ _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")  # what ftfy takes for an entity
 _SUSPECT_OR_ENTITY = re.compile(f"{_SUSPECT.pattern}|{_ENTITY.pattern}")
 # Every character that a step after fix_encoding may change, but for the curly quotes.
 _TOUCHED = re.compile(
-    "[\x00-\x08\x0b\r\x0e-\x1f\x7f-\x9f\u2028\u2029\u206a-\u206f\ufeff\ufff9-\ufffc"  # controls and line breaks
+    "[\x00-\x08\x0b\r\x0e-\x1f\x7f-\x9f\u2028\u2029\u206a-\u206f\ufeff\ufff9-\ufffc"  # controls
     "\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"  # ligatures
     "\u3000\uff01-\uffef\ud800-\udfff]"  # character width, surrogates
 )
@@ -42,14 +44,18 @@ _QUOTES = re.compile("[\u02bc\u2018-\u201f]")
 
 
 def normalize_nfc(text: str) -> str:
-    """The text in Normalization Form C (Unicode Standard Annex 15); the very same object if it is in it already."""
+    """The text in Normalization Form C (Unicode Standard Annex 15); the very same object if it is in it
+    already.
+    """
     if text.isascii() or unicodedata.is_normalized("NFC", text):
         return text
     return unicodedata.normalize("NFC", text)
 
 
 def normalize_ftfy(text: str) -> str:
-    """`ftfy.fix_text(text, normalization="NFC")`; the very same object if nothing changes. Raises ConfigError if ftfy is not installed."""
+    """`ftfy.fix_text(text, normalization="NFC")`; the very same object if nothing changes. Raises ConfigError
+    if ftfy is not installed.
+    """
     if text.isascii():
         plain = text.encode()
         if len(plain.translate(None, _SUSPECT_BYTES)) == len(plain) and not (
@@ -100,7 +106,8 @@ class _Ftfy:
         self._uncurl: Any = fixes.uncurl_quotes
         self._with_entities = ftfy.TextFixerConfig(normalization="NFC", explain=False)
         self._without_entities = self._with_entities._replace(unescape_html=False)
-        # Each alternative of the badness pattern needs one of the characters above 127 that it is written with.
+        # Each alternative of the badness pattern needs one of the characters above 127 that it is written
+        # with.
         pattern = badness.BADNESS_RE.pattern
         ranges = re.findall(r"[^\x00-\x7f]-[^\x00-\x7f]", pattern)
         self._may_be_bad = re.compile(

@@ -1,10 +1,10 @@
 """Buckets of equal keys, and what becomes of them: partition, sort, find equals, attach to leaders.
 
-Keys and ordinals come from files, so the public functions check shapes and ranges, and a kernel that writes where a cursor
-stands checks the cursor.
+Keys and ordinals come from files, so the public functions check shapes and ranges, and a kernel that writes
+where a cursor stands checks the cursor.
 
-Every function costs time linear in its input but for one in-place sort, whatever the sizes of the buckets: a million equal
-keys are one run. Plain twins are in tests/reference/buckets.py.
+Every function costs time linear in its input but for one in-place sort, whatever the sizes of the buckets: a
+million equal keys are one run. Plain twins are in tests/reference/buckets.py.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def count_partitions(keys: UInt64Array, chosen: BoolArray, log_partitions: int, counts: Int64Array) -> None:
-    """Add to counts (P,) how many keys of the chosen rows fall into each of P = 2^log_partitions ranges of their highest bits.
+    """Add to counts (P,) how many keys of the chosen rows fall into each of P = 2^log_partitions ranges of
+    their highest bits.
 
-    keys: (n, B) uint64; chosen: (n,) bool. Raises DataError if the lengths differ, ValueError for other counts.
+    keys: (n, B) uint64; chosen: (n,) bool. Raises DataError if the lengths differ, ValueError for other
+    counts.
     """
     check_same_length("Keys and their marks", keys, chosen)
     _check_partitions(log_partitions, counts)
@@ -55,12 +57,13 @@ def scatter(
     out_low: UInt64Array,
     out_ordinals: UInt32Array,
 ) -> None:
-    """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor stands, and advance the cursors.
+    """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor stands,
+    and advance the cursors.
 
-    keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. chosen: (n,) bool. Row i is
-    document first_ordinal + i; within a partition rows keep their order. cursors: (P,) int64. out_keys, out_ordinals: (m,),
-    out_low: (m,), or empty if low is. Raises DataError where a cursor leaves them, because the keys are not the ones that
-    were counted, ValueError for other shapes.
+    keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. chosen: (n,)
+    bool. Row i is document first_ordinal + i; within a partition rows keep their order. cursors: (P,) int64.
+    out_keys, out_ordinals: (m,), out_low: (m,), or empty if low is. Raises DataError where a cursor leaves
+    them, because the keys are not the ones that were counted, ValueError for other shapes.
     """
     check_same_length("Keys and their marks", keys, chosen)
     _check_partitions(log_partitions, cursors)
@@ -124,9 +127,10 @@ def _scatter(
 def sort_order(keys: UInt64Array, shared_bits: int) -> tuple[UInt64Array, int]:
     """Indices in the order of their keys (all but the lowest bits of them), equal ones in index order.
 
-    keys: (n,) uint64 whose highest `shared_bits` bits are the same in all. Returns (packed, mask): packed & mask are the indices,
-    the bits above it the key's. Index and key share one 64-bit number, so that the sort is numpy's vectorised in-place sort
-    of integers; about 40 bits of the key remain at 10 million, and `equal_runs` compares whole keys.
+    keys: (n,) uint64 whose highest `shared_bits` bits are the same in all. Returns (packed, mask): packed &
+    mask are the indices, the bits above it the key's. Index and key share one 64-bit number, so that the sort
+    is numpy's vectorised in-place sort of integers; about 40 bits of the key remain at 10 million, and
+    `equal_runs` compares whole keys.
     """
     bits = max(1, (len(keys) - 1).bit_length()) if len(keys) else 1
     mask = (1 << bits) - 1
@@ -147,8 +151,9 @@ def equal_runs(
 ) -> tuple[Int64Array, Int64Array]:
     """The buckets of two or more equal keys: (members, starts); bucket b is members[starts[b]:starts[b + 1]].
 
-    packed (n,) uint64, mask: from `sort_order(keys)`. keys: (n,) uint64; low: second halves of the keys, or empty. Members are
-    indices into keys (int64), ascending within each bucket. Raises DataError if packed holds an index that is not one of keys.
+    packed (n,) uint64, mask: from `sort_order(keys)`. keys: (n,) uint64; low: second halves of the keys, or
+    empty. Members are indices into keys (int64), ascending within each bucket. Raises DataError if packed
+    holds an index that is not one of keys.
     """
     check_same_length("Keys and their order", packed, keys)
     if len(low):
@@ -169,7 +174,9 @@ def equal_runs(
 
 @jit
 def _count_runs(packed: UInt64Array, mask: np.uint64) -> tuple[int, int]:
-    """Members and number of runs that share all sorted bits; (-1, -1) if an index is not below len(packed)."""
+    """Members and number of runs that share all sorted bits; (-1, -1) if an index is not below
+    len(packed).
+    """
     num_members = num_runs = 0
     for i in range(len(packed)):
         if packed[i] & mask >= len(packed):
@@ -201,7 +208,8 @@ def _fill_runs(
         j = i + 1
         while j < len(packed) and (packed[j] ^ packed[i]) <= mask:
             j += 1
-        # The run shares all sorted bits. Nearly always its whole keys are equal; else take out one key after the other.
+        # The run shares all sorted bits. Nearly always its whole keys are equal; else take out one key after
+        # the other.
         left = j - i
         while left > 1:
             first = packed[i] & mask
@@ -230,9 +238,11 @@ def _fill_runs(
 def star_edges(
     members: Int64Array, starts: Int64Array, ordinals: UInt32Array
 ) -> tuple[UInt32Array, UInt32Array]:
-    """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the first.
+    """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the
+    first.
 
-    members, starts: from `equal_runs`, no bucket empty. ordinals: (n,) uint32. Raises DataError for other members or starts.
+    members, starts: from `equal_runs`, no bucket empty. ordinals: (n,) uint32. Raises DataError for other
+    members or starts.
     """
     check_offsets(starts, len(members), "The starts of buckets")
     check_below(members, len(ordinals), "The member of a bucket")
@@ -261,10 +271,12 @@ def _star_edges(
 
 
 class Leaders:
-    """Verification of a bucket's members against its leaders: linear, and exact for buckets of up to MAX_LEADERS unlike documents.
+    """Verification of a bucket's members against its leaders: linear, and exact for buckets of up to
+    MAX_LEADERS unlike documents.
 
-    A member is linked to the first leader that its signature agrees with in at least `needed` places; one that agrees with
-    none becomes a leader itself. Of more than MAX_LEADERS leaders in one bucket the latest stay. Buckets may span calls.
+    A member is linked to the first leader that its signature agrees with in at least `needed` places; one
+    that agrees with none becomes a leader itself. Of more than MAX_LEADERS leaders in one bucket the latest
+    stay. Buckets may span calls.
     """
 
     MAX_LEADERS = 16
@@ -288,10 +300,13 @@ class Leaders:
         return int(self._state[2])
 
     def attach(self, signatures: UInt32Array, ordinals: UInt32Array, begins: BoolArray) -> UInt32Array:
-        """The leader of each next member (n,), its own ordinal if it becomes one. signatures: (n, P); begins: (n,), where buckets begin."""
+        """The leader of each next member (n,), its own ordinal if it becomes one. signatures: (n, P); begins:
+        (n,), where buckets begin.
+        """
         if signatures.shape != (len(ordinals), self._signatures.shape[1]) or begins.shape != ordinals.shape:
             raise ValueError(
-                f"{len(ordinals)} documents with signatures {signatures.shape} and marks {begins.shape}; expected "
+                f"{len(ordinals)} documents with signatures {signatures.shape} and marks {begins.shape}; "
+                "expected "
                 f"{self._signatures.shape[1]} permutations"
             )
         leader = np.empty(len(ordinals), np.uint32)
@@ -333,7 +348,9 @@ def _attach(
 
 
 def readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled once."""
+    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled
+    once.
+    """
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view

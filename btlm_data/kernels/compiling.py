@@ -1,8 +1,9 @@
 """How every kernel is compiled, and where its compiled form is kept for the next process.
 
-numba keeps it in the package's own __pycache__, or where NUMBA_CACHE_DIR says. Where that folder cannot be written (the
-package was installed by another user, a read-only image), it goes to the user's cache folder, else to a folder of the
-user's own below the temporary one; where nothing can be written, each process compiles for itself, and nothing fails.
+numba keeps it in the package's own __pycache__, or where NUMBA_CACHE_DIR says. Where that folder cannot be
+written (the package was installed by another user, a read-only image), it goes to the user's cache folder,
+else to a folder of the user's own below the temporary one; where nothing can be written, each process
+compiles for itself, and nothing fails.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def _can_write(folder: Path) -> bool:
 _IN_PACKAGE = Path(__file__).parent / "__pycache__"
 CACHE_FOLDER = _choose_folder()  # where compiled kernels are kept; None: nowhere
 if CACHE_FOLDER not in (None, _IN_PACKAGE):
-    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # type: ignore[attr-defined]  # read from NUMBA_CACHE_DIR at import
+    # What numba reads from NUMBA_CACHE_DIR when it is imported.
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # type: ignore[attr-defined]
 
 
 def jit(function: F) -> F:

@@ -1,9 +1,11 @@
-"""MinHash sketches of documents, straight from UTF-8 buffers: normalise, hash every 13-gram, permute, take minima.
+"""MinHash sketches of documents, straight from UTF-8 buffers: normalise, hash every 13-gram, permute, take
+minima.
 
-Features of a document are SlimPajama's: `str.lower`, delete `string.punctuation`, strip and collapse white space, then
-the set of character 13-grams (their code calls `ngrams(s, 13)` on a string, so 13 counts characters). Documents travel
-as one UTF-8 buffer with n + 1 offsets; no Python object exists per character or n-gram. Plain twins of every kernel are
-in tests/reference/minhash.py. Callers check ranges and types; everything here is little-endian.
+Features of a document are SlimPajama's: `str.lower`, delete `string.punctuation`, strip and collapse white
+space, then the set of character 13-grams (their code calls `ngrams(s, 13)` on a string, so 13 counts
+characters). Documents travel as one UTF-8 buffer with n + 1 offsets; no Python object exists per character or
+n-gram. Plain twins of every kernel are in tests/reference/minhash.py. Callers check ranges and types;
+everything here is little-endian.
 """
 
 from __future__ import annotations
@@ -38,13 +40,16 @@ NGRAM_CHARS = 13
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 _MASK64 = 2**64 - 1
 _MERSENNE_PRIME = 2**61 - 1
-_CASE_LIMIT = 0x20000  # no code point from here on has a case or is white space: ideographs, tags and private use (a test checks)
+# No code point from here on has a case or is white space: ideographs, tags and private use (a test checks).
+_CASE_LIMIT = 0x20000
 _DELETED = 0xFF  # in tables of bytes: no UTF-8 text contains it
 
 
 @dataclass(frozen=True)
 class Normalised:
-    """Documents as their features are taken from: document i is utf8[offsets[i]:offsets[i + 1]], num_chars[i] characters long."""
+    """Documents as their features are taken from: document i is utf8[offsets[i]:offsets[i + 1]], num_chars[i]
+    characters long.
+    """
 
     utf8: UInt8Array
     offsets: Int64Array
@@ -55,10 +60,12 @@ class Normalised:
 
 
 def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array) -> Normalised:
-    """Lower-case, delete ASCII punctuation, strip and collapse white space, each exactly as Python's `str` does it.
+    """Lower-case, delete ASCII punctuation, strip and collapse white space, each exactly as Python's `str`
+    does it.
 
-    utf8, offsets: n documents, encoded one after the other, and n + 1 offsets. texts: the same documents, or None. A capital sigma's
-    lower case depends on its neighbours, so documents with one go through `str.lower`; all others never leave the buffer.
+    utf8, offsets: n documents, encoded one after the other, and n + 1 offsets. texts: the same documents, or
+    None. A capital sigma's lower case depends on its neighbours, so documents with one go through
+    `str.lower`; all others never leave the buffer.
     """
     n = _run_normalise(utf8, offsets)
     sigmas = np.flatnonzero(n.num_chars < 0)
@@ -109,8 +116,9 @@ def _replace(n: Normalised, documents: Int64Array, by: Normalised) -> Normalised
 def _case_tables() -> tuple[UInt8Array, UInt32Array]:
     """What becomes of each byte below 128, and of each code point above: Python's own tables, read out once.
 
-    First: lower case, 0x20 for white space, 0xFF for what is deleted. Second: the lower-case code point or 0x20; code
-    points beyond its end stay as they are. U+03A3 never gets here; U+0130 alone becomes two characters, in the kernel.
+    First: lower case, 0x20 for white space, 0xFF for what is deleted. Second: the lower-case code point or
+    0x20; code points beyond its end stay as they are. U+03A3 never gets here; U+0130 alone becomes two
+    characters, in the kernel.
     """
     mapping = np.arange(_CASE_LIMIT, dtype="<u4")
     special = np.zeros(_CASE_LIMIT, np.bool_)
@@ -134,7 +142,9 @@ def _normalise(
     new_offsets: Int64Array,
     num_chars: Int64Array,
 ) -> None:
-    """Write every document to `out`; num_chars is -1 for one that holds U+03A3 (what is written of it is of no use)."""
+    """Write every document to `out`; num_chars is -1 for one that holds U+03A3 (what is written of it is of
+    no use).
+    """
     j = np.uint64(0)
     one = np.uint64(1)
     for d in range(len(offsets) - 1):
@@ -232,15 +242,16 @@ def _encode(point: np.uint32, out: UInt8Array, j: np.uint64) -> np.uint64:
 
 
 def ngram_hash32(data: bytes) -> int:
-    """The 32-bit hash of one feature's UTF-8 bytes, of any length; fixed for ever, as signatures and indexes depend on it.
+    """The 32-bit hash of one feature's UTF-8 bytes, of any length; fixed for ever, as signatures and indexes
+    depend on it.
 
         h = len(data) * K mod 2^64                         K = 0x9E3779B97F4A7C15
         for each word w: h = (h ^ w) * K mod 2^64; h = h ^ (h >> 32)
         result: the low 32 bits of h
 
-    Words are 8 bytes, little-endian: those at 0, 8, 16, ... that end before the last byte, and then the last 8 bytes of
-    data, which may overlap the word before (data shorter than 8 bytes is one word, filled up with zero bytes). So 13 bytes
-    are two words, at 0 and at 5. Each step is a bijection of h, and of w.
+    Words are 8 bytes, little-endian: those at 0, 8, 16, ... that end before the last byte, and then the last
+    8 bytes of data, which may overlap the word before (data shorter than 8 bytes is one word, filled up with
+    zero bytes). So 13 bytes are two words, at 0 and at 5. Each step is a bijection of h, and of w.
     """
     h = len(data) * _MULTIPLIER & _MASK64
     for start in (*range(0, len(data) - 8, 8), max(len(data) - 8, 0)):
@@ -252,10 +263,10 @@ def ngram_hash32(data: bytes) -> int:
 def signatures(n: Normalised, num_perm: int = 128, seed: int = 1, scheme: Scheme = "affine32") -> UInt32Array:
     """MinHash signatures (Broder 1997), (n, num_perm) uint32: bit-identical to datasketch 2.0's.
 
-    "affine32" equals MinHash(num_perm, seed, scheme="affine32", hashfunc=ngram_hash32): h = fmix32(hash), then
-    min(a * h + b mod 2^32). "legacy" equals MinHash(num_perm, seed, scheme="legacy") with its SHA-1 hash, which is what
-    SlimPajama used: min((a * h + b mod 2^64) mod (2^61 - 1) mod 2^32). A document shorter than 13 characters, even an
-    empty one, has its whole text as its one feature.
+    "affine32" equals MinHash(num_perm, seed, scheme="affine32", hashfunc=ngram_hash32): h = fmix32(hash),
+    then min(a * h + b mod 2^32). "legacy" equals MinHash(num_perm, seed, scheme="legacy") with its SHA-1
+    hash, which is what SlimPajama used: min((a * h + b mod 2^64) mod (2^61 - 1) mod 2^32). A document shorter
+    than 13 characters, even an empty one, has its whole text as its one feature.
     """
     check_offsets(n.offsets, len(n.utf8), "The offsets of documents")
     check_same_length("Documents", n.offsets[1:], n.num_chars)
@@ -272,7 +283,9 @@ def signatures(n: Normalised, num_perm: int = 128, seed: int = 1, scheme: Scheme
 
 @cache
 def permutations(num_perm: int, seed: int, scheme: Scheme) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """The multipliers and addends of each permutation, drawn as datasketch 2.0 draws them: (num_perm,) uint32, or uint64 for legacy."""
+    """The multipliers and addends of each permutation, drawn as datasketch 2.0 draws them: (num_perm,)
+    uint32, or uint64 for legacy.
+    """
     generator = np.random.RandomState(seed)
     if scheme == "affine32":
         a = generator.randint(0, 2**31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
@@ -292,7 +305,8 @@ def permutations(num_perm: int, seed: int, scheme: Scheme) -> tuple[npt.NDArray[
 def _wide_vectors(typing_context: Any) -> Any:
     """Ask LLVM for 512-bit vectors in the calling kernel, where there are any.
 
-    Its default for processors that have them is 256 (early ones lowered their clock); here 512 is a quarter faster.
+    Its default for processors that have them is 256 (early ones lowered their clock); here 512 is a quarter
+    faster.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -343,8 +357,8 @@ def _affine32(
                         stop += _width(utf8[stop])
                 h0, h1, h2, h3 = hashes[0], hashes[1], hashes[2], hashes[3]
             h0, h1, h2, h3 = _fmix32(h0), _fmix32(h1), _fmix32(h2), _fmix32(h3)
-            # Vectorised over the permutations; four hashes at a time, so that each load of a and b serves four, and the
-            # scalar work on the next four runs beside it.
+            # Vectorised over the permutations; four hashes at a time, so that each load of a and b serves
+            # four, and the scalar work on the next four runs beside it.
             for k in range(len(signature)):
                 a_k, b_k = a[k], b[k]
                 low = min(np.uint32(a_k * h0 + b_k), np.uint32(a_k * h1 + b_k))
@@ -445,7 +459,8 @@ def _mod_mersenne61(x: np.uint64) -> np.uint64:
 
 @jit
 def _sha1_hash32(utf8: UInt8Array, start: np.uint64, stop: np.uint64, schedule: UInt32Array) -> np.uint32:
-    """The first four bytes of SHA-1 (FIPS 180-4, section 6.1) as a little-endian number, of at most 55 bytes: one block.
+    """The first four bytes of SHA-1 (FIPS 180-4, section 6.1) as a little-endian number, of at most 55 bytes:
+    one block.
 
     13 characters are at most 52 bytes. schedule: 80 words of scratch space.
     """
@@ -499,13 +514,15 @@ def _rotate(x: np.uint32, bits: int) -> np.uint32:
 def band_keys(signatures: UInt32Array, bands: int, rows: int) -> UInt64Array:
     """Hash each band of a signature to one key (Leskovec et al., Mining of Massive Datasets, section 3.4).
 
-    signatures: (n, P) uint32, P >= bands * rows. Returns (n, bands) uint64; a band's number is part of its key, so equal
-    keys mean equal rows of the same band (but for one chance in 2^64 a pair). Two documents of Jaccard similarity s share
-    a key with probability 1 - (1 - s**rows)**bands. Raises ValueError if the signatures are too short.
+    signatures: (n, P) uint32, P >= bands * rows. Returns (n, bands) uint64; a band's number is part of its
+    key, so equal keys mean equal rows of the same band (but for one chance in 2^64 a pair). Two documents of
+    Jaccard similarity s share a key with probability 1 - (1 - s**rows)**bands. Raises ValueError if the
+    signatures are too short.
     """
     if bands * rows > signatures.shape[1]:
         raise ValueError(
-            f"{bands} bands of {rows} rows need {bands * rows} permutations, the signatures have {signatures.shape[1]}"
+            f"{bands} bands of {rows} rows need {bands * rows} permutations, the signatures have "
+            f"{signatures.shape[1]}"
         )
     out = np.empty((len(signatures), bands), np.uint64)
     _band_keys(_readonly(signatures), rows, out)
@@ -547,16 +564,21 @@ def to_lean_minhash(
 
 
 def from_lean_minhash(minhash: datasketch.LeanMinHash) -> UInt32Array:
-    """The signature (P,) uint32 of a datasketch MinHash or LeanMinHash of a 32-bit scheme. Raises ValueError for another scheme."""
+    """The signature (P,) uint32 of a datasketch MinHash or LeanMinHash of a 32-bit scheme. Raises ValueError
+    for another scheme.
+    """
     if minhash.scheme not in ("affine32", "legacy"):
         raise ValueError(
-            f"a signature of scheme {minhash.scheme!r} does not fit in 32 bits; make it with affine32 or legacy"
+            f"a signature of scheme {minhash.scheme!r} does not fit in 32 bits; make it with affine32 or "
+            "legacy"
         )
     return np.asarray(minhash.hashvalues).astype(np.uint32)
 
 
 def _readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled once."""
+    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled
+    once.
+    """
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view

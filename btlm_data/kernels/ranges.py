@@ -1,5 +1,6 @@
-"""Checks of values that kernels use as indices. Compiled code does not check them itself: a value from a damaged file would
-read or write anywhere in memory. Each check is one or two vectorised passes and raises DataError.
+"""Checks of values that kernels use as indices. Compiled code does not check them itself: a value from a
+damaged file would read or write anywhere in memory. Each check is one or two vectorised passes and raises
+DataError.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ _ADVICE = "The file is damaged or was written by another version. Delete it and 
 
 
 def check_below(values: npt.NDArray[Any], limit: int, name: str) -> None:
-    """Every value, of any integer dtype and shape, is in [0, limit). name: what the values are, for the message."""
+    """Every value, of any integer dtype and shape, is in [0, limit). name: what the values are, for the
+    message.
+    """
     if values.size and not (int(values.min()) >= 0 and int(values.max()) < limit):
         flat = values.reshape(-1)
         row = int(np.flatnonzero((flat < 0) | (flat >= limit))[0])
@@ -23,7 +26,9 @@ def check_below(values: npt.NDArray[Any], limit: int, name: str) -> None:
 
 
 def check_offsets(offsets: npt.NDArray[Any], length: int, name: str) -> None:
-    """Offsets (n + 1,): at least one, never decreasing, all in [0, length]: item i is data[offsets[i]:offsets[i + 1]]."""
+    """Offsets (n + 1,): at least one, never decreasing, all in [0, length]: item i is
+    data[offsets[i]:offsets[i + 1]].
+    """
     if not len(offsets):
         raise DataError(f"{name} are empty; even no items have one offset. {_ADVICE}")
     check_below(offsets, length + 1, name)

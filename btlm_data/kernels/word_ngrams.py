@@ -1,7 +1,9 @@
-"""Word n-grams of normalised text and a table to look them up in: a rolling hash finds candidates, their bytes decide.
+"""Word n-grams of normalised text and a table to look them up in: a rolling hash finds candidates, their
+bytes decide.
 
-Normalised text (kernels/minhash.py) has one space between words, so an n-gram of words is one stretch of bytes. The public
-functions check ranges, the numba kernels do not. The plain twin is in tests/reference/word_ngrams.py.
+Normalised text (kernels/minhash.py) has one space between words, so an n-gram of words is one stretch of
+bytes. The public functions check ranges, the numba kernels do not. The plain twin is in
+tests/reference/word_ngrams.py.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ Int64Array = npt.NDArray[np.int64]
 class Table(NamedTuple):
     """The n-grams of some texts, and where to look them up.
 
-    utf8: (b,) uint8. hashes: (g,) uint64; starts, stops: (g,) int64: n-gram i is utf8[starts[i]:stops[i]]. slots: (2^k,)
-    uint32, an open-addressing table of n-gram numbers, NONE where empty, the first of each text. bits: (2^m,) uint64, 16 bits or
-    more of a filter for each n-gram.
+    utf8: (b,) uint8. hashes: (g,) uint64; starts, stops: (g,) int64: n-gram i is utf8[starts[i]:stops[i]].
+    slots: (2^k,) uint32, an open-addressing table of n-gram numbers, NONE where empty, the first of each
+    text. bits: (2^m,) uint64, 16 bits or more of a filter for each n-gram.
     """
 
     utf8: UInt8Array
@@ -66,7 +68,8 @@ def word_ngrams(
 ) -> tuple[UInt64Array, Int64Array, Int64Array, Int64Array]:
     """All g n-grams of n normalised texts: (hashes, starts, stops, texts), each (g,).
 
-    utf8: (b,) uint8; offsets: (n + 1,) int64. N-gram i is utf8[starts[i]:stops[i]] and comes from text texts[i].
+    utf8: (b,) uint8; offsets: (n + 1,) int64. N-gram i is utf8[starts[i]:stops[i]] and comes from text
+    texts[i].
     """
     check_offsets(offsets, len(utf8), "The offsets of texts")
     utf8, offsets = _readonly(utf8), _readonly(offsets)
@@ -192,15 +195,18 @@ def _build_table(
 def find(
     utf8: UInt8Array, offsets: Int64Array, chosen: Int64Array, table: Table
 ) -> tuple[UInt32Array, UInt32Array]:
-    """(hits, first), each (c,), of the chosen texts: how many of their n-grams are in the table, and the number of the first, or NONE.
+    """(hits, first), each (c,), of the chosen texts: how many of their n-grams are in the table, and the
+    number of the first, or NONE.
 
-    utf8, offsets: normalised texts as for `word_ngrams`; chosen: (c,) int64, numbers of texts. table: checked, see Table.check.
+    utf8, offsets: normalised texts as for `word_ngrams`; chosen: (c,) int64, numbers of texts. table:
+    checked, see Table.check.
     """
     check_offsets(offsets, len(utf8), "The offsets of texts")
     check_below(chosen, len(offsets) - 1, "The chosen text")
     hits, first = np.zeros(len(chosen), np.uint32), np.full(len(chosen), NONE, np.uint32)
     ngrams = tuple(_readonly(array) for array in table)
-    _find(_readonly(utf8), _readonly(offsets), _readonly(chosen), *ngrams, hits, first)  # type: ignore[call-arg]
+    documents = _readonly(utf8), _readonly(offsets), _readonly(chosen)
+    _find(*documents, *ngrams, hits, first)  # type: ignore[call-arg]
     return hits, first
 
 
@@ -248,7 +254,9 @@ def _find(
 
 
 def _readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled once."""
+    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled
+    once.
+    """
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view

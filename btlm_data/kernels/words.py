@@ -1,7 +1,7 @@
 """Three operations on 64-bit words that numba has no function for, compiled into the kernels that use them.
 
-load64 and store64 need no alignment and check no bounds: callers leave eight bytes. Byte order is the machine's: little-endian, as
-on every machine numba supports.
+load64 and store64 need no alignment and check no bounds: callers leave eight bytes. Byte order is the
+machine's: little-endian, as on every machine numba supports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def _load64(_context: Any, array: Any, offset: Any) -> Any:
 
 
 def _store64(_context: Any, array: Any, offset: Any, value: Any) -> Any:
-    """Store a uint64 as eight little-endian bytes of a contiguous array from byte `offset` on, any alignment."""
+    """Store a uint64 as eight little-endian bytes of a contiguous array from byte `offset` on, any
+    alignment.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store(arguments[2], _address(context, builder, signature, arguments)).align = 1

@@ -1,10 +1,11 @@
 """Text to token ids, by any Hugging Face tokenizer, quickly and exactly.
 
-loading.py         finds and checks a tokenizer                    files.py, hub.py       where its files are
-tokenizer.py       a loaded one, and its description for workers   configuration.py       its rules, as a dict
-backends.py        the two libraries that encode                   gpt2.py                the one in the package
-splitting.py       long texts in pieces                            eos.py                 which token ends a document
-verdicts.py, self_check.py, probes.py                              whether a library can be relied on
+loading.py                                finds and checks a tokenizer
+tokenizer.py                              a loaded one, and its description for workers
+files.py, hub.py, json_files.py, gpt2.py  where its files are, and reading them
+configuration.py, eos.py                  its rules, as a dict, and which token ends a document
+backends.py, splitting.py                 the two libraries that encode, and long texts in pieces
+verdicts.py, trial.py, self_check.py, probes.py   whether it can be used, and by which library
 """
 
 from btlm_data.tokenizers.loading import load_tokenizer

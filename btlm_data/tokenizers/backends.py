@@ -35,7 +35,8 @@ class Fast:
     name: Backend = "fastokens"
 
     def __init__(self, text: str) -> None:
-        # Read when the library is first imported; one thread a worker, as the engine decides how many workers there are.
+        # Read when the library is first imported; one thread a worker, as the engine decides how many workers
+        # there are.
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
         import fastokens
 
@@ -52,12 +53,15 @@ class Fast:
 
 
 class Reference:
-    """Hugging Face `tokenizers`, told to treat special tokens in text as text. Raises Exception for a tokenizer it refuses."""
+    """Hugging Face `tokenizers`, told to treat special tokens in text as text. Raises Exception for a
+    tokenizer it refuses.
+    """
 
     name: Backend = "tokenizers"
 
     def __init__(self, text: str) -> None:
-        # Read at every call; its threads would multiply with our workers, and a fork after their use prints a warning.
+        # Read at every call; its threads would multiply with our workers, and a fork after their use prints a
+        # warning.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         import tokenizers
 
@@ -85,7 +89,8 @@ class LibraryPanic(DataError):
 
     def __init__(self, library: str, reason: str) -> None:
         super().__init__(
-            f"The tokenizer library {library} failed: {reason}. A rule of the tokenizer or a bug of the library is the "
+            f"The tokenizer library {library} failed: {reason}. A rule of the tokenizer or a bug of the "
+            "library is the "
             "cause; set tokenizer.backend=reference, or use another tokenizer."
         )
         self.reason = f"{library} failed: {reason}"
@@ -93,7 +98,9 @@ class LibraryPanic(DataError):
 
 @contextmanager
 def panics_are_errors(library: str) -> Iterator[None]:
-    """Turn a panic of a library in Rust into a LibraryPanic: it arrives as a BaseException, which nothing else would catch."""
+    """Turn a panic of a library in Rust into a LibraryPanic: it arrives as a BaseException, which nothing
+    else would catch.
+    """
     try:
         yield
     except BaseException as error:

@@ -1,8 +1,11 @@
-"""A tokenizer.json reduced to what decides ids, as a dict: the form in which tokenizers are compared and handed to libraries.
+"""A tokenizer.json reduced to what decides ids, as a dict: the form in which tokenizers are compared and
+handed to libraries.
 
-    {"version", "added_tokens", "normalizer", "pre_tokenizer", "decoder", "model"}; truncation, padding and post_processor are None
+    "version", "added_tokens", "normalizer", "pre_tokenizer", "decoder", "model"
+    "truncation", "padding", "post_processor": None
 
-The rest of a tokenizer.json (truncation, padding, post-processing) adds or removes tokens; here document text is data.
+The rest of a tokenizer.json (truncation, padding, post-processing) adds or removes tokens; here document text
+is data.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ _Id = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TOKENS)]
 
 
 class AddedToken(msgspec.Struct):
-    """A token outside the model's own vocabulary. Flags as in `tokenizers`; only their types are checked here."""
+    """A token outside the model's own vocabulary. Flags as in `tokenizers`; only their types are checked
+    here.
+    """
 
     id: _Id
     content: Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)]
@@ -66,7 +71,8 @@ def read_tokenizer_json(path: Path) -> Configuration:
     model = raw["model"]
     if not model["vocab"]:
         raise ConfigError(
-            f"The tokenizer file {path} has an empty vocabulary. Name the tokenizer.json of a Hugging Face tokenizer."
+            f"The tokenizer file {path} has an empty vocabulary. Name the tokenizer.json of a Hugging Face "
+            "tokenizer."
         )
     if model.get("dropout"):
         logger.warning(
@@ -113,10 +119,12 @@ def configuration(
 
 
 def with_declared_tokens(config: Configuration, stated: Any, source: str) -> Configuration:
-    """`config` with the tokens that a tokenizer_config.json declares beside it, in `added_tokens_decoder`: {id: token}.
+    """`config` with the tokens that a tokenizer_config.json declares beside it, in `added_tokens_decoder`:
+    {id: token}.
 
-    Older repositories declare special tokens only there, and transformers adds them behind the vocabulary. source: the
-    tokenizer's name for messages. Raises ConfigError if a token's id is not the one behind the vocabulary.
+    Older repositories declare special tokens only there, and transformers adds them behind the vocabulary.
+    source: the tokenizer's name for messages. Raises ConfigError if a token's id is not the one behind the
+    vocabulary.
     """
     declared = stated.get("added_tokens_decoder") if isinstance(stated, dict) else None
     if not isinstance(declared, dict) or not declared:
@@ -128,7 +136,8 @@ def with_declared_tokens(config: Configuration, stated: Any, source: str) -> Con
         ]
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{source}: added_tokens_decoder in tokenizer_config.json is not as transformers writes it ({error}). "
+            f"{source}: added_tokens_decoder in tokenizer_config.json is not as transformers writes it "
+            f"({error}). "
             "Correct or remove it."
         ) from None
     known = vocabulary(config)
@@ -139,8 +148,10 @@ def with_declared_tokens(config: Configuration, stated: Any, source: str) -> Con
             continue
         if token.id != next_id:
             raise ConfigError(
-                f"{source}: tokenizer_config.json declares {token.content!r} with id {token.id}, but tokenizer.json does "
-                f"not have it, and its next free id is {next_id}. Load and save the tokenizer with transformers, and "
+                f"{source}: tokenizer_config.json declares {token.content!r} with id {token.id}, but "
+                "tokenizer.json does "
+                f"not have it, and its next free id is {next_id}. Load and save the tokenizer with "
+                "transformers, and "
                 "name the tokenizer.json that it writes."
             )
         added.append(msgspec.to_builtins(token))
@@ -149,7 +160,9 @@ def with_declared_tokens(config: Configuration, stated: Any, source: str) -> Con
 
 
 def vocabulary(config: Mapping[str, Any]) -> dict[str, int]:
-    """Token text -> id, added tokens included. A Unigram vocabulary is a list of (token, score); its ids are positions."""
+    """Token text -> id, added tokens included. A Unigram vocabulary is a list of (token, score); its ids are
+    positions.
+    """
     vocab = config["model"]["vocab"]
     if isinstance(vocab, dict):
         ids = dict(vocab)
@@ -164,7 +177,9 @@ def special_tokens(config: Mapping[str, Any]) -> list[str]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Hex SHA-256 over what decides ids, as JSON with sorted keys and no spaces; independent of any library's version."""
+    """Hex SHA-256 over what decides ids, as JSON with sorted keys and no spaces; independent of any library's
+    version.
+    """
     keys = ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")
     return sha256(msgspec.json.encode({key: config[key] for key in keys}, order="sorted")).hexdigest()
 
@@ -185,7 +200,8 @@ def _check_size(config: Mapping[str, Any], path: Path) -> None:
     for number, (depth, _) in enumerate(_components(config)):
         if depth > 2 * MAX_DEPTH or number > 10 * MAX_COMPONENTS:  # each component is a dict in a list
             raise ConfigError(
-                f"The tokenizer file {path} has normalizers, pre-tokenizers or decoders nested more than {MAX_DEPTH} "
+                f"The tokenizer file {path} has normalizers, pre-tokenizers or decoders nested more than "
+                f"{MAX_DEPTH} "
                 f"deep, or more than {MAX_COMPONENTS:,} of them. Check where it comes from."
             )
 

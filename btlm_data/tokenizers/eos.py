@@ -1,7 +1,7 @@
 """Which token ends a document.
 
-Asked for, else as the files beside the tokenizer say, in the order in which transformers believes them, else the one common
-name that the vocabulary has:
+Asked for, else as the files beside the tokenizer say, in the order in which transformers believes them, else
+the one common name that the vocabulary has:
 
     tokenizer_config.json     "eos_token": text, or an added token with "content"
     special_tokens_map.json   the same
@@ -35,13 +35,15 @@ Companion = Callable[[str], Any]  # a file's name -> its JSON value, or None if 
 def find_eos(name: str, config: Mapping[str, Any], asked: str | None, companion: Companion) -> str:
     """The end-of-document token. name: the tokenizer's, for messages. asked: the setting tokenizer.eos.
 
-    Raises ConfigError if the token asked for, or the one that a file states, is not in the vocabulary, or none can be told.
+    Raises ConfigError if the token asked for, or the one that a file states, is not in the vocabulary, or
+    none can be told.
     """
     known = vocabulary(config)
     if asked is not None:
         if asked not in known:
             raise ConfigError(
-                f"tokenizer.eos: {asked!r} is not a token of {name}. {_specials(config)} {_how_to_set(config)}"
+                f"tokenizer.eos: {asked!r} is not a token of {name}. {_specials(config)} "
+                f"{_how_to_set(config)}"
             )
         return asked
     stated, file = _stated(companion, known)
@@ -92,5 +94,6 @@ def _how_to_set(config: Mapping[str, Any]) -> str:
         (token for token in special_tokens(config) if "'" not in token and '"' not in token), "</s>"
     )
     if example[0] in "[{":
-        return f"""Pass tokenizer.eos, for example --set 'tokenizer.eos="{example}"' (the inner quotes are needed)."""
+        quoted = f"""--set 'tokenizer.eos="{example}"' (the inner quotes are needed)."""
+        return f"Pass tokenizer.eos, for example {quoted}"
     return f"Pass tokenizer.eos, for example --set tokenizer.eos='{example}'."

@@ -20,7 +20,8 @@ BUILT_IN = "gpt2"
 class TokenizerFiles:
     """The files of one tokenizer, the same in every process.
 
-    name: as the user gave it. location: BUILT_IN, an absolute path, or a hub id. revision: the hub's commit, else None.
+    name: as the user gave it. location: BUILT_IN, an absolute path, or a hub id. revision: the hub's commit,
+    else None.
     """
 
     name: str
@@ -29,7 +30,9 @@ class TokenizerFiles:
 
     @staticmethod
     def locate(name: str, revision: str | None) -> TokenizerFiles:
-        """Find what `name` means. Raises ConfigError if nothing, SourceUnavailable if the hub cannot be reached."""
+        """Find what `name` means. Raises ConfigError if nothing, SourceUnavailable if the hub cannot be
+        reached.
+        """
         if name == BUILT_IN:
             return TokenizerFiles(name, BUILT_IN)
         try:
@@ -57,7 +60,8 @@ class TokenizerFiles:
             path = Path(self.location)
             if not path.exists():
                 raise DataError(
-                    f"The tokenizer {self.name} is no longer at {path}. Restore it and rerun the same command."
+                    f"The tokenizer {self.name} is no longer at {path}. Restore it and rerun the same "
+                    "command."
                 )
             if not path.is_dir():
                 config = read_tokenizer_json(path)
@@ -73,7 +77,9 @@ class TokenizerFiles:
         return with_declared_tokens(config, self.companion("tokenizer_config.json"), self.name)
 
     def companion(self, file: str) -> Any:
-        """The JSON value of a file beside the tokenizer; None if there is none. Only for a tokenizer.json by its usual name."""
+        """The JSON value of a file beside the tokenizer; None if there is none. Only for a tokenizer.json by
+        its usual name.
+        """
         if self.location == BUILT_IN:
             return {"eos_token": GPT2_EOS} if file == "tokenizer_config.json" else None
         path: Path | None

@@ -14,7 +14,9 @@ GPT2_EOS = "<|endoftext|>"
 
 
 def read_vocab_and_merges(folder: Path) -> Configuration:
-    """Byte-level BPE with `<|endoftext|>` as the only special token. Raises ConfigError if the files are not in GPT-2's form."""
+    """Byte-level BPE with `<|endoftext|>` as the only special token. Raises ConfigError if the files are not
+    in GPT-2's form.
+    """
     vocab: Any = read_json(folder / "vocab.json")
     try:
         lines = read_bytes(folder / "merges.txt").decode().split("\n")

@@ -11,7 +11,8 @@ from btlm_data.errors import ConfigError, SourceUnavailable
 def hub_file(repo_id: str, name: str, revision: str | None) -> Path:
     """Download one file of a model repository into the hub's cache, or find it there.
 
-    Raises ConfigError if there is no such repository, revision or file, SourceUnavailable if the hub cannot be reached.
+    Raises ConfigError if there is no such repository, revision or file, SourceUnavailable if the hub cannot
+    be reached.
     """
     path = _hub_file(repo_id, name, revision)
     if path is None:
@@ -23,7 +24,9 @@ def hub_file(repo_id: str, name: str, revision: str | None) -> Path:
 
 
 def optional_hub_file(repo_id: str, name: str, revision: str) -> Path | None:
-    """The same; None if the repository has no such file, or the hub cannot be reached and the cache does not have it."""
+    """The same; None if the repository has no such file, or the hub cannot be reached and the cache does not
+    have it.
+    """
     try:
         return _hub_file(repo_id, name, revision)
     except _NotCached:

@@ -1,4 +1,6 @@
-"""Reading JSON files of tokenizers, which come from outside: bounded in size and depth, every error in words."""
+"""Reading JSON files of tokenizers, which come from outside: bounded in size and depth, every error in
+words.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ T = TypeVar("T")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises ConfigError if it cannot be read or is too large for a tokenizer's file."""
+    """The content of a file. Raises ConfigError if it cannot be read or is too large for a tokenizer's
+    file.
+    """
     try:
         if not path.is_file():  # a named pipe would wait for ever
             raise FileNotFoundError(2, "it is not a file")
@@ -27,7 +31,8 @@ def read_bytes(path: Path) -> bytes:
         ) from error
     if len(data) > MAX_BYTES:
         raise ConfigError(
-            f"The tokenizer file {path} has more than {MAX_BYTES / 1e6:.0f} MB, too many for a tokenizer. Check the path."
+            f"The tokenizer file {path} has more than {MAX_BYTES / 1e6:.0f} MB, too many for a tokenizer. "
+            "Check the path."
         )
     return data
 
@@ -38,7 +43,9 @@ def read_json(path: Path) -> Any:
 
 
 def decode(data: bytes, path: Path, kind: type[T] | Any) -> T:
-    """`data` as a value of type `kind` (see msgspec). Raises ConfigError naming the part that is wrong. path: for the message."""
+    """`data` as a value of type `kind` (see msgspec). Raises ConfigError naming the part that is wrong. path:
+    for the message.
+    """
     try:
         value: T = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

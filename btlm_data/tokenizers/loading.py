@@ -3,8 +3,8 @@
     tokenizer = load_tokenizer("gpt2")                        # or a tokenizer.json, a folder, a hub id
     ids, offsets = tokenizer.encode_batch(["one", "two"])     # text i is ids[offsets[i]:offsets[i + 1]]
 
-Hugging Face `tokenizers` is the reference; fastokens does the work wherever a self-check finds that it gives the same ids
-(verdicts.py). Otherwise `tokenizers` does it, and a warning says so.
+Hugging Face `tokenizers` is the reference; fastokens does the work wherever a self-check finds that it gives
+the same ids (verdicts.py). Otherwise `tokenizers` does it, and a warning says so.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Load a tokenizer and decide, by self-check, which backend runs it.
 
-    spec: "gpt2" (inside the package), a tokenizer.json, a folder that holds one (or GPT-2's vocab.json and merges.txt),
-    or a hub id. eos: the end-of-document token; by default what the files beside the tokenizer say, or the one common
-    name in the vocabulary (eos.py). backend: "auto" uses `tokenizers` with a warning where the fast backend differs, "fast" raises
-    instead. revision: hub branch, tag or commit; the commit it stood for is in `Tokenizer.revision`.
-    Raises ConfigError if the tokenizer cannot be found, read or used, SourceUnavailable if the hub cannot be reached.
+    spec: "gpt2" (inside the package), a tokenizer.json, a folder that holds one (or GPT-2's vocab.json and
+    merges.txt), or a hub id. eos: the end-of-document token; by default what the files beside the tokenizer
+    say, or the one common name in the vocabulary (eos.py). backend: "auto" uses `tokenizers` with a warning
+    where the fast backend differs, "fast" raises instead. revision: hub branch, tag or commit; the commit it
+    stood for is in `Tokenizer.revision`. Raises ConfigError if the tokenizer cannot be found, read or used,
+    SourceUnavailable if the hub cannot be reached.
     """
     files = TokenizerFiles.locate(spec, revision)
     config = files.read()
@@ -46,7 +47,8 @@ def load_tokenizer(
     verdict = checked.verdict
     if verdict.backend == "tokenizers" and backend == "fast":
         raise ConfigError(
-            f"The fast backend cannot run the tokenizer {spec} exactly: {verdict.reason}. Set tokenizer.backend=auto."
+            f"The fast backend cannot run the tokenizer {spec} exactly: {verdict.reason}. Set "
+            "tokenizer.backend=auto."
         )
     if verdict.backend == "tokenizers" and backend == "auto":
         logger.warning(

@@ -1,4 +1,6 @@
-"""Texts on which tokenizers that are not the same are likely to differ, and texts that badly made rules fail on."""
+"""Texts on which tokenizers that are not the same are likely to differ, and texts that badly made rules fail
+on.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,12 @@ _CLASSES = ("a", "A", "1", " ", "\n", "!", "é", "中", "'", "_")
 def probe_texts(config: Mapping[str, Any]) -> list[str]:
     """About 250 kB of text on which tokenizers that are not the same are likely to differ.
 
-    White space of every kind in runs before every kind of character; contractions in every spelling after every kind
-    of character; both ends of every run of code points of one general category and of every unassigned gap (where
-    newer Unicode tables assign letters), before a contraction, which shows their class; digits, emoji sequences,
-    control characters, combining sequences; the special and other added tokens as text; long runs; words of the
-    vocabulary in random order; random mixtures. The same for the same configuration.
+    White space of every kind in runs before every kind of character; contractions in every spelling after
+    every kind of character; both ends of every run of code points of one general category and of every
+    unassigned gap (where newer Unicode tables assign letters), before a contraction, which shows their class;
+    digits, emoji sequences, control characters, combining sequences; the special and other added tokens as
+    text; long runs; words of the vocabulary in random order; random mixtures. The same for the same
+    configuration.
     """
     kinds = [
         "a",
@@ -136,10 +139,10 @@ def probe_texts(config: Mapping[str, Any]) -> list[str]:
 def strained_texts(config: Mapping[str, Any]) -> Iterator[str]:
     """Texts that a rule of the tokenizer may take very long for, or make very long; short runs first.
 
-    An expression such as (x+x+)+y takes exponential time for a run of x that no y follows; a rule that replaces x by many
-    grows with a run of x. So: runs of every character, and of every pair of neighbours, that a rule names, and of a
-    character of each class; alone, and with the rule's own text at some distance behind, because libraries skip texts
-    that lack a letter that the expression needs.
+    An expression such as (x+x+)+y takes exponential time for a run of x that no y follows; a rule that
+    replaces x by many grows with a run of x. So: runs of every character, and of every pair of neighbours,
+    that a rule names, and of a character of each class; alone, and with the rule's own text at some distance
+    behind, because libraries skip texts that lack a letter that the expression needs.
     """
     runs: dict[tuple[str, str], None] = dict.fromkeys((unit, "") for unit in _CLASSES)
     for pattern in itertools.islice(patterns(config), _MAX_PATTERNS):
@@ -156,7 +159,9 @@ def strained_texts(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _telling_code_points() -> list[int]:
-    """Ends and middle of each run of one general category up to U+3FFFF, and unassigned gaps densely (wide ones sparsely)."""
+    """Ends and middle of each run of one general category up to U+3FFFF, and unassigned gaps densely (wide
+    ones sparsely).
+    """
     points: set[int] = set()
     start, category = 0, "Cc"
     for point in range(0x40000):

@@ -1,8 +1,9 @@
 """Whether a tokenizer can be used, and whether the fast backend gives the ids that `tokenizers` gives.
 
-A tokenizer.json comes from outside, and the libraries that read it have no limits: an expression can take for ever, a rule can
-make a text a million times longer, and either can end the process. So tokenizers other than the package's own are tried
-in a process with limits of time and memory (trial.py), on texts that such rules fail on (probes.py).
+A tokenizer.json comes from outside, and the libraries that read it have no limits: an expression can take for
+ever, a rule can make a text a million times longer, and either can end the process. So tokenizers other than
+the package's own are tried in a process with limits of time and memory (trial.py), on texts that such rules
+fail on (probes.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MAX_GROWTH = 40  # times longer that a normalizer may make a text; NFKC makes on
 
 
 class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the self-check found. backend: which may run, None if neither can. reason: why not a better one."""
+    """What the self-check found. backend: which may run, None if neither can. reason: why not a better
+    one.
+    """
 
     backend: Literal["fastokens", "tokenizers"] | None
     reason: str = ""
@@ -49,8 +52,8 @@ def check(config: Mapping[str, Any]) -> Checked:
     for token in config["added_tokens"]:
         token_id = reference.tokenizer.token_to_id(token["content"])
         if token_id != token["id"]:
-            problem = f"its added token {token['content']!r} has id {token['id']}, but `tokenizers` gives it {token_id}"
-            return Checked(Verdict(None, problem))
+            added = f"its added token {token['content']!r} has id {token['id']}"
+            return Checked(Verdict(None, f"{added}, but `tokenizers` gives it {token_id}"))
     if problem := _strain(config, reference):
         return Checked(Verdict(None, problem))
     try:
@@ -65,13 +68,16 @@ def check(config: Mapping[str, Any]) -> Checked:
 
 
 def _strain(config: Mapping[str, Any], reference: Reference) -> str:
-    """Try texts that badly made rules fail on; returns what went wrong, if the process is still there to say it."""
+    """Try texts that badly made rules fail on; returns what went wrong, if the process is still there to say
+    it.
+    """
     normalizer = reference.tokenizer.normalizer
     for text in strained_texts(config):
         with panics_are_errors(reference.name):
             normalized = normalizer.normalize_str(text) if normalizer is not None else text
         if len(normalized) > MAX_GROWTH * (len(text) + 10):
-            return f"its normalizer makes {len(normalized):,} characters of {text[:10]!r}... ({len(text)} characters)"
+            made = f"its normalizer makes {len(normalized):,} characters"
+            return f"{made} of {text[:10]!r}... ({len(text)} characters)"
         reference.encode([text])
     return ""
 

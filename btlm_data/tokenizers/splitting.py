@@ -1,4 +1,6 @@
-"""Cutting long texts where that cannot change their ids, so that memory stays bounded whatever the length of a document."""
+"""Cutting long texts where that cannot change their ids, so that memory stays bounded whatever the length of
+a document.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,18 @@ from btlm_data.tokenizers.backends import Encoder, Reference
 from btlm_data.tokenizers.configuration import vocabulary
 from btlm_data.tokenizers.gpt2 import byte_characters
 
-# fastokens holds about 200 bytes per character of a single unbroken word while it works (10 MB of one letter: 2.1 GB),
-# so no piece handed to a backend is longer than this many characters: 60 MB at worst.
+# fastokens holds about 200 bytes per character of a single unbroken word while it works (10 MB of one letter:
+# 2.1 GB), so no piece handed to a backend is longer than this many characters: 60 MB at worst.
 MAX_PIECE_CHARS = 1 << 18
-# Bytes a window of a long word overlaps the next by; far more than the reach of any merge seen, and checked anyway.
+# Bytes a window of a long word overlaps the next by; far more than the reach of any merge seen, and checked
+# anyway.
 _OVERLAP_BYTES = 1024
 
 
 class _Cut(NamedTuple):
-    """Expressions for the last such place in a range (by match) and the first (by search); the cut is before the last character."""
+    """Expressions for the last such place in a range (by match) and the first (by search); the cut is before
+    the last character.
+    """
 
     last: re.Pattern[str]
     first: re.Pattern[str]
@@ -34,12 +39,13 @@ def _cut(pattern: str) -> _Cut:
 
 
 _LETTER_SPACE_LETTER = _cut("[A-Za-z] (?=[A-Za-z])")
-# GPT-2's pattern: white space never continues what is not white space, nor punctuation a letter or digit. Only characters
-# of the same class in every Unicode table stand here (U+180E, for one, was white space before Unicode 6.3).
+# GPT-2's pattern: white space never continues what is not white space, nor punctuation a letter or digit.
+# Only characters of the same class in every Unicode table stand here (U+180E, for one, was white space before
+# Unicode 6.3).
 _GPT2_CUT = _cut(r"[^\s\u180e][ \n\t\r]|[A-Za-z0-9ぁ-ゖァ-ヺ一-龥가-힣][!-/:-@\[-`{-~、。！，：；？]")
 
-# Patterns of a `Split` pre-tokenizer for which "a| b" is a boundary in any context: no alternative matches a letter and
-# then a space, and none looks behind. Llama 3 and cl100k, Qwen 2, o200k.
+# Patterns of a `Split` pre-tokenizer for which "a| b" is a boundary in any context: no alternative matches a
+# letter and then a space, and none looks behind. Llama 3 and cl100k, Qwen 2, o200k.
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -56,23 +62,26 @@ _SAFE_PATTERNS = frozenset(
 class Splitter:
     """Cuts a long text into pieces whose ids, one after the other, are the ids of the whole.
 
-    1. *Where every known pattern ends a pre-token whatever is around*: between a letter and a space before a letter
-       ("a| b", ASCII); under GPT-2's own pattern, between anything and white space, or a letter or digit and punctuation.
-       No alternative matches across that place and none looks behind, so neither side's pre-tokens depend on the other.
-    2. Where there is no such place (GPT-2's own pattern, no normalizer): *at the start of a pre-token* near the end of a
-       window, as `tokenizers` itself finds it. A match that ends before the window does has seen the character that
-       ended it, so more text would not change it; unless it is an apostrophe whose contraction the window's end cuts,
-       so cuts stay three characters away from there. Nor is there a cut after white space, which would see no text
-       after it and swallow its own last character.
-    3. If one pre-token fills the window (10 MB of one letter), its end is searched and its BPE done in overlapping
-       windows. A sequence of tokens is the BPE of its text if and only if each adjacent pair is the BPE of its own text:
-       consider the first merge across a token border; until then the pair's own merges were made in the same order, so
-       it would be made in the pair as well. Hence windows that share a token join there: the next window starts at a
-       token of the last one and must give that token first, or the overlap grows.
+    1. *Where every known pattern ends a pre-token whatever is around*: between a letter and a space before a
+       letter ("a| b", ASCII); under GPT-2's own pattern, between anything and white space, or a letter or
+       digit and punctuation. No alternative matches across that place and none looks behind, so neither
+       side's pre-tokens depend on the other.
+    2. Where there is no such place (GPT-2's own pattern, no normalizer): *at the start of a pre-token* near
+       the end of a window, as `tokenizers` itself finds it. A match that ends before the window does has seen
+       the character that ended it, so more text would not change it; unless it is an apostrophe whose
+       contraction the window's end cuts, so cuts stay three characters away from there. Nor is there a cut
+       after white space, which would see no text after it and swallow its own last character.
+    3. If one pre-token fills the window (10 MB of one letter), its end is searched and its BPE done in
+       overlapping windows. A sequence of tokens is the BPE of its text if and only if each adjacent pair is
+       the BPE of its own text: consider the first merge across a token border; until then the pair's own
+       merges were made in the same order, so it would be made in the pair as well. Hence windows that share a
+       token join there: the next window starts at a token of the last one and must give that token first, or
+       the overlap grows.
 
-    Tokenizers in SentencePiece's manner (Llama 2, Gemma) make one word of the whole text, spaces turned into U+2581. Where
-    no token of the vocabulary has a U+2581 after another character, no merge crosses the border before one, so "a| b"
-    is a cut for them as well; if they put a U+2581 before every text, that stands for the space, which is skipped.
+    Tokenizers in SentencePiece's manner (Llama 2, Gemma) make one word of the whole text, spaces turned into
+    U+2581. Where no token of the vocabulary has a U+2581 after another character, no merge crosses the border
+    before one, so "a| b" is a cut for them as well; if they put a U+2581 before every text, that stands for
+    the space, which is skipped.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -99,7 +108,9 @@ class Splitter:
         return lengths
 
     def pieces(self, text: str, reference: Callable[[], Reference]) -> Iterator[tuple[str, bool]]:
-        """Pieces in order, and whether each is a single pre-token (which may be longer than MAX_PIECE_CHARS)."""
+        """Pieces in order, and whether each is a single pre-token (which may be longer than
+        MAX_PIECE_CHARS).
+        """
         position = 0
         while self._cut is not None and len(text) - position > MAX_PIECE_CHARS:
             limit = position + MAX_PIECE_CHARS
@@ -160,9 +171,9 @@ def _pre_token_starts(reference: Reference, window: str) -> list[int]:
 def _word_end(reference: Reference, text: str, start: int) -> int:
     """End of the pre-token that fills text[start : start + MAX_PIECE_CHARS].
 
-    It is a run of one class of characters (after at most one space), so it goes on through the next window exactly as
-    far as the run's last two characters together with that window are one pre-token. (Two, because an apostrophe alone
-    before a letter would open a contraction.)
+    It is a run of one class of characters (after at most one space), so it goes on through the next window
+    exactly as far as the run's last two characters together with that window are one pre-token. (Two, because
+    an apostrophe alone before a letter would open a contraction.)
     """
     end = start + MAX_PIECE_CHARS
     while end < len(text):
@@ -205,7 +216,9 @@ def _can_cut(config: Mapping[str, Any]) -> bool:
 
 
 def _sentencepiece_skip(config: Mapping[str, Any]) -> int | None:
-    """For a tokenizer in SentencePiece's manner: 1 if it puts a U+2581 before every text, 0 if not; None for any other."""
+    """For a tokenizer in SentencePiece's manner: 1 if it puts a U+2581 before every text, 0 if not; None for
+    any other.
+    """
     model, space = config["model"], "\u2581"
     if (
         model.get("type") != "BPE"

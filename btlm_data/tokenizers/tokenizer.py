@@ -1,8 +1,8 @@
 """One loaded tokenizer, and the few values that another process needs to load the same one.
 
-Document text is data: a literal `<|endoftext|>` in it is encoded as ordinary text, no special token is ever added, and the
-end-of-document token is the caller's to place (`tokenizer.eos_id`). Truncation, padding and post-processing that a
-tokenizer.json asks for are ignored, for the same reason.
+Document text is data: a literal `<|endoftext|>` in it is encoded as ordinary text, no special token is ever
+added, and the end-of-document token is the caller's to place (`tokenizer.eos_id`). Truncation, padding and
+post-processing that a tokenizer.json asks for are ignored, for the same reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from btlm_data.tokenizers.backends import Backend, Encoder, Fast, Offsets, Refer
 from btlm_data.tokenizers.configuration import fingerprint, to_json, vocabulary
 from btlm_data.tokenizers.files import TokenizerFiles
 
-# Documents and characters of one call: enough to make the call's cost vanish, few enough to bound its buffers.
+# Documents and characters of one call: enough to make the call's cost vanish, few enough to bound its
+# buffers.
 MAX_CALL_TEXTS = 1000
 MAX_CALL_CHARS = 4 << 20
 
@@ -30,7 +31,8 @@ MAX_CALL_CHARS = 4 << 20
 class TokenizerSpec:
     """All that another process needs to load the same tokenizer: picklable, a few hundred bytes.
 
-    location: "gpt2", an absolute path, or a hub id. revision: the hub commit. backend: what the self-check allowed.
+    location: "gpt2", an absolute path, or a hub id. revision: the hub commit. backend: what the self-check
+    allowed.
     """
 
     name: str
@@ -51,8 +53,9 @@ class TokenizerSpec:
 class Tokenizer:
     """One loaded tokenizer; see the module. Made by `load_tokenizer` or `TokenizerSpec.load`.
 
-    fingerprint: hex SHA-256 over the canonical JSON of what decides ids (model, normalizer, pre-tokenizer, decoder, added
-    tokens). vocab_size: one more than the largest id. dtype: uint16 where every id fits, else uint32.
+    fingerprint: hex SHA-256 over the canonical JSON of what decides ids (model, normalizer, pre-tokenizer,
+    decoder, added tokens). vocab_size: one more than the largest id. dtype: uint16 where every id fits, else
+    uint32.
     """
 
     def __init__(self, config: Mapping[str, Any], spec: TokenizerSpec, encoder: Encoder) -> None:
@@ -74,7 +77,8 @@ class Tokenizer:
         return open_tokenizer, (self.spec,)
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[npt.NDArray[Any], Offsets]:
-        """Ids of all texts, flat, in `self.dtype`, and int64 offsets: text i is ids[offsets[i]:offsets[i + 1]].
+        """Ids of all texts, flat, in `self.dtype`, and int64 offsets: text i is ids[offsets[i]:offsets[i +
+        1]].
 
         No special tokens are added or recognised. Raises UnicodeEncodeError for a text with a lone surrogate.
         """
@@ -89,7 +93,9 @@ class Tokenizer:
         return self._reference.decode([int(i) for i in ids])
 
     def token_text(self, token_id: int) -> str:
-        """One token for people: part of a character appears as U+FFFD. Raises ValueError for an unknown id."""
+        """One token for people: part of a character appears as U+FFFD. Raises ValueError for an unknown
+        id.
+        """
         if self._reference.tokenizer.id_to_token(int(token_id)) is None:
             raise ValueError(
                 f"{self.name} has no token {token_id}; its ids go from 0 to {self.vocab_size - 1}."
@@ -157,7 +163,9 @@ _LOCK = threading.Lock()
 
 
 def open_tokenizer(spec: TokenizerSpec, loaded: Tokenizer | None = None) -> Tokenizer:
-    """The tokenizer of a spec, loaded once in a process. loaded: the one to keep from now on, if it is loaded already."""
+    """The tokenizer of a spec, loaded once in a process. loaded: the one to keep from now on, if it is loaded
+    already.
+    """
     with _LOCK:
         tokenizer = loaded or _OPEN.pop(spec, None) or _load(spec)
         _OPEN[spec] = tokenizer  # the latest is last
@@ -170,8 +178,10 @@ def _load(spec: TokenizerSpec) -> Tokenizer:
     config = TokenizerFiles(spec.name, spec.location, spec.revision).read()
     if (now := fingerprint(config)) != spec.fingerprint:
         raise DataError(
-            f"The tokenizer {spec.name} ({spec.location}) changed during the run: its fingerprint is {now[:12]}, "
-            f"the run started with {spec.fingerprint[:12]}. Restore the file, or start again with another work folder."
+            f"The tokenizer {spec.name} ({spec.location}) changed during the run: its fingerprint is "
+            f"{now[:12]}, "
+            f"the run started with {spec.fingerprint[:12]}. Restore the file, or start again with another "
+            "work folder."
         )
     text = to_json(config)
     encoder: Encoder = Fast(text) if spec.backend == "fastokens" else Reference(text)

@@ -14,7 +14,9 @@ from btlm_data.tokenizers.self_check import Verdict, check
 
 
 def main() -> None:
-    """Check the tokenizer on standard input and write the verdict, within limits of CPU seconds and bytes of memory."""
+    """Check the tokenizer on standard input and write the verdict, within limits of CPU seconds and bytes of
+    memory.
+    """
     seconds, num_bytes = int(sys.argv[1]), int(sys.argv[2])
     try:
         import resource

@@ -1,8 +1,8 @@
 """The self-check of a tokenizer, run in a process of its own with limits, and remembered.
 
-A verdict holds for a tokenizer's content, the versions of the libraries, the probes and the processor; a copy is kept in the
-user's cache folder ($XDG_CACHE_HOME or ~/.cache, below btlm-data/tokenizers), so that later runs start at once. Without such a
-folder, or where it cannot be written, the check runs at every start.
+A verdict holds for a tokenizer's content, the versions of the libraries, the probes and the processor; a copy
+is kept in the user's cache folder ($XDG_CACHE_HOME or ~/.cache, below btlm-data/tokenizers), so that later
+runs start at once. Without such a folder, or where it cannot be written, the check runs at every start.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _MAX_VERDICT_BYTES = 2**16
 
 
 def verdict_on(name: str, config: Mapping[str, Any], fingerprint: str, *, trusted: bool) -> Checked:
-    """What the self-check finds, or found earlier. trusted: the tokenizer is the package's own and needs no limits.
+    """What the self-check finds, or found earlier. trusted: the tokenizer is the package's own and needs no
+    limits.
 
     Raises ConfigError if the tokenizer cannot be used.
     """
@@ -61,7 +62,7 @@ def verdict_on(name: str, config: Mapping[str, Any], fingerprint: str, *, truste
 def _check_in_limits(config: Mapping[str, Any]) -> Checked:
     text = to_json(config).encode()
     seconds = _SECONDS + _SECONDS_PER_MB * len(text) // 10**6
-    # -P and the parent's own path: what is imported is what the parent imports, not what lies in the current folder.
+    # -P and the parent's own path: the child imports what the parent imports, nothing from the current folder.
     command = [
         sys.executable,
         "-P",
@@ -102,7 +103,7 @@ def _why_it_died(done: subprocess.CompletedProcess[bytes], seconds: int) -> str:
     )
 
 
-# What is remembered -----------------------------------------------------------------------------------------------
+# What is remembered -----------------------------------------------------------------------------------------
 
 
 def _path(fingerprint: str) -> Path | None:
@@ -124,7 +125,9 @@ def _path(fingerprint: str) -> Path | None:
 
 
 def _processor() -> str:
-    """What tells one kind of processor from another: its instructions may take other paths through a library."""
+    """What tells one kind of processor from another: its instructions may take other paths through a
+    library.
+    """
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:

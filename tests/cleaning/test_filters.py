@@ -18,9 +18,12 @@ from btlm_data.errors import ConfigError, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROSE = (
-    "The old library stood at the end of the street, and every morning the keeper would open the heavy doors with care. "
-    "Children came to read, and some of them would stay until the evening lamps were lit. Nobody could remember a day "
-    "that the place had been closed, not even in the worst winter. It was said that the founder would never have wanted it."
+    "The old library stood at the end of the street, and every morning the keeper would open the heavy "
+    "doors with care. "
+    "Children came to read, and some of them would stay until the evening lamps were lit. Nobody could "
+    "remember a day "
+    "that the place had been closed, not even in the worst winter. It was said that the founder would never "
+    "have wanted it."
 )
 
 
@@ -224,7 +227,7 @@ def test_a_wrong_entry_is_named(spec: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
-# A user's own function ------------------------------------------------------------------------------------------------
+# A user's own function --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -73,7 +73,9 @@ def test_what_does_not_change_is_the_same_object() -> None:
 
 
 def test_a_bad_line_needs_a_character_that_the_fast_test_knows() -> None:
-    """The premise of `_may_be_bad`: no alternative of ftfy's pattern matches without a non-ASCII character written in it."""
+    """The premise of `_may_be_bad`: no alternative of ftfy's pattern matches without a non-ASCII character
+    written in it.
+    """
     may_be_bad = normalize._Ftfy.load()._may_be_bad
     for name, characters in badness.MOJIBAKE_CATEGORIES.items():
         ascii_in_it = {c for c in characters if ord(c) < 128} - {"-"}  # `-` writes ranges

@@ -1,4 +1,6 @@
-"""Compiled kernels are kept in the first folder that can be written, and nothing fails where there is none."""
+"""Compiled kernels are kept in the first folder that can be written, and nothing fails where there is
+none.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ import scipy
 
 
 def test_the_operations_on_words_that_numba_lacks() -> None:
-    """They use numba's intrinsics, whose code generation is not a public interface: a change must show here."""
+    """They use numba's intrinsics, whose code generation is not a public interface: a change must show
+    here.
+    """
     import numba
 
     data = np.arange(32, dtype=np.uint8)

@@ -20,7 +20,8 @@ from btlm_data.kernels import minhash
 from btlm_data.kernels.minhash import Normalised, Scheme, ngram_hash32
 from tests.reference import minhash as reference
 
-# Characters whose lower case, width or class is unlike the rest: growing and shrinking, final sigma, every kind of white space.
+# Characters whose lower case, width or class is unlike the rest: growing and shrinking, final sigma, every
+# kind of white space.
 ODD = "ȺȾİıΣσςẞßKÅÀ𐐀𞤀Ǆǅ\x00\x1c\x1f\x85\xa0\u1680\u2003\u2028\u202f\u3000\ufeff\u200b 's-_`~.\t\n\r\x0b\x0c漢字한é\u0301😀"
 texts = st.lists(
     st.text(st.one_of(st.sampled_from(ODD), st.characters(exclude_categories=["Cs"])), max_size=60),
@@ -98,7 +99,9 @@ def test_ngram_hash32_never_changes() -> None:
 
 
 def test_ngram_hash32_spreads() -> None:
-    """Over 200,000 n-grams of counting text, as many collisions as a random function has (4.7 expected); as mixed, each bit half the time."""
+    """Over 200,000 n-grams of counting text, as many collisions as a random function has (4.7 expected); as
+    mixed, each bit half the time.
+    """
     hashes = [ngram_hash32(b"line %08d" % i) for i in range(200_000)]
     assert len(hashes) - len(set(hashes)) <= 16
     mixed = np.array([reference.fmix32(h) for h in hashes], np.uint32)
@@ -216,8 +219,9 @@ def test_exact_hashes_are_xxh3_of_the_normalised_text(documents: list[str]) -> N
 def test_pairs_are_caught_as_often_as_the_curve_says(similarity: float, expected: float) -> None:
     """8,000 pairs of documents of a known Jaccard similarity, of 100 features each pair.
 
-    In running text neighbouring features overlap, so exact similarities are built from the features themselves: 13-grams of digits,
-    each signed by the kernel as a document of its own; a document's signature is the minimum over its features'.
+    In running text neighbouring features overlap, so exact similarities are built from the features
+    themselves: 13-grams of digits, each signed by the kernel as a document of its own; a document's signature
+    is the minimum over its features'.
     """
     pairs, features = 8000, 100
     shared = round(similarity * features)

@@ -111,7 +111,8 @@ def test_leaders_attach_members_that_agree_and_forget_the_oldest() -> None:
     leaders = buckets.Leaders(4, needed=3)
     begins = np.zeros(22, np.bool_)
     begins[0] = True
-    # In two calls, as a bucket may be larger than what is read at once. Sixteen leaders stay, so number 0 is forgotten, 19 is not.
+    # In two calls, as a bucket may be larger than what is read at once. Sixteen leaders stay, so number 0 is
+    # forgotten, 19 is not.
     ordinals = np.arange(22, dtype=np.uint32)
     found = [
         leaders.attach(signatures[part], ordinals[part], begins[part]).tolist()

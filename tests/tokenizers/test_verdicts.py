@@ -257,7 +257,8 @@ def test_a_spec_is_complete_in_a_fresh_interpreter_in_another_folder(
     specs = [load_tokenizer("tokenizer.json").spec, load_tokenizer(".").spec, load_tokenizer("gpt2").spec]
     code = (
         "import pickle, sys\n"
-        "for spec in pickle.loads(bytes.fromhex(sys.argv[1])): print(spec.load().encode_batch(['a b'])[0].tolist())\n"
+        "for spec in pickle.loads(bytes.fromhex(sys.argv[1])): print(spec.load().encode_batch(['a "
+        "b'])[0].tolist())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, pickle.dumps(specs).hex()],

@@ -1,7 +1,8 @@
 """The filters that come with the package, by name, and what every filter has in common.
 
-A filter is a pydantic model: its fields are the parameters, `resource()` reads what they name when the run is planned, and
-`rule()` makes the function that judges texts. A new filter is a model in this folder and a line in `KINDS`.
+A filter is a pydantic model: its fields are the parameters, `resource()` reads what they name when the run is
+planned, and `rule()` makes the function that judges texts. A new filter is a model in this folder and a line
+in `KINDS`.
 """
 
 from __future__ import annotations

@@ -12,14 +12,17 @@ Rule = Callable[[str, str], tuple[Verdict, str]]  # (text, source) -> (verdict, 
 
 
 class FilterParameters(BaseModel):
-    """The parameters of one filter, checked. Strict: text is no number, and a whole number is not true or false."""
+    """The parameters of one filter, checked. Strict: text is no number, and a whole number is not true or
+    false.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def resource(self) -> Any:
         """What the parameters name outside the recipe (a word list, a module), read when the run is planned.
 
-        Returns JSON values that are complete: `rule` reads no file of the user. Raises ConfigError if it cannot be read.
+        Returns JSON values that are complete: `rule` reads no file of the user. Raises ConfigError if it
+        cannot be read.
         """
         return None
 

@@ -30,10 +30,10 @@ _MAX_WORD_LIST_BYTES = 2**24
 class C4(FilterParameters):
     """Section 2.2 of the paper; numbers as in C4's released code.
 
-    Lines that do not end in . ? ! or a quotation mark, have too few words, mention JavaScript or a cookie or privacy
-    policy are removed, citation marks too; pages with `lorem ipsum`, a curly bracket, too few sentences left, or a word
-    of the list are dropped. Sentences are counted by their end marks (C4 uses NLTK), and spans of three sentences that
-    occur twice are left to deduplication.
+    Lines that do not end in . ? ! or a quotation mark, have too few words, mention JavaScript or a cookie or
+    privacy policy are removed, citation marks too; pages with `lorem ipsum`, a curly bracket, too few
+    sentences left, or a word of the list are dropped. Sentences are counted by their end marks (C4 uses
+    NLTK), and spans of three sentences that occur twice are left to deduplication.
     """
 
     min_words_per_line: int = Field(5, ge=0)
@@ -52,7 +52,7 @@ class C4(FilterParameters):
             with path.open("rb") as file:
                 data = file.read(_MAX_WORD_LIST_BYTES + 1)
             if len(data) > _MAX_WORD_LIST_BYTES:
-                raise ValueError(f"it has more than {_MAX_WORD_LIST_BYTES:,} bytes")  # noqa: TRY301 (one message)
+                raise ValueError(f"it has more than {_MAX_WORD_LIST_BYTES:,} bytes")  # noqa: TRY301
             lines = data.decode("utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise ConfigError(

@@ -16,7 +16,9 @@ _ELLIPSES = ("...", "…")
 
 
 class GopherQuality(FilterParameters):
-    """Quality rules ("Quality Filtering"). Words are split at white space; shares are of words or of lines."""
+    """Quality rules ("Quality Filtering"). Words are split at white space; shares are of words or of
+    lines.
+    """
 
     min_words: int = 50
     max_words: int = 100_000
@@ -66,8 +68,8 @@ _DUPLICATE_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10,
 class GopherRepetition(FilterParameters):
     """Repetition rules ("Repetition Removal"), table A1.
 
-    The characters of n-grams are those of their words; the most frequent n-gram counts only where it occurs twice.
-    ngrams: also the nine rules on word n-grams, with table A1's thresholds.
+    The characters of n-grams are those of their words; the most frequent n-gram counts only where it occurs
+    twice. ngrams: also the nine rules on word n-grams, with table A1's thresholds.
     """
 
     max_duplicate_lines: float = 0.30

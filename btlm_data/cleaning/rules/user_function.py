@@ -1,9 +1,9 @@
 """A filter that is a function of the user's, named as module:function.
 
-The module is found once, when the run is planned: a file of the current folder first, then whatever Python can import
-(the current folder last). What travels to the workers is the module's name, the folder it was imported from and the
-SHA-256 of its source, so that a worker in another folder, or on another machine that sees the same folder, runs the same
-code or says that it cannot.
+The module is found once, when the run is planned: a file of the current folder first, then whatever Python
+can import (the current folder last). What travels to the workers is the module's name, the folder it was
+imported from and the SHA-256 of its source, so that a worker in another folder, or on another machine that
+sees the same folder, runs the same code or says that it cannot.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _MAX_FAULT_CHARS = 64
 class ModuleSource(NamedTuple):
     """Where a module comes from: all that another process needs to import the same one.
 
-    folder: the absolute path of the folder that holds the module, or its top package ("" for one without a file).
-    is_file: the module is the file folder/name.py and is loaded from there, whatever else has its name.
-    sha256: hex digest of the module's source.
+    folder: the absolute path of the folder that holds the module, or its top package ("" for one without a
+    file). is_file: the module is the file folder/name.py and is loaded from there, whatever else has its
+    name. sha256: hex digest of the module's source.
     """
 
     name: str
@@ -46,7 +46,8 @@ class ModuleSource(NamedTuple):
 class UserFunction(FilterParameters):
     """function: module:function. max_errors: how many documents of a block it may fail on.
 
-    metadata: whether the function reads document["metadata"], the whole record. docs/filters.md describes the function.
+    metadata: whether the function reads document["metadata"], the whole record. docs/filters.md describes the
+    function.
     """
 
     function: str
@@ -75,7 +76,9 @@ class UserFunction(FilterParameters):
         raise NotImplementedError
 
     def document_rule(self, resource: Any) -> Callable[[Document], tuple[Verdict, str]]:
-        """The function that judges a document. Raises DataError if the module is not the one the run was planned with."""
+        """The function that judges a document. Raises DataError if the module is not the one the run was
+        planned with.
+        """
         function = self._function(ModuleSource(*resource))
 
         def decide(document: Document) -> tuple[Verdict, str]:
@@ -110,15 +113,16 @@ class UserFunction(FilterParameters):
             ) from None
         if not callable(value):
             raise ConfigError(
-                f"clean.filters: {self.function} is a {type(value).__name__}, expected a function of one document. "
+                f"clean.filters: {self.function} is a {type(value).__name__}, expected a function of one "
+                "document. "
                 "Name a function."
             )
         function: Callable[[Document], Any] = value
         return function
 
 
-# Modules of the user's own folder that this process has loaded, by their source: two runs in one process may have two
-# files of one name, and a file may change between them.
+# Modules of the user's own folder that this process has loaded, by their source: two runs in one process may
+# have two files of one name, and a file may change between them.
 _FILE_MODULES: dict[ModuleSource, ModuleType] = {}
 # The digest of each other module when it was imported for a filter.
 _IMPORTED: dict[str, str] = {}
@@ -134,7 +138,8 @@ def _find_module(name: str, function: str) -> ModuleSource:
     module = _import_by_name(name, str(folder), function)
     if (path := getattr(module, "__file__", None)) is None:
         return ModuleSource(name, "", False, hashlib.sha256(name.encode()).hexdigest())
-    # folder/package/module.py: as many folders up as the name has parts, one more for a package's __init__.py.
+    # folder/package/module.py: as many folders up as the name has parts, one more for a package's
+    # __init__.py.
     levels = name.count(".") + (Path(path).name == "__init__.py")
     return ModuleSource(name, str(Path(path).resolve().parents[levels]), False, _sha256(Path(path)))
 
@@ -164,7 +169,8 @@ def _check(source: ModuleSource, sha256: str | None) -> None:
         )
         raise DataError(
             f"clean.filters: the module {source.name} in {source.folder} {problem}. "
-            "Every worker must see the same file; run the same command again to plan with the file as it is now."
+            "Every worker must see the same file; run the same command again to plan with the file as it is "
+            "now."
         )
 
 

@@ -11,7 +11,9 @@ from btlm_data.cleaning.rules.base import FilterParameters, Rule, Verdict
 
 
 class MinChars(FilterParameters):
-    """Drop texts shorter than `chars` characters, as they are (clean.min_chars counts them as normalised for deduplication)."""
+    """Drop texts shorter than `chars` characters, as they are (clean.min_chars counts them as normalised for
+    deduplication).
+    """
 
     chars: int = Field(ge=0)
 
@@ -33,7 +35,9 @@ class MaxChars(FilterParameters):
 
 
 class RegularExpression(FilterParameters):
-    """Drop texts in which `drop` is found; drop those in which `keep` is not; remove every match of `remove`."""
+    """Drop texts in which `drop` is found; drop those in which `keep` is not; remove every match of
+    `remove`.
+    """
 
     drop: str | None = None
     keep: str | None = None
