@@ -15,12 +15,13 @@ from btlm_train import evaluate as evaluation
 from btlm_train import generate as generation
 from btlm_train.checkpoint import Checkpoint, State
 from btlm_train.data.description import describe_data
+from btlm_train.data.manifests import split_folder
 from btlm_train.files import write_bytes, write_json
 from btlm_train.interchange.exporting import Target
 from btlm_train.model import BTLM
 from btlm_train.parameters import ModelConfig, Params
 from btlm_train.training import Trainer, joined, run_evaluation, starting_point, train
-from btlm_train.training.checks import check_data
+from btlm_train.training.checks import check_data, with_splits
 from btlm_train.training.run_folder import locked, new_run
 
 Mode = Literal["train", "eval", "train_and_eval", "eval_all"]
@@ -42,6 +43,7 @@ def run(
                 params, folder, world, checkpoint_from=checkpoint_from, evaluating=mode == "train_and_eval"
             )
             return {"step": trainer.step, **trainer.final} if world.rank == 0 else None
+        params = with_splits(params)
         if not params.validation:
             raise ConfigError(
                 "The parameters have no validation data. Add an eval_input section, or validate.val_dataloader."
@@ -173,8 +175,9 @@ def evaluate_lengths(
     with joined(device) as world:
         model = open_model(path, str(world.device), trained_length)
         context = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=world.device.type == "cuda")
-        config: dict[str, Any] = {"data_dir": str(data), "batch_size": 1, "drop_last": False}
-        if describe_data(str(data)).format == "corpus":
+        folder = split_folder(str(data), ("validation", "test"))
+        config: dict[str, Any] = {"data_dir": folder, "batch_size": 1, "drop_last": False}
+        if describe_data(folder).format == "corpus":
             config["max_sequence_length"] = max(lengths)
         sums = evaluation.evaluate_lengths(model, config, lengths, world.device, context, samples)
         evaluation.write_lengths(

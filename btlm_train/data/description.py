@@ -7,10 +7,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from btlm_data.errors import DataError
-from btlm_train.data.manifests import Manifest, mapping
 from btlm_train.data.settings import FEATURES, VSL_FEATURES
 from btlm_train.data.shard_set import ShardSet
 
@@ -54,22 +53,21 @@ def describe_data(
             f"{shards.names[0]} holds rows of shape {shards.trailing}, expected (3, sequence length). Give a folder of shards."
         )
     digest = hashlib.sha256(json.dumps(shards.fingerprint(), sort_keys=True).encode()).hexdigest()
-    tokenizers = [mapping(manifest.content.get("tokenizer")) for manifest in shards.manifests]
-    names = _agreed(tokenizers, "name", shards.manifests)
-    vocab_size = _agreed(tokenizers, "vocab_size", shards.manifests)
-    return DataDescription(length, vocab_size, names, digest, count, kind)
-
-
-def _agreed(tokenizers: list[dict[str, Any]], key: str, manifests: list[Manifest]) -> Any:
-    """The one value of `key`, None if no manifest has it. Raises DataError if manifests differ."""
-    found = {
-        manifest.path: tokenizer[key]
-        for tokenizer, manifest in zip(tokenizers, manifests, strict=True)
-        if tokenizer.get(key) is not None
-    }
-    if len(set(found.values())) > 1:
-        listing = ", ".join(f"{value!r} in {path}" for path, value in found.items())
-        raise DataError(
-            f"The data folders were tokenized differently: tokenizer {key} {listing}. Give data_dir folders of one tokenizer."
-        )
-    return next(iter(found.values()), None)
+    tokenizers = {manifest.path: manifest.dataset.tokenizer for manifest in shards.manifests}
+    for key in ("name", "fingerprint", "vocab_size"):
+        values = {path: getattr(tokenizer, key) for path, tokenizer in tokenizers.items()}
+        if len(set(values.values())) > 1:
+            listing = ", ".join(f"{value!r} in {path}" for path, value in values.items())
+            raise DataError(
+                f"The data folders were tokenized differently: tokenizer {key} {listing}. "
+                "Give data_dir folders of one tokenizer."
+            )
+    tokenizer = next(iter(tokenizers.values()), None)
+    return DataDescription(
+        sequence_length=length,
+        vocab_size=tokenizer.vocab_size if tokenizer else None,
+        tokenizer_name=tokenizer.name if tokenizer else None,
+        digest=digest,
+        num_samples=count,
+        format=kind,
+    )

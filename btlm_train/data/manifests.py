@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from btlm_data.errors import DataError
+from btlm_data.formats import dataset as dataset_file
+from btlm_data.formats.dataset import Dataset
+from btlm_data.formats.ledger import SPLITS
 from btlm_train.data.shard_reader import ShardFile
 
 
@@ -18,63 +21,90 @@ class Manifest:
     """A dataset.json: where it lies, and what it holds."""
 
     path: Path
-    content: dict[str, Any]
+    dataset: Dataset
 
-    def files(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Each file it lists, with the place where it should lie."""
-        for split, listed in mapping(self.content.get("splits")).items():
-            for entry in mapping(listed).get("files") or ():
-                name = str(mapping(entry).get("name", ""))
-                folder = self.path.parent
-                if "/" not in name and (folder / split).is_dir():
-                    folder = folder / split
-                yield (folder / name).absolute(), entry
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """`value` if it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}
+    def shards(self) -> Iterator[tuple[Path, dataset_file.ShardFile]]:
+        """Each shard it lists, with the path where it should lie: in the folder of its split, or beside a copied file."""
+        for name, split in self.dataset.splits.items():
+            folder = self.path.parent / name
+            for shard in split.files:
+                yield (folder if folder.is_dir() else self.path.parent).absolute() / shard.name, shard
 
 
 def find_manifest(folder: Path) -> Manifest | None:
-    """The dataset.json in the folder itself, else one level above it, else two."""
+    """The dataset.json in the folder itself, else one level above it, else two.
+
+    None if there is none, or if it is of another program or of a folder of several sets. Raises DataError if it is
+    damaged.
+    """
     absolute = folder.absolute()
     for place in (absolute, *absolute.parents[:2]):
-        path = place / "dataset.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        path = place / dataset_file.FILE_NAME
+        if not os.path.lexists(path):
             continue
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"The manifest {path} cannot be read ({error}). Restore it, or remove it to read the shards without it."
-            ) from None
-        if isinstance(content, dict):
-            return Manifest(path, content)
+        data = dataset_file.read_small(path, dataset_file.MAX_BYTES)
+        if _is_foreign(data):
+            return None
+        try:
+            value = dataset_file.decode(data, str(path))
+        except DataError as error:
+            raise DataError(f"{error} Or remove {path} to read the shards without it.") from None
+        return Manifest(path, value) if isinstance(value, Dataset) else None
     return None
+
+
+def _is_foreign(data: bytes) -> bool:
+    """Whether a dataset.json is a JSON object of another program: ours has a fingerprint and a version."""
+    try:
+        tree = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return False
+    return isinstance(tree, dict) and not tree.keys() & {"fingerprint", "format_version", "checksum"}
+
+
+def split_folder(folder: str, splits: tuple[str, ...]) -> str:
+    """The folder of the first of `splits` where `folder` is a whole dataset with one; else `folder` itself."""
+    path = Path(folder)
+    if (path / dataset_file.FILE_NAME).is_file() and not any(path.glob("*.h5")):
+        for name in splits:
+            if (path / name).is_dir():
+                return str(path / name)
+    return folder
+
+
+def splits_in(folder: str) -> list[str]:
+    """The splits that a folder has as sub-folders, for messages."""
+    return [name for name in SPLITS if (Path(folder) / name).is_dir()]
 
 
 def check_manifests(
     manifests: list[Manifest], folders: list[str], files: list[ShardFile], by_row: bool
 ) -> dict[str, str]:
-    """sha256 by path, as the manifests have it. Raises DataError if a listed file is missing or has another number of rows."""
+    """The SHA-256 of each shard by path, as the manifests have it.
+
+    Raises DataError if a listed shard of these folders is missing, or has another size or number of rows.
+    """
     present = {file.path: file for file in files}
     read = {os.path.abspath(folder) for folder in folders}
     sha256 = {}
     for manifest in manifests:
-        for path, entry in manifest.files():
-            if str(path.parent) not in read or path.suffix != ".h5":
+        for path, shard in manifest.shards():
+            if str(path.parent) not in read:
                 continue
             file = present.get(str(path))
             if file is None:
                 raise DataError(
                     f"The shard {path} is missing: {manifest.path} lists it. Restore it, or prepare the data again."
                 )
-            rows = entry.get("n_examples")
-            if by_row and rows is not None and rows != file.rows:
+            if by_row and shard.n_examples != file.rows:
                 raise DataError(
-                    f"The shard {path} has {file.rows} samples, {manifest.path} says {rows}. Restore it, or prepare the data again."
+                    f"The shard {path} has {file.rows} samples, {manifest.path} says {shard.n_examples}. "
+                    "Restore it, or prepare the data again."
                 )
-            if entry.get("sha256"):
-                sha256[str(path)] = str(entry["sha256"])
+            if shard.bytes != file.num_bytes:
+                raise DataError(
+                    f"The shard {path} has {file.num_bytes} bytes, {manifest.path} says {shard.bytes}. "
+                    "Restore it, or prepare the data again."
+                )
+            sha256[str(path)] = shard.sha256
     return sha256

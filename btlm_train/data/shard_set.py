@@ -13,26 +13,30 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError, InputError
-from btlm_train.data.manifests import check_manifests, find_manifest
+from btlm_train.data.manifests import check_manifests, find_manifest, splits_in
 from btlm_train.data.shard_reader import OPEN_SHARDS, probe_shard
 
 Int64Array = npt.NDArray[np.int64]
 
 
 class ShardSet:
-    """The rows of all *.h5 files of some folders, end to end: sorted by path as text, hidden files included, sub-folders not.
+    """The rows of all *.h5 files of some folders, end to end: sorted by path as text, hidden files too, sub-folders not.
 
-    Holds no open file, so it may be pickled and forked. Raises InputError if there is nothing to read, DataError if a file is not
-    a shard, does not fit the others, or is not what the manifest beside it says.
+    Holds no open file, so it may be pickled and forked. Raises InputError if there is nothing to read, DataError if a
+    file is not a shard, does not fit the others, or is not what the manifest beside it says.
     """
 
     def __init__(self, data_dirs: str | Sequence[str], sort_files: bool = True) -> None:
         folders = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
         names = [name for folder in folders for name in _list_shards(folder)]
         if not names:
-            raise InputError(
-                f"There is no *.h5 file in {', '.join(folders)}. Check data_dir: sub-folders are not searched."
+            splits = [f"{folder}/{split}" for folder in folders for split in splits_in(folder)]
+            advice = (
+                f"Give the folder of a split: {', '.join(splits)}."
+                if splits
+                else "Check data_dir: sub-folders are not searched."
             )
+            raise InputError(f"There is no *.h5 file in {', '.join(folders)}. {advice}")
         if sort_files:
             names.sort()
         self.names = names
@@ -42,8 +46,8 @@ class ShardSet:
         for name, (_, trailing, dtype) in zip(names, opened, strict=True):
             if (trailing, dtype) != (self.trailing, self.dtype):
                 raise DataError(
-                    f"{name} holds {dtype} rows of shape {trailing}, {names[0]} {self.dtype} rows of shape {self.trailing}. "
-                    "Give data_dir folders of one kind of shards."
+                    f"{name} holds {dtype} rows of shape {trailing}, {names[0]} {self.dtype} rows of shape "
+                    f"{self.trailing}. Give data_dir folders of one kind of shards."
                 )
         self.ends = list(itertools.accumulate(file.rows for file in self.files))
         self.manifests = [
@@ -59,7 +63,10 @@ class ShardSet:
         return self.ends[-1]
 
     def read(self, starts: Int64Array, length: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield (position in `starts`, rows [start, start + length)) in the order they are stored, each file checked once."""
+        """Yield (position in `starts`, rows [start, start + length)) in the order they are stored; each file is checked once.
+
+        starts: (n,) int64 row numbers.
+        """
         order = np.argsort(starts, kind="stable")
         numbers = np.searchsorted(self.ends, starts, side="right")
         current, before, handle = -1, 0, None
@@ -83,7 +90,10 @@ class ShardSet:
             yield position, np.concatenate([*pieces, last]) if pieces else last
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the data is, in plain JSON values: its layout, and per file name, rows, bytes, probe and, if a manifest has it, sha256."""
+        """What the data is, in plain JSON values.
+
+        Its layout, and of each file the name, rows, bytes, probe, and its SHA-256 if a manifest has it.
+        """
         files = [
             [
                 os.path.basename(file.path),

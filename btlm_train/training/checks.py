@@ -6,8 +6,39 @@ from pathlib import Path
 
 from btlm_data.errors import ConfigError
 from btlm_train.data.description import DataDescription, describe_data
+from btlm_train.data.manifests import split_folder
 from btlm_train.data.settings import DataConfig
-from btlm_train.parameters import ModelConfig
+from btlm_train.parameters import ModelConfig, Params
+
+
+def with_split(data: DataConfig, splits: tuple[str, ...]) -> DataConfig:
+    """Where data_dir is a whole prepared dataset, its first split of `splits` that is there: `shards` names `shards/train`."""
+
+    def resolved(value: str | list[str]) -> str | list[str]:
+        return (
+            split_folder(value, splits)
+            if isinstance(value, str)
+            else [split_folder(one, splits) for one in value]
+        )
+
+    changes: dict[str, object] = {}
+    if data.data_dir is not None:
+        changes["data_dir"] = resolved(data.data_dir)
+    if data.mixture is not None:
+        changes["mixture"] = [
+            entry.model_copy(update={"data_dir": resolved(entry.data_dir)}) for entry in data.mixture
+        ]
+    return data.model_copy(update=changes)
+
+
+def with_splits(params: Params) -> Params:
+    """The parameters with training data from train/ and validation data from validation/, or test/ without one."""
+    return params.model_copy(
+        update={
+            "train": None if params.train is None else with_split(params.train, ("train",)),
+            "validation": tuple(with_split(data, ("validation", "test")) for data in params.validation),
+        }
+    )
 
 
 def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> DataDescription:

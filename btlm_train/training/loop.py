@@ -28,11 +28,11 @@ from btlm_train.data.settings import DataConfig
 from btlm_train.files import write_json
 from btlm_train.model import count_parameters
 from btlm_train.parameters import Params
-from btlm_train.training.checks import check_data
+from btlm_train.training.checks import check_data, with_splits
 from btlm_train.training.metrics import Metrics
 from btlm_train.training.run_folder import begin_run, locked, moved_path, own_checkpoint, read_run
 from btlm_train.training.step import Batch, optimizer_step
-from btlm_train.training.trainer import Trainer, changed_settings
+from btlm_train.training.trainer import Trainer, changed_settings, check_same_function
 from btlm_train.training.world import World, autocast
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,10 @@ def starting_point(
     found = checkpoint.find(path)
     if found is not None:
         return found, False
-    return interchange.read_weights(path)[0], False
+    weights, config = interchange.read_weights(path)
+    if config is not None:
+        check_same_function(config, params.model, source)
+    return weights, False
 
 
 def train(
@@ -77,6 +80,7 @@ def train(
 
     Returns the trainer; its `final` holds the last figures, and is empty if the run had been finished before.
     """
+    params = with_splits(params)
     description = check_data(params.train, params.model, "train_input")
     if evaluating:
         for data in params.validation:

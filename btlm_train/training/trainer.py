@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,39 @@ def check_architecture(saved: Checkpoint, model: ModelConfig) -> None:
             f"The checkpoint {saved.path} is of another model: {'; '.join(differences)}. "
             "Use the parameters it was trained with, or another --model-dir."
         )
+
+
+def check_same_function(config: ModelConfig, model: ModelConfig, source: str) -> None:
+    """Raises ConfigError if foreign weights were saved with another function than `model` computes.
+
+    Compared are sizes and the scales that act on them, since a foreign configuration may spell those otherwise.
+    """
+    then, now = _function(config), _function(model)
+    differences = [
+        f"{key}: {then[key]:g} there, {now[key]:g} here"
+        for key in now
+        if not math.isclose(then[key], now[key], rel_tol=1e-6)
+    ]
+    if differences:
+        raise ConfigError(
+            f"The weights at {source} are of another model: {'; '.join(differences)}. "
+            "Use the parameters they were trained with."
+        )
+
+
+def _function(config: ModelConfig) -> dict[str, float]:
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_heads",
+        "filter_size",
+        "layer_norm_epsilon",
+    )
+    return {key: getattr(config, key) for key in (*sizes, "embeddings_scale")} | {
+        "scale of logits": mup.logit_scale(config),
+        "scale of attention scores": mup.attention_scale(config),
+    }
 
 
 def changed_settings(saved: Checkpoint, params: Params) -> list[str]:

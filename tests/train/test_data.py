@@ -22,7 +22,11 @@ import pytest
 import torch
 
 from btlm_data.errors import ConfigError, DataError, InputError
+from btlm_data.formats.dataset import Tokenizer
 from btlm_train.data import DataConfig, GptHDF5MapDataProcessor, MixtureEntry, describe_data
+from btlm_train.parameters import load_params
+from btlm_train.training.checks import with_splits
+from tests.train import tiny
 
 L = 10
 
@@ -180,7 +184,7 @@ def test_a_chunk_never_written_holds_the_fill_value(tmp_path: Path) -> None:
     [
         ({"shufle": True}, r"no setting 'shufle'. Did you mean shuffle\?"),
         ({"max_seq_len": 8}, r"Did you mean max_sequence_length\?"),
-        ({"batch_size": 0}, r"batch_size: greater than or equal to 1 \(given: 0\)"),
+        ({"batch_size": 0}, r"batch_size: .*1 \(given: 0\)"),
         ({"batch_size": None}, "batch_size: expected a whole number"),
         ({"data_dir": None}, "neither of data_dir and mixture"),
         ({"mixture": [{"data_dir": "x", "weight": 1}]}, "both of data_dir and mixture"),
@@ -531,19 +535,7 @@ def test_a_state_of_the_model_zoo_is_accepted(tmp_path: Path) -> None:
 def prepared(root: Path, **changes: Any) -> Path:
     """A prepared dataset as the data side writes it: a train folder and a manifest above it."""
     three_shards(root / "train")
-    files = [
-        {"name": f"data-{n:05}.h5", "n_examples": count, "tokens": count * L, "sha256": f"{n:064x}"}
-        for n, count in enumerate((5, 7, 4))
-    ]
-    manifest = {
-        "format_version": 1,
-        "tokenizer": {"name": "gpt2", "fingerprint": "f", "eos_id": 50256, "vocab_size": 50257},
-        "seq_len": L,
-        "format": "sample",
-        "splits": {"train": {"files": files}},
-        **changes,
-    }
-    (root / "dataset.json").write_text(json.dumps(manifest))
+    tiny.write_manifest(root, **changes)
     return root / "train"
 
 
@@ -604,7 +596,10 @@ def test_a_shard_the_manifest_lists_must_be_there_with_its_rows(tmp_path: Path) 
 
 
 def test_folders_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
-    one, two = prepared(tmp_path / "one"), prepared(tmp_path / "two", tokenizer={"name": "llama"})
+    one, two = (
+        prepared(tmp_path / "one"),
+        prepared(tmp_path / "two", tokenizer=Tokenizer("llama", "g", 1, 100)),
+    )
     with pytest.raises(DataError, match="tokenized differently"):
         describe_data([one, two])
 
@@ -614,5 +609,32 @@ def test_a_damaged_manifest_is_an_error_and_a_bare_one_is_not(tmp_path: Path) ->
     (tmp_path / "dataset.json").write_text("{}")
     assert describe_data(train).vocab_size is None
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset.json cannot be read"):
+    with pytest.raises(
+        DataError, match=r"dataset.json cannot be used.*remove .*dataset.json to read the shards without"
+    ):
         describe_data(train)
+    (tmp_path / "dataset.json").unlink()
+    os.mkfifo(tmp_path / "dataset.json")
+    with pytest.raises(DataError, match="not a regular file"):
+        describe_data(train)
+
+
+def test_a_shard_of_another_size_than_the_manifest_says(tmp_path: Path) -> None:
+    train = prepared(tmp_path)
+    write(train / "data-00002.h5", sample_rows(12, 4), chunks=(1, 3, L))
+    with pytest.raises(DataError, match=r"data-00002.h5 has \d+ bytes, .*dataset.json says"):
+        describe_data(train)
+
+
+def test_a_dataset_may_be_given_where_its_split_is_meant(tmp_path: Path) -> None:
+    three_shards(tmp_path / "validation")
+    train = prepared(tmp_path)
+    params = load_params(
+        "params_btlm_tiny_2k.yaml", [f"train_input.data_dir={tmp_path}", f"eval_input.data_dir=[{tmp_path}]"]
+    )
+    resolved = with_splits(params)
+    assert resolved.train is not None
+    assert resolved.train.data_dir == str(train)
+    assert resolved.validation[0].data_dir == [str(tmp_path / "validation")]
+    with pytest.raises(InputError, match=f"Give the folder of a split: {train}"):
+        describe_data(tmp_path)

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError, SafetyStop
+from btlm_data.formats.dataset import Tokenizer
 from btlm_train import checkpoint
 from btlm_train.parameters import load_params
 from btlm_train.training import Trainer, World, joined, train
@@ -376,9 +377,7 @@ def test_unfit_data_stops_before_the_model_is_built(
 
 def test_a_larger_vocabulary_in_the_data_is_refused(tmp_path: Path) -> None:
     shards = tiny.write_shards(tmp_path / "shards" / "train")
-    (tmp_path / "shards" / "dataset.json").write_text(
-        json.dumps({"tokenizer": {"name": "other", "vocab_size": 1000}})
-    )
+    tiny.write_manifest(tmp_path / "shards", tokenizer=Tokenizer("other", "f", 1, 1000))
     with pytest.raises(ConfigError, match="vocab_size"):
         trained(tiny.write_params(tmp_path / "params.yaml", shards), tmp_path / "run")
 
@@ -472,7 +471,7 @@ def test_no_checkpoint_given_by_name(whole: Any, tmp_path: Path) -> None:
         trained(params, tmp_path / "run", start=str(tmp_path / "nowhere"))
     pickled = tmp_path / "model.pt"
     pickled.write_bytes(b"\x80\x02.")
-    with pytest.raises(ConfigError, match="never loaded"):
+    with pytest.raises(DataError, match="not an archive"):
         trained(params, tmp_path / "run", start=str(pickled))
     (tmp_path / "torn.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(DataError, match="torn"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import yaml
 
 from btlm_data import entry
+from btlm_data.formats import dataset
 from btlm_train import cli
 
 LENGTH, VOCAB, BATCH = 16, 64, 4
@@ -48,6 +50,29 @@ def write_shards(folder: Path, samples: int = 60, length: int = LENGTH, seed: in
             file.create_dataset("data", data=rows, chunks=(1, 3, length), compression="gzip")
             file.attrs["n_examples"] = len(rows)
     return folder
+
+
+def write_manifest(root: Path, **changes: Any) -> Path:
+    """A dataset.json in `root`, as the data side writes it, of the shards in root/train (and other splits)."""
+    splits = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        files = []
+        for path in sorted(folder.glob("*.h5")):
+            with h5py.File(path, "r") as file:
+                count = len(file["data"])
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            files.append(dataset.ShardFile(path.name, path.stat().st_size, digest, count, count * 10))
+        documents = dataset.StoredFile(dataset.DOCUMENTS, 0, "0" * 64)
+        splits[folder.name] = dataset.Split(1, 1, 1, 1, files, documents)
+    values: dict[str, Any] = {
+        "fingerprint": "0" * 64, "configuration": {}, "inputs": [], "left_out": [], "other_inputs": {},
+        "tokenizer": dataset.Tokenizer("gpt2", "f", 50256, 50257), "seq_len": 10, "format": "sample",
+        "shuffle": "none", "seed": 0, "dtype": "uint16", "set": dataset.SetPosition(), "splits": splits,
+        "ledger": [], "dedupe": None, "outputs": [],
+    }  # fmt: skip
+    path = root / "dataset.json"
+    path.write_bytes(dataset.encode(dataset.Dataset(**(values | changes))))
+    return path
 
 
 def write_params(path: Path, data: Path, **changes: dict[str, Any]) -> Path:
