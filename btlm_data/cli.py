@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from btlm_data.recipe.models import Recipe
 
 
+logger = logging.getLogger(__name__)
 _LEAST_ADDRESS_SPACE = 1_000_000_000  # below it, numba and OpenBLAS end the process without an exception
 _MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
 
@@ -229,6 +231,8 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
     from btlm_data.inspection import outcome
     from btlm_data.progress import Bars, Lines
 
+    logger.debug("settings: %s", recipe.settings.model_dump_json(exclude_defaults=True))
+    logger.debug("run: %s", recipe.run.model_dump_json(exclude_defaults=True))
     console = terminal.console(stderr=True)
     quiet = entry.is_quiet(click.get_current_context())
     start = perf_counter()

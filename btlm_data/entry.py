@@ -165,7 +165,8 @@ class Program(click.Group):
 def run(program: Program) -> NoReturn:
     """Run the command that sys.argv names, print what went wrong, and exit. Raises nothing but SystemExit."""
     terminal.start()
-    signal.signal(signal.SIGINT, _Interrupts())
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGINT, _Interrupts())
     arguments = sys.argv[1:]
     try:
         code = _exit_code(program, arguments)

@@ -161,3 +161,20 @@ def test_an_ascii_terminal_shows_escapes() -> None:
     done = run("end", "späße", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
     assert done.returncode == 70
     assert r"sp\xe4\xdfe" in done.stderr
+
+
+def test_an_interrupt_during_the_imports_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "btlm_data", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "")

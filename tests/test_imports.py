@@ -78,6 +78,7 @@ MAY_IMPORT = {
         "dedupe.curve",
         "kernels.load_numba_without_scipy",
     },
+    "__main__": {"cli"},
     "__init__": {"kernels"},
 }
 FROM_TRAINER = {
