@@ -72,6 +72,7 @@ class Records:
             [batch.sources[row] for row in rows],
             [names[self.files[row]] for row in rows],
             [batch.offsets[row] for row in rows],
+            [batch.records[row] for row in rows] if batch.records is not None else None,
         )
 
     def take(self, block: RecordBatch, range_index: int) -> None:
@@ -81,6 +82,8 @@ class Records:
         else:
             for name in ("texts", "sources", "lines", "offsets", "rejects"):
                 getattr(self.block, name).extend(getattr(block, name))
+            if self.block.records is not None and block.records is not None:
+                self.block.records += block.records
         self.files += [range_index] * len(block.texts)
         self.reject_files += [range_index] * len(block.rejects)
 

@@ -153,10 +153,13 @@ def records(
 ) -> Iterator[Records]:
     """Blocks of about block_bytes; those of small files are put together."""
     block, num_held = Records(), 0
+    with_records = settings.filters.needs_metadata
     for index, file_range in enumerate(ranges):
         with settings.fetcher.local_copy(file_range.file) as path:
             stretch = Stretch(file_range.start, file_range.stop, *resume)
-            for batch in read_batches(path, file_range.file, settings.options, stretch, block_bytes):
+            for batch in read_batches(
+                path, file_range.file, settings.options, stretch, block_bytes, with_records
+            ):
                 if file_range.max_line is not None:
                     batch.keep_lines_before(file_range.max_line)
                 block.take(batch, index)
