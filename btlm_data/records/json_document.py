@@ -20,7 +20,7 @@ from btlm_data.records.stream import BOM, ByteStream, open_stream
 _LOOK_BYTES = 2**20
 _LINE_BYTES = 2**16  # of a line that is parsed to learn what the file is
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_OUTSIDE = re.compile(rb'["\[\]{}]')
+_OUTSIDE = re.compile(rb'"|[\[{]++|[\]}]++')
 _OUTSIDE_OR_COMMA = re.compile(rb'["\[\]{},]')
 
 
@@ -64,9 +64,10 @@ def _is_unfinished(line: bytes) -> bool:
         match = _OUTSIDE.search(line, place)
         if match is None:
             break
-        character, place = match[0], match.end()
-        in_string = character == b'"'
-        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(character, 0)
+        place = match.end()
+        in_string = match[0] == b'"'
+        if not in_string:
+            depth += len(match[0]) if match[0][:1] in b"[{" else -len(match[0])
     return depth > 0
 
 
@@ -129,12 +130,16 @@ class _Splitter:
                 self._scan += 1
                 self._in_string = False
                 continue
-            top = self._depth == (1 if self._array else 0)
-            found = (_OUTSIDE_OR_COMMA if top else _OUTSIDE).search(buffer, self._scan)
+            top = 1 if self._array else 0
+            found = (_OUTSIDE_OR_COMMA if self._depth <= top else _OUTSIDE).search(buffer, self._scan)
             if found is None:
                 self._scan = length
                 return
-            character, end = found[0], found.end()
+            depth = self._depth + (len(found[0]) if found[0][:1] in b"[{" else -len(found[0]))
+            if len(found[0]) > 1 and depth > top:  # many brackets, all of them inside the record
+                self._depth, self._scan = depth, found.end()
+                continue
+            character, end = found[0][:1], found.start() + 1
             self._scan = end
             if character == b'"':
                 self._in_string = True

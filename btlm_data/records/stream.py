@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -147,16 +148,20 @@ codecs.register_error("btlm-mark-undecodable", _mark_undecodable)
 
 
 def _in_utf8(pieces: Iterator[bytes | Damage], encoding: str) -> Iterator[bytes | Damage]:
-    make = codecs.getincrementaldecoder(encoding)
-    decoder = make("btlm-mark-undecodable")
-    for piece in pieces:
+    decoder = codecs.getincrementaldecoder(encoding)("btlm-mark-undecodable")
+    for piece in chain(pieces, [None]):
         if isinstance(piece, Damage):
             decoder.reset()
             yield piece
-        elif converted := decoder.decode(piece).encode("utf-8", "surrogateescape"):
-            yield converted
-    if rest := decoder.decode(b"", True).encode("utf-8", "surrogateescape"):
-        yield rest
+            continue
+        try:
+            text = decoder.decode(piece or b"", piece is None)
+        except UnicodeError as error:  # of the whole: no byte order mark where one must be
+            detail = f"it is not {encoding}: {error}; name another source.encoding, for example utf-16-le"
+            yield Damage("wrong_encoding", detail)
+            return
+        if text:
+            yield text.encode("utf-8", "surrogateescape")
 
 
 def foreign_encoding(head: bytes) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.records.base import MAX_BATCH_RECORDS, ReadRequest
-from btlm_data.records.batch import UNNAMED_SOURCE, RawRecord, RecordBatch, Reject, too_large
+from btlm_data.records.batch import UNNAMED_SOURCE, RawRecord, RecordBatch, Reject
 from btlm_data.records.fields import MISSING, joined, lookup, source_name, why_no_text
 
 _UNDECODABLE = object()
@@ -105,7 +105,7 @@ class TableReader:
         for part in parts:
             if isinstance(part, RowsLost):
                 if row + part.num_rows > to_skip or not part.num_rows:
-                    _reject(batch, row, first_row, part.reason, part.detail, part.num_bytes)
+                    _reject(batch, row, first_row, (part.reason, part.detail), part.num_bytes)
                 row += part.num_rows
                 continue
             skipped = min(max(0, to_skip - row), part.num_rows)
@@ -119,12 +119,10 @@ class TableReader:
                     if batch.records is not None:
                         batch.records.append(record)
                     held += num_bytes
-                elif num_bytes > max_bytes:
-                    batch.rejects.append(too_large(row, first_row + row, num_bytes, max_bytes))
                 else:
-                    _reject(batch, row, first_row, *text, num_bytes)
-                if batch.rejected_records is not None and len(batch.rejected_records) < len(batch.rejects):
-                    batch.rejected_records.append(record)
+                    if num_bytes > max_bytes:
+                        text = ("record_too_large", f"more than {max_bytes} bytes")
+                    _reject(batch, row, first_row, text, num_bytes, record)
                 row += 1
                 if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
                     batch.num_lines = batch.end = row
@@ -181,9 +179,16 @@ class TableReader:
 
 
 def _reject(
-    batch: RecordBatch, row: int, first_row: int, reason: str, detail: str, num_bytes: int = 0
+    batch: RecordBatch,
+    row: int,
+    first_row: int,
+    problem: tuple[str, str],
+    num_bytes: int = 0,
+    record: RawRecord | None = None,
 ) -> None:
-    batch.rejects.append(Reject(row, first_row + row, reason, detail, num_bytes))
+    batch.rejects.append(Reject(row, first_row + row, *problem, num_bytes))
+    if batch.rejected_records is not None:
+        batch.rejected_records.append(record)
 
 
 class TableRow:
