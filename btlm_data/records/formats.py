@@ -12,9 +12,10 @@ from btlm_data.records.json_document import JSON_DOCUMENT
 from btlm_data.records.json_lines import JSON_LINES
 from btlm_data.records.parquet import PARQUET
 from btlm_data.records.text import TEXT
+from btlm_data.records.warc import WARC
 
 FORMATS: dict[str, RecordFormat] = {
-    form.name: form for form in (JSON_LINES, JSON_DOCUMENT, PARQUET, TEXT, CSV, TSV, ARROW)
+    form.name: form for form in (JSON_LINES, JSON_DOCUMENT, PARQUET, TEXT, CSV, TSV, ARROW, WARC)
 }
 
 

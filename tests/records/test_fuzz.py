@@ -57,6 +57,13 @@ def _csv() -> bytes:
     return out.getvalue().encode()
 
 
+def _warc() -> bytes:
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body><p>A page.</p></body></html>"
+    heads = ["WARC/1.0", "WARC-Type: response", "WARC-Target-URI: u", "WARC-Date: 2024-01-01T00:00:00Z",
+             "Content-Type: application/http; msgtype=response", f"Content-Length: {len(http)}"]  # fmt: skip
+    return ("\r\n".join(heads) + "\r\n\r\n").encode() + http + b"\r\n\r\n"
+
+
 LINES = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in RECORDS)
 SEEDS: dict[str, bytes] = {
     "a.jsonl": LINES,
@@ -69,6 +76,7 @@ SEEDS: dict[str, bytes] = {
     "pages.parquet": _parquet(data_page_version="2.0", compression="zstd", write_page_index=True),
     "file.arrow": _arrow(ipc.new_file, None),
     "stream.arrow": _arrow(ipc.new_stream, None),
+    "a.warc": _warc() * 3,
     "packed.arrow": _arrow(ipc.new_file, "zstd"),
     **{f"a.jsonl{ending}": compress(LINES, kind, 3, checksum=True)
        for kind, ending in (("gzip", ".gz"), ("zstd", ".zst"), ("bzip2", ".bz2"), ("xz", ".xz"))},

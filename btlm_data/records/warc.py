@@ -1,0 +1,175 @@
+"""WARC and WET (ISO 28500): a document a web page, by `fastwarc` and `resiliparse` (the extra `warc`).
+
+A response of status 200 whose content is HTML or plain text gives its main text; a conversion record (WET) gives its text as it
+is. Requests, metadata, other answers and other content are no documents. The offset of a record is that of its
+first byte in the decompressed file; `lines` count the records of both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from btlm_data.errors import install_command
+from btlm_data.records.base import MAX_BATCH_RECORDS, ReadRequest, RecordFormat
+from btlm_data.records.batch import UNNAMED_SOURCE, RecordBatch, Reject, too_large
+from btlm_data.records.fields import lookup, source_name
+from btlm_data.records.json_lines import add_reject
+from btlm_data.records.stream import ByteStream, open_stream
+
+_TEXT_TYPES = ("text/html", "application/xhtml+xml", "text/plain", "")
+_MAX_HEADER_BYTES = 2**16
+
+
+class _Source:
+    """A stream as fastwarc wants it."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream, self._held, self._given = stream, b"", 0
+        self.start = stream.position
+
+    def read(self, size: int = 2**16) -> bytes:
+        """At most `size` bytes; none at the end and at a damaged place."""
+        piece = self._held or self._stream.read()
+        piece, self._held = piece[:size], piece[size:]
+        self._given += len(piece)
+        return piece
+
+    def tell(self) -> int:
+        """Bytes given so far."""
+        return self._given
+
+
+class WebRecord:
+    """The headers of a WARC record, and its text."""
+
+    __slots__ = ("_headers", "_text")
+
+    def __init__(self, headers: Mapping[str, str], text: str) -> None:
+        self._headers, self._text = headers, text
+
+    def fields(self) -> dict[str, str]:
+        """The headers by their names, and "text"."""
+        return {**self._headers, "text": self._text}
+
+
+def _read(request: ReadRequest) -> Iterator[RecordBatch]:
+    try:
+        import fastwarc.warc  # noqa: F401
+        import resiliparse.extract.html2text  # noqa: F401
+    except ImportError as error:
+        batch = request.new_batch()
+        detail = f"WARC files are read by fastwarc and resiliparse ({error}); {install_command('warc')}"
+        add_reject(batch, Reject(0, 0, "missing_package", detail, request.path.stat().st_size))
+        batch.final = True
+        yield batch
+        return
+    batch, held, number = request.new_batch(), 0, 0
+    to_skip, max_bytes = request.stretch.lines_done, request.options.max_record_bytes
+    for place, found in _records(request):
+        number += 1
+        if number <= to_skip:
+            continue
+        line = number - 1
+        if isinstance(found, Reject):
+            add_reject(batch, Reject(line, found.offset, found.reason, found.detail, found.num_bytes))
+        elif found.content_length > max_bytes:
+            add_reject(batch, too_large(line, place, found.content_length, max_bytes))
+        else:
+            held += _add(batch, request, found, line, place)
+        if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
+            batch.num_lines = batch.end = number
+            yield batch
+            batch, held = request.new_batch(), 0
+    if batch.num_records:
+        batch.num_lines = batch.end = number
+        batch.final = True
+        yield batch
+
+
+def _records(request: ReadRequest) -> Iterator[tuple[int, Any]]:
+    """(offset, record) of each response and conversion, and a Reject for each place that cannot be read."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    iterate: Any = ArchiveIterator
+    wanted = WarcRecordType.response | WarcRecordType.conversion
+    with open_stream(request) as stream:
+        while True:
+            source = _Source(stream)
+            problem, position = None, stream.position
+            try:
+                for record in iterate(
+                    source, record_types=wanted, parse_http=False, stream_detect=False, fsspec_args=False,
+                    max_header_len=_MAX_HEADER_BYTES,
+                ):  # fmt: skip
+                    yield source.start + record.stream_pos, record
+            except BaseException as error:
+                _raise_unless_about_data(error)
+                problem = Reject(0, position, "corrupt_file", f"a damaged WARC record: {error}"[:300], 0)
+            if stream.damage is not None:
+                damage = stream.damage
+                problem = Reject(0, stream.position, damage.reason, damage.detail, damage.stored_bytes)
+                stream.pass_damage()
+            elif stream.position == position:
+                return
+            if problem is not None:
+                yield problem.offset, problem
+
+
+def _raise_unless_about_data(error: BaseException) -> None:
+    """Let pass what the libraries raise for bad content; where they panic, that is no Exception."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    is_panic = type(error).__module__ == "pyo3_runtime"
+    if not is_panic and not isinstance(error, OSError | ValueError | RuntimeError | LookupError):
+        raise error
+
+
+def _add(batch: RecordBatch, request: ReadRequest, record: Any, line: int, offset: int) -> int:
+    """Add one record's document, if it has one; returns the bytes looked at."""
+    headers = {str(name): str(value) for name, value in record.headers.items()}
+    try:
+        text, size = _text(record, request.options.max_record_bytes)
+    except BaseException as error:
+        _raise_unless_about_data(error)
+        detail = f"the page cannot be decoded: {error}"[:300]
+        add_reject(batch, Reject(line, offset, "malformed_record", detail, record.content_length))
+        return int(record.content_length)
+    if text is None:
+        return size
+    whole = WebRecord(headers, text)
+    name = request.file.source
+    if name is None:
+        name = source_name(lookup(headers, request.fields.source), UNNAMED_SOURCE)
+    batch.texts.append(text)
+    batch.sources.append(name)
+    batch.lines.append(line)
+    batch.offsets.append(offset)
+    if batch.records is not None:
+        batch.records.append(whole)
+    return size
+
+
+def _text(record: Any, max_bytes: int) -> tuple[str | None, int]:
+    """The record's text (None: it is no page of text), and the bytes read for it."""
+    from fastwarc.warc import WarcRecordType
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+
+    if record.record_type == WarcRecordType.conversion:
+        data = record.reader.read(max_bytes)
+        return bytes(data).decode("utf-8", "replace"), len(data)
+    record.parse_http(auto_decode="all", max_header_len=_MAX_HEADER_BYTES)
+    if record.http_headers is None or record.http_headers.status_code != 200:
+        return None, 0
+    kind = (record.http_content_type or "").split(";")[0].strip().lower()
+    if kind not in _TEXT_TYPES:
+        return None, 0
+    data = bytes(record.reader.read(max_bytes))
+    page = bytes_to_str(data, record.http_charset or detect_encoding(data) or "utf-8")
+    if kind == "text/plain":
+        return page.encode("utf-8", "replace").decode("utf-8"), len(data)
+    return extract_plain_text(page, main_content=True), len(data)
+
+
+WARC = RecordFormat("warc", (".warc", ".wet", ".warc.wet"), _read)
