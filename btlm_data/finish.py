@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.formats import dataset, ledger, provenance
+from btlm_data.formats.input_digest import combine
 from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
@@ -125,7 +126,7 @@ def _describe(
             file.name,
             file.split,
             file.size,
-            f"sha256:{file.sha256}" if file.sha256 else None,
+            combine(digests) if (digests := p.input_digests.get((file.split, file.name))) else None,
             file.source,
             file.text_field,
         )

@@ -227,6 +227,8 @@ def _clean(p: Preparation) -> None:
             ordinal += num_documents
         base += result.counts.extra["num_lines"]
         previous = first.file.name
+        for file_range, digests in zip(clean.ranges_of(task), result.counts.extra["digests"], strict=True):
+            p.input_digests.setdefault((file_range.file.split, file_range.file.name), []).extend(digests)
     p.table = write_table(p.runner.stores.work, p.blocks)
     p.num_rejects = _write_rejects(p)
     if ordinal == 0:

@@ -163,6 +163,8 @@ class Preparation:
     clean_step: Step | None = None  # the parts of the source
     blocks: list[Block] = field(default_factory=list)  # clean
     table: Artifact | None = None  # of the blocks
+    # clean: (split, name) of an input file -> digests of its stretches; none where it is not read whole
+    input_digests: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     num_rejects: int = 0
     dedupe_fates: Artifact | None = None
     clusters: Artifact | None = None  # clusters.parquet

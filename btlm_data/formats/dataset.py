@@ -102,7 +102,8 @@ class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class InputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A source file.
 
-    name: relative to the source, '/'-separated. digest: "ALGORITHM:HEX" of its bytes, where known. source: the source name of
+    name: relative to the source, '/'-separated. digest: "ALGORITHM:HEX" of its bytes (input_digest.py), None
+    where it was not read whole. source: the source name of
     all its documents, None where each record says it. text_field: where it differs from configuration.source.text_field.
     """
 
@@ -459,7 +460,7 @@ _IN_WORDS = {
     _SHARD_NAME: "the name of a shard, such as data-00000.h5",
     _SET_NAME: "the name of a set, such as msl2048",
     _SET_NAME_OR_NONE: "the name of a set, such as msl2048, or nothing",
-    _DIGEST: "a digest, such as sha256:0f3c...",
+    _DIGEST: "a digest, such as xxh3_128_64m:0f3c...",
     r"^(train|validation|test)\Z": "train, validation or test",
 }
 

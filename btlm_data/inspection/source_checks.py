@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from btlm_data.cleaning.document import Documents
 from btlm_data.cleaning.filters import Filters, modules_named, plan_filters
 from btlm_data.cleaning.normalize import normalize_ftfy, normalize_nfc
 from btlm_data.errors import BtlmError, DataError
+from btlm_data.formats import input_digest
 from btlm_data.formats.dataset import FILE_NAME, Dataset, InputFile
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
 from btlm_data.inspection.description_checks import settings_of
@@ -36,7 +35,6 @@ NORMALIZERS: dict[str, Callable[[str], str]] = {
     "ftfy": normalize_ftfy,
     "none": lambda text: text,
 }
-_PIECE_BYTES = 1 << 20
 
 
 def check_inputs(manifest: Dataset, source: Path, tell: Report) -> None:
@@ -70,23 +68,14 @@ def _check_input(path: Path, file: InputFile, problems: list[str]) -> bool:
     if size != file.size:
         problems.append(f"{path}: {size:,} bytes, {FILE_NAME} says {file.size:,}")
         return True
-    algorithm, _, expected = (file.digest or "").partition(":")
-    hasher = _hasher(algorithm)
-    if hasher is None:
+    algorithm, _, _ = (file.digest or "").partition(":")
+    if algorithm != input_digest.NAME:
         return False
-    with reading(path), path.open("rb") as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            hasher.update(piece)
-    if hasher.hexdigest() != expected:
-        problems.append(f"{path}: {algorithm} {hasher.hexdigest()}, {FILE_NAME} says {expected}")
+    with reading(path):
+        found = input_digest.of_file(path)
+    if found != file.digest:
+        problems.append(f"{path}: {found}, {FILE_NAME} says {file.digest}")
     return True
-
-
-def _hasher(algorithm: str) -> Any:
-    """An empty hash object; None for an algorithm that is not known."""
-    if algorithm in ("sha256", "sha1", "md5"):
-        return hashlib.new(algorithm, usedforsecurity=False)
-    return xxhash.xxh3_128() if algorithm == "xxh3_128" else None
 
 
 # Documents ----------------------------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from btlm_data.cleaning.filters import Filters
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
+from btlm_data.formats.input_digest import stretch_digests
 from btlm_data.recipe.models import Settings
 from btlm_data.records.base import BATCH_BYTES, ReadOptions, Stretch
 from btlm_data.records.reader import read_batches
@@ -28,7 +30,7 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 from btlm_data.tokenizers import TokenizerSpec
 
-VERSION = 2
+VERSION = 3
 NAME = "clean"
 
 
@@ -108,8 +110,11 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
             collect(meta, stem)
             resume, is_final = (meta["end"], meta["num_lines"]), meta["final"]
     num_lines = resume[1]
-    if not is_final:
-        for block in records(ranges, settings, resume):
+    digests: list[list[str]] = []
+    if is_final:
+        digests = [_digests(settings, ranges[0])]
+    else:
+        for block in records(ranges, settings, resume, digests=digests):
             stem = _stem(task, len(blocks))
             collect(BlockWriter(files, stem, part).write(block), stem)
             num_lines = block.block.num_lines
@@ -118,6 +123,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
             "stages": {name: counts.to_json() for name, counts in stages.items()},
             "blocks": blocks,
             "num_lines": num_lines,
+            "digests": digests,
             "documents": sum(count for _, count in blocks),
         }
     )
@@ -150,8 +156,9 @@ def records(
     settings: CleanSettings,
     resume: tuple[int, int],
     block_bytes: int = BATCH_BYTES,
+    digests: list[list[str]] | None = None,
 ) -> Iterator[Records]:
-    """Blocks of about block_bytes; those of small files are put together."""
+    """Blocks of about block_bytes; those of small files are put together. digests: filled for each range (input_digest.py)."""
     block, num_held = Records(), 0
     with_records = settings.filters.needs_metadata
     for index, file_range in enumerate(ranges):
@@ -169,5 +176,19 @@ def records(
                     block, num_held = Records(), 0
                 if batch.final:
                     break
+            if digests is not None:
+                digests.append(_digests_at(path, file_range))
     if block.block.num_records:
         yield block
+
+
+def _digests(settings: CleanSettings, file_range: FileRange) -> list[str]:
+    with settings.fetcher.local_copy(file_range.file) as path:
+        return _digests_at(path, file_range)
+
+
+def _digests_at(path: Path, file_range: FileRange) -> list[str]:
+    """Digests of the stretches of a range; none where --limit leaves a part of the file unread."""
+    if file_range.max_line is not None:
+        return []
+    return stretch_digests(path, file_range.start, file_range.stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from btlm_data import pipeline
 from btlm_data.formats import dataset
 from btlm_data.inspection.check import Check
-from btlm_data.inspection.verify import verify
+from btlm_data.inspection.verify import passed, verify
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from tests.reference.dataset import edit_manifest
@@ -111,3 +112,32 @@ def test_code_that_a_dataset_names_is_not_run(tmp_path: Path, corpus: Path) -> N
     assert found.ok is None
     assert "Python function" in found.detail
     assert not trap.exists()
+
+
+def test_a_copy_of_the_corpus_elsewhere_gives_the_same_dataset_json(tmp_path: Path, corpus: Path) -> None:
+    copy = tmp_path / "elsewhere" / "with another name"
+    copy.mkdir(parents=True)
+    for path in corpus.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+        os.utime(copy / path.name, (1, 1))
+    first = prepare(corpus, tmp_path / "first", seq_len=["128:0.5", "64:0.5"])
+    second = prepare(copy, tmp_path / "second", seq_len=["128:0.5", "64:0.5"], run__workers=2)
+    for name in ("dataset.json", "msl128/dataset.json", "msl64/dataset.json", "msl64/rejects.jsonl"):
+        data = (first / name).read_bytes()
+        assert data == (second / name).read_bytes()
+        assert str(tmp_path).encode() not in data
+    assert (first / "provenance.json").read_bytes() != (second / "provenance.json").read_bytes()
+    detail = checks(first / "msl64", copy)["source"].detail
+    assert detail == "2 input files with the recorded digest"
+    (copy / "a.jsonl").write_text((corpus / "a.jsonl").read_text().replace("alpha", "omega"))
+    changed = prepare(copy, tmp_path / "third", seq_len=["128:0.5", "64:0.5"])
+    fingerprints = {dataset.read(out).fingerprint for out in (first, second, changed)}
+    assert len(fingerprints) == 2
+
+
+def test_a_part_of_a_file_has_no_digest(tmp_path: Path, corpus: Path) -> None:
+    out = prepare(corpus, tmp_path / "out", source__limit=70)
+    digests = [file.digest for file in dataset.read_set(out).inputs]
+    assert digests[0] is not None
+    assert digests[1] is None
+    assert passed(checks(out, corpus, 0).values())

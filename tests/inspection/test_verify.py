@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import pytest
 
 from btlm_data import terminal
 from btlm_data.errors import DataError
+from btlm_data.formats import input_digest
 from btlm_data.inspection.check import Check, show, summary
 from btlm_data.inspection.description_checks import GPT2
 from btlm_data.inspection.verify import passed, verify
@@ -787,7 +787,7 @@ def test_the_source_is_compared_byte_for_byte(sound: Path, tmp_path: Path) -> No
     def record(manifest: Any) -> None:
         for file in manifest["inputs"]:
             data = content[file["name"]]
-            file["size"], file["digest"] = len(data), f"sha256:{hashlib.sha256(data).hexdigest()}"
+            file["size"], file["digest"] = len(data), input_digest.of_file(source / file["name"])
         manifest["inputs"][1]["digest"] = None
         refingerprint(manifest)
 
@@ -800,7 +800,7 @@ def test_the_source_is_compared_byte_for_byte(sound: Path, tmp_path: Path) -> No
         return next(c.place or "" for c in verify(sound, lambda check: None, source) if c.name == "source")
 
     (source / "train/a.jsonl").write_bytes(b"same text")
-    assert fault().startswith(f"{source}/train/a.jsonl: sha256 ")
+    assert fault().startswith(f"{source}/train/a.jsonl: xxh3_128_64m:")
     (source / "train/a.jsonl").write_bytes(b"longer text")
     assert fault() == f"{source}/train/a.jsonl: 11 bytes, dataset.json says 9"
     (source / "train/a.jsonl").unlink()
