@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data import pipeline, preparation
-from btlm_data.formats import dataset, ledger
+from btlm_data.formats import dataset, input_digest, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
@@ -258,6 +258,7 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
     options: dict[str, Any] = {"clean__min_chars": 0, "seq_len": 128, "shards__samples_per_file": 50}
     run(source, tmp_path / "whole", **options)
     monkeypatch.setattr(file_ranges, "RANGE_BYTES", 50_000)
+    monkeypatch.setattr(input_digest, "STRETCH_BYTES", 50_000)
     monkeypatch.setattr(clean, "records", functools.partial(clean.records, block_bytes=9_000))
     monkeypatch.setenv("BTLM_SCATTER", "1")
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", 30_000)
