@@ -1,0 +1,230 @@
+"""What a format of shards is: how a token stream becomes rows, how rows are written, checked and counted.
+
+A format knows nothing of tasks, stages or folders. The stages (stages/pack.py, stages/shard.py) ask it what
+is to be done, hand it the part of the stream that it asked for, and give it an open file to write. So a new
+format is one file beside this one, one line in __init__.py, and its tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.formats.shard_formats.order import sample_purpose
+from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, ShardOptions
+
+if TYPE_CHECKING:
+    from btlm_data.kernels.checks import Prints, RowChecks, Vocabulary
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class StreamSize(NamedTuple):
+    """A split's token stream in numbers: tokens (each document's and its EOS), documents."""
+
+    tokens: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Everything that decides how one split's stream becomes rows, and rows become files.
+
+    split, seed: of the order of samples, where is_shuffled. samples_per_file: rows of seq_len tokens in one
+    shard. max_documents: of one sample (0: any number). dtype: of the stream's tokens.
+    """
+
+    seq_len: int
+    split: str
+    samples_per_file: int
+    tail: Literal["pad", "drop"]
+    is_shuffled: bool
+    seed: int
+    max_documents: int
+    eos_id: int
+    dtype: str
+    storage: ShardOptions = field(default_factory=ShardOptions)
+
+    @property
+    def purpose(self) -> str:
+        """What the salt of the order of samples is for."""
+        return sample_purpose(self.seq_len, self.split)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Packing:
+        """Inverse of to_json."""
+        return Packing(**{**value, "storage": ShardOptions(**value["storage"])})
+
+
+class Stretch(NamedTuple):
+    """A part of the stream that is packed on disk before shards are written. rows: [first, last) where known,
+    else 0, 0.
+
+    tokens: [start, stop) of the stream.
+    """
+
+    rows: tuple[int, int]
+    tokens: tuple[int, int]
+
+
+class RowPlan(NamedTuple):
+    """How many rows a split has (of a stream: tokens), and how many lie in one file."""
+
+    rows: int
+    rows_per_file: int
+
+    @property
+    def num_files(self) -> int:
+        """Shards."""
+        return -(-self.rows // self.rows_per_file)
+
+    def file_name(self, number: int) -> str:
+        """Name of a shard; wide enough that text order is number order."""
+        return f"data-{number:0{max(5, len(str(self.num_files - 1)))}d}.h5"
+
+    def rows_of(self, number: int) -> tuple[int, int]:
+        """Rows [first, last) of a shard."""
+        return number * self.rows_per_file, min((number + 1) * self.rows_per_file, self.rows)
+
+
+class Balance(NamedTuple):
+    """What becomes of a stream's tokens: kept as label positions (of a stream: as tokens), or dropped, by
+    reason.
+    """
+
+    kept: int
+    dropped: Mapping[str, int]
+
+
+class StreamAccess(Protocol):
+    """The stream of a split, for as much of it as was asked for."""
+
+    def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Tokens [start, stop), (stop - start,)."""
+        ...
+
+    def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
+        """Row r is stream[samples[r]*L : samples[r]*L + L + 1] of a stream of `total` tokens, 0 behind its
+        end, (m, L+1).
+        """
+        ...
+
+    def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """Block, first token in the block, and length (without EOS) of the documents that begin in [start,
+        stop).
+        """
+        ...
+
+    def tokens_of_block(self, block: int, starts: Int64Array, lengths: Int64Array) -> npt.NDArray[Any]:
+        """A block's tokens, of which those in [starts[i], starts[i] + lengths[i]) may be looked at."""
+        ...
+
+
+class PackedFile(Protocol):
+    """What `ShardFormat.pack` made of one stretch, by column."""
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]: ...
+
+    def rows(self, name: str, first: int, last: int) -> npt.NDArray[Any]:
+        """Entries [first, last) of a column; no others are read."""
+        ...
+
+
+class Packed(NamedTuple):
+    """What a stretch became: columns to be kept in a file, and how many rows of the split they fill."""
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    rows: int
+
+
+class ShardFormat(Protocol):
+    """One format.
+
+    name: in recipes and dataset.json. planes: what a row of seq_len positions holds; () where a row is one
+    token of the stream itself. rules: what `check` checks, in the order of its result. follows_stream: rows
+    hold the stream in an order that is known without reading them. plans_by_packing: how many rows there are
+    is known only after `pack`.
+    """
+
+    name: str
+    planes: tuple[str, ...]
+    rules: tuple[str, ...]
+    follows_stream: bool
+    plans_by_packing: bool
+
+    def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
+        """The type of the numbers in shards. chosen: by the recipe. token_dtype: of the stream."""
+        ...
+
+    def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
+        """What is to be packed on disk before shards are written; [] if nothing. memory: bytes for one task."""
+        ...
+
+    def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
+        """Pack one stretch."""
+        ...
+
+    def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
+        """How many rows and files the stream becomes. packed_rows: of each stretch, where plans_by_packing."""
+        ...
+
+    def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
+        """Tokens [start, stop) of the stream that `write` looks at for some rows, where nothing was packed."""
+        ...
+
+    def write(
+        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+    ) -> ShardInfo:
+        """Write one shard into an empty file, open for reading and writing."""
+        ...
+
+    def balance(self, size: StreamSize, packing: Packing) -> Balance:
+        """What becomes of the stream's tokens, for the ledger."""
+        ...
+
+    def check(
+        self,
+        rows: npt.NDArray[Any],
+        order: Int64Array,
+        num_samples: int,
+        vocabulary: Vocabulary,
+        prints: Prints,
+    ) -> RowChecks:
+        """Check rows by the format's rules (kernels/checks.py). order: each row's number in the stream, -1 if
+        unknown.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard to write. plan, size, packing: of its split. packed_rows: as for `ShardFormat.plan`."""
+
+    number: int
+    plan: RowPlan
+    size: StreamSize
+    packing: Packing
+    packed_rows: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Rows [first, last) of the split."""
+        return self.plan.rows_of(self.number)
+
+
+def row_tokens(shard_format: ShardFormat, seq_len: int) -> int:
+    """Positions of the stream in one row."""
+    return seq_len if shard_format.planes else 1
+
+
+def row_shape(shard_format: ShardFormat, seq_len: int) -> tuple[int, ...]:
+    """Shape of one row of `data`."""
+    return (len(shard_format.planes), seq_len) if shard_format.planes else ()

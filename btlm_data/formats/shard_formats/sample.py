@@ -1,0 +1,196 @@
+"""The format `sample`: (n, 3, L) input_ids, attention_mask, labels; sample i takes stream[i*L : (i+1)*L + 1].
+
+The attention mask is 1 on real positions and serves as the loss mask. Only the stream's last sample can be
+padded: 0 in all planes. Shuffled samples come from one of two places, with the same bytes: where the stream's
+tokens fit in memory (the page cache), each shard takes its samples from the stream, wherever they stand; else
+`pack` cuts stretches of the stream into rows, sorts them by destination, and each shard reads its own part of
+every stretch.
+
+    rows (m, L+1) tokens sorted by destination, place (m,) uint64 destinations, edges (files + 1,) uint64:
+    rows of each shard
+
+Ledger: tokens in = label positions + 1 (a stream's first token is never a label) + the dropped tail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats.base import (
+    Balance,
+    Int64Array,
+    Packed,
+    PackedFile,
+    Packing,
+    RowPlan,
+    Shard,
+    StreamAccess,
+    StreamSize,
+    Stretch,
+)
+from btlm_data.formats.shard_formats.order import destinations, origins
+from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_samples
+
+if TYPE_CHECKING:
+    from btlm_data.kernels.checks import Prints, RowChecks, Vocabulary
+
+_STRETCH_TOKENS = 16_777_216  # of a stretch, where memory has room for it
+_MOST_STRETCHES = 4096  # so that a shard's part of each is not too short
+_MOST_MEMORY = 8 * 2**30  # bytes of tokens that may be fetched in any order
+
+
+class SampleFormat:
+    """See the module."""
+
+    name = "sample"
+    planes = ("input_ids", "attention_mask", "labels")
+    rules = ("mask value", "mask order", "padding", "shift", "token")
+    follows_stream = True
+    plans_by_packing = False
+
+    def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
+        """The recipe's choice."""
+        return chosen
+
+    def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
+        """None where samples are not shuffled or the stream fits in memory; else some tens of MB each."""
+        if not packing.is_shuffled or _fits_memory(size.tokens * np.dtype(packing.dtype).itemsize):
+            return []
+        length, count = packing.seq_len, _num_samples(size, packing)
+        by_memory = memory // 4 // (2 * 4 * (length + 1))  # the stretch, its rows, and what blocks map
+        step = max(1, min(by_memory, max(_STRETCH_TOKENS // length, count // _MOST_STRETCHES)))
+        bounds = [(first, min(first + step, count)) for first in range(0, count, step)]
+        return [Stretch(rows, _tokens_of(rows, size, length)) for rows in bounds]
+
+    def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
+        """Cut one stretch into rows and sort them by destination."""
+        first, last = stretch.rows
+        plan = self.plan(size, packing, ())
+        place = destinations(first, last, plan.rows, packing.seed, packing.purpose)
+        order = np.argsort(place)
+        rows = cut_rows(stream.stretch(*stretch.tokens), last - first, packing.seq_len)[order]
+        place = place[order]
+        borders = np.arange(plan.num_files + 1, dtype=np.uint64) * np.uint64(plan.rows_per_file)
+        edges = np.searchsorted(place, borders).astype(np.uint64)
+        return Packed({"rows": rows, "place": place, "edges": edges}, last - first)
+
+    def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
+        """One row a sample, the padded one included."""
+        return RowPlan(_num_samples(size, packing), packing.samples_per_file)
+
+    def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
+        """Of shuffled samples: any."""
+        return (0, size.tokens) if packing.is_shuffled else _tokens_of(rows, size, packing.seq_len)
+
+    def write(
+        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+    ) -> ShardInfo:
+        """Write one shard of samples."""
+        (first, last), packing = shard.rows, shard.packing
+        length, labels = packing.seq_len, shard.size.tokens - 1
+        real: Int64Array | None = None
+        if packing.is_shuffled:
+            if packed:
+                rows = _from_stretches(packed, shard.number, first, last)
+            else:
+                samples = origins(first, last, shard.plan.rows, packing.seed, packing.purpose)
+                rows = stream.samples(samples.astype(np.int64), length, shard.size.tokens)
+            # Only the stream's last sample can be short, so its place is all that is looked for.
+            last_sample = shard.plan.rows - 1
+            short = labels - last_sample * length
+            if short < length:
+                place = int(
+                    destinations(
+                        last_sample, last_sample + 1, shard.plan.rows, packing.seed, packing.purpose
+                    )[0]
+                )
+                if first <= place < last:
+                    real = np.full(last - first, length, np.int64)
+                    real[place - first] = short
+        else:
+            start, stop = _tokens_of(shard.rows, shard.size, length)
+            rows = cut_rows(stream.stretch(start, stop), last - first, length)
+            if last * length > labels:
+                real = np.clip(labels - np.arange(first, last, dtype=np.int64) * length, 0, length)
+        return write_samples(file, rows, real, packing.storage)
+
+    def balance(self, size: StreamSize, packing: Packing) -> Balance:
+        """All tokens but the first are labels; a tail may be dropped."""
+        kept = min(size.tokens - 1, _num_samples(size, packing) * packing.seq_len)
+        return Balance(kept, {"first_token_is_no_label": 1, "unfilled_tail": size.tokens - 1 - kept})
+
+    def check(
+        self,
+        rows: npt.NDArray[Any],
+        order: Int64Array,
+        num_samples: int,
+        vocabulary: Vocabulary,
+        prints: Prints,
+    ) -> RowChecks:
+        """Masks, padding, label shift, ids; the prints gain ends of documents and borders of samples."""
+        from btlm_data.kernels.checks import scan_samples
+
+        return scan_samples(rows, order, num_samples, vocabulary, prints)
+
+
+def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArray[Any]:
+    """Row i is stream[i*L : (i+1)*L + 1], (num_rows, L+1), a view where the stream is long enough, else
+    padded with 0.
+    """
+    needed = num_rows * length + 1
+    if len(stream) < needed:
+        stream = np.concatenate([stream, np.zeros(needed - len(stream), stream.dtype)])
+    return np.lib.stride_tricks.as_strided(
+        stream, (num_rows, length + 1), (length * stream.itemsize, stream.itemsize), writeable=False
+    )
+
+
+def _num_samples(size: StreamSize, packing: Packing) -> int:
+    labels = max(0, size.tokens - 1)
+    return -(-labels // packing.seq_len) if packing.tail == "pad" else labels // packing.seq_len
+
+
+def _tokens_of(rows: tuple[int, int], size: StreamSize, length: int) -> tuple[int, int]:
+    return rows[0] * length, min(rows[1] * length + 1, size.tokens)
+
+
+def _fits_memory(num_bytes: int) -> bool:
+    """Whether a stream's tokens can stay in the page cache while its samples are fetched in any order."""
+    if "BTLM_SCATTER" in os.environ:  # tests make both ways run on small data; the bytes are the same
+        return False
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return num_bytes <= min(installed // 4, _MOST_MEMORY)
+
+
+def _from_stretches(packed: Sequence[PackedFile], number: int, first: int, last: int) -> npt.NDArray[Any]:
+    """Rows [first, last), those of shard `number`, in their final order, (last - first, L+1), from every
+    packed stretch.
+
+    Nothing else of those files is read. Raises DataError if they do not hold each row once.
+    """
+    rows: npt.NDArray[Any] | None = None
+    is_filled = np.zeros(last - first, np.bool_)
+    for stretch in packed:
+        begin, end = (int(edge) for edge in stretch.rows("edges", number, number + 2))
+        if begin == end:
+            continue
+        part = stretch.rows("rows", begin, end)
+        place = stretch.rows("place", begin, end).astype(np.int64) - first
+        if rows is None:
+            rows = np.empty((last - first, part.shape[1]), part.dtype)
+        if int(place.min()) < 0 or int(place.max()) >= last - first:
+            raise DataError(f"A packed stretch holds samples that do not belong to shard {number}.")
+        rows[place] = part
+        is_filled[place] = True
+    if rows is None or not is_filled.all():
+        raise DataError(f"The packed samples of shard {number} are incomplete. Rerun the same command.")
+    return rows
+
+
+FORMAT = SampleFormat()

@@ -1,0 +1,157 @@
+"""The format `vsl` (variable sequence length): (n, 5, L), documents bin-packed, none attending across its
+borders.
+
+Planes: input_ids, attention_mask, labels, attention_span (tokens of the document after this one),
+position_ids. `pack` takes the documents that begin in one window of the stream, cuts them into pieces and
+gives each its place; only lengths are looked at, so packing needs no memory for the corpus and is the same on
+every machine:
+
+    block uint32, source uint64 (token in the block), length uint32, ends bool (the document's last piece),
+    column uint32: pieces sorted by row; edges (rows + 1,) uint64: the pieces of each row
+
+Prefix sums over the windows' rows number the samples, and the shuffle permutes those numbers. A document of m
+tokens has m label positions (kernels.packing.Pieces); nothing is cropped.
+
+Ledger: tokens in = label positions + one a document (its first token is never a label).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.formats.shard_formats.base import (
+    Balance,
+    Int64Array,
+    Packed,
+    PackedFile,
+    Packing,
+    RowPlan,
+    Shard,
+    StreamAccess,
+    StreamSize,
+    Stretch,
+)
+from btlm_data.formats.shard_formats.order import origins
+from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_vsl
+
+if TYPE_CHECKING:
+    from btlm_data.kernels.checks import Prints, RowChecks, Vocabulary
+
+WINDOW_TOKENS = 16_777_216
+_COLUMNS = ("block", "source", "length", "ends", "column")
+
+
+class VslFormat:
+    """See the module."""
+
+    name = "vsl"
+    planes = ("input_ids", "attention_mask", "labels", "attention_span", "position_ids")
+    rules = ("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")
+    follows_stream = False
+    plans_by_packing = True
+
+    def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
+        """Always int32, as readers expect."""
+        return "int32"
+
+    def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
+        """Windows of the stream."""
+        starts = range(0, size.tokens, WINDOW_TOKENS)
+        return [Stretch((0, 0), (start, min(start + WINDOW_TOKENS, size.tokens))) for start in starts]
+
+    def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
+        """Pack the documents that begin in one window."""
+        from btlm_data.kernels.packing import pack_documents
+
+        block, begin, length = stream.documents(*stretch.tokens)
+        pieces = pack_documents(length, packing.seq_len, packing.max_documents)
+        order = np.argsort(pieces.row, kind="stable")
+        document = pieces.document[order]
+        columns = {
+            "block": block[document].astype(np.uint32),
+            "source": (begin[document] + pieces.start[order]).astype(np.uint64),
+            "length": pieces.length[order].astype(np.uint32),
+            "ends": (pieces.start + pieces.length == length[pieces.document])[order],
+            "column": pieces.column[order].astype(np.uint32),
+            "edges": np.searchsorted(pieces.row[order], np.arange(pieces.num_rows + 1)).astype(np.uint64),
+        }
+        return Packed(columns, pieces.num_rows)
+
+    def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
+        """As many rows as the windows fill."""
+        return RowPlan(sum(packed_rows), packing.samples_per_file)
+
+    def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
+        """None: pieces name their tokens by block."""
+        return 0, 0
+
+    def write(
+        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+    ) -> ShardInfo:
+        """Write one shard of packed samples."""
+        from btlm_data.kernels.packing import fill_vsl
+
+        (first, last), packing = shard.rows, shard.packing
+        rows = np.arange(first, last, dtype=np.int64)
+        if packing.is_shuffled:
+            rows = origins(first, last, shard.plan.rows, packing.seed, packing.purpose).astype(np.int64)
+        pieces = _pieces(packed, shard.packed_rows, rows)
+        planes = np.zeros((last - first, len(self.planes), packing.seq_len), np.int32)
+        order = np.argsort(pieces["block"], kind="stable")
+        borders = np.flatnonzero(np.diff(pieces["block"][order])) + 1
+        for chosen in np.split(order, borders) if len(order) else []:
+            source, length, ends, row, column = (
+                pieces[name][chosen] for name in ("source", "length", "ends", "row", "column")
+            )
+            # A piece that does not end its document has that document's next token as its last label.
+            tokens = stream.tokens_of_block(int(pieces["block"][chosen[0]]), source, length + ~ends)
+            fill_vsl(tokens, source, length, ends, row, column, packing.eos_id, planes)
+        return write_vsl(file, planes, packing.storage)
+
+    def balance(self, size: StreamSize, packing: Packing) -> Balance:
+        """All tokens but each document's first are labels."""
+        return Balance(size.tokens - size.documents, {"first_of_document_is_no_label": size.documents})
+
+    def check(
+        self,
+        rows: npt.NDArray[Any],
+        order: Int64Array,
+        num_samples: int,
+        vocabulary: Vocabulary,
+        prints: Prints,
+    ) -> RowChecks:
+        """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's
+        end.
+        """
+        from btlm_data.kernels.checks import scan_vsl
+
+        return scan_vsl(rows, vocabulary)
+
+
+def _pieces(
+    packed: Sequence[PackedFile], packed_rows: Sequence[int], rows: Int64Array
+) -> dict[str, npt.NDArray[Any]]:
+    """The pieces of samples `rows` (numbered over all windows), with `row` their place in `rows`; int64 but
+    for `ends`.
+    """
+    edges = np.cumsum([0, *packed_rows])
+    window = np.searchsorted(edges, rows, side="right") - 1
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*_COLUMNS, "row")}
+    for number in np.flatnonzero(np.bincount(window, minlength=len(packed))).tolist():
+        bounds = packed[number]["edges"]
+        places = np.flatnonzero(window == number)
+        first = bounds[rows[places] - edges[number]].astype(np.int64)
+        counts = bounds[rows[places] - edges[number] + 1].astype(np.int64) - first
+        chosen = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        parts["row"].append(np.repeat(places, counts))
+        for name in _COLUMNS:
+            column = packed[number][name][chosen]
+            parts[name].append(column if name == "ends" else column.astype(np.int64))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+FORMAT = VslFormat()

@@ -1,0 +1,245 @@
+"""Formats of shards on streams in memory: whatever the numbers, rows hold the stream as the format says, and counts balance."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats import FORMATS, format_of_rows, get_format
+from btlm_data.formats.shard_formats.base import Packing, Shard, ShardFormat, StreamSize, Stretch, row_shape
+from btlm_data.formats.shard_formats.writer import ShardInfo, ShardOptions
+from btlm_data.kernels.checks import Prints, Vocabulary
+
+EOS, VOCABULARY = 0, 60
+
+
+class MemoryStream:
+    """Documents as blocks of tokens."""
+
+    def __init__(self, documents: list[list[int]], per_block: int = 3) -> None:
+        self.documents_ = documents
+        self.tokens = np.array([t for d in documents for t in [*d, EOS]], np.uint16)
+        self.size = StreamSize(len(self.tokens), len(documents))
+        self.blocks = [
+            np.array([t for d in documents[i : i + per_block] for t in d], np.uint16)
+            for i in range(0, len(documents), per_block)
+        ]
+        lengths = np.array([len(d) for d in documents], np.int64)
+        self.lengths = lengths
+        self.offsets = np.cumsum(lengths + 1) - lengths - 1
+        self.block = np.arange(len(documents)) // per_block
+        starts = np.cumsum(lengths) - lengths
+        self.starts = starts - starts[self.block * per_block]
+
+    def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
+        assert 0 <= start <= stop <= len(self.tokens)
+        return self.tokens[start:stop]
+
+    def samples(self, samples: npt.NDArray[np.int64], length: int, total: int) -> npt.NDArray[Any]:
+        padded = np.concatenate([self.tokens, np.zeros(length + 1, np.uint16)])
+        return np.stack([padded[i * length : (i + 1) * length + 1] for i in samples])
+
+    def documents(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], ...]:
+        chosen = (self.offsets >= start) & (self.offsets < stop)
+        return self.block[chosen], self.starts[chosen], self.lengths[chosen]
+
+    def tokens_of_block(self, block: int, starts: Any, lengths: Any) -> npt.NDArray[Any]:
+        tokens = np.full(len(self.blocks[block]), 59, np.uint16)  # what is not asked for is not looked at
+        for start, length in zip(starts, lengths, strict=True):
+            tokens[start : start + length] = self.blocks[block][start : start + length]
+        return tokens
+
+
+class MemoryFile:
+    """Packed columns."""
+
+    def __init__(self, columns: Any) -> None:
+        self.columns = columns
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = self.columns[name]
+        return values
+
+    def rows(self, name: str, first: int, last: int) -> npt.NDArray[Any]:
+        assert last <= len(self.columns[name])
+        return self[name][first:last]
+
+
+def packing(**changes: Any) -> Packing:
+    base = Packing(
+        seq_len=8,
+        split="train",
+        samples_per_file=3,
+        tail="pad",
+        is_shuffled=False,
+        seed=1,
+        max_documents=0,
+        eos_id=EOS,
+        dtype="uint16",
+    )
+    return replace(base, **changes)
+
+
+def write_all(
+    shard_format: ShardFormat, stream: MemoryStream, how: Packing, memory: int = 1 << 20
+) -> tuple[list[npt.NDArray[Any]], list[ShardInfo]]:
+    """Every shard, as h5py reads it."""
+    assert Packing.from_json(how.to_json()) == how
+    packed = [
+        shard_format.pack(stretch, stream.size, how, stream)
+        for stretch in shard_format.stretches(stream.size, how, memory)
+    ]
+    rows = tuple(part.rows for part in packed) if shard_format.plans_by_packing else ()
+    plan = shard_format.plan(stream.size, how, rows)
+    shards, infos = [], []
+    for number in range(plan.num_files):
+        file = io.BytesIO()
+        shard = Shard(number, plan, stream.size, how, rows)
+        infos.append(shard_format.write(file, shard, stream, [MemoryFile(part.columns) for part in packed]))
+        file.seek(0)
+        with h5py.File(file) as opened:
+            shards.append(opened["data"][:])
+    return shards, infos
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(1, VOCABULARY - 1), max_size=30), min_size=1, max_size=12).filter(
+    lambda documents: sum(map(len, documents)) + len(documents) > 1
+)
+PACKINGS = st.builds(
+    packing,
+    seq_len=st.integers(1, 9),
+    samples_per_file=st.integers(1, 5),
+    tail=st.sampled_from(["pad", "drop"]),
+    is_shuffled=st.booleans(),
+    seed=st.integers(0, 3),
+    max_documents=st.sampled_from([0, 0, 1, 2]),
+    storage=st.sampled_from([ShardOptions(), ShardOptions("none"), ShardOptions(level=6)]),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(DOCUMENTS, PACKINGS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_row_passes_the_formats_own_checks_and_counts_balance(
+    name: str, documents: list[list[int]], how: Packing
+) -> None:
+    stream, shard_format = MemoryStream(documents), get_format(name)
+    storage = replace(how.storage, dtype=shard_format.element_type("int32", "uint16"))
+    shards, infos = write_all(shard_format, stream, replace(how, storage=storage))
+    balance = shard_format.balance(stream.size, how)
+    assert balance.kept == sum(info.num_tokens for info in infos)
+    assert balance.kept + sum(balance.dropped.values()) == stream.size.tokens
+    assert sum(len(rows) for rows in shards) == sum(info.n_examples for info in infos)
+    ends, borders = np.zeros(8, np.uint64), np.zeros(8, np.uint64)
+    for rows in shards:
+        assert rows.shape[1:] == row_shape(shard_format, how.seq_len)
+        checked = shard_format.check(
+            rows, np.full(len(rows), -1), 1, Vocabulary(VOCABULARY, EOS), Prints(ends, borders, 1)
+        )
+        assert checked.first_bad.shape == (len(rows), len(shard_format.rules))
+        assert (checked.first_bad < 0).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(DOCUMENTS, PACKINGS)
+def test_samples_are_the_stream(documents: list[list[int]], how: Packing) -> None:
+    stream = MemoryStream(documents)
+    shards, _ = write_all(get_format("sample"), stream, how)
+    samples = np.concatenate([np.zeros((0, 3, how.seq_len), np.int32), *shards])
+    wanted = np.zeros_like(samples)
+    for i in range(len(samples)):
+        piece = stream.tokens[i * how.seq_len : (i + 1) * how.seq_len + 1]
+        real = slice(len(piece) - 1)
+        wanted[i, 0, real], wanted[i, 1, real], wanted[i, 2, real] = piece[:-1], 1, piece[1:]
+    if how.is_shuffled:
+        samples, wanted = (np.sort(x.reshape(len(x), -1), axis=0) for x in (samples, wanted))
+    assert np.array_equal(samples, wanted)
+
+
+@settings(deadline=None, max_examples=60)
+@given(DOCUMENTS, PACKINGS.filter(lambda how: how.is_shuffled), st.integers(200, 5000))
+def test_samples_by_way_of_the_disk_are_the_same_bytes(
+    documents: list[list[int]], how: Packing, memory: int
+) -> None:
+    stream = MemoryStream(documents)
+    _, direct = write_all(get_format("sample"), stream, how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BTLM_SCATTER", "1")
+        assert len(get_format("sample").stretches(stream.size, how, memory)) >= bool(direct)
+        _, scattered = write_all(get_format("sample"), stream, how, memory)
+    assert scattered == direct
+
+
+@settings(deadline=None, max_examples=60)
+@given(DOCUMENTS, PACKINGS)
+def test_a_corpus_is_the_stream(documents: list[list[int]], how: Packing) -> None:
+    stream = MemoryStream(documents)
+    shards, _ = write_all(get_format("corpus"), stream, how)
+    assert np.array_equal(np.concatenate(shards), stream.tokens)
+    assert all(len(tokens) == how.samples_per_file * how.seq_len for tokens in shards[:-1])
+
+
+@settings(deadline=None, max_examples=100)
+@given(DOCUMENTS, PACKINGS)
+def test_vsl_holds_every_document_whole(documents: list[list[int]], how: Packing) -> None:
+    """Labels of all pieces, put together by document, are the document after its first token, and EOS."""
+    stream = MemoryStream(documents)
+    shards, _ = write_all(get_format("vsl"), stream, how)
+    found = []
+    for row in np.concatenate([np.zeros((0, 5, how.seq_len), np.int32), *shards]):
+        ends = np.flatnonzero((row[3] == 0) & (row[1] == 1))
+        for first, last in zip([0, *(ends[:-1] + 1)], ends, strict=True):
+            found.append((tuple(row[0, first : last + 1]), tuple(row[2, first : last + 1])))
+        if how.max_documents:
+            assert len(ends) <= how.max_documents
+    wanted = []
+    for document in documents:
+        for start in range(0, len(document), how.seq_len):
+            inputs = document[start : start + how.seq_len]
+            wanted.append(
+                (tuple(inputs), tuple([*document[start + 1 : start + 1 + len(inputs)], EOS][: len(inputs)]))
+            )
+    assert sorted(found) == sorted(wanted)
+
+
+def test_packed_files_that_contradict_each_other_are_damage() -> None:
+    stream, shard_format = MemoryStream([[1] * 40]), get_format("sample")
+    how = packing(is_shuffled=True)
+    whole = shard_format.pack(Stretch((0, 5), (0, 41)), stream.size, how, stream).columns
+    shard = Shard(0, shard_format.plan(stream.size, how, ()), stream.size, how)
+    for change in (
+        {"place": whole["place"] + np.uint64(3)},
+        {"place": np.zeros_like(whole["place"])},
+        {"edges": np.array([0, 0, 5], np.uint64)},
+    ):
+        with pytest.raises(DataError, match="shard 0"):
+            shard_format.write(io.BytesIO(), shard, stream, [MemoryFile({**whole, **change})])
+
+
+def test_formats_are_recognised_by_their_rows() -> None:
+    for name in FORMATS:
+        shape = row_shape(get_format(name), 16)
+        assert format_of_rows(shape) is get_format(name)
+    assert format_of_rows((4, 16)) is None
+    assert format_of_rows((3,)) is None
+
+
+def test_names_of_formats_load_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from btlm_data.formats.shard_formats import FORMATS; "
+        "print(sorted({'numba', 'numpy', 'h5py', 'isal'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
