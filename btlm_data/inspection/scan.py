@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import ShardFile, Split
+from btlm_data.formats.shard_formats import format_of_rows
 from btlm_data.formats.shard_formats import reader as shards
+from btlm_data.formats.shard_formats.base import RowPlace, ShardFormat, row_shape
 from btlm_data.inspection.lookup import origins
 from btlm_data.inspection.opening import Opened, layout_of, reading, require_regular
 
@@ -59,7 +61,6 @@ class Scan:
     sha256: str | None = None
     real: int = 0
     eos: int = 0
-    used: int = 0
     faults: dict[str, list[int]] = field(default_factory=dict)
     ends: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
     borders: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
@@ -115,10 +116,7 @@ def _scan(job: Job) -> Scan:
         scan.layout = layout_of(job.path)
         if not readable_layout(scan.layout):
             return scan
-        if scan.layout.layout == "corpus":
-            _scan_corpus(job, scan)
-        else:
-            _scan_rows(job, scan, scan.layout)
+        _scan_rows(job, scan, scan.layout)
     except DataError as error:
         scan.error = str(error)
     except OSError as error:
@@ -127,9 +125,9 @@ def _scan(job: Job) -> Scan:
 
 
 def readable_layout(layout: shards.ShardLayout) -> bool:
-    """Whether the rows can be checked: samples, vsl or a corpus, of integers."""
+    """Whether the rows can be checked: those of a known format, of integers."""
     return (
-        layout.layout != "other"
+        format_of(layout) is not None
         and np.dtype(layout.dtype).kind in "iu"
         and np.dtype(layout.dtype).itemsize <= 8
     )
@@ -145,63 +143,40 @@ def _pieces(path: Path) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         yield piece
 
 
+def format_of(layout: shards.ShardLayout) -> ShardFormat | None:
+    """The format whose rows these are, by their shape."""
+    return format_of_rows(layout.shape[1:])
+
+
 def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
     from btlm_data.kernels import checks
 
-    length, strict = layout.shape[2], job.opened.manifest is not None
-    vsl = layout.layout == "vsl"
-    known_order = strict and not vsl and job.num_samples is not None and length == job.seq_len
-    if known_order and job.first_row + layout.shape[0] > (job.num_samples or 0):
-        known_order = False  # more rows than listed: `counts` says so
-    labels = max(0, job.split_entry.stream_tokens - 1) if job.split_entry else 0
+    shard_format = format_of(layout)
+    assert shard_format is not None
+    is_ours = job.opened.manifest is not None
+    # With more rows than listed, which `counts` reports, rows do not stand where they should.
+    is_known = (
+        is_ours
+        and shard_format.follows_stream
+        and job.num_samples is not None
+        and layout.shape[1:] == row_shape(shard_format, job.seq_len or 0)
+        and job.first_row + layout.shape[0] <= job.num_samples
+    )
+    num_labels = max(0, job.split_entry.stream_tokens - 1) if job.split_entry else 0
     vocabulary = checks.Vocabulary(job.vocab_size, job.eos_id)
     prints = checks.Prints(scan.ends, scan.borders, job.bucket)
     for start, rows in _pieces(job.path):
-        order = np.full(len(rows), -1, np.int64)
-        if vsl:
-            checked = checks.scan_vsl(rows, vocabulary)
-            scan.used += int(checked.used.sum())
-        else:
-            if known_order:
-                first = job.first_row + start
-                places = np.arange(first, first + len(rows), dtype=np.uint64)
-                found = origins(job.opened, job.split, places, job.num_samples or 1)
-                order = order if found is None else found
-            checked = checks.scan_samples(rows, order, job.num_samples or 1, vocabulary, prints)
-        bad, real = checked.first_bad, checked.real
-        scan.real += int(real.sum())
-        scan.eos += int(checked.eos.sum())
-        for rule, name in enumerate(
-            ("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")
-        ):
-            if rule >= bad.shape[1] or (not strict and name in ("mask order", "padding", "crossing")):
-                continue
-            where = np.flatnonzero(bad[:, rule] >= 0)
-            scan.fault(name, where + start, bad[where, rule])
-        if known_order:
-            expected = np.clip(labels - order * length, 0, length)
-            where = np.flatnonzero(real != expected)
-            scan.fault("real", where + start, length + np.minimum(real, expected)[where])
-
-
-def _scan_corpus(job: Job, scan: Scan) -> None:
-    from btlm_data.kernels import checks
-
-    # A stream longer than listed would leave the prints' buckets; `counts` reports it.
-    bounded = (
-        job.num_samples is not None
-        and job.first_row + (scan.layout.shape[0] if scan.layout else 0) <= job.num_samples
-    )
-    vocabulary = checks.Vocabulary(job.vocab_size, job.eos_id)
-    for start, tokens in _pieces(job.path):
-        bucket = job.bucket if bounded else 2**62
-        bad, eos = checks.scan_stream(
-            tokens, job.first_row + start, vocabulary, checks.Prints(scan.ends, scan.borders, bucket)
-        )
-        scan.eos += eos
-        if bad >= 0:
-            scan.fault("token", np.array([start + bad]), np.zeros(1, np.int64))
-    scan.real = scan.layout.shape[0] if scan.layout else 0
+        first = job.first_row + start
+        order = None
+        if is_known and shard_format.planes:
+            places = np.arange(first, first + len(rows), dtype=np.uint64)
+            order = origins(job.opened, job.split, places, job.num_samples or 1)
+        place = RowPlace(first, is_known, order, job.num_samples or 0, num_labels, is_ours)
+        checked = shard_format.check(rows, place, vocabulary, prints)
+        scan.real += checked.num_labels
+        scan.eos += checked.num_ends
+        for fault in checked.faults:
+            scan.fault(fault.rule, fault.rows + start, fault.codes)
 
 
 def sha256_of(path: Path) -> str:

@@ -145,6 +145,38 @@ class Packed(NamedTuple):
     rows: int
 
 
+class RowPlace(NamedTuple):
+    """Where rows that are checked stand. first: number of the first of them in its split.
+
+    is_known: whether rows stand where the format puts them, so that what different files hold can be compared; then
+    order (n,) is each row's number in the stream (None where that is `first` and on), of num_samples; num_labels: label
+    positions of the stream. is_ours: whether btlm-data wrote them; other writers may mask what they like.
+    """
+
+    first: int
+    is_known: bool
+    order: Int64Array | None
+    num_samples: int
+    num_labels: int
+    is_ours: bool
+
+
+class RowFaults(NamedTuple):
+    """Rows (k,) that break a rule, counted from the first that was checked; codes (k,): plane * L + position of each."""
+
+    rule: str
+    rows: Int64Array
+    codes: Int64Array
+
+
+class Checked(NamedTuple):
+    """What checking rows found. num_labels: label positions (tokens of a stream); num_ends: ends of documents."""
+
+    faults: list[RowFaults]
+    num_labels: int
+    num_ends: int
+
+
 class ShardFormat(Protocol):
     """One format.
 
@@ -191,16 +223,9 @@ class ShardFormat(Protocol):
         ...
 
     def check(
-        self,
-        rows: npt.NDArray[Any],
-        order: Int64Array,
-        num_samples: int,
-        vocabulary: Vocabulary,
-        prints: Prints,
-    ) -> RowChecks:
-        """Check rows by the format's rules (kernels/checks.py). order: each row's number in the stream, -1 if
-        unknown.
-        """
+        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+    ) -> Checked:
+        """Check rows by the format's rules, and add what other files must match to the prints (kernels/checks.py)."""
         ...
 
 
@@ -228,3 +253,15 @@ def row_tokens(shard_format: ShardFormat, seq_len: int) -> int:
 def row_shape(shard_format: ShardFormat, seq_len: int) -> tuple[int, ...]:
     """Shape of one row of `data`."""
     return (len(shard_format.planes), seq_len) if shard_format.planes else ()
+
+
+def faults_of(
+    result: RowChecks, rules: Sequence[str], skipped: frozenset[str] = frozenset()
+) -> list[RowFaults]:
+    """The faults of rows by the names of their rules; skipped: rules that do not apply."""
+    faults = []
+    for number, rule in enumerate(rules):
+        rows = np.flatnonzero(result.first_bad[:, number] >= 0)
+        if len(rows) and rule not in skipped:
+            faults.append(RowFaults(rule, rows, result.first_bad[rows, number]))
+    return faults

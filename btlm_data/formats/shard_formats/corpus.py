@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from btlm_data.formats.shard_formats.base import (
     Balance,
-    Int64Array,
+    Checked,
     Packed,
     PackedFile,
     Packing,
+    RowFaults,
+    RowPlace,
     RowPlan,
     Shard,
     StreamAccess,
@@ -23,7 +25,7 @@ from btlm_data.formats.shard_formats.base import (
 from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_corpus
 
 if TYPE_CHECKING:
-    from btlm_data.kernels.checks import Prints, RowChecks, Vocabulary
+    from btlm_data.kernels.checks import Prints, Vocabulary
 
 
 class CorpusFormat:
@@ -66,26 +68,16 @@ class CorpusFormat:
         return Balance(size.tokens, {})
 
     def check(
-        self,
-        rows: npt.NDArray[Any],
-        order: Int64Array,
-        num_samples: int,
-        vocabulary: Vocabulary,
-        prints: Prints,
-    ) -> RowChecks:
-        """Ids; the print of ends gains the ends of documents. order: of consecutive tokens, -1 where unknown."""
-        from btlm_data.kernels.checks import RowChecks, scan_stream
+        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+    ) -> Checked:
+        """Ids; the print of ends gains the ends of documents."""
+        from btlm_data.kernels.checks import scan_stream
 
-        start = int(order[0]) if len(order) else 0
-        if start < 0:  # ends are of no use then, and have room in no bucket
-            start, prints = 0, prints._replace(bucket=2**62)
-        bad, eos = scan_stream(rows, start, vocabulary, prints)
-        first_bad = np.full((len(rows), 1), -1, np.int64)
-        if bad >= 0:
-            first_bad[bad] = 0
-        ones, ends = np.ones(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        ends[:1] = eos
-        return RowChecks(first_bad, ones, ends, ones)
+        if not place.is_known:
+            prints = prints._replace(bucket=2**62)  # all in one bucket, which nobody looks at
+        bad, ends = scan_stream(rows, place.first, vocabulary, prints)
+        faults = [] if bad < 0 else [RowFaults("token", np.array([bad]), np.zeros(1, np.int64))]
+        return Checked(faults, len(rows), ends)
 
 
 FORMAT = CorpusFormat()

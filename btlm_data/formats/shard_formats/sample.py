@@ -24,22 +24,27 @@ import numpy.typing as npt
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats.base import (
     Balance,
+    Checked,
     Int64Array,
     Packed,
     PackedFile,
     Packing,
+    RowFaults,
+    RowPlace,
     RowPlan,
     Shard,
     StreamAccess,
     StreamSize,
     Stretch,
+    faults_of,
 )
 from btlm_data.formats.shard_formats.order import destinations, origins
 from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_samples
 
 if TYPE_CHECKING:
-    from btlm_data.kernels.checks import Prints, RowChecks, Vocabulary
+    from btlm_data.kernels.checks import Prints, Vocabulary
 
+_OURS = frozenset({"mask order", "padding"})  # rules that other writers need not keep
 _STRETCH_TOKENS = 16_777_216  # of a stretch, where memory has room for it
 _MOST_STRETCHES = 4096  # so that a shard's part of each is not too short
 _MOST_MEMORY = 8 * 2**30  # bytes of tokens that may be fetched in any order
@@ -126,17 +131,24 @@ class SampleFormat:
         return Balance(kept, {"first_token_is_no_label": 1, "unfilled_tail": size.tokens - 1 - kept})
 
     def check(
-        self,
-        rows: npt.NDArray[Any],
-        order: Int64Array,
-        num_samples: int,
-        vocabulary: Vocabulary,
-        prints: Prints,
-    ) -> RowChecks:
+        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+    ) -> Checked:
         """Masks, padding, label shift, ids; the prints gain ends of documents and borders of samples."""
         from btlm_data.kernels.checks import scan_samples
 
-        return scan_samples(rows, order, num_samples, vocabulary, prints)
+        length = rows.shape[2]
+        order = np.full(len(rows), -1, np.int64)
+        if place.is_known:
+            order = np.arange(place.first, place.first + len(rows)) if place.order is None else place.order
+        result = scan_samples(rows, order, max(1, place.num_samples), vocabulary, prints)
+        faults = faults_of(result, self.rules, frozenset() if place.is_ours else _OURS)
+        if place.is_known:
+            expected = np.clip(place.num_labels - order * length, 0, length)
+            wrong = np.flatnonzero(result.real != expected)
+            if len(wrong):
+                codes = length + np.minimum(result.real, expected)[wrong]
+                faults.append(RowFaults("real", wrong, codes))
+        return Checked(faults, int(result.real.sum()), int(result.eos.sum()))
 
 
 def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArray[Any]:

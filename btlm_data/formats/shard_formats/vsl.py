@@ -25,22 +25,26 @@ import numpy.typing as npt
 
 from btlm_data.formats.shard_formats.base import (
     Balance,
+    Checked,
     Int64Array,
     Packed,
     PackedFile,
     Packing,
+    RowPlace,
     RowPlan,
     Shard,
     StreamAccess,
     StreamSize,
     Stretch,
+    faults_of,
 )
 from btlm_data.formats.shard_formats.order import origins
 from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_vsl
 
 if TYPE_CHECKING:
-    from btlm_data.kernels.checks import Prints, RowChecks, Vocabulary
+    from btlm_data.kernels.checks import Prints, Vocabulary
 
+_OURS = frozenset({"mask order", "padding", "crossing"})  # rules that other writers need not keep
 WINDOW_TOKENS = 16_777_216
 _COLUMNS = ("block", "source", "length", "ends", "column")
 
@@ -117,19 +121,14 @@ class VslFormat:
         return Balance(size.tokens - size.documents, {"first_of_document_is_no_label": size.documents})
 
     def check(
-        self,
-        rows: npt.NDArray[Any],
-        order: Int64Array,
-        num_samples: int,
-        vocabulary: Vocabulary,
-        prints: Prints,
-    ) -> RowChecks:
-        """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's
-        end.
-        """
+        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+    ) -> Checked:
+        """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's end."""
         from btlm_data.kernels.checks import scan_vsl
 
-        return scan_vsl(rows, vocabulary)
+        result = scan_vsl(rows, vocabulary)
+        faults = faults_of(result, self.rules, frozenset() if place.is_ours else _OURS)
+        return Checked(faults, int(result.real.sum()), int(result.eos.sum()))
 
 
 def _pieces(
