@@ -10,6 +10,8 @@ from typing import Any
 
 from btlm_data.formats import dataset, ledger, provenance
 from btlm_data.formats.input_digest import combine
+from btlm_data.formats.shard_formats import get_format
+from btlm_data.formats.shard_formats.base import Balance, ShardFormat
 from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
@@ -93,6 +95,7 @@ def _describe(
 ) -> dataset.Dataset:
     """What one set is."""
     settings, tokenizer = p.settings, p.inputs.tokenizer
+    shard_format = get_format(settings.format)
     counts = {name: value for name, value in p.counts.items() if name not in ("shuffle", "pack", "shard")}
     counts |= {"shuffle": Counts(), "pack": Counts(), "shard": Counts()}
     streams = _streams_of(p, prepared)
@@ -106,7 +109,7 @@ def _describe(
         split = index.stream.split
         done = prepared.splits.get(split)
         files = done.files if done else []
-        _count_packing(counts["pack"], index, done.sample_set if done else None, settings.format)
+        _count_packing(counts["pack"], index, done.sample_set if done else None, shard_format)
         kept = sum(
             a.tokens for (name, _, cell), a in counts["pack"].cells.items() if (name, cell) == (split, "out")
         )
@@ -115,7 +118,7 @@ def _describe(
         splits[split] = dataset.Split(
             documents=index.num_documents,
             stream_tokens=index.num_tokens,
-            samples=sum(file.n_examples for file in files) if settings.format != "corpus" else None,
+            samples=sum(file.n_examples for file in files) if shard_format.planes else None,
             label_tokens=sum(file.tokens for file in files),
             files=files,
             documents_file=tables[prepared.place(split)],
@@ -160,23 +163,18 @@ def _describe(
     )
 
 
-def _count_packing(packing: Counts, index: StreamIndex, sample_set: SampleSet | None, form: str) -> None:
-    """Ledger of `pack` for one split, in label positions (tokens, for a corpus)."""
+def _count_packing(
+    packing: Counts, index: StreamIndex, sample_set: SampleSet | None, shard_format: ShardFormat
+) -> None:
+    """Ledger of `pack` for one split, in label positions (tokens, where shards hold the stream itself)."""
     total, split = index.num_tokens, index.stream.split
+    balance = Balance(0, {"stream_too_short": total})
+    if sample_set is not None:
+        balance = shard_format.balance(sample_set.size, sample_set.packing)
     packing.add(split, "*", "in", tokens=total)
-    kept = 0
-    if sample_set is None:
-        packing.add(split, "*", "drop:stream_too_short", tokens=total)
-    elif form == "corpus":
-        kept = total
-    elif form == "vsl":
-        kept = total - index.num_documents
-        packing.add(split, "*", "drop:first_of_document_is_no_label", tokens=total - kept)
-    else:
-        kept = sample_set.labels_kept
-        packing.add(split, "*", "drop:first_token_is_no_label", tokens=1)
-        packing.add(split, "*", "drop:unfilled_tail", tokens=total - 1 - kept)
-    packing.add(split, "*", "out", tokens=kept)
+    for reason, tokens in balance.dropped.items():
+        packing.add(split, "*", f"drop:{reason}", tokens=tokens)
+    packing.add(split, "*", "out", tokens=balance.kept)
 
 
 def _other_inputs(p: Preparation) -> dict[str, str]:

@@ -304,25 +304,24 @@ def _pack(p: Preparation) -> None:
     """Cut the streams into samples: which samples lie in which shard; where they are too many, on disk."""
     divided = any(set_.share is not None for set_ in p.settings.seq_len)
     several = len(p.settings.seq_len) > 1
+    tokenizer = p.inputs.tokenizer
     for number, set_ in enumerate(p.settings.seq_len):
         prepared = PreparedSet(number, set_, set_.name if several else "")
         for split in SPLITS:
             index = p.streams.get(Stream(number if divided else 0, split).name)
             if index is not None and index.num_tokens > 1:
-                per_file = pack.samples_per_file(p.settings, set_.seq_len)
-                sample_set = pack.SampleSet(
-                    prepared.place(split), split, index, set_.seq_len, per_file, p.settings.tail
+                packing = pack.packing_of(
+                    p.settings, set_.seq_len, split, tokenizer.dtype.name, tokenizer.eos_id
                 )
+                sample_set = pack.SampleSet(prepared.place(split), index, packing)
                 prepared.splits[split] = PreparedSplit(sample_set)
         p.sets.append(prepared)
     assert p.table is not None
     tokens = [block.tokens.checksum for block in p.blocks]
     indices = [bucket.file.checksum for index in p.streams.values() for bucket in index.buckets]
     source = pack.StreamSource(p.table, digest(tokens, indices), p.run.memory_per_worker)
-    tokenizer = p.inputs.tokenizer
-    settings = pack.PackSettings(p.settings, tokenizer.dtype.name, tokenizer.eos_id)
     sample_sets = [split.sample_set for prepared in p.sets for split in prepared.splits.values()]
-    p.shard_step = shard.plan(p.runner, sample_sets, source, shard.WriteSettings(settings, p.settings.shards))
+    p.shard_step = shard.plan(p.runner, sample_sets, source, pack.FormatSettings.of(p.settings.format))
 
 
 def _shard(p: Preparation) -> Mapping[str, Dataset]:

@@ -16,7 +16,8 @@ from rich.text import Text
 from btlm_data import pipeline
 from btlm_data.advance import listening
 from btlm_data.formats.columns import Columns
-from btlm_data.formats.shard_formats import writer as shards
+from btlm_data.formats.shard_formats.sample import write_samples
+from btlm_data.formats.shard_formats.writer import ShardOptions
 from btlm_data.places import Stores
 from btlm_data.preparation import Inputs
 from btlm_data.progress import amount, duration
@@ -149,10 +150,10 @@ def _write_sample(store: Store, tokens_files: Sequence[Artifact], eos_id: int, r
     length = max(1, min(recipe.seq_len[0].seq_len, len(tokens) - 1))
     rows = np.lib.stride_tricks.sliding_window_view(np.append(tokens, eos_id), length + 1)[::length]
     settings = recipe.shards
-    options = shards.ShardOptions(settings.compression, settings.level, settings.hdf5_shuffle, settings.dtype)
+    options = ShardOptions(settings.compression, settings.level, settings.hdf5_shuffle, settings.dtype)
     start = perf_counter()
     with store.create("sample.h5", durable=False) as creating:
-        info = shards.write_samples(creating.file, np.ascontiguousarray(rows), None, options)
+        info = write_samples(creating.file, np.ascontiguousarray(rows), None, options)
     num_tokens = max(1, info.num_tokens)
     return _Write((perf_counter() - start) / num_tokens, info.num_bytes / num_tokens)
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from btlm_data.formats.shard_formats import writer
+from btlm_data.formats.shard_formats import corpus, sample, vsl
 from btlm_data.formats.shard_formats.writer import ShardInfo
 from btlm_data.storage import open_store
 
 
 def write_samples(path: Path, *args: Any, **options: Any) -> ShardInfo:
-    """writer.write_samples into a file of this path, published whole."""
+    """sample.write_samples into a file of this path, published whole."""
     with open_store(path.parent).create(path.name) as creating:
-        return writer.write_samples(creating.file, *args, **options)
+        return sample.write_samples(creating.file, *args, **options)
 
 
 def write_vsl(path: Path, *args: Any, **options: Any) -> ShardInfo:
-    """writer.write_vsl into a file of this path, published whole."""
+    """vsl.write_vsl into a file of this path, published whole."""
     with open_store(path.parent).create(path.name) as creating:
-        return writer.write_vsl(creating.file, *args, **options)
+        return vsl.write_vsl(creating.file, *args, **options)
 
 
 def write_corpus(path: Path, *args: Any, **options: Any) -> ShardInfo:
-    """writer.write_corpus into a file of this path, published whole."""
+    """corpus.write_corpus into a file of this path, published whole."""
     with open_store(path.parent).create(path.name) as creating:
-        return writer.write_corpus(creating.file, *args, **options)
+        return corpus.write_corpus(creating.file, *args, **options)

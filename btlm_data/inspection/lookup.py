@@ -377,7 +377,7 @@ _NOT_OURS = "packing the documents once more does not give this sample, so they 
 
 
 def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable) -> list[DocumentPart]:
-    """The documents of a vsl row, by packing their lengths once more as stages/vsl.py packs. Empty if they cannot be found."""
+    """The documents of a vsl row, by packing their lengths once more as formats/shard_formats/vsl.py packs. Empty if they cannot be found."""
     from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import pack_documents, unpermute_index
 
@@ -404,8 +404,8 @@ def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable
 
 
 def _windows(table: DocumentTable) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """(row of the first document, tokens of each) of the documents that begin in one window of stages/vsl.py, window by window."""
-    from btlm_data.stages.vsl import WINDOW_TOKENS
+    """(row of the first document, tokens of each) of the documents that begin in one window of formats/shard_formats/vsl.py, window by window."""
+    from btlm_data.formats.shard_formats.vsl import WINDOW_TOKENS
 
     held: list[npt.NDArray[np.int64]] = []
     begin, current = 0, -1

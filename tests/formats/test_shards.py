@@ -351,7 +351,7 @@ def test_a_full_disk_leaves_the_old_shard(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writer._Writer, "_finish", full)
+    monkeypatch.setattr(writer.ShardWriter, "_finish", full)
     with pytest.raises(OutputError, match=r"The disk is full: .*a\.h5"):
         shard_files.write_samples(tmp_path / "a.h5", np.ones((5, 9), np.uint16))
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 
 from btlm_data import pipeline
+from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import render, summary
 from btlm_data.inspection.check import Check
 from btlm_data.inspection.verify import verify
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
-from btlm_data.stages import vsl
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [word for word in (ROOT / "LICENSE").read_text().split() if word.isalpha()]

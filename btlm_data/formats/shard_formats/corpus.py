@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -22,10 +22,19 @@ from btlm_data.formats.shard_formats.base import (
     StreamSize,
     Stretch,
 )
-from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_corpus
+from btlm_data.formats.shard_formats.writer import (
+    BATCH_UNITS,
+    ElementType,
+    ShardInfo,
+    ShardOptions,
+    ShardWriter,
+)
 
 if TYPE_CHECKING:
     from btlm_data.kernels.checks import Prints, Vocabulary
+
+
+CHUNK = 8192  # tokens: a sample of 2,048 touches one or two chunks
 
 
 class CorpusFormat:
@@ -78,6 +87,55 @@ class CorpusFormat:
         bad, ends = scan_stream(rows, place.first, vocabulary, prints)
         faults = [] if bad < 0 else [RowFaults("token", np.array([bad]), np.zeros(1, np.int64))]
         return Checked(faults, len(rows), ends)
+
+
+def write_corpus(
+    file: BinaryIO,
+    tokens: npt.NDArray[Any] | Iterable[npt.NDArray[Any]],
+    total: int | None = None,
+    options: ShardOptions | None = None,
+) -> ShardInfo:
+    """Write a token stream as a corpus shard into an empty file, open for reading and writing.
+
+    tokens: one 1-D array, or arrays that hold `total` tokens together, in order.
+    """
+    options = options or ShardOptions(dtype="uint16")
+    if isinstance(tokens, np.ndarray):
+        total, tokens = len(tokens), [tokens]
+    if total is None:
+        raise ValueError("`total` tells how many tokens the arrays hold together; give it.")
+    chunk = max(1, min(total, CHUNK))
+    written = 0
+    with ShardWriter(file, (total,), (chunk,), options) as writer:
+        for piece in _regrouped(tokens, chunk * (BATCH_UNITS // chunk), np.dtype(options.dtype)):
+            written += len(piece)
+            if options.compression == "gzip" and len(piece) % chunk:
+                # The last chunk is stored whole; what lies beyond the dataset is never read.
+                piece = np.pad(piece, (0, -len(piece) % chunk))
+            writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
+        if written != total:
+            raise ValueError(
+                f"the arrays hold {written} tokens, not the announced {total}. Announce what they hold."
+            )
+    return writer.info(total)
+
+
+def _regrouped(
+    arrays: Iterable[npt.NDArray[Any]], size: int, dtype: np.dtype[Any]
+) -> Iterator[npt.NDArray[Any]]:
+    """The same elements in pieces of exactly `size`, the last one shorter."""
+    piece, filled = np.empty(size, dtype), 0
+    for array in arrays:
+        taken = 0
+        while taken < len(array):
+            count = min(size - filled, len(array) - taken)
+            piece[filled : filled + count] = array[taken : taken + count]
+            taken, filled = taken + count, filled + count
+            if filled == size:
+                yield piece
+                piece, filled = np.empty(size, dtype), 0
+    if filled:
+        yield piece[:filled]
 
 
 FORMAT = CorpusFormat()

@@ -39,7 +39,14 @@ from btlm_data.formats.shard_formats.base import (
     faults_of,
 )
 from btlm_data.formats.shard_formats.order import destinations, origins
-from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_samples
+from btlm_data.formats.shard_formats.writer import (
+    BATCH_UNITS,
+    ElementType,
+    ShardInfo,
+    ShardOptions,
+    ShardWriter,
+    sample_planes,
+)
 
 if TYPE_CHECKING:
     from btlm_data.kernels.checks import Prints, Vocabulary
@@ -149,6 +156,37 @@ class SampleFormat:
                 codes = length + np.minimum(result.real, expected)[wrong]
                 faults.append(RowFaults("real", wrong, codes))
         return Checked(faults, int(result.real.sum()), int(result.eos.sum()))
+
+
+def write_samples(
+    file: BinaryIO,
+    rows: npt.NDArray[Any],
+    num_real: npt.NDArray[np.int64] | None = None,
+    options: ShardOptions | None = None,
+) -> ShardInfo:
+    """Write a sample shard into an empty file, open for reading and writing.
+
+    rows: (n, L+1) uint16 or uint32, any strides: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
+    label positions of each row are real; from there on all three planes are 0 (all L by default; rows' values there do not matter).
+    """
+    options = options or ShardOptions()
+    n, length = rows.shape[0], rows.shape[1] - 1
+    full = np.ones(n, bool) if num_real is None else num_real >= length
+    with ShardWriter(file, (n, 3, length), (1, 3, length), options) as writer:
+        if writer.plain and options.dtype == "int32":
+            step = max(1, BATCH_UNITS // (length + 1))
+            for start in range(0, n, step):
+                writer.add_samples(rows[start : start + step], full[start : start + step], num_real, start)
+        else:
+            step = max(1, BATCH_UNITS // (3 * length))
+            for start in range(0, n, step):
+                writer.add(
+                    sample_planes(
+                        rows[start : start + step],
+                        None if num_real is None else num_real[start : start + step],
+                    )
+                )
+    return writer.info(n * length if num_real is None else int(num_real.sum()))
 
 
 def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArray[Any]:

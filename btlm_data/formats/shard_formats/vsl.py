@@ -39,7 +39,13 @@ from btlm_data.formats.shard_formats.base import (
     faults_of,
 )
 from btlm_data.formats.shard_formats.order import origins
-from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, write_vsl
+from btlm_data.formats.shard_formats.writer import (
+    BATCH_UNITS,
+    ElementType,
+    ShardInfo,
+    ShardOptions,
+    ShardWriter,
+)
 
 if TYPE_CHECKING:
     from btlm_data.kernels.checks import Prints, Vocabulary
@@ -129,6 +135,18 @@ class VslFormat:
         result = scan_vsl(rows, vocabulary)
         faults = faults_of(result, self.rules, frozenset() if place.is_ours else _OURS)
         return Checked(faults, int(result.real.sum()), int(result.eos.sum()))
+
+
+def write_vsl(
+    file: BinaryIO, planes: npt.NDArray[np.int32], options: ShardOptions | None = None
+) -> ShardInfo:
+    """Write planes (n, 5, L) int32 as a VSL shard into an empty file, open for reading and writing."""
+    options = options or ShardOptions()
+    with ShardWriter(file, planes.shape, (1, *planes.shape[1:]), options) as writer:
+        step = max(1, BATCH_UNITS // max(1, planes[0].size if len(planes) else 1))
+        for start in range(0, len(planes), step):
+            writer.add(planes[start : start + step])
+    return writer.info(int(planes[:, 1].sum(dtype=np.int64)))
 
 
 def _pieces(

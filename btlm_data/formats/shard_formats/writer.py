@@ -17,7 +17,6 @@ libraries may give other bytes (of the same data).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
@@ -32,8 +31,7 @@ from btlm_data.storage import digest
 Compression = Literal["gzip", "none"]
 ElementType = Literal["int32", "uint16"]
 
-CORPUS_CHUNK = 8192  # tokens: a sample of 2,048 touches one or two chunks
-_BATCH_UNITS = 1 << 23  # elements compressed at once, with one Huffman code: bounds memory
+BATCH_UNITS = 1 << 23  # elements compressed at once, with one Huffman code: bounds memory
 
 
 @dataclass(frozen=True)
@@ -60,82 +58,8 @@ class ShardInfo:
     num_bytes: int
 
 
-def write_samples(
-    file: BinaryIO,
-    rows: npt.NDArray[Any],
-    num_real: npt.NDArray[np.int64] | None = None,
-    options: ShardOptions | None = None,
-) -> ShardInfo:
-    """Write a sample shard into an empty file, open for reading and writing.
-
-    rows: (n, L+1) uint16 or uint32, any strides: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
-    label positions of each row are real; from there on all three planes are 0 (all L by default; rows' values there do not matter).
-    """
-    options = options or ShardOptions()
-    n, length = rows.shape[0], rows.shape[1] - 1
-    full = np.ones(n, bool) if num_real is None else num_real >= length
-    with _Writer(file, (n, 3, length), (1, 3, length), options) as writer:
-        if writer.plain and options.dtype == "int32":
-            step = max(1, _BATCH_UNITS // (length + 1))
-            for start in range(0, n, step):
-                writer.add_samples(rows[start : start + step], full[start : start + step], num_real, start)
-        else:
-            step = max(1, _BATCH_UNITS // (3 * length))
-            for start in range(0, n, step):
-                writer.add(
-                    _planes(
-                        rows[start : start + step],
-                        None if num_real is None else num_real[start : start + step],
-                    )
-                )
-    return writer.info(n * length if num_real is None else int(num_real.sum()))
-
-
-def write_vsl(
-    file: BinaryIO, planes: npt.NDArray[np.int32], options: ShardOptions | None = None
-) -> ShardInfo:
-    """Write planes (n, 5, L) int32 as a VSL shard into an empty file, open for reading and writing."""
-    options = options or ShardOptions()
-    with _Writer(file, planes.shape, (1, *planes.shape[1:]), options) as writer:
-        step = max(1, _BATCH_UNITS // max(1, planes[0].size if len(planes) else 1))
-        for start in range(0, len(planes), step):
-            writer.add(planes[start : start + step])
-    return writer.info(int(planes[:, 1].sum(dtype=np.int64)))
-
-
-def write_corpus(
-    file: BinaryIO,
-    tokens: npt.NDArray[Any] | Iterable[npt.NDArray[Any]],
-    total: int | None = None,
-    options: ShardOptions | None = None,
-) -> ShardInfo:
-    """Write a token stream as a corpus shard into an empty file, open for reading and writing.
-
-    tokens: one 1-D array, or arrays that hold `total` tokens together, in order.
-    """
-    options = options or ShardOptions(dtype="uint16")
-    if isinstance(tokens, np.ndarray):
-        total, tokens = len(tokens), [tokens]
-    if total is None:
-        raise ValueError("`total` tells how many tokens the arrays hold together; give it.")
-    chunk = max(1, min(total, CORPUS_CHUNK))
-    written = 0
-    with _Writer(file, (total,), (chunk,), options) as writer:
-        for piece in _regrouped(tokens, chunk * (_BATCH_UNITS // chunk), np.dtype(options.dtype)):
-            written += len(piece)
-            if options.compression == "gzip" and len(piece) % chunk:
-                # The last chunk is stored whole; what lies beyond the dataset is never read.
-                piece = np.pad(piece, (0, -len(piece) % chunk))
-            writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
-        if written != total:
-            raise ValueError(
-                f"the arrays hold {written} tokens, not the announced {total}. Announce what they hold."
-            )
-    return writer.info(total)
-
-
-def _planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint32]:
-    """Token rows (k, L+1) as planes (k, 3, L)."""
+def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint32]:
+    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 behind num_real label positions (k,)."""
     k, length = rows.shape[0], rows.shape[1] - 1
     planes = np.empty((k, 3, length), np.uint32)
     planes[:, 0], planes[:, 1], planes[:, 2] = rows[:, :-1], 1, rows[:, 1:]
@@ -144,25 +68,7 @@ def _planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> n
     return planes
 
 
-def _regrouped(
-    arrays: Iterable[npt.NDArray[Any]], size: int, dtype: np.dtype[Any]
-) -> Iterator[npt.NDArray[Any]]:
-    """The same elements in pieces of exactly `size`, the last one shorter."""
-    piece, filled = np.empty(size, dtype), 0
-    for array in arrays:
-        taken = 0
-        while taken < len(array):
-            count = min(size - filled, len(array) - taken)
-            piece[filled : filled + count] = array[taken : taken + count]
-            taken, filled = taken + count, filled + count
-            if filled == size:
-                yield piece
-                piece, filled = np.empty(size, dtype), 0
-    if filled:
-        yield piece[:filled]
-
-
-class _Writer:
+class ShardWriter:
     """One shard under construction: chunks are appended to an open file; leaving the block well completes it."""
 
     def __init__(
@@ -184,7 +90,7 @@ class _Writer:
         self.sizes: list[npt.NDArray[np.int64]] = []
         self.result = ("", 0)
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> ShardWriter:
         self.file.write(bytes(self.start))
         return self
 
@@ -214,7 +120,7 @@ class _Writer:
                 self._append(*deflate.deflate_samples(rows[first:last]))
             else:
                 assert num_real is not None
-                self.add(_planes(rows[first:last], num_real[start + first : start + last]))
+                self.add(sample_planes(rows[first:last], num_real[start + first : start + last]))
 
     def add(self, rows: npt.NDArray[Any]) -> None:
         """Append rows, one chunk each (contiguous where the shard is not compressed)."""
