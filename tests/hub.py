@@ -63,6 +63,7 @@ class Repository:
     """Commits of one data set, oldest first: (commit id, path -> bytes)."""
 
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
+    refs: dict[str, str] = field(default_factory=dict)  # name -> commit id, besides main
     gated: bool = False
     private: bool = False
     fake_tree: list[dict[str, Any]] | None = None  # what `tree` says instead of the truth
@@ -236,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401 if not authorized else 404, "RepoNotFound")
             return None
         for commit, files in reversed(repository.commits):
-            if revision in ("main", commit):
+            if revision in ("main", commit) or repository.refs.get(revision) == commit:
                 return repository, commit, files
         self._refuse(404, "RevisionNotFound")
         return None

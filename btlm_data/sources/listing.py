@@ -272,9 +272,11 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
     if settings.name == "sample" or registered:
         return
     if loud:
+        number = sum(one.count for one in loud)
         logger.warning(
-            "%d files of the source are not read: %s",
-            sum(one.count for one in loud),
+            "%s of the source %s not read: %s",
+            f"{number:,} file{'s' * (number != 1)}",
+            "is" if number == 1 else "are",
             "; ".join(one.words() for one in loud[:8]),
         )
     if settings.splits:

@@ -113,6 +113,32 @@ def test_any_data_set_with_revision_and_glob(hub: Hub, make_run: RunMaker) -> No
         names(run, name="hf://org/data")
 
 
+def test_the_hubs_parquet_copy_and_folders_called_as_files(hub: Hub, make_run: RunMaker) -> None:
+    copy = hub.add(
+        "org/data", {"default/train/0000.parquet": b"a" * 2000, "default/test/0000.parquet": b"b" * 2000}
+    )
+    hub.add("org/data", {"original.jsonl": b"c", "x.parquet/part-0.parquet": b"d", "x.parquet/_SUCCESS": b""})
+    hub.repositories["org/data"].refs["refs/convert/parquet"] = copy
+    run = make_run()
+    at = "hf://datasets/org/data@refs/convert/parquet"
+    for source in (at, at.replace("refs/convert/parquet", "refs%2Fconvert%2Fparquet")):
+        assert names(run, name=source) == ["default/train/0000.parquet", "default/test/0000.parquet"]
+    assert names(run, name=f"{at}/default/train") == ["0000.parquet"]
+    assert names(run, name=f"{at}/default/*/*.parquet") == ["train/0000.parquet", "test/0000.parquet"]
+    listing = list_files(SourceSettings(name=at), run)
+    assert listing.provenance["revision"] == copy
+    assert listing.provenance["asked_revision"] == "refs/convert/parquet"
+    assert names(run, name="hf://datasets/org/data/x.parquet") == ["part-0.parquet"]
+    assert names(run, name="hf://datasets/org/data/*.parquet") == ["x.parquet/part-0.parquet"]
+    assert names(run, name="hf://datasets/org/data/original.jsonl") == ["original.jsonl"]
+
+
+def test_a_misspelt_source_to_exclude_is_refused(hub: Hub, make_run: RunMaker, tmp_path: Path) -> None:
+    run = make_run(sources_file=str(redpajama(hub, tmp_path)))
+    with pytest.raises(ConfigError, match=r"RedPajamaBok.*Its sources are RedPajamaArXiv, RedPajamaBook"):
+        names(run, name="redpajama", exclude_sources=["RedPajamaBok"])
+
+
 def test_descriptions_are_no_part_of_a_corpus(hub: Hub, make_run: RunMaker) -> None:
     hub.add(
         "org/data",
