@@ -22,10 +22,12 @@ One thing is carried from line to line: from the first line with a `<` on, entit
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from btlm_data.errors import ConfigError, install_command
 
@@ -41,6 +43,27 @@ _TOUCHED = re.compile(
     "\u3000\uff01-\uffef\ud800-\udfff]"  # character width, surrogates
 )
 _QUOTES = re.compile("[\u02bc\u2018-\u201f]")
+
+
+Normalization = Literal["nfc", "ftfy", "none"]
+
+
+def normalizer(kind: Normalization) -> Callable[[str], str]:
+    """The function that normalises a text; it returns the very same object if nothing changes.
+
+    Raises ConfigError if ftfy is asked for and not installed.
+    """
+    if kind == "ftfy":
+        _Ftfy.load()
+        return normalize_ftfy
+    return normalize_nfc if kind == "nfc" else str
+
+
+def normalizer_version(kind: Normalization) -> str:
+    """The versions of what decides the result: another one may change other characters."""
+    if kind == "ftfy":
+        return f"ftfy {_Ftfy.load().version}, Unicode {unicodedata.unidata_version}"
+    return f"Unicode {unicodedata.unidata_version}" if kind == "nfc" else ""
 
 
 def normalize_nfc(text: str) -> str:
@@ -102,6 +125,7 @@ class _Ftfy:
                 f"Install it with: {install_command('ftfy')}, or set clean.normalize=nfc."
             ) from None
         self._ftfy: Any = ftfy
+        self.version: str = importlib.metadata.version("ftfy")
         self._is_bad: Any = badness.is_bad
         self._uncurl: Any = fixes.uncurl_quotes
         self._with_entities = ftfy.TextFixerConfig(normalization="NFC", explain=False)

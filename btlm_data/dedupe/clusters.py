@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +23,8 @@ from btlm_data.dedupe.cluster_table import ClusterRows
 from btlm_data.errors import SafetyStop
 from btlm_data.fates import Fate
 from btlm_data.kernels import buckets
+from btlm_data.kernels.compiling import jit
+from btlm_data.kernels.ranges import check_same_length
 from btlm_data.recipe.models import DedupeSettings
 from btlm_data.task import Counts
 from btlm_data.task_files import TaskFiles
@@ -193,6 +194,7 @@ def _best(
             scores = np.array([ranks.get(name, 0) for name in docs.meta["sources"]], np.uint32)[
                 docs["source"]
             ]
+        check_same_length("Documents of a block", clusters[block.first_ordinal : block.last_ordinal], scores)
         _keep_best(clusters, block.first_ordinal, scores, best, score)
     return best
 
@@ -213,10 +215,7 @@ def _largest(clusters: UInt32Array, flags: UInt8Array) -> list[tuple[int, int]]:
     return best_so_far
 
 
-_jit = numba.njit(cache=True, nogil=True)
-
-
-@_jit
+@jit
 def _flag_several(clusters: UInt32Array, flags: UInt8Array) -> None:
     for i in range(len(clusters)):
         if clusters[i] != i:
@@ -227,7 +226,7 @@ def _flag(owners: UInt32Array, ordinals: UInt32Array, flag: int, flags: UInt8Arr
     flags[owners[ordinals]] |= np.uint8(flag)
 
 
-@_jit
+@jit
 def _keep_best(
     clusters: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
 ) -> None:
@@ -238,7 +237,7 @@ def _keep_best(
             best[root], score[root] = first_ordinal + i, scores[i]
 
 
-@_jit
+@jit
 def _fates(
     first_ordinal: int,
     train: bool,
@@ -270,7 +269,7 @@ def _fates(
             out[i] = _NEAR_DUPLICATE
 
 
-@_jit
+@jit
 def _sizes(clusters: UInt32Array, sizes: UInt32Array) -> None:
     for i in range(len(clusters)):
         sizes[clusters[i]] += np.uint32(1)

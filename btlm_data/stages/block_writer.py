@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +14,7 @@ from btlm_data import seeding
 from btlm_data.cleaning.document import Documents
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
+from btlm_data.cleaning.normalize import normalizer
 from btlm_data.errors import InputError
 from btlm_data.formats import columns, rejects
 from btlm_data.recipe.models import Settings
@@ -209,28 +209,13 @@ class BlockWriter:
         clean = self.settings.settings.clean
         texts, sources = list(documents.texts), documents.sources
         reasons: dict[int, str] = {}
-        self.raw_bytes = (
-            {i: len(text.encode()) for i, text in enumerate(texts) if not text.isascii()}
-            if clean.normalize == "ftfy"
-            else {}
-        )
-        if clean.normalize == "nfc":
-            changed = [
-                i
-                for i, text in enumerate(texts)
-                if not (text.isascii() or unicodedata.is_normalized("NFC", text))
-            ]
-            self.raw_bytes = {i: len(texts[i].encode()) for i in changed}
-            for i in changed:
-                texts[i] = unicodedata.normalize("NFC", texts[i])
-        elif clean.normalize == "ftfy":
-            from btlm_data.cleaning.normalize import normalize_ftfy
-
-            for i, text in enumerate(texts):
-                fixed = normalize_ftfy(text)
-                if fixed is not text and fixed != text:
-                    self.raw_bytes[i] = len(text.encode())
-                    texts[i] = fixed
+        self.raw_bytes: dict[int, int] = {}  # of each text that cleaning changed
+        normalize = normalizer(clean.normalize)
+        for i, text in enumerate(texts):
+            normalised = normalize(text)
+            if normalised is not text and normalised != text:
+                self.raw_bytes[i] = len(text.encode())
+                texts[i] = normalised
         excluded = self.settings.settings.source.exclude_sources
         if excluded:
             reasons.update({i: "excluded_source" for i, name in enumerate(sources) if name in excluded})

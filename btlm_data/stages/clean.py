@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.cleaning.filters import Filters
+from btlm_data.cleaning.normalize import normalizer_version
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.formats.input_digest import stretch_digests
@@ -49,6 +50,7 @@ def product_digests(
     docs = digest(
         VERSION,
         settings.clean,
+        normalizer_version(settings.clean.normalize),
         filters.fingerprint if filters.entries else None,
         asdict(options),
         source.exclude_sources,

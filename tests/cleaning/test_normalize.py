@@ -66,10 +66,20 @@ def test_lines_of_ftfys_longest_segment() -> None:
         assert normalize_ftfy(text) == reference(text)
 
 
+def test_the_kinds_and_their_versions() -> None:
+    assert normalize.normalizer("none")("e\u0301’") == "e\u0301’"
+    assert normalize.normalizer("nfc")("e\u0301’") == "é’"
+    assert normalize.normalizer("ftfy")("e\u0301’") == "é'"
+    assert normalize.normalizer_version("none") == ""
+    assert normalize.normalizer_version("nfc") == f"Unicode {unicodedata.unidata_version}"
+    assert f"ftfy {ftfy.__version__}" in normalize.normalizer_version("ftfy")
+
+
 def test_what_does_not_change_is_the_same_object() -> None:
     for text in ("plain text, 2 < 3 & so on; \t\x0c\n", "héllo wörld\n日本語 – ok", ""):
         assert normalize_ftfy(text) is text
         assert normalize_nfc(text) is text
+        assert all(normalize.normalizer(kind)(text) is text for kind in ("none", "nfc", "ftfy"))
 
 
 def test_a_bad_line_needs_a_character_that_the_fast_test_knows() -> None:
