@@ -1,4 +1,7 @@
-"""The `btlm-data` command: options, calls, printing. No logic; heavy modules are imported when a command runs."""
+"""The `btlm-data` command: options, calls, printing.
+
+No logic; heavy modules are imported when a command runs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ _MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
 
 
 class RecipeCommand(entry.Command):
-    """A command with an option for the settings of a recipe. They are made on demand: --help of the program stays quick."""
+    """A command with an option for the settings of a recipe.
+
+    They are made on demand: --help of the program stays quick.
+    """
 
     _complete = False
 
@@ -66,8 +72,8 @@ def cli() -> None:
     btlm-data inspect shards/
     btlm-data verify shards/
 
-    Exit codes: 0 done; 1 data damaged, or verification failed; 2 wrong option or recipe; 3 input cannot be read;
-    4 output cannot be written; 5 stopped for safety; 70 internal error; 130 interrupted.
+    Exit codes: 0 done; 1 data damaged, or verification failed; 2 wrong option or recipe; 3 input cannot be
+    read; 4 output cannot be written; 5 stopped for safety; 70 internal error; 130 interrupted.
     """
 
 
@@ -116,8 +122,8 @@ def _common_options(command: Any) -> Any:
 def prepare(config: str | None, **options: Any) -> None:
     """Prepare a corpus: from text to verified shards. Run again, it continues where an earlier run stopped.
 
-    Reads the source, writes the dataset (shards, dataset.json, tables) to --out, and keeps intermediate files in
-    the work folder.
+    Reads the source, writes the dataset (shards, dataset.json, tables) to --out, and keeps intermediate files
+    in the work folder.
 
     \b
     btlm-data prepare --source my_corpus/ --seq-len 2048 --out shards/
@@ -192,12 +198,16 @@ def _prepare(
 
 
 def _load_kernels() -> None:
-    """Import what is compiled. Raises ConfigError where the shell's memory limit would make it crash instead of fail."""
+    """Import what is compiled.
+
+    Raises ConfigError where the shell's memory limit would make it crash instead of fail.
+    """
     limit = _address_space()
     if limit is not None and limit < _LEAST_ADDRESS_SPACE:
         raise ConfigError(
-            f"The shell allows each process {limit // 10**6:,} MB of memory (ulimit -v), and this program needs "
-            f"{_LEAST_ADDRESS_SPACE // 10**6:,} MB at least. Raise the limit, for example with ulimit -v unlimited."
+            f"The shell allows each process {limit // 10**6:,} MB of memory (ulimit -v), and this program "
+            f"needs {_LEAST_ADDRESS_SPACE // 10**6:,} MB at least. Raise the limit, for example with "
+            "ulimit -v unlimited."
         )
     from btlm_data.kernels import load_numba_without_scipy
 
@@ -252,7 +262,7 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """The path, if there is something. Raises InputError: a path that does not exist is a typo, not damage."""
+    """The path, if it exists. Raises InputError: a path that does not exist is a typo, not damage."""
     if "://" not in str(path) and not os.path.lexists(path):
         raise InputError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
     return path
@@ -326,7 +336,7 @@ def inspect(
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each check.")
 def verify(path: Path, source: Path | None, deep: int | None, signers: Path | None, as_json: bool) -> None:
-    """Read everything again: checksums, shapes, masks, label shift, token ids, ledger. Exit code 1 if anything is wrong.
+    """Read everything again: checksums, shapes, masks, labels, token ids, ledger. Exit code 1 if it is wrong.
 
     \b
     btlm-data verify shards/

@@ -1,9 +1,9 @@
-"""How a command ends: every exception becomes words and an exit code, whatever it is; used by both command lines.
+"""How a command ends: every exception becomes words and an exit code. Used by both command lines.
 
 0     done                              4     the output cannot be written (errors.py has the tree)
 1     data damaged, or verify failed    5     stopped for safety
-2     wrong option or recipe            70    an error nobody foresaw: one sentence, and a report file for us
-3     input cannot be read              130   interrupted; 141: the reader of standard output has closed it
+2     wrong option or recipe            70    an unforeseen error: one sentence, and a report file
+3     input cannot be read              130   interrupted; 141: standard output's reader closed it
 """
 
 from __future__ import annotations
@@ -213,7 +213,9 @@ def _exit_code(program: Program, arguments: list[str]) -> int:
 
 
 class _Interrupts:
-    """SIGINT: the first interrupts; while the command cleans up, more of them wait; after _PATIENCE seconds one ends at once."""
+    """SIGINT: the first interrupts; while the command cleans up, more of them wait; after _PATIENCE seconds
+    one ends at once.
+    """
 
     def __init__(self) -> None:
         self._first: float | None = None
@@ -227,7 +229,9 @@ class _Interrupts:
 
 
 def _report(kind: str, message: str, code: int, arguments: Sequence[str]) -> int:
-    """Print an error: as JSON on standard output where --json is among the arguments, else in words on standard error."""
+    """Print an error: as JSON on standard output where --json is among the arguments, else in words on
+    standard error.
+    """
     if "--json" in arguments:
         try:
             terminal.echo(terminal.to_json({"error": {"kind": kind, "message": message, "exit_code": code}}))
@@ -270,7 +274,9 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _write_report(error: Exception, arguments: Sequence[str]) -> str | None:
-    """Write command, versions and traceback to a file in the temporary folder; its path, or None where none can be written."""
+    """Write command, versions and traceback to a file in the temporary folder; its path, or None where none
+    can be written.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,22 +1,23 @@
 """The errors that a user can meet, and the exit code of each.
 
-    BtlmError                       1   base of all below; never raised itself
-    ├── ConfigError                 2   an option, a recipe or a parameter file is wrong
-    ├── InputError                  3   the corpus cannot be read as asked (missing, empty, or bad under --strict)
-    │   └── SourceUnavailable       3   a hub or object store refused, or cannot be reached
-    ├── OutputError                 4   the output or work folder cannot be used (in use, not ours, full, read-only)
-    ├── DataError                   1   a file is not what its manifest or its format says: cut, flipped, foreign
-    ├── SafetyStop                  5   the run would do something suspicious; the message says how to insist
-    └── Interrupted               130   Ctrl-C; the message says how to continue
+    BtlmError                   1   base of all below; never raised itself
+    ├── ConfigError             2   an option, a recipe or a parameter file is wrong
+    ├── InputError              3   the corpus cannot be read as asked (missing, empty, bad under --strict)
+    │   └── SourceUnavailable   3   a hub or object store refused, or cannot be reached
+    ├── OutputError             4   the output or work folder cannot be used (in use, full, read-only)
+    ├── DataError               1   a file is not what its manifest or its format says: cut, flipped, foreign
+    ├── SafetyStop              5   the run would do something suspicious; the message says how to insist
+    └── Interrupted           130   Ctrl-C; the message says how to continue
 
 A message says what happened, where (file, line or record, value), and what to do:
 
     ConfigError("recipe.yaml line 4: there is no setting 'dedupe.metod'. Did you mean dedupe.method?")
     InputError("The source my_corpus/ does not exist. Check the path given to --source.")
-    OutputError("The output folder shards holds another dataset. Choose another --out, or pass --overwrite to replace it.")
-    DataError("train/00003.h5: sha256 is 1f0c..., dataset.json says 9a2e.... Prepare the dataset again, or restore the file.")
+    OutputError("The output folder shards holds another dataset. Choose another --out, or pass --overwrite.")
+    DataError("train/00003.h5: sha256 is 1f0c..., dataset.json says 9a2e.... Restore the file.")
 
-Library code raises these and never imports click; `entry.py` prints them and ends the program with their exit code.
+Library code raises these and never imports click; `entry.py` prints them and ends the program with their
+exit code.
 """
 
 from __future__ import annotations

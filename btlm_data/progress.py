@@ -1,4 +1,6 @@
-"""What a person sees during a run: a live bar for each step on a terminal, log lines elsewhere; amounts and times in words."""
+"""What a person sees during a run: a live bar for each step on a terminal, log lines elsewhere; amounts and
+times in words.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ _NARROW = 100  # columns below which a bar shows one rate only
 
 
 def amount(value: float, unit: str) -> str:
-    """A readable amount: 3.4 GB, 1.2 M documents. unit: "B" for bytes, else a singular noun that is put in the plural."""
+    """A readable amount: 3.4 GB, 1.2 M documents.
+
+    unit: "B" for bytes, else a singular noun that is put in the plural.
+    """
     names = ("", " k", " M", " G", " T", " P")
     power = 0
     shown = float(value)
@@ -54,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 def label(step: Step) -> str:
-    """What a step is called: its stage, and its own name where the stage has several steps (dedupe: cluster)."""
+    """A step's name: its stage, and its own where the stage has several steps ("dedupe: cluster")."""
     return step.name.replace(".", ": ")
 
 
@@ -149,7 +154,9 @@ class Bars:
 
 
 class Lines:
-    """Events to log lines, where there is no terminal: at a step's start and end, and every ten seconds between."""
+    """Events to log lines, where there is no terminal: at a step's start and end, and every ten seconds
+    between.
+    """
 
     def __init__(self) -> None:
         self._last = 0.0

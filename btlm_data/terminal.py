@@ -1,9 +1,10 @@
 """The one way to the screen: standard output, standard error, JSON output and log lines.
 
-Names, paths and texts come from outside. On a terminal, control characters in them would move the cursor, set the
-title or the clipboard (OSC 52, https://invisible-island.net/xterm/ctlseqs/ctlseqs.html), and bidirectional controls would show
-other words than are there (https://trojansource.codes). `visible` shows such characters as escapes, and everything here uses
-it. Markup of rich is never read from text: `console` has it off, and styles are given as `rich.text.Text`.
+Names, paths and texts come from outside. On a terminal, control characters in them would move the cursor, set
+the title or the clipboard (OSC 52, https://invisible-island.net/xterm/ctlseqs/ctlseqs.html), and
+bidirectional controls would show other words than are there (https://trojansource.codes). `visible` shows
+such characters as escapes, and everything here uses it. Markup of rich is never read from text: `console` has
+it off, and styles are given as `rich.text.Text`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from btlm_data.redact import redact
 if TYPE_CHECKING:
     from rich.console import Console
 
-# C0 except tab and line feed, DEL, C1; bidirectional marks, embeddings, overrides and isolates; zero-width space (but not the
-# joiners, which scripts need); line and paragraph separators; invisible operators; annotation marks; BOM; half characters; tags.
+# C0 except tab and line feed, DEL, C1; bidirectional marks, embeddings, overrides and isolates; zero-width
+# space (but not the joiners, which scripts need); line and paragraph separators; invisible operators;
+# annotation marks; BOM; half characters; tags.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
@@ -37,13 +39,13 @@ def visible(text: str) -> str:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON of `value` whose strings are safe to show; the characters that `visible` escapes become JSON's own escapes."""
+    """JSON of `value`; the characters that `visible` escapes become JSON's own escapes."""
     text = json.dumps(value, ensure_ascii=not _is_unicode(sys.stdout), indent=indent)
     return _HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1] if match[0] > "\x7f" else "\\u007f", text)
 
 
 def start() -> None:
-    """Make the standard streams fit to print on: present, and with characters they cannot show written as escapes."""
+    """Prepare the standard streams: never missing, and characters they cannot show become escapes."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as by `2>&-`
@@ -58,7 +60,10 @@ def echo(text: str = "") -> None:
 
 
 def note(text: str, *, style: str | None = None) -> None:
-    """Print a line on standard error; style: an SGR code such as "33" (yellow). A closed or full standard error is no reason to stop."""
+    """Print a line on standard error; style: an SGR code such as "33" (yellow).
+
+    A closed or full standard error is no reason to stop.
+    """
     try:
         line = visible(redact(text))
         sys.stderr.write(f"\x1b[{style}m{line}\x1b[0m\n" if style and has_colour(sys.stderr) else line + "\n")
@@ -78,7 +83,10 @@ def error(message: str) -> None:
 
 
 def finish() -> None:
-    """Flush standard output. Raises BrokenPipeError if the reader has closed it, OutputError if it cannot be written."""
+    """Flush standard output.
+
+    Raises BrokenPipeError if the reader has closed it, OutputError if it cannot be written.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -90,7 +98,7 @@ def finish() -> None:
 
 
 def abandon_stdout() -> None:
-    """Send what is still buffered for standard output to nowhere, so that the interpreter does not fail on it at exit."""
+    """Drop what is still buffered for standard output, so that the interpreter does not fail on it at exit."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -99,12 +107,14 @@ def abandon_stdout() -> None:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether colours may be written: a terminal, not TERM=dumb, and NO_COLOR is not set (https://no-color.org)."""
+    """Whether colours may be written: to a terminal, unless TERM=dumb or NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console that shows text as it is: no markup, no emoji codes, no guessed highlights, nothing a terminal would obey."""
+    """A rich console that shows text as it is: no markup, no emoji codes, no guessed highlights, nothing a
+    terminal would obey.
+    """
     from rich.console import Console as RichConsole
     from rich.segment import Segment
 
@@ -122,8 +132,9 @@ def console(*, stderr: bool = False) -> Console:
 def start_logging(level: int | None = None, file: Path | None = None) -> None:
     """Send log lines to standard error, and all of the project's own from INFO on to `file`.
 
-    level: the least level of the project's own lines on standard error; None is WARNING on a terminal, where bars show the
-    progress, and INFO elsewhere. Lines of libraries appear from WARNING on. Raises OutputError if the file cannot be written.
+    level: the least level of the project's own lines on standard error; None is WARNING on a terminal, where
+    bars show the progress, and INFO elsewhere. Lines of libraries appear from WARNING on. Raises OutputError
+    if the file cannot be written.
     """
     if level is None:
         level = logging.WARNING if sys.stderr.isatty() else logging.INFO
@@ -154,7 +165,7 @@ class _ToStandardError(logging.Handler):
 
 
 class _ScreenFormatter(logging.Formatter):
-    """The message alone where it is progress; with its level where it is a warning; with its origin in detail (-v)."""
+    """The message alone where it is progress, with its level for warnings, with its origin for -v."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -166,7 +177,7 @@ class _ScreenFormatter(logging.Formatter):
 
 
 class _Formatter(logging.Formatter):
-    """Log lines without hidden characters; further lines of a message are indented, so that none looks like a record of its own."""
+    """Log lines without hidden characters; further lines of a message are indented, never like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(redact(super().format(record))).replace("\n", "\n    ")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build a real-text corpus in the SlimPajama on-disk layout, with known near-duplicates.
 
-The text comes from Debian documentation packages (fetched with `apt-get download`, so run
-`apt-get update` once first), the records look exactly like SlimPajama's:
+The text comes from Debian documentation packages (fetched with `apt-get download`, so run `apt-get update`
+once first), the records look exactly like SlimPajama's:
 
     OUT/train/chunk1/example_train_0.jsonl.zst      {"text": ..., "meta": {"redpajama_set_name": ...}}
     OUT/validation/chunk1/example_holdout_0.jsonl.zst
@@ -10,9 +10,11 @@ The text comes from Debian documentation packages (fetched with `apt-get downloa
     OUT/truth.json     what was planted: clusters of (file, line) that are copies of one document
 
 Usage:
-    .venv/bin/python tools/build_corpus.py OUT [--mb 400] [--seed 0] [--dup-rate 0.10] [--docs-per-file 4000] [--cache DIR]
+    .venv/bin/python tools/build_corpus.py OUT [--mb 400] [--seed 0] [--dup-rate 0.10]
+                                               [--docs-per-file 4000] [--cache DIR]
 
-Needs the package zstandard, which `make demo` and `pip install .` install. About 3 minutes and 2 GB of scratch space for the default size.
+Needs the package zstandard, which `make demo` and `pip install .` install. About 3 minutes and 2 GB of
+scratch space for the default size.
 """
 
 from __future__ import annotations
@@ -228,7 +230,8 @@ def main() -> None:
     planted = [c for c in clusters.values() if len(c) > 1]
     (args.out / "truth.json").write_text(json.dumps({"clusters": planted, "train_documents": len(tagged)}))
     print(
-        f"{len(tagged)} train documents ({len(planted)} planted clusters), {held} validation, {held} test -> {args.out}",
+        f"{len(tagged)} train documents ({len(planted)} planted clusters), {held} validation, {held} test -> "
+        f"{args.out}",
         file=sys.stderr,
     )
 

@@ -1,4 +1,4 @@
-"""Write the documentation that the program itself knows: docs/cli.md from --help, docs/recipes.md from the settings.
+"""Write the documentation that the program itself knows: docs/cli.md and docs/recipes.md.
 
 python tools/write_docs.py            write both
 python tools/write_docs.py --check    exit 1 if either is stale (tests do this)
@@ -19,12 +19,14 @@ from btlm_data.recipe.models import Recipe, Settings
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _RECIPES_INTRO = """# Recipes
 
-A recipe is a YAML file with any of the settings below; what it leaves out has the default. `btlm-data run RECIPE.yaml` prepares what it describes, options on the
-command line win over it, and `--set KEY=VALUE` reaches every setting by its dotted key. The settings under `run` say how the work is done and never change a
+A recipe is a YAML file with any of the settings below; what it leaves out has the default. `btlm-data run
+RECIPE.yaml` prepares what it describes, options on the command line win over it, and `--set KEY=VALUE`
+reaches every setting by its dotted key. The settings under `run` say how the work is done and never change a
 byte; all others decide the data and enter the fingerprint.
 
-`btlm-data run shards/dataset.json --out again/` repeats a run from what the dataset records (with `provenance.json` beside it). Only what decides the data is
-repeated, never a `run` section; a filter's function or a deduplication index named there needs `--trust`.
+`btlm-data run shards/dataset.json --out again/` repeats a run from what the dataset records (with
+`provenance.json` beside it). Only what decides the data is repeated, never a `run` section; a filter's
+function or a deduplication index named there needs `--trust`.
 
 ```yaml
 source: {name: my_corpus/, text_field: content, splits: {validation: ["heldout/*"]}}
@@ -36,9 +38,11 @@ mix: {Books: 2.0, WebText: 0.5}          # epochs per source
 run: {out: shards, workers: 8, memory: 16GB}
 ```
 
-`source: NAME`, `tokenizer: NAME` and `dedupe: METHOD` are short for their first field. Sizes are written 4GB, 512MiB or as a number of bytes.
-Files follow YAML 1.2: `6e-4` is a number, `no` is text, and text in brackets needs quotes: `eos: '[SEP]'`. Tags, anchors and a key given twice are errors.
-An unknown key or a wrong value is an error that names the key, the line and the nearest valid name. The recipes that ship: `sample`, `stage1`, `stage2`, `redpajama`.
+`source: NAME`, `tokenizer: NAME` and `dedupe: METHOD` are short for their first field. Sizes are written 4GB,
+512MiB or as a number of bytes. Files follow YAML 1.2: `6e-4` is a number, `no` is text, and text in brackets
+needs quotes: `eos: '[SEP]'`. Tags, anchors and a key given twice are errors. An unknown key or a wrong value
+is an error that names the key, the line and the nearest valid name. The recipes that ship: `sample`,
+`stage1`, `stage2`, `redpajama`.
 """
 
 

@@ -1,4 +1,5 @@
-"""Write the pictures of the terminal in docs/figures: real commands on a real (pseudo) terminal, as SVG at 80 and 120 columns.
+"""Write the pictures of the terminal in docs/figures: real commands on a real (pseudo) terminal, as SVG at 80
+and 120 columns.
 
 .venv/bin/python tools/write_figures.py
 """
@@ -35,7 +36,9 @@ _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
 class Screen:
-    """What stands on a terminal at the end: text with colours (SGR), cursor up, erase line, carriage return, line feed."""
+    """What stands on a terminal at the end: text with colours (SGR), cursor up, erase line, carriage return,
+    line feed.
+    """
 
     def __init__(self) -> None:
         self.lines: list[list[tuple[str, str]]] = [[]]

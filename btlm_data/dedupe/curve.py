@@ -1,8 +1,9 @@
-"""How likely two documents of each similarity are found with given bands and rows, and which bands and rows suit a threshold.
+"""How likely two documents of each similarity are found with given bands and rows, and which bands and rows
+suit a threshold.
 
-Two documents of Jaccard similarity s agree in one value of a MinHash signature with probability s, in all rows of a band with
-s^rows, and in at least one band with 1 - (1 - s^rows)^bands (Leskovec, Rajaraman & Ullman, Mining of Massive Datasets,
-section 3.4.2).
+Two documents of Jaccard similarity s agree in one value of a MinHash signature with probability s, in all
+rows of a band with s^rows, and in at least one band with 1 - (1 - s^rows)^bands (Leskovec, Rajaraman &
+Ullman, Mining of Massive Datasets, section 3.4.2).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _STEPS = 2000  # of each integral, by the midpoint rule: seven correct digits, a
 class Proposal(NamedTuple):
     """Bands and rows for a threshold.
 
-    false_positives: area under the curve below the threshold. false_negatives: area above the curve beyond it.
+    false_positives: area under the curve below the threshold. false_negatives: area above the curve beyond
+    it.
     """
 
     bands: int
@@ -43,10 +45,12 @@ def probability(
 
 
 def propose(threshold: float, num_perm: int = 128, false_positive_weight: float = 0.5) -> Proposal:
-    """The bands and rows within num_perm values with the least weighted sum of false positives and false negatives.
+    """The bands and rows within num_perm values with the least weighted sum of false positives and false
+    negatives.
 
-    The sum is datasketch's (MinHashLSH): the weight times the area under the curve below the threshold, plus the rest of 1 times
-    the area over the curve beyond it; the result is the same as its. Of equal ones the fewest bands, then the fewest rows.
+    The sum is datasketch's (MinHashLSH): the weight times the area under the curve below the threshold, plus
+    the rest of 1 times the area over the curve beyond it; the result is the same as its. Of equal ones the
+    fewest bands, then the fewest rows.
     """
     best: tuple[float, Proposal] | None = None
     below, above = _midpoints(0, threshold), _midpoints(threshold, 1)
@@ -84,7 +88,8 @@ def proposals(threshold: float, num_perm: int = 128) -> str:
         p = propose(threshold, num_perm, weight)
         at = float(probability(threshold, p.bands, p.rows))
         lines.append(
-            f"  {name:22}--bands {p.bands} --rows {p.rows}  (num_perm used {p.num_perm}; {at:.3f} found at {threshold})"
+            f"  {name:22}--bands {p.bands} --rows {p.rows}  (num_perm used {p.num_perm}; {at:.3f} found at "
+            f"{threshold})"
         )
     lines.append("In a recipe: dedupe: {bands: ..., rows: ..., num_perm: ...}.")
     return "\n".join(lines)

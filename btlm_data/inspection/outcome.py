@@ -1,4 +1,6 @@
-"""What a run ends with: what there is now, what was kept and dropped and why, where it is, and what to do next."""
+"""What a run ends with: what there is now, what was kept and dropped and why, where it is, and what to do
+next.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,10 @@ class SplitOutcome:
 class Outcome:
     """The end of a run, for people and (as JSON) for programs.
 
-    complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was done. read, kept:
-    documents and bytes of text before and after all stages that drop; None where nothing was read. dropped: documents by stage and reason.
-    rejected: records that could not be read. seconds: wall time of this run.
+    complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was
+    done. read, kept: documents and bytes of text before and after all stages that drop; None where nothing
+    was read. dropped: documents by stage and reason. rejected: records that could not be read. seconds: wall
+    time of this run.
     """
 
     out: str
@@ -60,7 +63,10 @@ class Outcome:
 
 
 def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
-    """What the run did and what is there now. seconds: wall time. Raises DataError if dataset.json cannot be read."""
+    """What the run did and what is there now. seconds: wall time.
+
+    Raises DataError if dataset.json cannot be read.
+    """
     amounts: dict[str, tuple[Amount, Amount]] = {}
     dropped: dict[str, dict[str, int]] = {}
     for stage in _DROPPING:
@@ -148,7 +154,8 @@ def _amounts(outcome: Outcome) -> str:
         shown = [count(samples, "sample")] if any(split.samples is not None for split in sets) else []
         shown.append(count(tokens, "token"))
         parts.append(f"{name}: {', '.join(shown)}" if name else ", ".join(shown))
-    return f"{'; '.join(parts)}, {count(outcome.total('shards'), 'shard')} ({amount(outcome.total('bytes'), 'B')})"
+    shards, size = count(outcome.total("shards"), "shard"), amount(outcome.total("bytes"), "B")
+    return f"{'; '.join(parts)}, {shards} ({size})"
 
 
 def _by_set(outcome: Outcome) -> dict[str, list[SplitOutcome]]:
@@ -160,7 +167,10 @@ def _by_set(outcome: Outcome) -> dict[str, list[SplitOutcome]]:
 
 def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, dict[str, int]]) -> str:
     """Kept 120 of 130 documents (597 kB of 630 kB of text); dropped: too short 7, duplicate 3."""
-    text = f"Kept {kept['documents']:,} of {count(read['documents'], 'document')} ({amount(kept['bytes'], 'B')} of {amount(read['bytes'], 'B')} of text)"
+    text = (
+        f"Kept {kept['documents']:,} of {count(read['documents'], 'document')} "
+        f"({amount(kept['bytes'], 'B')} of {amount(read['bytes'], 'B')} of text)"
+    )
     reasons: dict[str, int] = {}
     for stage in dropped.values():
         for reason, number in stage.items():
@@ -177,7 +187,8 @@ def _places(outcome: Outcome) -> str:
     """Where the dataset is, and where the rest is."""
     text = f"Dataset: {_shown(outcome.folder)}; work files, safe to delete: {_shown(outcome.work_dir)}"
     if outcome.rejected:
-        text += f"; {count(outcome.rejected, 'record')} could not be read, listed in {_shown(f'{outcome.folder}/rejects.jsonl')}"
+        listed = _shown(f"{outcome.folder}/rejects.jsonl")
+        text += f"; {count(outcome.rejected, 'record')} could not be read, listed in {listed}"
     return text + "."
 
 

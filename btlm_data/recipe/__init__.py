@@ -1,1 +1,3 @@
-"""What a run is told: the settings (`models`), and how a recipe file and the command line become them (`load`)."""
+"""What a run is told: the settings (`models`), and how a recipe file and the command line become them
+(`load`).
+"""

@@ -19,7 +19,9 @@ class FilterEntry(NamedTuple):
 
     @property
     def function(self) -> str | None:
-        """What names a Python function here, which a run would import and call; None for the filters of the package."""
+        """What names a Python function here, which a run would import and call; None for the filters of the
+        package.
+        """
         if isinstance(self.parameters, Mapping) and "function" in self.parameters:
             return str(self.parameters["function"])
         return self.name if ":" in self.name or self.name == "function" else None

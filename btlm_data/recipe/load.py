@@ -30,7 +30,10 @@ _MAX_MANIFEST_BYTES = 2**30
 
 
 class Override(NamedTuple):
-    """A setting from the command line. shown: as the user wrote it, for messages. text: the value before it was read as YAML."""
+    """A setting from the command line. shown: as the user wrote it, for messages.
+
+    text: the value before it was read as YAML.
+    """
 
     value: Any
     shown: str
@@ -42,9 +45,10 @@ def load(
 ) -> Recipe:
     """Read a recipe and lay the command line over it.
 
-    path: a recipe file, or a dataset.json, of which only what decides the data is repeated: its configuration without any
-    `run` section. overrides: dotted key -> setting. trust: whether a dataset.json may name code to run (a filter's
-    function) and a deduplication index to write. Raises ConfigError naming the key, the place and the nearest valid key.
+    path: a recipe file, or a dataset.json, of which only what decides the data is repeated: its configuration
+    without any `run` section. overrides: dotted key -> setting. trust: whether a dataset.json may name code
+    to run (a filter's function) and a deduplication index to write. Raises ConfigError naming the key, the
+    place and the nearest valid key.
     """
     file = YamlFile("", {}, {}, {}) if path is None else _read(path, trust)
     tree = file.tree
@@ -68,18 +72,22 @@ def load(
 
 
 def parse_assignment(text: str) -> tuple[str, Override]:
-    """Split KEY=VALUE; the value is read as YAML, so that numbers, true and [a, b] mean what they mean in a file."""
+    """Split KEY=VALUE; the value is read as YAML, so that numbers, true and [a, b] mean what they mean in a
+    file.
+    """
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[a-z_0-9]+(\.[^.\s]+)*", key):
         raise ConfigError(
-            f"--set {text!r} is not KEY=VALUE, with a dotted key of a recipe. Write for example --set clean.min_chars=100."
+            f"--set {text!r} is not KEY=VALUE, with a dotted key of a recipe. Write for example --set "
+            "clean.min_chars=100."
         )
     try:
         return key, Override(yaml_file.parse_value(value), f"--set {text}", value.strip())
     except YamlError as error:
         raise ConfigError(
-            f"--set {text!r}: {error} Text with special characters needs quotes, for example --set 'source.name=\"a: b\"'."
+            f"--set {text!r}: {error} Text with special characters needs quotes, for example --set "
+            "'source.name=\"a: b\"'."
         ) from None
 
 
@@ -91,14 +99,16 @@ def _read(path: Path, trust: bool) -> YamlFile:
         beside = path.with_name(_PROVENANCE)
         if not beside.exists():
             raise ConfigError(
-                f"{path} says what the data is, not where it came from, and there is no {_PROVENANCE} beside it. "
+                f"{path} says what the data is, not where it came from, and there is no {_PROVENANCE} beside "
+                "it. "
                 "Restore that file, or write a recipe (docs/recipes.md)."
             )
         path, manifest = beside, _read_json(beside)
     settings = manifest.get("configuration") if isinstance(manifest, dict) else None
     if not isinstance(settings, dict):
         raise ConfigError(
-            f"{path} holds no configuration of a dataset. Name a recipe (YAML) or the dataset.json of a prepared dataset."
+            f"{path} holds no configuration of a dataset. Name a recipe (YAML) or the dataset.json of a "
+            "prepared dataset."
         )
     settings = {key: value for key, value in settings.items() if key != "run"}
     if not trust:
@@ -132,13 +142,17 @@ def _refuse_instructions(settings: dict[str, Any], path: Path) -> None:
         )
     if isinstance(dedupe, dict) and dedupe.get("index"):
         raise ConfigError(
-            f"{path}: dedupe.index names a folder ({str(dedupe['index'])[:80]!r}), to which a run would write. "
+            f"{path}: dedupe.index names a folder ({str(dedupe['index'])[:80]!r}), to which a run would "
+            "write. "
             "If that is wanted, add --trust; else --set dedupe.index=null leaves it out, after --trust."
         )
 
 
 def _function_named(filters: object) -> str | None:
-    """The first function that an item of clean.filters names, or None. Other values than a list are refused later."""
+    """The first function that an item of clean.filters names, or None.
+
+    Other values than a list are refused later.
+    """
     entries = map(parse_entry, filters if isinstance(filters, list) else [])
     return next(
         (entry.function for entry in entries if entry is not None and entry.function is not None), None
@@ -162,7 +176,8 @@ def _set(tree: dict[str, Any], keys: KeyPath, value: Any) -> None:
 def _as_text(
     error: ValidationError, tree: dict[str, Any], file: YamlFile, given: Mapping[KeyPath, Override]
 ) -> bool:
-    """Where text is expected and a number or (on the command line) a list was read, put what was written; whether anything changed.
+    """Where text is expected and a number or (on the command line) a list was read, put what was written;
+    whether anything changed.
 
     So `eos: 0`, `exclude_sources: [007]` and `--set tokenizer.eos=[SEP]` mean the text.
     """

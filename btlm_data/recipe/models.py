@@ -1,8 +1,8 @@
 """Every setting of a run, with its meaning, its default and its bounds.
 
-Settings of two kinds. `Settings` decides the data: it is recorded in dataset.json, part of the fingerprint, and each
-stage's digest covers what the stage depends on. `Run` says how the work is done (workers, memory, folders): it is never part of a
-digest and never changes a byte. Both refuse unknown keys.
+Settings of two kinds. `Settings` decides the data: it is recorded in dataset.json, part of the fingerprint,
+and each stage's digest covers what the stage depends on. `Run` says how the work is done (workers, memory,
+folders): it is never part of a digest and never changes a byte. Both refuse unknown keys.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class SourceSettings(_Settings):
     """Where the text comes from and how a record is read."""
 
     name: Name = Field(
-        description="file, folder, glob (quoted), URL (hf://, s3://, gs://, https://), or a registered corpus: sample, "
-        "slimpajama, slimpajama-6b, redpajama (docs/sources.md)"
+        description="file, folder, glob (quoted), URL (hf://, s3://, gs://, https://), or a registered "
+        "corpus: sample, slimpajama, slimpajama-6b, redpajama (docs/sources.md)"
     )
     text_field: FieldName = Field(
         "text", description="record field that holds the text; dots descend into objects"
@@ -80,7 +80,8 @@ class SourceSettings(_Settings):
     splits: dict[Split, tuple[Name, ...]] = Field(
         default_factory=dict,
         description="file patterns of each split, relative to the source, for example "
-        "`{validation: [heldout/*.jsonl]}`; the other files are train. Default: by folder and file names (docs/sources.md)",
+        "`{validation: [heldout/*.jsonl]}`; the other files are train. Default: by folder and file names "
+        "(docs/sources.md)",
     )
     exclude_sources: tuple[Name, ...] = Field(
         (), max_length=100_000, description="source names to leave out, for example RedPajamaBook"
@@ -104,7 +105,7 @@ class SourceSettings(_Settings):
     text_join: str | None = Field(
         None,
         max_length=1000,
-        description="put between the texts of a text field that is a list; without it such records are rejected",
+        description="put between the texts of a text field that is a list; without it they are rejected",
     )
     max_rejected: float = Field(
         0.05,
@@ -115,7 +116,9 @@ class SourceSettings(_Settings):
 
     @field_serializer("name", when_used="json")
     def _name_without_secrets(self, name: str) -> str:
-        """What is recorded and hashed: a URL signed anew names the same corpus, and its key belongs in no file."""
+        """What is recorded and hashed: a URL signed anew names the same corpus, and its key belongs in no
+        file.
+        """
         return without_secrets(name)
 
 
@@ -277,7 +280,8 @@ def parse_sets(value: object) -> object:
                 colon and not re.fullmatch(r"\s*[0-9]*\.?[0-9]{1,20}\s*", share)
             ):
                 raise ValueError(
-                    f"{item[:80]!r} is not a sequence length; write 2048, or 2048:0.75 for a share of the documents"
+                    f"{item[:80]!r} is not a sequence length; write 2048, or 2048:0.75 for a share of the "
+                    "documents"
                 )
             sets.append({"seq_len": int(length), "share": float(share) if share else None})
         elif isinstance(item, int) and not isinstance(item, bool):
@@ -304,11 +308,11 @@ class Settings(_Settings):
         (SetSettings(seq_len=2048),),
         min_length=1,
         max_length=64,
-        description="tokens in a sample; several lengths in a list; `2048:0.75` takes a share of the documents",
+        description="tokens in a sample; a list for several; `2048:0.75` takes a share of the documents",
     )
     format: Literal["sample", "corpus", "vsl"] = Field(
         "sample",
-        description="samples of (3, seq_len); the token stream itself; or whole documents packed into samples",
+        description="samples of (3, seq_len); the token stream; or whole documents packed into samples",
     )
     shuffle: Literal["samples", "documents", "none"] = Field(
         "samples",

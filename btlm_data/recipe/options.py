@@ -1,7 +1,7 @@
 """The options of `prepare` and `run`: which recipe key each sets, in groups, the most used first.
 
-Type, choices, default and help come from the settings themselves (models.py); this table adds the names only. A setting
-without an option is reached by `--set KEY=VALUE`.
+Type, choices, default and help come from the settings themselves (models.py); this table adds the names only.
+A setting without an option is reached by `--set KEY=VALUE`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from btlm_data.splits import SPLITS
 
 
 class Flag(NamedTuple):
-    """An option. key: the recipe key it sets, or "" where the command itself reads it. help: where the setting's own would not do."""
+    """An option. key: the recipe key it sets, or "" where the command itself reads it.
+
+    help: where the setting's own would not do.
+    """
 
     name: str
     key: str
@@ -35,8 +38,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Most used": (
         Flag("--source", "source.name", "SOURCE"),
         Flag("--out", "run.out", "DIR"),
-        Flag("--seq-len", "seq_len", "N[:SHARE]", "Tokens in a sample. Repeat for several lengths from one pass; with "
-             "shares (2048:0.75) each document goes to one of them."),
+        Flag("--seq-len", "seq_len", "N[:SHARE]",
+             "Tokens in a sample. Repeat for several lengths from one pass; with shares (2048:0.75) each "
+             "document goes to one of them."),
         Flag("--tokenizer", "tokenizer.name", "NAME"),
         Flag("--text-field", "source.text_field", "FIELD"),
         Flag("--workers", "run.workers", "N"),
@@ -48,8 +52,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--limit", "source.limit", "N"),
         Flag("--files", "source.files", "N"),
         Flag("--chunks", "source.chunks", "1,2"),
-        Flag("--split-rule", "source.splits", "SPLIT=PATTERN", "Which files are validation or test, for example "
-             "validation=heldout/*.jsonl; the others are train. Repeatable. Default: by folder and file names."),
+        Flag("--split-rule", "source.splits", "SPLIT=PATTERN",
+             "Which files are validation or test, for example validation=heldout/*.jsonl; the others are "
+             "train. Repeatable. Default: by folder and file names."),
         Flag("--exclude-source", "source.exclude_sources", "NAME"),
         Flag("--max-rejected", "source.max_rejected", "SHARE"),
         Flag("--strict", "run.strict"),
@@ -60,8 +65,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Cleaning": (
         Flag("--normalize", "clean.normalize"),
         Flag("--min-chars", "clean.min_chars", "N"),
-        Flag("--filter", "clean.filters", "FILTER", "A filter of documents: its name, as in --filter gopher_quality, or "
-             "its name and parameters, as in --filter '{name: language, keep: [en]}' (docs/filters.md). Repeatable; applied in order."),
+        Flag("--filter", "clean.filters", "FILTER",
+             "A filter of documents: its name, as in --filter gopher_quality, or its name and parameters, as "
+             "in --filter '{name: language, keep: [en]}' (docs/filters.md). Repeatable; applied in order."),
     ),
     "Deduplication": (
         Flag("--dedupe", "dedupe.method"),
@@ -86,8 +92,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--format", "format"),
         Flag("--shuffle", "shuffle"),
         Flag("--seed", "seed", "N"),
-        Flag("--mix", "mix", "SOURCE=EPOCHS", "How often a source's documents are seen in an epoch, for example "
-             "Books=2; 1 where not named. Repeatable."),
+        Flag("--mix", "mix", "SOURCE=EPOCHS",
+             "How often a source's documents are seen in an epoch, for example Books=2; 1 where not named. "
+             "Repeatable."),
         Flag("--tail", "tail"),
         Flag("--eos", "tokenizer.eos", "TOKEN"),
         Flag("--samples-per-file", "shards.samples_per_file", "N"),
@@ -105,14 +112,18 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
 
 
 def options(source_names: Callable[[], list[str]]) -> Iterator[GroupedOption]:
-    """All options that set a recipe key, in the order of GROUPS. source_names: names that the shell may propose for --source."""
+    """All options that set a recipe key, in the order of GROUPS.
+
+    source_names: names that the shell may propose for --source.
+    """
     for group, flags in GROUPS.items():
         for flag in flags:
             yield _option(flag, group, {"source.name": source_names} | _COMPLETIONS)
 
 
 def overrides(values: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Override]:
-    """What the command line says about the recipe: recipe key -> value. values: by parameter name; None or () where not given.
+    """What the command line says about the recipe: recipe key -> value. values: by parameter name; None or ()
+    where not given.
 
     Raises ConfigError naming the option.
     """
@@ -197,7 +208,7 @@ def _default(field: FieldInfo) -> str:
     )
 
 
-# Reading what the options give ----------------------------------------------------------------------------------
+# Reading what the options give ------------------------------------------------------------------------------
 
 
 def _plain(value: Any) -> Any:
@@ -215,7 +226,8 @@ def _filters(values: tuple[str, ...]) -> list[Any]:
             value = parse_value(text)
         except YamlError as error:
             raise ConfigError(
-                f"--filter {text!r}: {error} Write a name, or for example --filter '{{name: language, keep: [en]}}'."
+                f"--filter {text!r}: {error} Write a name, or for example --filter "
+                f"'{{name: language, keep: [en]}}'."
             ) from None
         filters.append(value if isinstance(value, dict) else text)
     return filters
@@ -228,7 +240,8 @@ def _pairs(name: str, example: str) -> Callable[[tuple[str, ...]], list[tuple[st
             left, equals, right = text.rpartition("=") if name == "--mix" else text.partition("=")
             if not equals or not left.strip() or not right.strip():
                 raise ConfigError(
-                    f"{name} {text!r} is not {example.partition('=')[0].upper()}=VALUE. Write for example {name} {example}."
+                    f"{name} {text!r} is not {example.partition('=')[0].upper()}=VALUE. Write for example "
+                    f"{name} {example}."
                 )
             pairs.append((left.strip(), right.strip()))
         return pairs
@@ -254,7 +267,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "mix": _mix,
 }
 
-# Shell completion ----------------------------------------------------------------------------------------------------
+# Shell completion -------------------------------------------------------------------------------------------
 
 
 def _split_rule_starts() -> list[str]:

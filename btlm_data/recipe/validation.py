@@ -1,4 +1,6 @@
-"""Pydantic's validation errors in words: the key, the file and line or the option, the value, and the nearest known name."""
+"""Pydantic's validation errors in words: the key, the file and line or the option, the value, and the nearest
+known name.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ _MAX_SHOWN = 80
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: Callable[[KeyPath], str | None]) -> str:
-    """One line for each thing that is wrong. where: the file and line, or the option, of a key path; None if not known."""
+    """One line for each thing that is wrong.
+
+    where: the file and line, or the option, of a key path; None if not known.
+    """
     problems: dict[KeyPath, dict[str, Any]] = {}
     for problem in error.errors(include_url=False):  # of the members of a union, the first says it
         problems.setdefault(key_path(problem["loc"]), dict(problem))
@@ -82,8 +87,8 @@ def _message(problem: dict[str, Any]) -> str:
     kind, value, context = problem["type"], problem.get("input"), problem.get("ctx", {})
     if kind == "string_type":
         if isinstance(value, list | dict):
-            brackets = "[SEP]" if isinstance(value, list) else "{name}"
-            return f"expected text, found a {'list' if isinstance(value, list) else 'mapping'}; text in brackets needs quotes: '{brackets}'"
+            found, example = ("list", "[SEP]") if isinstance(value, list) else ("mapping", "{name}")
+            return f"expected text, found a {found}; text in brackets needs quotes: '{example}'"
         return "expected text; put it in quotes"
     if kind in ("int_type", "int_parsing", "int_from_float"):
         return "expected a whole number"
@@ -105,7 +110,8 @@ def _message(problem: dict[str, Any]) -> str:
     if kind in ("string_too_short", "too_short"):
         return "must not be empty"
     if kind in ("string_too_long", "too_long"):
-        return f"longer than the {context.get('max_length', 0):,} {'characters' if kind == 'string_too_long' else 'items'} allowed"
+        unit = "characters" if kind == "string_too_long" else "items"
+        return f"longer than the {context.get('max_length', 0):,} {unit} allowed"
     message = re.sub(r"^(Value error|Assertion failed), ", "", str(problem["msg"]))
     message = message.removeprefix("Input should be ")
     return (

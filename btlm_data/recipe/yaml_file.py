@@ -1,9 +1,9 @@
 """Reads YAML files with the line of every key; the only YAML reader of the project.
 
-What is read is the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): 6e-4 is a number, `no` and
-2048:0.75 are text, 010 is ten. Everything else that YAML can do is refused in words: tags, a second document, keys
-that are no plain text, a key twice, and, in recipes, aliases. Size, depth and the number of values are bounded, so that no file
-can take more memory or time than a few seconds.
+What is read is the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): 6e-4 is a number,
+`no` and 2048:0.75 are text, 010 is ten. Everything else that YAML can do is refused in words: tags, a second
+document, keys that are no plain text, a key twice, and, in recipes, aliases. Size, depth and the number of
+values are bounded, so that no file can take more memory or time than a few seconds.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class YamlError(ValueError):
 class YamlFile(NamedTuple):
     """A file's values, and where each came from.
 
-    tree: the mapping that the file holds; list items have paths too, by position ("0", "1", ...). lines: the line of each
-    key path, from 1. texts: what was written for each number and each true or false, such as "1e3" for 1000.0.
+    tree: the mapping that the file holds; list items have paths too, by position ("0", "1", ...). lines: the
+    line of each key path, from 1. texts: what was written for each number and each true or false, such as
+    "1e3" for 1000.0.
     """
 
     name: str
@@ -60,8 +61,8 @@ class YamlFile(NamedTuple):
 def read(path: Path, kind: str = "recipe", *, aliases: bool = False) -> YamlFile:
     """Read a file whose top level is a mapping; an empty file is an empty mapping.
 
-    kind: what the file is to the user ("recipe", "sources file"), for messages. aliases: whether `&name`, `*name` and
-    `<<` may be used. Raises ConfigError that names the file, the line and what to change.
+    kind: what the file is to the user ("recipe", "sources file"), for messages. aliases: whether `&name`,
+    `*name` and `<<` may be used. Raises ConfigError that names the file, the line and what to change.
     """
     try:
         with path.open("rb") as file:
@@ -71,7 +72,8 @@ def read(path: Path, kind: str = "recipe", *, aliases: bool = False) -> YamlFile
         raise ConfigError(f"The {kind} {path} cannot be read: {reason}. Check the path.") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(
-            f"The {kind} {path} is larger than {MAX_BYTES:,} bytes, too large for a file of settings. Check the path."
+            f"The {kind} {path} is larger than {MAX_BYTES:,} bytes, too large for a file of settings. Check "
+            "the path."
         )
     try:
         text = data.decode("utf-8-sig")
@@ -104,7 +106,10 @@ def parse_value(text: str) -> Any:
 
 
 class _Node(NamedTuple):
-    """A value in the file. content: the scalar's value, or the children by key (a list's by position). text: as `YamlFile.texts`."""
+    """A value in the file. content: the scalar's value, or the children by key (a list's by position).
+
+    text: as `YamlFile.texts`.
+    """
 
     line: int
     content: Any
@@ -114,7 +119,7 @@ class _Node(NamedTuple):
 
 
 class _Values:
-    """The Python values below a node, with lines and texts; each use of an alias counts against MAX_VALUES."""
+    """The Python values below a node, with lines and texts. Each use of an alias counts for MAX_VALUES."""
 
     def __init__(self, root: _Node | None) -> None:
         self.lines: dict[KeyPath, int] = {}
@@ -158,7 +163,7 @@ def _compose(text: str, aliases: bool) -> _Node | None:
 
 
 class _Composer:
-    """Events to nodes. Events come one by one, so that what is too deep is refused before the rest is read."""
+    """Events to nodes, one by one, so that what is too deep is refused before the rest is read."""
 
     def __init__(self, events: Iterator[Any], aliases: bool) -> None:
         self._events = events
@@ -188,7 +193,8 @@ class _Composer:
             self._anchors[event.anchor] = None
         if event.tag is not None and event.tag != "!":
             raise _error(
-                f"YAML tags ({_shown_tag(event.tag)}) are not allowed. Write text in quotes and numbers as they are.",
+                f"YAML tags ({_shown_tag(event.tag)}) are not allowed. Write text in quotes and numbers as "
+                "they are.",
                 event,
             )
         if isinstance(event, yaml.ScalarEvent):
@@ -215,7 +221,8 @@ class _Composer:
         node = self._anchors.get(event.anchor)
         if node is None:
             raise _error(
-                f"the alias *{event.anchor} has no complete value before it. Define it above with &{event.anchor}.",
+                f"the alias *{event.anchor} has no complete value before it. Define it above with "
+                f"&{event.anchor}.",
                 event,
             )
         return node._replace(line=event.start_mark.line + 1)
@@ -239,7 +246,8 @@ class _Composer:
             name = _text(key)
             if name in children:
                 raise _error(
-                    f"the key {name!r} is given twice, first in line {children[name].line}. Remove one of them.",
+                    f"the key {name!r} is given twice, first in line {children[name].line}. Remove one of "
+                    "them.",
                     key,
                 )
             children[name] = value._replace(line=key.start_mark.line + 1)
