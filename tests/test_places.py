@@ -1,0 +1,127 @@
+"""The same bytes wherever and however the work is done: on S3, in fresh interpreters, in two threads, one after another."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btlm_data import pipeline
+from btlm_data.engine import base
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
+from btlm_data.storage import open_store
+from tests import fresh_interpreter
+from tests.fresh_interpreter import FreshEngine
+
+
+def run(out: str | Path, **options: Any) -> pipeline.Prepared:
+    """Prepare in this process; options by dotted key with `__` for the dot."""
+    given = {"source.name": "sample", "run.out": str(out), "run.workers": 1, "seq_len": 512}
+    given |= {"shards.samples_per_file": 700} | {
+        key.replace("__", "."): value for key, value in options.items()
+    }
+    return pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
+
+
+def contents(out: str | Path) -> dict[str, bytes]:
+    """Every file of a dataset that must be the same every time."""
+    store = open_store(out)
+    return {
+        entry.name: store.read(entry.name)
+        for entry in store.list()
+        if not entry.name.startswith(".work/") and not entry.name.endswith("provenance.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected") / "out"
+    run(out)
+    return contents(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_work_and_dataset_on_s3(bucket: Any, expected: dict[str, bytes], workers: int) -> None:
+    options = {"run__work_dir": "s3://corpus/work", "run__workers": workers}
+    prepared = run("s3://corpus/data", **options)
+    assert prepared.complete
+    assert contents("s3://corpus/data") == expected
+    assert run("s3://corpus/data", **options).already_done
+    store = open_store("s3://corpus/data")
+    store.delete(["train/data-00001.h5", "validation/documents.parquet"])
+    run("s3://corpus/data", **options)
+    assert contents("s3://corpus/data") == expected
+
+
+def test_dataset_on_s3_with_a_local_work_folder(
+    bucket: Any, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    run("s3://corpus/data", run__work_dir=str(tmp_path / "work"))
+    assert contents("s3://corpus/data") == expected
+    assert not list((tmp_path / "work").rglob("*.h5")), "no local copy of the shards is made"
+
+
+def test_dedupe_on_s3_goes_through_files_where_memory_is_small(bucket: Any, tmp_path: Path) -> None:
+    options = {
+        "run__memory": "40KB",
+        "dedupe__index": "s3://corpus/index",
+        "run__emit_text": "s3://corpus/text",
+    }
+    run("s3://corpus/data", run__work_dir="s3://corpus/work", **options)
+    here = options | {"dedupe__index": str(tmp_path / "index"), "run__emit_text": str(tmp_path / "text")}
+    run(tmp_path / "out", **here)
+    assert contents("s3://corpus/data") == contents(tmp_path / "out")
+    text, text_here = contents("s3://corpus/text"), contents(tmp_path / "text")
+    assert text.pop("files.json") != text_here.pop("files.json")  # says where the index is
+    assert text == text_here
+    assert contents("s3://corpus/index") == contents(tmp_path / "index")
+
+
+def test_every_task_in_a_fresh_interpreter_elsewhere(
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(base.ENGINES, "local", "tests.fresh_interpreter:FreshEngine")
+    done: list[int] = []
+    monkeypatch.setattr(FreshEngine, "__exit__", lambda self, *_: done.append(self.num_jobs))
+    monkeypatch.chdir(tmp_path)
+    run("out", run__memory="40KB", source__files=1)
+    assert done[0] > 12
+    monkeypatch.undo()
+    run(tmp_path / "whole", source__files=1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert fresh_interpreter.ROOT.is_dir()
+
+
+def test_two_runs_at_once_in_two_threads(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    run(tmp_path / "other", seed=3, format="vsl")
+    errors: list[BaseException] = []
+
+    def prepare(name: str, **options: Any) -> None:
+        try:
+            run(tmp_path / name, **options)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=prepare, args=("one",), kwargs={"run__workers": 2}),
+        threading.Thread(target=prepare, args=("two",), kwargs={"seed": 3, "format": "vsl"}),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert contents(tmp_path / "one") == expected
+    assert contents(tmp_path / "two") == contents(tmp_path / "other")
+
+
+def test_one_run_after_another_on_one_work_folder(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    work = {"run__work_dir": str(tmp_path / "work")}
+    run(tmp_path / "first", seed=9, **work)
+    run(tmp_path / "second", **work)
+    run(tmp_path / "fresh", seed=9)
+    assert contents(tmp_path / "second") == expected
+    assert contents(tmp_path / "first") == contents(tmp_path / "fresh")
