@@ -79,7 +79,8 @@ MAY_IMPORT = {
         "kernels.load_numba_without_scipy",
     },
     "__main__": {"cli"},
-    "__init__": {"kernels"},
+    "api": {"errors", "formats", "recipe", "storage", "pipeline", "engine.runner"},
+    "__init__": {"kernels", "api"},
 }
 FROM_TRAINER = {
     "btlm_data.errors",
