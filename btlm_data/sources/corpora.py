@@ -7,6 +7,7 @@ docs/sources.md); an entry there replaces a built-in one of the same name.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -135,6 +136,7 @@ def suggestion(name: str, known: dict[str, Corpus]) -> str:
     """A sentence that names what `name` may have been meant to be."""
     near = difflib.get_close_matches(name, [*known, "sample"], 1)
     listed = ", ".join(sorted([*known, "sample"]))
-    return (
-        f"Did you mean {near[0]}? " if near else ""
-    ) + f"Registered sources are {listed}; or name a file, a folder or a URL."
+    meant = f"Did you mean {near[0]}? " if near else ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        meant = f"If it is a data set on the Hugging Face hub, write --source hf://datasets/{name}. "
+    return f"{meant}Registered sources are {listed}; or name a file, a folder or a URL."

@@ -55,7 +55,7 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
         try:
             listing = _list_place(settings.name, _Wanted(splits=settings.splits), settings, run)
         except InputError as error:
-            if not is_local(settings.name) or "/" in settings.name or "." in settings.name:
+            if not is_local(settings.name) or path_of(settings.name).exists() or settings.name.count("/") > 1:
                 raise
             raise InputError(f"{error}\n{corpora.suggestion(settings.name, known)}") from None
     listing = _select(settings, listing)
@@ -279,12 +279,26 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
             "is" if number == 1 else "are",
             "; ".join(one.words() for one in loud[:8]),
         )
+    for twins in _twins(listing):
+        logger.warning(
+            "%s look like the same file stored twice; both are read. Remove one, or name a pattern for the other.",
+            " and ".join(map(shown, twins)),
+        )
     if settings.splits:
         return
     for split, rules in listing.split_rules().items():
         for rule in rules:
             if split != "train" or "named alone" in rule.reason:
                 logger.info("Files of the split %s: %s", split, rule.words())
+
+
+def _twins(listing: Listing) -> list[list[str]]:
+    """The first few names that differ only in their compression, as `gunzip --keep` leaves them."""
+    by_stem: dict[str, list[str]] = {}
+    for file in listing.files:
+        stem = file.name.rpartition(".")[0] if file.compression != "none" else file.name
+        by_stem.setdefault(stem, []).append(file.name)
+    return [names for names in by_stem.values() if len(names) > 1][:3]
 
 
 def _written(run: Run) -> list[str]:

@@ -74,8 +74,7 @@ def list_place(query: Query) -> Found:
     if mode is not None:
         root, glob = path, None
     else:
-        root_name, glob = split_pattern(str(path))
-        root = Path(root_name or "/")
+        root, glob = _root_and_glob(path)
         if not is_pattern(query.url) or not root.is_dir():
             raise InputError(
                 f"The source {shown(query.url)!r} does not exist: there is no such file or folder, and no registered "
@@ -231,6 +230,17 @@ class _Walk:
             raise InputError(
                 f"The file name {shown(name)!r} is not UTF-8, so it cannot be recorded. Rename the file or its folder, or name another --source."
             ) from None
+
+
+def _root_and_glob(path: Path) -> tuple[Path, str]:
+    """The folder that names are relative to, and the pattern below it; a folder may itself be called `[2024]`."""
+    root = Path(path.anchor)
+    parts = path.parts[1:]
+    for number, part in enumerate(parts):
+        if is_pattern(part) and not (root / part).is_dir():
+            return root, "/".join(parts[number:])
+        root /= part
+    return root, "**"
 
 
 def _entry(name: str, path: Path, status: os.stat_result, version: str | None) -> Entry:

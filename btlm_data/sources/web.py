@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from btlm_data.errors import BtlmError, InputError, SourceUnavailable
+from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.records.formats import classify
 from btlm_data.redact import redact, without_secrets
 from btlm_data.sources.base import Access, Entry, Found, Query, SourceFile
@@ -31,6 +31,7 @@ def list_place(query: Query) -> Found:
 
     Raises SourceUnavailable if the server refuses, cannot be reached, or answers with a web page.
     """
+    _refuse_pages_of_the_hub(query.url)
     name = _last_part(query.url)
     if query.globs is not None or is_pattern(urlsplit(query.url).path) or classify(name) is None:
         return _list_folder(query)
@@ -124,6 +125,26 @@ def read_text_file(url: str, access: Access) -> str:
         return b"".join(pieces).decode("utf-8", "replace")
 
     return str(_retrying(attempt, url, access, answered=True))
+
+
+def _refuse_pages_of_the_hub(url: str) -> None:
+    """The address of a data set's page, copied from a browser, is not the address of its data. Raises ConfigError."""
+    parts = urlsplit(url)
+    path = parts.path.strip("/").split("/")
+    if (
+        parts.hostname in ("huggingface.co", "hf.co")
+        and path[:1] == ["datasets"]
+        and path[3:4] != ["resolve"]
+    ):
+        kind, revision, rest = path[3:4], path[4:5], path[5:]
+        if len(path) > 3 and kind[0] in ("blob", "tree") and revision:
+            at = "" if revision == ["main"] else f"@{revision[0]}"
+            data = "/".join([f"hf://datasets/{'/'.join(path[1:3])}{at}", *rest])
+        else:
+            data = f"hf://datasets/{'/'.join(path[1:3])}"
+        raise ConfigError(
+            f"{without_secrets(url)} is a page about a data set, not the data. Write --source {data}."
+        )
 
 
 def _list_folder(query: Query) -> Found:

@@ -245,6 +245,30 @@ def test_a_file_that_changes_during_the_run_is_noticed(folder: Path, listed: Lis
     unchanged(replace(file, stamp=None))  # nothing is known of it
 
 
+def test_folders_with_brackets_in_their_names(folder: Path, listed: Listed) -> None:
+    add(folder / "[2024]/a.jsonl")
+    add(folder / "[2024]/sub/b.jsonl")
+    assert names(listed(folder / "[2024]")) == ["a.jsonl", "sub/b.jsonl"]
+    assert names(listed(f"{folder}/[2024]/*.jsonl")) == ["a.jsonl"]
+    assert names(listed(f"{folder}/[[]2024]/*.jsonl")) == ["[2024]/a.jsonl"]
+
+
+def test_a_file_and_its_compressed_copy_are_named(
+    folder: Path, listed: Listed, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(folder / "a.jsonl")
+    add(folder / "a.jsonl.gz")
+    add(folder / "b.jsonl")
+    listed(folder)
+    assert "a.jsonl and a.jsonl.gz look like the same file stored twice" in caplog.text
+    assert "b.jsonl" not in caplog.text
+
+
+def test_a_name_as_on_the_hub_gets_advice(listed: Listed) -> None:
+    with pytest.raises(InputError, match="write --source hf://datasets/allenai/c4"):
+        listed("allenai/c4")
+
+
 def test_odd_names_are_shown_without_obeying_them(
     folder: Path, listed: Listed, caplog: pytest.LogCaptureFixture
 ) -> None:

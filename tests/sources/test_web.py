@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import pickle
+import re
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from btlm_data.errors import BtlmError, SourceUnavailable
+from btlm_data.errors import BtlmError, ConfigError, SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
@@ -88,6 +89,20 @@ def test_the_stored_bytes_are_meant(
     assert (file.name, file.size, file.compression) == (name, len(stored), compression)
     with Fetcher.of(run).local_copy(file) as path:
         assert path.read_bytes() == stored
+
+
+@pytest.mark.parametrize(
+    ("page", "source"),
+    [
+        ("https://huggingface.co/datasets/allenai/c4", "hf://datasets/allenai/c4"),
+        ("https://huggingface.co/datasets/allenai/c4/tree/main/en", "hf://datasets/allenai/c4/en"),
+        ("https://hf.co/datasets/o/n/blob/v1/x.jsonl", "hf://datasets/o/n@v1/x.jsonl"),
+        ("https://huggingface.co/datasets/o/n/viewer", "hf://datasets/o/n"),
+    ],
+)
+def test_a_page_about_a_data_set_is_not_the_data(page: str, source: str) -> None:
+    with pytest.raises(ConfigError, match=f"Write --source {re.escape(source)}."):
+        list_files(SourceSettings(name=page), Run())
 
 
 def test_a_login_page_is_no_corpus(server: str, make_run: RunMaker) -> None:
