@@ -232,7 +232,7 @@ def _kind(name: str, entry: str) -> type[FilterParameters]:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         raise ConfigError(
-            f"{entry}: there is no filter {name!r}{f'; did you mean {near[0]}' if near else ''}? "
+            f"{entry}: there is no filter {name!r}. {f'Did you mean {near[0]}? ' if near else ''}"
             f"Filters are {', '.join(known)}, or your own as module:function."
         )
     return KINDS[name]

@@ -204,7 +204,7 @@ def test_language_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("gopher_qualty", "did you mean gopher_quality"),
+        ("gopher_qualty", "Did you mean gopher_quality?"),
         ({"name": "gopher_quality", "min_wrods": 3}, "Did you mean min_words"),
         ({"name": "gopher_quality", "min_words": "three"}, "expected a whole number"),
         ({"name": "gopher_quality", "min_words": True}, "expected a whole number"),
