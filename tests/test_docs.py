@@ -129,3 +129,16 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
         ran += 1
     assert ran >= RUN[name]
+
+
+def test_the_messages_explained_are_those_of_the_program() -> None:
+    """Each fixed part of a message in docs/faq.md stands in the code (where literals are cut, at the seams too)."""
+    code = "".join(path.read_text() for path in sorted((ROOT / "btlm_data").rglob("*.py")))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    messages = re.findall(r"^\*\*([^?*]+)\*\*", (ROOT / "docs/faq.md").read_text(), re.M)
+    assert len(messages) > 8
+    for message in messages:
+        parts = re.split(r"\.\.\.|SOURCE|FILE|'dedupe.metod'|\(exit code \d\)|[().]", message)
+        for part in (part.strip(" ,;:") for part in parts):
+            if len(part) > 8:
+                assert part in code, f"{message!r}: no message of the program says {part!r}"
