@@ -21,14 +21,20 @@ import btlm_train.cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 PROGRAMS = {"btlm-data": btlm_data.cli.cli, "btlm-train": btlm_train.cli.cli}
-RUN = {"README.md": 3, "own-corpus.md": 9, "not-for.md": 3}  # page -> least number of commands that are run
+RUN = {
+    "README.md": 4,
+    "own-corpus.md": 11,
+    "not-for.md": 3,
+    "inspect.md": 5,
+}  # page -> least number of commands
 
 
 def printed_commands(page: Path) -> list[list[str]]:
-    """The commands of our programs in a page's blocks of shell, in order, as words."""
+    """The commands of our programs in a page's blocks of shell and indented lines, in order, as words."""
     commands = []
-    for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", page.read_text(), re.M | re.S):
-        for line in block.replace("\\\n", " ").splitlines():
+    text = page.read_text().replace("\\\n", " ")
+    for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```|^    (btlm-[^\n]*)$", text, re.M | re.S):
+        for line in "".join(block).splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] and words[0] in PROGRAMS:
                 commands.append(words)
@@ -104,31 +110,45 @@ def write_corpora(folder: Path) -> None:
         (folder / name / "00000.jsonl").write_text("".join(lines))
 
 
+def run_words(words: list[str], folder: Path) -> None:
+    """Run a printed command in `folder`; of training, one step."""
+    if words[:2] == ["btlm-train", "run"]:
+        words = [*words, "--set", "runconfig.max_steps=1"]
+    module = words[0].replace("-", "_")
+    code = f"from {module}.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words[1:]],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+
+
 @pytest.mark.parametrize("name", RUN)
+@pytest.mark.timeout(900)
 def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
     write_corpora(tmp_path)
     page = ROOT / name if name == "README.md" else ROOT / "docs" / name
-    text = page.read_text()
-    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S):
         (tmp_path / "mine.yaml").write_text(block)
     if name == "README.md":  # its corpus has its text where it is looked for
-        for path in tmp_path.rglob("*.jsonl"):
-            path.write_text(
-                path.read_text().replace('"body"', '"text"').replace('{"content": ', "").replace("}}", "}")
-            )
+        path = tmp_path / "my_corpus/heldout/dev.jsonl"
+        lines = [
+            json.dumps({"text": json.loads(line)["body"]["content"]})
+            for line in path.read_text().splitlines()
+        ]
+        path.write_text("\n".join(lines))
         (tmp_path / "my_corpus/web/part-0.jsonl.gz").unlink()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    ran = 0
-    for words in printed_commands(page):
-        if words[0] != "btlm-data":  # the trainer's own tests run it
-            continue
-        command = [sys.executable, "-c", "from btlm_data.cli import main; main()", *words[1:]]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
-        ran += 1
-    assert ran >= RUN[name]
+    if name == "inspect.md":
+        run_words(shlex.split("btlm-data prepare --source sample --limit 60 --out shards/"), tmp_path)
+    commands = printed_commands(page)
+    assert len(commands) >= RUN[name]
+    for words in commands:
+        run_words(words, tmp_path)
 
 
 def test_the_messages_explained_are_those_of_the_program() -> None:
