@@ -10,6 +10,7 @@ from typing import Any
 
 from btlm_data.formats import dataset, ledger, provenance
 from btlm_data.formats.input_digest import combine
+from btlm_data.formats.sealed_json import NO_CHECKSUM
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Balance, ShardFormat
 from btlm_data.preparation import Preparation, PreparedSet
@@ -198,7 +199,7 @@ def _left_out(listing: Listing) -> list[dataset.LeftOut]:
 
 def _provenance(p: Preparation, steps: Sequence[provenance.StepTime]) -> provenance.Provenance:
     return provenance.Provenance(
-        dataset=dataset.NO_CHECKSUM,
+        dataset=NO_CHECKSUM,
         run=p.inputs.fingerprint,
         program=importlib.metadata.version("btlm-data"),
         libraries={name: importlib.metadata.version(name) for name in LIBRARIES},

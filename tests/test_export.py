@@ -26,7 +26,7 @@ from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.export import ExportedSplit, export
 from btlm_data.export.split import OpenedSplit
 from btlm_data.formats import dataset as dataset_json
-from btlm_data.formats.dataset import sealed
+from btlm_data.formats.sealed_json import sealed
 from btlm_data.pipeline import prepare
 from btlm_data.recipe.models import Recipe
 from btlm_data.task import Step, Task

@@ -1,9 +1,12 @@
-"""The digest of a source file, as dataset.json records it: XXH3 over stretches, so that tasks that read parts can share it.
+"""The digest of a source file, as dataset.json records it: XXH3 over stretches, so that tasks that read parts
+can share it.
 
-    xxh3_128_64m    XXH3-128 of the concatenated XXH3-128 digests (16 bytes each, big-endian) of every 64 MiB of the file
+    xxh3_128_64m    XXH3-128 of the concatenated XXH3-128 digests (16 bytes each, big-endian) of every 64 MiB
+    of the file
 
-An empty file has one empty stretch. It is computed where the text is read, from the page cache, at about a tenth of a nanosecond
-a byte; and it is the same for a local copy and one on a hub, whatever digests the hub has.
+An empty file has one empty stretch. It is computed where the text is read, from the page cache, at about a
+tenth of a nanosecond a byte; and it is the same for a local copy and one on a hub, whatever digests the hub
+has.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ _PIECE_BYTES = 1 << 20
 
 
 def stretch_digests(path: Path, start: int = 0, stop: int | None = None) -> list[str]:
-    """Hex digests of the stretches of bytes [start, stop) of a file; start must be the beginning of a stretch."""
+    """Hex digests of the stretches of bytes [start, stop) of a file; start must be the beginning of a
+    stretch.
+    """
     if start % STRETCH_BYTES:
         raise ValueError(f"start is {start}, expected a multiple of {STRETCH_BYTES}")
     digests = []

@@ -1,11 +1,12 @@
 """The ledger: what became of every document, byte and token, stage by stage; and the check that it adds up.
 
-A row is one stage, one split, one source: {"stage", "split", "source", "in", "added", "dropped", "out"}. Amounts are
-{"documents", "bytes", "tokens"}; `added` and `dropped` map a reason to an amount. Bytes are UTF-8 text, counted up to
-`shuffle`. Tokens count one EOS a document from the output of `tokenize` on, and label positions from `pack` on.
-From `pack` on documents are no longer told apart by source: "*".
+A row is one stage, one split, one source: {"stage", "split", "source", "in", "added", "dropped", "out"}.
+Amounts are {"documents", "bytes", "tokens"}; `added` and `dropped` map a reason to an amount. Bytes are UTF-8
+text, counted up to `shuffle`. Tokens count one EOS a document from the output of `tokenize` on, and label
+positions from `pack` on. From `pack` on documents are no longer told apart by source: "*".
 
-Every dataset has rows of all stages, whatever its configuration: a stage that drops nothing hands on what it received.
+Every dataset has rows of all stages, whatever its configuration: a stage that drops nothing hands on what it
+received.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ShortText = Annotated[str, Meta(max_length=4096)]
 SPLITS = ("train", "validation", "test")
 SplitName = Annotated[str, Meta(pattern=r"^(train|validation|test)\Z")]
 
-# What a stage must balance: tokens exist from the output of `tokenize` on; from `pack` on only tokens are known.
+# What a stage must balance: tokens exist from the output of `tokenize` on; from `pack` on only tokens are
+# known.
 _UNITS: dict[str, tuple[str, ...]] = {
     "tokenize": ("documents", "bytes"),
     "pack": ("tokens",),
@@ -103,8 +105,8 @@ def total(rows: Iterable[Row], stage: str, side: Literal["in", "out"], split: st
 def imbalances(rows: Iterable[Row]) -> list[str]:
     """What does not add up, in words; empty if everything does.
 
-    In every row in + added = out + dropped. Every stage is there, and receives, split by split and source by source,
-    what the stage before it handed on (summed over sources where they are no longer told apart).
+    In every row in + added = out + dropped. Every stage is there, and receives, split by split and source by
+    source, what the stage before it handed on (summed over sources where they are no longer told apart).
     """
     rows = list(rows)
     problems = [problem for row in rows for problem in _row_problems(row)]
@@ -124,7 +126,8 @@ def _row_problems(row: Row) -> Iterator[str]:
         received = getattr(row.received, unit) + sum(getattr(a, unit) for a in row.added.values())
         left = getattr(row.out, unit) + sum(getattr(a, unit) for a in row.dropped.values())
         if received != left:
-            yield f"{row.stage} {row.split} {row.source}: in + added is {received} {unit}, out + dropped is {left}"
+            place = f"{row.stage} {row.split} {row.source}"
+            yield f"{place}: in + added is {received} {unit}, out + dropped is {left}"
 
 
 def _chain_problems(rows: Iterable[Row], present: list[Stage]) -> list[str]:
@@ -146,7 +149,8 @@ def _chain_problems(rows: Iterable[Row], present: list[Stage]) -> list[str]:
         for key in sorted({*out, *received}):
             given, taken = out.get(key, Amount()), received.get(key, Amount())
             problems += [
-                f"{key[0]} {key[1]}: {before} handed on {getattr(given, unit)} {unit}, {after} received {getattr(taken, unit)}"
+                f"{key[0]} {key[1]}: {before} handed on {getattr(given, unit)} {unit}, {after} received "
+                f"{getattr(taken, unit)}"
                 for unit in units
                 if getattr(given, unit) != getattr(taken, unit)
             ]

@@ -1,8 +1,9 @@
 """provenance.json: how a dataset was made. Beside dataset.json, which says what the data is.
 
-Paths, times, program versions and the whole configuration as it was given: what differs from run to run or from machine to
-machine, and what nobody needs to read the data. `dataset` is the checksum of the dataset.json it belongs to, `checksum`
-its own (as in formats/dataset.py). `btlm-data run dataset.json` takes the places of files from here.
+Paths, times, program versions and the whole configuration as it was given: what differs from run to run or
+from machine to machine, and is not needed to read the data. `dataset` is the checksum of the dataset.json
+it belongs to, `checksum` its own (as in formats/dataset.py). `btlm-data run dataset.json` takes the places of
+files from here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import Any, Literal
 import msgspec
 
 from btlm_data.errors import DataError
-from btlm_data.formats.dataset import NO_CHECKSUM, Sha256, checksum_of, read_small, sealed
+from btlm_data.formats.sealed_json import (
+    NO_CHECKSUM,
+    Sha256,
+    checksum_of,
+    convert,
+    parse,
+    read_small,
+    sealed,
+)
 
 FILE_NAME = "provenance.json"
 MAX_BYTES = 1 << 29
@@ -39,8 +48,8 @@ class InputPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a dataset was made.
 
-    dataset: checksum of its dataset.json. run: fingerprint of the run, with modification times (an unchanged run is
-    recognised by it). program: version of btlm-data. libraries: versions of what decides bytes.
+    dataset: checksum of its dataset.json. run: fingerprint of the run, with modification times (an unchanged
+    run is recognised by it). program: version of btlm-data. libraries: versions of what decides bytes.
     """
 
     dataset: Sha256
@@ -62,18 +71,13 @@ def encode(value: Provenance) -> bytes:
 
 
 def decode(data: bytes, shown: str) -> Provenance:
-    """Raises DataError, naming the key, for anything that is not a provenance.json with the right checksum."""
-    try:
-        tree = msgspec.json.decode(data)
-        value = msgspec.convert(tree, Provenance)
-        wrong = value.checksum != checksum_of(tree)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    """Raises DataError, naming the key, for what is not a provenance.json with the right checksum."""
+    tree = parse(data, shown)
+    value = convert(tree, Provenance, shown, {})
+    if value.checksum != checksum_of(tree):
         raise DataError(
-            f"{shown} cannot be used: {error}. Restore it; the data itself does not need it."
-        ) from None
-    if wrong:
-        raise DataError(
-            f"{shown} was changed or damaged: its checksum is not that of its content. Restore it; the data itself does not need it."
+            f"{shown} was changed or damaged: its checksum is not that of its content. "
+            "Restore it; the data itself does not need it."
         )
     return value
 

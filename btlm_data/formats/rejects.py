@@ -1,8 +1,10 @@
-"""What was rejected or dropped, with reason and place: JSON Lines, and a seeded sample of examples per reason.
+"""What was rejected or dropped, with reason and place: JSON Lines, and a seeded sample of examples per
+reason.
 
-A line of `rejects.jsonl`: {"file", "line" (1-based, as editors count), "offset" (bytes decompressed), "reason", "detail", "bytes"}.
-Examples are the `limit` documents of each reason with the smallest hash, so that which ones are kept does not depend on
-the order in which blocks were read: {"reason", "file", "offset", "source", "text" (first characters), "hash"}.
+A line of `rejects.jsonl`: {"file", "line" (1-based, as editors count), "offset" (bytes decompressed),
+"reason", "detail", "bytes"}. Examples are the `limit` documents of each reason with the smallest hash, so
+that which ones are kept does not depend on the order in which blocks were read: {"reason", "file", "offset",
+"source", "text" (first characters), "hash"}.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Examples:
     _heaps: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
     def wants(self, reason: str, hash_value: int) -> bool:
-        """Whether an example with this hash would be kept now (so that its text need not be cut out in vain)."""
+        """Whether an example with this hash would be kept now: if not, its text need not be cut out."""
         heap = self._heaps.get(reason, [])
         return self.limit > 0 and (len(heap) < self.limit or hash_value < -heap[0][0])
 

@@ -22,14 +22,17 @@ _Group = tuple[str, list[tuple[str, Path]]]
 
 
 def check_ledger(manifest: Dataset, tell: Report) -> None:
-    """Each entry balances: in + added = out + dropped ; each stage's out is the next one's in; the last out is what is there."""
+    """Each entry balances: in + added = out + dropped ; each stage's out is the next one's in; the last out
+    is what is there.
+    """
     problems = [f"{FILE_NAME} ledger: {problem}" for problem in imbalances(manifest.ledger)]
     problems += _result_problems(manifest)
     tell_problems(
         tell,
         "ledger",
         problems,
-        f"{len(manifest.ledger):,} rows: in + added = out + dropped, and each stage received what the one before handed on",
+        f"{len(manifest.ledger):,} rows: in + added = out + dropped, and each stage received what the one "
+        "before handed on",
     )
 
 
@@ -42,16 +45,19 @@ def _result_problems(manifest: Dataset) -> list[str]:
             ("shuffle", "tokens", entry.stream_tokens, "stream_tokens"),
             ("shard", "tokens", entry.label_tokens, "label_tokens"),
         ):
-            mine = [getattr(e.out, unit) for e in manifest.ledger if (e.stage, e.split) == (stage, split)]
-            if sum(mine) != said:
+            amounts = [getattr(e.out, unit) for e in manifest.ledger if (e.stage, e.split) == (stage, split)]
+            if sum(amounts) != said:
                 problems.append(
-                    f"{FILE_NAME} ledger, {stage} {split}: out is {sum(mine)} {unit}, splits.{split}.{key} is {said}"
+                    f"{FILE_NAME} ledger, {stage} {split}: out is {sum(amounts)} {unit}, "
+                    f"splits.{split}.{key} is {said}"
                 )
     return problems
 
 
 def check_disjoint(tell: Report, name: str, groups: Sequence[_Group], detail: str) -> None:
-    """No document (file, offset) is in two groups. Keys are compared a range at a time, so that memory is bounded."""
+    """No document (file, offset) is in two groups. Keys are compared a range at a time, so that memory is
+    bounded.
+    """
     try:
         tables = [
             (number, label, split, DocumentTable(path))
@@ -78,8 +84,8 @@ def _keys(columns: dict[str, Any]) -> npt.NDArray[np.uint64]:
     codes, names = columns["file"]
     keys = np.empty(len(codes), np.uint64)
     for code in np.unique(codes).tolist():
-        mine = codes == code
-        keys[mine] = seeding.document_keys(names[code], columns["offset"][mine].astype(np.uint64))
+        rows = codes == code
+        keys[rows] = seeding.document_keys(names[code], columns["offset"][rows].astype(np.uint64))
     return keys
 
 

@@ -19,7 +19,8 @@ COLOURS = {True: "green", False: "bold red", None: "dim"}
 class Check:
     """One line.
 
-    ok: None where the check could not be made. detail: what was compared, or why nothing was. place: the first fault, exactly.
+    ok: None where the check could not be made. detail: what was compared, or why nothing was. place: the
+    first fault, exactly.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""Check what dataset.json and provenance.json say against each other and against what they imply: no shard is read here."""
+"""Check what dataset.json and provenance.json say against each other and against what they imply: no shard is
+read here.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def check_description(opened: Opened, manifest: Dataset, tell: Report) -> None:
         check_provenance(opened.root, manifest, manifest, tell)
 
 
-# Configuration -----------------------------------------------------------------------------------------------------
+# Configuration ----------------------------------------------------------------------------------------------
 
 
 def _configuration_problems(manifest: Dataset) -> Iterator[str]:
@@ -129,7 +131,7 @@ def _check_tokenizer(manifest: Dataset, tell: Report) -> None:
     tell_problems(tell, "tokenizer", problems, "gpt2: its fingerprint, vocabulary and end of document")
 
 
-# Outputs -----------------------------------------------------------------------------------------------------------
+# Outputs ----------------------------------------------------------------------------------------------------
 
 
 def _check_outputs(opened: Opened, manifest: Dataset, tell: Report) -> None:
@@ -215,7 +217,7 @@ class _Line(msgspec.Struct):
     reason: str
 
 
-# Provenance --------------------------------------------------------------------------------------------------------
+# Provenance -------------------------------------------------------------------------------------------------
 
 
 def check_provenance(

@@ -85,7 +85,9 @@ def _distribution(values: npt.NDArray[Any]) -> Distribution | None:
 
 
 def histogram(values: npt.NDArray[Any], edges: list[int], less: int) -> list[Bar]:
-    """How many values lie in each of [edges[0], edges[1]), and so on; further edges double, less `less`. Leading empty bars go."""
+    """How many values lie in each of [edges[0], edges[1]), and so on; further edges double, less `less`.
+    Leading empty bars go.
+    """
     while edges[-1] <= int(values.max()):
         edges.append(2 * edges[-1] - less)
     counts = np.histogram(values, edges)[0].tolist()
@@ -107,7 +109,9 @@ def _order(files: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> Corr
 
 
 def correlation(rank: npt.NDArray[np.float64]) -> Correlation:
-    """Of ranks, in the order they are met, with that order (Spearman's rho; of a random order 0 ± 1/sqrt(n - 1))."""
+    """Of ranks, in the order they are met, with that order (Spearman's rho; of a random order 0 ± 1/sqrt(n -
+    1)).
+    """
     n = len(rank)
     rho = float(np.corrcoef(np.arange(n), rank)[0, 1])
     return Correlation(rho, 1 / math.sqrt(n - 1), n)
@@ -145,7 +149,8 @@ class RunCounter:
 def expected_run(documents: int, of_source: int) -> float:
     """Expected longest run of one source's documents among all, in random order.
 
-    log_(1/p)(n (1 - p)) + gamma / ln(1/p) - 1/2 for a share p (Schilling, "The Longest Run of Heads", 1990), within 1 to their number.
+    log_(1/p)(n (1 - p)) + gamma / ln(1/p) - 1/2 for a share p (Schilling, "The Longest Run of Heads", 1990),
+    within 1 to their number.
     """
     if of_source >= documents:
         return float(documents)

@@ -65,7 +65,8 @@ def headline(report: Report) -> str:
         layouts = sorted({f"{s.layout} {s.dtype}" for s in report.splits.values() if s.layout})
         if not files:
             return "no shards yet"
-        return f"shards without dataset.json ({', '.join(layouts) or 'none readable'}) · about {number(tokens)} tokens · {on_disk}"
+        kinds = ", ".join(layouts) or "none readable"
+        return f"shards without dataset.json ({kinds}) · about {number(tokens)} tokens · {on_disk}"
     identity = report.identity
     form = {
         "corpus": "token streams (corpus format)",
@@ -189,7 +190,8 @@ def _lengths(report: Report, split: str) -> RenderableType:
         "" if lengths.chars_per_token is None else f"; {lengths.chars_per_token:.2f} characters a token"
     )
     return Text(
-        f"median {quantiles['0.5']} tokens; 5 % have at most {quantiles['0.05']}, 5 % at least {quantiles['0.95']}; "
+        f"median {quantiles['0.5']} tokens; 5 % have at most {quantiles['0.05']}, 5 % at least "
+        f"{quantiles['0.95']}; "
         f"the longest has {quantiles['1']}{per_token}"
     )
 

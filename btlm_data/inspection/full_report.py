@@ -1,4 +1,6 @@
-"""What `btlm-data inspect --full` shows: every figure of a report. Only the report is looked at, never the disk."""
+"""What `btlm-data inspect --full` shows: every figure of a report. Only the report is looked at, never the
+disk.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,8 @@ def _splits(report: Report) -> RenderableType:
         disk = report.disk
         lines.append(
             Text(
-                f"on disk: shards {size(disk.shards)}, tables of documents {size(disk.documents)}, other files {size(disk.other)}",
+                f"on disk: shards {size(disk.shards)}, tables of documents {size(disk.documents)}, other "
+                f"files {size(disk.other)}",
                 "dim",
             )
         )
@@ -151,14 +154,16 @@ def _duplicates(report: Report) -> RenderableType | None:
         clusters = found.clusters
         lines.append(
             Text(
-                f"{plural(clusters.clusters, 'cluster')} of {plural(clusters.documents, 'document')}, by {found.method}"
+                f"{plural(clusters.clusters, 'cluster')} of {plural(clusters.documents, 'document')}, by "
+                f"{found.method}"
             )
         )
         if clusters.histogram:
             lines.append(_histogram(("documents", "clusters", ""), clusters.histogram))
     lines += [
         Text(
-            f"{plural(large.documents, 'document')} like {large.file} offset {large.offset:,} ({large.source})",
+            f"{plural(large.documents, 'document')} like {large.file} offset {large.offset:,} "
+            f"({large.source})",
             "dim",
         )
         for large in found.largest_clusters[:3]
@@ -267,7 +272,7 @@ def _examples(report: Report) -> RenderableType | None:
     return table(("reason", "", "from"), rows) if rows else None
 
 
-# Samples ----------------------------------------------------------------------------------------------------------
+# Samples ----------------------------------------------------------------------------------------------------
 
 
 def _sample(sample: Sample) -> RenderableType:

@@ -1,7 +1,8 @@
 """From a sample back to its documents and its text.
 
-A row of the shards is a sample of the stream (through the seeded order of formats/shard_formats/order.py), a sample is a range of stream
-positions, and documents.parquet says which document stands at each position: `shards -> stream -> documents -> source file`.
+A row of the shards is a sample of the stream (through the seeded order of formats/shard_formats/order.py), a
+sample is a range of stream positions, and documents.parquet says which document stands at each position:
+`shards -> stream -> documents -> source file`.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source
 _NAMES = ("file", "source")
 
 
-# Where rows are ---------------------------------------------------------------------------------------------------
+# Where rows are ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a split's shards (of one shard, where the path names one) as readers number them: files by name, then rows.
+    """The rows of a split's shards (of one shard, where the path names one) as readers number them: files by
+    name, then rows.
 
-    first[k]: file k's first row. base: rows of the split before these. layout: the first readable shard's, None if there is
-    none. problems: shards that could not be counted (only where no manifest counts them).
+    first[k]: file k's first row. base: rows of the split before these. layout: the first readable shard's,
+    None if there is none. problems: shards that could not be counted (only where no manifest counts them).
     """
 
     files: tuple[Path, ...]
@@ -94,7 +96,8 @@ def rows_of(opened: Opened, split: str) -> Rows:
 def origins(
     opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_samples: int
 ) -> npt.NDArray[np.int64] | None:
-    """Which samples of the stream stand at `rows` of a split, (n,) int64; None where only the shards' writer knew.
+    """Which samples of the stream stand at `rows` of a split, (n,) int64; None where only the shards' writer
+    knew.
 
     num_samples: all of the split's. rows must be below it.
     """
@@ -126,11 +129,13 @@ def destinations(
     return permute_index(samples, num_samples, salt).astype(np.int64)
 
 
-# Which document stands where --------------------------------------------------------------------------------------
+# Which document stands where --------------------------------------------------------------------------------
 
 
 class DocumentTable:
-    """documents.parquet, read a row group at a time. Raises DataError, naming the file, for anything that is not one."""
+    """documents.parquet, read a row group at a time. Raises DataError, naming the file, for anything that is
+    not one.
+    """
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
@@ -148,7 +153,8 @@ class DocumentTable:
             ]
         if missing:
             raise DataError(
-                f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare the dataset again."
+                f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare "
+                "the dataset again."
             )
         self._first_rows = [0, *accumulate(self._group_rows)][:-1]
         self._starts: list[int] | None = None
@@ -176,7 +182,9 @@ class DocumentTable:
             first += rows
 
     def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """The documents with a token or their EOS at stream positions [start, stop), one dictionary each, with their `row`."""
+        """The documents with a token or their EOS at stream positions [start, stop), one dictionary each,
+        with their `row`.
+        """
         group = max(0, bisect_right(self._group_starts(), start) - 1)
         while group < self.num_groups:
             columns = self.read(group)
@@ -252,7 +260,7 @@ def _column(column: Any, name: str) -> Any:
     return whole.to_numpy(zero_copy_only=False)
 
 
-# One sample -------------------------------------------------------------------------------------------------------
+# One sample -------------------------------------------------------------------------------------------------
 
 
 def num_sequences(opened: Opened, rows: Rows) -> int:
@@ -276,8 +284,8 @@ def sample(
 ) -> Sample:
     """One sample, with the documents it is made of.
 
-    number: a row of `rows`; for a corpus, the number of the sequence a reader makes. Raises DataError if there is no such
-    sample.
+    number: a row of `rows`; for a corpus, the number of the sequence a reader makes. Raises DataError if
+    there is no such sample.
     """
     total = num_sequences(opened, rows)
     if not 0 <= number < total:
@@ -305,7 +313,10 @@ def sample(
     documents: list[DocumentPart] | None = None
     note = None
     if start is None and (opened.manifest is None or opened.manifest.format != "vsl"):
-        note = "there is no dataset.json, so documents cannot be named; borders are where EOS stands, if its id is known"
+        note = (
+            "there is no dataset.json, so documents cannot be named; borders are where EOS stands, "
+            "if its id is known"
+        )
     elif start is None and table is not None:
         documents = _packed_documents(opened, split, rows.base + number, table)
         note = None if documents else _TOO_MANY if table.num_rows > MAX_REPACKED else _NOT_OURS
@@ -331,7 +342,9 @@ def sample(
 
 
 def sequence_length(opened: Opened, rows: Rows) -> int:
-    """L: the shards' own, or for a corpus what the manifest (or data_params.json) says, 2,048 where nobody does."""
+    """L: the shards' own, or for a corpus what the manifest (or data_params.json) says, 2,048
+    where neither does.
+    """
     if rows.layout is not None and len(rows.layout.shape) == 3:
         return max(1, rows.layout.shape[2])
     if opened.manifest is not None:
@@ -354,7 +367,8 @@ def _row(path: Path, row: int) -> npt.NDArray[Any]:
         planes: npt.NDArray[Any] = shards.read_rows(path, row, row + 1)[0]
     if planes.ndim != 2 or planes.shape[0] < 3:
         raise DataError(
-            f"{path} has rows of shape {planes.shape}, expected 3 planes or more. It is not a shard of samples."
+            f"{path} has rows of shape {planes.shape}, expected 3 planes or more. It is not a shard of "
+            "samples."
         )
     return planes
 
@@ -372,12 +386,21 @@ def _stretch(rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
 
 
 MAX_REPACKED = 20_000_000  # documents that are packed once more to name those of a sample: ten seconds
-_TOO_MANY = f"to name the documents of a vsl sample all are packed once more, which is not done for more than {MAX_REPACKED:,}"
-_NOT_OURS = "packing the documents once more does not give this sample, so they are not named: documents.parquet is not its table"
+_TOO_MANY = (
+    "to name the documents of a vsl sample all are packed once more, which is not done for more than "
+    f"{MAX_REPACKED:,}"
+)
+_NOT_OURS = (
+    "packing the documents once more does not give this sample, so they are not named: documents.parquet is "
+    "not its table"
+)
 
 
 def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable) -> list[DocumentPart]:
-    """The documents of a vsl row, by packing their lengths once more as formats/shard_formats/vsl.py packs. Empty if they cannot be found."""
+    """The documents of a vsl row, by packing their lengths once more as formats/shard_formats/vsl.py packs.
+
+    Empty if they cannot be found.
+    """
     from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import pack_documents, unpermute_index
 
@@ -394,8 +417,8 @@ def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable
     base = 0
     for first, lengths in _windows(table):
         pieces = pack_documents(lengths, manifest.seq_len, most)
-        mine = np.flatnonzero(pieces.row == row - base)
-        for k in mine[np.argsort(pieces.column[mine])].tolist():
+        in_row = np.flatnonzero(pieces.row == row - base)
+        for k in in_row[np.argsort(pieces.column[in_row])].tolist():
             start, length, column = int(pieces.start[k]), int(pieces.length[k]), int(pieces.column[k])
             document = table.at(first + int(pieces.document[k]))
             found.append(_part(document, (start, start + length), (column, column + length)))
@@ -404,10 +427,12 @@ def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable
 
 
 def _windows(table: DocumentTable) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """(row of the first document, tokens of each) of the documents that begin in one window of formats/shard_formats/vsl.py, window by window."""
+    """(row of the first document, tokens of each) of the documents that begin in one window of
+    formats/shard_formats/vsl.py, window by window.
+    """
     from btlm_data.formats.shard_formats.vsl import WINDOW_TOKENS
 
-    held: list[npt.NDArray[np.int64]] = []
+    lengths: list[npt.NDArray[np.int64]] = []
     begin, current = 0, -1
     for first, columns in table.batches(("stream_offset", "tokens")):
         window = columns["stream_offset"].astype(np.int64) // WINDOW_TOKENS
@@ -415,14 +440,14 @@ def _windows(table: DocumentTable) -> Iterator[tuple[int, npt.NDArray[np.int64]]
         for low, high in pairwise(edges):
             if low == high:
                 continue
-            if held and int(window[low]) != current:
-                yield begin, np.concatenate(held)
-                held = []
-            if not held:
+            if lengths and int(window[low]) != current:
+                yield begin, np.concatenate(lengths)
+                lengths = []
+            if not lengths:
                 begin, current = first + low, int(window[low])
-            held.append(columns["tokens"][low:high].astype(np.int64))
-    if held:
-        yield begin, np.concatenate(held)
+            lengths.append(columns["tokens"][low:high].astype(np.int64))
+    if lengths:
+        yield begin, np.concatenate(lengths)
 
 
 def _part(document: dict[str, Any], token_range: tuple[int, int], positions: tuple[int, int]) -> DocumentPart:

@@ -1,7 +1,8 @@
-"""Find out what a path holds: a prepared dataset, a split or a shard of one, several sets, or shards that others made.
+"""Find out what a path holds: a prepared dataset, a split or a shard of one, several sets, or shards that
+others made.
 
-Nothing here trusts what is on disk: a dataset.json is decoded against the types of formats/dataset.py, and whatever does not
-fit becomes a message that names the key.
+Nothing here trusts what is on disk: a dataset.json is decoded against the types of formats/dataset.py, and
+whatever does not fit becomes a message that names the key.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes, read_small
+from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes
+from btlm_data.formats.sealed_json import read_small
 from btlm_data.formats.shard_formats import reader as shards
 
 PREPARING = "preparing.json"  # what pipeline.py leaves in a folder while a run owns it
@@ -32,10 +34,11 @@ _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash
 class Opened:
     """What stands at a path.
 
-    root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the dataset.json that
-    is there; without a manifest, it could not be used at all. splits: shards on disk by split, sorted by name as readers
-    sort them. chosen: the one split, and only: the one shard, that the path names. sets: folders of several sets, each a
-    dataset. foreign: what a Model Zoo data_params.json says. preparing: how far a run has come that is not finished.
+    root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the
+    dataset.json that is there; without a manifest, it could not be used at all. splits: shards on disk by
+    split, sorted by name as readers sort them. chosen: the one split, and only: the one shard, that the path
+    names. sets: folders of several sets, each a dataset. foreign: what a Model Zoo data_params.json says.
+    preparing: how far a run has come that is not finished.
     """
 
     path: Path
@@ -62,25 +65,27 @@ class Opened:
 
     @property
     def eos_id(self) -> int | None:
-        """The id that ends documents, where somebody says so."""
+        """The id that ends documents, where dataset.json or data_params.json says it."""
         return self.manifest.tokenizer.eos_id if self.manifest else _integer(self.foreign.get("eos_id"))
 
     @property
     def vocab_size(self) -> int | None:
-        """One more than the largest id, where somebody says so."""
+        """One more than the largest id, where dataset.json or data_params.json says it."""
         return (
             self.manifest.tokenizer.vocab_size if self.manifest else _integer(self.foreign.get("vocab_size"))
         )
 
 
 def open_path(path: Path) -> Opened:
-    """Look at `path`: a dataset folder, a split folder, a shard, a folder of sets, or a folder of anybody's shards.
+    """Look at `path`: a dataset folder, a split folder, a shard, a folder of sets, or a folder of anybody's
+    shards.
 
     A split folder or a shard below a dataset finds it. Raises DataError if there is nothing to look at.
     """
     if _URL.match(str(path)):
         raise DataError(
-            f"{path} is no folder on this machine. Copy the dataset here first (for example with `aws s3 sync`), or name the copy that "
+            f"{path} is no folder on this machine. Copy the dataset here first (for example with `aws s3 "
+            "sync`), or name the copy that "
             "the run left in its work folder (WORK/dataset)."
         )
     path = path.absolute()
@@ -101,7 +106,8 @@ def _open_file(path: Path) -> Opened:
         return _open_folder(path.parent)
     if path.suffix not in (".h5", ".hdf5"):
         raise DataError(
-            f"{path} is no shard: its name does not end in .h5. Name a dataset folder, a split folder or a shard (.h5)."
+            f"{path} is no shard: its name does not end in .h5. Name a dataset folder, a split folder or "
+            "a shard (.h5)."
         )
     above = path.parent.parent
     if (above / FILE_NAME).exists():
@@ -153,13 +159,16 @@ def _open_folder(path: Path) -> Opened:
     preparing = _preparing(path)
     if not splits and preparing is None:
         raise DataError(
-            f"{path} holds no shards (*.h5) and no {FILE_NAME}. Name a dataset folder, a split folder or a shard."
+            f"{path} holds no shards (*.h5) and no {FILE_NAME}. Name a dataset folder, a split folder or "
+            "a shard."
         )
     return Opened(path, path, splits=splits, foreign=_model_zoo_params(path), preparing=preparing)
 
 
 def _preparing(folder: Path) -> str | None:
-    """In words how far a run that is preparing the folder, or stopped while it did, has come; None if there is none."""
+    """In words how far a run that is preparing the folder, or stopped while it did, has come; None if there
+    is none.
+    """
     if not (folder / PREPARING).is_file():
         return None
     try:
@@ -170,8 +179,8 @@ def _preparing(folder: Path) -> str | None:
         steps = {}
     done = ", ".join(f"{step} {count:,}" for step, count in steps.items())
     return (
-        "this folder is being prepared, or its run was stopped: the same `btlm-data prepare` command continues it. "
-        + (f"Tasks done by step: {done}." if done else "No task is done yet.")
+        "this folder is being prepared, or its run was stopped: the same `btlm-data prepare` command "
+        "continues it. " + (f"Tasks done by step: {done}." if done else "No task is done yet.")
     )
 
 
@@ -213,7 +222,9 @@ def _decode(folder: Path) -> tuple[Dataset | SetList | None, str | None]:
 
 
 def _model_zoo_params(folder: Path) -> dict[str, Any]:
-    """What the Model Zoo's data_params.json says of the shards beside it: eos_id, pad_id, max_seq_length, vocab_size, tokenizer."""
+    """What the Model Zoo's data_params.json says of the shards beside it: eos_id, pad_id, max_seq_length,
+    vocab_size, tokenizer.
+    """
     try:
         tree = json.loads(read_small(folder / MODEL_ZOO_PARAMS, MAX_PARAMS_BYTES))
     except (DataError, ValueError, RecursionError):
@@ -246,7 +257,8 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path} asks for more memory than there is. It is damaged, or not a shard; restore or remake it."
         ) from error
-    # h5py and pyarrow raise all of these for torn files, `KeyError` and `AttributeError` for objects of an unexpected kind.
+    # h5py and pyarrow raise all of these for torn files, `KeyError` and `AttributeError` for objects of an
+    # unexpected kind.
     except (
         OSError,
         RuntimeError,
@@ -279,7 +291,7 @@ def layout_of(path: Path) -> shards.ShardLayout:
 
 
 class OpenShards:
-    """Shards that stay open while rows of them are read here and there; the least recently used are closed."""
+    """Shards that stay open while rows of them are read; the least recently used are closed."""
 
     def __init__(self, most: int = 32) -> None:
         self._most = most

@@ -13,7 +13,9 @@ from btlm_data.inspection.report import Report, SetsReport
 def render(
     report: Report | SetsReport, console: Console, *, full: bool = False, samples: bool = False
 ) -> None:
-    """Print the report on `console`. full: every figure and the samples; samples: these with the first screen, too."""
+    """Print the report on `console`. full: every figure and the samples; samples: these with the first
+    screen, too.
+    """
     if isinstance(report, Report):
         _render_set(report, console, full=full, samples=samples)
         return

@@ -1,7 +1,8 @@
-"""What `btlm-data inspect` finds out, as one typed value: what is printed, and with --json what programs get (docs/inspect.md).
+"""What `btlm-data inspect` finds out, as one typed value: what is printed, and with --json what programs get
+(docs/inspect.md).
 
-Shares are fractions of 1, sizes are bytes, `None` means not known. Texts and names are as they stand in the data: whoever
-shows them on a terminal must make control characters visible.
+Shares are fractions of 1, sizes are bytes, `None` means not known. Texts and names are as they stand in the
+data: make control characters visible before showing them on a terminal.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Identity(msgspec.Struct, frozen=True):
 class Split(msgspec.Struct, frozen=True):
     """Counts of one split (of one shard, where the path names one).
 
-    samples: what a reader makes of it. label_tokens: real label positions; measured: "all", or "N rows" where they are
-    estimated from a sample. packing_efficiency: real positions of all. layout, dtype, shape, chunks, compression: of the first
-    readable shard.
+    samples: what a reader makes of it. label_tokens: real label positions; measured: "all", or "N rows" where
+    they are estimated from a sample. packing_efficiency: real positions of all. layout, dtype, shape, chunks,
+    compression: of the first readable shard.
     """
 
     files: int
@@ -98,7 +99,8 @@ class TokenShare(msgspec.Struct, frozen=True):
 class Tokens(msgspec.Struct, frozen=True):
     """Ids of a seeded sample of rows.
 
-    all: whether every row was read. mask_share: positions with mask 1. used_share: positions that are not padding.
+    all: whether every row was read. mask_share: positions with mask 1. used_share: positions that are not
+    padding.
     """
 
     rows: int
@@ -145,7 +147,7 @@ class Lengths(msgspec.Struct, frozen=True):
 
 
 class Correlation(msgspec.Struct, frozen=True):
-    """Spearman's rank correlation of one order with another; a perfect shuffle gives 0 ± standard_deviation."""
+    """Spearman's rank correlation of two orders; a perfect shuffle gives 0 ± standard_deviation."""
 
     rank_correlation: float
     standard_deviation: float
@@ -232,8 +234,8 @@ class Disk(msgspec.Struct, frozen=True):
 class DocumentPart(msgspec.Struct, frozen=True):
     """A document of a sample, and the part of it that is there.
 
-    document: its row in documents.parquet. line: from 1. offset: bytes into the decompressed file. token_range: [first, last) of
-    its tokens. positions: [first, last) of the sample.
+    document: its row in documents.parquet. line: from 1. offset: bytes into the decompressed file.
+    token_range: [first, last) of its tokens. positions: [first, last) of the sample.
     """
 
     document: int
@@ -262,7 +264,9 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One sample. documents: None where they cannot be named; `note` says why. file: None where it could not be read."""
+    """One sample. documents: None where they cannot be named; `note` says why. file: None where it could not
+    be read.
+    """
 
     split: str
     sample: int
@@ -287,9 +291,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A dataset of one set, or shards that others made (kind "shards": what only a dataset.json says is empty or None).
+    """A dataset of one set, or shards that others made (kind "shards": what only a dataset.json says is empty
+    or None).
 
-    Dictionaries are by split, train first. source, steps: from provenance.json. unknown: what could not be found out, and why.
+    Dictionaries are by split, train first. source, steps: from provenance.json. unknown: what could not be
+    found out, and why.
     """
 
     kind: Literal["dataset", "shards"]

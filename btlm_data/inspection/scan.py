@@ -1,6 +1,7 @@
 """Read every shard of a dataset once: hash it, and check each row by the rules of its layout.
 
-Shards are read side by side in threads, in pieces of a few megabytes; what comes back per shard is small whatever its size.
+Shards are read side by side in threads, in pieces of a few megabytes; what comes back per shard is small
+whatever its size.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ MAX_TOKEN = 2**31  # ids are int32 for every reader
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to read, and what it should be. num_samples: of the whole split, None where the order is unknown."""
+    """One shard to read, and what it should be. num_samples: of the whole split, None where the order is
+    unknown.
+    """
 
     opened: Opened
     split: str
@@ -93,16 +96,24 @@ def plan_jobs(opened: Opened) -> list[Job]:
             if opened.only is None or path == opened.only:
                 jobs.append(
                     Job(
-                        opened, split, path, first, file, entry, num_samples, manifest.seq_len if manifest else None,
-                        min(opened.vocab_size or MAX_TOKEN, MAX_TOKEN), -1 if opened.eos_id is None else opened.eos_id,
+                        opened=opened,
+                        split=split,
+                        path=path,
+                        first_row=first,
+                        entry=file,
+                        split_entry=entry,
+                        num_samples=num_samples,
+                        seq_len=manifest.seq_len if manifest else None,
+                        vocab_size=min(opened.vocab_size or MAX_TOKEN, MAX_TOKEN),
+                        eos_id=-1 if opened.eos_id is None else opened.eos_id,
                     )
-                )  # fmt: skip
+                )
             first += file.n_examples if file else 0
     return jobs
 
 
 def scan_all(jobs: Sequence[Job]) -> list[Scan]:
-    """Read every shard once, several at a time: decompression and hashing run without the interpreter's lock."""
+    """Read every shard once, several at a time: inflating and hashing do not hold the interpreter's lock."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(min(MAX_THREADS, cores, max(1, len(jobs)))) as pool:
         return list(pool.map(_scan, jobs))
@@ -211,9 +222,12 @@ def describe(job: Job, fault: Sequence[int], rule: str) -> str:
         expected = f"the next input {int(data[0][t + 1])}"
     else:
         expected = {
-            "mask value": "0 or 1", "mask order": "1" if data.shape[0] == 5 else "0 as before it", "padding": "0 where the mask is 0", "token": bound,
+            "mask value": "0 or 1",
+            "mask order": "1" if data.shape[0] == 5 else "0 as before it",
+            "padding": "0 where the mask is 0",
+            "token": bound,
             "crossing": "0 where the input is EOS",
-        }[rule]  # fmt: skip
+        }[rule]
     return f"{name} row {row}, {PLANES[plane]} position {t}: {int(data[plane][t])}, expected {expected}"
 
 

@@ -93,7 +93,8 @@ def _layout_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[s
             continue
         if not readable_layout(layout):
             problems.append(
-                f"{name}: data of shape {layout.shape} and type {layout.dtype}, expected (n, 3, L), (n, 5, L) or (n,) integers"
+                f"{name}: data of shape {layout.shape} and type {layout.dtype}, expected (n, 3, L), (n, "
+                "5, L) or (n,) integers"
             )
             continue
         manifest = opened.manifest
@@ -110,7 +111,8 @@ def _layout_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[s
         first = first or layout
         if (layout.shape[1:], layout.dtype) != (first.shape[1:], first.dtype):
             problems.append(
-                f"{name}: rows of {layout.shape[1:]} {layout.dtype}, but {first.shape[1:]} {first.dtype} in the first shard"
+                f"{name}: rows of {layout.shape[1:]} {layout.dtype}, but {first.shape[1:]} {first.dtype} "
+                "in the first shard"
             )
     return problems
 

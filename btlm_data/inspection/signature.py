@@ -1,8 +1,10 @@
-"""Sign a dataset, and check a signature: an SSH signature of dataset.json, whose checksums cover every other file.
+"""Sign a dataset, and check a signature: an SSH signature of dataset.json, whose checksums cover every other
+file.
 
-The signature is detached, in `dataset.json.sig`, and made by the system's ssh-keygen (`-Y sign`, PROTOCOL.sshsig of OpenSSH) in a
-namespace of our own, so that a signature made for another purpose is never taken for one of a dataset. In a folder of
-several sets the upper dataset.json is signed: it has the checksums of those of the sets.
+The signature is detached, in `dataset.json.sig`, and made by the system's ssh-keygen (`-Y sign`,
+PROTOCOL.sshsig of OpenSSH) in a namespace of our own, so that a signature made for another purpose is never
+taken for one of a dataset. In a folder of several sets the upper dataset.json is signed: it has the checksums
+of those of the sets.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.formats import dataset
+from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report
 from btlm_data.inspection.opening import require_regular
 
@@ -25,8 +28,8 @@ _TIMEOUT = 30  # seconds for a check; signing may wait for a passphrase
 def sign(folder: Path, key: Path) -> Path:
     """Sign the dataset in `folder` with an SSH key; returns the signature's path.
 
-    key: a private key, or a public one whose private part an agent holds. Raises DataError if there is no sound dataset.json,
-    ConfigError if the key cannot be used, OutputError if the signature cannot be written.
+    key: a private key, or a public one whose private part an agent holds. Raises DataError if there is no
+    sound dataset.json, ConfigError if the key cannot be used, OutputError if the signature cannot be written.
     """
     dataset.read(folder)
     if not key.is_file():
@@ -47,7 +50,8 @@ def sign(folder: Path, key: Path) -> Path:
 
 
 def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
-    """Compare `dataset.json.sig` with dataset.json; where there is none, that fails only if signers are named.
+    """Compare `dataset.json.sig` with dataset.json; where there is none, that fails only if signers are
+    named.
 
     signers: whose signatures count, in the form of `allowed_signers` (ssh-keygen(1)).
     """
@@ -58,7 +62,7 @@ def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
         return
     try:
         require_regular(path)
-        dataset.read_small(path, MAX_SIGNATURE_BYTES)
+        read_small(path, MAX_SIGNATURE_BYTES)
         tell(_check(folder, path, signers))
     except DataError as error:
         tell(Check("signature", False, "cannot be read", str(error)))
@@ -67,7 +71,7 @@ def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
 
 
 def _check(folder: Path, path: Path, signers: Path | None) -> Check:
-    data = dataset.read_small(folder / dataset.FILE_NAME, dataset.MAX_BYTES)
+    data = read_small(folder / dataset.FILE_NAME, dataset.MAX_BYTES)
     about = ["-n", NAMESPACE, "-s", str(path)]
     if signers is None:
         done = _run(["-Y", "check-novalidate", *about], data)

@@ -1,4 +1,6 @@
-"""Compare a dataset with the source it was made from: every input file by size and digest; documents by their tokens."""
+"""Compare a dataset with the source it was made from: every input file by size and digest; documents by their
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ NORMALIZERS: dict[str, Callable[[str], str]] = {
 
 
 def check_inputs(manifest: Dataset, source: Path, tell: Report) -> None:
-    """Every input file that dataset.json names is below `source` (or is it, where there is one) with its size and digest."""
+    """Every input file that dataset.json names is below `source` (or is it, where there is one) with its size
+    and digest.
+    """
     problems: list[str] = []
     compared = 0
     for file in manifest.inputs:
@@ -78,7 +82,7 @@ def _check_input(path: Path, file: InputFile, problems: list[str]) -> bool:
     return True
 
 
-# Documents ----------------------------------------------------------------------------------------------------------
+# Documents --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,12 @@ class _Reader:
 
 
 def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int, tell: Report) -> None:
-    """Read `count` drawn documents from the source, tokenize them, and find them where documents.parquet says.
+    """Read `count` drawn documents from the source, tokenize them, and find them where documents.parquet
+    says.
 
-    Bytes and number of tokens are compared in every format, the tokens themselves in sample and corpus shards (a vsl document
-    is cut and packed). Nothing that the dataset names is imported: with filters that name code the check is not made.
+    Bytes and number of tokens are compared in every format, the tokens themselves in sample and corpus shards
+    (a vsl document is cut and packed). Nothing that the dataset names is imported: with filters that name
+    code the check is not made.
     """
     name = "documents again"
     made = _reader(opened, manifest)

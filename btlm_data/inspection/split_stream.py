@@ -1,4 +1,6 @@
-"""One split as its shards give it back: its token stream, read through the order in which samples were shuffled."""
+"""One split as its shards give it back: its token stream, read through the order in which samples were
+shuffled.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class SplitStream:
 
     @property
     def covered(self) -> int:
-        """Stream positions that are in the shards, as input or label: all but what an unpadded tail leaves out."""
+        """Stream positions that are in the shards, as input or label: all but what an unpadded tail leaves
+        out.
+        """
         if self.corpus or not self.num_rows:
             return self.num_rows
         return min(self.entry.stream_tokens, self.num_rows * self.seq_len + 1)
@@ -74,7 +78,9 @@ class SplitStream:
         return np.asarray(rows[0])
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Ids at stream positions [start, stop), as far as they are in the shards as inputs. Raises DataError."""
+        """Ids at stream positions [start, stop), as far as they are in the shards as inputs. Raises
+        DataError.
+        """
         stop = min(stop, self.num_inputs)
         if stop <= start:
             return np.empty(0, np.int64)

@@ -1,4 +1,6 @@
-"""What only all shards of a split together show: whether samples follow each other, and documents end where they should."""
+"""What only all shards of a split together show: whether samples follow each other, and documents end where
+they should.
+"""
 
 from __future__ import annotations
 
@@ -48,15 +50,15 @@ def _check_streams(
     for split, entry in manifest.splits.items():
         if opened.chosen is not None and split != opened.chosen:
             continue
-        mine = [(job, scan) for job, scan in zip(jobs, scans, strict=True) if job.split == split]
-        whole = _whole(manifest, entry, mine)
+        of_split = [(job, scan) for job, scan in zip(jobs, scans, strict=True) if job.split == split]
+        whole = _whole(manifest, entry, of_split)
         if not whole:
             unread.append(split)
-        sums += _sum_problems(opened, split, entry, mine)
+        sums += _sum_problems(opened, split, entry, of_split)
         stream = stream_of(opened, manifest, split, shards)
         total_ends = np.zeros(BUCKETS, np.uint64)
         borders = np.zeros(BUCKETS, np.uint64)
-        for _, scan in mine:
+        for _, scan in of_split:
             total_ends += scan.ends
             borders += scan.borders
         table = _check_table(opened, split, entry, manifest, stream, total_ends, documents)
@@ -68,7 +70,7 @@ def _check_streams(
         if manifest.format == "sample" and borders.any():
             across.append(_find_break(stream, int(np.flatnonzero(borders)[0])))
         if manifest.format == "vsl":
-            found = sum(scan.eos for _, scan in mine)
+            found = sum(scan.eos for _, scan in of_split)
             if table is not None and found != table.num_filled:
                 ends.append(
                     f"{split}: EOS is a label {found} times, but {table.num_filled} documents have tokens"
@@ -114,23 +116,25 @@ def _check_streams(
     )
 
 
-def _whole(manifest: Dataset, entry: Split, mine: Sequence[tuple[Job, Scan]]) -> bool:
+def _whole(manifest: Dataset, entry: Split, of_split: Sequence[tuple[Job, Scan]]) -> bool:
     """Whether every listed shard was read and has the rows and shape that the stream needs."""
     planes = {"sample": (3, manifest.seq_len), "vsl": (5, manifest.seq_len), "corpus": ()}[manifest.format]
-    if len(mine) != len(entry.files):
+    if len(of_split) != len(entry.files):
         return False
     return all(
         scan.error is None
         and scan.layout is not None
         and job.entry is not None
         and scan.layout.shape == (job.entry.n_examples, *planes)
-        for job, scan in mine
+        for job, scan in of_split
     )
 
 
-def _sum_problems(opened: Opened, split: str, entry: Split, mine: Sequence[tuple[Job, Scan]]) -> list[str]:
+def _sum_problems(
+    opened: Opened, split: str, entry: Split, of_split: Sequence[tuple[Job, Scan]]
+) -> list[str]:
     problems = []
-    for job, scan in mine:
+    for job, scan in of_split:
         if (
             scan.error is None
             and scan.layout is not None
@@ -150,7 +154,7 @@ def _sum_problems(opened: Opened, split: str, entry: Split, mine: Sequence[tuple
 
 @dataclass(frozen=True)
 class _Table:
-    """A split's table of documents whose offsets are right; num_filled: documents with a token besides EOS."""
+    """A table of documents whose offsets are right; num_filled: documents with a token besides EOS."""
 
     table: DocumentTable
     num_filled: int
@@ -185,7 +189,8 @@ def _check_table(
             if len(wrong):
                 k = int(wrong[0])
                 problems.append(
-                    f"{name} row {first + k}, stream_offset: {offsets[k]}, expected {wanted[k]} (after the document before it)"
+                    f"{name} row {first + k}, stream_offset: {offsets[k]}, expected {wanted[k]} (after "
+                    "the document before it)"
                 )
                 return None
             expected = int(following[-1]) if len(following) else expected
@@ -207,7 +212,8 @@ def _check_table(
         return None
     if expected != entry.stream_tokens:
         problems.append(
-            f"{name}: {expected} tokens with EOS, {FILE_NAME} says {entry.stream_tokens} in the stream of {split}"
+            f"{name}: {expected} tokens with EOS, {FILE_NAME} says {entry.stream_tokens} in the stream of "
+            f"{split}"
         )
     problems += _source_problems(manifest, split, by_source)
     return _Table(table, num_filled)
@@ -242,7 +248,8 @@ def _source_problems(manifest: Dataset, split: str, by_source: dict[str, Amount]
         ):
             if found != wanted:
                 problems.append(
-                    f"{split}/documents.parquet: {found} {unit} of {source}, the ledger (shuffle, out) says {wanted}"
+                    f"{split}/documents.parquet: {found} {unit} of {source}, the ledger (shuffle, out) "
+                    f"says {wanted}"
                 )
     return problems
 
@@ -259,13 +266,16 @@ def _find_break(stream: SplitStream, bucket: int) -> str:
             if real and before[2][real - 1] != after[0][0]:
                 (file, row), (next_file, next_row) = stream.place(sample - 1), stream.place(sample)
                 return (
-                    f"{stream.opened.name(file)} row {row}, labels position {real - 1}: {int(before[2][real - 1])}, expected "
-                    f"{int(after[0][0])}, the first input of the next sample of the stream ({stream.opened.name(next_file)} row {next_row})"
+                    f"{stream.opened.name(file)} row {row}, labels position {real - 1}: "
+                    f"{int(before[2][real - 1])}, expected "
+                    f"{int(after[0][0])}, the first input of the next sample of the stream "
+                    f"({stream.opened.name(next_file)} row {next_row})"
                 )
             before = after
     except DataError as error:
         return str(error)
-    return f"{stream.split}: samples {bucket * stream.bucket} to {last - 1} of the stream do not follow each other"
+    samples = f"{stream.split}: samples {bucket * stream.bucket} to {last - 1} of the stream"
+    return f"{samples} do not follow each other"
 
 
 def _find_end(stream: SplitStream, table: DocumentTable, bucket: int, eos_id: int) -> str:
@@ -285,11 +295,14 @@ def _find_end(stream: SplitStream, table: DocumentTable, bucket: int, eos_id: in
                 )
     except DataError as error:
         return str(error)
-    return f"{stream.split}: EOS and the documents' ends differ among samples {bucket * stream.bucket} to {last - 1} of the stream"
+    samples = f"samples {bucket * stream.bucket} to {last - 1} of the stream"
+    return f"{stream.split}: EOS and the documents' ends differ among {samples}"
 
 
 def _positions(stream: SplitStream, sample: int) -> tuple[int, npt.NDArray[Any]]:
-    """What a sample adds to the print of ends: its first stream position, and its ids from there on (the last sample's last label too)."""
+    """What a sample adds to the print of ends: its first stream position, and its ids from there on (the last
+    sample's last label too).
+    """
     if stream.corpus:
         path, row = stream.place(sample)
         return sample, np.asarray(stream.shards.read(path, row, row + 1))
@@ -315,4 +328,5 @@ def _end_fault(
         place = f"{stream.opened.name(path)} row {row}, {plane}"
     if document is None:
         return f"{place}: EOS ({eos_id}), but no document of documents.parquet ends there"
-    return f"{place}: {value}, expected EOS ({eos_id}): document {document['row']} ({document['file']} line {document['line'] + 1}) ends there"
+    line = f"{document['file']} line {document['line'] + 1}"
+    return f"{place}: {value}, expected EOS ({eos_id}): document {document['row']} ({line}) ends there"

@@ -1,7 +1,8 @@
 """Look at a prepared dataset, or at shards that others made: `inspect` returns a typed report.
 
-What dataset.json counts is taken from it (`verify` is what re-reads everything); what it does not say is measured on a seeded
-sample, and the report says on how many rows or documents. Anything that cannot be found out is listed under `unknown`.
+What dataset.json counts is taken from it (`verify` is what re-reads everything); what it does not say is
+measured on a seeded sample, and the report says on how many rows or documents. Anything that cannot be found
+out is listed under `unknown`.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def inspect(
 ) -> Report | SetsReport:
     """Everything that `btlm-data inspect` shows.
 
-    sample: numbers of samples to show (rows of the split's shards, files by name); without any, num_samples are drawn.
-    split: which split they are from (default: the one the path names, else train, else the first).
+    sample: numbers of samples to show (rows of the split's shards, files by name); without any, num_samples
+    are drawn. split: which split they are from (default: the one the path names, else train, else the first).
     Raises DataError if there is nothing to look at, or no such sample or split.
     """
     opened = open_path(path)
@@ -163,7 +164,7 @@ def _provenance(opened: Opened, unknown: list[str]) -> provenance.Provenance | N
         return None
 
 
-# Splits, sources, ledger --------------------------------------------------------------------------------------------
+# Splits, sources, ledger ------------------------------------------------------------------------------------
 
 
 def _split(opened: Opened, split: str, rows: Rows, measured: report.Tokens | None) -> report.Split:
@@ -260,7 +261,9 @@ def _as_amounts(sums: Mapping[str, Amount]) -> dict[str, Amounts]:
 
 
 def _duplicates(opened: Opened, manifest: Dataset, unknown: list[str]) -> report.Duplicates | None:
-    """Clusters: how many, how large, and what was dropped because of them; None where nothing was deduplicated."""
+    """Clusters: how many, how large, and what was dropped because of them; None where nothing was
+    deduplicated.
+    """
     settings = manifest.configuration.get("dedupe")
     method = settings.get("method") if isinstance(settings, dict) else None
     if method == "none":
@@ -351,7 +354,7 @@ def _disk(opened: Opened, splits: Sequence[str]) -> report.Disk:
     return report.Disk(shards, documents, other)
 
 
-# Order of samples, samples ------------------------------------------------------------------------------------------
+# Order of samples, samples ----------------------------------------------------------------------------------
 
 
 def _order_of_samples(opened: Opened, split: str, rows: Rows) -> report.Correlation | None:
@@ -387,7 +390,8 @@ def _samples(
     """The samples asked for, or a few drawn."""
     if split is not None and split not in rows:
         raise DataError(
-            f"There is no split {split!r} in {opened.path}. It has {', '.join(rows) or 'none'}; name one with --split."
+            f"There is no split {split!r} in {opened.path}. It has {', '.join(rows) or 'none'}; name one "
+            "with --split."
         )
     chosen = split or ("train" if "train" in rows else next(iter(rows), None))
     if chosen is None:

@@ -73,7 +73,8 @@ def measure_tokens(
     if layout is None or layout.layout == "other" or rows.total == 0:
         if layout is not None and layout.layout == "other":
             unknown.append(
-                f"{split}: data of shape {layout.shape} and type {layout.dtype} is in no layout this program knows"
+                f"{split}: data of shape {layout.shape} and type {layout.dtype} is in no layout this "
+                "program knows"
             )
         return None
     corpus = layout.layout == "corpus"
@@ -131,7 +132,8 @@ def _figures(
     )
     if not tally.pairs:
         return tokens, None
-    # Two independent tokens are equal with this probability, so as many neighbours seem to continue by chance.
+    # Two independent tokens are equal with this probability, so as many neighbours seem to continue by
+    # chance.
     chance = float((shares**2).sum())
     return tokens, Neighbours(tally.continued / tally.pairs, chance, tally.pairs)
 
@@ -152,7 +154,7 @@ def with_texts(tokens: Tokens, tokenizer: Tokenizer | None) -> Tokens:
     return msgspec.structs.replace(tokens, most_common=common, vocabulary_share=share)
 
 
-# The tokenizer ------------------------------------------------------------------------------------------------------
+# The tokenizer ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
     location = _on_this_machine(name, revision)
     if location is None:
         return FoundTokenizer(
-            reason=f"the tokenizer {name} is not on this machine, so samples are shown as ids (inspect downloads nothing)"
+            reason=f"the tokenizer {name} is not on this machine, so samples are shown as ids "
+            "(inspect downloads nothing)"
         )
     settings = opened.manifest.configuration.get("tokenizer") if opened.manifest else None
     eos = settings.get("eos") if isinstance(settings, dict) else None
@@ -204,14 +207,17 @@ def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
         )
     if opened.manifest is not None and tokenizer.fingerprint != opened.manifest.tokenizer.fingerprint:
         return FoundTokenizer(
-            reason=f"the tokenizer {name} on this machine is not the one that made the ids (its fingerprint differs), "
+            reason=f"the tokenizer {name} on this machine is not the one that made the ids "
+            "(its fingerprint differs), "
             "so samples are shown as ids"
         )
     return FoundTokenizer(tokenizer, None, guess)
 
 
 def _recorded_place(opened: Opened) -> tuple[str, str | None]:
-    """Name and revision of the tokenizer as the run was given them; without provenance, what dataset.json says."""
+    """Name and revision of the tokenizer as the run was given them; without provenance, what dataset.json
+    says.
+    """
     assert opened.manifest is not None
     try:
         made = provenance.read(opened.root)
@@ -225,7 +231,9 @@ def _recorded_place(opened: Opened) -> tuple[str, str | None]:
 
 
 def _on_this_machine(name: str, revision: str | None) -> str | None:
-    """Where a tokenizer is: inside the package, at its path, or in the hub's cache; None if it would have to be fetched."""
+    """Where a tokenizer is: inside the package, at its path, or in the hub's cache; None if it would have to
+    be fetched.
+    """
     if name == "gpt2":
         return name
     path = Path(name)

@@ -1,4 +1,4 @@
-"""What the figures of a report mean, in one sentence each: for somebody who wants to know whether the data is fit to train on."""
+"""What the figures of a report mean, in one sentence each: whether the data is fit to train on."""
 
 from __future__ import annotations
 
@@ -105,14 +105,16 @@ def _shuffle(report: Report, name: str, shuffle: Shuffle) -> Verdict:
             name,
             "warning",
             f"{name} is not shuffled well: documents follow their source order "
-            f"(rank correlation {order.rank_correlation:+.3f}, a shuffle gives 0 ± {order.standard_deviation:.3f})",
+            f"(rank correlation {order.rank_correlation:+.3f}, a shuffle gives 0 ± "
+            f"{order.standard_deviation:.3f})",
         )
     if continues and asked != "documents" and neighbours is not None:
         return Verdict(
             "shuffle",
             name,
             "warning",
-            f"samples of {name} stand in stream order: {percent(neighbours.continued)} continue the one before, "
+            f"samples of {name} stand in stream order: {percent(neighbours.continued)} continue the one "
+            "before, "
             f"by chance it would be {percent(neighbours.expected)}",
         )
     if order is None and asked is None:

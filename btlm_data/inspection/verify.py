@@ -1,9 +1,10 @@
 """Read a prepared dataset again, all of it, and compare it with everything it says of itself.
 
-Each check is one line: passed, failed (with the exact place: file, row, plane, position, value, what was expected), or not
-made, with the reason. A check that was not made (shards that others made have no ledger) is never shown as passed. Memory is
-bounded: what lies in different files (samples that follow each other, the ends of documents) is compared through sums of
-hashes (kernels/checks.py), and only where those differ are rows read one by one to name the place.
+Each check is one line: passed, failed (with the exact place: file, row, plane, position, value, what was
+expected), or not made, with the reason. A check that was not made (shards that others made have no ledger) is
+never shown as passed. Memory is bounded: what lies in different files (samples that follow each other, the
+ends of documents) is compared through sums of hashes (kernels/checks.py), and only where those differ are
+rows read one by one to name the place.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ def verify(
     signers: Path | None = None,
     num_documents: int = 0,
 ) -> list[Check]:
-    """Check the dataset, split or shard at `path`; each check is reported as soon as it is made, and all are returned.
+    """Check the dataset, split or shard at `path`; each check is reported as soon as it is made, and all are
+    returned.
 
     source: also compare the input files with those in this folder (or with this file, where there is one).
-    num_documents: also read and tokenize so many documents of it again. signers: whose signatures count (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
+    num_documents: also read and tokenize so many documents of it again. signers: whose signatures count
+    (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
     """
     opened = open_path(path)
     checks: list[Check] = []

@@ -13,6 +13,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats import dataset as dataset_file
 from btlm_data.formats.dataset import Dataset
 from btlm_data.formats.ledger import SPLITS
+from btlm_data.formats.sealed_json import read_small
 from btlm_train.data.shard_reader import ShardFile
 
 
@@ -42,7 +43,7 @@ def find_manifest(folder: Path) -> Manifest | None:
         path = place / dataset_file.FILE_NAME
         if not os.path.lexists(path):
             continue
-        data = dataset_file.read_small(path, dataset_file.MAX_BYTES)
+        data = read_small(path, dataset_file.MAX_BYTES)
         if _is_foreign(data):
             return None
         try:

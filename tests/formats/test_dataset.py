@@ -1,4 +1,6 @@
-"""dataset.json from nobody one trusts: every mistake is named with key and value, no name leads out of the folder."""
+"""dataset.json from a stranger: every mistake is named with key and value, no name leads out of the
+folder.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset, provenance
 from btlm_data.formats.dataset import Dataset, SetList
+from btlm_data.formats.sealed_json import checksum_of, sealed
 from tests.reference import dataset as reference
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "dataset"
@@ -34,7 +37,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edited(written: Path, change: Callable[[Any], object], *, seal: bool = True) -> bytes:
     tree = json.loads((written / "dataset.json").read_bytes())
     change(tree)
-    return dataset.sealed(tree) if seal else json.dumps(tree).encode()
+    return sealed(tree) if seal else json.dumps(tree).encode()
 
 
 def test_a_value_gives_the_same_bytes_and_comes_back(written: Path) -> None:
@@ -43,7 +46,7 @@ def test_a_value_gives_the_same_bytes_and_comes_back(written: Path) -> None:
     again = dataset.decode(data, "x")
     assert isinstance(again, Dataset)
     assert dataset.encode(again) == data == dataset.encode(dataset.read_set(written))
-    assert again.checksum == dataset.checksum_of(json.loads(data))
+    assert again.checksum == checksum_of(json.loads(data))
     assert data.endswith(b"}\n")
     assert json.loads(data) == json.loads((written / "dataset.json").read_bytes())
     assert again.fingerprint == again.expected_fingerprint()
@@ -158,7 +161,7 @@ def test_no_name_leads_out_of_the_folder(written: Path, name: str, place: str) -
     }
     if place == "set":
         tree = {"format_version": 2, "fingerprint": "0" * 64, "sets": [{"name": name, "checksum": "0" * 64}]}
-        data = dataset.sealed(tree)
+        data = sealed(tree)
     else:
         data = edited(written, changes[place])
     with pytest.raises(DataError):

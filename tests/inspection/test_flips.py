@@ -1,4 +1,6 @@
-"""A flipped bit anywhere in a finished dataset is noticed by verify; a flip in any file shows words, never a traceback."""
+"""A flipped bit anywhere in a finished dataset is noticed by verify; a flip in any file shows words, never a
+traceback.
+"""
 
 from __future__ import annotations
 

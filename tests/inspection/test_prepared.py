@@ -1,4 +1,6 @@
-"""Datasets as `prepare` makes them: every check passes, and every sample's text is that of the documents it names."""
+"""Datasets as `prepare` makes them: every check passes, and every sample's text is that of the documents it
+names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""verify --source and --deep on datasets as `prepare` makes them: the corpus is read again, and any change is named."""
+"""verify --source and --deep on datasets as `prepare` makes them: the corpus is read again, and any change is
+named.
+"""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ def test_sizes(value: float, text: str) -> None:
     assert figures.size(value) == text
 
 
-# The first screen ---------------------------------------------------------------------------------------------------
+# The first screen -------------------------------------------------------------------------------------------
 
 
 def verdicts(report: dict[str, Any]) -> dict[tuple[str, str | None], tuple[str, str]]:

@@ -86,7 +86,7 @@ def test_a_split_a_shard_and_the_manifest_can_be_named(sound: Path) -> None:
     assert run(sound / "train")["splits disjoint"].ok is None
 
 
-# Shards -----------------------------------------------------------------------------------------------------------
+# Shards -----------------------------------------------------------------------------------------------------
 
 
 def set_cell(row: int, plane: int, position: int, value: int) -> Change:
@@ -277,7 +277,7 @@ def test_a_wrong_attribute_is_named(sound: Path) -> None:
     assert failures(sound) == {"counts": "train/data-00001.h5: attribute n_examples is 8, data has 7 rows"}
 
 
-# Files ------------------------------------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------------------------------
 
 
 def test_missing_unlisted_and_resized_files_are_named(sound: Path) -> None:
@@ -365,7 +365,8 @@ def test_a_garbage_manifest_leaves_the_structural_checks(sound: Path, garbage: b
         ),
         (
             lambda m: m["splits"]["train"]["files"][0].update(name="../x.h5"),
-            "splits.train.files[0].name: Expected the name of a shard, such as data-00000.h5, found '../x.h5'",
+            "splits.train.files[0].name: Expected the name of a shard, such as data-00000.h5, found "
+            "'../x.h5'",
         ),
         (lambda m: m["tokenizer"].update(eos_id=10**6), "tokenizer: eos_id is 1000000, expected an id below"),
         (lambda m: m["ledger"][0].update({"in": 5}), "ledger[0].in: Expected object, got int"),
@@ -379,7 +380,7 @@ def test_a_manifest_of_wrong_types_names_the_key(sound: Path, change: Change, pl
     assert place in (checks["manifest"].place or "")
 
 
-# Accounts ---------------------------------------------------------------------------------------------------------
+# Accounts ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -509,7 +510,7 @@ def test_a_document_in_two_splits_is_named(tmp_path: Path) -> None:
     assert failures(tmp_path)["splits disjoint"] == place
 
 
-# Sets -------------------------------------------------------------------------------------------------------------
+# Sets -------------------------------------------------------------------------------------------------------
 
 
 def make_sets(
@@ -550,11 +551,13 @@ def test_a_missing_or_changed_set_is_named(tmp_path: Path) -> None:
     assert failures(tmp_path)["sets"].startswith("msl8/dataset.json: missing")
 
 
-# Shards that others made ------------------------------------------------------------------------------------------
+# Shards that others made ------------------------------------------------------------------------------------
 
 
 def make_foreign(root: Path, pad_id: int = EOS) -> None:
-    """As the Model Zoo's scripts leave them: flat, gzip, a chunk a row, n_examples; labels and inputs padded with pad_id."""
+    """As the Model Zoo's scripts leave them: flat, gzip, a chunk a row, n_examples; labels and inputs padded
+    with pad_id.
+    """
     planes, _ = dataset.samples_of(dataset.stream_of(documents(40, "train", 40)), 16, "pad")
     padded = planes[:, 1] == 0
     planes[:, 0][padded] = planes[:, 2][padded] = pad_id
@@ -634,7 +637,7 @@ def test_the_last_line_sums_up() -> None:
     assert said.detail == "1 of 2 checks failed: b, 1 not made, in 1.0 s"
 
 
-# What dataset.json implies -----------------------------------------------------------------------------------------
+# What dataset.json implies ----------------------------------------------------------------------------------
 
 
 def change_configuration(**values: Any) -> Change:
@@ -774,7 +777,7 @@ def test_a_pipe_in_place_of_a_file_is_named_and_does_not_hang(sound: Path, name:
     assert failures(sound)["files"] == f"{name}: missing"
 
 
-# The source --------------------------------------------------------------------------------------------------------
+# The source -------------------------------------------------------------------------------------------------
 
 
 def test_the_source_is_compared_byte_for_byte(sound: Path, tmp_path: Path) -> None:
