@@ -21,6 +21,7 @@ import json
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,7 +48,8 @@ def plan_filters(specs: Sequence[Spec]) -> Filters:
     entries = []
     for number, spec in enumerate(specs, 1):
         name, parameters = _checked(spec, number)
-        entries.append(FilterEntry(name, parameters, parameters.resource()))
+        with _named(name):
+            entries.append(FilterEntry(name, parameters, parameters.resource()))
     filters = Filters(tuple(entries))
     filters.prepare()
     return filters
@@ -150,13 +152,20 @@ _LOCK = threading.Lock()
 
 
 def _rule(entry: FilterEntry) -> Rule | Callable[[Document], tuple[Verdict, str]]:
-    try:
+    with _named(entry.name):
         if isinstance(entry.parameters, UserFunction):
             return entry.parameters.document_rule(entry.resource)
         return entry.parameters.rule(entry.resource)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn what is wrong with a filter's parameters into a ConfigError that names the filter."""
+    try:
+        yield
     except ValueError as error:
         raise ConfigError(
-            f"clean.filters: {entry.name}: {error}. Correct the parameter; docs/filters.md describes it."
+            f"clean.filters: {name}: {error}. Correct the parameter; docs/filters.md describes it."
         ) from None
 
 

@@ -1,22 +1,15 @@
-"""Texts on which tokenizers that are not the same are likely to differ, and texts that badly made rules fail
-on.
-"""
+"""Texts on which tokenizers that are not the same are likely to differ."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from btlm_data.tokenizers.configuration import patterns, vocabulary
+from btlm_data.tokenizers.configuration import vocabulary
 
 VERSION = 1  # increased whenever other texts are made: a verdict of before then counts no more
-_MAX_PATTERNS = 200
-_MAX_PATTERN_CHARS = 300
-_MAX_RUNS = 1000
-_CLASSES = ("a", "A", "1", " ", "\n", "!", "é", "中", "'", "_")
 
 
 def probe_texts(config: Mapping[str, Any]) -> list[str]:
@@ -134,28 +127,6 @@ def probe_texts(config: Mapping[str, Any]) -> list[str]:
     mixture = [*kinds, *spaces, *contractions, "the", "The", " of", "ing", "http://", "x=1;", "123", "\r\n"]
     probes += ["".join(generator.choices(mixture, k=12)) for _ in range(1500)]
     return probes
-
-
-def strained_texts(config: Mapping[str, Any]) -> Iterator[str]:
-    """Texts that a rule of the tokenizer may take very long for, or make very long; short runs first.
-
-    An expression such as (x+x+)+y takes exponential time for a run of x that no y follows; a rule that
-    replaces x by many grows with a run of x. So: runs of every character, and of every pair of neighbours,
-    that a rule names, and of a character of each class; alone, and with the rule's own text at some distance
-    behind, because libraries skip texts that lack a letter that the expression needs.
-    """
-    runs: dict[tuple[str, str], None] = dict.fromkeys((unit, "") for unit in _CLASSES)
-    for pattern in itertools.islice(patterns(config), _MAX_PATTERNS):
-        shown = pattern[:_MAX_PATTERN_CHARS]
-        pairs = (first + second for first, second in itertools.pairwise(shown))
-        runs |= dict.fromkeys((unit, shown) for unit in (*dict.fromkeys(shown), *dict.fromkeys(pairs)))
-        runs |= dict.fromkeys((unit, shown) for unit in _CLASSES)
-    chosen = list(runs)[:_MAX_RUNS]
-    for times in (40, 1000):
-        for unit, pattern in chosen:
-            run = unit * times
-            yield run
-            yield f"{run}\x00{pattern}"  # U+0000: a character that no rule is likely to expect
 
 
 def _telling_code_points() -> list[int]:

@@ -3,7 +3,7 @@
 A tokenizer.json comes from outside, and the libraries that read it have no limits: an expression can take for
 ever, a rule can make a text a million times longer, and either can end the process. So tokenizers other than
 the package's own are tried in a process with limits of time and memory (trial.py), on texts that such rules
-fail on (probes.py).
+fail on (straining.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from btlm_data.straining import straining_texts
 from btlm_data.tokenizers.backends import Backend, Encoder, Fast, Reference, panics_are_errors
-from btlm_data.tokenizers.configuration import to_json
-from btlm_data.tokenizers.probes import probe_texts, strained_texts
+from btlm_data.tokenizers.configuration import patterns, to_json
+from btlm_data.tokenizers.probes import probe_texts
 
 MAX_GROWTH = 40  # times longer that a normalizer may make a text; NFKC makes one character of Arabic 18
 
@@ -72,7 +73,7 @@ def _strain(config: Mapping[str, Any], reference: Reference) -> str:
     it.
     """
     normalizer = reference.tokenizer.normalizer
-    for text in strained_texts(config):
+    for text in straining_texts(patterns(config), (40, 1000)):
         with panics_are_errors(reference.name):
             normalized = normalizer.normalize_str(text) if normalizer is not None else text
         if len(normalized) > MAX_GROWTH * (len(text) + 10):

@@ -74,6 +74,34 @@ def test_regex() -> None:
     assert text_after({"name": "regex", "remove": r"\[\d+\]"}, "a[1] b[22]") == "a b"
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [{"drop": "(a+)+$"}, {"keep": "x(?:[a-z]+[0-9a-z]+)+!"}, {"remove": r"(\s|\s)*;", "ignore_case": True}],
+)
+def test_an_expression_that_never_ends_is_refused(spec: dict[str, Any]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"regex: (drop|keep|remove) takes more than 1 seconds on a run of 40 '.+'"
+    ):
+        plan_filters([{"regex": spec}])
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("btlm_data.cleaning.rules.regex_trial._SECONDS", 1)
+
+
+def test_ordinary_expressions_are_not_refused() -> None:
+    ordinary = [
+        r"^\s*(?:Copyright|©).*?\d{4}.*$",
+        r"[\w.+-]+@[\w-]+\.[\w.-]+",
+        r"(?:\b\w+\b\W*){3,5}",
+        r"https?://\S+",
+        r"(.)\1{20,}",
+    ]
+    for pattern in ordinary:
+        plan_filters([{"regex": {"drop": pattern}}, {"regex": {"remove": pattern, "ignore_case": True}}])
+
+
 # Each text breaks one of the paper's rules and no other: (fault, text).
 GOPHER = [
     ("too_few_words", "the house and that " * 12),

@@ -22,7 +22,7 @@ class FilterParameters(BaseModel):
         """What the parameters name outside the recipe (a word list, a module), read when the run is planned.
 
         Returns JSON values that are complete: `rule` reads no file of the user. Raises ConfigError if it
-        cannot be read.
+        cannot be read, ValueError if the parameters make no sense.
         """
         return None
 

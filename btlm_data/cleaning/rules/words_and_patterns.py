@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from btlm_data.cleaning.rules.base import FilterParameters, Rule, Verdict
+from btlm_data.cleaning.rules.regex_trial import endless_pattern
 
 
 class MinChars(FilterParameters):
@@ -44,6 +45,14 @@ class RegularExpression(FilterParameters):
     remove: str | None = None
     ignore_case: bool = False
 
+    def resource(self) -> None:
+        """Try the patterns. Raises ValueError if one is no regular expression, or never ends on some texts."""
+        patterns = {
+            name: str(getattr(self, name)) for name in ("drop", "keep", "remove") if self._compiled(name)
+        }
+        if problem := endless_pattern(patterns, self._flags):
+            raise ValueError(problem)
+
     def rule(self, resource: Any) -> Rule:
         """See the class. Raises ValueError if none is given or one is no regular expression."""
         if self.drop is None and self.keep is None and self.remove is None:
@@ -59,11 +68,15 @@ class RegularExpression(FilterParameters):
 
         return decide
 
+    @property
+    def _flags(self) -> int:
+        return re.MULTILINE | (re.IGNORECASE if self.ignore_case else 0)
+
     def _compiled(self, name: str) -> re.Pattern[str] | None:
         pattern: str | None = getattr(self, name)
         if pattern is None:
             return None
         try:
-            return re.compile(pattern, re.MULTILINE | (re.IGNORECASE if self.ignore_case else 0))
+            return re.compile(pattern, self._flags)
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"{name} is not a regular expression: {error}") from None
