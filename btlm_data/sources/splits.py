@@ -98,12 +98,7 @@ def _by_word(part: str, kind: str) -> Placed | None:
 
 
 def _without_endings(name: str) -> str:
-    """The file name without the endings that say its format and compression."""
-    while (form := classify(name)) is not None and "." in name:
-        shorter = name.rpartition(".")[0]
-        if not shorter:
-            break
+    """The file name without the endings that say its format and compression (two of them in `.warc.wet`, `.jsonl.zst`)."""
+    while classify(name) is not None and (shorter := name.rpartition(".")[0]):
         name = shorter
-        if form[1] == "none":
-            break
     return name

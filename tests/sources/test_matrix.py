@@ -12,6 +12,7 @@ import io
 import json
 import lzma
 import random
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,27 @@ def encode(form: str, texts: list[str]) -> bytes:
         return json.dumps([{"text": text} for text in texts]).encode()
     elif form in ("csv", "tsv"):
         return ("text\n" + "".join(f"{text}\n" for text in texts)).encode()
+    elif form in ("warc", "wet"):
+        return b"".join(map(_warc_record, texts))
     else:
         assert form == "jsonl", f"{form}: say here how it is written"
         return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
     return buffer.getvalue()
+
+
+def _warc_record(text: str) -> bytes:
+    """A record of plain text (https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.0/)."""
+    body = text.encode()
+    headers = {
+        "WARC-Type": "conversion",
+        "WARC-Target-URI": "https://example.org/",
+        "WARC-Date": "2024-01-01T00:00:00Z",
+        "WARC-Record-ID": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, text)}>",
+        "Content-Type": "text/plain",
+        "Content-Length": str(len(body)),
+    }
+    lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+    return f"WARC/1.0\r\n{lines}\r\n".encode() + body + b"\r\n\r\n"
 
 
 def listed(source: str, run: Run) -> list[tuple[str, str, int, str, str]]:
