@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "straining": set(),
     "splits": set(),
     "fates": set(),
-    "recipe": {"errors", "redact", "splits", "entry"},
+    "recipe": {"errors", "redact", "splits", "entry", "formats.shard_formats.FORMATS"},
     "progress": GROUND,
     "tokenizers": {"errors", "straining"},
     "cleaning": {"errors", "straining", "kernels", "formats", "recipe.filter_entries", "recipe.validation"},

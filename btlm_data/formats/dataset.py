@@ -39,6 +39,7 @@ from btlm_data.formats.sealed_json import (
     refused,
     sealed,
 )
+from btlm_data.formats.shard_formats import FORMATS, get_format
 
 FORMAT_VERSION = 2  # also the type of `format_version` below
 FILE_NAME = "dataset.json"
@@ -54,7 +55,6 @@ _DIGEST = r"^[a-z0-9_-]{1,20}:[0-9a-f]{8,128}\Z"
 FileName = Annotated[str, Meta(pattern=_FILE_NAME)]
 ShardName = Annotated[str, Meta(pattern=_SHARD_NAME)]
 SetName = Annotated[str, Meta(pattern=_SET_NAME)]
-Format = Literal["sample", "corpus", "vsl"]
 Shuffle = Literal["samples", "documents", "none"]
 
 
@@ -161,7 +161,7 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     other_inputs: dict[ShortText, ShortText]
     tokenizer: Tokenizer
     seq_len: Annotated[int, Meta(ge=1, le=2**20)]
-    format: Format
+    format: ShortText
     shuffle: Shuffle
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     dtype: Literal["uint16", "uint32"]
@@ -177,6 +177,8 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = [file.name for file in self.outputs]
         if len(set(names)) < len(names):
             raise ValueError("outputs names a file twice")
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}, expected one of {', '.join(FORMATS)}")
 
     @property
     def tail(self) -> str:
@@ -186,11 +188,9 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def shard_dtype(self) -> str:
         """The type of the numbers in shards."""
-        if self.format == "corpus":
-            return "uint16" if self.dtype == "uint16" else "int32"
         shards = self.configuration.get("shards")
-        chosen = shards.get("dtype") if isinstance(shards, dict) and self.format == "sample" else None
-        return chosen if chosen in ("int32", "uint16") else "int32"
+        chosen = shards.get("dtype") if isinstance(shards, dict) else None
+        return get_format(self.format).element_type("uint16" if chosen == "uint16" else "int32", self.dtype)
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises DataError if there is none."""

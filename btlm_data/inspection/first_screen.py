@@ -72,7 +72,7 @@ def headline(report: Report) -> str:
         "corpus": "token streams (corpus format)",
         "sample": f"samples of {identity.seq_len:,} tokens",
         "vsl": f"vsl samples of {identity.seq_len:,} tokens",
-    }[identity.format]
+    }.get(identity.format, f"{identity.format} rows of {identity.seq_len:,} tokens")
     share = f" · {percent(identity.set.share)} of the documents" if identity.set.share is not None else ""
     shuffled = {
         "samples": "documents and samples shuffled",

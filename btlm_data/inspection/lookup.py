@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.inspection.opening import Opened, layout_of, reading, require_regular
 from btlm_data.inspection.report import DocumentPart, Sample, Segment
@@ -102,9 +103,9 @@ def origins(
     num_samples: all of the split's. rows must be below it.
     """
     manifest = opened.manifest
-    if manifest is None or manifest.format == "vsl":
+    if manifest is None or not (shard_format := get_format(manifest.format)).follows_stream:
         return None
-    if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(rows):
+    if manifest.shuffle != "samples" or not shard_format.planes or not len(rows):
         return rows.astype(np.int64)
     from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import unpermute_index
@@ -118,9 +119,9 @@ def destinations(
 ) -> npt.NDArray[np.int64] | None:
     """The inverse of `origins`: the row of each sample of the stream."""
     manifest = opened.manifest
-    if manifest is None or manifest.format == "vsl":
+    if manifest is None or not (shard_format := get_format(manifest.format)).follows_stream:
         return None
-    if manifest.shuffle != "samples" or manifest.format == "corpus" or not len(samples):
+    if manifest.shuffle != "samples" or not shard_format.planes or not len(samples):
         return samples.astype(np.int64)
     from btlm_data.formats.shard_formats.order import sample_purpose
     from btlm_data.kernels.packing import permute_index

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import ShardFile, Split
-from btlm_data.formats.shard_formats import format_of_rows
+from btlm_data.formats.shard_formats import format_of_rows, get_format
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.formats.shard_formats.base import RowPlace, ShardFormat, row_shape
 from btlm_data.inspection.lookup import origins
@@ -87,7 +87,7 @@ def plan_jobs(opened: Opened) -> list[Job]:
         entry = manifest.splits.get(split) if manifest else None
         listed = {file.name: file for file in entry.files} if entry else {}
         first, num_samples = 0, None
-        if entry is not None and manifest is not None and manifest.format != "vsl":
+        if entry is not None and manifest is not None and get_format(manifest.format).follows_stream:
             num_samples = sum(file.n_examples for file in entry.files)
         for path in files:
             file = listed.get(path.name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from btlm_data.formats.dataset import FILE_NAME
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats import reader as shards
+from btlm_data.formats.shard_formats.base import row_shape
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
 from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.scan import Job, Scan, describe, readable_layout
@@ -75,6 +77,10 @@ def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tel
                 ["span", "position"],
                 "positions restart and spans end with each part of a document",
             )
+    if manifest is not None and manifest.format not in ("sample", "corpus", "vsl"):
+        for rule in get_format(manifest.format).rules:
+            if rule != "token":
+                rules(rule, [rule], f"kept by every row of the {manifest.format} format")
     known = opened.vocab_size
     rules(
         "token ids",
@@ -99,9 +105,7 @@ def _layout_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[s
             continue
         manifest = opened.manifest
         if manifest is not None:
-            planes = {"sample": (3, manifest.seq_len), "vsl": (5, manifest.seq_len), "corpus": ()}[
-                manifest.format
-            ]
+            planes = row_shape(get_format(manifest.format), manifest.seq_len)
             if layout.shape[1:] != planes:
                 problems.append(
                     f"{name}: data of shape {layout.shape}, expected ({', '.join(['n', *map(str, planes)])})"

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME, Dataset, Split
+from btlm_data.formats.shard_formats import get_format
+from btlm_data.formats.shard_formats.base import row_shape
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
 from btlm_data.inspection.lookup import DocumentTable
 from btlm_data.inspection.opening import Opened, OpenShards
@@ -47,6 +49,7 @@ def _check_streams(
     documents: list[str] = []
     unread: list[str] = []
     totals = [0, 0, 0]
+    shard_format = get_format(manifest.format)
     for split, entry in manifest.splits.items():
         if opened.chosen is not None and split != opened.chosen:
             continue
@@ -75,7 +78,7 @@ def _check_streams(
                 ends.append(
                     f"{split}: EOS is a label {found} times, but {table.num_filled} documents have tokens"
                 )
-        elif table is not None and total_ends.any():
+        elif table is not None and shard_format.follows_stream and total_ends.any():
             ends.append(
                 _find_end(stream, table.table, int(np.flatnonzero(total_ends)[0]), manifest.tokenizer.eos_id)
             )
@@ -91,7 +94,11 @@ def _check_streams(
             across,
             f"the last label of each of {plural(totals[0], 'sample')} is the first input of the next",
         )
-    if (unread or any("documents.parquet" in problem for problem in documents)) and not ends:
+    if not shard_format.follows_stream and manifest.format != "vsl":
+        tell(
+            Check("ends of documents", None, f"not made: the {manifest.format} format is not in stream order")
+        )
+    elif (unread or any("documents.parquet" in problem for problem in documents)) and not ends:
         tell(
             Check("ends of documents", None, missing if unread else "not made: documents.parquet is at fault")
         )
@@ -118,7 +125,7 @@ def _check_streams(
 
 def _whole(manifest: Dataset, entry: Split, of_split: Sequence[tuple[Job, Scan]]) -> bool:
     """Whether every listed shard was read and has the rows and shape that the stream needs."""
-    planes = {"sample": (3, manifest.seq_len), "vsl": (5, manifest.seq_len), "corpus": ()}[manifest.format]
+    planes = row_shape(get_format(manifest.format), manifest.seq_len)
     if len(of_split) != len(entry.files):
         return False
     return all(
@@ -196,7 +203,7 @@ def _check_table(
             expected = int(following[-1]) if len(following) else expected
             num_filled += int((tokens > 0).sum())
             last = following - 1
-            if manifest.format != "vsl":
+            if get_format(manifest.format).follows_stream:
                 inside = last[last < stream.covered].astype(np.uint64)
                 subtract_positions(inside, stream.num_inputs, Prints(ends, ends, stream.bucket_tokens))
             _count_sources(columns, tokens, by_source)

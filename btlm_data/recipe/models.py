@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    WrapValidator,
     field_serializer,
     model_validator,
 )
 
+from btlm_data.formats.shard_formats import FORMATS
 from btlm_data.redact import without_secrets
 from btlm_data.splits import Split
 
@@ -44,6 +46,15 @@ def _size(value: object) -> int:
         )
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    # A new format is in recipes and in help once it is listed there; one that is registered later is known as well.
+    FormatName = Annotated[
+        Literal[tuple(FORMATS)],
+        WrapValidator(lambda value, check: value if value in tuple(FORMATS) else check(value)),
+    ]
 
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=2**60)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -310,7 +321,7 @@ class Settings(_Settings):
         max_length=64,
         description="tokens in a sample; a list for several; `2048:0.75` takes a share of the documents",
     )
-    format: Literal["sample", "corpus", "vsl"] = Field(
+    format: FormatName = Field(
         "sample",
         description="samples of (3, seq_len); the token stream; or whole documents packed into samples",
     )

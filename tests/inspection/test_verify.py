@@ -354,7 +354,7 @@ def test_a_garbage_manifest_leaves_the_structural_checks(sound: Path, garbage: b
     [
         (lambda m: m.pop("splits"), "splits"),
         (lambda m: m.update(seq_len="16"), "dataset.json: seq_len: Expected int, got str, found '16'"),
-        (lambda m: m.update(format="parquet"), "dataset.json: format: Invalid enum value 'parquet'"),
+        (lambda m: m.update(format="parquet"), "format is 'parquet', expected one of sample, corpus, vsl"),
         (
             lambda m: m["splits"]["train"].update(documents=None),
             "splits.train.documents: Expected int, got null",

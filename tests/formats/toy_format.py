@@ -1,0 +1,88 @@
+"""A format that is not ours: (n, 2, L) inputs and labels without a mask, the short sample at the end left out.
+
+What a new format takes: this file, and one line in FORMATS (tests/formats/test_new_format.py adds it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.formats.shard_formats.base import (
+    Balance,
+    Checked,
+    Packed,
+    PackedFile,
+    Packing,
+    RowFaults,
+    RowPlace,
+    RowPlan,
+    Shard,
+    StreamAccess,
+    StreamSize,
+    Stretch,
+)
+from btlm_data.formats.shard_formats.order import origins
+from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, ShardWriter
+
+if TYPE_CHECKING:
+    from btlm_data.kernels.checks import Prints, Vocabulary
+
+
+class PairsFormat:
+    name = "pairs"
+    planes = ("input_ids", "labels")
+    rules = ("shift", "token")
+    follows_stream = False  # to keep it short: what only all files together show is not checked
+    plans_by_packing = False
+
+    def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
+        return chosen
+
+    def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
+        return []
+
+    def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
+        raise NotImplementedError
+
+    def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
+        return RowPlan((size.tokens - 1) // packing.seq_len, packing.samples_per_file)
+
+    def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
+        return 0, size.tokens
+
+    def write(
+        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+    ) -> ShardInfo:
+        (first, last), packing = shard.rows, shard.packing
+        samples = np.arange(first, last, dtype=np.int64)
+        if packing.is_shuffled:
+            rows = shard.plan.rows
+            samples = origins(first, last, rows, packing.seed, packing.purpose).astype(np.int64)
+        tokens = stream.samples(samples, packing.seq_len, shard.size.tokens)
+        shape = (2, packing.seq_len)
+        with ShardWriter(file, (last - first, *shape), (1, *shape), packing.storage) as writer:
+            writer.add(np.stack([tokens[:, :-1], tokens[:, 1:]], axis=1))
+        return writer.info(tokens[:, 1:].size)
+
+    def balance(self, size: StreamSize, packing: Packing) -> Balance:
+        kept = (size.tokens - 1) // packing.seq_len * packing.seq_len
+        return Balance(kept, {"first_token_is_no_label": 1, "unfilled_tail": size.tokens - 1 - kept})
+
+    def check(
+        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+    ) -> Checked:
+        shifted = (rows[:, 1, :-1] != rows[:, 0, 1:]).any(axis=1)
+        outside = (rows >= vocabulary.size).any(axis=(1, 2))
+        faults = [
+            RowFaults(rule, wrong, np.zeros(len(wrong), np.int64))
+            for rule, wrong in (("shift", np.flatnonzero(shifted)), ("token", np.flatnonzero(outside)))
+            if len(wrong)
+        ]
+        return Checked(faults, rows[:, 1].size, int((rows[:, 1] == vocabulary.eos_id).sum()))
+
+
+FORMAT = PairsFormat()
