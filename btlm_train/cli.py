@@ -357,12 +357,12 @@ def eval_lengths(
     _need_torch()
     from btlm_train import sessions
 
-    try:
-        wanted = [int(part) for part in lengths.split(",")]
-    except ValueError:
+    parts = lengths.split(",")
+    if not all(part.strip().isdecimal() and 1 <= int(part[:20]) <= 2**24 for part in parts):
         raise ConfigError(
-            f"--lengths {lengths!r} is not a list of numbers. Write for example --lengths 512,1024,2048."
-        ) from None
+            f"--lengths {lengths[:200]!r} is not a list of sequence lengths. Write for example --lengths 512,1024,2048."
+        )
+    wanted = [int(part) for part in parts]
     for row in sessions.evaluate_lengths(model_dir, data, wanted, out, samples, trained_length, device):
         terminal.echo(
             f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  accuracy {row['accuracy']:.2%}"

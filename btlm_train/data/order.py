@@ -49,18 +49,28 @@ class SampleOrder:
 
     def _epoch(self, epoch: int) -> npt.NDArray[Any]:
         if self._drawn is None or self._drawn[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            # The permutation does not depend on its dtype (a test holds this); int32 halves what a large epoch takes in memory.
-            dtype = torch.int32 if max(self.num_samples, self.epoch_length) < 2**31 else torch.int64
-            order = torch.randperm(self.num_samples, generator=generator, dtype=dtype)
-            if self.epoch_length > self.num_samples:
-                copies = math.ceil(self.epoch_length / self.num_samples) - 1
-                order = torch.cat([torch.arange(self.num_samples, dtype=dtype).repeat(copies), order])[
-                    : self.epoch_length
-                ]
-                order = order[torch.randperm(self.epoch_length, generator=generator, dtype=dtype)]
-            self._drawn = epoch, order[: self.epoch_length].numpy()
+            try:
+                order = self._permutation(epoch)
+            except (MemoryError, RuntimeError) as error:  # torch reports a refused allocation as RuntimeError
+                raise ConfigError(
+                    f"The order of {self.epoch_length:,} shuffled samples does not fit into memory. "
+                    "Lower num_samples, or shuffle when the data is prepared and set shuffle to false."
+                ) from error
+            self._drawn = epoch, order
         return self._drawn[1]
+
+    def _permutation(self, epoch: int) -> npt.NDArray[Any]:
+        """The indices of one epoch: (epoch_length,) int32, or int64 where that is too small."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        # The permutation does not depend on its dtype (a test checks this); int32 halves what a large epoch takes.
+        dtype = torch.int32 if max(self.num_samples, self.epoch_length) < 2**31 else torch.int64
+        order = torch.randperm(self.num_samples, generator=generator, dtype=dtype)
+        if self.epoch_length > self.num_samples:
+            copies = math.ceil(self.epoch_length / self.num_samples) - 1
+            repeated = torch.arange(self.num_samples, dtype=dtype).repeat(copies)
+            order = torch.cat([repeated, order])[: self.epoch_length]
+            order = order[torch.randperm(self.epoch_length, generator=generator, dtype=dtype)]
+        return order[: self.epoch_length].numpy()
 
 
 class GlobalBatches(Sampler[list[int]]):

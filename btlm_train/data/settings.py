@@ -15,7 +15,16 @@ FEATURES = ("input_ids", "attention_mask", "labels")
 VSL_FEATURES = (*FEATURES, "attention_span", "position_ids")
 
 
+def check_path(value: Any) -> Any:
+    """Refuse the one character that no path can hold."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("a path cannot hold the character U+0000")
+    return value
+
+
 def _paths_as_text(value: Any) -> Any:
+    for path in value if isinstance(value, (list, tuple)) else (value,):
+        check_path(path)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):

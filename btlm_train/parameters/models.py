@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from btlm_train.data.settings import DataConfig
+from btlm_train.data.settings import DataConfig, check_path
 
 
 class _Model(BaseModel):
@@ -45,6 +45,7 @@ class Initializer(_Model):
 
 _Init = Annotated[Initializer | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
 _Dropout = Annotated[float, Field(ge=0, lt=1)]
+_Path = Annotated[str, Field(min_length=1, max_length=4096), BeforeValidator(check_path)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -202,9 +203,9 @@ class Params(_Model):
     train: DataConfig | None = None
     validation: tuple[DataConfig, ...] = Field((), max_length=1000)
     seed: int = Field(1, ge=-(2**32), le=2**32)
-    model_dir: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    model_dir: _Path | None = None
     device: Annotated[str, Field(max_length=100)] | None = None
-    checkpoint_path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    checkpoint_path: _Path | None = None
     unused: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections import deque
@@ -55,7 +56,7 @@ def starting_point(
     if source is None:
         return None, False
     path = moved_path(folder, Path(source))
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ConfigError(
             f"There is no checkpoint {source}. Give the folder of a run, one of its checkpoints, or a safetensors file."
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from btlm_data.storage.local import as_output_error
 from btlm_train.files import refuse_link, write_bytes
 from btlm_train.model import flops_per_token
 from btlm_train.training.trainer import Trainer
@@ -51,6 +52,9 @@ class Metrics:
 
                 refuse_link(self.folder / "events")
                 self.writer = SummaryWriter(str(self.folder / "events"), purge_step=self.trainer.step + 1)
+            except OSError as error:
+                self.file.close()
+                raise as_output_error(error, self.folder / "events") from error
             except ImportError:
                 logger.warning(
                     "TensorBoard is not installed, so no events are written; metrics.jsonl has all figures. "

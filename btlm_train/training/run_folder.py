@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from btlm_data.errors import DataError
+from btlm_data.errors import DataError, OutputError
 from btlm_data.storage.lease import Lease, hold
 from btlm_data.storage.local import LocalStore, as_output_error
 from btlm_train import checkpoint
@@ -50,6 +50,11 @@ def locked(folder: Path) -> Iterator[Lease]:
         raise as_output_error(error, folder) from error
     for name in ("checkpoints", "events", "earlier"):
         refuse_link(folder / name)
+    lock = folder / "run.lock"
+    if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):
+        raise OutputError(
+            f"{lock} is not a lock file, but a link, folder or pipe. Remove it and run the same command again."
+        )
     with hold(LocalStore(folder), "run.lock", f"The run folder {folder} is") as lease:
         yield lease
 

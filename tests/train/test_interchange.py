@@ -240,6 +240,24 @@ def test_every_length_sees_the_same_tokens(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("lengths", ["", "0,16", "-4,16", "9" * 30, "16,x", "1.5"])
+def test_lengths_that_are_none(tmp_path: Path, lengths: str) -> None:
+    shards = tiny.write_shards(tmp_path / "shards", samples=2)
+    saved_run(tmp_path / "run")
+    result = tiny.invoke(
+        "eval-lengths",
+        "-o",
+        tmp_path / "run",
+        "--data",
+        shards,
+        "--out",
+        tmp_path / "out",
+        f"--lengths={lengths}",
+    )
+    assert result.exit_code == 2
+    assert "is not a list of sequence lengths" in result.output
+
+
 def test_sums_count_only_unmasked_tokens() -> None:
     sums = Sums.zero(4, torch.device("cpu"))
     sums.add(

@@ -423,6 +423,11 @@ BROKEN: dict[str, tuple[str, str]] = {
     "seed huge": ("model: {num_heads: 12}\nrunconfig: {seed: 99999999999999999999999}\n", "seed"),
     "seed flag": ("model: {num_heads: 12}\nrunconfig: {seed: yes}\n", "seed"),
     "precision": ("model: {num_heads: 12}\nrunconfig: {precision: fp8}\n", "precision"),
+    "model_dir NUL": ('model: {num_heads: 12}\nrunconfig: {model_dir: "a\\0b"}\n', "U\\+0000"),
+    "data_dir NUL": (
+        'model: {num_heads: 12}\ntrain_input: {batch_size: 1, data_dir: ["a\\0b"]}\n',
+        "U\\+0000",
+    ),
     "model_dir list": ("model: {num_heads: 12}\nrunconfig: {model_dir: [a]}\n", "model_dir"),
     "markup": ("model: {'[bold]x[/bold]': 1}\n", "no parameter"),
     "empty key": ("model: {'': 1}\n", "no parameter"),

@@ -214,6 +214,29 @@ def test_nothing_is_written_through_a_link(params: Path, tmp_path: Path, name: s
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+@pytest.mark.timeout(60)
+def test_a_lock_that_is_none_is_refused_at_once(params: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "run").mkdir()
+    lock = tmp_path / "run" / "run.lock"
+    {"folder": lock.mkdir, "pipe": lambda: os.mkfifo(lock), "link": lambda: lock.symlink_to("nowhere")}[
+        kind
+    ]()
+    with pytest.raises(OutputError, match="not a lock file"):
+        trained(params, tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize("name", ["events", "checkpoints", "metrics.jsonl", "params.json"])
+def test_something_else_where_the_run_writes(params: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    if name in ("events", "checkpoints"):
+        (tmp_path / "run" / name).write_text("x")
+    else:
+        (tmp_path / "run" / name).mkdir()
+    with pytest.raises(OutputError, match=name):
+        trained(params, tmp_path / "run", 1)
+
+
 def test_links_and_names_that_only_look_like_ours_are_left_alone(params: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
     (tmp_path / "elsewhere").mkdir()
