@@ -5,12 +5,13 @@
       optimizer.safetensors   `m.NAME` and `v.NAME`; absent where training has not begun
       state.json              written last: `State`, with bytes and xxh3-128 of the files above
 
-A checkpoint is written in a folder `.step_00000040.PID.btlm.tmp`, synced, and renamed: a killed process leaves no half of
-one. Damage by the disk is noticed by size and checksum, named, and the next older one is taken. Randomness needs no
-state: every random number of step s on rank r comes from a generator seeded with (seed, s, r).
+A checkpoint is written in a folder `.step_00000040.PID.btlm.tmp`, synced, and renamed: a killed process
+leaves no half of one. Damage by the disk is noticed by size and checksum, named, and the next older one is
+taken. Randomness needs no state: every random number of step s on rank r comes from a generator seeded with
+(seed, s, r).
 
-`State.run` names the run that wrote a checkpoint. Only checkpoints of the same run are continued, replaced or removed as
-the oldest; one of another run that is in the way is moved aside, never deleted.
+`State.run` names the run that wrote a checkpoint. Only checkpoints of the same run are continued, replaced or
+removed as the oldest; one of another run that is in the way is moved aside, never deleted.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class FileDigest(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """state.json of a checkpoint.
 
-    step: optimizer steps made, across stages. updates: those counted by AdamW's bias correction. tokens: consumed by the
-    run and the stages before it. data: the loader's state. model, optimizer, schedule: the settings it was trained with.
+    step: optimizer steps made, across stages. updates: those counted by AdamW's bias correction. tokens:
+    consumed by the run and the stages before it. data: the loader's state. model, optimizer, schedule: the
+    settings it was trained with.
     """
 
     format_version: Literal[2] = 2
@@ -115,8 +117,8 @@ def save(
 ) -> Path:
     """Write a checkpoint below `folder` and remove all but the `keep` newest of the same run.
 
-    One of the same run and step that is whole stays as it is. Raises OutputError if the disk refuses, or `folder` is a
-    link.
+    One of the same run and step that is whole stays as it is. Raises OutputError if the disk refuses, or
+    `folder` is a link.
     """
     refuse_link(folder)
     final = folder / f"step_{state.step:08d}"
@@ -257,7 +259,9 @@ def own_steps(folder: Path, run: str) -> list[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written or half-removed. Call it only while holding the run's lock."""
+    """Remove what killed processes left half-written or half-removed. Call it only while holding the run's
+    lock.
+    """
     if folder.is_dir() and not folder.is_symlink():
         for path in folder.iterdir():
             if _TEMPORARY.fullmatch(path.name) and not path.is_symlink():

@@ -1,4 +1,6 @@
-"""The `btlm-train` command: parse, call, print. torch is imported only inside commands, so that --help is quick."""
+"""The `btlm-train` command: parse, call, print. torch is imported only inside commands, so that --help is
+quick.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,15 @@ def cli() -> None:
         --set train_input.data_dir=shards/train
     btlm-train generate --model-dir runs/tiny --prompt "The package"
 
-    Exit codes: 0 done; 1 data or checkpoint unusable; 2 wrong option or parameter; 3 no data; 4 output cannot be
-    written; 5 loss not finite; 70 internal error; 130 stopped by Ctrl-C or SIGTERM, with a checkpoint.
+    Exit codes: 0 done; 1 data or checkpoint unusable; 2 wrong option or parameter; 3 no data; 4 output cannot
+    be written; 5 loss not finite; 70 internal error; 130 stopped by Ctrl-C or SIGTERM, with a checkpoint.
     """
 
 
 class _Progress(logging.Handler):
-    """The trainer's progress lines on a terminal, where the programs otherwise show warnings only (they have bars)."""
+    """The trainer's progress lines on a terminal, where the programs otherwise show warnings only (they have
+    bars).
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         terminal.note(record.getMessage())
@@ -57,13 +61,15 @@ def _show_progress() -> None:
 def _need_torch() -> None:
     """Say what to install where torch is missing; and before it is imported, let its idle threads sleep.
 
-    By default they spin, and on a machine that others use too a step then takes ten times as long. No effect on results.
+    By default they spin, and on a machine that others use too a step then takes ten times as long. No effect
+    on results.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"Training needs {' and '.join(missing)}, not installed here. Install it with: {install_command('train')}."
+            f"Training needs {' and '.join(missing)}, not installed here. Install it with: "
+            f"{install_command('train')}."
         )
     _show_progress()
 
@@ -106,7 +112,8 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     "--checkpoint",
     "--checkpoint_path",
     "checkpoint_from",
-    help="Begin from another run's folder (its newest checkpoint; step counter and schedule run on), one checkpoint, or safetensors weights. A checkpoint in --model-dir itself comes first.",
+    help="Begin from another run's folder (its newest checkpoint; step counter and schedule continue), "
+    "one checkpoint, or another program's weights. A checkpoint of the run in --model-dir comes first.",
 )
 @click.option(
     "--set",
@@ -138,10 +145,12 @@ def run(
 ) -> None:  # fmt: skip
     """Train or evaluate as a Model Zoo parameter file says; a rerun continues from the newest checkpoint.
 
-    Reads shards and, to resume, MODEL_DIR/checkpoints. Writes checkpoints, metrics.jsonl, params.json and TensorBoard
-    events below MODEL_DIR. Several processes: torchrun --nproc-per-node 8 -m btlm_train.cli run ...
+    Reads shards and, to resume, MODEL_DIR/checkpoints. Writes checkpoints, metrics.jsonl, params.json and
+    TensorBoard events below MODEL_DIR. Several processes: torchrun --nproc-per-node 8 -m btlm_train.cli run
+    ...
 
-    Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny --set train_input.data_dir=shards/train
+    Example: btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/tiny
+    --set train_input.data_dir=shards/train
     """
     from btlm_train.parameters import load_params
 
@@ -201,8 +210,9 @@ def _print_figures(report: dict[str, Any] | list[dict[str, Any]], as_json: bool)
     "--to",
     type=click.Choice(["hf", "jais", "modelzoo"]),
     required=True,
-    help="hf: a transformers folder with its own code (trust_remote_code). jais: the same weights as JAISLMHeadModel, "
-    "which vLLM and llama.cpp's converter know. modelzoo: params.yaml and a checkpoint for the Model Zoo's trainer.",
+    help="hf: a transformers folder with its own code (trust_remote_code). jais: the same as "
+    "JAISLMHeadModel, which vLLM and llama.cpp's converter know. modelzoo: params.yaml and a checkpoint for the Model Zoo's "
+    "trainer.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
@@ -222,7 +232,8 @@ def _print_figures(report: dict[str, Any] | list[dict[str, Any]], as_json: bool)
 def export(
     source: Path, to: Literal["hf", "jais", "modelzoo"], out: Path, dtype: str, tokenizer: Path | None
 ) -> None:
-    """Convert a run's newest checkpoint (or one checkpoint) for other programs. Writes config, weights and tokenizer files to --out.
+    """Convert a run's newest checkpoint (or one checkpoint) for other programs. Writes config, weights and
+    tokenizer files to --out.
 
     Example: btlm-train export runs/tiny --to hf --out exported/
     """
@@ -246,8 +257,8 @@ def export(
 def import_(source: Path, model_dir: Path) -> None:
     """Take over weights in Hugging Face's or the Model Zoo's layout as step 0 of a new run.
 
-    Reads safetensors, pytorch_model.bin (tensors only, never code), their sharded forms, and .mdl files; everything is checked
-    against config.json or params.yaml beside them before anything is written.
+    Reads safetensors, pytorch_model.bin (tensors only, never code), their sharded forms, and .mdl files;
+    everything is checked against config.json or params.yaml beside them before anything is written.
 
     Example: btlm-train import exported/ --model-dir runs/imported
     """
@@ -350,9 +361,10 @@ def eval_lengths(
     trained_length: int | None,
     device: str,
 ) -> None:
-    """How loss changes with sequence length and position, on the same tokens: BTLM's extrapolation plot, as a table and a PNG.
+    """How loss changes with sequence length and position, on the same tokens: BTLM's extrapolation plot, as a
+    table and a PNG.
 
-    Example: btlm-train eval-lengths --model-dir runs/tiny --data shards/validation --lengths 512,1024,2048 --out lengths/
+    Example: btlm-train eval-lengths --model-dir runs/tiny --data shards --lengths 512,2048 --out lengths/
     """
     _need_torch()
     from btlm_train import sessions
@@ -360,12 +372,14 @@ def eval_lengths(
     parts = lengths.split(",")
     if not all(part.strip().isdecimal() and 1 <= int(part[:20]) <= 2**24 for part in parts):
         raise ConfigError(
-            f"--lengths {lengths[:200]!r} is not a list of sequence lengths. Write for example --lengths 512,1024,2048."
+            f"--lengths {lengths[:200]!r} is not a list of sequence lengths. Write for example --lengths "
+            "512,1024,2048."
         )
     wanted = [int(part) for part in parts]
     for row in sessions.evaluate_lengths(model_dir, data, wanted, out, samples, trained_length, device):
         terminal.echo(
-            f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  accuracy {row['accuracy']:.2%}"
+            f"{row['length']:>8} tokens  loss {row['loss']:.4f}  perplexity {row['perplexity']:.2f}  "
+            f"accuracy {row['accuracy']:.2%}"
         )
 
 

@@ -1,4 +1,6 @@
-"""Loss, perplexity and accuracy on held-out shards: as one figure, per sequence position, and for several sequence lengths."""
+"""Loss, perplexity and accuracy on held-out shards: as one figure, per sequence position, and for several
+sequence lengths.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ CURVE_POINTS = 64  # a curve of loss by position is averaged over so many stretc
 
 @dataclass
 class Sums:
-    """Summed over tokens, per sequence position: cross-entropy (nats), hits of the likeliest token, and tokens counted. (L,) float64 each."""
+    """Summed over tokens, per sequence position: cross-entropy (nats), hits of the likeliest token, and
+    tokens counted. (L,) float64 each.
+    """
 
     loss: Tensor
     hits: Tensor
@@ -63,7 +67,9 @@ class Sums:
         }
 
     def curve(self, points: int = CURVE_POINTS) -> list[dict[str, float]]:
-        """Loss and accuracy by position, averaged over `points` stretches: {first, last, loss, accuracy}, positions from 0."""
+        """Loss and accuracy by position, averaged over `points` stretches: {first, last, loss, accuracy},
+        positions from 0.
+        """
         edges = np.unique(np.linspace(0, len(self.loss), min(points, len(self.loss)) + 1).astype(int))
         rows = []
         for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -74,21 +80,27 @@ class Sums:
 
 
 def at_least_one_row(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
-    """A rank whose slice of the last batch is empty still takes part, with one row that counts for nothing."""
+    """A rank whose slice of the last batch is empty still takes part, with one row that counts for
+    nothing.
+    """
     if len(batch["input_ids"]):
         return dict(batch)
     return {name: torch.zeros((1, length), dtype=torch.int32) for name in batch}
 
 
 def check_tokens(batch: Mapping[str, Tensor], vocab_size: int) -> None:
-    """Raise DataError if a token of the batch has no embedding: it would be an out-of-range read on the device."""
+    """Raise DataError if a token of the batch has no embedding: it would be an out-of-range read on the
+    device.
+    """
     for name in ("input_ids", "labels"):
         if batch[name].numel():
             low, high = (int(value) for value in torch.aminmax(batch[name]))
             if low < 0 or high >= vocab_size:
                 raise DataError(
-                    f"The data holds the token {low if low < 0 else high} ({name}), the model has vocab_size {vocab_size}. "
-                    "Set model.vocab_size to that of the data's tokenizer, or prepare the data with the model's."
+                    f"The data holds the token {low if low < 0 else high} ({name}), the model has vocab_size "
+                    f"{vocab_size}. "
+                    "Set model.vocab_size to that of the data's tokenizer, or prepare the data with the "
+                    "model's."
                 )
 
 
@@ -97,7 +109,9 @@ def evaluate(
     model: torch.nn.Module, batches: Iterable[Mapping[str, Tensor]], length: int, vocab_size: int,
     device: torch.device, autocast: AbstractContextManager[Any], max_batches: int | None = None,
 ) -> Sums:  # fmt: skip
-    """Run over the batches (all, or the first max_batches); the sums are of all ranks. model: BTLM, or as wrapped for training."""
+    """Run over the batches (all, or the first max_batches); the sums are of all ranks. model: BTLM, or as
+    wrapped for training.
+    """
     sums = Sums.zero(length, device)
     training = model.training
     model.eval()
@@ -116,7 +130,8 @@ def evaluate(
     sums.all_reduce()
     if not float(sums.tokens.sum()):
         raise ConfigError(
-            "The validation data gave no batch: it holds fewer samples than eval_input.batch_size. Set eval_input.drop_last to false."
+            "The validation data gave no batch: it holds fewer samples than eval_input.batch_size. Set "
+            "eval_input.drop_last to false."
         )
     return sums
 
@@ -130,14 +145,17 @@ def evaluate_lengths(
     autocast: AbstractContextManager[Any],
     max_batches: int | None = None,
 ) -> dict[int, Sums]:
-    """The same tokens, read in windows of each length: how much a longer context helps, and where it starts to hurt.
+    """The same tokens, read in windows of each length: how much a longer context helps, and where it starts
+    to hurt.
 
-    data: a reader's configuration, whose samples are at least as long as the longest length. Every length must divide the
-    longest, so that all see the same tokens. Raises ConfigError where they do not, or the samples are shorter.
+    data: a reader's configuration, whose samples are at least as long as the longest length. Every length
+    must divide the longest, so that all see the same tokens. Raises ConfigError where they do not, or the
+    samples are shorter.
     """
     if odd := [length for length in lengths if max(lengths) % length]:
         raise ConfigError(
-            f"--lengths: {odd[0]} does not divide {max(lengths)}, so they would not see the same tokens. Give powers of two."
+            f"--lengths: {odd[0]} does not divide {max(lengths)}, so they would not see the same tokens. "
+            "Give powers of two."
         )
     processor = GptHDF5MapDataProcessor(data)
     core.eval()
@@ -148,7 +166,8 @@ def evaluate_lengths(
         stored = batch["input_ids"].shape[1]
         if stored < longest:
             raise ConfigError(
-                f"The samples hold {stored} tokens, --lengths asks for {longest}. Prepare longer samples (--seq-len {longest}) or ask for less."
+                f"The samples hold {stored} tokens, --lengths asks for {longest}. Prepare longer samples "
+                f"(--seq-len {longest}) or ask for less."
             )
         used = stored - stored % longest  # every length divides it
         for length, total in sums.items():
@@ -167,7 +186,9 @@ def evaluate_lengths(
 
 
 def write_lengths(sums: Mapping[int, Sums], trained_length: int, folder: Path) -> list[Path]:
-    """Write lengths.csv, positions.csv and lengths.png (loss by length; loss by position in the longest windows); returns the files."""
+    """Write lengths.csv, positions.csv and lengths.png (loss by length; loss by position in the longest
+    windows); returns the files.
+    """
     table = [{"length": length, **total.report()} for length, total in sums.items()]
     curve = sums[max(sums)].curve()
     for name, rows in (("lengths.csv", table), ("positions.csv", curve)):

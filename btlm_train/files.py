@@ -41,7 +41,9 @@ def creating(path: Path) -> Iterator[Path]:
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
-    """A regular file of at most max_bytes. Raises DataError for anything else, FileNotFoundError if it is missing."""
+    """A regular file of at most max_bytes. Raises DataError for anything else, FileNotFoundError if it is
+    missing.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO does not block
     except (FileNotFoundError, NotADirectoryError):
@@ -105,9 +107,12 @@ def sync(path: Path) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise OutputError if `path` is a symbolic link: what lies behind it is not this run's to write or delete."""
+    """Raise OutputError if `path` is a symbolic link: what lies behind it is not this run's to write or
+    delete.
+    """
     if path.is_symlink():
         raise OutputError(
-            f"{path} is a symbolic link to {os.path.realpath(path)}. The trainer writes and deletes only inside "
+            f"{path} is a symbolic link to {os.path.realpath(path)}. The trainer writes and deletes only "
+            "inside "
             "--model-dir, never through a link. Remove the link, or give the folder behind it as --model-dir."
         )

@@ -1,4 +1,6 @@
-"""Text from a trained model: one token at a time, from a cache of keys and values, sampled with temperature and top-p."""
+"""Text from a trained model: one token at a time, from a cache of keys and values, sampled with temperature
+and top-p.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
                 tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare exceptions
             raise ConfigError(
-                f"{name} is no tokenizer that the tokenizers library reads ({str(error)[:200]}). Give another tokenizer.json."
+                f"{name} is no tokenizer that the tokenizers library reads ({str(error)[:200]}). Give "
+                "another tokenizer.json."
             ) from None
     else:
         raise ConfigError(f"There is no tokenizer {name[:200]}. Give gpt2 or the path of a tokenizer.json.")
@@ -47,8 +50,8 @@ def load_tokenizer(name: str, vocab_size: int) -> Tokenizer:
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     """Draw a token from logits (V,).
 
-    temperature 0 takes the likeliest; top_p keeps the smallest set of likeliest tokens with that much probability.
-    Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration".
+    temperature 0 takes the likeliest; top_p keeps the smallest set of likeliest tokens with that much
+    probability. Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration".
     """
     if temperature == 0:
         return int(logits.argmax())
@@ -75,8 +78,8 @@ def generate(
 ) -> list[int]:
     """New token ids after `prompt` (not empty), up to max_new_tokens or stop_id (not included).
 
-    ALiBi's dynamic scaling is set for the whole length from the first token on, so that cached keys stay valid and
-    use_cache changes no token.
+    ALiBi's dynamic scaling is set for the whole length from the first token on, so that cached keys stay
+    valid and use_cache changes no token.
     """
     model.eval()
     device = model.wte.weight.device

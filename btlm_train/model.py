@@ -4,7 +4,7 @@ Shapes: B sequences, L positions, H hidden size, n heads of width d, F filter si
 
     x = wte[ids] * embeddings_scale                              (B, L, H)
     per layer:  x += attention(LN_1(x));  x += ffn(LN_2(x))
-    logits = LN_f(x) wte^T * logit_scale                         (B, L, V), never whole in memory during training
+    logits = LN_f(x) wte^T * logit_scale                         (B, L, V), never whole in memory
 
 `forward` gives hidden states, `loss` the training loss from them, `logits` what generation needs.
 """
@@ -29,15 +29,18 @@ LOSS_CHUNK_TOKENS = {
     "cuda": (4096, 4096),
 }  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
 
-# What scaled_dot_product_attention runs on a CPU. This kernel can skip the future *and* add a bias, half the work of a long
-# sequence; the public function allows only one of the two. Where a version of PyTorch lacks it, the public one serves.
+# What scaled_dot_product_attention runs on a CPU. This kernel can skip the future *and* add a bias, half the
+# work of a long
+# sequence; the public function allows only one of the two. Where a version of PyTorch lacks it, the public
+# one serves.
 _CPU_FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
     """One slope per head (Press et al. 2022, "Train short, test long"); (n,) float32.
 
-    2^(-8(i+1)/n) for n a power of two; else those of the power of two p below n, then every other slope of 2p, from its first.
+    2^(-8(i+1)/n) for n a power of two; else those of the power of two p below n, then every other slope of
+    2p, from its first.
     """
     p = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * (i + 1) / p) for i in range(p)]
@@ -52,10 +55,12 @@ def attention_bias(
     attention_span: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """ALiBi and the mask in one: -slope * distance where query i may see key j, -inf elsewhere. Made once a forward pass, shared by all layers.
+    """ALiBi and the mask in one: -slope * distance where query i may see key j, -inf elsewhere. Made once a
+    forward pass, shared by all layers.
 
-    Queries are the last num_queries of num_keys positions. attention_span (B, L): key j is visible to queries j .. j + span[j]
-    (variable sequence length: the tokens left in j's document). Returns (1 or B, n, num_queries, num_keys).
+    Queries are the last num_queries of num_keys positions. attention_span (B, L): key j is visible to queries
+    j .. j + span[j] (variable sequence length: the tokens left in j's document). Returns (1 or B, n,
+    num_queries, num_keys).
     """
     key = torch.arange(num_keys, device=slopes.device)
     query = key[num_keys - num_queries :, None]
@@ -69,7 +74,8 @@ def attention_bias(
 
 @dataclass
 class Visibility:
-    """What the layers of one forward pass share: a bias for scaled_dot_product_attention, or FlexAttention's two functions.
+    """What the layers of one forward pass share: a bias for scaled_dot_product_attention, or FlexAttention's
+    two functions.
 
     skip_future: the CPU kernel need not even compute the keys that the bias hides behind the causal mask.
     """
@@ -204,11 +210,13 @@ class BTLM(nn.Module):
         position_scale: float | None = None,
         per_token: bool = False,
     ) -> Any:
-        """Hidden states after LN_f, (B, L, H). With labels: the sum of masked cross-entropies (a scalar, float32), or if
-        per_token the cross-entropy of each position and whether its likeliest token is the label: (B, L) float32 and bool.
+        """Hidden states after LN_f, (B, L, H). With labels: the sum of masked cross-entropies (a scalar,
+        float32), or if per_token the cross-entropy of each position and whether its likeliest token is the
+        label: (B, L) float32 and bool.
 
-        input_ids, labels, loss_mask, attention_span: (B, L) integers. The loss mask never masks attention. position_scale:
-        what ALiBi distances are divided by (default: the configuration's, dynamic for inputs longer than alibi_train_seq_len).
+        input_ids, labels, loss_mask, attention_span: (B, L) integers. The loss mask never masks attention.
+        position_scale: what ALiBi distances are divided by (default: the configuration's, dynamic for inputs
+        longer than alibi_train_seq_len).
         """
         past = len(cache) if cache is not None else 0
         length = input_ids.shape[1]
@@ -236,11 +244,13 @@ class BTLM(nn.Module):
         )  # type: ignore[no-untyped-call]
 
     def reset_buffers(self) -> None:
-        """Compute the slopes anew, on the parameters' device, after the model was built without memory."""
+        """Compute the slopes again, on the parameters' device, after the model was built without memory."""
         self.slopes = alibi_slopes(self.config.num_heads).to(self.wte.weight.device)
 
     def position_scale(self, length: int) -> float:
-        """What ALiBi distances are divided by for an input of `length`: once it is longer than trained for, length / trained length."""
+        """What ALiBi distances are divided by for an input of `length`: once it is longer than trained for,
+        length / trained length.
+        """
         trained = self.config.alibi_train_seq_len
         return max(length / trained, 1.0) if trained else self.config.pos_scaling_factor
 
@@ -277,18 +287,19 @@ class BTLM(nn.Module):
 
 
 def _chunk_tokens(hidden: Tensor) -> int:
-    """Tokens of (T, H) per chunk of the loss: few while that keeps the logits near, more where H is wide, since each chunk
-    reads and writes the whole V x H gradient once.
+    """Tokens of (T, H) per chunk of the loss: few while that keeps the logits near, more where H is wide,
+    since each chunk reads and writes the whole V x H gradient once.
     """
     least, most = LOSS_CHUNK_TOKENS.get(hidden.device.type, (1024, 1024))
     return min(max(hidden.shape[1], least), most)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """sum_t mask_t * CE(h_t W^T * scale, label_t), a few hundred tokens at a time; gradients are made in the same pass.
+    """sum_t mask_t * CE(h_t W^T * scale, label_t), a few hundred tokens at a time; gradients are made in the
+    same pass.
 
-    h (T, H), W (V, H), labels and mask (T,). So T x V logits never exist, and nothing is computed twice: with V = 50,257
-    the logits of one 8,192-token sequence would be 1.6 GB, and their gradient as much again.
+    h (T, H), W (V, H), labels and mask (T,). So T x V logits never exist, and nothing is computed twice: with
+    V = 50,257 the logits of one 8,192-token sequence would be 1.6 GB, and their gradient as much again.
     """
 
     @staticmethod
@@ -336,7 +347,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         if ctx.gradients is None:
             raise RuntimeError(
-                "The gradients of this loss were handed out already: it can be differentiated once. Compute it again."
+                "The gradients of this loss were handed out already: it can be differentiated once. Compute "
+                "it again."
             )
         (grad_h, grad_w), ctx.gradients = (
             ctx.gradients,
@@ -347,7 +359,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def _flex_visibility(slopes: Tensor, length: int, span: Tensor | None) -> Visibility:
-    """The same rule as `attention_bias`, as functions of positions that FlexAttention fuses into its kernel."""
+    """The same rule as `attention_bias`, as functions of positions that FlexAttention fuses into its
+    kernel.
+    """
     from torch.nn.attention.flex_attention import create_block_mask
 
     def score_mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -388,5 +402,7 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig, length: int) -> int:
-    """Floating-point operations of one forward and backward pass per token (Chowdhery et al. 2022, appendix B: 6 N + 12 layers H L)."""
+    """Floating-point operations of one forward and backward pass per token (Chowdhery et al. 2022, appendix
+    B: 6 N + 12 layers H L).
+    """
     return 6 * count_parameters(config) + 12 * config.num_hidden_layers * config.hidden_size * length

@@ -1,8 +1,10 @@
-"""muP, the maximal update parametrisation (Yang et al. 2022, "Tensor Programs V"): deviations, rates and logit scale by width.
+"""muP, the maximal update parametrisation (Yang et al. 2022, "Tensor Programs V"): deviations, rates and
+logit scale by width.
 
-With m = hidden_size / mup_base_hidden_size and f = filter_size / mup_base_filter_size (both 1 when muP is off), each
-matrix of the decoder starts with its base deviation / sqrt(m or f), and learns at the base rate / (m or f); everything
-else (embedding, LayerNorm, biases) keeps the base rate. What is tuned at the base width then holds at any other.
+With m = hidden_size / mup_base_hidden_size and f = filter_size / mup_base_filter_size (both 1 when muP is
+off), each matrix of the decoder starts with its base deviation / sqrt(m or f), and learns at the base rate /
+(m or f); everything else (embedding, LayerNorm, biases) keeps the base rate. What is tuned at the base width
+then holds at any other.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import nn
 
 from btlm_train.parameters import Initializer, ModelConfig, OptimizerConfig
 
-# Which multiplier group a matrix belongs to, by the end of its name; the order does not matter, no name ends in two of them.
+# Which multiplier group a matrix belongs to, by the end of its name; the order does not matter, no name ends
+# in two of them.
 GROUPS = {
     "attn.qkv.weight": "decoder_attention",
     "attn.proj.weight": "decoder_attention",
@@ -37,7 +40,9 @@ def filter_multiplier(config: ModelConfig) -> float:
 
 
 def logit_scale(config: ModelConfig) -> float:
-    """What LN_f(x) wte^T is multiplied by: alpha / m (or / sqrt(m)); in the older form the factor is given itself."""
+    """What LN_f(x) wte^T is multiplied by: alpha / m (or / sqrt(m)); in the older form the factor is given
+    itself.
+    """
     if not config.mup:
         return config.output_logits_scale if config.output_logits_scale is not None else 1.0
     m = hidden_multiplier(config)
@@ -45,7 +50,9 @@ def logit_scale(config: ModelConfig) -> float:
 
 
 def attention_scale(config: ModelConfig) -> float:
-    """What q.k is multiplied by: 1/d under muP (unless asked otherwise), else 1/sqrt(d); times attention_logits_alpha."""
+    """What q.k is multiplied by: 1/d under muP (unless asked otherwise), else 1/sqrt(d); times
+    attention_logits_alpha.
+    """
     by_d = config.mup if config.scale_qk_dot_by_d is None else config.scale_qk_dot_by_d
     d = config.head_dim
     scale = 1.0 if config.attention_type == "dot_product" else 1 / d if by_d else 1 / math.sqrt(d)
@@ -60,7 +67,8 @@ def group(name: str) -> str | None:
 def initializer(config: ModelConfig, name: str) -> Initializer:
     """The distribution a matrix is drawn from, with its width and depth factors applied.
 
-    The feed-forward output falls back on `initializer_range`, not on `initializer`: so does the original under muP.
+    The feed-forward output falls back on `initializer_range`, not on `initializer`: so does the original
+    under muP.
     """
     default = Initializer(std=config.initializer_range)
     inner = config.initializer or default
@@ -89,7 +97,8 @@ def _scaled(base: Initializer, factor: float) -> Initializer:
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Draw every parameter of `model` anew, from one CPU generator in the order of the names: the same on any device and world size.
+    """Draw every parameter of `model`, from one CPU generator in the order of the names: the same on any
+    device and world size.
 
     Biases become 0 and LayerNorm weights 1; deviations are those of btlm's table (see `initializer`).
     """
@@ -133,7 +142,9 @@ def learning_rate_multiplier(name: str, config: ModelConfig, optimizer: Optimize
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, optimizer: OptimizerConfig
 ) -> dict[tuple[float, float], list[tuple[str, nn.Parameter]]]:
-    """Parameters by (rate multiplier, weight decay). Matrices decay, the embedding included; biases and LayerNorm do not."""
+    """Parameters by (rate multiplier, weight decay). Matrices decay, the embedding included; biases and
+    LayerNorm do not.
+    """
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in parameters:
         decay = optimizer.weight_decay if group(name) is not None else 0.0

@@ -2,7 +2,8 @@
 
     p -= lr * mult * ( sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)  +  wd * p )
 
-Unlike torch.optim.AdamW, eps joins sqrt(v) *before* the bias correction, so it shrinks with the early steps' v.
+Unlike torch.optim.AdamW, eps joins sqrt(v) *before* the bias correction, so it shrinks with the early steps'
+v.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class AdamW:
-    """The optimizer's state is two tensors per parameter, `m` and `v` by name, and the number of updates made."""
+    """The optimizer's state is two tensors per parameter, `m` and `v` by name, and the number of updates
+    made.
+    """
 
     def __init__(
         self, parameters: Iterable[tuple[str, nn.Parameter]], model: ModelConfig, config: OptimizerConfig

@@ -1,4 +1,6 @@
-"""What each command does, from plain arguments: find the checkpoint, build the model, call, return what is to be shown."""
+"""What each command does, from plain arguments: find the checkpoint, build the model, call, return what is to
+be shown.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def run(
         params = with_splits(params)
         if not params.validation:
             raise ConfigError(
-                "The parameters have no validation data. Add an eval_input section, or validate.val_dataloader."
+                "The parameters have no validation data. Add an eval_input section, or "
+                "validate.val_dataloader."
             )
         for data in params.validation:
             check_data(data, params.model, "eval_input")
@@ -83,10 +86,11 @@ def run(
 
 
 def open_model(path: Path, device: str, trained_length: int | None = None) -> BTLM:
-    """The model of a run (its newest checkpoint), of one checkpoint, or of an exported folder, ready to be used.
+    """The model of a run (its newest checkpoint), of one checkpoint, or of an exported folder, ready to be
+    used.
 
-    trained_length: scale ALiBi dynamically beyond it. Raises ConfigError if nothing is there or its configuration is
-    missing, DataError if the weights are not of the configuration.
+    trained_length: scale ALiBi dynamically beyond it. Raises ConfigError if nothing is there or its
+    configuration is missing, DataError if the weights are not of the configuration.
     """
     found = checkpoint.find(path)
     if found is not None:
@@ -118,7 +122,9 @@ def export(source: Path, to: Target, out: Path, dtype: str, tokenizer: Path | No
 
 
 def import_(source: Path, folder: Path) -> Path:
-    """`btlm-train import`: a checkpoint of step 0, without optimizer state. Nothing is written unless all fits."""
+    """`btlm-train import`: a checkpoint of step 0, without optimizer state. Nothing is written unless all
+    fits.
+    """
     weights, config = _with_config(source)
     floats = {name: tensor.float() for name, tensor in weights.items()}
     if checkpoint.list_steps(folder / "checkpoints"):

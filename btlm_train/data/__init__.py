@@ -1,13 +1,14 @@
-"""Read prepared shards for training: the Model Zoo's samples, in its order, resumable at the very next sample.
+"""Read prepared shards for training: the Model Zoo's samples, in its order, resumable at the very next
+sample.
 
     settings      the Model Zoo's keys                    order         which sample when, and for which rank
-    shard_reader  rows of one file                        loader        batches, and the state to continue from
+    shard_reader  rows of one file                        loader        batches, and the state
     manifests     what dataset.json says of the files     description   what is in a folder of shards
     shard_set     rows of all files, end to end           state         how saved and present data differ
     samples       samples by index                        mixture       several data sets by weight
 
-The names below are the public ones. They are imported when they are first used, so that parameter files can be read
-without torch.
+The names below are the public ones. They are imported when they are first used, so that parameter files can
+be read without torch.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from btlm_train.data.shard_set import ShardSet
 class DataDescription:
     """What some folders of shards hold, as far as a trainer must know before it builds a model.
 
-    sequence_length and num_samples are None for a corpus of which no length was asked. vocab_size and tokenizer_name are None where no
-    manifest says them. digest (hex SHA-256) names the content, wherever the folders lie.
+    sequence_length and num_samples are None for a corpus of which no length was asked. vocab_size and
+    tokenizer_name are None where no manifest says them. digest (hex SHA-256) names the content, wherever the
+    folders lie.
     """
 
     sequence_length: int | None
@@ -34,9 +35,11 @@ def describe_data(
     data_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     max_sequence_length: int | None = None,
 ) -> DataDescription:
-    """Look at the shards of `data_dirs` and at their manifests (dataset.json beside them, or one or two levels above).
+    """Look at the shards of `data_dirs` and at their manifests (dataset.json beside them, or one or two
+    levels above).
 
-    max_sequence_length: the length a corpus will be read with. Raises InputError or DataError if the folders cannot be read as one set.
+    max_sequence_length: the length a corpus will be read with. Raises InputError or DataError if the folders
+    cannot be read as one set.
     """
     given = [data_dirs] if isinstance(data_dirs, (str, os.PathLike)) else list(data_dirs)
     shards = ShardSet([os.fspath(folder) for folder in given])
@@ -50,7 +53,8 @@ def describe_data(
         length, count = shards.trailing[1], len(shards)
     else:
         raise DataError(
-            f"{shards.names[0]} holds rows of shape {shards.trailing}, expected (3, sequence length). Give a folder of shards."
+            f"{shards.names[0]} holds rows of shape {shards.trailing}, expected (3, sequence length). Give a "
+            "folder of shards."
         )
     digest = hashlib.sha256(json.dumps(shards.fingerprint(), sort_keys=True).encode()).hexdigest()
     tokenizers = {manifest.path: manifest.dataset.tokenizer for manifest in shards.manifests}

@@ -1,8 +1,9 @@
 """Batches for training, resumable at the very next sample: the Model Zoo's data processor.
 
-One number says where a run is: how many samples it has consumed, on all ranks together. The stream of samples is epoch 0,
-epoch 1, ... end to end, each in the order its epoch number and the seed give, so that number alone names the next sample,
-whatever the batch size, the number of workers or the number of ranks. What each rank reads is its slice of the global batch.
+One number says where a run is: how many samples it has consumed, on all ranks together. The stream of samples
+is epoch 0, epoch 1, ... end to end, each in the order its epoch number and the seed give, so that number
+alone names the next sample, whatever the batch size, the number of workers or the number of ranks. What each
+rank reads is its slice of the global batch.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class RestartableDataLoader(DataLoader[Batch]):
-    """Batches of this rank, one epoch a pass, and the state to go on from any of them.
+    """Batches of this rank, one epoch a pass, and the state to continue from any of them.
 
-    `for batch in loader` consumes samples; finished, the next pass is the next epoch. A pass that is abandoned starts over when the loader
-    is iterated again, as an evaluation wants. `state_dict` counts what was handed out, not what workers have read ahead.
+    `for batch in loader` consumes samples; finished, the next pass is the next epoch. A pass that is
+    abandoned starts over when the loader is iterated again, as an evaluation wants. `state_dict` counts what
+    was handed out, not what workers have read ahead.
     """
 
     def __init__(self, dataset: HDF5Dataset, batches: GlobalBatches, **options: Any) -> None:
@@ -40,7 +42,7 @@ class RestartableDataLoader(DataLoader[Batch]):
         self.samples_streamed = 0
         super().__init__(dataset, batch_size=None, sampler=batches, collate_fn=_as_it_is, **options)
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises its own iterator class; callers only iterate
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's is a class of its own
         self.samples_streamed = self.batches.start
         for (_, end), batch in zip(self.batches.spans(), super().__iter__(), strict=True):
             self.samples_streamed = end
@@ -48,7 +50,9 @@ class RestartableDataLoader(DataLoader[Batch]):
         self.batches.finish(self.samples_streamed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is: the samples consumed on all ranks together, and what they were samples of. The same on every rank."""
+        """Where the run is: the samples consumed on all ranks together, and what they were samples of. The
+        same on every rank.
+        """
         return {
             "samples_streamed": self.samples_streamed,
             "__version__": STATE_VERSION,
@@ -56,7 +60,10 @@ class RestartableDataLoader(DataLoader[Batch]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Go on with the sample after `state`. Raises ConfigError or DataError, naming the differences, if it is of other data or settings."""
+        """Continue with the sample after `state`.
+
+        Raises ConfigError or DataError, naming the differences, if it is of other data or settings.
+        """
         saved = parse_state(state)
         dataset = self._hdf5_dataset()
         if saved.version == 0:  # the seed is all there is to compare
@@ -85,8 +92,8 @@ class RestartableDataLoader(DataLoader[Batch]):
 class GptHDF5MapDataProcessor:
     """The Model Zoo's data processor of the same name: its configuration in, its batches out, in its order.
 
-    Raises ConfigError for a wrong setting, InputError if there is no data, DataError if the shards are not what they should be; all of
-    that happens here, before a batch is asked for.
+    Raises ConfigError for a wrong setting, InputError if there is no data, DataError if the shards are not
+    what they should be; all of that happens here, before a batch is asked for.
     """
 
     def __init__(self, config: DataConfig | Mapping[str, Any]) -> None:
@@ -99,7 +106,8 @@ class GptHDF5MapDataProcessor:
             logger.warning("pad_last has no effect while drop_last is true (the default).")
         if self.dataset.by_sample and self.config.shuffle:
             logger.info(
-                "shuffle with sample data reads at random; for one epoch, data shuffled when prepared reads faster."
+                "shuffle with sample data reads at random; for one epoch, data shuffled when prepared reads "
+                "faster."
             )
 
     def create_dataloader(
@@ -110,9 +118,11 @@ class GptHDF5MapDataProcessor:
         multiprocessing_context: str | None = None,
         pin_memory: bool = False,
     ) -> RestartableDataLoader:
-        """A loader of this rank's slices of the global batches; by default rank and world size are torch.distributed's.
+        """A loader of this rank's slices of the global batches; by default rank and world size are
+        torch.distributed's.
 
-        multiprocessing_context: how workers start ("fork", "spawn" or "forkserver"; None is the platform's default).
+        multiprocessing_context: how workers start ("fork", "spawn" or "forkserver"; None is the platform's
+        default).
         """
         if rank is None or world_size is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

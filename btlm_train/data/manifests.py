@@ -25,7 +25,9 @@ class Manifest:
     dataset: Dataset
 
     def shards(self) -> Iterator[tuple[Path, dataset_file.ShardFile]]:
-        """Each shard it lists, with the path where it should lie: in the folder of its split, or beside a copied file."""
+        """Each shard it lists, with the path where it should lie: in the folder of its split, or beside a
+        copied file.
+        """
         for name, split in self.dataset.splits.items():
             folder = self.path.parent / name
             for shard in split.files:
@@ -35,8 +37,8 @@ class Manifest:
 def find_manifest(folder: Path) -> Manifest | None:
     """The dataset.json in the folder itself, else one level above it, else two.
 
-    None if there is none, or if it is of another program or of a folder of several sets. Raises DataError if it is
-    damaged.
+    None if there is none, or if it is of another program or of a folder of several sets. Raises DataError if
+    it is damaged.
     """
     absolute = folder.absolute()
     for place in (absolute, *absolute.parents[:2]):
@@ -64,7 +66,9 @@ def _is_foreign(data: bytes) -> bool:
 
 
 def split_folder(folder: str, splits: tuple[str, ...]) -> str:
-    """The folder of the first of `splits` where `folder` is a whole dataset with one; else `folder` itself."""
+    """The folder of the first of `splits` where `folder` is a whole dataset with one; else `folder`
+    itself.
+    """
     path = Path(folder)
     if (path / dataset_file.FILE_NAME).is_file() and not any(path.glob("*.h5")):
         for name in splits:
@@ -95,7 +99,8 @@ def check_manifests(
             file = present.get(str(path))
             if file is None:
                 raise DataError(
-                    f"The shard {path} is missing: {manifest.path} lists it. Restore it, or prepare the data again."
+                    f"The shard {path} is missing: {manifest.path} lists it. Restore it, or prepare the data "
+                    "again."
                 )
             if by_row and shard.n_examples != file.rows:
                 raise DataError(

@@ -15,9 +15,10 @@ Int64Array = npt.NDArray[np.int64]
 class Mixture:
     """Which (source, sample) each index of a mixture is.
 
-    One epoch is the smallest number of samples T that shows every source of weight above 5% in full: T = max(len / weight), int(T *
-    weight) samples of each, a source's own samples repeating in order. Shuffled later on, sources stand one after the other; else
-    they are interleaved by a seeded shuffle of the places, each source keeping its own order.
+    One epoch is the smallest number of samples T that shows every source of weight above 5% in full: T =
+    max(len / weight), int(T * weight) samples of each, a source's own samples repeating in order. Shuffled
+    later on, sources stand one after the other; else they are interleaved by a seeded shuffle of the places,
+    each source keeping its own order.
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], interleave: bool, seed: int) -> None:
@@ -26,7 +27,8 @@ class Mixture:
         heavy = [length / share for length, share in zip(lengths, shares, strict=True) if share > 0.05]
         if not heavy:
             raise ConfigError(
-                f"No set of mixture has more than 5% of the weight (weights {list(weights)}), so an epoch has no length. "
+                f"No set of mixture has more than 5% of the weight (weights {list(weights)}), so an epoch "
+                "has no length. "
                 "Join some of the sets: data_dir may be a list."
             )
         counts = [int(max(heavy) * share) for share in shares]

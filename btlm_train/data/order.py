@@ -21,8 +21,9 @@ Int64Array = npt.NDArray[np.int64]
 class SampleOrder:
     """The endless stream of sample indices: epoch 0, epoch 1, ..., each `epoch_length` long.
 
-    Unshuffled an epoch is 0, 1, ... modulo the data's length n. Shuffled it is the start of a permutation drawn with seed + epoch; longer
-    than the data, it is ceil(epoch_length / n) - 1 copies in order and a permutation, cut to the length, then permuted as a whole.
+    Unshuffled an epoch is 0, 1, ... modulo the data's length n. Shuffled it is the start of a permutation
+    drawn with seed + epoch; longer than the data, it is ceil(epoch_length / n) - 1 copies in order and a
+    permutation, cut to the length, then permuted as a whole.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class SampleOrder:
     def _permutation(self, epoch: int) -> npt.NDArray[Any]:
         """The indices of one epoch: (epoch_length,) int32, or int64 where that is too small."""
         generator = torch.Generator().manual_seed(self.seed + epoch)
-        # The permutation does not depend on its dtype (a test checks this); int32 halves what a large epoch takes.
+        # The permutation does not depend on its dtype (a test checks this); int32 halves what a large epoch
+        # takes.
         dtype = torch.int32 if max(self.num_samples, self.epoch_length) < 2**31 else torch.int64
         order = torch.randperm(self.num_samples, generator=generator, dtype=dtype)
         if self.epoch_length > self.num_samples:
@@ -76,8 +78,9 @@ class SampleOrder:
 class GlobalBatches(Sampler[list[int]]):
     """The batches of one pass, as indices for one rank: its slice of each global batch.
 
-    A pass covers positions [start, stop) of the stream, which the loader sets. Rank r of W gets items [r * b // W, (r + 1) * b // W) of a
-    batch of b, so the ranks' slices end to end are the batch, whatever W is; a rank's slice is empty where b < W.
+    A pass covers positions [start, stop) of the stream, which the loader sets. Rank r of W gets items [r * b
+    // W, (r + 1) * b // W) of a batch of b, so the ranks' slices end to end are the batch, whatever W is; a
+    rank's slice is empty where b < W.
     """
 
     def __init__(self, order: SampleOrder, config: DataConfig, rank: int, world_size: int) -> None:
@@ -95,10 +98,12 @@ class GlobalBatches(Sampler[list[int]]):
         self.seek(0)
 
     def seek(self, position: int) -> None:
-        """Start the next pass at `position`; it ends with its epoch, or with the next one where less than a batch is left.
+        """Start the next pass at `position`; it ends with its epoch, or with the next one where less than a
+        batch is left.
 
-        An epoch's samples that fill no batch thus open the next one (drop_last). A first epoch shorter than a batch is joined with the
-        second one, as the Model Zoo does; if both are too short, the pass has no batch and the next one ends an epoch later.
+        An epoch's samples that fill no batch thus open the next one (drop_last). A first epoch shorter than a
+        batch is joined with the second one, as the Model Zoo does; if both are too short, the pass has no
+        batch and the next one ends an epoch later.
         """
         length = self.order.epoch_length
         self.start = position
@@ -107,7 +112,7 @@ class GlobalBatches(Sampler[list[int]]):
             self.stop += length
 
     def finish(self, position: int) -> None:
-        """A pass is over, `position` samples consumed: go on with the next epoch."""
+        """A pass is over, `position` samples consumed: continue with the next epoch."""
         self.start = position
         self.stop += self.order.epoch_length
 

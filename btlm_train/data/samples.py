@@ -30,11 +30,13 @@ def parse_subset(text: str, num_samples: int) -> list[tuple[int, int]]:
             start, end = (float(bound) for bound in part.split("-"))
         except ValueError:
             raise ConfigError(
-                f'data_subset is "{text}", expected ranges of fractions such as "0.0-0.5,0.7-1.0". Correct it.'
+                f'data_subset is "{text[:200]}", expected ranges of fractions such as "0.0-0.5,0.7-1.0". '
+                "Correct it."
             ) from None
         if not previous <= start <= end <= 1:
             raise ConfigError(
-                f'data_subset "{text}" has the range {part.strip()}: ranges must ascend, not overlap and lie within 0 to 1. Correct it.'
+                f'data_subset "{text[:200]}" has the range {part.strip()}: '
+                "ranges must ascend, not overlap and lie within 0 to 1. Correct it."
             )
         ranges.append((int(num_samples * start), int(num_samples * end)))
         previous = end
@@ -42,7 +44,9 @@ def parse_subset(text: str, num_samples: int) -> list[tuple[int, int]]:
 
 
 class Source:
-    """The samples of one data_dir: row i of sample data, or tokens [i * L, i * L + L] (L + 1 of them) of a corpus."""
+    """The samples of one data_dir: row i of sample data, or tokens [i * L, i * L + L] (L + 1 of them) of a
+    corpus.
+    """
 
     def __init__(self, data_dir: str | list[str], subset: str | None, config: DataConfig) -> None:
         self.shards = ShardSet(data_dir, config.sort_files)
@@ -51,26 +55,31 @@ class Source:
         if not self.by_sample:
             if length is None:
                 raise ConfigError(
-                    f"{first} is in corpus format (one stream of tokens). Set max_sequence_length to the length of a sample."
+                    f"{first} is in corpus format (one stream of tokens). Set max_sequence_length to the "
+                    "length of a sample."
                 )
             if config.use_vsl:
                 raise ConfigError(
-                    f"{first} is in corpus format, which use_vsl cannot read. Prepare the data with --format vsl."
+                    f"{first} is in corpus format, which use_vsl cannot read. Prepare the data with --format "
+                    "vsl."
                 )
             self.sequence_length, self.stride, self.span = length, length, length + 1
             total = (len(self.shards) - 1) // length
         else:
             if length is not None:
                 raise ConfigError(
-                    f"max_sequence_length is {length}, and {first} is in sample format, which fixes the length. Remove max_sequence_length."
+                    f"max_sequence_length is {length}, and {first} is in sample format, which fixes the "
+                    "length. Remove max_sequence_length."
                 )
             if len(trailing) != 2 or trailing[0] < len(FEATURES):
                 raise DataError(
-                    f"{first} holds rows of shape {trailing}, expected (3, sequence length). Give the folder of prepared shards."
+                    f"{first} holds rows of shape {trailing}, expected (3, sequence length). Give the folder "
+                    "of prepared shards."
                 )
             if config.use_vsl and trailing[0] != len(VSL_FEATURES):
                 raise ConfigError(
-                    f"use_vsl needs 5 planes a sample, {first} has {trailing[0]}. Prepare the data with --format vsl."
+                    f"use_vsl needs 5 planes a sample, {first} has {trailing[0]}. Prepare the data with "
+                    "--format vsl."
                 )
             self.sequence_length, self.stride, self.span = trailing[1], 1, 1
             total = len(self.shards)
@@ -90,10 +99,12 @@ class Source:
 
 
 class HDF5Dataset(Dataset[Any]):
-    """Samples by index, in the order of the files (or of the mixture). An index gives one sample, a list of indices a batch.
+    """Samples by index, in the order of the files (or of the mixture). An index gives one sample, a list of
+    indices a batch.
 
-    A sample is a dict of int32 arrays (L,): input_ids, attention_mask, labels, and with use_vsl attention_span and position_ids. A batch
-    has the same keys, torch.int32 tensors (number of indices, L); the index PAD there gives zeros. May be pickled and forked.
+    A sample is a dict of int32 arrays (L,): input_ids, attention_mask, labels, and with use_vsl
+    attention_span and position_ids. A batch has the same keys, torch.int32 tensors (number of indices, L);
+    the index PAD there gives zeros. May be pickled and forked.
     """
 
     def __init__(self, config: DataConfig | Mapping[str, Any]) -> None:
@@ -109,7 +120,8 @@ class HDF5Dataset(Dataset[Any]):
             for entry, source in zip(used, self._sources, strict=True):
                 if not len(source):
                     raise InputError(
-                        f"The set {entry.data_dir} of mixture has no sample (data_subset {entry.data_subset}). Remove it."
+                        f"The set {entry.data_dir} of mixture has no sample (data_subset "
+                        f"{entry.data_subset}). Remove it."
                     )
             lengths = [len(source) for source in self._sources]
             self._mixture = Mixture(
@@ -118,12 +130,14 @@ class HDF5Dataset(Dataset[Any]):
         kinds = {(source.by_sample, source.sequence_length) for source in self._sources}
         if len(kinds) > 1:
             raise ConfigError(
-                f"The sets of mixture differ in format or sequence length: {sorted(kinds)}. Mix sets of one kind."
+                f"The sets of mixture differ in format or sequence length: {sorted(kinds)}. Mix sets of one "
+                "kind."
             )
         self.by_sample, self.sequence_length = kinds.pop()
         if not len(self):
             raise InputError(
-                f"No sample is left of {config.data_dir} (data_subset {config.data_subset}). Widen data_subset, or add data."
+                f"No sample is left of {config.data_dir} (data_subset {config.data_subset}). Widen "
+                "data_subset, or add data."
             )
 
     def __len__(self) -> int:
@@ -160,10 +174,12 @@ class HDF5Dataset(Dataset[Any]):
         return {name: torch.from_numpy(plane) for name, plane in zip(self.features_list, planes, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The settings that decide the samples, under the Model Zoo's names, and (`data`) what the files hold. Plain JSON values."""
+        """The settings that decide the samples, under the Model Zoo's names, and (`data`) what the files
+        hold. Plain JSON values.
+        """
         keys = (
-            "use_worker_cache", "max_sequence_length", "shuffle", "shuffle_seed", "data_dir", "data_subset", "batch_size", "drop_last",
-            "num_samples", "sort_files", "use_vsl", "pad_last",
+            "use_worker_cache", "max_sequence_length", "shuffle", "shuffle_seed", "data_dir", "data_subset",
+            "batch_size", "drop_last", "num_samples", "sort_files", "use_vsl", "pad_last",
         )  # fmt: skip
         state: dict[str, Any] = {key: getattr(self.config, key) for key in keys}
         mixture = self.config.mixture
@@ -174,9 +190,11 @@ class HDF5Dataset(Dataset[Any]):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Check that `state` is of the same samples. Raises ConfigError or DataError naming each difference; never with strict=False.
+        """Check that `state` is of the same samples. Raises ConfigError or DataError naming each difference;
+        never with strict=False.
 
-        batch_size and use_worker_cache may differ. A state of the Model Zoo, which has neither data_subset nor `data`, is accepted.
+        batch_size and use_worker_cache may differ. A state of the Model Zoo, which has neither data_subset
+        nor `data`, is accepted.
         """
         if not strict:
             return
@@ -194,5 +212,6 @@ class HDF5Dataset(Dataset[Any]):
             kind = ConfigError if differences else DataError
             listing = "\n  ".join(differences + changed)
             raise kind(
-                f"The saved state belongs to other data or settings:\n  {listing}\nRestore them, or load with strict=False."
+                f"The saved state belongs to other data or settings:\n  {listing}\nRestore them, or load "
+                "with strict=False."
             )

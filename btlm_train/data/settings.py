@@ -1,4 +1,6 @@
-"""The settings of `train_input` and `eval_input`: the Model Zoo's keys, checked, with every error in words."""
+"""The settings of `train_input` and `eval_input`: the Model Zoo's keys, checked, with every error in
+words.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,10 @@ class MixtureEntry(_Settings):
 class DataConfig(_Settings):
     """The Model Zoo's keys of `train_input` / `eval_input`; meanings as in its GptHDF5MapDataProcessor.
 
-    batch_size is global: all ranks and all micro-batches together. max_sequence_length belongs to the corpus format alone. num_samples
-    is the length of an epoch in samples (None: the length of the data). data_subset holds ascending ranges of fractions
-    ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and persistent_workers matter with num_workers only.
+    batch_size is global: all ranks and all micro-batches together. max_sequence_length belongs to the corpus
+    format alone. num_samples is the length of an epoch in samples (None: the length of the data). data_subset
+    holds ascending ranges of fractions ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and
+    persistent_workers matter with num_workers only.
     """
 
     data_dir: DataDir | None = None
@@ -90,7 +93,9 @@ class DataConfig(_Settings):
         return config
 
     def check_sources(self) -> None:
-        """Raise ConfigError unless there is exactly one of data_dir and mixture, and something to read in it."""
+        """Raise ConfigError unless there is exactly one of data_dir and mixture, and something to read in
+        it.
+        """
         if (self.data_dir is None) == (self.mixture is None):
             found = "neither" if self.data_dir is None else "both"
             raise ConfigError(
@@ -98,7 +103,8 @@ class DataConfig(_Settings):
             )
         if self.mixture is not None and not any(entry.weight > 0 for entry in self.mixture):
             raise ConfigError(
-                f"No set of mixture has a weight above 0 (weights {[e.weight for e in self.mixture]}). Give at least one such set."
+                f"No set of mixture has a weight above 0 (weights {[e.weight for e in self.mixture]}). Give "
+                "at least one such set."
             )
 
     def unused_keys(self) -> list[str]:

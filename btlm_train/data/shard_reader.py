@@ -22,8 +22,8 @@ from btlm_data.formats.shard_formats.reader import ShardReader
 class ShardFile:
     """One file as it was when the data was opened: enough to open it later and to notice that it has changed.
 
-    rows is the length of axis 0; probe is the CRC-32 of the first, middle and last row (of a corpus: of at most 1,024
-    tokens each).
+    rows is the length of axis 0; probe is the CRC-32 of the first, middle and last row (of a corpus: of at
+    most 1,024 tokens each).
     """
 
     path: str
@@ -49,10 +49,11 @@ class ShardFile:
 
 
 class OpenShards:
-    """The open shards of this process, least recently used first: at most half of its limit of open files, and 1,024.
+    """The open shards of this process, least recently used first: at most half of its limit of open files,
+    and 1,024.
 
-    One for the whole process, because the limit is the process's. A shard that leaves is closed when its last user drops
-    it. After a fork the child starts with none, so that each process counts its own.
+    One for the whole process, because the limit is the process's. A shard that leaves is closed when its last
+    user drops it. After a fork the child starts with none, so that each process counts its own.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,9 @@ class OpenShards:
         self.shards: OrderedDict[ShardFile, ShardReader] = OrderedDict()
 
     def get(self, file: ShardFile) -> ShardReader:
-        """`file`, opened. Raises DataError if it has changed, InputError if the process may open no more files."""
+        """`file`, opened. Raises DataError if it has changed, InputError if the process may open no more
+        files.
+        """
         with self.lock:
             file.check()
             shard = self.shards.get(file)
@@ -77,14 +80,17 @@ class OpenShards:
             return shard
 
     def open(self, path: str) -> ShardReader:
-        """`path`, newly opened; where the process's limit is reached, half of the others are dropped first."""
+        """`path`, newly opened; where the process's limit is reached, half of the others are dropped
+        first.
+        """
         while True:
             try:
                 return ShardReader(path)
             except OSError as error:
                 if not self.shards:
                     raise InputError(
-                        f"{path} cannot be opened ({error.strerror or error}): other files use up the process's limit. "
+                        f"{path} cannot be opened ({error.strerror or error}): other files use up the "
+                        "process's limit. "
                         "Raise it (ulimit -n)."
                     ) from error
                 for _ in range((len(self.shards) + 1) // 2):

@@ -20,10 +20,11 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class ShardSet:
-    """The rows of all *.h5 files of some folders, end to end: sorted by path as text, hidden files too, sub-folders not.
+    """The rows of all *.h5 files of some folders, end to end: sorted by path as text, hidden files too,
+    sub-folders not.
 
-    Holds no open file, so it may be pickled and forked. Raises InputError if there is nothing to read, DataError if a
-    file is not a shard, does not fit the others, or is not what the manifest beside it says.
+    Holds no open file, so it may be pickled and forked. Raises InputError if there is nothing to read,
+    DataError if a file is not a shard, does not fit the others, or is not what the manifest beside it says.
     """
 
     def __init__(self, data_dirs: str | Sequence[str], sort_files: bool = True) -> None:
@@ -63,7 +64,8 @@ class ShardSet:
         return self.ends[-1]
 
     def read(self, starts: Int64Array, length: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield (position in `starts`, rows [start, start + length)) in the order they are stored; each file is checked once.
+        """Yield (position in `starts`, rows [start, start + length)) in the order they are stored; each file
+        is checked once.
 
         starts: (n,) int64 row numbers.
         """
@@ -113,5 +115,6 @@ def _list_shards(folder: str) -> list[str]:
             return [str(Path(folder, entry.name)) for entry in entries if entry.name.endswith(".h5")]
     except OSError as error:
         raise InputError(
-            f"The data folder {folder} cannot be read ({error.strerror}). Check data_dir, and that it is mounted."
+            f"The data folder {folder} cannot be read ({error.strerror}). Check data_dir, and that it is "
+            "mounted."
         ) from None

@@ -23,7 +23,9 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class LoaderState(msgspec.Struct, frozen=True):
-    """A saved data state. version 0 (no key) is of the Model Zoo before 2.4, which saves its seed and no settings."""
+    """A saved data state. version 0 (no key) is of the Model Zoo before 2.4, which saves its seed and no
+    settings.
+    """
 
     samples_streamed: Annotated[int, Meta(ge=0, le=2**62)]
     version: int = msgspec.field(default=0, name="__version__")
@@ -37,7 +39,8 @@ def parse_state(state: Mapping[str, Any]) -> LoaderState:
         parsed = msgspec.convert(dict(state), type=LoaderState)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise DataError(
-            f"The saved data state cannot be used ({error}; samples_streamed {str(state.get('samples_streamed'))[:40]}). "
+            f"The saved data state cannot be used ({error}; samples_streamed "
+            f"{str(state.get('samples_streamed'))[:40]}). "
             "Load another one."
         ) from None
     if parsed.version not in (0, STATE_VERSION):
@@ -49,7 +52,8 @@ def parse_state(state: Mapping[str, Any]) -> LoaderState:
 
 
 def data_differences(then: Any, now: list[dict[str, Any]], limit: int = 8) -> list[str]:
-    """What changed between two lists of fingerprints, in words; at most `limit` lines and a count of the rest.
+    """What changed between two lists of fingerprints, in words; at most `limit` lines and a count of the
+    rest.
 
     Raises DataError if `then` holds no fingerprints.
     """

@@ -40,8 +40,8 @@ def export(
 ) -> list[Path]:
     """Write a checkpoint others can load; returns the files. float32 is exact, bfloat16 half the size.
 
-    state: the checkpoint's, for optimizer and schedule in the Model Zoo's params.yaml. tokenizer: a tokenizer.json that
-    travels with the model; without one GPT-2's, where the vocabulary is GPT-2's.
+    state: the checkpoint's, for optimizer and schedule in the Model Zoo's params.yaml. tokenizer: a
+    tokenizer.json that travels with the model; without one GPT-2's, where the vocabulary is GPT-2's.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file. Give a folder as --out.")
@@ -61,7 +61,9 @@ def export(
 def _write_modelzoo(
     weights: Mapping[str, Tensor], config: ModelConfig, folder: Path, state: State | None
 ) -> list[Path]:
-    """params.yaml; checkpoint.mdl as its trainer loads it (`{"model": ...}`, by torch.save); checkpoint.safetensors, flat."""
+    """params.yaml; checkpoint.mdl as its trainer loads it (`{"model": ...}`, by torch.save);
+    checkpoint.safetensors, flat.
+    """
     tensors = to_modelzoo(weights, config)
     text = yaml.safe_dump(modelzoo_params(config, state), sort_keys=False)
     write_bytes(folder / "params.yaml", text.encode())
@@ -81,7 +83,9 @@ def _write_remote_code(folder: Path) -> list[Path]:
 
 
 def _write_tokenizer(folder: Path, config: ModelConfig, tokenizer: Path | None) -> list[Path]:
-    """A given tokenizer.json, or GPT-2's files; a warning where neither fits. Raises ConfigError for a tokenizer that is none."""
+    """A given tokenizer.json, or GPT-2's files; a warning where neither fits. Raises ConfigError for a
+    tokenizer that is none.
+    """
     if tokenizer is not None:
         from btlm_train.generate import load_tokenizer
 
@@ -96,7 +100,8 @@ def _write_tokenizer(folder: Path, config: ModelConfig, tokenizer: Path | None) 
         return [folder / "tokenizer.json", folder / "tokenizer_config.json"]
     if config.vocab_size != 50257:
         logger.warning(
-            "No tokenizer is written: the vocabulary of %d tokens is not GPT-2's. Give it with --tokenizer tokenizer.json.",
+            "No tokenizer is written: the vocabulary of %d tokens is not GPT-2's. Give it with --tokenizer "
+            "tokenizer.json.",
             config.vocab_size,
         )
         return []

@@ -27,9 +27,9 @@ _FIXED: dict[str, tuple[object, ...]] = {
 _DEFAULTS = {"position_embedding_type": "learned", "activation_function": "gelu_new"}
 # Keys that say how a file was written or is loaded, not what is computed.
 _FREE = {
-    "auto_map", "architectures", "torch_dtype", "dtype", "use_cache", "initializer_range", "resid_pdrop", "embd_pdrop",
-    "attn_pdrop", "bos_token_id", "eos_token_id", "n_positions", "alibi_scaling", "model_type", "transformers_version",
-    "tie_word_embeddings", _OURS,
+    "auto_map", "architectures", "torch_dtype", "dtype", "use_cache", "initializer_range", "resid_pdrop",
+    "embd_pdrop", "attn_pdrop", "bos_token_id", "eos_token_id", "n_positions", "alibi_scaling", "model_type",
+    "transformers_version", "tie_word_embeddings", _OURS,
 }  # fmt: skip
 
 
@@ -99,18 +99,21 @@ def huggingface_config(
 def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
     """A ModelConfig from `config.json`, from our own record where we wrote the file.
 
-    From a foreign file the muP base sizes follow from mup_width_scale, the base filter size by the same factor (as it is
-    in the published model). Raises ConfigError for another model_type, missing keys, or what BTLM does not have.
+    From a foreign file the muP base sizes follow from mup_width_scale, the base filter size by the same
+    factor (as it is in the published model). Raises ConfigError for another model_type, missing keys, or what
+    BTLM does not have.
     """
     if values.get("model_type") not in ("btlm", "jais"):
         raise ConfigError(
-            f"config.json has model_type {str(values.get('model_type'))[:100]!r}, not btlm. Import a BTLM checkpoint."
+            f"config.json has model_type {str(values.get('model_type'))[:100]!r}, not btlm. Import a BTLM "
+            "checkpoint."
         )
     for key, accepted in _FIXED.items():
         value = values.get(key, _DEFAULTS.get(key))
         if not any(value is one or value == one for one in accepted):
             raise ConfigError(
-                f"config.json has {key} {str(value)[:100]!r}, which BTLM does not have (it has {accepted[0]!r}). "
+                f"config.json has {key} {str(value)[:100]!r}, which BTLM does not have (it has "
+                f"{accepted[0]!r}). "
                 "Import a BTLM checkpoint."
             )
     if _OURS in values:
@@ -153,7 +156,8 @@ def _foreign_tree(values: Mapping[str, Any]) -> dict[str, Any]:
         }
     except KeyError as missing:
         raise ConfigError(
-            f"config.json lacks {missing}, without which the model is not known. Take the file of the original checkpoint."
+            f"config.json lacks {missing}, without which the model is not known. Take the file of the "
+            "original checkpoint."
         ) from None
     return tree | _scaling(values.get("alibi_scaling"))
 
@@ -167,7 +171,8 @@ def _scaling(value: Any) -> dict[str, Any]:
         names = {"factor": "pos_scaling_factor", "train_seq_len": "alibi_train_seq_len"}
         return {names[key]: value[key] for key in names if value.get(key) is not None}
     raise ConfigError(
-        f"config.json has alibi_scaling {str(value)[:100]!r}, expected null or a linear scaling with factor or train_seq_len."
+        f"config.json has alibi_scaling {str(value)[:100]!r}, expected null or a linear scaling with factor "
+        "or train_seq_len."
     )
 
 
@@ -190,6 +195,7 @@ def _check_agreement(values: Mapping[str, Any], config: ModelConfig) -> None:
         )
         if key not in _FREE and not same:
             raise ConfigError(
-                f"config.json contradicts itself: {key} is {str(given)[:100]!r}, and {_OURS} means {value!r}. "
+                f"config.json contradicts itself: {key} is {str(given)[:100]!r}, and {_OURS} means "
+                f"{value!r}. "
                 f"Remove {_OURS} from it if {key} is right."
             )

@@ -22,9 +22,9 @@ MAX_CONFIG_BYTES = 2**20
 def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     """Weights under our names from a folder or file in Hugging Face's or the Model Zoo's layout.
 
-    With the model's configuration if it lies beside them (config.json or params.yaml), and then checked against it.
-    Raises ConfigError when nothing that can be read is there or the configuration is of another model, DataError for
-    damaged files and for tensors that are not the configuration's.
+    With the model's configuration if it lies beside them (config.json or params.yaml), and then checked
+    against it. Raises ConfigError when nothing that can be read is there or the configuration is of another
+    model, DataError for damaged files and for tensors that are not the configuration's.
     """
     state, folder = read_state(path)
     config = read_config(folder)
@@ -36,7 +36,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
 
 
 def read_config(folder: Path) -> ModelConfig | None:
-    """The model of config.json, or of params.yaml in any form that the trainer reads; None if neither is there."""
+    """The model of config.json, or of params.yaml in any form that the trainer reads; None if neither is
+    there.
+    """
     if (folder / "config.json").is_file():
         return config_from_huggingface(read_json_object(folder / "config.json", MAX_CONFIG_BYTES))
     if (folder / "params.yaml").is_file():

@@ -1,7 +1,7 @@
 """params.yaml for the Model Zoo, in its current trainer form, with every model setting written out.
 
-A key that is left out means the Model Zoo's default there, which for four of them is not BTLM's value; and its
-initialisers are told apart by `name`, so that is always written.
+A key that is left out means the Model Zoo's default there, which for four of them is not BTLM's value; and
+its initialisers are told apart by `name`, so that is always written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def modelzoo_model(config: ModelConfig) -> dict[str, Any]:
     trained = config.alibi_train_seq_len
     if trained is not None and config.max_position_embeddings > trained:
         raise ConfigError(
-            f"alibi_train_seq_len ({trained}) below max_position_embeddings ({config.max_position_embeddings}) scales ALiBi "
+            f"alibi_train_seq_len ({trained}) below max_position_embeddings "
+            f"({config.max_position_embeddings}) scales ALiBi "
             "dynamically, which the Model Zoo does not. Export with --to hf instead."
         )
     values: dict[str, Any] = {}
@@ -52,7 +53,8 @@ def modelzoo_params(config: ModelConfig, state: State | None = None) -> dict[str
             init["precision"] = {"max_gradient_norm": optimizer.get("max_gradient_norm")}
         if optimizer.get("adjust_learning_rate"):
             logger.warning(
-                "adjust_learning_rate is not written: current releases of the Model Zoo derive it from the muP base sizes."
+                "adjust_learning_rate is not written: current releases of the Model Zoo derive it from the "
+                "muP base sizes."
             )
         if state.schedule:
             pieces = [_scheduler(segment) for segment in state.schedule]

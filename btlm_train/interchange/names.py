@@ -1,15 +1,15 @@
 """Tensor names and layouts: ours, Hugging Face's and the Model Zoo's; every conversion is exact.
 
-| here                      | Hugging Face (`transformer.` +)   | Model Zoo (`model.` +)                                      |
-|---------------------------|-----------------------------------|-------------------------------------------------------------|
-| wte.weight                | wte.weight, and lm_head.weight    | embedding_layer.word_embeddings.weight, and lm_head.weight  |
-| blocks.N.ln_1, ln_2       | h.N.ln_1, ln_2                    | transformer_decoder.layers.N.norm1, norm3                   |
-| blocks.N.attn.qkv         | h.N.attn.c_attn (transposed)      | ...self_attn.proj_{q,k,v}_dense_layer                       |
-| blocks.N.attn.proj        | h.N.attn.c_proj (transposed)      | ...self_attn.proj_output_dense_layer                        |
-| blocks.N.ffn.fc, gate     | h.N.mlp.c_fc, c_fc2 (transposed)  | ...ffn.ffn.0.linear_layer, linear_layer_for_glu             |
-| blocks.N.ffn.proj         | h.N.mlp.c_proj (transposed)       | ...ffn.ffn.1.linear_layer                                   |
-| ln_f                      | ln_f                              | transformer_decoder.norm, and ln_f (the same tensor)        |
-| (from the configuration)  | relative_pe.slopes                | embedding_layer.position_embed_helper.slopes                |
+| here                    | Hugging Face (`transformer.` +) | Model Zoo (`model.` +)                       |
+|-------------------------|---------------------------------|----------------------------------------------|
+| wte.weight              | wte.weight, and lm_head.weight  | embedding_layer.word_embeddings, lm_head     |
+| blocks.N.ln_1, ln_2     | h.N.ln_1, ln_2                  | transformer_decoder.layers.N.norm1, norm3    |
+| blocks.N.attn.qkv       | h.N.attn.c_attn (transposed)    | ...self_attn.proj_{q,k,v}_dense_layer        |
+| blocks.N.attn.proj      | h.N.attn.c_proj (transposed)    | ...self_attn.proj_output_dense_layer         |
+| blocks.N.ffn.fc, gate   | h.N.mlp.c_fc, c_fc2 (transp.)    | ...ffn.ffn.0.linear_layer, .._for_glu |
+| blocks.N.ffn.proj       | h.N.mlp.c_proj (transposed)     | ...ffn.ffn.1.linear_layer                    |
+| ln_f                    | ln_f                            | transformer_decoder.norm, and ln_f, the same |
+| (from the configuration) | relative_pe.slopes              | embedding_layer.position_embed_helper.slopes |
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def to_huggingface(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[s
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of `to_huggingface`. Raises DataError for foreign names, an untied head, or foreign ALiBi slopes.
+    """The reverse of `to_huggingface`. Raises DataError for foreign names, an untied head, or foreign ALiBi
+    slopes.
 
     The published attention masks of older transformers (`attn.bias`, `attn.masked_bias`) are left out.
     """
@@ -102,7 +103,9 @@ def to_modelzoo(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
 
 
 def from_modelzoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of `to_modelzoo`. Raises DataError for foreign names, a missing q, k or v, an untied head or norm."""
+    """The reverse of `to_modelzoo`. Raises DataError for foreign names, a missing q, k or v, an untied head
+    or norm.
+    """
     back = {theirs: here for here, (_, theirs) in _LAYER.items()}
     out: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
@@ -150,7 +153,9 @@ def is_modelzoo(state: Mapping[str, Tensor]) -> bool:
 
 
 def check_slopes(state: Mapping[str, Tensor], num_heads: int) -> None:
-    """Raise DataError if a checkpoint holds ALiBi slopes, and they are not the standard ones up to bfloat16's rounding."""
+    """Raise DataError if a checkpoint holds ALiBi slopes, and they are not the standard ones up to bfloat16's
+    rounding.
+    """
     slopes = next((tensor for name, tensor in state.items() if name.endswith(_SLOPES)), None)
     if slopes is None:
         return
@@ -160,7 +165,8 @@ def check_slopes(state: Mapping[str, Tensor], num_heads: int) -> None:
     ):
         raise DataError(
             f"The checkpoint's ALiBi slopes are not those of {num_heads} heads "
-            f"(first {slopes.flatten()[:3].tolist()}, expected {expected[:3].tolist()}): another model, or trained slopes, "
+            f"(first {slopes.flatten()[:3].tolist()}, expected {expected[:3].tolist()}): another model, or "
+            "trained slopes, "
             "which BTLM does not have."
         )
 

@@ -1,8 +1,8 @@
 """Tensors from files of every kind that BTLM checkpoints come in, without running code and within bounds.
 
-    X.safetensors, model.safetensors.index.json     read by safetensors
-    pytorch_model.bin, its index, X.pt              torch.load(weights_only=True), after the archive was checked
-    X.mdl                                           the Model Zoo's HDF5 (releases to 2.3), or a torch archive
+    X.safetensors, model.safetensors.index.json   read by safetensors
+    pytorch_model.bin, its index, X.pt            torch.load(weights_only=True), the archive being checked
+    X.mdl                                         the Model Zoo's older HDF5 form, or a torch archive
 
 No pickle is executed: `weights_only` builds tensors and plain containers, and nothing else.
 """
@@ -39,9 +39,11 @@ _KINDS = (".safetensors", ".bin", ".pt", ".pth", ".mdl", ".index.json")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Path]:
-    """The tensors of a folder or file by the names they have there, and the folder their configuration lies in.
+    """The tensors of a folder or file by the names they have there, and the folder their configuration lies
+    in.
 
-    Raises ConfigError if nothing that can be read is there, DataError if a file is damaged or is not what it should be.
+    Raises ConfigError if nothing that can be read is there, DataError if a file is damaged or is not what it
+    should be.
     """
     file = path
     if path.is_dir():
@@ -96,7 +98,8 @@ def _read_index(file: Path) -> dict[str, Tensor]:
         for tensor_name, tensor in _read_file(part).items():
             if weight_map.get(tensor_name) != name:
                 raise DataError(
-                    f"{part} holds the tensor {tensor_name[:200]!r}, which {file.name} does not place there. Download both again."
+                    f"{part} holds the tensor {tensor_name[:200]!r}, which {file.name} does not place there. "
+                    "Download both again."
                 )
             state[tensor_name] = tensor
     if missing := sorted(set(weight_map) - set(state)):
@@ -107,7 +110,9 @@ def _read_index(file: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
-    """A file of torch.save. Archives that are compressed, or larger unpacked than stored, are refused before torch opens them."""
+    """A file of torch.save. Archives that are compressed, or larger unpacked than stored, are refused before
+    torch opens them.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -127,7 +132,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises what its reader and unpickler raise: a dozen kinds
         raise DataError(
-            f"{file} cannot be read as plain tensors ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__}). "
+            f"{file} cannot be read as plain tensors "
+            f"({str(error).splitlines()[0][:200] if str(error) else type(error).__name__}). "
             "Only tensors are loaded, never code; convert it to safetensors with the program that wrote it."
         ) from None
     return _flat(loaded, file)
@@ -156,8 +162,9 @@ def _flat(loaded: Any, file: Path) -> dict[str, Tensor]:
 def _read_hdf5(file: Path) -> dict[str, Tensor]:
     """The Model Zoo's HDF5 checkpoints: a dataset `model.NAME` for each tensor, bfloat16 as 16-bit integers.
 
-    Layouts that read other files (external storage, virtual datasets, links) are refused, and so is a dataset that says
-    to be far larger than what is stored of it. LZ4, the default there, is read if hdf5plugin is installed.
+    Layouts that read other files (external storage, virtual datasets, links) are refused, and so is a dataset
+    that says to be far larger than what is stored of it. LZ4, the default there, is read if hdf5plugin is
+    installed.
     """
     with contextlib.suppress(ImportError):
         importlib.import_module("hdf5plugin")
@@ -172,13 +179,12 @@ def _read_hdf5(file: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # h5py raises what HDF5's error stack says, as any of six kinds
         raise DataError(
-            f"{file} cannot be read ({str(error)[:200]}). If its tensors are compressed with LZ4, the Model Zoo's "
+            f"{file} cannot be read ({str(error)[:200]}). If its tensors are compressed with LZ4, the Model "
+            "Zoo's "
             "default, install hdf5plugin; else copy the file again."
         ) from None
     if not state:
-        raise DataError(
-            f"{file} holds no tensor of a model. It is not a checkpoint of the Model Zoo up to release 2.3."
-        )
+        raise DataError(f"{file} holds no tensor of a model. It is not an HDF5 checkpoint of the Model Zoo.")
     return state
 
 

@@ -1,4 +1,6 @@
-"""What a run is told: the settings (`models`), every key of a parameter file (`keys`), and reading files (`load`)."""
+"""What a run is told: the settings (`models`), every key of a parameter file (`keys`), and reading files
+(`load`).
+"""
 
 from btlm_train.parameters.load import find_params, load_model_config, load_params
 from btlm_train.parameters.models import (

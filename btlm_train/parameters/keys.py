@@ -1,8 +1,8 @@
 """Every key of a parameter file, of each release of the Model Zoo, and what becomes of it.
 
-Four tables: `TARGETS` (where a key lands in `Params`), `UNUSED` (accepted, reported, without effect), `FIXED` (model
-settings of which BTLM has exactly one value) and `MODEL_ZOO_DEFAULTS` (where the Model Zoo's default is not ours).
-In patterns `*` stands for one name, and a final `**` for the rest of the path.
+Four tables: `TARGETS` (where a key lands in `Params`), `UNUSED` (accepted, reported, without effect), `FIXED`
+(model settings of which BTLM has exactly one value) and `MODEL_ZOO_DEFAULTS` (where the Model Zoo's default
+is not ours). In patterns `*` stands for one name, and a final `**` for the rest of the path.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ UNUSED = (
     "trainer.init.loggers.**", "trainer.init.loop.num_epochs", "trainer.init.loop.steps_per_epoch",
     "sparsity.**", "wandb.**", "csx.**",
     *(f"{model}.{key}" for model in ("model", "trainer.init.model") for key in (
-        "mixed_precision", "fp16_type", "use_bfloat16", "boundary_casting", "tf_summary", "alibi_implementation",
-        "attention_kernel", "attention_softmax_fp32", "attention_qk_norm_eps", "compute_eval_metrics",
+        "mixed_precision", "fp16_type", "use_bfloat16", "boundary_casting", "tf_summary",
+        "alibi_implementation", "attention_kernel", "attention_softmax_fp32", "attention_qk_norm_eps",
+        "compute_eval_metrics",
         "precision_opt_level", "dtype", "use_experimental_flex_api", "compression.**", "selective_grad.**",
         "lora_params.**", "start_token", "loop_dim", "stop_sequences", "max_tokens", "temperature", "top_k",
         "top_p", "fold_rope_consts", "rope_theta", "pad_rope",
@@ -90,10 +91,12 @@ UNUSED = (
         "num_act_servers", "job_labels.**", "job_priority", "job_time_sec", "disable_version_check",
         "enable_distributed", "main_process_id", "dist_backend", "dist_addr", "init_method", "sync_batchnorm",
         "precision_opt_level", "wsc_log_level.**", "enable_act_frequency", "transfer_processes", "ini.**",
-        "debug_args.**", "debug_args_path", "retrace_every_iteration", "lazy_initialization", "log_initialization",
-        "drop_data", "fabric_type_blacklist.**", "*_memory_gi", "log_input_summaries", "check_loss_values",
+        "debug_args.**", "debug_args_path", "retrace_every_iteration", "lazy_initialization",
+        "log_initialization", "drop_data", "fabric_type_blacklist.**", "*_memory_gi", "log_input_summaries",
+        "check_loss_values",
         "experimental.**", "op_profiler_config.**", "dump_activations", "hf_cache_dir", "summary_dir",
-        "legacy_event_dirs", "disable_strict_checkpoint_loading", "save_losses", "num_epochs", "steps_per_epoch",
+        "legacy_event_dirs", "disable_strict_checkpoint_loading", "save_losses", "num_epochs",
+        "steps_per_epoch",
         "use_appliance_data", "use_cs_grad_accum", "use_cstorch_optimizer_step",
     )),
 )
@@ -157,7 +160,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def is_unused(path: KeyPath) -> bool:
-    """Whether a key has no effect here. A key that `TARGETS` names in full has one, whatever `UNUSED` says."""
+    """Whether a key has no effect here. A key that `TARGETS` names in full has one, whatever `UNUSED`
+    says.
+    """
     return any(_matches(pattern, path) for pattern in UNUSED) and not any(
         _matches(pattern, path) for pattern in TARGETS if not pattern.endswith("**")
     )
@@ -217,7 +222,9 @@ def advice_for_unknown(path: KeyPath) -> str:
 
 
 def takes_flag(target: KeyPath) -> bool:
-    """Whether true and false are values of this setting. Pydantic would take them for 1 and 0 where a number is meant."""
+    """Whether true and false are values of this setting. Pydantic would take them for 1 and 0 where a number
+    is meant.
+    """
     section = SECTIONS.get(target[0])
     names = [
         name for name in target[1:] if not name.isdigit() and name not in ("fit", "eval", "eval_all", "all")

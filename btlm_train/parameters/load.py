@@ -7,9 +7,9 @@
       validate: {val_dataloader: ...}           optimizer: {...}
                                                 runconfig: {...}
 
-Every value of a file is looked up in the tables of `keys`, which say where it lands in `Params`; the same tables serve
-`--set`, so that `--set train_input.data_dir=shards` works on a file of either form. A key that no table has is an error
-that names file, line and the nearest key.
+Every value of a file is looked up in the tables of `keys`, which say where it lands in `Params`; the same
+tables serve `--set`, so that `--set train_input.data_dir=shards` works on a file of either form. A key that
+no table has is an error that names file, line and the nearest key.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class _Sorted:
         self.unused: dict[str, None] = {}
 
     def add(self, setting: Setting) -> None:
-        """Put one setting in its place. Raises ConfigError if there is no such parameter, or BTLM has not this value."""
+        """Put one setting in its place. Raises ConfigError if there is no such parameter, or BTLM has not
+        this value.
+        """
         if is_unused(setting.path):
             self.unused[setting.key] = None
             return
@@ -78,7 +80,8 @@ class _Sorted:
             return
         if isinstance(setting.value, bool) and not takes_flag(target):
             raise ConfigError(
-                f"{setting.where}: {setting.key} is {str(setting.value).lower()}, which is no value of this setting. "
+                f"{setting.where}: {setting.key} is {str(setting.value).lower()}, which is no value of this "
+                "setting. "
                 "Give a number or text."
             )
         for destination in self._destinations(target):
@@ -113,9 +116,9 @@ class _Sorted:
 def load_params(name: str, overrides: Sequence[str] = (), validation: ValidationSection = "fit") -> Params:
     """Read a parameter file and lay `--set KEY=VALUE` over it.
 
-    name: a path, or the name of a file in btlm_train/configs. validation: which of the current form's three validation
-    sections to use; a section that is missing falls back on the others. Raises ConfigError naming file, line and the
-    nearest known key.
+    name: a path, or the name of a file in btlm_train/configs. validation: which of the current form's three
+    validation sections to use; a section that is missing falls back on the others. Raises ConfigError naming
+    file, line and the nearest known key.
     """
     path = find_params(name)
     file = yaml_file.read(path, "parameter file", aliases=True)
@@ -131,7 +134,9 @@ def load_params(name: str, overrides: Sequence[str] = (), validation: Validation
 
 
 def load_model_config(path: Path) -> ModelConfig:
-    """The model of a parameter file of either form; the other sections are not looked at. Raises ConfigError."""
+    """The model of a parameter file of either form; the other sections are not looked at. Raises
+    ConfigError.
+    """
     file = yaml_file.read(path, "parameter file", aliases=True)
     result = _Sorted()
     for setting in _settings(file.tree, (), file):
@@ -164,7 +169,8 @@ def find_params(name: str) -> Path:
     near = difflib.get_close_matches(Path(name).name, names, n=1, cutoff=0.5)
     advice = f"Did you mean {near[0]}?" if near else f"Give a path, or one of {', '.join(names)}."
     raise ConfigError(
-        f"There is no parameter file {shown(name)}. It is neither a path nor a name in btlm_train/configs. {advice}"
+        f"There is no parameter file {shown(name)}. It is neither a path nor a name in btlm_train/configs. "
+        f"{advice}"
     )
 
 
@@ -256,7 +262,9 @@ def _build(result: _Sorted, path: Path, validation: str) -> Params:
 
 
 def _assumed(model: Any) -> Iterator[str]:
-    """What is taken for model settings that the file leaves out and for which the Model Zoo has another default."""
+    """What is taken for model settings that the file leaves out and for which the Model Zoo has another
+    default.
+    """
     given = model if isinstance(model, dict) else {}
     for key, theirs in MODEL_ZOO_DEFAULTS.items():
         if key not in given:

@@ -1,7 +1,7 @@
 """What a run is told: architecture, optimizer, schedule, loop and data, in the Model Zoo's names and checked.
 
-Upper bounds are far above what anybody trains; they keep a mistyped number from asking for more memory or time than
-there is.
+Upper bounds are far above what anybody trains; they keep a mistyped number from asking for more memory or
+time than there is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class _Model(BaseModel):
 
 
 class Initializer(_Model):
-    """A normal distribution, cut at a and b (absolute bounds; two deviations from 0 where they are not given)."""
+    """A normal distribution, cut at a and b (absolute bounds; two deviations from 0 where they are not
+    given).
+    """
 
     name: Literal["truncated_normal", "normal"] = "truncated_normal"
     mean: float = 0.0
@@ -50,7 +52,9 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelConfig(_Model):
-    """The architecture, in the Model Zoo's names. What BTLM does not have (rotary positions, experts) is refused."""
+    """The architecture, in the Model Zoo's names. What BTLM does not have (rotary positions, experts) is
+    refused.
+    """
 
     name: Annotated[str, Field(max_length=100)] = "btlm"
     vocab_size: int = Field(50257, ge=2, le=512_000)
@@ -192,8 +196,8 @@ class LoopConfig(_Model):
 class Params(_Model):
     """Everything a run needs, whichever form it was written in.
 
-    unused: keys of the file that have no effect here. assumed: settings left out for which the Model Zoo has another
-    default, in words.
+    unused: keys of the file that have no effect here. assumed: settings left out for which the Model Zoo has
+    another default, in words.
     """
 
     model: ModelConfig
@@ -228,7 +232,9 @@ class Params(_Model):
         return self.train.batch_size if self.loop.grad_accum_steps > 1 else None
 
     def learning_rate(self, step: int) -> float:
-        """The rate of optimizer step `step`, counted from 0 across stages; after the last piece its end holds."""
+        """The rate of optimizer step `step`, counted from 0 across stages; after the last piece its end
+        holds.
+        """
         if not self.schedule:
             return self.optimizer.learning_rate or 0.0
         for segment in self.schedule[:-1]:

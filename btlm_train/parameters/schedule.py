@@ -14,10 +14,11 @@ _MAX_DEPTH = 8
 
 
 def schedule_pieces(tree: Any, where: str, depth: int = 0) -> Iterator[dict[str, Any]]:
-    """The members of a schedule in order; SequentialLR is replaced by its members, a bare number is a constant rate.
+    """The members of a schedule in order; SequentialLR is replaced by its members, a bare number is a
+    constant rate.
 
-    tree: what a parameter file holds below `schedulers` or `learning_rate`, lists as mappings of positions. where: the
-    file, for messages. Raises ConfigError for a schedule that is not known here.
+    tree: what a parameter file holds below `schedulers` or `learning_rate`, lists as mappings of positions.
+    where: the file, for messages. Raises ConfigError for a schedule that is not known here.
     """
     if isinstance(tree, int | float) and not isinstance(tree, bool):
         yield {"rate": float(tree)}
@@ -47,7 +48,9 @@ def schedule_pieces(tree: Any, where: str, depth: int = 0) -> Iterator[dict[str,
 
 
 def _named(entry: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """The name of a scheduler and its settings: {scheduler: Linear, ...} (flat) or {LinearLR: {...}} (current)."""
+    """The name of a scheduler and its settings: {scheduler: Linear, ...} (flat) or {LinearLR: {...}}
+    (current).
+    """
     if isinstance(entry, dict) and "scheduler" in entry:
         return str(entry["scheduler"]), {key: value for key, value in entry.items() if key != "scheduler"}
     if isinstance(entry, dict) and len(entry) == 1:
@@ -55,7 +58,8 @@ def _named(entry: Any, where: str) -> tuple[str, dict[str, Any]]:
         if isinstance(settings, dict):
             return str(kind), settings
     raise ConfigError(
-        f"{where}: a scheduler is one name with its settings, found {shown(entry)}. Write - LinearLR: {{...}}."
+        f"{where}: a scheduler is one name with its settings, found {shown(entry)}. Write - LinearLR: "
+        f"{{...}}."
     )
 
 

@@ -12,7 +12,9 @@ from btlm_train.parameters import ModelConfig, Params
 
 
 def with_split(data: DataConfig, splits: tuple[str, ...]) -> DataConfig:
-    """Where data_dir is a whole prepared dataset, its first split of `splits` that is there: `shards` names `shards/train`."""
+    """Where data_dir is a whole prepared dataset, its first split of `splits` that is there: `shards` names
+    `shards/train`.
+    """
 
     def resolved(value: str | list[str]) -> str | list[str]:
         return (
@@ -32,7 +34,9 @@ def with_split(data: DataConfig, splits: tuple[str, ...]) -> DataConfig:
 
 
 def with_splits(params: Params) -> Params:
-    """The parameters with training data from train/ and validation data from validation/, or test/ without one."""
+    """The parameters with training data from train/ and validation data from validation/, or test/ without
+    one.
+    """
     return params.model_copy(
         update={
             "train": None if params.train is None else with_split(params.train, ("train",)),
@@ -52,7 +56,8 @@ def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> Dat
         )
     if data.data_dir is None and data.mixture is None:
         raise ConfigError(
-            f"{section}.data_dir is not set. Prepare shards (btlm-data prepare --out shards) and give the folder of "
+            f"{section}.data_dir is not set. Prepare shards (btlm-data prepare --out shards) and give the "
+            "folder of "
             f"their split: --set {section}.data_dir=shards/train."
         )
     data.check_sources()
@@ -73,17 +78,21 @@ def _check_fit(data: DataDescription, model: ModelConfig, where: str) -> None:
     if length is not None and length != model.max_position_embeddings:
         raise ConfigError(
             f"{where} holds samples of {length} tokens, the model has max_position_embeddings "
-            f"{model.max_position_embeddings}. Prepare the data with --seq-len {model.max_position_embeddings}, "
+            f"{model.max_position_embeddings}. Prepare the data with --seq-len "
+            f"{model.max_position_embeddings}, "
             "or change the model."
         )
     if vocabulary is not None and vocabulary > model.vocab_size:
         raise ConfigError(
-            f"{where} was tokenized with {data.tokenizer_name} ({vocabulary} tokens), the model has vocab_size "
-            f"{model.vocab_size}: some tokens would have no embedding. Set model.vocab_size to at least {vocabulary}."
+            f"{where} was tokenized with {data.tokenizer_name} ({vocabulary} tokens), the model has "
+            "vocab_size "
+            f"{model.vocab_size}: some tokens would have no embedding. Set model.vocab_size to at least "
+            f"{vocabulary}."
         )
     if data.tokenizer_name not in (None, "gpt2") and model.vocab_size == 50257 and vocabulary != 50257:
         raise ConfigError(
-            f"{where} was tokenized with {data.tokenizer_name} ({vocabulary} tokens), the model has GPT-2's vocabulary "
+            f"{where} was tokenized with {data.tokenizer_name} ({vocabulary} tokens), the model has GPT-2's "
+            "vocabulary "
             f"of 50257. Set model.vocab_size to {vocabulary}, or prepare the data with --tokenizer gpt2."
         )
 

@@ -1,6 +1,6 @@
 """A run from its first check to its last figure. A run's folder:
 
-params.json   the resolved parameters        metrics.jsonl   a line per logged step; after a kill, up to its checkpoint
+params.json   the resolved parameters        metrics.jsonl   a line for each logged step
 run.json      which run this is              checkpoints/    see checkpoint.py
 earlier/      see run_folder.py              events/         TensorBoard
 """
@@ -45,9 +45,9 @@ def starting_point(
 ) -> tuple[Checkpoint | dict[str, Tensor] | None, bool]:
     """What to begin from, and whether it is this run's own checkpoint (to be continued to the letter).
 
-    The newest whole checkpoint of the run in `folder`; else --checkpoint or the parameters' checkpoint_path: another
-    run's folder or checkpoint, or Hugging Face or Model Zoo weights (weights alone, from step 0). Raises ConfigError if
-    nothing is there, DataError if it cannot be used.
+    The newest whole checkpoint of the run in `folder`; else --checkpoint or the parameters' checkpoint_path:
+    another run's folder or checkpoint, or Hugging Face or Model Zoo weights (weights alone, from step 0).
+    Raises ConfigError if nothing is there, DataError if it cannot be used.
     """
     own = own_checkpoint(folder) if params.loop.autoload_last_checkpoint else None
     if own is not None:
@@ -58,7 +58,8 @@ def starting_point(
     path = moved_path(folder, Path(source))
     if not os.path.lexists(path):
         raise ConfigError(
-            f"There is no checkpoint {source}. Give the folder of a run, one of its checkpoints, or a safetensors file."
+            f"There is no checkpoint {source}. Give the folder of a run, one of its checkpoints, or a "
+            "safetensors file."
         )
     found = checkpoint.find(path)
     if found is not None:
@@ -90,7 +91,8 @@ def train(
     batch_size = params.train.batch_size * params.loop.grad_accum_steps
     if batch_size % world.size:
         raise ConfigError(
-            f"train_input.batch_size {batch_size} is not a multiple of the {world.size} ranks. Choose one that is."
+            f"train_input.batch_size {batch_size} is not a multiple of the {world.size} ranks. Choose one "
+            "that is."
         )
     with locked(folder) if world.rank == 0 else contextlib.nullcontext():
         if world.rank == 0:
@@ -107,7 +109,8 @@ def train(
         last = _last_step(params, trainer.step, len(loader))
         if own and trainer.step >= last:
             logger.info(
-                "This run is finished: its checkpoint is of step %d, and max_steps is %d. Nothing was changed. "
+                "This run is finished: its checkpoint is of step %d, and max_steps is %d. Nothing was "
+                "changed. "
                 "Raise max_steps to train further, or give another --model-dir.",
                 trainer.step, last,
             )  # fmt: skip
@@ -168,7 +171,8 @@ def _run(trainer: Trainer, loader: Any, last: int, evaluating: bool) -> None:
         if trainer.stop_requested:
             trainer.save(loader.state_dict())
             raise Interrupted(
-                f"Stopped at step {trainer.step}, with a checkpoint. Run the same command again to continue from there."
+                f"Stopped at step {trainer.step}, with a checkpoint. Run the same command again to continue "
+                "from there."
             )
         if params.loop.checkpoint_steps != 0:
             trainer.save(loader.state_dict())
@@ -185,7 +189,8 @@ def _seek(loader: Any, state: Mapping[str, Any], own: bool) -> None:
         if own:
             raise
         logger.info(
-            "This is other data than the checkpoint was trained on (a second stage): starting at its first sample."
+            "This is other data than the checkpoint was trained on (a second stage): starting at its first "
+            "sample."
         )
 
 
@@ -276,7 +281,9 @@ def run_evaluation(trainer: Trainer, data: DataConfig) -> evaluate.Sums:
 
 
 def unigram_entropy(data: DataConfig, vocab_size: int) -> float:
-    """Nats per token of the best model that knows only how often each token occurs, from the first million labels."""
+    """Nats per token of the best model that knows only how often each token occurs, from the first million
+    labels.
+    """
     counts = np.zeros(0, dtype=np.int64)
     one = data.model_copy(update={"num_workers": 0, "drop_last": False, "batch_size": 8, "pad_last": False})
     for batch in islice(GptHDF5MapDataProcessor(one).create_dataloader(rank=0, world_size=1), 10_000):

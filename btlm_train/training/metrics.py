@@ -20,7 +20,8 @@ from btlm_train.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# Dense bfloat16 operations a second without sparsity, from the makers' data sheets; by a part of torch's device name.
+# Dense bfloat16 operations a second without sparsity, from the makers' data sheets; by a part of torch's
+# device name.
 PEAK_FLOPS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
     "A10": 125e12, "RTX 4090": 165e12, "MI300X": 1307e12, "MI250X": 383e12, "B200": 2250e12,
@@ -107,7 +108,9 @@ class Metrics:
             self._write(report, "validation" + (f"_{number}" if number else ""))
 
     def finish(self, figures: Mapping[str, Any]) -> None:
-        """The last line: loss over the last steps, and the unigram entropy it must beat to have learnt any order."""
+        """The last line: loss over the last steps, and the unigram entropy it must beat to have learnt any
+        order.
+        """
         if self.active:
             self._write({"event": "end", **figures}, None)
             logger.info(

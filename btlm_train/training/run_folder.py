@@ -1,10 +1,10 @@
 """A run's folder belongs to one run: its identity, its lock, and what becomes of an earlier run found there.
 
     run.json        which run this folder is of
-    earlier/RUN/    everything an earlier run left, whole: moved here when another run begins in the same folder
+    earlier/RUN/    all that an earlier run left: moved here when another run begins in the same folder
 
-A run begins where a folder has no checkpoint yet, or where `autoload_last_checkpoint: false` asks for a new beginning.
-Nothing of an earlier run is deleted, overwritten or taken for the new one's.
+A run begins where a folder has no checkpoint yet, or where `autoload_last_checkpoint: false` asks for a new
+beginning. Nothing of an earlier run is deleted, overwritten or taken for the new one's.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from btlm_train.checkpoint import Checkpoint, RunId, State
 from btlm_train.files import read_bytes, refuse_link, write_json
 
 logger = logging.getLogger(__name__)
-# run.json comes last: until it has moved, the next start sees that this run is still to be moved, and completes it.
+# run.json comes last: until it has moved, the next start sees that this run is still to be moved, and
+# completes it.
 _PARTS = ("checkpoints", "events", "metrics.jsonl", "evaluation.json", "params.json", "run.json")
 _MOVING = "moving"  # in the folder of a run that is being moved
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """run.json. run: the identity. earlier: the folder below earlier/ that the run before it was moved to, if any."""
+    """run.json. run: the identity. earlier: the folder below earlier/ that the run before it was moved to, if
+    any.
+    """
 
     format_version: Literal[1]
     run: RunId
@@ -43,7 +46,9 @@ class RunFile(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[Lease]:
-    """One run at a time in a folder. Raises OutputError if another process trains in it, or it cannot be written."""
+    """One run at a time in a folder. Raises OutputError if another process trains in it, or it cannot be
+    written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,7 +58,8 @@ def locked(folder: Path) -> Iterator[Lease]:
     lock = folder / "run.lock"
     if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):
         raise OutputError(
-            f"{lock} is not a lock file, but a link, folder or pipe. Remove it and run the same command again."
+            f"{lock} is not a lock file, but a link, folder or pipe. Remove it and run the same command "
+            "again."
         )
     with hold(LocalStore(folder), "run.lock", f"The run folder {folder} is") as lease:
         yield lease
@@ -75,9 +81,11 @@ def read_run(folder: Path) -> RunFile | None:
 
 
 def begin_run(folder: Path, *, continuing: bool) -> None:
-    """Make run.json name the run that trains in `folder` from now on. Call it with the lock held, on one rank.
+    """Make run.json name the run that trains in `folder` from now on. Call it with the lock held, on one
+    rank.
 
-    continuing: take up the run that is there; else a new run begins, and what an earlier one left is moved to earlier/.
+    continuing: take up the run that is there; else a new run begins, and what an earlier one left is moved to
+    earlier/.
     """
     present = read_run(folder)
     run = present.run if present is not None else _run_of_checkpoints(folder)
@@ -109,14 +117,18 @@ def own_checkpoint(folder: Path) -> Checkpoint | None:
         reason = checkpoint.inspect(steps[-1])
         raise DataError(
             f"None of the {len(steps)} checkpoints in {folder / 'checkpoints'} can be continued (the newest: "
-            f"{reason if isinstance(reason, str) else 'of another run'}). Restore one or give another --model-dir; "
-            "or start again with --set runconfig.autoload_last_checkpoint=false, which keeps them in earlier/."
+            f"{reason if isinstance(reason, str) else 'of another run'}). Restore one or give another "
+            "--model-dir; "
+            "or start again with --set runconfig.autoload_last_checkpoint=false, which keeps them in "
+            "earlier/."
         )
     return newest
 
 
 def moved_path(folder: Path, path: Path) -> Path:
-    """Where `path` is now, if it lay in the part of `folder` that was moved to earlier/ when this run began."""
+    """Where `path` is now, if it lay in the part of `folder` that was moved to earlier/ when this run
+    began.
+    """
     present = read_run(folder)
     inside = Path(os.path.abspath(path))
     root = Path(os.path.abspath(folder))

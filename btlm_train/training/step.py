@@ -1,7 +1,8 @@
-"""One optimizer step: all micro-batches forward and backward, clip, AdamW at the schedule's rate for this step, zero.
+"""One optimizer step: all micro-batches forward and backward, clip, AdamW at the schedule's rate for this
+step, zero.
 
-The loss is divided by counts over the *global* batch before the backward pass, so micro-batches and ranks change nothing
-but rounding.
+The loss is divided by counts over the *global* batch before the backward pass, so micro-batches and ranks
+change nothing but rounding.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Batch = Mapping[str, Tensor]
 def optimizer_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
     """One update from this rank's part of a global batch.
 
-    Returns loss (the objective), cross_entropy (nats per token), learning_rate, gradient_norm (before clipping), and
-    counts. Raises SafetyStop, before the weights change, if the gradient is not finite.
+    Returns loss (the objective), cross_entropy (nats per token), learning_rate, gradient_norm (before
+    clipping), and counts. Raises SafetyStop, before the weights change, if the gradient is not finite.
     """
     params, world, model = trainer.params, trainer.world, trainer.model
     evaluate.check_tokens(batch, params.model.vocab_size)
@@ -61,7 +62,8 @@ def optimizer_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
     (cross_entropy,) = world.sum(float(total))
     if not math.isfinite(norm) or not math.isfinite(cross_entropy):
         raise SafetyStop(
-            f"The loss or its gradient is not finite at step {trainer.step} (gradient norm {norm}). The weights were "
+            f"The loss or its gradient is not finite at step {trainer.step} (gradient norm {norm}). The "
+            "weights were "
             "not changed and no checkpoint was written since the last one. "
             "Lower the learning rate, or clip (max_gradient_norm), and run again."
         )
@@ -81,7 +83,9 @@ def optimizer_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
 
 
 def _clip(trainer: Trainer) -> float:
-    """Scale the gradients to at most max_gradient_norm, if it is set; returns their norm before, over all ranks."""
+    """Scale the gradients to at most max_gradient_norm, if it is set; returns their norm before, over all
+    ranks.
+    """
     most = trainer.params.optimizer.max_gradient_norm
     norm = torch.nn.utils.clip_grad_norm_(trainer.core.parameters(), math.inf if most is None else most)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -23,8 +23,9 @@ from btlm_train.training.world import World, fill, whole, wrap
 logger = logging.getLogger(__name__)
 # Model settings that a later stage or an evaluation may change: they decide no parameter's shape or meaning.
 _MAY_CHANGE = {
-    "name", "max_position_embeddings", "loss_weight", "loss_scaling", "pos_scaling_factor", "alibi_train_seq_len",
-    "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "initializer", "initializer_range",
+    "name", "max_position_embeddings", "loss_weight", "loss_scaling", "pos_scaling_factor",
+    "alibi_train_seq_len", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "initializer",
+    "initializer_range",
     "embedding_initializer", "output_layer_initializer", "ffn_initializer", "ffn_output_layer_initializer",
 }  # fmt: skip
 
@@ -49,7 +50,9 @@ class Trainer:
 
     @classmethod
     def build(cls, params: Params, world: World, folder: Path) -> Trainer:
-        """Initialise, spread and (if asked for) compile the model. Raises ConfigError if it does not fit the memory."""
+        """Initialise, spread and (if asked for) compile the model. Raises ConfigError if it does not fit the
+        memory.
+        """
         flex = world.device.type == "cuda" and not params.model.attention_dropout
         with torch.device("meta"):
             core = BTLM(
@@ -69,7 +72,8 @@ class Trainer:
         except (MemoryError, RuntimeError) as error:  # torch reports a refused allocation as RuntimeError
             count = count_parameters(params.model)
             raise ConfigError(
-                f"The model of {count:,} parameters cannot be built on {world.device.type}: {str(error).splitlines()[0]}. "
+                f"The model of {count:,} parameters cannot be built on {world.device.type}: "
+                f"{str(error).splitlines()[0]}. "
                 f"Weights and optimizer take {12 * count / 1e9:,.1f} GB; use a smaller model, or more memory."
             ) from error
         return cls(params, world, folder, core, model, optimizer)
@@ -77,7 +81,8 @@ class Trainer:
     def load(self, saved: Checkpoint, *, weights_only: bool = False) -> None:
         """Take over a checkpoint of this or an earlier stage.
 
-        Raises ConfigError naming what differs in the architecture, DataError if its tensors are not the model's.
+        Raises ConfigError naming what differs in the architecture, DataError if its tensors are not the
+        model's.
         """
         check_architecture(saved, self.params.model)
         self.load_weights(saved.weights(), str(saved.path))
@@ -139,7 +144,8 @@ def check_architecture(saved: Checkpoint, model: ModelConfig) -> None:
 def check_same_function(config: ModelConfig, model: ModelConfig, source: str) -> None:
     """Raises ConfigError if foreign weights were saved with another function than `model` computes.
 
-    Compared are sizes and the scales that act on them, since a foreign configuration may spell those otherwise.
+    Compared are sizes and the scales that act on them, since a foreign configuration may spell those
+    otherwise.
     """
     then, now = _function(config), _function(model)
     differences = [
@@ -200,6 +206,7 @@ def _tensor(tensors: Mapping[str, Tensor], name: str, shape: torch.Size, source:
     if value is None or value.shape != shape or not value.is_floating_point():
         problem = "missing" if value is None else f"of shape {tuple(value.shape)} and type {value.dtype}"
         raise DataError(
-            f"{name} is {problem} in {source}, the model has {tuple(shape)}. Use the parameters it was trained with."
+            f"{name} is {problem} in {source}, the model has {tuple(shape)}. Use the parameters it was "
+            "trained with."
         )
     return value.float()

@@ -91,7 +91,9 @@ def _number(variable: str, default: int) -> int:
 
 
 def autocast(params: Params, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 for matrix products where asked for, or on a GPU unless float32 is asked for. Parameters stay float32."""
+    """bfloat16 for matrix products where asked for, or on a GPU unless float32 is asked for. Parameters stay
+    float32.
+    """
     low = params.loop.precision == "bfloat16" or (params.loop.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low, cache_enabled=False)
 

@@ -10,8 +10,8 @@ from transformers import PretrainedConfig
 class BTLMConfig(PretrainedConfig):
     """BTLM: GPT-2 with ALiBi positions, SwiGLU and muP. The keys are those of cerebras/btlm-3b-8k-base.
 
-    n_inner: null means 4 * n_embd. alibi_scaling: null, {"type": "linear", "factor": f} or
-    {"type": "linear", "train_seq_len": n}. Keys of the muP left out mean 1.0 and false, which is another model.
+    n_inner: null means 4 * n_embd. alibi_scaling: null, {"type": "linear", "factor": f} or {"type": "linear",
+    "train_seq_len": n}. Keys of the muP left out mean 1.0 and false, which is another model.
     """
 
     model_type = "btlm"
@@ -51,7 +51,8 @@ class BTLMConfig(PretrainedConfig):
     ) -> None:
         if activation_function != "swiglu" or position_embedding_type != "alibi":
             raise ValueError(
-                f"activation_function {activation_function!r} and position_embedding_type {position_embedding_type!r}: "
+                f"activation_function {activation_function!r} and position_embedding_type "
+                f"{position_embedding_type!r}: "
                 "BTLM has swiglu and alibi."
             )
         self.vocab_size = vocab_size

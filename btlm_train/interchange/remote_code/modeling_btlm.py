@@ -1,6 +1,7 @@
 """BTLM for Hugging Face transformers (4.57 and 5): logits and generation with a cache of keys and values.
 
-Shapes: B sequences, L new positions, K positions with those in the cache, n heads of width d, H = n * d hidden size.
+Shapes: B sequences, L new positions, K positions with those in the cache, n heads of width d, H = n * d
+hidden size.
 """
 
 from __future__ import annotations
@@ -206,7 +207,9 @@ class BTLMLMHeadModel(BTLMPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids (B, L) -> logits (B, L or logits_to_keep, V). labels (B, L) are shifted here; -100 does not count."""
+        """input_ids (B, L) -> logits (B, L or logits_to_keep, V). labels (B, L) are shifted here; -100 does
+        not count.
+        """
         outputs = self.transformer(
             input_ids,
             attention_mask=attention_mask,
