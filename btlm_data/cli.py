@@ -163,16 +163,20 @@ def _find_recipe(name: str) -> Path:
     Raises ConfigError with the shipped names if there is no such thing.
     """
     path = Path(name)
-    if (path / "dataset.json").is_file():
+    if not name:
+        raise ConfigError(
+            "The name of the recipe is empty. Name a recipe file, such as pipelines/sample.yaml."
+        )
+    if os.path.isfile(path / "dataset.json"):
         return path / "dataset.json"
     if os.path.lexists(path):
         return path
     for folder in _recipe_folders():
         candidate = folder / (path.name if name.endswith(".yaml") else f"{name}.yaml")
-        if candidate.is_file() and candidate.parent == folder:
+        if os.path.isfile(candidate) and candidate.parent == folder:
             return candidate
     raise ConfigError(
-        f"There is no recipe {name}. Name a recipe file, a dataset.json, or a shipped recipe: "
+        f"There is no recipe {name[:200]}. Name a recipe file, a dataset.json, or a shipped recipe: "
         f"{', '.join(_recipe_names())}."
     )
 
@@ -189,7 +193,7 @@ def _prepare(
     from btlm_data.recipe.load import load
     from btlm_data.recipe.options import overrides
 
-    path = _find_recipe(recipe_name) if recipe_name else None
+    path = _find_recipe(recipe_name) if recipe_name is not None else None
     recipe = load(path, overrides(options, assignments), trust=trust)
     if plan:
         _plan(recipe, as_json)
@@ -411,6 +415,8 @@ def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) 
     \b
     btlm-data dedupe-curve --bands 9 --rows 13
     """
+    if threshold is not None and not threshold <= 1:  # NaN passes click's range
+        raise ConfigError("--threshold nan is not a similarity. Give a number above 0 and up to 1.")
     from btlm_data.dedupe import curve
 
     terminal.echo(curve.table(bands, rows))

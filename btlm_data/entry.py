@@ -261,6 +261,9 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
             f"{name}{error.strerror}. Free space or choose another folder, and run the same command again."
         )
         return _report("OutputError", message, OutputError.exit_code, arguments)
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_folder():
+        message = "The current folder does not exist any more. Change to another folder."
+        return _report("OutputError", message, OutputError.exit_code, arguments)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return _report("OutOfMemory", _OUT_OF_MEMORY, INTERNAL_ERROR, arguments)
     summary = redact(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:300]
@@ -271,6 +274,14 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
     message = f"Something failed that should not ({summary}). {details}"
     logger.debug("unforeseen error", exc_info=error)
     return _report("InternalError", message, INTERNAL_ERROR, arguments)
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _write_report(error: Exception, arguments: Sequence[str]) -> str | None:

@@ -58,6 +58,12 @@ def test_the_written_docs_are_the_programs_own_words() -> None:
         (["run", "nowhere.yaml"], 2, "There is no recipe nowhere.yaml"),
         (["run", "stage9"], 2, "redpajama, sample, stage1, stage2"),
         (["run", "."], 2, "cannot be read: Is a directory"),
+        (["run", ""], 2, "The name of the recipe is empty"),
+        (["run", "a" * 5000], 2, "There is no recipe aaa"),
+        (["prepare", "--source", "\udcff.jsonl"], 2, "must be renamed"),
+        (["prepare", "--source", "s" * 100_000], 2, "longer than the 4,096 characters"),
+        (["prepare", "--source", "sample", "--out", ""], 2, "must not be empty"),
+        (["dedupe-curve", "--threshold", "nan"], 2, "not a similarity"),
         (["inspect", "/nowhere"], 3, "/nowhere"),
         (["verify", "/nowhere"], 3, "/nowhere"),
         (["export", "/nowhere", "--to", "npy", "--out", "x"], 3, "/nowhere"),
@@ -243,3 +249,20 @@ def test_export_offers_what_can_be_exported_to() -> None:
     (option,) = [parameter for parameter in cli.commands["export"].params if parameter.name == "to"]
     assert isinstance(option.type, click.Choice)
     assert set(option.type.choices) == set(TARGETS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed there")
+def test_a_current_folder_that_is_gone_is_said_in_words() -> None:
+    code = (
+        "import os, sys, tempfile; folder = tempfile.mkdtemp(); os.chdir(folder); os.rmdir(folder);"
+        "sys.argv = ['btlm-data', 'prepare', '--source', 'sample', '--out', 'd'];"
+        "from btlm_data.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 4
+    assert "current folder does not exist" in done.stderr

@@ -90,6 +90,8 @@ def _message(problem: dict[str, Any]) -> str:
             found, example = ("list", "[SEP]") if isinstance(value, list) else ("mapping", "{name}")
             return f"expected text, found a {found}; text in brackets needs quotes: '{example}'"
         return "expected text; put it in quotes"
+    if kind == "string_unicode":
+        return "not Unicode text; a file or folder of such a name must be renamed"
     if kind in ("int_type", "int_parsing", "int_from_float"):
         return "expected a whole number"
     if kind in ("float_type", "float_parsing"):
