@@ -174,11 +174,11 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}, expected one of {', '.join(FORMATS)}")
         names = [file.name for file in self.outputs]
         if len(set(names)) < len(names):
             raise ValueError("outputs names a file twice")
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}, expected one of {', '.join(FORMATS)}")
 
     @property
     def tail(self) -> str:

@@ -14,12 +14,15 @@ from pydantic import ValidationError
 
 from btlm_data.errors import DataError
 from btlm_data.formats import provenance
-from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, Tokenizer, without_places
+from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, Split, Tokenizer, without_places
 from btlm_data.formats.ledger import SPLITS, total
+from btlm_data.formats.shard_formats import get_format
+from btlm_data.formats.shard_formats.base import StreamSize
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.opening import Opened, reading, require_regular
 from btlm_data.recipe.models import Settings
 from btlm_data.recipe.validation import explain
+from btlm_data.stages.pack import packing_of
 
 GPT2 = Tokenizer(
     name="gpt2",
@@ -77,6 +80,8 @@ def _configuration_problems(manifest: Dataset) -> Iterator[str]:
     if manifest.dtype != dtype:
         yield f"dtype: {manifest.dtype}, {manifest.tokenizer.vocab_size} ids need {dtype}"
     yield from _ledger_contradictions(manifest, settings)
+    for name, entry in manifest.splits.items():
+        yield from _packing_contradictions(manifest, settings, name, entry)
     splits_with_input = {file.split for file in manifest.inputs}
     names_of_inputs = Counter((file.split, file.name) for file in manifest.inputs)
     yield from (f"inputs: {name} is listed {n} times" for (_, name), n in names_of_inputs.items() if n > 1)
@@ -99,6 +104,39 @@ def settings_of(configuration: Mapping[str, Any]) -> Settings | str:
         return explain(error, Settings, lambda _: "").replace("\n", "; ")
     except RecursionError:
         return "nested too deeply"
+
+
+def _packing_contradictions(manifest: Dataset, settings: Settings, name: str, split: Split) -> Iterator[str]:
+    """Whether the files of a split are those that its stream becomes in this format, with these settings."""
+    if manifest.format != settings.format:
+        return  # said before
+    tokenizer, size = manifest.tokenizer, StreamSize(split.stream_tokens, split.documents)
+    if size.tokens < 2:  # such a stream has no label to learn, and no shard is written of it
+        if split.files:
+            yield f"splits.{name}.files: {len(split.files)}, a stream of {size.tokens} tokens makes none"
+        return
+    shard_format = get_format(manifest.format)
+    packing = packing_of(settings, manifest.seq_len, name, manifest.dtype, tokenizer.eos_id)
+    kept = shard_format.balance(size, packing).kept
+    if split.label_tokens != kept:
+        yield f"splits.{name}.label_tokens: {split.label_tokens}, {size.tokens} tokens make {kept}"
+    if shard_format.plans_by_packing:
+        return
+    plan = shard_format.plan(size, packing, ())
+    rows = sum(file.n_examples for file in split.files)
+    if rows != plan.rows:
+        yield f"splits.{name}: {rows} rows in files, {size.tokens} tokens make {plan.rows}"
+    elif len(split.files) != plan.num_files:
+        yield f"splits.{name}: {len(split.files)} files, {plan.rows} rows make {plan.num_files}"
+    else:
+        for number, file in enumerate(split.files):
+            first, last = plan.rows_of(number)
+            if (file.name, file.n_examples) != (plan.file_name(number), last - first):
+                yield (
+                    f"splits.{name}.files[{number}]: {file.name} of {file.n_examples} rows, "
+                    f"expected {plan.file_name(number)} of {last - first}"
+                )
+                return
 
 
 def _ledger_contradictions(manifest: Dataset, settings: Settings) -> Iterator[str]:

@@ -689,6 +689,24 @@ CONTRADICTIONS: dict[str, tuple[Change, str, str]] = {
         "configuration",
         "seq_len and set.share: 16 and None, configuration.seq_len[0] is 99 and None",
     ),
+    "other files": (
+        lambda root: edit_manifest(
+            root,
+            lambda m: (m["configuration"]["shards"].update(samples_per_file=6), refingerprint(m)),
+        ),
+        "configuration",
+        "splits.train: ",
+    ),
+    "files in another order": (
+        lambda root: edit_manifest(root, lambda m: m["splits"]["train"]["files"].reverse()),
+        "configuration",
+        "splits.train.files[0]: data-",
+    ),
+    "tail said to be dropped": (
+        lambda root: edit_manifest(root, change_configuration(tail="drop")),
+        "configuration",
+        "splits.train.label_tokens: ",
+    ),
     "no such setting": (
         lambda root: edit_manifest(root, change_configuration(sed=1)),
         "configuration",

@@ -101,7 +101,7 @@ def write(
     lengths = [int(name[3:]) for name in sets[1]] if len(sets[1]) > 1 else [seq_len]
     configuration = {
         "tail": tail,
-        "shards": {"dtype": "int32"},
+        "shards": {"dtype": "int32", "samples_per_file": rows_per_file},
         "dedupe": {"method": "none"},
         "format": form,
         "shuffle": shuffle,
