@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from btlm_data.errors import BtlmError
 from btlm_data.tokenizers import load_tokenizer, self_check, verdicts
 from btlm_data.tokenizers.backends import LibraryPanic
-from tests.tokenizers.test_tokenizer import OTHERS
+from tests.tokenizers.makers import OTHERS
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 SCALARS = st.one_of(
