@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,19 @@ def test_the_scheme_decides_the_module() -> None:
     assert module_of("a/folder") == module_of("file:///x") == SCHEMES["file"]
     assert module_of("HTTPS://h/x") == SCHEMES["https"]
     assert module_of("s3://b/x") == OTHERS
+
+
+def test_no_circle_of_imports() -> None:
+    """Imports inside functions count too."""
+    needed: dict[str, set[str]] = {}
+    for path in (ROOT / "btlm_data/sources").glob("*.py"):
+        needed[path.stem] = set(
+            re.findall(r"^ *from btlm_data\.sources\.(\w+) import", path.read_text(), re.MULTILINE)
+        )
+        for names in re.findall(r"^ *from btlm_data\.sources import (.+)", path.read_text(), re.MULTILINE):
+            needed[path.stem] |= set(re.findall(r"\w+", names))
+    assert sum(map(len, needed.values())) > 40
+    list(TopologicalSorter(needed).static_order())  # raises CycleError
 
 
 def test_a_toy_scheme_prepares(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
