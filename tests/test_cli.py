@@ -266,3 +266,30 @@ def test_a_current_folder_that_is_gone_is_said_in_words() -> None:
     )
     assert done.returncode == 4
     assert "current folder does not exist" in done.stderr
+
+
+def test_nothing_from_a_hostile_corpus_reaches_the_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\u202eevil\u2066"
+    (tmp_path / "c").mkdir()
+    records = [{"text": f"{evil} word{i} " * 60, "meta": {"redpajama_set_name": evil}} for i in range(30)]
+    lines = "".join(json.dumps(record) + "\n" for record in records) + f"{{bad {evil}\n"
+    (tmp_path / "c" / f"{evil}.jsonl").write_text(lines)
+    (tmp_path / "r.yaml").write_text('"sed\\e[2J": 1\n')
+    for arguments, code in (
+        (["prepare", "--source", "c", "--plan"], 0),
+        (["prepare", "--source", "c", "--out", "out", "-v"], 0),
+        (["prepare", "--source", "c", "--out", "out", "--json"], 0),
+        (["prepare", "--source", "c", "--out", "strict", "--strict"], 3),
+        (["inspect", "out", "--sample", "1"], 0),
+        (["inspect", "out", "--json"], 0),
+        (["verify", "out"], 0),
+        (["export", "out", "--to", "npy", "--out", f"e{evil}"], 0),
+        (["run", "r.yaml"], 2),
+        (["prepare", "--source", evil, "--json"], 3),
+        (["prepare", "--format", evil], 2),
+        ([evil], 2),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        shown = done.stdout + done.stderr
+        assert not re.search("[\x07\x1b\x9b\u202a-\u202e\u2066-\u2069]", shown), arguments
