@@ -34,21 +34,25 @@ class Mixture:
         counts = [int(max(heavy) * share) for share in shares]
         self.lengths = np.array(lengths, np.int64)
         self.bounds = np.cumsum([0, *counts])
-        self.place: Int64Array | None = None
+        self.positions: Int64Array | None = None  # where each index is, sources standing one after the other
         if interleave:
-            place = np.arange(self.bounds[-1])
-            np.random.default_rng(seed).shuffle(place)
-            source = np.searchsorted(self.bounds, place, side="right") - 1
+            positions = np.arange(self.bounds[-1])
+            np.random.default_rng(seed).shuffle(positions)
+            source = self._source_at(positions)
             for number, first in enumerate(self.bounds[:-1]):
                 members = np.flatnonzero(source == number)
-                place[members] = first + np.arange(len(members))
-            self.place = place
+                positions[members] = first + np.arange(len(members))
+            self.positions = positions
 
     def __len__(self) -> int:
         return int(self.bounds[-1])
 
     def locate(self, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
         """The number of the source, and of the sample in it, of each index: (n,) -> two of (n,)."""
-        place = indices if self.place is None else self.place[indices]
-        source = np.searchsorted(self.bounds, place, side="right") - 1
-        return source, (place - self.bounds[source]) % self.lengths[source]
+        positions = indices if self.positions is None else self.positions[indices]
+        source = self._source_at(positions)
+        return source, (positions - self.bounds[source]) % self.lengths[source]
+
+    def _source_at(self, positions: Int64Array) -> Int64Array:
+        """The number of the source at each position: (n,) -> (n,)."""
+        return np.searchsorted(self.bounds, positions, side="right") - 1

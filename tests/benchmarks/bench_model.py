@@ -2,15 +2,16 @@
 
     python -m tests.benchmarks.bench_model
 
-Both have GPT-2 small's shape: hidden 768, 12 layers, 12 heads, vocabulary 50,257. GPT-2's feed-forward layer has two
-matrices of 768 x 3,072, ours (SwiGLU) three, so 2,048 wide: the same count; what is left over is GPT-2's table of learned
-positions (1.3 % at 2,048) and a few biases. GPT-2 runs as `transformers` sets it up (scaled_dot_product_attention) with
-dropout 0 and without a cache for generation. A pass is the mean loss over the same random tokens and all its gradients.
+Both have GPT-2 small's shape: hidden 768, 12 layers, 12 heads, vocabulary 50,257. GPT-2's feed-forward layer
+has two matrices of 768 x 3,072, ours (SwiGLU) three, so 2,048 wide: the same count; what is left over is
+GPT-2's table of learned positions (1.3 % at 2,048) and a few biases. GPT-2 runs as `transformers` sets it up
+(scaled_dot_product_attention) with dropout 0 and without a cache for generation. A pass is the mean loss over
+the same random tokens and all its gradients.
 
-The two take turns; the ratio is the median over the pairs of our time / theirs: CPU seconds of one thread, which other
-programs on the machine disturb least, or with BTLM_BENCH_THREADS=2 and more the time on the clock. bfloat16 (autocast) is
-measured where the CPU computes with it (AVX512-BF16 or AMX); elsewhere it is emulated and nobody would train with it.
-BTLM_BENCH_PAIRS (3) sets the number of pairs.
+The two take turns; the ratio is the median over the pairs of our time / theirs: CPU seconds of one thread,
+which other programs on the machine disturb least, or with BTLM_BENCH_THREADS=2 and more the time on the
+clock. bfloat16 (autocast) is measured where the CPU computes with it (AVX512-BF16 or AMX); elsewhere it is
+emulated and nobody would train with it. BTLM_BENCH_PAIRS (3) sets the number of pairs.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def their_model(length: int) -> nn.Module:
 
 
 def passes(length: int, batch: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor], int, int]:
-    """Ours and theirs: a function each that computes loss and gradients of one batch; and both parameter counts."""
+    """Ours and theirs: a function each that computes loss and gradients of one batch; and both parameter
+    counts.
+    """
     ours, theirs = our_model(length), their_model(length)
     ids = torch.randint(VOCABULARY, (batch, length + 1), generator=torch.Generator().manual_seed(0))
     inputs, labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()

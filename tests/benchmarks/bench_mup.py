@@ -1,18 +1,23 @@
-"""muP at work on real text: activations that keep their scale over widths, and a learning rate that transfers between them.
+"""muP at work on real text: activations that keep their scale over widths, and a learning rate that transfers
+between them.
 
     python -m tests.benchmarks.bench_mup --plot docs/figures/mup.png
 
-1. Coordinate check (Yang et al. 2022, "Tensor Programs V", appendix D.1): BTLM's published values at widths 64 to 2,048; after
-   ten steps what every layer puts out should have one scale (root mean square, geometric mean of two seeds) at every width.
-   Narrow models lag behind that limit, so the range 64 to 512 and the range 512 to 2,048 are shown apart.
-   The rate is a quarter of the published peak: at the peak itself, without warm-up, activations grow 400-fold in ten steps
-   and differ as much between seeds as between widths.
-2. Transfer: at widths 64, 128 and 256 short runs (two seeds) for each of five learning rates, each twice the last. The best
-   must be the same at every width. With --plot the same widths without muP too, for comparison; that doubles the time.
+1. Coordinate check (Yang et al. 2022, "Tensor Programs V", appendix D.1): BTLM's published values at widths
+64 to 2,048; after
+   ten steps what every layer puts out should have one scale (root mean square, geometric mean of two seeds)
+   at every width. Narrow models lag behind that limit, so the range 64 to 512 and the range 512 to 2,048 are
+   shown apart. The rate is a quarter of the published peak: at the peak itself, without warm-up, activations
+   grow 400-fold in ten steps and differ as much between seeds as between widths.
+2. Transfer: at widths 64, 128 and 256 short runs (two seeds) for each of five learning rates, each twice the
+last. The best
+   must be the same at every width. With --plot the same widths without muP too, for comparison; that doubles
+   the time.
 
-The tokens are the package's sample corpus as `btlm-data prepare --seq-len 128` packs it, the commonest 2,047 under ids of
-their own and the rest under one more, so that a small model's time goes into its layers. The best rate is below BTLM's own: a
-step here has 1,024 tokens, there 3.9 million. Runs of 120 steps are too short: seeds then differ as much as neighbouring rates.
+The tokens are the package's sample corpus as `btlm-data prepare --seq-len 128` packs it, the commonest 2,047
+under ids of their own and the rest under one more, so that a small model's time goes into its layers. The
+best rate is below BTLM's own: a step here has 1,024 tokens, there 3.9 million. Runs of 120 steps are too
+short: seeds then differ as much as neighbouring rates.
 """
 
 from __future__ import annotations
@@ -99,7 +104,9 @@ def coordinate_check(samples: Tensor) -> Coordinates:
 
 
 def losses_at(samples: Tensor, kind: str, width: int) -> list[float]:
-    """Loss (nats a token, mean of the last steps and the seeds) by rate. Warm-up over a tenth, then linear decay to 0; clipped."""
+    """Loss (nats a token, mean of the last steps and the seeds) by rate. Warm-up over a tenth, then linear
+    decay to 0; clipped.
+    """
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)  # small matrices: a second thread costs more than it brings
     batches = list(torch.split(samples[: TRANSFER_STEPS * BATCH], BATCH))
@@ -178,7 +185,9 @@ def measure(transferred: Sequence[str]) -> tuple[Coordinates, Losses]:
 
 
 def spread(by_width: dict[int, dict[str, np.ndarray]], narrowest: int, widest: int) -> float:
-    """How far one layer's scale after the steps lies apart over the widths: largest / smallest, of the layer where that is most."""
+    """How far one layer's scale after the steps lies apart over the widths: largest / smallest, of the layer
+    where that is most.
+    """
     chosen = [found for width, found in by_width.items() if narrowest <= width <= widest]
     return max(
         max(found[name][1] for found in chosen) / min(found[name][1] for found in chosen)
@@ -187,7 +196,9 @@ def spread(by_width: dict[int, dict[str, np.ndarray]], narrowest: int, widest: i
 
 
 def rows(coordinates: Coordinates, losses: Losses) -> list[dict[str, Any]]:
-    """What `make bench` shows: how far scales, and best rates, lie apart over the widths; ours with muP, theirs without."""
+    """What `make bench` shows: how far scales, and best rates, lie apart over the widths; ours with muP,
+    theirs without.
+    """
     found = []
     for narrowest, widest, allowed in RANGES:
         ours, theirs = (float(spread(coordinates[kind], narrowest, widest)) for kind in PARAMETRISATIONS)
@@ -227,7 +238,8 @@ def main() -> None:
     coordinates, losses = measure(PARAMETRISATIONS if arguments.plot else ("mup",))
     for kind in PARAMETRISATIONS:
         print(
-            f"\n{kind}: scale after {STEPS} steps at widths {', '.join(map(str, WIDTHS))}; exponents of the width by range"
+            f"\n{kind}: scale after {STEPS} steps at widths {', '.join(map(str, WIDTHS))}; exponents of the "
+            "width by range"
         )
         powers = [
             exponents({w: found for w, found in coordinates[kind].items() if low <= w <= high})

@@ -1,8 +1,11 @@
-"""How fast does training get its samples? Our loader against one HDF5 virtual dataset over the same files, num_workers 0.
+"""How fast does training get its samples? Our loader against one HDF5 virtual dataset over the same files,
+num_workers 0.
 
-Theirs is what the original reader is made of: an `h5py.VirtualLayout` over all shards, one sample a read, cast to int32, split into features
-and put together by torch's default_collate. Same files, same batches, same order, warm page cache. Both work in one thread and wait for
-nothing, so CPU time is taken, which other work on the machine disturbs less; rounds alternate, and the ratio is the median of pairs. The tokens are GPT-2's of the sample corpus, so that they compress as text does.
+Theirs is what the original reader is made of: an `h5py.VirtualLayout` over all shards, one sample a read,
+cast to int32, split into features and put together by torch's default_collate. Same files, same batches, same
+order, warm page cache. Both work in one thread and wait for nothing, so CPU time is taken, which other work
+on the machine disturbs less; rounds alternate, and the ratio is the median of pairs. The tokens are GPT-2's
+of the sample corpus, so that they compress as text does.
 """
 
 from __future__ import annotations
@@ -95,7 +98,9 @@ class _Document(msgspec.Struct):
 
 
 def sample_tokens() -> npt.NDArray[np.int32]:
-    """The sample corpus's training text as GPT-2 tokens, repeated to TOKENS + 1. Its planted bad lines are left out."""
+    """The sample corpus's training text as GPT-2 tokens, repeated to TOKENS + 1. Its planted bad lines are
+    left out.
+    """
     texts = []
     for path in sorted((_DATA / "sample/train").rglob("*.jsonl.zst")):
         with zstandard.open(path, "rb") as lines:

@@ -1,7 +1,10 @@
-"""Reading shards: every way of storing them, what is refused and how it is said, processes, open files, state, description."""
+"""Reading shards: every way of storing them, what is refused and how it is said, processes, open files,
+state, description.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -326,6 +329,14 @@ def test_a_truncated_contiguous_shard_is_an_error(tmp_path: Path) -> None:
 # Processes and open files
 
 
+def test_a_shard_that_another_program_has_locked_is_read(tmp_path: Path) -> None:
+    """HDF5 takes a lock on what it writes; a lock is not damage, and some file systems have none."""
+    rows = three_shards(tmp_path)
+    with h5py.File(tmp_path / "data-00001.h5", "r+"), (tmp_path / "data-00002.h5").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert np.array_equal(everything({"data_dir": str(tmp_path), "batch_size": 16}), rows)
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_deliver_the_same_batches_however_they_start(tmp_path: Path, context: str) -> None:
     rows = three_shards(tmp_path, **STORAGE["gzip"])
@@ -371,7 +382,9 @@ def test_the_dataset_is_small_to_pickle_and_reads_the_same(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_more_shards_than_files_may_be_open(tmp_path: Path, shuffle: bool) -> None:
-    """900 shards of one sample with at most 300 open files; the virtual dataset of the original gives zeros for 600 of them."""
+    """900 shards of one sample with at most 300 open files; the virtual dataset of the original gives zeros
+    for 600 of them.
+    """
     source = write(tmp_path / "one.h5", np.zeros((1, 3, 4), np.int32))
     (tmp_path / "many").mkdir()
     for number in range(900):

@@ -73,7 +73,9 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 def write_folders(
     root: Path, counts: dict[str, dict[str, int]], config: dict[str, Any]
 ) -> reader_order.Folders:
-    """Write shards of `counts` rows each; returns what they hold. Each sample (or token) has a number of its own."""
+    """Write shards of `counts` rows each; returns what they hold. Each sample (or token) has a number of its
+    own.
+    """
     number = itertools.count(1)
     planes = 5 if config["use_vsl"] else 3
     folders: reader_order.Folders = {}
@@ -107,7 +109,9 @@ def with_root(config: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def identities(batch: dict[str, torch.Tensor], config: dict[str, Any]) -> list[Any]:
-    """The samples of a batch as the simulation names them, every feature checked on the way; None where all is zero."""
+    """The samples of a batch as the simulation names them, every feature checked on the way; None where all
+    is zero.
+    """
     result: list[Any] = []
     for row in range(len(batch["input_ids"])):
         sample = [values[row].tolist() for values in batch.values()]
@@ -189,7 +193,9 @@ def test_batches_equal_the_simulation(
 def test_any_stop_goes_on_with_the_very_next_sample(
     counts: dict[str, dict[str, int]], config: dict[str, Any], legs: list[tuple[int, int, int]]
 ) -> None:
-    """Legs of a run, each with a batch size, a number of batches and a world size of its own, read the one stream without a seam."""
+    """Legs of a run, each with a batch size, a number of batches and a world size of its own, read the one
+    stream without a seam.
+    """
     with tempfile.TemporaryDirectory() as name:
         folders = write_folders(Path(name), counts, config)
         config = with_root(config, Path(name))
@@ -218,7 +224,9 @@ def test_any_stop_goes_on_with_the_very_next_sample(
 
 
 def repeated(loader: RestartableDataLoader) -> Any:
-    """Pass after pass; ends after 30 passes in which there was no batch (a batch much larger than the data)."""
+    """Pass after pass; ends after 30 passes in which there was no batch (a batch much larger than the
+    data).
+    """
     for _ in range(30):
         yield from loader
 

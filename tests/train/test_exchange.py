@@ -1,4 +1,6 @@
-"""Models out to other programs and in from them: what others read, and what is refused in words with nothing written."""
+"""Models out to other programs and in from them: what others read, and what is refused in words with nothing
+written.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# Out -----------------------------------------------------------------------------------------------------------------
+# Out
+# -----------------------------------------------------------------------------------------------------------------
 
 INITIALIZERS = st.none() | st.builds(
     lambda name, std: {"name": name, "std": std},
@@ -133,7 +136,9 @@ def test_the_exported_parameters_keep_optimizer_and_schedule(tmp_path: Path) -> 
 
 
 def test_the_checkpoint_for_the_model_zoo_is_what_its_trainer_loads(tmp_path: Path) -> None:
-    """Its loader reads safetensors only as a flat state, in which its trainer finds no `model`: so there is a .mdl too."""
+    """Its loader reads safetensors only as a flat state, in which its trainer finds no `model`: so there is a
+    .mdl too.
+    """
     export(weights_of(), CONFIG, tmp_path, "modelzoo")
     loaded = torch.load(tmp_path / "checkpoint.mdl", weights_only=True)
     assert set(loaded) == {"model"}
@@ -237,7 +242,8 @@ def test_exported_files_have_the_umasks_mode(tmp_path: Path) -> None:
     assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o644"}
 
 
-# In ------------------------------------------------------------------------------------------------------------------
+# In
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def huggingface_folder(folder: Path, config: ModelConfig = CONFIG) -> Path:

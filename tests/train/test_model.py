@@ -91,8 +91,10 @@ def test_five_optimizer_steps_equal_the_reference(naming: str) -> None:
     optimizer = AdamW(model.named_parameters(), CONFIG, params.optimizer)
     losses, norms, rates = [], [], []
     for step in range(RECORDED["steps"]):
-        # The unfused kernel, as the reference used: gradients of key biases are zero but for rounding (softmax does not see
-        # them), Adam blows that rounding up, and with the fused kernel's other rounding two of 64 end 1.3e-5 away.
+        # The unfused kernel, as the reference used: gradients of key biases are zero but for rounding
+        # (softmax does not see
+        # them), Adam blows that rounding up, and with the fused kernel's other rounding two of 64 end 1.3e-5
+        # away.
         with sdpa_kernel(SDPBackend.MATH):
             loss = batch_loss(model)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -347,3 +349,19 @@ def test_both_naming_schemes_hold_the_same_model() -> None:
     )
     assert set(one) == set(two)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_private_attention_kernel_is_what_it_was() -> None:
+    """The CPU kernel that model.py calls is not public: a release of PyTorch that changes it is noticed
+    here.
+    """
+    kernel = btlm_model._CPU_FLASH
+    assert kernel is not None, "PyTorch has no such kernel any more: attention on a CPU is twice as slow"
+    names = [argument.name for argument in kernel.default._schema.arguments]
+    assert names == ["query", "key", "value", "dropout_p", "is_causal", "attn_mask", "scale"]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 17, 8, generator=generator) for _ in range(3))
+    bias = attention_bias(alibi_slopes(3), 17, 17)
+    ours = kernel(q, k, v, 0.0, True, attn_mask=bias, scale=0.3)[0]
+    public = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.3)
+    torch.testing.assert_close(ours, public)

@@ -20,7 +20,9 @@ NEWER = OLDER.model_copy(
 
 
 def test_the_older_form_is_the_same_model() -> None:
-    """Explicit deviations, logit scale and decoder rate of the first published file are what muP derives in the later one."""
+    """Explicit deviations, logit scale and decoder rate of the first published file are what muP derives in
+    the later one.
+    """
     older, newer = OptimizerConfig(adjust_learning_rate={"decoder_kernel": 0.1}), OptimizerConfig()
     for name in mup.GROUPS:
         assert mup.learning_rate_multiplier(name, OLDER, older) == pytest.approx(

@@ -1,4 +1,6 @@
-"""The page on data loaders: its example runs as printed and learns, and its table is what our own loader gives."""
+"""The page on data loaders: its example runs as printed and learns, and its table is what our own loader
+gives.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from btlm_data.errors import ConfigError
 from btlm_train.model import count_parameters
 from btlm_train.parameters import find_params, load_params
 
-# Keys of the Model Zoo's published files of both generations (facts from its repository), values as published.
+# Keys of the Model Zoo's published files of both generations (facts from its repository), values as
+# published.
 CURRENT: dict[str, Any] = {
     "trainer": {
         "init": {
@@ -252,7 +253,8 @@ def test_files_that_are_no_parameters(tmp_path: Path, text: str, message: str) -
         load_params(str(path))
 
 
-# Keys that only some releases of the Model Zoo have (2.0.2, 2.0.3; 2.10), with the values BTLM's files have there.
+# Keys that only some releases of the Model Zoo have (2.0.2, 2.0.3; 2.10), with the values BTLM's files have
+# there.
 OTHER_RELEASES: dict[str, Any] = {
     "model.use_position_embedding": True,
     "model.use_bfloat16": True,
@@ -406,7 +408,8 @@ BROKEN: dict[str, tuple[str, str]] = {
         "total_iters|initial",
     ),
     "schedule text rate": (
-        "model: {num_heads: 12}\noptimizer: {learning_rate: [{scheduler: Linear, initial_learning_rate: a, total_iters: 3}]}\n",
+        "model: {num_heads: 12}\noptimizer: {learning_rate: [{scheduler: Linear, initial_learning_rate: a, "
+        "total_iters: 3}]}\n",
         "expected a number",
     ),
     "schedule deep": (

@@ -157,7 +157,9 @@ def assert_close_curves(ours: dict[int, dict[str, float]], theirs: dict[int, dic
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_equal_one_within_rounding(whole: Any, tmp_path: Path, parallel: str) -> None:
-    """From the start; begun on one rank and continued on two; and with micro-batches. Then one rank goes on from two."""
+    """From the start; begun on one rank and continued on two; and with micro-batches. Then one rank goes on
+    from two.
+    """
     params, curve, _ = whole
     trained(params, tmp_path / "grown", "runconfig.max_steps=17")
     jobs: list[tuple[str, str, tuple[str, ...]]] = [
@@ -195,7 +197,9 @@ def test_two_ranks_resume_at_every_step(whole: Any, tmp_path: Path, parallel: st
 
 
 def killed_again_and_again(params: Path, folder: Path, seed: int, most: int) -> int:
-    """Start, SIGKILL after a random time, start again, until a run ends by itself. Returns how often it was killed."""
+    """Start, SIGKILL after a random time, start again, until a run ends by itself. Returns how often it was
+    killed.
+    """
     rng = random.Random(seed)
     kills = 0
     while True:
@@ -221,7 +225,9 @@ def killed_again_and_again(params: Path, folder: Path, seed: int, most: int) -> 
 
 
 def test_killed_and_rerun_equals_undisturbed(whole: Any, data: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, a checkpoint at every step: the curve is that of an undisturbed run, bit for bit."""
+    """kill -9 at random moments, a checkpoint at every step: the curve is that of an undisturbed run, bit for
+    bit.
+    """
     _, curve, weights = whole
     often = tiny.write_params(
         tmp_path / "params.yaml", data, runconfig={"checkpoint_steps": 1, "max_checkpoints": 2}
@@ -302,7 +308,9 @@ def test_dropout_resumes_exactly(whole: Any, tmp_path: Path) -> None:
 def test_stage_two_continues_step_and_schedule_on_other_data(
     whole: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Longer sequences from other documents, half the batch: as many tokens a step; the rate goes on where it was."""
+    """Longer sequences from other documents, half the batch: as many tokens a step; the rate goes on where it
+    was.
+    """
     params, curve, _ = whole
     caplog.set_level("INFO")
     trained(params, tmp_path / "one", "runconfig.max_steps=20")

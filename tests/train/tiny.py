@@ -30,7 +30,9 @@ MODEL: dict[str, Any] = {
 
 
 def write_shards(folder: Path, samples: int = 60, length: int = LENGTH, seed: int = 0) -> Path:
-    """A noisy but learnable stream: each token is mostly the one before plus one. The last sample is padded."""
+    """A noisy but learnable stream: each token is mostly the one before plus one. The last sample is
+    padded.
+    """
     rng = np.random.default_rng(seed)
     stream = (
         np.cumsum(rng.random(samples * length + 1) < 0.9) + rng.integers(0, 3, samples * length + 1)
@@ -53,7 +55,9 @@ def write_shards(folder: Path, samples: int = 60, length: int = LENGTH, seed: in
 
 
 def write_manifest(root: Path, **changes: Any) -> Path:
-    """A dataset.json in `root`, as the data side writes it, of the shards in root/train (and other splits)."""
+    """A dataset.json in `root`, as the data side writes it, of the shards in root/train (and other
+    splits).
+    """
     splits = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         files = []
