@@ -17,16 +17,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
+from btlm_data.errors import InputError
 from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.records.compression import COMPRESSIONS
 from btlm_data.records.formats import FORMATS, classify
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
+from btlm_data.sources.names import is_safe_name
 from tests.hub import Hub
 from tests.sources.test_end_to_end import prepare
 
@@ -189,3 +194,65 @@ def test_keys_that_differ_only_in_slashes(bucket: Any, make_run: Callable[..., R
         with Fetcher.of(run).local_copy(file) as path:
             bodies.append(path.read_bytes())
     assert bodies == [b"1\n", b"2\n", b"3\n"]
+
+
+_PARTS = st.one_of(
+    st.sampled_from(
+        [
+            "train",
+            "dev",
+            "test",
+            "val-0",
+            "data",
+            "_temporary",
+            ".git",
+            "en.parquet",
+            "[x]",
+            "held-out",
+            "README",
+            "stats",
+        ]
+    ),
+    st.text("abtrainestvd-_. 0[é", min_size=1, max_size=8),
+)
+_ENDINGS = st.sampled_from(
+    [".jsonl", ".jsonl.gz", ".txt", ".json", ".parquet", ".csv", ".md", "", ".lz4", ".part"]
+)
+_NAMES = st.builds(
+    lambda folders, last, ending: "/".join([*folders, last + ending]),
+    st.lists(_PARTS, max_size=2),
+    _PARTS,
+    _ENDINGS,
+)
+
+
+@given(
+    names=st.sets(_NAMES, min_size=1, max_size=8),
+    glob=st.sampled_from(["", "/*", "/**/*.jsonl", "/*.parquet", "/data/*"]),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_names_mean_the_same_in_a_folder_and_in_a_bucket(
+    names: set[str], glob: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folders = {name.rpartition("/")[0] for name in names}
+    folders |= {folder.rpartition("/")[0] for folder in folders}
+    assume(all(is_safe_name(name) for name in names) and not names & folders)
+    folder = tmp_path_factory.mktemp("names")
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+        memory.pipe_file(f"/names/{name}", b"x")
+    try:
+        assert chosen(f"{folder}{glob}") == chosen(f"memory://names{glob}")
+    finally:
+        memory.store.clear()
+
+
+def chosen(source: str) -> list[tuple[str, str, str]] | None:
+    try:
+        listing = list_files(SourceSettings(name=source), Run(retries=0))
+    except InputError:
+        return None
+    return [(file.name, file.split, file.split_rule) for file in listing.files]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from tests.hub import Hub
+from tests.sources.test_end_to_end import prepare
 
 RunMaker = Callable[..., Run]
 RECORDS = b"".join(json.dumps({"text": f"document {n}"}).encode() + b"\n" for n in range(30))
@@ -140,6 +142,24 @@ def run_one(url: str, run: Run) -> None:
     listing = list_files(SourceSettings(name=url), run)
     with Fetcher.of(run, listing).local_copy(listing.files[0]):
         pass
+
+
+def test_no_file_of_a_run_holds_the_signature_and_a_new_one_continues_it(server: str, tmp_path: Path) -> None:
+    out, texts = tmp_path / "shards", {"cache_dir": str(tmp_path / "cache"), "clean.min_chars": 0}
+
+    def prepare_signed(signature: str) -> dict[str, str]:
+        source = f"{server}/plain.jsonl.gz?X-Amz-Signature={signature}"
+        return prepare(source, out, **texts, emit_text=str(tmp_path / "text"))
+
+    first = prepare_signed(f"{SECRET}1")
+    modified = (out / "dataset.json").stat().st_mtime_ns
+    assert prepare_signed(f"{SECRET}2") == first
+    assert (out / "dataset.json").stat().st_mtime_ns == modified  # nothing was to be done
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert SECRET not in path.name
+        assert SECRET.encode() not in path.read_bytes(), path
 
 
 @pytest.fixture
