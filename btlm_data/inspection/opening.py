@@ -24,7 +24,8 @@ from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, de
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.formats.shard_formats import reader as shards
 
-PREPARING = "preparing.json"  # what pipeline.py leaves in a folder while a run owns it
+PREPARING = "preparing.json"  # what output_folder.py leaves in a folder while a run owns it
+WORK_FOLDER = ".work"  # where no other is named
 MODEL_ZOO_PARAMS = "data_params.json"
 MAX_PARAMS_BYTES = 1 << 20
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash of two
@@ -166,22 +167,19 @@ def _open_folder(path: Path) -> Opened:
 
 
 def _preparing(folder: Path) -> str | None:
-    """In words how far a run that is preparing the folder, or stopped while it did, has come; None if there
-    is none.
-    """
+    """In words how far a run has come that is preparing the folder, or was stopped; None if there is none."""
     if not (folder / PREPARING).is_file():
         return None
     try:
-        recorded = json.loads(read_small(folder / PREPARING, MAX_PARAMS_BYTES))
-        place = recorded.get("work_dir") if isinstance(recorded, dict) else None
-        steps = _finished_tasks(folder / str(place) / "receipts") if place else {}
-    except (DataError, OSError, ValueError, RecursionError):
+        steps = _finished_tasks(folder / WORK_FOLDER / "receipts")
+    except OSError:
         steps = {}
-    done = ", ".join(f"{step} {count:,}" for step, count in steps.items())
-    return (
-        "this folder is being prepared, or its run was stopped: the same `btlm-data prepare` command "
-        "continues it. " + (f"Tasks done by step: {done}." if done else "No task is done yet.")
-    )
+    words = "this folder is being prepared, or its run was stopped: the same command continues it."
+    if steps:
+        return f"{words} Tasks done by step: {', '.join(f'{step} {n:,}' for step, n in steps.items())}."
+    if (folder / WORK_FOLDER).is_dir():
+        return f"{words} No task is done yet."
+    return f"{words} Its work folder is elsewhere, so how far it has come is not known."
 
 
 def _finished_tasks(receipts: Path) -> dict[str, int]:
@@ -281,6 +279,14 @@ def require_regular(path: Path) -> None:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is not a regular file. Restore it, or prepare the dataset again.")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none, or its link leads nowhere."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return 0
 
 
 def layout_of(path: Path) -> shards.ShardLayout:

@@ -29,7 +29,7 @@ from btlm_data.inspection.document_measures import (
     measure_documents,
 )
 from btlm_data.inspection.lookup import DocumentTable, Rows
-from btlm_data.inspection.opening import Opened, open_path, reading, require_regular
+from btlm_data.inspection.opening import Opened, open_path, reading, require_regular, size_of
 from btlm_data.inspection.report import Report, SetsReport
 from btlm_data.inspection.token_measures import GPT2_EOS, SEED, find_tokenizer, measure_tokens, with_texts
 from btlm_data.inspection.verdicts import verdicts_on
@@ -171,7 +171,7 @@ def _split(opened: Opened, split: str, rows: Rows, measured: report.Tokens | Non
     """Counts of one split. Packing: real positions of all."""
     layout, manifest = rows.layout, opened.manifest
     entry = manifest.splits.get(split) if manifest else None
-    size = sum(path.stat().st_size for path in rows.files if path.exists())
+    size = sum(map(size_of, rows.files))
     length = lookup.sequence_length(opened, rows)
     corpus = layout is not None and layout.layout == "corpus"
     positions = rows.total if corpus else rows.total * length
@@ -341,16 +341,13 @@ def _examples(opened: Opened, unknown: list[str]) -> dict[str, list[report.Examp
 def _disk(opened: Opened, splits: Sequence[str]) -> report.Disk:
     """Of another's shards, only the shards count."""
     shards = sum(
-        path.stat().st_size
-        for split in splits
-        for path in opened.splits[split]
-        if opened.only in (None, path)
+        size_of(path) for split in splits for path in opened.splits[split] if opened.only in (None, path)
     )
     documents = other = 0
     if opened.manifest is not None and opened.only is None:
-        documents = sum(path.stat().st_size for path in map(opened.documents_path, splits) if path.is_file())
+        documents = sum(map(size_of, map(opened.documents_path, splits)))
         if opened.chosen is None:
-            other = sum(path.stat().st_size for path in opened.root.iterdir() if path.is_file())
+            other = sum(size_of(path) for path in opened.root.iterdir() if path.is_file())
     return report.Disk(shards, documents, other)
 
 

@@ -156,6 +156,11 @@ def test_vsl_packed_in_several_windows(tmp_path: Path, corpus: Path, monkeypatch
     )
 
 
+def test_a_stopped_run_says_how_far_it_has_come(tmp_path: Path, corpus: Path) -> None:
+    prepare(corpus, tmp_path / "shards", "--seq-len", "128", "--stop-after", "dedupe")
+    assert "Tasks done by step: clean " in inspect(tmp_path / "shards")["unknown"][0]
+
+
 def test_disjoint_sets(tmp_path: Path, corpus: Path) -> None:
     prepare(corpus, tmp_path / "shards", "--seq-len", "128:0.75", "--seq-len", "256:0.25")
     checks = {check.name: check for check in verify(tmp_path / "shards", lambda check: None)}

@@ -386,7 +386,8 @@ def test_verdicts_say_what_figures_mean(tmp_path: Path, chosen: list[Document]) 
 
 
 def test_a_folder_that_is_being_prepared_is_no_error(tmp_path: Path) -> None:
-    (tmp_path / "preparing.json").write_text(json.dumps({"work_dir": ".work"}))
+    (tmp_path / "preparing.json").write_text(json.dumps({"run": "0" * 64, "files": []}))
+    assert "work folder is elsewhere" in inspect(tmp_path)["unknown"][0]
     for step, tasks in (("read", 3), ("cluster", 1)):
         (tmp_path / ".work/receipts" / step).mkdir(parents=True)
         for task in range(tasks):
