@@ -14,7 +14,7 @@ from btlm_data.records.tables import RowsLost, RowsWithoutColumns, TableReader
 
 _MAX_ROWS = 65536
 _BUFFER_BYTES = 2**20  # a column is read in pieces of this many, not as a whole
-_SHARED_BYTES = 64 * 2**20  # most that the rows of one Arrow batch may take where they share their values
+_SHARED_BYTES = 128 * 2**20  # most that the rows of one Arrow batch may take where they share their values
 _PAGE_BYTES = 64 * 2**20  # a page may be this much larger than the largest record
 
 

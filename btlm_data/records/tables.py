@@ -6,7 +6,7 @@ their lengths, so that a small table whose rows share long values does not fill 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from btlm_data.records.base import MAX_BATCH_RECORDS, ReadRequest
 from btlm_data.records.batch import UNNAMED_SOURCE, RawRecord, RecordBatch, Reject
-from btlm_data.records.fields import MISSING, joined, lookup, source_name, why_no_text
+from btlm_data.records.fields import MISSING, is_encodable, joined, lookup, source_name, why_no_text
 
 _UNDECODABLE = object()
 _SLICE_ROWS = 256  # of values whose lengths cannot be told beforehand, or are short
 _SLICE_BYTES = 2**24
+_MAX_KNOWN_NAMES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,73 +100,83 @@ class TableReader:
         self, parts: Iterator[Any | RowsLost | RowsWithoutColumns], first_row: int
     ) -> Iterator[RecordBatch]:
         """Batches of the rows in `parts` (Arrow record batches, or what stands for some). first_row: of the stretch, in the file."""
-        request, to_skip = self._request, self._request.stretch.lines_done
-        row, held, batch = 0, 0, request.new_batch()
-        max_bytes = request.options.max_record_bytes
+        to_skip = self._request.stretch.lines_done
+        writer, row = _Writer(self._request, first_row), 0
         for part in parts:
             if isinstance(part, RowsLost):
                 if row + part.num_rows > to_skip or not part.num_rows:
-                    _reject(batch, row, first_row, (part.reason, part.detail), part.num_bytes)
+                    writer.reject(row, (part.reason, part.detail), part.num_bytes)
                 row += part.num_rows
                 continue
-            skipped = min(max(0, to_skip - row), part.num_rows)
-            row += skipped
-            for text, source, num_bytes, record in self._rows(part, skipped):
-                if isinstance(text, str):
-                    batch.texts.append(text)
-                    batch.sources.append(source)
-                    batch.lines.append(row)
-                    batch.offsets.append(first_row + row)
-                    if batch.records is not None:
-                        batch.records.append(record)
-                    held += num_bytes
+            begin = min(max(0, to_skip - row), part.num_rows)
+            if begin < part.num_rows:
+                if self._problem is not None:
+                    yield from self._reject_all(writer, part, begin, row)
                 else:
-                    if num_bytes > max_bytes:
-                        text = ("record_too_large", f"more than {max_bytes} bytes")
-                    _reject(batch, row, first_row, text, num_bytes, record)
-                row += 1
-                if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
-                    batch.num_lines = batch.end = row
-                    yield batch
-                    batch, held = request.new_batch(), 0
+                    yield from self._read_part(writer, part, begin, row)
+            row += part.num_rows
+        batch = writer.batch
         batch.num_lines = batch.end = row
         if batch.num_records:
             batch.final = True
             yield batch
 
-    def _rows(self, part: Any, begin: int) -> Iterator[tuple[str | tuple[str, str], str, int, Any]]:
-        """(text or (reason, detail), source name, bytes of the text, record) of each row from `begin` on."""
-        if begin == part.num_rows:
-            return
-        if self._problem or isinstance(part, RowsWithoutColumns):
-            assert self._problem is not None
-            for row in range(begin, part.num_rows):
-                record = TableRow(part, row) if not isinstance(part, RowsWithoutColumns) else None
-                yield self._problem, "", 0, record
-            return
+    def _reject_all(self, writer: _Writer, part: Any, begin: int, row: int) -> Iterator[RecordBatch]:
+        assert self._problem is not None
+        has_rows = not isinstance(part, RowsWithoutColumns)
+        for index in range(begin, part.num_rows):
+            writer.reject(row + index, self._problem, 0, TableRow(part, index) if has_rows else None)
+            if writer.is_full:
+                yield writer.take(row + index + 1)
+
+    def _read_part(self, writer: _Writer, part: Any, begin: int, row: int) -> Iterator[RecordBatch]:
+        """The rows of an Arrow batch from `begin` on; its row 0 is row `row` of the stretch."""
         texts, sources = _Values(part, self._text), _Values(part, self._source)
         fixed, max_bytes = self._request.file.source, self._request.options.max_record_bytes
-        join = self._request.options.text_join
-        lengths = texts.lengths + sources.lengths
+        is_small = texts.is_small and sources.is_small and part.nbytes <= _SLICE_BYTES
         while begin < part.num_rows:
-            end = _slice_end(lengths, begin)
-            too_long = int(texts.lengths[begin]) > max_bytes
-            values = [None] if too_long else texts.get(begin, end)
-            names = [None] * len(values) if fixed is not None or too_long else sources.get(begin, end)
-            for row, (value, name) in enumerate(zip(values, names, strict=True), begin):
-                record = TableRow(part, row) if self._request.with_records else None
-                size = int(texts.lengths[row])
-                text = joined(value, join)
-                if isinstance(text, str):
-                    size = size or len(text.encode())
-                    if size > max_bytes:
-                        text = ("record_too_large", "")
-                elif too_long:
-                    text = ("record_too_large", "")
-                else:
-                    text, size = self._no_text(part, row, text), 0
-                yield text, source_name(name, UNNAMED_SOURCE) if fixed is None else fixed, size, record
-            begin += len(values)
+            end = part.num_rows
+            if not is_small:
+                if texts.length(begin) > max_bytes:
+                    writer.reject_too_large(row + begin, texts.length(begin), self._record(part, begin))
+                    begin += 1
+                    continue
+                end = _slice_end(texts.lengths + sources.lengths, begin)
+            values = texts.get(begin, end)
+            names = [fixed] * (end - begin) if fixed is not None else sources.get(begin, end)
+            sizes = list(map(len, values)) if all(map(_is_str, values)) else []
+            if sizes and max(sizes) * 4 <= max_bytes and texts.is_checked:
+                count = writer.room(sizes)
+                writer.add(row + begin, values[:count], names[:count], sum(sizes[:count]))
+                writer.add_records(self._record(part, index) for index in range(begin, begin + count))
+                begin += count
+            else:
+                begin = self._read_rows(writer, part, values, names, begin, row)
+            if writer.is_full:
+                yield writer.take(row + begin)
+
+    def _read_rows(
+        self, writer: _Writer, part: Any, values: Sequence[Any], names: Sequence[Any], begin: int, row: int
+    ) -> int:
+        """Rows one by one, until they end or the batch is full; returns the row behind the last one."""
+        max_bytes, join = self._request.options.max_record_bytes, self._request.options.text_join
+        for index, (value, name) in enumerate(zip(values, names, strict=True), begin):
+            text, record = joined(value, join), self._record(part, index)
+            if not isinstance(text, str):
+                writer.reject(row + index, self._no_text(part, index, text), 0, record)
+            elif (size := len(text.encode("utf-8", "surrogatepass"))) > max_bytes:
+                writer.reject_too_large(row + index, size, record)
+            elif not is_encodable(text):
+                writer.reject(row + index, ("lone_surrogate", f"column {self._text.name!r}"), size, record)
+            else:
+                writer.add(row + index, [text], [name], len(text))
+                writer.add_records([record])
+            if writer.is_full:
+                return index + 1
+        return begin + len(values)
+
+    def _record(self, part: Any, row: int) -> TableRow | None:
+        return TableRow(part, row) if self._request.with_records else None
 
     def _no_text(self, part: Any, row: int, value: Any) -> tuple[str, str]:
         name = self._text.name
@@ -178,17 +189,65 @@ class TableReader:
         return why_no_text(value, name, self._names, "column")
 
 
-def _reject(
-    batch: RecordBatch,
-    row: int,
-    first_row: int,
-    problem: tuple[str, str],
-    num_bytes: int = 0,
-    record: RawRecord | None = None,
-) -> None:
-    batch.rejects.append(Reject(row, first_row + row, *problem, num_bytes))
-    if batch.rejected_records is not None:
-        batch.rejected_records.append(record)
+class _Writer:
+    """Collects rows into batches."""
+
+    def __init__(self, request: ReadRequest, first_row: int) -> None:
+        self._request, self._first_row = request, first_row
+        self.batch, self._held = request.new_batch(), 0
+        self._names: dict[str, str] = {}  # source names seen, so that equal ones are one string
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch is to be given away."""
+        return self._held >= self._request.batch_bytes or self.batch.num_records >= MAX_BATCH_RECORDS
+
+    def room(self, sizes: Sequence[int]) -> int:
+        """How many of the next documents, of these numbers of characters, go into this batch."""
+        rows = MAX_BATCH_RECORDS - self.batch.num_records
+        if self._held + sum(sizes) < self._request.batch_bytes and len(sizes) <= rows:
+            return len(sizes)
+        sums = self._held + np.cumsum(sizes)
+        return min(rows, len(sizes), int(np.searchsorted(sums, self._request.batch_bytes)) + 1)
+
+    def take(self, row: int) -> RecordBatch:
+        """The batch, which ends before `row`; the next one is empty."""
+        batch = self.batch
+        batch.num_lines = batch.end = row
+        self.batch, self._held = self._request.new_batch(), 0
+        return batch
+
+    def add(self, row: int, texts: Sequence[str], names: Sequence[Any], num_chars: int) -> None:
+        """Documents of rows from `row` on; num_chars: of all of them."""
+        batch = self.batch
+        batch.texts += texts
+        try:
+            batch.sources += [self._names[name] for name in names]
+        except (KeyError, TypeError):  # one not seen before, or no string
+            batch.sources += [source_name(name, UNNAMED_SOURCE) for name in names]
+            if len(self._names) < _MAX_KNOWN_NAMES:
+                self._names |= {name: name for name in set(batch.sources[-len(names) :])}
+        batch.lines += range(row, row + len(texts))
+        batch.offsets += range(self._first_row + row, self._first_row + row + len(texts))
+        self._held += num_chars
+
+    def add_records(self, records: Iterable[TableRow | None]) -> None:
+        """The whole records of what was added, where they are wanted."""
+        if self.batch.records is not None:
+            self.batch.records += [record for record in records if record is not None]
+
+    def reject(
+        self, row: int, problem: tuple[str, str], num_bytes: int = 0, record: RawRecord | None = None
+    ) -> None:
+        """A row (or what begins with it) that cannot be read."""
+        self.batch.rejects.append(Reject(row, self._first_row + row, *problem, num_bytes))
+        if self.batch.rejected_records is not None:
+            self.batch.rejected_records.append(record)
+
+    def reject_too_large(self, row: int, num_bytes: int, record: RawRecord | None) -> None:
+        """A row whose text is longer than a record may be."""
+        most = self._request.options.max_record_bytes
+        self.reject(row, ("record_too_large", f"more than {most} bytes"), num_bytes, record)
 
 
 class TableRow:
@@ -232,11 +291,25 @@ class _Values:
         self._batch, self._path = batch, path
         self._leaf = _leaf(batch, path)
         self._shared: list[Any] | None = None  # of a dictionary
-        self.lengths = np.zeros(batch.num_rows, np.int64)
-        if self._leaf is not None:
-            self.lengths = byte_lengths(self._leaf)
-            if _is_dictionary(self._leaf.type):
-                self._shared = strings(self._leaf.dictionary)
+        self._lengths: npt.NDArray[np.int64] | None = None
+        kind = self._leaf.type if self._leaf is not None else None
+        # Whether the values take no more memory than the batch's buffers.
+        self.is_small = not path.columns or (kind is not None and _owns_its_bytes(kind))
+        self.is_checked = kind is not None  # its strings were UTF-8
+        if kind is not None and _is_dictionary(kind):
+            self._shared = strings(self._leaf.dictionary)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of each value, (n,) int64; 0 where they cannot be told."""
+        if self._lengths is None:
+            rows = self._batch.num_rows
+            self._lengths = np.zeros(rows, np.int64) if self._leaf is None else byte_lengths(self._leaf)
+        return self._lengths
+
+    def length(self, row: int) -> int:
+        """Bytes of one value."""
+        return int(self.lengths[row])
 
     def get(self, begin: int, end: int) -> list[Any]:
         """Values of rows [begin, end): a string, None, _UNDECODABLE, or whatever else stands there."""
@@ -264,9 +337,22 @@ def _leaf(batch: Any, path: FieldPath) -> Any:
         for key in path.name.split(".")[1:]:
             if not _is_struct(array.type) or array.type.get_field_index(key) < 0:
                 return None
-            array = pc.struct_field(array, array.type.get_field_index(key))
+            index = array.type.get_field_index(key)
+            array = pc.struct_field(array, index) if array.null_count else array.field(index)
     kind = array.type.value_type if _is_dictionary(array.type) else array.type
     return array if _is_stringlike(kind) else None
+
+
+def _owns_its_bytes(kind: Any) -> bool:
+    """Whether rows of this type cannot share the bytes of a value."""
+    import pyarrow as pa
+
+    t = pa.types
+    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
+
+
+def _is_str(value: Any) -> bool:
+    return type(value) is str
 
 
 def _is_dictionary(kind: Any) -> bool:
