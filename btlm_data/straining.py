@@ -1,9 +1,9 @@
 """Texts that badly made patterns take very long for, or make very long.
 
-An expression such as (x+x+)+y takes exponential time for a run of x that no y follows; a rule that replaces x by many
-grows with a run of x. So: runs of every character, and of every pair of neighbours, that a pattern names, and of a
-character of each class; alone, and with the pattern's own text at some distance behind, because libraries skip texts
-that lack a letter that an expression needs.
+An expression such as (x+x+)+y takes exponential time for a run of x that no y follows; a rule that replaces x
+by many grows with a run of x. So: runs of every character, and of every pair of neighbours, that a pattern
+names, and of a character of each class; alone, and with the pattern's own text at some distance behind,
+because libraries skip texts that lack a letter that an expression needs.
 """
 
 from __future__ import annotations

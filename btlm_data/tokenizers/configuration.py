@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Configuration = dict[str, Any]
 
-MAX_TOKENS = 2**24  # ids are below this; the largest vocabularies in use have about 2^18
+MAX_TOKENS = 2**21  # how many, and ids are below this; the largest vocabularies in use have about 2^18
 MAX_DEPTH = 16  # of normalizers and pre-tokenizers within each other
 MAX_COMPONENTS = 1000
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
@@ -69,6 +69,12 @@ def read_tokenizer_json(path: Path) -> Configuration:
     raw: dict[str, Any] = decode(data, path, dict[str, Any])
     decode(data, path, _TokenizerJson)
     model = raw["model"]
+    if len(model["vocab"]) > MAX_TOKENS:
+        raise ConfigError(
+            f"The tokenizer file {path} has {len(model['vocab']):,} tokens; up to {MAX_TOKENS:,} can be "
+            "used. "
+            "Check where it comes from."
+        )
     if not model["vocab"]:
         raise ConfigError(
             f"The tokenizer file {path} has an empty vocabulary. Name the tokenizer.json of a Hugging Face "

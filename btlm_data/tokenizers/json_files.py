@@ -11,7 +11,7 @@ import msgspec
 
 from btlm_data.errors import ConfigError
 
-MAX_BYTES = 2**28  # the largest tokenizer.json in use has about 35 MB
+MAX_BYTES = 2**26  # the largest tokenizer.json in use has about 35 MB
 
 T = TypeVar("T")
 

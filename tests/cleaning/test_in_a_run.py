@@ -1,4 +1,6 @@
-"""Filters and evaluation sets in whole runs: the same documents whatever the workers, the files and their formats."""
+"""Filters and evaluation sets in whole runs: the same documents whatever the workers, the files and their
+formats.
+"""
 
 from __future__ import annotations
 

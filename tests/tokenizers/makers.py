@@ -1,4 +1,6 @@
-"""Tokenizers in the shapes of well-known ones, trained here on a few sentences, and texts that are hard for them."""
+"""Tokenizers in the shapes of well-known ones, trained here on a few sentences, and texts that are hard
+for them.
+"""
 
 from __future__ import annotations
 

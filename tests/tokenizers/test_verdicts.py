@@ -81,6 +81,10 @@ HARMFUL: dict[str, Callable[[], dict[str, Any] | str]] = {
     },
     "brackets": lambda: "[" * 200_000,
     "an id of 2^40": lambda: {**plain(), "model": {**plain()["model"], "vocab": {"[UNK]": 2**40, "</s>": 3}}},
+    "too many tokens": lambda: {
+        **plain(),
+        "model": {**plain()["model"], "vocab": {str(i): i % 1000 for i in range(2**21 + 1)}},
+    },
     "a negative id": lambda: {**plain(), "model": {**plain()["model"], "vocab": {"[UNK]": -1, "</s>": 3}}},
     "an id that is text": lambda: {**plain(), "model": {**plain()["model"], "vocab": {"[UNK]": "0"}}},
     "an empty vocabulary": lambda: {**plain(), "model": {**plain()["model"], "vocab": {}}},

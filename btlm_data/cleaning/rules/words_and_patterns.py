@@ -46,7 +46,9 @@ class RegularExpression(FilterParameters):
     ignore_case: bool = False
 
     def resource(self) -> None:
-        """Try the patterns. Raises ValueError if one is no regular expression, or never ends on some texts."""
+        """Try the patterns. Raises ValueError if one is no regular expression, or never ends on some
+        texts.
+        """
         patterns = {
             name: str(getattr(self, name)) for name in ("drop", "keep", "remove") if self._compiled(name)
         }
