@@ -63,7 +63,7 @@ def verdict_on(name: str, config: Mapping[str, Any], fingerprint: str, *, truste
 def _check_in_limits(config: Mapping[str, Any]) -> Checked:
     text = to_json(config).encode()
     seconds = round(_SECONDS + _SECONDS_PER_MB * len(text) / 10**6)
-    # -P and the parent's own path: the child imports what the parent imports, nothing from the current folder.
+    # -P and the parent's own path: the child imports what the parent imports, not from the current folder.
     command = [
         sys.executable,
         "-P",

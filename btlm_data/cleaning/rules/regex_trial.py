@@ -58,4 +58,5 @@ def endless_pattern(patterns: Mapping[str, str], flags: int) -> str:
     if ended_by not in (-signal.SIGXCPU, -signal.SIGKILL) or not output:
         return ""
     name, character = json.loads(output.splitlines()[-1])
-    return f"{name} takes more than {_SECONDS} seconds on a run of {_REPEATS[0]} {character!r}, and never ends on longer ones"
+    run = f"a run of {_REPEATS[0]} {character!r}"
+    return f"{name} takes more than {_SECONDS} seconds on {run}, and never ends on longer ones"
