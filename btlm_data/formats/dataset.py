@@ -254,6 +254,7 @@ _PLACES = (
     ("tokenizer", "name"),
     ("tokenizer", "revision"),
 )
+_FILES_OF_FILTERS = ("function", "bad_words_file")
 _NAMED_BY_PLACE = (("dedupe", "index"), ("holdout", "decontaminate"))  # the last part of the path is kept
 
 
@@ -269,7 +270,26 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
             kept[section][key] = (
                 _last_part(value) if isinstance(value, str) else [_last_part(v) for v in value]
             )
+    clean = kept.get("clean")
+    if isinstance(clean, dict) and isinstance(clean.get("filters"), list):
+        clean["filters"] = [_filter_without_places(entry) for entry in clean["filters"]]
     return kept
+
+
+def _filter_without_places(entry: Any) -> Any:
+    """An entry of clean.filters; the files that it names enter the fingerprint by content."""
+    if isinstance(entry, str):
+        return _last_part(entry)
+    if not isinstance(entry, Mapping):
+        return entry
+    return {
+        key: _last_part(value)
+        if key in _FILES_OF_FILTERS and isinstance(value, str)
+        else _filter_without_places(value)
+        if isinstance(value, Mapping)
+        else value
+        for key, value in entry.items()
+    }
 
 
 def _last_part(place: object) -> str:

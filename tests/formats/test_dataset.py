@@ -264,13 +264,38 @@ def test_a_set_list_and_its_sets_must_be_of_one_run(tmp_path: Path) -> None:
 
 def test_the_fingerprint_covers_content_and_no_place(written: Path) -> None:
     value = dataset.read_set(written)
-    configuration = {
+    configuration: dict[str, Any] = {
+        "clean": {
+            "filters": [
+                "c4",
+                "/d/rules.py:keep",
+                {"c4": {"bad_words_file": "/d/words.txt", "x": "a/b"}},
+                {"function": "/d/more.py:keep", "pattern": "a/b"},
+            ]
+        },
+        "dedupe": {"index": "/e/index"},
+        "holdout": {"decontaminate": ["/f/a.jsonl", "hf://datasets/o/n"]},
         "source": {"name": "/a", "revision": "r", "text_field": "text"},
         "tokenizer": {"name": "/b/tokenizer.json", "eos": None},
         "seed": 1,
     }
     kept = dataset.without_places(configuration)
-    assert kept == {"source": {"text_field": "text"}, "tokenizer": {"eos": None}, "seed": 1}
+    assert kept == {
+        "clean": {
+            "filters": [
+                "c4",
+                "rules.py:keep",
+                {"c4": {"bad_words_file": "words.txt", "x": "a/b"}},
+                {"function": "more.py:keep", "pattern": "a/b"},
+            ]
+        },
+        "dedupe": {"index": "index"},
+        "holdout": {"decontaminate": ["a.jsonl", "n"]},
+        "source": {"text_field": "text"},
+        "tokenizer": {"eos": None},
+        "seed": 1,
+    }
+    assert configuration["clean"]["filters"][1] == "/d/rules.py:keep"
     assert configuration["source"] == {"name": "/a", "revision": "r", "text_field": "text"}
     first = dataset.fingerprint_of(kept, value.inputs, "t", {})
     assert first != dataset.fingerprint_of(kept, value.inputs[:1], "t", {})
