@@ -353,6 +353,32 @@ def test_a_killed_export_continues_with_the_same_command(
         assert contents(out) == expected
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("to", ["megatron", "npy", "mds"])
+def test_two_hundred_kills_of_an_export(two_splits: Path, tmp_path: Path, to: str) -> None:
+    """At random moments, until it ends by itself; always the same bytes."""
+    command = f"from pathlib import Path; from btlm_data.export import export; export(Path({str(two_splits)!r}), {to!r}, Path(OUT))"
+    export(two_splits, to, tmp_path / "whole")
+    generator, kills, number = np.random.default_rng(7), 0, 0
+    while kills < 67:
+        number += 1
+        out = tmp_path / str(number)
+        for _ in range(20):
+            process = subprocess.Popen([sys.executable, "-c", command.replace("OUT", repr(str(out)))])
+            try:
+                assert process.wait(timeout=float(generator.uniform(0.2, 1.2))) == 0
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+            else:
+                break
+        else:
+            export(two_splits, to, out)
+        assert contents(out) == contents(tmp_path / "whole")
+
+
 def test_what_an_interrupted_export_finished_is_kept_where_it_is_intact(
     two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -224,6 +225,11 @@ def enormous_row_of_no_rows(path: Path, secret: Path) -> None:
         file.create_dataset("data", (0, 3, 2**40), "<i4", chunks=(1, 1, 2**10), maxshape=(None, 3, 2**40))
 
 
+def rows_of_nothing(path: Path, secret: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", (4, 0, 2**40), "<i4", chunks=(1, 1, 1), maxshape=(4, 3, 2**40))
+
+
 def text(path: Path, secret: Path) -> None:
     with h5py.File(path, "w") as file:
         file["data"] = ["a", "b"]
@@ -266,6 +272,7 @@ HOSTILE: dict[Callable[[Path, Path], None], str] = {
     enormous_stretch: "was never written",
     enormous_row: "rows of .* bytes",
     enormous_row_of_no_rows: "rows of .* bytes",
+    rows_of_nothing: "rows of nothing",
     text: "not an array of whole or floating-point numbers",
     compound: "not an array of whole or floating-point numbers",
     single_value: "a single value",
@@ -385,16 +392,12 @@ def survive(path: Path) -> None:
     assert peak < 64 << 20
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-@example(None)
-def test_cut_and_flipped_files_do_no_harm(
-    tmp_path: Path, seeds: list[bytes], data: st.DataObject | None
-) -> None:
+def damaged(path: Path, seeds: list[bytes], data: st.DataObject | None) -> None:
+    """Read one of the seeds with some bytes, bits and words changed, cut somewhere."""
     if data is None:  # the seeds themselves
         for content in seeds:
-            (tmp_path / "a.h5").write_bytes(content)
-            survive(tmp_path / "a.h5")
+            path.write_bytes(content)
+            survive(path)
         return
     content = bytearray(seeds[data.draw(st.integers(0, len(seeds) - 1), label="seed")])
     head = st.integers(0, min(2200, len(content) - 1))
@@ -413,13 +416,49 @@ def test_cut_and_flipped_files_do_no_harm(
         word = data.draw(st.sampled_from([0, 1, 2**31, 2**32, 2**40, 2**63, 2**64 - 1]), label="is")
         content[position : position + 8] = word.to_bytes(8, "little")
     cut = data.draw(st.one_of(st.just(len(content)), anywhere), label="length")
-    (tmp_path / "a.h5").write_bytes(content[:cut])
+    path.write_bytes(content[:cut])
     if data.draw(st.booleans(), label="checksums believed"):
         # An attacker can make checksums right; flips then reach what lies behind them.
         with (
             mock.patch.object(hdf5_file, "lookup3", return_value=mock.ANY),
             mock.patch.object(hdf5_chunks, "lookup3", return_value=mock.ANY),
         ):
-            survive(tmp_path / "a.h5")
+            survive(path)
     else:
-        survive(tmp_path / "a.h5")
+        survive(path)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@example(None)
+def test_cut_and_flipped_files_do_no_harm(
+    tmp_path: Path, seeds: list[bytes], data: st.DataObject | None
+) -> None:
+    damaged(tmp_path / "a.h5", seeds, data)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(20))
+def test_cut_and_flipped_files_do_no_harm_for_long(tmp_path: Path, seeds: list[bytes], part: int) -> None:
+    """By a plain generator: 2,000 files a part, another seed each."""
+    generator = np.random.default_rng(part)
+    for _ in range(2000):
+        content = bytearray(seeds[generator.integers(len(seeds))])
+        head = min(2200, len(content))
+        for position in generator.integers(0, head, generator.integers(0, 4)):
+            content[position] ^= 1 << generator.integers(8)
+        for position in generator.integers(0, len(content), generator.integers(0, 3)):
+            content[position] = generator.choice([0, 1, 2, 8, 127, 128, 255])
+        if generator.random() < 0.5:
+            position = generator.integers(head)
+            word = [0, 1, 2, 2**31, 2**32, 2**40, 2**63, 2**64 - 1][generator.integers(8)]
+            content[position : position + 8] = word.to_bytes(8, "little")
+        if generator.random() < 0.2:
+            content = content[: generator.integers(len(content))]
+        (tmp_path / "a.h5").write_bytes(content)
+        with contextlib.ExitStack() as stack:
+            if generator.random() < 0.5:
+                for module in (hdf5_file, hdf5_chunks):
+                    stack.enter_context(mock.patch.object(module, "lookup3", return_value=mock.ANY))
+            survive(tmp_path / "a.h5")

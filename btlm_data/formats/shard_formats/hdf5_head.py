@@ -275,6 +275,8 @@ def _check_sizes(head: Head, stored: Stored, size: int) -> None:
     row_bytes = math.prod(stored.shape[1:]) * stored.dtype.itemsize
     file_size = head.source.size
     words = f"its shape {stored.shape} of {stored.dtype}"
+    if not row_bytes:
+        raise NotPlain(f"{words} has rows of nothing")
     if row_bytes > MAX_ROW_BYTES:
         raise NotPlain(f"{words} has rows of {row_bytes:,} bytes; {MAX_ROW_BYTES:,} are the limit")
     if stored.chunks is None:
