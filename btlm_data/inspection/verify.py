@@ -125,7 +125,9 @@ def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None
         report(Check(prefix + check.name, check.ok, check.detail, check.place))
 
     manifest = opened.manifest
-    if manifest is None and opened.problem is None:
+    if opened.preparing is not None:
+        tell(Check("manifest", False, "the dataset is not finished", opened.preparing))
+    elif manifest is None and opened.problem is None:
         tell(Check("manifest", None, "not made: no dataset.json (shards that others made)"))
     elif manifest is None:
         without = "dataset.json cannot be used; only what the shards show by themselves is checked"

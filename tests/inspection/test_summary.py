@@ -21,6 +21,7 @@ from btlm_data.errors import DataError
 from btlm_data.inspection import figures, render, summary
 from btlm_data.inspection.document_measures import RunCounter, expected_run
 from btlm_data.inspection.report import Report, SetsReport
+from btlm_data.inspection.verify import verify
 from tests.reference import dataset
 from tests.reference.dataset import Document, documents, edit_manifest, stream_of
 
@@ -396,6 +397,7 @@ def test_a_folder_that_is_being_prepared_is_no_error(tmp_path: Path) -> None:
     assert "being prepared" in report["unknown"][0]
     assert "read 3, cluster 1" in report["unknown"][0]
     assert "no shards yet" in shown(report, full=False)
+    assert [check.name for check in verify(tmp_path, lambda check: None) if check.ok is False] == ["manifest"]
     dataset.write_shard(tmp_path / "train/data-00000.h5", np.ones((4, 3, 8), np.int32))
     assert inspect(tmp_path)["splits"]["train"]["samples"] == 4
     (tmp_path / "preparing.json").write_text("[")
