@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from btlm_data.errors import ConfigError
+from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_train.checkpoint import State
-from btlm_train.files import creating, write_bytes, write_json, write_tensors
+from btlm_train.files import creating, read_json_object, refuse_link, write_bytes, write_json, write_tensors
 from btlm_train.interchange.huggingface import huggingface_config
 from btlm_train.interchange.modelzoo import modelzoo_params
 from btlm_train.interchange.names import to_huggingface, to_modelzoo
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 Target = Literal["hf", "jais", "modelzoo"]
 REMOTE_CODE = ("configuration_btlm.py", "modeling_btlm.py")
 _GPT2_FILES = ("vocab.json", "merges.txt")
+_MODEL_ZOO_FILES = ("params.yaml", "checkpoint.safetensors", "checkpoint.mdl")
+_MARKER = ".btlm-export.json"
 _END = "<|endoftext|>"
 
 
@@ -45,6 +48,7 @@ def export(
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file. Give a folder as --out.")
+    _claim(folder, _file_names(to, config, tokenizer))
     weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
     if to == "modelzoo":
         return _write_modelzoo(weights, config, folder, state)
@@ -58,6 +62,37 @@ def export(
     return [*files, folder / "model.safetensors"]
 
 
+def _file_names(to: Target, config: ModelConfig, tokenizer: Path | None) -> list[str]:
+    """The files of an export."""
+    if to == "modelzoo":
+        return list(_MODEL_ZOO_FILES)
+    names = ["config.json", "model.safetensors", *(REMOTE_CODE if to == "hf" else ())]
+    if tokenizer is not None:
+        return [*names, "tokenizer.json", "tokenizer_config.json"]
+    return [*names, *_GPT2_FILES, "tokenizer_config.json"] if config.vocab_size == 50257 else names
+
+
+def _claim(folder: Path, names: list[str]) -> None:
+    """Record which files of a folder are an export's, so that only those are ever replaced.
+
+    Raises OutputError if one of `names` is there and no export wrote it.
+    """
+    marker = folder / _MARKER
+    refuse_link(marker)
+    try:
+        listed = read_json_object(marker, 2**16).get("files")
+    except (FileNotFoundError, DataError):
+        listed = None
+    ours = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
+    for name in names:
+        if os.path.lexists(folder / name) and name not in ours:
+            raise OutputError(
+                f"{folder / name} is there, and no export wrote it: it would be replaced. "
+                "Choose another --out, or move the file away."
+            )
+    write_json(marker, {"files": sorted(ours.union(names))})
+
+
 def _write_modelzoo(
     weights: Mapping[str, Tensor], config: ModelConfig, folder: Path, state: State | None
 ) -> list[Path]:
@@ -69,9 +104,9 @@ def _write_modelzoo(
     write_bytes(folder / "params.yaml", text.encode())
     with creating(folder / "checkpoint.safetensors") as temporary:
         write_tensors(tensors, temporary, metadata={"format": "pt"})
-    with creating(folder / "checkpoint.mdl") as temporary:
-        torch.save({"model": tensors}, temporary)
-    return [folder / name for name in ("params.yaml", "checkpoint.safetensors", "checkpoint.mdl")]
+    with creating(folder / "checkpoint.mdl") as temporary, temporary.open("wb") as file:
+        torch.save({"model": tensors}, file)  # to an open file: a path's name would be part of the archive
+    return [folder / name for name in _MODEL_ZOO_FILES]
 
 
 def _write_remote_code(folder: Path) -> list[Path]:

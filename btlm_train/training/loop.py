@@ -94,13 +94,14 @@ def train(
             f"train_input.batch_size {batch_size} is not a multiple of the {world.size} ranks. Choose one "
             "that is."
         )
-    with locked(folder) if world.rank == 0 else contextlib.nullcontext():
+    with locked(folder) if world.rank == 0 else contextlib.nullcontext() as lease:
         if world.rank == 0:
             checkpoint.sweep(folder / "checkpoints")
             begin_run(folder, continuing=params.loop.autoload_last_checkpoint)
         world.barrier()
         begin, own = starting_point(params, folder, checkpoint_from)
         trainer = _started(params, folder, world, begin, own, checkpoint_from or params.checkpoint_path)
+        trainer.lease = lease
         loader = GptHDF5MapDataProcessor(
             params.train.model_copy(update={"batch_size": batch_size})
         ).create_dataloader(pin_memory=world.device.type == "cuda")

@@ -90,6 +90,8 @@ def begin_run(folder: Path, *, continuing: bool) -> None:
     present = read_run(folder)
     run = present.run if present is not None else _run_of_checkpoints(folder)
     steps = checkpoint.list_steps(folder / "checkpoints")
+    if run is None and not steps:
+        _check_unclaimed(folder)
     interrupted = run is not None and os.path.lexists(folder / "earlier" / run / _MOVING)
     if continuing and not interrupted:
         if present is None and (run is not None or not steps):
@@ -100,6 +102,16 @@ def begin_run(folder: Path, *, continuing: bool) -> None:
         earlier = run or f"00000000-{secrets.token_hex(4)}"
         _move_aside(folder, earlier)
     _write_run(folder, RunFile(1, secrets.token_hex(16), earlier))
+
+
+def _check_unclaimed(folder: Path) -> None:
+    """Raise OutputError if a folder of no run holds files that a run would replace."""
+    for name in ("metrics.jsonl", "params.json"):
+        if os.path.lexists(folder / name):
+            raise OutputError(
+                f"{folder / name} is there, and {folder} is not the folder of a run: it would be replaced. "
+                "Give another --model-dir, or move the file away."
+            )
 
 
 def own_checkpoint(folder: Path) -> Checkpoint | None:

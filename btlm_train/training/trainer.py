@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from btlm_data.errors import ConfigError, DataError
+from btlm_data.storage.lease import Lease
 from btlm_train import checkpoint, mup
 from btlm_train.checkpoint import Checkpoint, State
 from btlm_train.model import BTLM, count_parameters
@@ -41,6 +42,7 @@ class Trainer:
     model: nn.Module
     optimizer: AdamW
     run: str = "0" * 32  # the run's identity: see run_folder.py
+    lease: Lease | None = None  # of the run's folder, on rank 0
     step: int = 0
     tokens: int = 0
     data_state: dict[str, Any] | None = None
@@ -110,6 +112,8 @@ class Trainer:
             for name, tensor in tensors.items()
         }
         if self.world.rank == 0:
+            if self.lease is not None:
+                self.lease.check()  # another run may have taken the folder over while this one was not responding
             state = State(
                 run=self.run,
                 step=self.step,

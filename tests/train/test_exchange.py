@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from btlm_data.errors import BtlmError
+from btlm_data.errors import BtlmError, OutputError
 from btlm_train import checkpoint, mup, sessions
 from btlm_train.checkpoint import State
 from btlm_train.generate import generate
@@ -228,6 +228,20 @@ def test_a_tokenizer_of_ones_own_travels(tmp_path: Path, caplog: pytest.LogCaptu
     assert (tmp_path / "with" / "tokenizer.json").read_bytes() == path.read_bytes()
     export(weights_of(), CONFIG, tmp_path / "without", "hf")
     assert "No tokenizer is written" in caplog.text
+
+
+@pytest.mark.parametrize("to", ["hf", "jais", "modelzoo"])
+def test_an_export_replaces_its_own_files_and_no_others(tmp_path: Path, to: Any) -> None:
+    files = export(weights_of(), CONFIG, tmp_path / "out", to)
+    before = {file: file.read_bytes() for file in files}
+    files[0].write_text("cut by a kill")
+    assert export(weights_of(), CONFIG, tmp_path / "out", to) == files
+    assert {file: file.read_bytes() for file in files} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / files[-1].name).write_text("mine")
+    with pytest.raises(OutputError, match="no export wrote it"):
+        export(weights_of(), CONFIG, tmp_path / "mine", to)
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
 
 
 def test_exported_files_have_the_umasks_mode(tmp_path: Path) -> None:

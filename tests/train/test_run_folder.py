@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from btlm_data.errors import DataError, OutputError
+from btlm_data.storage.lease import Lease
 from btlm_train import checkpoint
 from btlm_train.checkpoint import State
 from btlm_train.parameters import load_params
@@ -245,11 +246,32 @@ def test_links_and_names_that_only_look_like_ours_are_left_alone(params: Path, t
     (folder / ".step_mine.tmp").mkdir()
     (folder / ".step_00000001.1.btlm.tmp").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "metrics").write_text("x")
+    begin_run(tmp_path / "run", continuing=True)
     (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "metrics")
     trained(params, tmp_path / "run", 2, "runconfig.checkpoint_steps=1", "runconfig.max_checkpoints=1")
     assert (folder / ".step_mine.tmp").is_dir()
     assert (tmp_path / "elsewhere" / "file").read_text() == "x"
     assert (tmp_path / "metrics").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "params.json"])
+def test_somebody_elses_file_is_not_replaced(params: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name} is there, and .* is not the folder of a run"):
+        trained(params, tmp_path, 1)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_taken_over_by_another_run_is_not_written_any_more(
+    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(_: object) -> None:
+        raise OutputError("taken over by another run")
+
+    monkeypatch.setattr(Lease, "check", taken)
+    with pytest.raises(OutputError, match="taken over"):
+        trained(params, tmp_path, 2, EVERY_2)
+    assert not checkpoint.list_steps(tmp_path / "checkpoints")
 
 
 def test_files_have_the_umasks_mode(params: Path, tmp_path: Path) -> None:
