@@ -128,14 +128,15 @@ class Query:
 
     url: as the user wrote it, with its glob and its signature. globs: where a registered corpus decides, the patterns
     below `url` of all the files that are wanted (a scheme may list only the folders they lie in). revision: hub only.
-    skip: absolute local folders that are not entered, each with the reason. version: of every file, where the files never change.
+    skip: absolute local folders that are no part of the source: what the run itself writes. They are not counted as left
+    out, since a resumed run finds more of them than a fresh one. version: of every file, where the files never change.
     """
 
     url: str
     access: Access
     globs: tuple[str, ...] | None = None
     revision: str | None = None
-    skip: Mapping[str, str] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
     version: str | None = None
 
 

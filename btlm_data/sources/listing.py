@@ -98,7 +98,7 @@ def _list_place(url: str, wanted: _Wanted, settings: SourceSettings, run: Run) -
         Access.of(run),
         wanted.all_globs,
         settings.revision,
-        skip={} if not is_local(url) else dict.fromkeys(_written(run), "written by this run"),
+        skip=tuple(_written(run)) if is_local(url) else (),
         version="package" if url == "sample" else None,
     )
     found = scheme_of(query.url).list_place(query)

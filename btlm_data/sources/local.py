@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from btlm_data.errors import ConfigError, InputError
@@ -151,10 +151,10 @@ def check_outside(source: str, folders: Sequence[str | os.PathLike[str]]) -> Non
 class _Walk:
     """A folder and all below it, in order of names. left_out: (reason, name) of what is no readable file."""
 
-    def __init__(self, root: Path, skip: Mapping[str, str], version: str | None) -> None:
+    def __init__(self, root: Path, skip: Sequence[str], version: str | None) -> None:
         self.left_out: list[tuple[str, str]] = []
         self._root = root
-        self._skip = {os.path.realpath(folder): reason for folder, reason in skip.items()}
+        self._skip = frozenset(map(os.path.realpath, skip))
         self._version = version
         self._count = 0
 
@@ -192,6 +192,8 @@ class _Walk:
                     f"{shown(entry.path)} cannot be read: {error.strerror}. Change its permissions or move it, or name another --source."
                 ) from None
             if stat.S_ISDIR(status.st_mode):
+                if self._skip and os.path.realpath(entry.path) in self._skip:
+                    continue
                 if (reason := self._reason_to_skip(entry, status, chain)) is not None:
                     self.left_out.append((reason, f"{name}/"))
                 else:
@@ -215,8 +217,6 @@ class _Walk:
             return reason
         if _identity(status) in chain:
             return "link to a folder above itself"
-        if self._skip and (reason := self._skip.get(os.path.realpath(entry.path))) is not None:
-            return reason
         try:
             names = os.listdir(entry.path)
         except OSError:

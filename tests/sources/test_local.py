@@ -169,17 +169,16 @@ def test_git_lfs_pointers_are_named_as_such(folder: Path, listed: Listed) -> Non
 def test_the_runs_own_folders_and_prepared_datasets_are_not_the_corpus(folder: Path, listed: Listed) -> None:
     add(folder / "a.jsonl")
     add(folder / "out/report.json")
-    add(folder / "w/x.jsonl")
+    add(folder / ".w/x.jsonl")
     add(folder / "text/train/x.jsonl")
     for name, manifest in (("old", "dataset.json"), ("begun", "preparing.json")):
         add(folder / name / manifest, json.dumps({"fingerprint": "0" * 64}).encode())
         add(folder / name / "documents.parquet")
     add(folder / "theirs/dataset.json", b'{"text": "no dataset of ours"}')
-    run = {"out": f"{folder}/out", "work_dir": f"{folder}/w", "emit_text": f"{folder}/text"}
+    run = {"out": f"{folder}/out", "work_dir": f"{folder}/.w", "emit_text": f"{folder}/text"}
     listing = listed(folder, **run)
     assert names(listing) == ["a.jsonl", "theirs/dataset.json"]
     assert left_out(listing) == {
-        "written by this run": ("out/", "text/", "w/"),
         "folder of a prepared dataset": ("begun/", "old/"),
     }
     with pytest.raises(InputError, match="btlm-data prepared"):
