@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from btlm_data import output_folder, work_folder
+from btlm_data import input_checks, output_folder, work_folder
 from btlm_data.blocks import make_block, write_table
 from btlm_data.engine.base import open_engine
 from btlm_data.engine.runner import Events, Runner
@@ -32,6 +32,7 @@ from btlm_data.recipe.models import Recipe, Run
 from btlm_data.records.reader import count_records
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
+from btlm_data.sources.local import check_outside
 from btlm_data.sources.prefetch import Prefetcher
 from btlm_data.splits import SPLITS
 from btlm_data.stages import (
@@ -88,6 +89,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
     stores = where.open()
     with _held(stores) as leases, open_engine(recipe.run.engine, recipe.run.workers) as engine:
         work_folder.claim(stores.work)
+        check_outside(recipe.settings.source.name, _local_folders(stores))
         inputs = Inputs.look_up(recipe)
         names = [set_.name for set_ in recipe.seq_len] if len(recipe.seq_len) > 1 else [""]
         output = OutputFolder(stores.out, names)
@@ -109,6 +111,12 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
             lease.start_heartbeat(held)
         runner = Runner(where, stores, engine, events, leases[0])
         return _run_stages(Preparation(inputs, runner, output))
+
+
+def _local_folders(stores: Stores) -> list[str]:
+    """The folders of this machine that a run writes to."""
+    written = [stores.work, stores.out, *([stores.text] if stores.text is not None else [])]
+    return [store.url for store in written if store.is_local]
 
 
 @contextlib.contextmanager
@@ -231,6 +239,10 @@ def _clean(p: Preparation) -> None:
             p.input_digests.setdefault((file_range.file.split, file_range.file.name), []).extend(digests)
     p.table = write_table(p.runner.stores.work, p.blocks)
     p.num_rejects = _write_rejects(p)
+    input_checks.check_rejected(
+        p.inputs, p.counts["acquire"], _rejected(p), f"{p.runner.stores.work.shown}/rejects.jsonl"
+    )
+    input_checks.check_source_names(p.inputs, p.counts["acquire"])
     if ordinal == 0:
         raise InputError(_nothing_left(p.counts, p.inputs.listing.files, p.runner.stores.work.shown))
 
@@ -398,6 +410,13 @@ def _write_rejects(p: Preparation) -> int:
                 count += 1
     store.write("examples.jsonl", "".join(f"{line}\n" for line in examples.lines()).encode(), durable=False)
     return count
+
+
+def _rejected(p: Preparation) -> Iterator[dict[str, Any]]:
+    """The lines of rejects.jsonl."""
+    with p.runner.stores.work.open("rejects.jsonl") as file:
+        for line in file:
+            yield json.loads(line)
 
 
 def _checked(p: Preparation, artifact: Artifact) -> bytes:

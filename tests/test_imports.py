@@ -45,9 +45,20 @@ MAY_IMPORT = {
     "output_folder": {"errors", "formats", "splits", "storage"},
     "preparation": WORK
     | {"cleaning", "engine.runner", "output_folder", "records", "sources", "stages", "tokenizers"},
+    "input_checks": {"errors", "preparation", "records", "sources", "stages.block_writer", "task"},
     "finish": WORK | {"cleaning", "preparation", "sources", "stages"},
     "pipeline": WORK
-    | {"engine", "finish", "output_folder", "places", "preparation", "records", "sources", "stages"}
+    | {
+        "engine",
+        "finish",
+        "input_checks",
+        "output_folder",
+        "places",
+        "preparation",
+        "records",
+        "sources",
+        "stages",
+    }
     | {"work_folder"},
     "planning": WORK | {"pipeline", "places", "preparation", "progress", "sources", "stages"},
     "inspection": GROUND

@@ -383,6 +383,9 @@ class Run(_Settings):
     engine: Literal["local"] = Field("local", description="where tasks run: processes on this machine")
     strict: bool = Field(False, description="the first record that cannot be read ends the run with an error")
     accept_removal: bool = Field(False, description="continue although dedupe.max_removed is exceeded")
+    allow_missing_source: bool = Field(
+        False, description="accept source names in settings that no document has"
+    )
     overwrite: bool = Field(False, description="replace another dataset in the output folder")
     stop_after: Stage | None = Field(None, description="end after this stage; a later run continues")
     emit_text: Name | None = Field(None, description="also write the kept text as .jsonl.zst to this folder")

@@ -56,6 +56,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
              "Which files are validation or test, for example validation=heldout/*.jsonl; the others are "
              "train. Repeatable. Default: by folder and file names."),
         Flag("--exclude-source", "source.exclude_sources", "NAME"),
+        Flag("--allow-missing-source", "run.allow_missing_source"),
         Flag("--max-rejected", "source.max_rejected", "SHARE"),
         Flag("--strict", "run.strict"),
         Flag("--encoding", "source.encoding", "NAME"),

@@ -51,7 +51,7 @@ def command(source: Path | str, out: Path, *options: str) -> list[str]:
         "--workers",
         "1",
     ]
-    return [*base, "--dedupe", "none", "--out", str(out), *options]
+    return [*base, "--dedupe", "none", "--max-rejected", "1", "--out", str(out), *options]
 
 
 def prepare(source: Path | str, out: Path, *options: str, code: int = 0, **more: Any) -> str:

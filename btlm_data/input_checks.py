@@ -1,0 +1,107 @@
+"""What was read, held against what was asked for: too many unreadable records, names of sources that there are not."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from btlm_data.errors import ConfigError, SafetyStop
+from btlm_data.preparation import Inputs
+from btlm_data.records.describe import Description, describe_fields
+from btlm_data.sources.base import SourceFile
+from btlm_data.sources.fetch import Fetcher
+from btlm_data.stages.block_writer import UNREADABLE
+from btlm_data.task import Counts
+
+SHOWN = 3
+
+
+def check_rejected(
+    inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str
+) -> None:
+    """Raise SafetyStop if more than source.max_rejected of the records could not be read.
+
+    acquired: the ledger's cells of `acquire`. rejected: the lines of rejects.jsonl. listed_in: where these stand.
+    """
+    counted = [(source, amount) for (_, source, cell), amount in acquired.cells.items() if cell == "in"]
+    num_records = sum(amount.documents for _, amount in counted)
+    num_rejected = sum(amount.documents for source, amount in counted if source == UNREADABLE)
+    limit = inputs.settings.source.max_rejected
+    if not num_records or num_rejected <= limit * num_records:
+        return
+    reasons: Counter[str] = Counter()
+    examples: dict[str, list[Mapping[str, Any]]] = {}
+    for reject in rejected:
+        reasons[reject["reason"]] += 1
+        if len(shown := examples.setdefault(reject["reason"], [])) < SHOWN:
+            shown.append(reject)
+    reason, count = reasons.most_common(1)[0]
+    lines = [
+        f"{num_rejected:,} of {num_records:,} records ({num_rejected / num_records:.1%}) could not be read, more than "
+        f"source.max_rejected = {limit:.1%}. The commonest reason: {reason} ({count:,} records).",
+        *(f"  {reject['file']} line {reject['line']}: {reject['detail']}" for reject in examples[reason]),
+    ]
+    lines += _advice(inputs, reason, examples[reason][0]["file"])
+    lines.append(
+        f"All are listed in {listed_in}. If they are to be left out, rerun the same command with --max-rejected "
+        f"{min(1.0, num_rejected / num_records + 0.01):.2f}."
+    )
+    raise SafetyStop("\n".join(lines))
+
+
+def _advice(inputs: Inputs, reason: str, file_name: str) -> list[str]:
+    """What the file that the first example is from holds, and the option that would read it."""
+    if "text" not in reason:
+        return []
+    file = next((file for file in inputs.listing.files if file.name == file_name), None)
+    if file is None:
+        return []
+    with Fetcher.of(inputs.run, inputs.listing).local_copy(file) as path:
+        description = describe_fields(path, file, inputs.options)
+    tried = file.text_field or inputs.options.fields.text
+    return _fields_in_words(description, file, tried)
+
+
+def _fields_in_words(description: Description, file: SourceFile, tried: str) -> list[str]:
+    if not description.fields:
+        return []
+    shown = ", ".join(
+        f"{summary.name} ({summary.kinds[0]}{f', about {summary.median_chars:,} characters' if summary.max_chars else ''})"
+        for summary in description.fields[:6]
+    )
+    lines = [f"The text is looked for in the field {tried!r}. {file.name} has: {shown}."]
+    if candidates := description.text_candidates(tried):
+        lines.append(f"If the text is in {candidates[0]!r}, rerun with --text-field {candidates[0]}.")
+    return lines
+
+
+def check_source_names(inputs: Inputs, acquired: Counts) -> None:
+    """Raise ConfigError if a setting names a source that no document has, unless run.allow_missing_source.
+
+    What is misspelt in mix, exclude_sources or source_priority would otherwise do nothing, without a word.
+    """
+    if inputs.run.allow_missing_source:
+        return
+    names = sorted({source for (_, source, cell) in acquired.cells if cell == "in" and source != UNREADABLE})
+    settings = inputs.settings
+    by_place = any(
+        file.source is not None for file in inputs.listing.files
+    )  # the listing has checked exclusions
+    used: list[tuple[str, Sequence[str]]] = [
+        ("source.exclude_sources (--exclude-source)", () if by_place else settings.source.exclude_sources),
+        ("mix (--mix)", tuple(settings.mix)),
+        ("dedupe.source_priority (--source-priority)", settings.dedupe.source_priority),
+    ]
+    for key, wanted in used:
+        for name in wanted:
+            if name not in names:
+                nearest = difflib.get_close_matches(name, names, 1, 0.5)
+                guess = f"Did you mean {json.dumps(nearest[0], ensure_ascii=False)}? " if nearest else ""
+                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+                raise ConfigError(
+                    f"{key} names the source {json.dumps(name, ensure_ascii=False)}, and no document has it. {guess}"
+                    f"Sources here: {shown or 'none'}. Correct the name, or pass --allow-missing-source."
+                )
