@@ -16,7 +16,9 @@ from btlm_data.recipe.load import load
 
 def run(source: Path, out: Path, **options: Any) -> pipeline.Prepared:
     given = {"source.name": str(source), "run.out": str(out), "run.workers": 1, "seq_len": 64}
-    given |= {"clean.min_chars": 0, "run.accept_removal": True} | {key.replace("__", "."): value for key, value in options.items()}
+    given |= {"clean.min_chars": 0, "run.accept_removal": True} | {
+        key.replace("__", "."): value for key, value in options.items()
+    }
     return pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
 
 

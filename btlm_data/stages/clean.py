@@ -24,6 +24,7 @@ from btlm_data.formats.input_digest import stretch_digests
 from btlm_data.recipe.models import Settings
 from btlm_data.records.base import BATCH_BYTES, ReadOptions, Stretch
 from btlm_data.records.reader import read_batches
+from btlm_data.sources.local import unchanged
 from btlm_data.stages import decontaminate
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part, Records, find_product
 from btlm_data.stages.file_ranges import FileRange
@@ -160,10 +161,14 @@ def records(
     block_bytes: int = BATCH_BYTES,
     digests: list[list[str]] | None = None,
 ) -> Iterator[Records]:
-    """Blocks of about block_bytes; those of small files are put together. digests: filled for each range (input_digest.py)."""
+    """Blocks of about block_bytes; those of small files are put together. digests: filled for each range (input_digest.py).
+
+    Raises InputError if a file is no longer what was listed.
+    """
     block, num_held = Records(), 0
     with_records = settings.filters.needs_metadata
     for index, file_range in enumerate(ranges):
+        unchanged(file_range.file)
         with settings.fetcher.local_copy(file_range.file) as path:
             stretch = Stretch(file_range.start, file_range.stop, *resume)
             for batch in read_batches(
@@ -178,6 +183,7 @@ def records(
                     block, num_held = Records(), 0
                 if batch.final:
                     break
+            unchanged(file_range.file)
             if digests is not None:
                 digests.append(_digests_at(path, file_range))
     if block.block.num_records:
