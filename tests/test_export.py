@@ -358,7 +358,8 @@ def test_a_killed_export_continues_with_the_same_command(
 @pytest.mark.parametrize("to", ["megatron", "npy", "mds"])
 def test_two_hundred_kills_of_an_export(two_splits: Path, tmp_path: Path, to: str) -> None:
     """At random moments, until it ends by itself; always the same bytes."""
-    command = f"from pathlib import Path; from btlm_data.export import export; export(Path({str(two_splits)!r}), {to!r}, Path(OUT))"
+    call = f"export(Path({str(two_splits)!r}), {to!r}, Path(OUT))"
+    command = f"from pathlib import Path; from btlm_data.export import export; {call}"
     export(two_splits, to, tmp_path / "whole")
     generator, kills, number = np.random.default_rng(7), 0, 0
     while kills < 67:

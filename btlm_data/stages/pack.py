@@ -55,7 +55,9 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """Where tasks find the tokens of streams. table: of the blocks. lineage: of everything that decides the streams."""
+    """Where tasks find the tokens of streams. table: of the blocks. lineage: of everything that decides the
+    streams.
+    """
 
     table: Artifact
     lineage: str
@@ -64,7 +66,8 @@ class StreamSource:
     def reads(self, buckets: Sequence[Bucket], packed: Sequence[Artifact] = ()) -> dict[str, Any]:
         """The fields of a Task that reads some buckets of a stream, or packed files.
 
-        Which blocks hold the tokens, and so which files are read, follows from the lineage: it is no part of the digest.
+        Which blocks hold the tokens, and so which files are read, follows from the lineage: it is no part of
+        the digest.
         """
         through = {"blocks": [self.table], "index": [bucket.file for bucket in buckets], "packed": packed}
         return {"inputs": [self.lineage], "through": through, "hints": {"buckets": buckets}}
@@ -170,7 +173,9 @@ class TaskStream(StreamReader):
         return cls(files, table, task.hints["buckets"], packing.dtype, packing.eos_id)
 
     def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Block, first token in the block, and length (without EOS) of the documents that begin in [start, stop)."""
+        """Block, first token in the block, and length (without EOS) of the documents that begin in [start,
+        stop).
+        """
         names = ("block", "start", "length")
         parts: list[list[Int64Array]] = [[np.empty(0, np.int64)] * len(names)]
         for bucket in self.buckets:

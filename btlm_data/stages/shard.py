@@ -25,7 +25,7 @@ VERSION = 3
 def plan(
     runner: Runner, sample_sets: Sequence[SampleSet], source: StreamSource, settings: FormatSettings
 ) -> Step:
-    """The step that writes all shards. What has to be packed on disk before (stages/pack.py) is packed here."""
+    """The step that writes all shards. What has to be packed on disk before (stages/pack.py) is packed."""
     todo = list(sample_sets)
     if not settings.shard_format.plans_by_packing:
         # Nothing is packed for shards that are proved done: packed files are deleted at the end of a run.

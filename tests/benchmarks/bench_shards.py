@@ -1,9 +1,11 @@
-"""Writing sample shards against h5py's own `compression="gzip"` (one call for all rows, its default level): CPU time and file size.
+"""Writing sample shards against h5py's own `compression="gzip"` (one call for all rows, its default level):
+CPU time and file size.
 
     BTLM_BENCH_CORPUS=corpus/ python -m tests.benchmarks.bench_shards
 
-The rows are the corpus' first 34 million GPT-2 tokens, documents joined by EOS. h5py is given the finished planes; our time includes
-making them, fsync and the file's sha256. Both are the best of three turns taken alternately. What is read back must be identical.
+The rows are the corpus' first 34 million GPT-2 tokens, documents joined by EOS. h5py is given the finished
+planes; our time includes making them, fsync and the file's sha256. Both are the best of three turns taken
+alternately. What is read back must be identical.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def stream() -> npt.NDArray[np.uint16]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Two rows, speed and size, for each of BTLM's two sequence lengths. Raises AssertionError if a value read back differs."""
+    """Two rows, speed and size, for each of BTLM's two sequence lengths. Raises AssertionError if a value
+    read back differs.
+    """
     tokens = stream()
     rows_out = []
     with tempfile.TemporaryDirectory() as folder:

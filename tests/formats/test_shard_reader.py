@@ -35,7 +35,7 @@ def written(path: Path, data: Any, libver: Any = None, **how: Any) -> Path:
     return path
 
 
-# As the library reads it --------------------------------------------------------------------------------------------
+# As the library reads it ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("libver", LATEST, ids="-".join)
@@ -45,7 +45,9 @@ def written(path: Path, data: Any, libver: Any = None, **how: Any) -> Path:
 def test_every_index_of_chunks_is_read_as_the_library_does(
     tmp_path: Path, libver: Any, rows: int, how: dict[str, Any], grows: bool
 ) -> None:
-    """One chunk, implicit, fixed array (paged above 1,024), extensible array (with blocks of blocks), and the B-tree."""
+    """One chunk, implicit, fixed array (paged above 1,024), extensible array (with blocks of blocks), and the
+    B-tree.
+    """
     data = np.random.default_rng(rows).integers(0, 1000, (rows, 3)).astype("<i2")
     path = written(
         tmp_path / "a.h5", data, libver, chunks=(1, 2), maxshape=(None, 3) if grows else None, **how
@@ -146,7 +148,7 @@ def test_reading_loads_neither_numba_nor_the_hdf5_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# What is no plain shard ---------------------------------------------------------------------------------------------
+# What is no plain shard -------------------------------------------------------------------------------------
 
 
 def external_storage(path: Path, secret: Path) -> None:
@@ -339,7 +341,7 @@ def test_an_index_that_contradicts_itself_is_damage(tmp_path: Path, where: str) 
         read_rows(path, 0, 70)
 
 
-# Damage at random ---------------------------------------------------------------------------------------------------
+# Damage at random -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Shards against the stock HDF5 library: what it reads is what went in, whatever the options; damage is named; nothing is half-written."""
+"""Shards against the stock HDF5 library: what it reads is what went in, whatever the options; damage is
+named; nothing is half-written.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None
     return planes
 
 
-# What goes in comes out -------------------------------------------------------------------------------------------
+# What goes in comes out -------------------------------------------------------------------------------------
 
 
 @HYPOTHESIS
@@ -146,7 +148,9 @@ def test_what_the_library_sees(tmp_path: Path) -> None:
 
 
 def test_the_library_can_go_on_writing(tmp_path: Path) -> None:
-    """The hand-laid metadata is whole enough for the library to change the file: add an attribute and overwrite a row."""
+    """The hand-laid metadata is whole enough for the library to change the file: add an attribute and
+    overwrite a row.
+    """
     shard_files.write_samples(tmp_path / "a.h5", np.zeros((70, 9), np.uint16))
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["note"] = "hello"
@@ -164,7 +168,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-# Golden files -----------------------------------------------------------------------------------------------------
+# Golden files -----------------------------------------------------------------------------------------------
 
 
 def golden_rows() -> npt.NDArray[np.uint32]:
@@ -219,7 +223,7 @@ def test_todays_reader_reads_the_golden_files() -> None:
     ] == ["sample", "vsl", "corpus"]
 
 
-# Other writers' files ---------------------------------------------------------------------------------------------
+# Other writers' files ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_pieces_are_bounded_and_follow_chunks(tmp_path: Path) -> None:
     assert starts == [0, 24576, 49152]  # 25,000 tokens would fit; three whole chunks are read
 
 
-# Damage -----------------------------------------------------------------------------------------------------------
+# Damage -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -278,7 +282,9 @@ def test_a_flipped_bit_is_named_with_its_row(shard: Path) -> None:
 
 
 def test_every_flipped_byte_of_the_head_and_index_is_an_error_or_harmless(shard: Path) -> None:
-    """No flip may crash or raise anything but DataError; where none is raised, sha256 in dataset.json is what tells."""
+    """No flip may crash or raise anything but DataError; where none is raised, sha256 in dataset.json is what
+    tells.
+    """
     whole = shard.read_bytes()
     with h5py.File(shard, "r") as file:
         chunks = [file["data"].id.get_chunk_info(i) for i in range(20)]
@@ -328,7 +334,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
         reader.read_shard_info(tmp_path / "words.h5")
 
 
-# Nothing half-written ---------------------------------------------------------------------------------------------
+# Nothing half-written ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [0, 100, 5000, 100_000])

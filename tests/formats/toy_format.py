@@ -1,4 +1,4 @@
-"""A format that is not ours: (n, 2, L) inputs and labels without a mask, the short sample at the end left out.
+"""A format that is not ours: (n, 2, L) inputs and labels without a mask; a short last sample is left out.
 
 What a new format takes: this file, and one line in FORMATS (tests/formats/test_new_format.py adds it).
 """

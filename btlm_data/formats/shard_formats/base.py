@@ -148,9 +148,10 @@ class Packed(NamedTuple):
 class RowPlace(NamedTuple):
     """Where rows that are checked stand. first: number of the first of them in its split.
 
-    is_known: whether rows stand where the format puts them, so that what different files hold can be compared; then
-    order (n,) is each row's number in the stream (None where that is `first` and on), of num_samples; num_labels: label
-    positions of the stream. is_ours: whether btlm-data wrote them; other writers may mask what they like.
+    is_known: whether rows stand where the format puts them, so that what different files hold can be
+    compared; then order (n,) is each row's number in the stream (None where that is `first` and on), of
+    num_samples; num_labels: label positions of the stream. is_ours: whether btlm-data wrote them; other
+    writers may mask what they like.
     """
 
     first: int
@@ -162,7 +163,9 @@ class RowPlace(NamedTuple):
 
 
 class RowFaults(NamedTuple):
-    """Rows (k,) that break a rule, counted from the first that was checked; codes (k,): plane * L + position of each."""
+    """Rows (k,) that break a rule, counted from the first that was checked; codes (k,): plane * L + position
+    of each.
+    """
 
     rule: str
     rows: Int64Array
@@ -170,7 +173,9 @@ class RowFaults(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What checking rows found. num_labels: label positions (tokens of a stream); num_ends: ends of documents."""
+    """What checking rows found. num_labels: label positions (tokens of a stream); num_ends: ends of
+    documents.
+    """
 
     faults: list[RowFaults]
     num_labels: int
@@ -197,7 +202,7 @@ class ShardFormat(Protocol):
         ...
 
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
-        """What is to be packed on disk before shards are written; [] if nothing. memory: bytes for one task."""
+        """What is to be packed on disk before shards are written, or []. memory: bytes for one task."""
         ...
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
@@ -205,11 +210,11 @@ class ShardFormat(Protocol):
         ...
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
-        """How many rows and files the stream becomes. packed_rows: of each stretch, where plans_by_packing."""
+        """How many rows and files the stream becomes. packed_rows: of each stretch, if plans_by_packing."""
         ...
 
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
-        """Tokens [start, stop) of the stream that `write` looks at for some rows, where nothing was packed."""
+        """Tokens [start, stop) of the stream that `write` needs for some rows, where nothing was packed."""
         ...
 
     def write(
@@ -225,7 +230,9 @@ class ShardFormat(Protocol):
     def check(
         self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
-        """Check rows by the format's rules, and add what other files must match to the prints (kernels/checks.py)."""
+        """Check rows by the format's rules, and add what other files must match to the prints
+        (kernels/checks.py).
+        """
         ...
 
 

@@ -83,7 +83,7 @@ class CorpusFormat:
         from btlm_data.kernels.checks import scan_stream
 
         if not place.is_known:
-            prints = prints._replace(bucket=2**62)  # all in one bucket, which nobody looks at
+            prints = prints._replace(bucket=2**62)  # all in one bucket, which is not looked at
         bad, ends = scan_stream(rows, place.first, vocabulary, prints)
         faults = [] if bad < 0 else [RowFaults("token", np.array([bad]), np.zeros(1, np.int64))]
         return Checked(faults, len(rows), ends)

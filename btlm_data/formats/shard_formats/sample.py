@@ -166,8 +166,9 @@ def write_samples(
 ) -> ShardInfo:
     """Write a sample shard into an empty file, open for reading and writing.
 
-    rows: (n, L+1) uint16 or uint32, any strides: the L inputs of a sample and the label of its last position, L >= 1. num_real: (n,) how many
-    label positions of each row are real; from there on all three planes are 0 (all L by default; rows' values there do not matter).
+    rows: (n, L+1) uint16 or uint32, any strides: the L inputs of a sample and the label of its last position,
+    L >= 1. num_real: (n,) how many label positions of each row are real; from there on all three planes are 0
+    (all L by default; rows' values there do not matter).
     """
     options = options or ShardOptions()
     n, length = rows.shape[0], rows.shape[1] - 1

@@ -129,7 +129,9 @@ class VslFormat:
     def check(
         self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
-        """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's end."""
+        """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's
+        end.
+        """
         from btlm_data.kernels.checks import scan_vsl
 
         result = scan_vsl(rows, vocabulary)

@@ -1,17 +1,12 @@
-"""Shards: what training reads. One HDF5 file holds one dataset `data`.
+"""Write a shard: an HDF5 file with one dataset `data`, chunk by chunk, into a file that a store has opened.
 
-    sample   (n, 3, L) int32, chunks (1, 3, L): plane 0 input_ids, plane 1 attention_mask (1 on real positions: it is the
-             loss mask), plane 2 labels = the next token; 0 in all three planes where padded
-    vsl      (n, 5, L) int32, chunks (1, 5, L): the same three, then attention_span and position_ids
-    corpus   (n,) uint16 or int32, chunks of 8192: the token stream itself
+Chunks go through HDF5's own gzip filter (and its shuffle filter on request), or the data is one stretch,
+uncompressed. The file attribute `n_examples` repeats the length of axis 0. There are no timestamps; the same
+rows and options give the same bytes. What rows are is each format's (sample.py, corpus.py, vsl.py).
 
-Chunks go through HDF5's own gzip filter (and its shuffle filter on request), or the data is contiguous and uncompressed. The
-file attribute `n_examples` repeats the length of axis 0. There are no timestamps; the same rows and options give the same
-bytes. Shards of other writers (any numeric type, any layout the HDF5 library reads) can be read as well.
-
-Level 1 is kernels/deflate.py, which knows what a sample is; it is faster and smaller than zlib's default level and does not depend
-on a library's version. Higher levels are zlib's, and the shuffle filter's chunks are ISA-L's at level 1: other versions of those
-libraries may give other bytes (of the same data).
+Level 1 is kernels/deflate.py, which knows what a sample is; it is faster and smaller than zlib's default
+level and does not depend on a library's version. Higher levels are zlib's, and the shuffle filter's chunks
+are ISA-L's at level 1: other versions of those libraries may give other bytes (of the same data).
 """
 
 from __future__ import annotations
@@ -38,8 +33,8 @@ BATCH_UNITS = 1 << 23  # elements compressed at once, with one Huffman code: bou
 class ShardOptions:
     """How a shard's bytes are stored; the values a reader gets do not depend on it.
 
-    level: 1 (fast) to 9, of gzip; hdf5_shuffle: HDF5's shuffle filter before gzip (5% smaller, half the reading speed);
-    dtype: int32, or uint16 where the vocabulary fits.
+    level: 1 (fast) to 9, of gzip; hdf5_shuffle: HDF5's shuffle filter before gzip (5% smaller, half the
+    reading speed); dtype: int32, or uint16 where the vocabulary fits.
     """
 
     compression: Compression = "gzip"
@@ -50,7 +45,9 @@ class ShardOptions:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A finished shard: rows (tokens in the corpus layout), real label positions, the file's sha256 and size in bytes."""
+    """A finished shard: rows (tokens in the corpus layout), real label positions, the file's sha256 and size
+    in bytes.
+    """
 
     n_examples: int
     num_tokens: int
@@ -59,7 +56,7 @@ class ShardInfo:
 
 
 def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint32]:
-    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 behind num_real label positions (k,)."""
+    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 behind num_real (k,) positions."""
     k, length = rows.shape[0], rows.shape[1] - 1
     planes = np.empty((k, 3, length), np.uint32)
     planes[:, 0], planes[:, 1], planes[:, 2] = rows[:, :-1], 1, rows[:, 1:]
@@ -69,7 +66,7 @@ def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None
 
 
 class ShardWriter:
-    """One shard under construction: chunks are appended to an open file; leaving the block well completes it."""
+    """One shard under construction: chunks are appended to an open file; leaving the block completes it."""
 
     def __init__(
         self, file: BinaryIO, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions
