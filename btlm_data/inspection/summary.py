@@ -67,7 +67,9 @@ def inspect(
 
 def _inspect_set(opened: Opened, sample: Sequence[int], split: str | None, num_samples: int) -> Report:
     manifest, unknown = opened.manifest, list[str]()
-    if opened.problem is not None:
+    if opened.problem is not None and manifest is not None:
+        unknown.append(f"{opened.problem} What follows is what it says now.")
+    elif opened.problem is not None:
         unknown.append(f"{opened.problem} What follows is measured on the shards.")
     elif opened.preparing is not None:
         unknown.append(opened.preparing)

@@ -177,6 +177,8 @@ def test_no_name_leads_out_of_the_folder(written: Path, name: str, place: str) -
         (b"\xff", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
         (b"[]", "holds a list, expected an object"),
+        (b'{"format_version": 2, "seed": 1e999}', "is not valid JSON"),
+        (b'{"format_version": 2, "seed": NaN}', "is not valid JSON"),
         (b'{"format_version": 99}', "version 99"),
         (b'{"format_version": true}', "version True"),
     ],

@@ -404,6 +404,14 @@ def test_a_folder_that_is_being_prepared_is_no_error(tmp_path: Path) -> None:
     assert "being prepared" in inspect(tmp_path)["unknown"][0]
 
 
+def test_an_edited_dataset_json_is_said_to_be_edited(root: Path) -> None:
+    edit_manifest(root, lambda m: m.update(dedupe={}), seal=False)
+    report = inspect(root)
+    assert report["kind"] == "dataset"
+    assert "the file was changed or damaged" in report["unknown"][0]
+    assert report["unknown"][0].endswith("What follows is what it says now.")
+
+
 def test_pipes_do_not_hang_inspect(root: Path) -> None:
     for name in ("examples.jsonl", "train/documents.parquet", "train/data-00000.h5"):
         (root / name).unlink()
