@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,14 @@ def test_no_pickle_and_no_unsafe_yaml_anywhere() -> None:
             assert "pickle.load" not in text, path
             assert "yaml.load(" not in text, path
             assert "weights_only=False" not in text, path
+
+
+def test_the_picture_of_the_architecture_names_what_is_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    picture = page.split("```")[1]
+    rooms = set(re.findall(r"\b([a-z_]+(?:/|\.py))", picture))
+    assert len(rooms) > 20
+    missing = [room for room in sorted(rooms) if not (ROOT / "btlm_data" / room).exists()]
+    assert [room for room in missing if not (ROOT / "btlm_data/formats" / room).exists()] == []
+    packages = {f"{path.name}/" for path in (ROOT / "btlm_data").iterdir() if (path / "__init__.py").exists()}
+    assert packages - rooms == set(), "every package is in the picture"

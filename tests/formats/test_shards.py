@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError, OutputError
-from btlm_data.formats import atomic
 from btlm_data.formats.shard_formats import reader, writer
 from btlm_data.formats.shard_formats.writer import ShardOptions
+from btlm_data.storage import local
 from tests import shard_files
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "shards"
@@ -42,7 +42,7 @@ HYPOTHESIS = settings(
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the disk is most of a small shard's time, and nothing here pulls the plug."""
-    monkeypatch.setattr(atomic, "_fsync", lambda path: None)
+    monkeypatch.setattr(local, "_fsync", lambda descriptor: None)
 
 
 def bare_read(path: Path) -> npt.NDArray[Any]:
