@@ -8,8 +8,7 @@ from btlm_data.records.arrow import ARROW
 from btlm_data.records.base import RecordFormat
 from btlm_data.records.compression import COMPRESSIONS
 from btlm_data.records.delimited import CSV, TSV
-from btlm_data.records.json_document import JSON_DOCUMENT
-from btlm_data.records.json_lines import JSON_LINES
+from btlm_data.records.json_document import JSON_DOCUMENT, JSON_LINES
 from btlm_data.records.parquet import PARQUET
 from btlm_data.records.text import TEXT
 from btlm_data.records.warc import WARC

@@ -1,4 +1,4 @@
-"""`.json`: one array of records, one record (pretty-printed or not), several of them, or JSON Lines after all.
+"""JSON in every shape: an object a line, one array of records, one record (pretty-printed or not), or several of them.
 
 Which it is, the first bytes say. The records of an array are found by their brackets, without parsing the whole, so a file of
 any size takes the memory of a batch; a record that is not JSON costs itself only. The offset of a record is its first byte's.
@@ -25,24 +25,27 @@ _OUTSIDE_OR_COMMA = re.compile(rb'["\[\]{},]')
 
 
 def read(request: ReadRequest) -> Iterator[RecordBatch]:
-    """Batches of the records of a file."""
-    if not _is_document(request):
-        yield from json_lines.read(request)
-    elif request.stretch.start == 0:
-        yield from _read_document(request)
-
-
-def _is_document(request: ReadRequest) -> bool:
-    """Whether the file is something else than JSON Lines: an array, or records that are spread over lines."""
+    """Batches of the records of a stretch, whichever shape of JSON the file has."""
+    is_first = request.stretch.start == 0 and request.stretch.resume_at == 0
     with open_stream(request) as stream:
-        head = b""
-        while len(head) < _LOOK_BYTES and (piece := stream.read()):
-            head += piece
+        is_document = _is_document(stream.peek(_LOOK_BYTES), request.file.format)
+        if is_first and not is_document:
+            yield from json_lines.read(request, stream)
+    if is_document and request.stretch.start == 0:
+        yield from _read_document(request)
+    elif not is_document and not is_first:
+        yield from json_lines.read(request)
+
+
+def _is_document(head: bytes, form: str) -> bool:
+    """Whether a file is something else than JSON Lines: an array, or records that are spread over lines.
+
+    head: its first bytes. form: in a file that is called JSON Lines, an array must begin with an object to be taken for one.
+    """
     head = head.removeprefix(BOM).lstrip()
     if head.startswith(b"["):
-        return True
-    lines = [line.strip() for line in head[:_LOOK_BYTES].split(b"\n")[:20]]
-    lines = [line for line in lines if line]
+        return form == "json" or head[1:].lstrip().startswith(b"{")
+    lines = [line for line in map(bytes.strip, head[:_LOOK_BYTES].split(b"\n", 20)[:20]) if line]
     if not lines or not lines[0].startswith(b"{") or len(lines[0]) > _LINE_BYTES:
         return False
     if not _is_unfinished(lines[0]):
@@ -222,4 +225,5 @@ def _more(stream: ByteStream, held: int) -> bytes:
     return b"".join(parts)
 
 
+JSON_LINES = RecordFormat("jsonl", (".jsonl", ".ndjson", ".jsonlines"), read, divisible=True)
 JSON_DOCUMENT = RecordFormat("json", (".json",), read, divisible=True)

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from btlm_data.records.base import ReadRequest, RecordFormat
+from btlm_data.records.base import ReadRequest
 from btlm_data.records.batch import RecordBatch, Reject, too_large
 from btlm_data.records.json_decoder import JsonRecord, RecordDecoder
 from btlm_data.records.lines import Chunk, chunks
-from btlm_data.records.stream import BOM
+from btlm_data.records.stream import BOM, ByteStream
 
 _GROUP_LINES = 64
 
 
-def read(request: ReadRequest) -> Iterator[RecordBatch]:
-    """Batches of the records of a stretch."""
+def read(request: ReadRequest, opened: ByteStream | None = None) -> Iterator[RecordBatch]:
+    """Batches of the records of a stretch. opened: the file's stream at its beginning, if it is open already."""
     reader = LineReader(request)
-    for chunk in chunks(request):
+    for chunk in chunks(request, opened=opened):
         yield reader.batch(chunk)
 
 
@@ -171,6 +171,3 @@ def _is_utf8(data: memoryview) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
-
-
-JSON_LINES = RecordFormat("jsonl", (".jsonl", ".ndjson", ".jsonlines"), read, divisible=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -84,10 +85,15 @@ LINES = LineBorders()
 PARAGRAPHS = ParagraphBorders()
 
 
-def chunks(request: ReadRequest, borders: Borders = LINES) -> Iterator[Chunk]:
-    """Whole lines, about batch_bytes at a time; where they are cut depends on the file and the first offset only."""
+def chunks(
+    request: ReadRequest, borders: Borders = LINES, opened: ByteStream | None = None
+) -> Iterator[Chunk]:
+    """Whole lines, about batch_bytes at a time; where they are cut depends on the file and the first offset only.
+
+    opened: the file's stream at its beginning, if it is open already.
+    """
     stretch, max_record_bytes = request.stretch, request.options.max_record_bytes
-    with open_stream(request) as stream:
+    with open_stream(request) if opened is None else nullcontext(opened) as stream:
         held = b""
         offset = stretch.resume_at or stretch.start
         if not stream.is_plain:

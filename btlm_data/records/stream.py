@@ -52,6 +52,16 @@ class ByteStream:
                 self._held = piece[len(piece) - excess :]
                 self.position = position
 
+    def peek(self, size: int) -> bytes:
+        """At least `size` of the next bytes, or what there is of them; reading gives them again."""
+        parts: list[bytes] = []
+        while size > 0 and (piece := self.read()):
+            parts.append(piece)
+            size -= len(piece)
+        self._held = b"".join(parts)
+        self.position -= len(self._held)
+        return self._held
+
     def read(self) -> bytes:
         """The next piece; empty at the end and at a damaged place."""
         if self._held:

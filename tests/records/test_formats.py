@@ -14,7 +14,7 @@ from btlm_data.records import formats
 from btlm_data.records.base import ReadRequest, RecordFormat
 from btlm_data.records.batch import RecordBatch
 from btlm_data.records.formats import classify
-from btlm_data.records.json_lines import JSON_LINES
+from btlm_data.records.json_document import JSON_LINES
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def write(folder: Path, text: str, name: str = "a.json") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.jsonl", "a.jsonl.gz"])
 @pytest.mark.parametrize(
     "text",
     [
