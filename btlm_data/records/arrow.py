@@ -1,7 +1,8 @@
 """Arrow IPC files and streams, as `datasets.save_to_disk` writes them: a record a row.
 
-Only uncompressed as a whole (Arrow compresses its buffers itself). The file is memory-mapped, so a batch of any size takes the memory of its
-slices; every batch is validated before its values are looked at, as a damaged one could point anywhere.
+Only uncompressed as a whole (Arrow compresses its buffers itself). The file is memory-mapped, so a batch of
+any size takes the memory of its slices; every batch is validated before its values are looked at, as a
+damaged one could point anywhere.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _problem(error: BaseException, request: ReadRequest) -> tuple[str, str]:
 
 
 def _parts(request: ReadRequest, table: TableReader, reader: Any, size: int) -> Iterator[Any]:
-    """The file's record batches, with the columns that are needed; those that cannot be read as the rows they hold."""
+    """The file's record batches, with the columns that are needed; those that cannot be read as the rows they
+    hold.
+    """
     import pyarrow as pa
 
     is_file = hasattr(reader, "num_record_batches")

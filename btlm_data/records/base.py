@@ -1,7 +1,7 @@
 """The protocol of record formats and compressions, and how a file is to be read.
 
-A format is one `RecordFormat` value in a file of its own, listed in `formats.py`; a compression is one `Compression` value,
-listed in `compression/__init__.py`.
+A format is one `RecordFormat` value in a file of its own, listed in `formats.py`; a compression is one
+`Compression` value, listed in `compression/__init__.py`.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ class Fields:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What decides how the bytes of a file become documents; all of it belongs into the digest of what is made from them.
+    """What decides how the bytes of a file become documents; all of it belongs into the digest of what is
+    made from them.
 
-    max_record_bytes: a longer record is rejected. max_window: bytes of memory that decompressing may take (the window of
-    zstd, the dictionary of xz). encoding: of text files, a name that Python knows. txt: what a document of a .txt file is.
-    text_join: put between the strings of a text field that is a list; None: such a record is rejected.
+    max_record_bytes: a longer record is rejected. max_window: bytes of memory that decompressing may take
+    (the window of zstd, the dictionary of xz). encoding: of text files, a name that Python knows. txt: what a
+    document of a .txt file is. text_join: put between the strings of a text field that is a list; None: such
+    a record is rejected.
     """
 
     fields: Fields = Fields()
@@ -67,8 +69,9 @@ class ReadOptions:
 class Stretch:
     """The part of a file to read.
 
-    start, stop: a byte range of an uncompressed file of lines (the lines that begin in it), or a range of row groups; other
-    files are read whole. resume_at, lines_done: `end` and `num_lines` of an earlier batch, to continue behind it.
+    start, stop: a byte range of an uncompressed file of lines (the lines that begin in it), or a range of row
+    groups; other files are read whole. resume_at, lines_done: `end` and `num_lines` of an earlier batch, to
+    continue behind it.
     """
 
     start: int = 0
@@ -109,9 +112,10 @@ class ReadRequest:
 class RecordFormat:
     """How the records of one kind of file are read.
 
-    name: as in settings and listings. endings: of file names, lower case. read: gives batches of about `batch_bytes`, in the
-    order of the file, each as soon as it is known; never raises for bad content (OSError is dealt with by the caller). compressible: whether a
-    file may be compressed as a whole. divisible: whether an uncompressed file may be read in byte ranges.
+    name: as in settings and listings. endings: of file names, lower case. read: gives batches of about
+    `batch_bytes`, in the order of the file, each as soon as it is known; never raises for bad content
+    (OSError is dealt with by the caller). compressible: whether a file may be compressed as a whole.
+    divisible: whether an uncompressed file may be read in byte ranges.
     """
 
     name: str
@@ -137,9 +141,10 @@ class Damage:
 class Compression:
     """How a compressed file becomes bytes.
 
-    decompress(file, piece_bytes, max_window): pieces of about piece_bytes, and a Damage at each place that cannot be read;
-    what comes behind it, if anything, was found again. Every byte that can be decompressed is given, wherever the damage
-    lies. Memory is bounded by max_window plus some MB, whatever the file claims. Raises OSError only for the file itself.
+    decompress(file, piece_bytes, max_window): pieces of about piece_bytes, and a Damage at each place that
+    cannot be read; what comes behind it, if anything, was found again. Every byte that can be decompressed is
+    given, wherever the damage lies. Memory is bounded by max_window plus some MB, whatever the file claims.
+    Raises OSError only for the file itself.
     """
 
     name: str

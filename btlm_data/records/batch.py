@@ -25,9 +25,9 @@ FILE_REASONS = frozenset(
 class Reject:
     """A record, or a part of a file, that could not be read.
 
-    line: 0-based, counted from the start of the stretch. offset: bytes into the decompressed file (row number for tables).
-    reason: see the package's docstring. num_bytes: of the record; for a part of a file the bytes as stored that could not
-    be decompressed, plus the bytes of the unfinished record before them.
+    line: 0-based, counted from the start of the stretch. offset: bytes into the decompressed file (row number
+    for tables). reason: see the package's docstring. num_bytes: of the record; for a part of a file the bytes
+    as stored that could not be decompressed, plus the bytes of the unfinished record before them.
     """
 
     line: int
@@ -53,10 +53,10 @@ class RawRecord(Protocol):
 class RecordBatch:
     """The readable documents of one stretch of a file, and what could not be read there.
 
-    texts, sources, lines, offsets: one entry per document. sources: source names. lines: 0-based line (or row, or element)
-    numbers relative to the stretch read. offsets: bytes into the decompressed file (row numbers for tables). A document's key comes
-    from the file's name and this offset. records, rejected_records: the whole records behind `texts` and `rejects`, only where
-    they were asked for.
+    texts, sources, lines, offsets: one entry per document. sources: source names. lines: 0-based line (or
+    row, or element) numbers relative to the stretch read. offsets: bytes into the decompressed file (row
+    numbers for tables). A document's key comes from the file's name and this offset. records,
+    rejected_records: the whole records behind `texts` and `rejects`, only where they were asked for.
     """
 
     texts: list[str] = field(default_factory=list)

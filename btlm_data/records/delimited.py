@@ -1,8 +1,9 @@
 """CSV and TSV with a header line, one column of which holds the text (RFC 4180, read by Python's csv module).
 
-The separator is the one with which the header has a column of the text field's name: a comma, tab, semicolon or bar; by default
-a comma for .csv and a tab for .tsv. Rows may span lines inside quotes. A row of another number of fields than the header is rejected, as its text
-is likely cut. The offset of a record is that of its row's first byte.
+The separator is the one with which the header has a column of the text field's name: a comma, tab, semicolon
+or bar; by default a comma for .csv and a tab for .tsv. Rows may span lines inside quotes. A row of another
+number of fields than the header is rejected, as its text is likely cut. The offset of a record is that of its
+row's first byte.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ _MAX_DEPTH = 3
 class FieldSummary:
     """One field of the records looked at.
 
-    name: dotted, as `--text-field` takes it. num_records: how many of them have it. kinds: what its values are ("a string",
-    "null", "an array", ...), commonest first. median_chars, max_chars: of its strings; 0 if it has none.
+    name: dotted, as `--text-field` takes it. num_records: how many of them have it. kinds: what its values
+    are ("a string", "null", "an array", ...), commonest first. median_chars, max_chars: of its strings; 0 if
+    it has none.
     """
 
     name: str
@@ -43,7 +44,9 @@ class Description:
     fields: tuple[FieldSummary, ...]
 
     def text_candidates(self, tried: str) -> tuple[str, ...]:
-        """Fields that may hold the text: strings in at least half of the records, the longest first, without `tried`."""
+        """Fields that may hold the text: strings in at least half of the records, the longest first, without
+        `tried`.
+        """
         return tuple(
             summary.name
             for summary in self.fields
@@ -63,7 +66,9 @@ class _Seen:
 def describe_fields(
     path: Path, file: StoredFile, options: ReadOptions, max_records: int = 100
 ) -> Description:
-    """Look at the first `max_records` records of `file`, readable or not. Reads about as much of it as they take."""
+    """Look at the first `max_records` records of `file`, readable or not. Reads about as much of it as they
+    take.
+    """
     seen: dict[str, _Seen] = {}
     count = 0
     for record in _first(path, file, options, max_records):

@@ -1,7 +1,8 @@
 """Finding the text and the source name in a record, and saying why there is no text.
 
-A field's name is a path: dots descend into objects. Where that leads nowhere, a field whose name holds the dots itself is
-taken ("meta.url" in flattened tables). A step may also lead through a string that is JSON, or a map given as pairs.
+A field's name is a path: dots descend into objects. Where that leads nowhere, a field whose name holds the
+dots itself is taken ("meta.url" in flattened tables). A step may also lead through a string that is JSON, or
+a map given as pairs.
 """
 
 from __future__ import annotations

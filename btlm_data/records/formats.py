@@ -24,7 +24,9 @@ _CACHE_PREFIX = "cache-"
 
 
 def classify(name: str) -> tuple[str, str] | None:
-    """Record format and compression from a file name's endings (".jsonl.zst": jsonl, zstd); None: not an input file."""
+    """Record format and compression from a file name's endings (".jsonl.zst": jsonl, zstd); None: not an
+    input file.
+    """
     lowered = name.lower()
     base = lowered.rpartition("/")[2]
     if base in _BESIDE_DATA or (base.startswith(_CACHE_PREFIX) and base.endswith(".arrow")):

@@ -22,8 +22,8 @@ from btlm_data.records.fields import (
 )
 from btlm_data.records.stream import BOM
 
-# Python's parser takes up to 24 bytes of memory for one of JSON ("{},{},{},..."). Longer records are parsed by msgspec alone, which
-# looks only at the fields wanted, but also refuses NaN and lone surrogates anywhere.
+# Python's parser takes up to 24 bytes of memory for one of JSON ("{},{},{},..."). Longer records are parsed by
+# msgspec alone, which looks only at the fields wanted, but also refuses NaN and lone surrogates anywhere.
 _MAX_PYTHON_BYTES = 16 * 2**20
 
 Problem = tuple[str, str]
@@ -163,10 +163,11 @@ class RecordDecoder:
 def _struct(
     text_path: Sequence[str], source_path: Sequence[str], text_type: Any, absent: str | None = None
 ) -> type[msgspec.Struct]:
-    """A msgspec struct that holds only the wanted fields; the text must be there, everything about the source may be missing.
+    """A msgspec struct that holds only the wanted fields; the text must be there, everything about the source
+    may be missing.
 
-    An object on the way to the source name may also be a string (of JSON). literal: the source name under a field whose name holds the dots
-    itself. absent: a field that must not be there, or be null.
+    An object on the way to the source name may also be a string (of JSON). literal: the source name under a
+    field whose name holds the dots itself. absent: a field that must not be there, or be null.
     """
 
     def build(depth: int, text: Sequence[str] | None, source: Sequence[str] | None) -> Any:

@@ -1,7 +1,9 @@
-"""JSON in every shape: an object a line, one array of records, one record (pretty-printed or not), or several of them.
+"""JSON in every shape: an object a line, one array of records, one record (pretty-printed or not), or several
+of them.
 
-Which it is, the first bytes say. The records of an array are found by their brackets, without parsing the whole, so a file of
-any size takes the memory of a batch; a record that is not JSON costs itself only. The offset of a record is its first byte's.
+Which it is, the first bytes say. The records of an array are found by their brackets, without parsing the
+whole, so a file of any size takes the memory of a batch; a record that is not JSON costs itself only. The
+offset of a record is its first byte's.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def read(request: ReadRequest) -> Iterator[RecordBatch]:
 def _is_document(head: bytes, form: str) -> bool:
     """Whether a file is something else than JSON Lines: an array, or records that are spread over lines.
 
-    head: its first bytes. form: in a file that is called JSON Lines, an array must begin with an object to be taken for one.
+    head: its first bytes. form: in a file that is called JSON Lines, an array must begin with an object to be
+    taken for one.
     """
     head = head.removeprefix(BOM).lstrip()
     if head.startswith(b"["):
@@ -217,7 +220,9 @@ def _read_document(request: ReadRequest) -> Iterator[RecordBatch]:
 
 
 def _more(stream: ByteStream, held: int) -> bytes:
-    """The next bytes, at least as many as are held of an unfinished record, so that a long one is not copied for each piece."""
+    """The next bytes, at least as many as are held of an unfinished record, so that a long one is not copied
+    for each piece.
+    """
     parts, size = [], 0
     while size <= held and (piece := stream.read()):
         parts.append(piece)

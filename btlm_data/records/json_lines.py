@@ -1,4 +1,6 @@
-"""JSON Lines: a record a line, split at newlines (byte 10). Blank lines are no records; a byte order mark before a line is skipped."""
+"""JSON Lines: a record a line, split at newlines (byte 10). Blank lines are no records; a byte order mark
+before a line is skipped.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _GROUP_LINES = 64
 
 
 def read(request: ReadRequest, opened: ByteStream | None = None) -> Iterator[RecordBatch]:
-    """Batches of the records of a stretch. opened: the file's stream at its beginning, if it is open already."""
+    """Batches of the records of a stretch. opened: the file's stream at its beginning, if it is open
+    already.
+    """
     reader = LineReader(request)
     for chunk in chunks(request, opened=opened):
         yield reader.batch(chunk)
@@ -146,10 +150,12 @@ def _add(batch: RecordBatch, text: str, source: str, line: int, offset: int) -> 
 
 
 def _are_objects(data: bytes, begin: int, ends: Sequence[int]) -> bool:
-    """Whether each line (the first from `begin`, the others behind one another's `ends`) begins with { and ends with }.
+    """Whether each line (the first from `begin`, the others behind one another's `ends`) begins with { and
+    ends with }.
 
-    Then as many values as lines mean one value a line. msgspec takes two values on one line, and one value on two; such
-    lines can make up for each other and for blank ones. But in JSON no } is ever followed by a {, so each line break here lies between two values.
+    Then as many values as lines mean one value a line. msgspec takes two values on one line, and one value on
+    two; such lines can make up for each other and for blank ones. But in JSON no } is ever followed by a {,
+    so each line break here lies between two values.
     """
     characters = np.frombuffer(data, np.uint8)
     starts, last = np.array([begin, *ends[:-1]]), np.array(ends) - 1
@@ -159,7 +165,9 @@ def _are_objects(data: bytes, begin: int, ends: Sequence[int]) -> bool:
 
 
 def _is_utf8(data: memoryview) -> bool:
-    """Whether all of it is UTF-8 (msgspec looks only at the fields it is asked for). pyarrow validates at several GB/s."""
+    """Whether all of it is UTF-8 (msgspec looks only at the fields it is asked for). pyarrow validates at
+    several GB/s.
+    """
     if bytes.isascii(data.obj):  # type: ignore[arg-type]
         return True
     import pyarrow as pa

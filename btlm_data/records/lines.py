@@ -1,4 +1,6 @@
-"""Cutting a stream into chunks of whole lines (or paragraphs), so that memory does not depend on the size of a file."""
+"""Cutting a stream into chunks of whole lines (or paragraphs), so that memory does not depend on the size of
+a file.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ from btlm_data.records.stream import ByteStream, open_stream
 
 @dataclass
 class Chunk:
-    """Whole lines, data[:cut], the first at `offset` of the decompressed file; then perhaps what follows them.
+    """Whole lines, data[:cut], the first at `offset` of the decompressed file; then perhaps what follows
+    them.
 
-    ends: the offset in data behind each line. too_long: bytes of a record above the limit behind data[:cut], which was dropped. tail: the bytes of an unfinished record
-    before `damage`. end: where the next chunk begins. is_last: whether it is known that nothing follows.
+    ends: the offset in data behind each line. too_long: bytes of a record above the limit behind data[:cut],
+    which was dropped. tail: the bytes of an unfinished record before `damage`. end: where the next chunk
+    begins. is_last: whether it is known that nothing follows.
     """
 
     data: bytes
@@ -45,7 +49,9 @@ class LineBorders:
         return data.find(b"\n", start) + 1
 
     def ends(self, data: bytes, cut: int) -> list[int]:
-        """Offset behind each record in data[:cut], of which the last may lack its border; of a few more than one batch holds at most."""
+        """Offset behind each record in data[:cut], of which the last may lack its border; of a few more than
+        one batch holds at most.
+        """
         ends: list[int] = []
         end = data.find(b"\n", 0, cut) + 1
         while end and len(ends) <= MAX_BATCH_RECORDS:
@@ -88,7 +94,8 @@ PARAGRAPHS = ParagraphBorders()
 def chunks(
     request: ReadRequest, borders: Borders = LINES, opened: ByteStream | None = None
 ) -> Iterator[Chunk]:
-    """Whole lines, about batch_bytes at a time; where they are cut depends on the file and the first offset only.
+    """Whole lines, about batch_bytes at a time; where they are cut depends on the file and the first offset
+    only.
 
     opened: the file's stream at its beginning, if it is open already.
     """
@@ -110,7 +117,7 @@ def chunks(
             held, at_end = _fill(stream, held, wanted)
             size = len(held)
             at_end &= size <= wanted
-            # Cut before `wanted` exactly, so that chunks do not depend on how many bytes a read happened to give.
+            # Cut before `wanted` exactly: chunks must not depend on how many bytes a read happened to give.
             cut = size if at_end and stream.damage is None else borders.last(held, wanted)
             ends = borders.ends(held, cut)
             if len(ends) > MAX_BATCH_RECORDS:
@@ -166,7 +173,9 @@ def _fill(stream: ByteStream, held: bytes, wanted: int) -> tuple[bytes, bool]:
 
 
 def _drop_record(stream: ByteStream, held: bytes, borders: Borders) -> tuple[int, bytes]:
-    """Drop a record that begins with `held`. Returns the bytes dropped, and what was read of the records after it."""
+    """Drop a record that begins with `held`. Returns the bytes dropped, and what was read of the records
+    after it.
+    """
     dropped = 0
     while not (end := borders.first(held)):
         kept = min(len(held), borders.overlap)

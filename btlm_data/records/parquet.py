@@ -19,7 +19,9 @@ _PAGE_BYTES = 64 * 2**20  # a page may be this much larger than the largest reco
 
 
 def read(request: ReadRequest) -> Iterator[RecordBatch]:
-    """Batches of the rows in row groups [start, stop) of the stretch. `lines_done` counts rows of the stretch already read."""
+    """Batches of the rows in row groups [start, stop) of the stretch. `lines_done` counts rows of the stretch
+    already read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,11 +1,12 @@
 """How much memory reading a column of a parquet file can take, learned from its page headers.
 
-A few kB of parquet can stand for gigabytes: a page names the size it decompresses to; a dictionary page holds each value once, however
-many rows name it; DELTA_BYTE_ARRAY stores of each value only what differs from the one before. The reader uses exactly the
-sizes in the page headers, so reading the headers first tells what to expect.
+A few kB of parquet can stand for gigabytes: a page names the size it decompresses to; a dictionary page holds
+each value once, however many rows name it; DELTA_BYTE_ARRAY stores of each value only what differs from the
+one before. The reader uses exactly the sizes in the page headers, so reading the headers first tells what to
+expect.
 
-Source: parquet-format, parquet.thrift (PageHeader: 1 type, 2 uncompressed_page_size, 3 compressed_page_size); Thrift
-compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
+Source: parquet-format, parquet.thrift (PageHeader: 1 type, 2 uncompressed_page_size, 3 compressed_page_size);
+Thrift compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _MAX_DEPTH = 16
 
 @dataclass(frozen=True, slots=True)
 class ColumnBounds:
-    """Of one column of one row group, in bytes. page: the largest page; value: the longest that one value can be, where values are shared.
+    """Of one column of one row group, in bytes. page: the largest page; value: the longest that one value can
+    be, where values are shared.
 
     value is 0 where no value takes more memory than its share of a page.
     """
@@ -34,7 +36,9 @@ UNKNOWN = ColumnBounds(0, 2**62)
 
 
 def column_bounds(file: BinaryIO, column: Any) -> ColumnBounds:
-    """The bounds of a column chunk (pyarrow's ColumnChunkMetaData); UNKNOWN where its pages cannot be followed."""
+    """The bounds of a column chunk (pyarrow's ColumnChunkMetaData); UNKNOWN where its pages cannot be
+    followed.
+    """
     start = column.data_page_offset
     if column.has_dictionary_page and column.dictionary_page_offset is not None:
         start = min(start, column.dictionary_page_offset)
@@ -76,7 +80,9 @@ def _page_header(file: BinaryIO, position: int, most: int) -> tuple[int, int, in
 
 
 class _Compact:
-    """Reads Thrift's compact protocol. IndexError: the data end too early; ValueError: they are something else."""
+    """Reads Thrift's compact protocol. IndexError: the data end too early; ValueError: they are something
+    else.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data, self._position = data, 0

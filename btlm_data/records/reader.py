@@ -1,8 +1,8 @@
 """Reading documents out of corpus files, batch by batch.
 
-A batch is the records of one stretch of a file: about `batch_bytes` as decompressed (or one longer record), whatever the
-file's size, so memory does not depend on it. Nothing here stops at bad input: each bad record becomes a `Reject` with
-its reason and place, and reading continues with the next one.
+A batch is the records of one stretch of a file: about `batch_bytes` as decompressed (or one longer record),
+whatever the file's size, so memory does not depend on it. Nothing here stops at bad input: each bad record
+becomes a `Reject` with its reason and place, and reading continues with the next one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def read_batches(
 ) -> Iterator[RecordBatch]:
     """Read one stretch of `file`, whose bytes are at `path`; with_records: also give the whole records.
 
-    Never raises for bad content; an unreadable file gives one reject. Raises ConfigError for an unknown encoding.
+    Never raises for bad content; an unreadable file gives one reject. Raises ConfigError for an unknown
+    encoding.
     """
     request = ReadRequest(path, file, options, stretch, batch_bytes, with_records)
     try:
@@ -52,7 +53,9 @@ def read_batches(
 
 
 def count_records(path: Path, file: StoredFile, options: ReadOptions, limit: int) -> tuple[int, int]:
-    """How many records (documents and rejects) `file` holds, up to `limit`, and the line after the last one counted."""
+    """How many records (documents and rejects) `file` holds, up to `limit`, and the line after the last one
+    counted.
+    """
     records = 0
     for batch in read_batches(path, file, options, batch_bytes=2**20):
         if records + batch.num_records >= limit:

@@ -1,4 +1,6 @@
-"""The bytes of a file as its reader wants them: decompressed, in UTF-8, with what is damaged told apart from the end."""
+"""The bytes of a file as its reader wants them: decompressed, in UTF-8, with what is damaged told apart from
+the end.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ _UTF32 = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
 class ByteStream:
     """Decompressed bytes from `position` on. is_plain: they are the file's own bytes.
 
-    `read` gives b"" at the end and at each damaged place; `damage` then says which. `pass_damage` continues behind it. A
-    damaged place counts as one byte of `position`, so that reading can resume before or behind it.
+    `read` gives b"" at the end and at each damaged place; `damage` then says which. `pass_damage` continues
+    behind it. A damaged place counts as one byte of `position`, so that reading can resume before or behind
+    it.
     """
 
     def __init__(self, raw: BinaryIO, pieces: Iterator[bytes | Damage], is_plain: bool) -> None:
@@ -96,7 +99,9 @@ class ByteStream:
 
 @contextmanager
 def open_stream(request: ReadRequest) -> Iterator[ByteStream]:
-    """The stream of a file. Raises OSError if the file cannot be opened, ConfigError for an unknown encoding."""
+    """The stream of a file. Raises OSError if the file cannot be opened, ConfigError for an unknown
+    encoding.
+    """
     options = request.options
     with request.path.open("rb") as raw:
         if request.file.compression == "none":
@@ -175,7 +180,9 @@ def _in_utf8(pieces: Iterator[bytes | Damage], encoding: str) -> Iterator[bytes 
 
 
 def foreign_encoding(head: bytes) -> str | None:
-    """The encoding that the first bytes of a file speak for, where it is not UTF-8; for Python and for people."""
+    """The encoding that the first bytes of a file speak for, where it is not UTF-8; for Python and for
+    people.
+    """
     for mark, name in {**_UTF32, **_UTF16}.items():
         if head.startswith(mark):
             return name

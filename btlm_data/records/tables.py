@@ -1,7 +1,8 @@
 """Rows of Arrow tables to documents: what parquet and Arrow files share.
 
-Texts may be strings or bytes of every kind (plain, large, views, dictionaries). Values are turned into Python strings a slice at a time, cut by
-their lengths, so that a small table whose rows share long values does not fill the memory.
+Texts may be strings or bytes of every kind (plain, large, views, dictionaries). Values are turned into Python
+strings a slice at a time, cut by their lengths, so that a small table whose rows share long values does not
+fill the memory.
 """
 
 from __future__ import annotations
@@ -92,14 +93,17 @@ class TableReader:
             if (count := self._names.count(name)) > 1:
                 return (
                     "duplicate_column",
-                    f"{count} columns are called {name!r}, and only one can be meant; rename or drop the others",
+                    f"{count} columns are called {name!r}, and only one can be meant; "
+                    "rename or drop the others",
                 )
         return None
 
     def read(
         self, parts: Iterator[Any | RowsLost | RowsWithoutColumns], first_row: int
     ) -> Iterator[RecordBatch]:
-        """Batches of the rows in `parts` (Arrow record batches, or what stands for some). first_row: of the stretch, in the file."""
+        """Batches of the rows in `parts` (Arrow record batches, or what stands for some). first_row: of the
+        stretch, in the file.
+        """
         to_skip = self._request.stretch.lines_done
         writer, row = _Writer(self._request, first_row), 0
         for part in parts:
@@ -326,7 +330,9 @@ class _Values:
 
 
 def _leaf(batch: Any, path: FieldPath) -> Any:
-    """The array of strings (or bytes) that holds the field in every row; None where it takes a look at each row."""
+    """The array of strings (or bytes) that holds the field in every row; None where it takes a look at each
+    row.
+    """
     import pyarrow.compute as pc
 
     if len(path.columns) != 1:

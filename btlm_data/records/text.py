@@ -1,6 +1,7 @@
 """Plain text: a .txt file is one document, or one a paragraph, or one a line (`source.txt`).
 
-Paragraphs end at blank lines; white space around a line or a paragraph is dropped, and blank ones are no documents.
+Paragraphs end at blank lines; white space around a line or a paragraph is dropped, and blank ones are no
+documents.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """WARC and WET (ISO 28500): a document a web page, by `fastwarc` and `resiliparse` (the extra `warc`).
 
-A response of status 200 whose content is HTML or plain text gives its main text; a conversion record (WET) gives its text as it
-is. Requests, metadata, other answers and other content are no documents. The offset of a record is that of its
-first byte in the decompressed file; `lines` count the records of both kinds.
+A response of status 200 whose content is HTML or plain text gives its main text; a conversion record (WET)
+gives its text as it is. Requests, metadata, other answers and other content are no documents. The offset of a
+record is that of its first byte in the decompressed file; `lines` count the records of both kinds.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ def _new_decoder(_: int) -> Any:
 
 
 def _is_start(data: bytes) -> bool:
-    """Magic, method 8, known flags, and the extra flags and system that writers use: 1 in 10^11 places by chance."""
+    """Magic, method 8, known flags, and the extra flags and system that writers use: 1 in 10^11 places by
+    chance.
+    """
     if len(data) < 10:
         return data[:3] == b"\x1f\x8b\x08"[: len(data)]
     return (
@@ -49,7 +51,9 @@ def _header_bytes(data: bytes) -> int | None:
 
 
 def _salvage(file: BinaryIO, start: int, skip: int, _: int) -> Generator[bytes, None, Salvaged]:
-    """Inflate the member at `start` with zlib, byte by byte where it fails; its checksum is compared at the end."""
+    """Inflate the member at `start` with zlib, byte by byte where it fails; its checksum is compared at the
+    end.
+    """
     file.seek(start)
     header = _header_bytes(file.read(_MAX_HEADER_BYTES))
     size = file.seek(0, 2)

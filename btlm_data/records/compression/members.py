@@ -1,7 +1,9 @@
-"""Files made of members one after the other (gzip, bzip2, xz): reading them, and reading what damage has left.
+"""Files made of members one after the other (gzip, bzip2, xz): reading them, and reading what damage has
+left.
 
-A member is decompressed by the library's fast decoder. Where that fails, `salvage` decompresses the member once more, in
-steps small enough that no byte before the damage is lost; then the next member is looked for by its first bytes.
+A member is decompressed by the library's fast decoder. Where that fails, `salvage` decompresses the member
+once more, in steps small enough that no byte before the damage is lost; then the next member is looked for by
+its first bytes.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class Decoder(Protocol):
 class Salvaged(NamedTuple):
     """How the second attempt at a member ended.
 
-    damage: None where the member is good after all. position: behind the last byte as stored that could be used.
-    search_from: where to look for the next member if it may not begin at `position`.
+    damage: None where the member is good after all. position: behind the last byte as stored that could be
+    used. search_from: where to look for the next member if it may not begin at `position`.
     """
 
     damage: Damage | None
@@ -51,9 +53,11 @@ class Salvaged(NamedTuple):
 
 @dataclass(frozen=True)
 class MemberCodec:
-    """What differs between the kinds. is_start: whether bytes (HEADER_BYTES, or fewer at the file's end) begin a member.
+    """What differs between the kinds. is_start: whether bytes (HEADER_BYTES, or fewer at the file's end)
+    begin a member.
 
-    salvage(file, start, skip, max_window): the bytes of the member at `start` behind the first `skip`, then how it ended.
+    salvage(file, start, skip, max_window): the bytes of the member at `start` behind the first `skip`, then
+    how it ended.
     """
 
     name: str
@@ -139,7 +143,8 @@ def _find_next(
 ) -> tuple[Damage, int]:
     """The damage with what was lost, and where reading continues.
 
-    Damage is often noticed late, so the next member may begin before `position`: what seemed to be data was that member.
+    Damage is often noticed late, so the next member may begin before `position`: what seemed to be data was
+    that member.
     """
     end = find_start(codec, file, search_from, size)
     if "checksum" in damage.detail:
@@ -158,9 +163,11 @@ def feed_in_steps(
     start: int,
     skip: int,
 ) -> Generator[bytes, None, tuple[Decoder, int, Exception | None]]:
-    """The bytes of one member behind the first `skip`, fed byte by byte near the place where decompressing fails.
+    """The bytes of one member behind the first `skip`, fed byte by byte near the place where decompressing
+    fails.
 
-    Returns the decoder, the position in the file behind the last byte it took, and the error (None: it ended, or the file did).
+    Returns the decoder, the position in the file behind the last byte it took, and the error (None: it ended,
+    or the file did).
     """
     failing: tuple[int, int] | None = None
     while True:

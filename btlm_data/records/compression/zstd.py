@@ -1,7 +1,8 @@
 """Zstandard: the library's stream decompressor for what is whole; block by block for what is not.
 
-A frame says how much memory (its "window") decompressing takes; `zstd --long=31` makes frames that ask for 2 GiB. More than
-`max_window` is refused, unless the frame's content is smaller than that, whatever the header asks for.
+A frame says how much memory (its "window") decompressing takes; `zstd --long=31` makes frames that ask for 2
+GiB. More than `max_window` is refused, unless the frame's content is smaller than that, whatever the header
+asks for.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def _window_words(frame: Frame, max_window: int) -> str:
         return f"the zstd frame at byte {frame.start} asks for a window of {needed}; 2,048 MiB are the most"
     log = max(10, (frame.window - 1).bit_length())
     return (
-        f"decompressing the zstd frame at byte {frame.start} takes a window of {needed} (made with --long={log}?), "
+        f"decompressing the zstd frame at byte {frame.start} takes a window of {needed} "
+        f"(made with --long={log}?), "
         f"more than source.max_window = {max_window:,}; set source.max_window to {2 ** (log - 20)}MiB "
         "(each worker takes that much more memory)"
     )
@@ -88,7 +90,9 @@ def _window_words(frame: Frame, max_window: int) -> str:
 def _frame(
     data: mmap.mmap, frame: Frame, skip: int
 ) -> Generator[bytes, None, tuple[int, Damage | None, int]]:
-    """One frame, block by block. Returns what is left to skip, the damage, and where to look for the next frame."""
+    """One frame, block by block. Returns what is left to skip, the damage, and where to look for the next
+    frame.
+    """
     decompressor = _new_decompressor().decompressobj()
     last_start = frame.start
     for block in zstd_frames.blocks(data, frame):
@@ -129,7 +133,9 @@ def _damaged(start: int, end: int, reason: str) -> Damage:
 
 
 def _next_frame(data: mmap.mmap, frame: Frame, position: int) -> int:
-    """Where the next frame begins: behind this one if one begins there, else wherever the next magic number is."""
+    """Where the next frame begins: behind this one if one begins there, else wherever the next magic number
+    is.
+    """
     follows = data[frame.end : frame.end + 4]
     if frame.end == len(data) and not frame.is_cut:
         return frame.end

@@ -1,7 +1,9 @@
-"""Walk the frames of a zstd file without decompressing it: is it whole, where does each frame begin, what does it need?
+"""Walk the frames of a zstd file without decompressing it: is it whole, where does each frame begin, what
+does it need?
 
-Source: RFC 8878, section 3.1.1 (frames) and 3.1.2 (skippable frames). A streaming decompressor that meets the end of
-the input in mid-frame simply gives no more data, so whether a file was cut can only be learned from its structure.
+Source: RFC 8878, section 3.1.1 (frames) and 3.1.2 (skippable frames). A streaming decompressor that meets the
+end of the input in mid-frame simply gives no more data, so whether a file was cut can only be learned from
+its structure.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ MAX_BLOCK_BYTES = 2**17  # of content
 class Frame:
     """A stretch [start, end) of the file that has a frame's structure.
 
-    window: bytes of memory that decompressing it takes: what its header asks for, or its content if that is less.
-    is_cut: whether the file ends before the frame does.
+    window: bytes of memory that decompressing it takes: what its header asks for, or its content if that is
+    less. is_cut: whether the file ends before the frame does.
     """
 
     start: int
@@ -38,7 +40,9 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of a frame: bytes [start, end) of the file, header included. content: at most that many bytes."""
+    """A block of a frame: bytes [start, end) of the file, header included. content: at most that many
+    bytes.
+    """
 
     start: int
     end: int
@@ -46,7 +50,8 @@ class Block:
 
 
 def walk(data: mmap.mmap | bytes, position: int = 0) -> Iterator[Frame | Garbage]:
-    """Follow frame and block headers (one per at most 128 KiB of content) from `position` to the end of the file.
+    """Follow frame and block headers (one per at most 128 KiB of content) from `position` to the end of the
+    file.
 
     Skippable frames are passed over. Behind garbage the next frame is looked for by its magic number.
     """
@@ -89,7 +94,9 @@ def read_frame(data: mmap.mmap | bytes, start: int) -> Frame:
 
 
 def blocks(data: mmap.mmap | bytes, frame: Frame) -> Iterator[Block]:
-    """The frame's header (as a block without content), its blocks, and its checksum (likewise); the last may be cut."""
+    """The frame's header (as a block without content), its blocks, and its checksum (likewise); the last may
+    be cut.
+    """
     header = _header(data, frame.start)
     if header is None:
         yield Block(frame.start, frame.end, 0)
@@ -104,7 +111,9 @@ def blocks(data: mmap.mmap | bytes, frame: Frame) -> Iterator[Block]:
 
 
 def _header(data: mmap.mmap | bytes, start: int) -> tuple[int, int, int] | None:
-    """Offset of the first block, window in bytes, bytes of checksum at the end; None if the file ends before."""
+    """Offset of the first block, window in bytes, bytes of checksum at the end; None if the file ends
+    before.
+    """
     position = start + 4
     if position >= len(data):
         return None
@@ -131,7 +140,9 @@ def _header(data: mmap.mmap | bytes, start: int) -> tuple[int, int, int] | None:
 
 
 def _blocks(data: mmap.mmap | bytes, position: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """(end, most bytes of content, whether it is the last) of each block; an end behind `size` where it is cut."""
+    """(end, most bytes of content, whether it is the last) of each block; an end behind `size` where it is
+    cut.
+    """
     while position + 3 <= size:
         header = int.from_bytes(data[position : position + 3], "little")
         kind, length = (header >> 1) & 3, header >> 3
