@@ -1,7 +1,8 @@
-"""What is secret in a URL never reaches a screen, a log, a receipt or dataset.json. The only place that decides what is secret.
+"""What is secret in a URL never reaches a screen, a log, a receipt or dataset.json. The only place that
+decides what is secret.
 
-A signed URL carries its key in the query, an URL with a password carries it before the `@`; either is cut. `redact` does
-the same for any text, such as another library's error message.
+A signed URL carries its key in the query, an URL with a password carries it before the `@`; either is cut.
+`redact` does the same for any text, such as another library's error message.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 def without_secrets(url: str) -> str:
     """The URL without user, password, query and fragment; what is no URL comes back as it is.
 
-    A `?` that stands for any character in a glob (s3://bucket/part-?.jsonl) is no query and stays. URLs chained as
-    fsspec does (`filecache::https://...`) are cut link by link.
+    A `?` that stands for any character in a glob (s3://bucket/part-?.jsonl) is no query and stays. URLs
+    chained as fsspec does (`filecache::https://...`) are cut link by link.
     """
     return "::".join(_clean(link) for link in url.split("::"))
 
 
 def redact(text: object) -> str:
-    """The text with every URL in it cut as by `without_secrets`, and with the values of keys and tokens cut."""
+    """The text with every URL in it cut as by `without_secrets`, and the values of keys and tokens cut."""
     cleaned = _URL.sub(lambda match: without_secrets(match[0]), str(text))
     return _TOKEN.sub("hf_***", _ASSIGNED.sub(lambda match: f"{match[1]}=***", cleaned))
 

@@ -1,11 +1,12 @@
-"""A Hugging Face hub on loopback, for the real clients: repo info, tree with pages, resolve with redirect, ranges; and every way to misbehave.
+"""A Hugging Face hub on loopback, for the real clients: repo info, tree with pages, resolve with redirect,
+ranges; and every way to misbehave.
 
     hub = Hub()                               # with Hub() as hub: ...
     hub.add("org/name", {"train/a.jsonl": b"..."})
     hub.faults.append(Fault("resolve", status=429, retry_after=1, times=3))
 
-Files of 1 KiB and more are LFS files (their SHA-256 is in the tree, and `resolve` redirects to /cdn), smaller ones are
-git blobs, as on the hub. The server binds 127.0.0.1 and a port the system chooses.
+Files of 1 KiB and more are LFS files (their SHA-256 is in the tree, and `resolve` redirects to /cdn), smaller
+ones are git blobs, as on the hub. The server binds 127.0.0.1 and a port the system chooses.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ PAGE = 1000
 class Fault:
     """What goes wrong, where, and how often.
 
-    kind: "info", "tree", "resolve" (headers and redirect) or "body" (the bytes themselves, at /cdn or resolve). match: part of the file's path.
-    times: how often it happens (None: always). status, retry_after, error_code: the answer. cut_at: bytes of the body after which the
-    connection is cut. corrupt_at: offset of a flipped bit. trickle: bytes a second. ignore_range: answer 200 with everything. stall: seconds
-    of silence in mid-body. extra: bytes sent beyond the end.
+    kind: "info", "tree", "resolve" (headers and redirect) or "body" (the bytes themselves, at /cdn or
+    resolve). match: part of the file's path. times: how often it happens (None: always). status, retry_after,
+    error_code: the answer. cut_at: bytes of the body after which the connection is cut. corrupt_at: offset of
+    a flipped bit. trickle: bytes a second. ignore_range: answer 200 with everything. stall: seconds of
+    silence in mid-body. extra: bytes sent beyond the end.
     """
 
     kind: str

@@ -1,4 +1,6 @@
-"""What every source gives: a sorted list of files, each with an identity that does not depend on where it lies."""
+"""What every source gives: a sorted list of files, each with an identity that does not depend on where it
+lies.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,13 @@ _EXAMPLES = 5
 class SourceFile:
     """One input file.
 
-    name: '/'-separated and relative to the source; it is the file's identity, gives the order (text order within a
-    split) and enters the shuffle key, so the same files give the same shards from a folder, a hub or a bucket.
-    url: an absolute local path, or what a remote scheme understands; never a user, password or signature (these are
-    in Listing.secrets). size: bytes as stored. version: changes when the content may have changed (mtime, ETag or
-    SHA-256). source: the source name of all its documents, where the file's place decides it; otherwise None, and the
-    record says it. stamp: of a local file, what the file system said of it when it was listed (local.unchanged).
-    split_rule: in words, what put it into its split.
+    name: '/'-separated and relative to the source; it is the file's identity, gives the order (text order
+    within a split) and enters the shuffle key, so the same files give the same shards from a folder, a hub or
+    a bucket. url: an absolute local path, or what a remote scheme understands; never a user, password or
+    signature (these are in Listing.secrets). size: bytes as stored. version: changes when the content may
+    have changed (mtime, ETag or SHA-256). source: the source name of all its documents, where the file's
+    place decides it; otherwise None, and the record says it. stamp: of a local file, what the file system
+    said of it when it was listed (local.unchanged). split_rule: in words, what put it into its split.
     """
 
     name: str
@@ -83,11 +85,12 @@ def count_left_out(found: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
 class Listing:
     """What a source gives.
 
-    files: sorted by split (train, validation, test), then name. provenance: JSON values that say where the files came
-    from (kind, place, resolved revision, licence note, what was left out). fields: SourceSettings fields
-    (`text_field`, `source_field`) that this source has otherwise than the defaults; already laid under what the user
-    set, so simply use them. left_out: what is there and is not read. secrets: URL as in the files -> the URL with its
-    signature or password, for those that need one; hand it to Fetcher.of and write it nowhere.
+    files: sorted by split (train, validation, test), then name. provenance: JSON values that say where the
+    files came from (kind, place, resolved revision, licence note, what was left out). fields: SourceSettings
+    fields (`text_field`, `source_field`) that this source has otherwise than the defaults; already laid under
+    what the user set, so simply use them. left_out: what is there and is not read. secrets: URL as in the
+    files -> the URL with its signature or password, for those that need one; hand it to Fetcher.of and write
+    it nowhere.
     """
 
     files: tuple[SourceFile, ...]
@@ -102,7 +105,9 @@ class Listing:
         return sum(file.size for file in self.files)
 
     def split_rules(self) -> dict[str, tuple[LeftOut, ...]]:
-        """For each split, the rules that put files there, with counts and the first names (LeftOut.reason is the rule)."""
+        """For each split, the rules that put files there, with counts and the first names (LeftOut.reason is
+        the rule).
+        """
         by_split: dict[str, list[tuple[str, str]]] = {}
         for file in self.files:
             by_split.setdefault(file.split, []).append((file.split_rule, file.name))
@@ -126,10 +131,11 @@ class Access:
 class Query:
     """What to list.
 
-    url: as the user wrote it, with its glob and its signature. globs: where a registered corpus decides, the patterns
-    below `url` of all the files that are wanted (a scheme may list only the folders they lie in). revision: hub only.
-    skip: absolute local folders that are no part of the source: what the run itself writes. They are not counted as left
-    out, since a resumed run finds more of them than a fresh one. version: of every file, where the files never change.
+    url: as the user wrote it, with its glob and its signature. globs: where a registered corpus decides, the
+    patterns below `url` of all the files that are wanted (a scheme may list only the folders they lie in).
+    revision: hub only. skip: absolute local folders that are no part of the source: what the run itself
+    writes. They are not counted as left out, since a resumed run finds more of them than a fresh one.
+    version: of every file, where the files never change.
     """
 
     url: str
@@ -156,9 +162,10 @@ class Entry(NamedTuple):
 class Found:
     """What a scheme lists at one place.
 
-    entries: all files below the root, in any order. glob: the pattern in the URL, relative to the root, that names
-    are still to be matched with. single: the URL names one file, by itself. left_out: (reason, name) of what is no
-    readable file. secrets: see Listing. trusted: names come from this machine, and are not refused for odd characters.
+    entries: all files below the root, in any order. glob: the pattern in the URL, relative to the root, that
+    names are still to be matched with. single: the URL names one file, by itself. left_out: (reason, name) of
+    what is no readable file. secrets: see Listing. trusted: names come from this machine, and are not refused
+    for odd characters.
     """
 
     entries: Sequence[Entry]
@@ -174,13 +181,15 @@ class Scheme(Protocol):
     """How one URL scheme is listed and read: the calls that its module has."""
 
     def list_place(self, query: Query) -> Found:
-        """Everything at a place. Raises SourceUnavailable, in words, if it refuses or cannot be reached; InputError."""
+        """Everything at a place. Raises SourceUnavailable, in words, if it refuses or cannot be reached;
+        InputError.
+        """
 
     def stream(self, file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:
         """The bytes of a file from `offset` on. url: with its secrets.
 
-        Raises TransientError where asking again may help, SourceUnavailable where it does not, InputError if the file
-        is no longer what was listed.
+        Raises TransientError where asking again may help, SourceUnavailable where it does not, InputError if
+        the file is no longer what was listed.
         """
 
     def local_path(self, file: SourceFile) -> str | None:

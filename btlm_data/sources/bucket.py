@@ -1,7 +1,7 @@
 """Object stores and whatever else fsspec opens: s3://BUCKET/PREFIX, gs://..., az://..., memory://...
 
-An object, a folder (all objects below a prefix) or a glob. Keys that differ only in slashes are different objects, and
-stay so: an empty part of a key is written %2F in a file's name.
+An object, a folder (all objects below a prefix) or a glob. Keys that differ only in slashes are different
+objects, and stay so: an empty part of a key is written %2F in a file's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _PACKAGES = {"s3": "'.[s3]'", "s3a": "'.[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "
 
 
 def list_place(query: Query) -> Found:
-    """Everything below a prefix. Raises SourceUnavailable in plain words; ConfigError for a scheme nothing can open."""
+    """Everything below a prefix. Raises SourceUnavailable in plain words; ConfigError for a scheme nothing
+    can open.
+    """
     filesystem, path = open_filesystem(query.url, query.access)
     root, glob = split_pattern(path) if query.globs is None and is_pattern(path) else (path, None)
     root = root.rstrip("/")
@@ -59,7 +61,9 @@ def list_place(query: Query) -> Found:
 
 
 def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:
-    """The bytes of an object from `offset` on, in ranges; that it is still the listed one is asked before and after."""
+    """The bytes of an object from `offset` on, in ranges; that it is still the listed one is asked before and
+    after.
+    """
     filesystem, path = open_filesystem(url, access)
     try:
         _check_version(filesystem, path, file)
@@ -142,7 +146,8 @@ def _check_version(filesystem: Any, path: str, file: SourceFile) -> None:
 
 
 def _retrying(ask: Callable[[], Any], query: Query) -> Any:
-    """Ask until there is an answer; a store that cannot be connected to is given up soon. Raises SourceUnavailable.
+    """Ask until there is an answer; a store that cannot be connected to is given up soon. Raises
+    SourceUnavailable.
 
     Every store has its own exceptions.
     """

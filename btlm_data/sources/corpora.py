@@ -1,7 +1,8 @@
-"""The corpora that have a name: where each lives, how its files are laid out, what to take instead if it is gone.
+"""The corpora that have a name: where each lives, how its files are laid out, what to take instead if it is
+gone.
 
-An entry is data, not code. More entries, or other places for the same names, come from `--sources-file` (YAML, see
-docs/sources.md); an entry there replaces a built-in one of the same name.
+An entry is data, not code. More entries, or other places for the same names, come from `--sources-file`
+(YAML, see docs/sources.md); an entry there replaces a built-in one of the same name.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ _Place = Annotated[str, Field(min_length=1, max_length=4096)]
 class Corpus(BaseModel):
     """One named corpus.
 
-    at: `hf://datasets/ORG/NAME`, or any other URL or folder that --source takes. splits: glob patterns below `at`, by
-    split; `{chunk}` stands for the number of a part that --chunks selects. source_names: glob pattern -> source name,
-    where a file's place decides it (first match). mirrors: other places with the same files, tried in order.
-    stand_ins: smaller corpora to name when this one cannot be downloaded. url_lists: files below `at` that hold the URLs of
-    the data, one a line; names are taken relative to `url_base`. checksums: files below `url_base` in `sha256sum`'s form.
+    at: `hf://datasets/ORG/NAME`, or any other URL or folder that --source takes. splits: glob patterns below
+    `at`, by split; `{chunk}` stands for the number of a part that --chunks selects. source_names: glob
+    pattern -> source name, where a file's place decides it (first match). mirrors: other places with the same
+    files, tried in order. stand_ins: smaller corpora to name when this one cannot be downloaded. url_lists:
+    files below `at` that hold the URLs of the data, one a line; names are taken relative to `url_base`.
+    checksums: files below `url_base` in `sha256sum`'s form.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,7 +117,9 @@ BUILT_IN: dict[str, Corpus] = {
 
 
 def corpora(extra: Path | None = None) -> dict[str, Corpus]:
-    """The built-in sources and those of a --sources-file. Raises ConfigError naming the file, the entry and what is wrong with it."""
+    """The built-in sources and those of a --sources-file. Raises ConfigError naming the file, the entry and
+    what is wrong with it.
+    """
     if extra is None:
         return BUILT_IN
     file = yaml_file.read(extra, "sources file", aliases=True)

@@ -35,7 +35,9 @@ class Stopped(Exception):
 
 
 def default_folder() -> Path:
-    """Where downloads go without --cache-dir: beside the hub's own cache, in the user's cache folder, or where one can write."""
+    """Where downloads go without --cache-dir: beside the hub's own cache, in the user's cache folder, or
+    where one can write.
+    """
     candidates = [
         Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "btlm-data",
         Path(tempfile.gettempdir()) / f"btlm-data-{os.getuid()}",
@@ -47,11 +49,12 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Gives local copies of source files, in any process and any working directory. Picklable: it holds settings only.
+    """Gives local copies of source files, in any process and any working directory. Picklable: it holds
+    settings only.
 
-    folder: absolute; this run's own. limit: bytes in it at once. kept: absolute; where downloads stay for good
-    (--keep-downloads), or None. access: how servers are asked. secrets: URL of a file -> the URL with its signature.
-    schemes: URL scheme -> module, as in schemes.SCHEMES where this was made.
+    folder: absolute; this run's own. limit: bytes in it at once. kept: absolute; where downloads stay for
+    good (--keep-downloads), or None. access: how servers are asked. secrets: URL of a file -> the URL with
+    its signature. schemes: URL scheme -> module, as in schemes.SCHEMES where this was made.
     """
 
     folder: str
@@ -79,11 +82,13 @@ class Fetcher:
 
     @contextlib.contextmanager
     def local_copy(self, file: SourceFile) -> Iterator[Path]:
-        """The path of `file`'s bytes, good for the length of the block; downloaded first where that is needed.
+        """The path of `file`'s bytes, good for the length of the block; downloaded first where that is
+        needed.
 
         Hold one file at a time: who waits for room while another file is in use may wait for ever. Raises
-        SourceUnavailable if it cannot be downloaded, DataError if its bytes are wrong twice, InputError if it is no
-        longer what was listed (before the block, and for a local file after it too), OutputError if it does not fit.
+        SourceUnavailable if it cannot be downloaded, DataError if its bytes are wrong twice, InputError if it
+        is no longer what was listed (before the block, and for a local file after it too), OutputError if it
+        does not fit.
         """
         if is_local(file.url):
             unchanged(file)
@@ -109,7 +114,9 @@ class Fetcher:
             self.pool().remove()
 
     def check_room(self, files: Sequence[SourceFile]) -> None:
-        """Before any work: can each file, and all of those to be kept, fit? Raises OutputError saying how much is needed."""
+        """Before any work: can each file, and all of those to be kept, fit? Raises OutputError saying how
+        much is needed.
+        """
         remote = [file for file in files if not is_local(file.url)]
         if not remote:
             return
@@ -154,7 +161,9 @@ class Fetcher:
         return held if isinstance(held, Whole) else self.complete(file, held, None)
 
     def complete(self, file: SourceFile, partial: Partial, stop: threading.Event | None) -> Whole:
-        """Download and verify what Pool.obtain gave the right to; whatever happens, nothing stays locked. Raises as `local_copy`; Stopped."""
+        """Download and verify what Pool.obtain gave the right to; whatever happens, nothing stays locked.
+        Raises as `local_copy`; Stopped.
+        """
         try:
             problem = None
             for _ in range(2):  # once more from the start if it is wrong
@@ -177,7 +186,9 @@ class Fetcher:
         return self._copy_elsewhere(file) is not None
 
     def _fill(self, file: SourceFile, partial: Partial, stop: threading.Event | None) -> None:
-        """Append to `partial` until it has all its bytes. Raises SourceUnavailable after too many attempts without progress."""
+        """Append to `partial` until it has all its bytes. Raises SourceUnavailable after too many attempts
+        without progress.
+        """
         attempts = self.access.retry.attempts()
         most = partial.received
         if most > file.size:

@@ -12,9 +12,11 @@ from btlm_data.records.formats import classify
 
 @functools.lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Match whole names, part by part: `*`, `?` and `[...]` within a folder; a part that is `**` crosses folders (also none).
+    """Match whole names, part by part: `*`, `?` and `[...]` within a folder; a part that is `**` crosses
+    folders (also none).
 
-    Takes time linear in the name, whatever the pattern: patterns come from files that others may have written.
+    Takes time linear in the name, whatever the pattern: patterns come from files that others may have
+    written.
     """
     parts = [
         None if part == "**" else re.compile(fnmatch.translate(part)).match for part in pattern.split("/")
@@ -79,7 +81,9 @@ def split_pattern(path: str) -> tuple[str, str | None]:
 
 
 def enclosing_folders(globs: Sequence[str]) -> list[str]:
-    """The fewest folders that hold every match: of ten chunks, only the two that are asked for need to be listed."""
+    """The fewest folders that hold every match: of ten chunks, only the two that are asked for need to be
+    listed.
+    """
     folders = sorted({fixed_folder(glob) for glob in globs})
     return [
         folder
@@ -91,8 +95,8 @@ def enclosing_folders(globs: Sequence[str]) -> list[str]:
 def select(names: Iterable[str], glob: str) -> tuple[set[str], list[str]]:
     """(the names that a glob means, the folders it matches that are not read).
 
-    A glob means the files it matches. It may match folders too: one that is called as a file is, as Spark writes them
-    (`en.parquet/part-0.parquet`), is always read whole; any other only where no file matches.
+    A glob means the files it matches. It may match folders too: one that is called as a file is, as Spark
+    writes them (`en.parquet/part-0.parquet`), is always read whole; any other only where no file matches.
     """
     matches = matcher(glob)
     files: set[str] = set()

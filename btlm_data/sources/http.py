@@ -26,7 +26,9 @@ FIRST_ANSWER = (
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks to wait: Retry-After as seconds or as a date (RFC 9110, 10.2.3), or the hub's RateLimit."""
+    """Seconds that a response asks to wait: Retry-After as seconds or as a date (RFC 9110, 10.2.3), or the
+    hub's RateLimit.
+    """
     value = headers.get("retry-after")
     if value is not None:
         value = value.strip()
@@ -36,16 +38,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if date is not None:
             with contextlib.suppress(ValueError, OverflowError):
                 return max(0.0, float(email.utils.mktime_tz(date)) - time.time())
-    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # loaded lazily, its stub forgets it
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # loaded lazily
 
     limits = parse_ratelimit_headers(headers)
     return float(limits.reset_in_seconds) if limits is not None and limits.remaining == 0 else None
 
 
 def hub_session(timeout: float) -> httpx2.Client:
-    """huggingface_hub's own session (so its proxies, certificates and offline mode hold), no request of which waits for ever.
+    """huggingface_hub's own session (so its proxies, certificates and offline mode hold), no request of which
+    waits for ever.
 
-    timeout: seconds without a byte, for requests that set no limit themselves. Some of the library's own do not.
+    timeout: seconds without a byte, for requests that set no limit themselves. Some of the library's own do
+    not.
     """
     from huggingface_hub import get_session
 
@@ -104,8 +108,9 @@ def stream_bytes(
 ) -> Iterator[bytes]:
     """Yield a body, as it is stored, from byte `offset` on; also from a server that ignores ranges.
 
-    A Content-Encoding that a server adds to a stored .gz is not undone: sizes, ranges and checksums mean the stored
-    bytes. Raises TransientError for whatever the network does; what `check_status` raises passes through.
+    A Content-Encoding that a server adds to a stored .gz is not undone: sizes, ranges and checksums mean the
+    stored bytes. Raises TransientError for whatever the network does; what `check_status` raises passes
+    through.
     """
     import httpx2
 
@@ -156,7 +161,9 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
 
 
 def reason_of(error: BaseException) -> str:
-    """What another library's error says: its first line, without secrets; the error's kind where it says nothing."""
+    """What another library's error says: its first line, without secrets; the error's kind where it says
+    nothing.
+    """
     lines = str(error).strip().splitlines()
     return redact(lines[0])[:300] if lines else type(error).__name__
 

@@ -2,9 +2,10 @@
 
     hf://datasets/ORG/NAME[@REVISION][/PATH or GLOB]
 
-Listing and metadata are HfApi's. Bodies are read with huggingface_hub's own HTTP session and headers (so proxies,
-certificates, HF_ENDPOINT, HF_TOKEN and HF_HOME hold), but into our bounded folder: its own cache has no bound and does
-not check SHA-256. A listing is pinned to the commit it was made at, so a data set that changes during a run is still read whole.
+Listing and metadata are HfApi's. Bodies are read with huggingface_hub's own HTTP session and headers (so
+proxies, certificates, HF_ENDPOINT, HF_TOKEN and HF_HOME hold), but into our bounded folder: its own cache has
+no bound and does not check SHA-256. A listing is pinned to the commit it was made at, so a data set that
+changes during a run is still read whole.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Place(NamedTuple):
 def parse_url(url: str) -> Place:
     """The parts of hf://datasets/ORG/NAME[@REVISION][/PATH].
 
-    A `/` in a revision is written %2F, or as it is in `refs/convert/parquet` and `refs/pr/7`. Raises ConfigError.
+    A `/` in a revision is written %2F, or as it is in `refs/convert/parquet` and `refs/pr/7`. Raises
+    ConfigError.
     """
     match = _URL.fullmatch(url.rstrip("/"))
     if match is None:
@@ -82,7 +84,8 @@ def parse_url(url: str) -> Place:
 def list_place(query: Query) -> Found:
     """List a data set's files at one commit.
 
-    Raises SourceUnavailable in plain words when the hub refuses or cannot be reached, or the listing cannot be trusted.
+    Raises SourceUnavailable in plain words when the hub refuses or cannot be reached, or the listing cannot
+    be trusted.
     """
     place = parse_url(query.url)
     asked = query.revision or place.revision
@@ -175,7 +178,7 @@ def read_text_file(place: Place, path: str, access: Access) -> str:
 def request_of(url: str) -> tuple[str, dict[str, str]]:
     """Address and headers to get the bytes of an hf:// file URL."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # loaded lazily, its stub forgets it
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # loaded lazily
 
     place = parse_url(url)
     assert place.path is not None
@@ -205,7 +208,9 @@ class _Hub:
         self.repository, self.revision, self.access = repository, revision, access
 
     def info(self) -> Any:
-        """The data set's commit and whether it is gated: the first request, so a hub that cannot be reached is known soon."""
+        """The data set's commit and whether it is gated: the first request, so a hub that cannot be reached
+        is known soon.
+        """
         seconds = min(self.access.timeout, FIRST_ANSWER)
 
         def ask() -> Any:
@@ -245,7 +250,8 @@ class _Hub:
         )
 
     def answer(self, ask: Callable[[], Any], patience: float | None = None) -> Any:
-        """Ask until there is an answer, at most twice again where there is none at all. Raises SourceUnavailable.
+        """Ask until there is an answer, at most twice again where there is none at all. Raises
+        SourceUnavailable.
 
         patience: seconds after which a hub that has not answered at all is not asked again.
         """

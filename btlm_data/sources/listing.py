@@ -1,12 +1,14 @@
-"""From `--source` to a sorted list of files, wherever they lie; the check before any work that they can be read.
+"""From `--source` to a sorted list of files, wherever they lie; the check before any work that they can be
+read.
 
     sample, a path or a glob            local.py
     a registered name                   corpora.py says where
     hf://datasets/ORG/NAME[@REV][/GLOB] hub.py
     any other URL                       schemes.py names the module
 
-Nothing is downloaded here but listings (and RedPajama's lists of URLs). A scheme only says what lies at its place; which
-files are the corpus, what is left out and which split a file belongs to is decided here, the same for all of them.
+Nothing is downloaded here but listings (and RedPajama's lists of URLs). A scheme only says what lies at its
+place; which files are the corpus, what is left out and which split a file belongs to is decided here, the
+same for all of them.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ _QUIET = (
 def list_files(settings: SourceSettings, run: Run) -> Listing:
     """List what `settings.name` names.
 
-    Raises SourceUnavailable, saying what to do, if a remote place refuses or cannot be reached; ConfigError if the name or
-    a selection makes no sense; InputError if nothing is there.
+    Raises SourceUnavailable, saying what to do, if a remote place refuses or cannot be reached; ConfigError
+    if the name or a selection makes no sense; InputError if nothing is there.
     """
     known = corpora.corpora(Path(run.sources_file) if run.sources_file else None)
     corpus = known.get(settings.name)
@@ -108,7 +110,9 @@ def _list_place(url: str, wanted: _Wanted, settings: SourceSettings, run: Run) -
 
 
 def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
-    """The corpus's files of all that lies at a place. Raises InputError or SourceUnavailable if there are none."""
+    """The corpus's files of all that lies at a place. Raises InputError or SourceUnavailable if there are
+    none.
+    """
     entries = {entry.name: entry for entry in found.entries}
     if not found.trusted:
         for name in entries:
@@ -221,7 +225,9 @@ def _list_urls(settings: SourceSettings, run: Run, corpus: Corpus, wanted: _Want
 
 
 def expand_patterns(corpus: Corpus, chunks: Sequence[int]) -> dict[Split, list[str]]:
-    """The corpus's globs with `{chunk}` filled in: every chunk, or those chosen. Raises ConfigError for a chunk there is not."""
+    """The corpus's globs with `{chunk}` filled in: every chunk, or those chosen. Raises ConfigError for a
+    chunk there is not.
+    """
     if chunks and not corpus.chunks:
         raise ConfigError(
             "--chunks: this source has no chunks. Leave the option out, or use --files N to read a part."
@@ -308,7 +314,9 @@ def _written(run: Run) -> list[str]:
 
 
 def _refuse_unknown_names(settings: SourceSettings, corpus: Corpus) -> None:
-    """A misspelt --exclude-source would leave in what was to be left out; where the place gives the names, they are known."""
+    """A misspelt --exclude-source would leave in what was to be left out; where the place gives the names,
+    they are known.
+    """
     names = sorted(set(corpus.source_names.values()))
     unknown = sorted(set(settings.exclude_sources) - set(names))
     if names and unknown and corpus.source_field is None:

@@ -1,4 +1,5 @@
-"""Files of this machine: one file, a folder searched recursively, or a glob; and the sample corpus in the package.
+"""Files of this machine: one file, a folder searched recursively, or a glob; and the sample corpus in the
+package.
 
 Links are followed, to files and to folders; a link to a folder above itself is noticed and left out.
 """
@@ -102,10 +103,11 @@ def local_path(file: SourceFile) -> str | None:
 
 
 def unchanged(file: SourceFile) -> None:
-    """Whether a local file still is what was listed: its size, times and inode. Call it before and after reading.
+    """Whether a local file still is what was listed: its size, times and inode. Call it before and after
+    reading.
 
-    Raises InputError if it changed, grew, was replaced or is gone; does nothing for a remote file, whose version is
-    checked when it is downloaded.
+    Raises InputError if it changed, grew, was replaced or is gone; does nothing for a remote file, whose
+    version is checked when it is downloaded.
     """
     if file.stamp is None:
         return
@@ -127,14 +129,17 @@ def unchanged(file: SourceFile) -> None:
 
 
 def stamp_of(status: os.stat_result) -> str:
-    """Size, modification time, time of the last change of any kind, and inode: `SIZE:MTIME_NS:CTIME_NS:INODE`."""
+    """Size, modification time, time of the last change of any kind, and inode:
+    `SIZE:MTIME_NS:CTIME_NS:INODE`.
+    """
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
 def check_outside(source: str, folders: Sequence[str | os.PathLike[str]]) -> None:
     """Refuse a local source that lies inside a folder that the run writes to (or is that folder).
 
-    The other way round, an output folder inside the source, is fine: the listing leaves it out. Raises ConfigError.
+    The other way round, an output folder inside the source, is fine: the listing leaves it out. Raises
+    ConfigError.
     """
     if not is_local(source) or source == "sample":
         return
@@ -167,7 +172,9 @@ class _Walk:
         yield from self._below(str(self._root), "", frozenset(chain))
 
     def _below(self, folder: str, prefix: str, chain: frozenset[_Identity]) -> Iterator[Entry]:
-        """The files in and below one folder. chain: the folders above it and itself, by which a loop is noticed."""
+        """The files in and below one folder. chain: the folders above it and itself, by which a loop is
+        noticed.
+        """
         try:
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: os.fsencode(entry.name))
@@ -233,7 +240,9 @@ class _Walk:
 
 
 def _root_and_glob(path: Path) -> tuple[Path, str]:
-    """The folder that names are relative to, and the pattern below it; a folder may itself be called `[2024]`."""
+    """The folder that names are relative to, and the pattern below it; a folder may itself be called
+    `[2024]`.
+    """
     root = Path(path.anchor)
     parts = path.parts[1:]
     for number, part in enumerate(parts):
@@ -294,7 +303,9 @@ def _is_prepared(folder: Path, names: Sequence[str]) -> bool:
 
 
 def _refuse_pointers(entries: Sequence[Entry]) -> None:
-    """Git leaves small text files in place of large ones if `git lfs pull` was not run: name them as what they are."""
+    """Git leaves small text files in place of large ones if `git lfs pull` was not run: name them as what
+    they are.
+    """
     pointers = [
         entry.name
         for entry in entries

@@ -15,8 +15,8 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 def is_safe_name(name: str) -> bool:
     """Whether a name from a listing is a plain relative path.
 
-    It has no `..`, root or drive, no control character, no character that turns the direction of text, no character
-    that is not one (lone surrogates), and at most 1,024 bytes.
+    It has no `..`, root or drive, no control character, no character that turns the direction of text, no
+    character that is not one (lone surrogates), and at most 1,024 bytes.
     """
     if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         return False
@@ -30,7 +30,9 @@ def is_safe_name(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """A name for a message: what a terminal could obey is written as an escape, and it is cut after 200 characters."""
+    """A name for a message: what a terminal could obey is written as an escape, and it is cut after 200
+    characters.
+    """
     return (
         visible(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
         .replace("\n", "\\n")

@@ -1,13 +1,13 @@
-"""A bounded folder of downloaded files, shared by the processes of one run on one machine; no crash can spoil it.
+"""A bounded folder of downloaded files, shared by the processes of one run; no crash can spoil it.
 
     lock           held (flock) for the moment in which the files below are counted or removed
     KEY            a whole, verified file; a shared flock on it says that it is being read, and it stays
-    KEY.used       empty: the file has been read (it may be removed first), and need not be downloaded ahead again
-    KEY.SIZE.part  a file being downloaded, of SIZE bytes in the end; whoever downloads it holds an exclusive flock
+    KEY.used       empty: the file has been read; it may be removed first, and is not downloaded ahead again
+    KEY.SIZE.part  a file being downloaded, of SIZE bytes in the end; its downloader holds an exclusive flock
 
-KEY is 32 hex digits, made from address, size and version, so no name from a listing ever becomes a path. All locks are
-flock: they end with their process, so a killed one blocks nobody, and the next one continues the part it left. The
-sizes of whole files and the final sizes of parts never add up to more than the limit.
+KEY is 32 hex digits, made from address, size and version, so no name from a listing ever becomes a path. All
+locks are flock: they end with their process, so a killed one blocks nobody, and the next one continues the
+part it left. The sizes of whole files and the final sizes of parts never add up to more than the limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _open_locks_guard = threading.Lock()
 
 
 def _drop_inherited_locks() -> None:
-    """A forked child shares its parent's flocks until it closes them; it must not keep the parent's files in use."""
+    """A forked child shares its parent's flocks until it closes them; the parent's files must not stay in use."""
     global _open_locks_guard
     for descriptor in _open_locks:
         with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_drop_inherited_locks)
 
 
 def _lock(path: Path, *, exclusive: bool, wait: bool, create: bool = False) -> int | None:
-    """Open and flock `path`; the descriptor, or None if it is locked by another (without `wait`) or is not there."""
+    """Open and flock `path`; None if it is locked by another (without `wait`) or is not there."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
     except FileNotFoundError:
@@ -142,7 +142,7 @@ class Partial:
             os.fsync(self._descriptor)
             with self._pool.counting():
                 self.path.rename(path)
-                # From exclusive to shared is not one step, but whoever would come between needs the other lock.
+                # From exclusive to shared is not one step, but what could come between needs the other lock.
                 fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         except OSError as error:
             raise self._pool.cannot_write(error, path) from error
@@ -154,7 +154,9 @@ class Partial:
 
 
 class Pool:
-    """See the module. limit: bytes. kept: where whole files go to stay for good (nothing is removed then), or None."""
+    """See the module. limit: bytes. kept: where whole files go to stay for good (nothing is removed then), or
+    None.
+    """
 
     def __init__(self, folder: Path, limit: int, kept: Path | None = None) -> None:
         self.folder, self.limit, self.kept = folder, limit, kept
@@ -180,10 +182,11 @@ class Pool:
         return (self.kept or self.folder) / key
 
     def obtain(self, key: str, size: int, may_remove: Callable[[str], bool]) -> Whole | Partial | None:
-        """The whole file, in use; or the right to download it, with room for all of it; or None: ask again later.
+        """The whole file, in use; or the right to download it, with room for all of it; or None: ask again
+        later.
 
-        may_remove(key): whether a file that was downloaded but not yet read may be removed to make room. Raises
-        OutputError if the file can never fit.
+        may_remove(key): whether a file that was downloaded but not yet read may be removed to make room.
+        Raises OutputError if the file can never fit.
         """
         if size > self.limit:
             raise OutputError(
@@ -247,7 +250,9 @@ class Pool:
         return files
 
     def _make_room(self, needed: int, may_remove: Callable[[str], bool]) -> bool:
-        """Remove files until `needed` more bytes fit; False, and nothing removed, if they cannot now. Holds the lock."""
+        """Remove files until `needed` more bytes fit; False, and nothing removed, if they cannot now. Holds
+        the lock.
+        """
         files = self._files()
         lacking = sum(size for _, size, _ in files) + needed - self.limit
         if (
@@ -286,7 +291,8 @@ class Pool:
 
 
 def remove_abandoned(folder: Path, older_than: float) -> None:
-    """Remove the folders `run-*` of runs that were never finished and in which nothing has happened since `older_than`.
+    """Remove the folders `run-*` of runs that were never finished and in which nothing has happened since
+    `older_than`.
 
     older_than: seconds since the epoch. One in which a file is in use stays, whatever its age.
     """

@@ -23,8 +23,9 @@ _RETRIES = 2  # of a download that nobody waits for yet
 class Prefetcher:
     """Downloads `files` in their order, ahead of those who read them, as far as there is room.
 
-    with Prefetcher(fetcher, files_still_needed): ...  A file that has been read already is skipped; a failure is left to
-    the reader, who meets it again and reports it. On leaving the block (also by Ctrl-C) the threads end.
+    with Prefetcher(fetcher, files_still_needed): ...  A file that has been read already is skipped; a failure
+    is left to the reader, who meets it again and reports it. On leaving the block (also by Ctrl-C) the
+    threads end.
     """
 
     def __init__(self, fetcher: Fetcher, files: Sequence[SourceFile], threads: int = 4) -> None:
@@ -44,7 +45,9 @@ class Prefetcher:
         ]
 
     def __enter__(self) -> Prefetcher:
-        """Start downloading. Raises OutputError if a file (or, if all are to be kept, their sum) does not fit."""
+        """Start downloading. Raises OutputError if a file (or, if all are to be kept, their sum) does not
+        fit.
+        """
         self._fetcher.check_room(self._files)
         if self._files:
             self._fetcher.begin()
@@ -58,14 +61,18 @@ class Prefetcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop downloading; a thread that waits for a silent server is left behind (it is a daemon and holds only its flocks)."""
+        """Stop downloading; a thread that waits for a silent server is left behind (it is a daemon and holds
+        only its flocks).
+        """
         self._stop.set()
         end = time.monotonic() + 2.0
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self, number: int) -> None:
-        """Thread `number` joins in when so many files are there: the first ones come alone, so that the readers can begin early."""
+        """Thread `number` joins in when so many files are there: the first ones come alone, so that the
+        readers can begin early.
+        """
         pool = self._fetcher.pool()
         while True:
             try:
@@ -86,7 +93,9 @@ class Prefetcher:
                 logger.exception("downloading ahead failed; the file is downloaded when it is needed")
 
     def _next_held(self, pool: Pool) -> tuple[SourceFile, Whole | Partial]:
-        """The next file that is worth downloading, and the right and the room to do so. Raises StopIteration at the end, Stopped."""
+        """The next file that is worth downloading, and the right and the room to do so. Raises StopIteration
+        at the end, Stopped.
+        """
         while True:
             check(self._stop)
             file = next(self._pending)

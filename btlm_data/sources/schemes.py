@@ -1,4 +1,6 @@
-"""URL scheme -> the module that lists and reads it. To add a scheme: one module with the calls of `base.Scheme`, and a line here."""
+"""URL scheme -> the module that lists and reads it. To add a scheme: one module with the calls of
+`base.Scheme`, and a line here.
+"""
 
 from __future__ import annotations
 

@@ -13,13 +13,14 @@ _DESCRIPTION = "description of the data"
 _UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".incomplete", ".aria2", ".download")
 # What lies beside data and describes it, by the name without its ending.
 _PAPERS = r"""
-    readme licen[cs]es? copying copyright notices? authors contributors contributing acknowledge?ments? citation
-    changelog changes code_of_conduct requirements robots checksums (?:md5|sha1|sha256|sha512)(?:sums?)?
+    readme licen[cs]es? copying copyright notices? authors contributors contributing acknowledge?ments?
+    citation changelog changes code_of_conduct requirements robots checksums (?:md5|sha1|sha256|sha512)(?:sums?)?
     (?:dataset|data|model)_?card
 """
 _RECORDS = r"""
-    about config croissant dataset_dict dataset_infos? features generation_config index manifest meta metadata package
-    package-lock schema special_tokens_map state stats statistics summary tokenizer tokenizer_config version vocab
+    about config croissant dataset_dict dataset_infos? features generation_config index manifest meta metadata
+    package package-lock schema special_tokens_map state stats statistics summary tokenizer tokenizer_config
+    version vocab
 """
 _LANGUAGE = r"(?:[-_.][a-z]{2}(?:[-_][a-z]{2})?)?"  # README.de.md, LICENSE-en.txt
 _PAPER = re.compile(rf"(?:{'|'.join(_PAPERS.split())}){_LANGUAGE}")
@@ -28,10 +29,12 @@ _DESCRIBING_ENDINGS = re.compile(r"\.(?:txt|json|csv|tsv)$")
 
 
 def ignored(part: str, *, is_folder: bool) -> str | None:
-    """Why a file or folder of this name (one part of a path) is never a part of a corpus; None: nothing against it.
+    """Why a file or folder of this name (one part of a path) is never a part of a corpus; None: nothing
+    against it.
 
-    Names that begin with `.` or `_` are not data, as Spark, Hive and Arrow have it: `_SUCCESS`, `_temporary/` with the
-    half files of failed tasks, `_metadata`, `_delta_log/`, `.part-0.crc`, `.git/`, `.ipynb_checkpoints/`.
+    Names that begin with `.` or `_` are not data, as Spark, Hive and Arrow have it: `_SUCCESS`, `_temporary/`
+    with the half files of failed tasks, `_metadata`, `_delta_log/`, `.part-0.crc`, `.git/`,
+    `.ipynb_checkpoints/`.
     """
     if part.startswith("."):
         return "hidden (name begins with a dot)"
@@ -49,8 +52,8 @@ def choose(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """(names of the corpus's files, (reason, name) of what is left out), of all names at a place.
 
-    glob: from the URL; what it does not match was not asked for, and is not counted. wanted: the patterns of a
-    registered corpus, likewise.
+    glob: from the URL; what it does not match was not asked for, and is not counted. wanted: the patterns of
+    a registered corpus, likewise.
     """
     left_out: list[tuple[str, str]] = []
     candidates: Iterable[str] = names
@@ -79,10 +82,11 @@ def choose(
 def _without_descriptions(
     data: list[str], left_out: list[tuple[str, str]]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take out what describes the data: by its name, or because it lies above the folders that hold all other data.
+    """Take out what describes the data: by its name, or because it lies above the folders that hold all other
+    data.
 
-    The latter: in `stats.json, data/a.parquet, data/b.parquet` the bare .json is no document. A bare .txt, .json or table
-    beside data, or in folders of its own, is.
+    The latter: in `stats.json, data/a.parquet, data/b.parquet` the bare .json is no document. A bare .txt,
+    .json or table beside data, or in folders of its own, is.
     """
     by_name = {name for name in data if _is_description(name)}
     if len(by_name) == len(data):  # nothing else is there: then these are what is meant
@@ -114,7 +118,9 @@ def _beside_split_folders(names: Sequence[str]) -> set[str]:
 
 
 def _is_description(name: str) -> bool:
-    """Whether a file describes the data beside it: papers under any ending that could be text, records as .json or a table."""
+    """Whether a file describes the data beside it: papers under any ending that could be text, records as
+    .json or a table.
+    """
     stem, dot, ending = name.rpartition("/")[2].lower().rpartition(".")
     if not dot:
         stem, ending = ending, ""

@@ -1,18 +1,19 @@
-"""Which split a file belongs to. The only rule, whether the files lie in a folder, on a hub, in a bucket or on a server.
+"""Which split a file belongs to. The only rule, wherever the files lie.
 
-A part of the name (a folder, or the file without its endings) that begins or ends with a word for a split decides; the
-outermost such part does. Words end where letters end, so `dev-00.jsonl`, `data/validation/a.parquet` and
-`c4-validation.00000-of-00008.json.gz` are validation, and `contest.jsonl`, `latest/a.jsonl` are train.
+A part of the name (a folder, or the file without its endings) that begins or ends with a word for a split
+decides; the outermost such part does. Words end where letters end, so `dev-00.jsonl`,
+`data/validation/a.parquet` and `c4-validation.00000-of-00008.json.gz` are validation, and `contest.jsonl`,
+`latest/a.jsonl` are train.
 
     train        train, training
-    validation   validation, valid, val, dev, development, eval, evaluation, held-out, holdout   (each also with `set`)
-    test         test, testing
+    validation   validation, valid, val, dev, development, eval, evaluation, held-out, holdout
+    test         test, testing         (each also with `set` or `split` behind it)
 
-A `.txt` file whose name has spaces is a document with its title: there the file's name only decides if it consists of
-the word and numbers (`test 2.txt`, not `Test cricket.txt`).
+A `.txt` file whose name has spaces is a document with its title: there the file's name only decides if it
+consists of the word and numbers (`test 2.txt`, not `Test cricket.txt`).
 
-Where every file would be of one split and none for training (`--source test.jsonl`), the source as a whole is what
-the user wants to prepare: all files are train.
+Where every file would be of one split and none for training (`--source test.jsonl`), the source as a whole is
+what the user wants to prepare: all files are train.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def split_of(name: str) -> Placed:
 
 
 def place(names: Iterable[str], globs: Mapping[Split, Sequence[str]]) -> dict[str, Placed]:
-    """The split of every file. globs: what the user says (source.splits): first match; the others are then train."""
+    """The split of every file. globs: what the user says (source.splits): first match; the others are then
+    train.
+    """
     if globs:
         matchers = [
             (split, pattern, matcher(pattern)) for split, patterns in globs.items() for pattern in patterns
@@ -98,7 +101,9 @@ def _by_word(part: str, kind: str) -> Placed | None:
 
 
 def _without_endings(name: str) -> str:
-    """The file name without the endings that say its format and compression (two of them in `.warc.wet`, `.jsonl.zst`)."""
+    """The file name without the endings that say its format and compression (two of them in `.warc.wet`,
+    `.jsonl.zst`).
+    """
     while classify(name) is not None and (shorter := name.rpartition(".")[0]):
         name = shorter
     return name

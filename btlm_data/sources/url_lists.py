@@ -1,4 +1,6 @@
-"""A corpus whose data set on the hub only names its files by URL, one a line, in some text files (RedPajama's way)."""
+"""A corpus whose data set on the hub only names its files by URL, one a line, in some text files (RedPajama's
+way).
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ def list_url_lists(
 ) -> Found:
     """The files that the lists name. split_of: a name's split, None for what is not wanted.
 
-    Lists of excluded sources are not even asked for, and only the files that `--files` leaves are looked up. Raises
-    SourceUnavailable naming the parts that are gone, so that none goes missing in silence.
+    Lists of excluded sources are not even asked for, and only the files that `--files` leaves are looked up.
+    Raises SourceUnavailable naming the parts that are gone, so that none goes missing in silence.
     """
     place = hub.commit_of(corpus.at, revision, access)
     excluded = [matcher(pattern) for pattern, name in corpus.source_names.items() if name in excluded_sources]
@@ -88,7 +90,9 @@ def list_url_lists(
 
 
 def _named(text: str, path: str, corpus: Corpus) -> dict[str, str]:
-    """Name -> URL of one list. A URL that points elsewhere is refused: the list is from a server, not from the user."""
+    """Name -> URL of one list. A URL that points elsewhere is refused: the list is from a server, not from
+    the user.
+    """
     assert corpus.url_base is not None
     addresses: dict[str, str] = {}
     for line in text.splitlines():
@@ -108,7 +112,9 @@ def _named(text: str, path: str, corpus: Corpus) -> dict[str, str]:
 
 
 def _checksums(corpus: Corpus, access: Access) -> dict[str, str]:
-    """Name -> SHA-256 from the published lists; a list that cannot be read leaves its files to their size and ETag."""
+    """Name -> SHA-256 from the published lists; a list that cannot be read leaves its files to their size and
+    ETag.
+    """
     sums: dict[str, str] = {}
     for path in corpus.checksums:
         folder = path.rsplit("/", 1)[-1].partition("_SHA256SUMS")[0]

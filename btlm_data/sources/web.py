@@ -1,4 +1,6 @@
-"""One file on a web server: https://HOST/PATH/FILE.jsonl.zst. A signature in the query is used, and shown nowhere."""
+"""One file on a web server: https://HOST/PATH/FILE.jsonl.zst. A signature in the query is used, and shown
+nowhere.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ MAX_TEXT_BYTES = 64 * 2**20
 
 
 def list_place(query: Query) -> Found:
-    """The one file at a URL. What is no corpus file by its name is taken for a folder, and listed as fsspec can.
+    """The one file at a URL. What is no corpus file by its name is taken for a folder, and listed as fsspec
+    can.
 
     Raises SourceUnavailable if the server refuses, cannot be reached, or answers with a web page.
     """
@@ -42,7 +45,8 @@ def list_place(query: Query) -> Found:
 
 
 def head_of(url: str, name: str, access: Access, sha256: str | None = None, *, first: bool = True) -> Entry:
-    """Size and version of one file. first: nothing has been asked of this server yet, so be quick to find it gone.
+    """Size and version of one file. first: nothing has been asked of this server yet, so be quick to find it
+    gone.
 
     Raises SourceUnavailable.
     """
@@ -128,7 +132,9 @@ def read_text_file(url: str, access: Access) -> str:
 
 
 def _refuse_pages_of_the_hub(url: str) -> None:
-    """The address of a data set's page, copied from a browser, is not the address of its data. Raises ConfigError."""
+    """The address of a data set's page, copied from a browser, is not the address of its data. Raises
+    ConfigError.
+    """
     parts = urlsplit(url)
     path = parts.path.strip("/").split("/")
     if (
@@ -163,7 +169,9 @@ def _list_folder(query: Query) -> Found:
 
 
 def _retrying(attempt: Callable[[], Any], url: str, access: Access, *, answered: bool) -> Any:
-    """`attempt()`, repeated by the policy; a server that has never answered is not asked twice. Raises SourceUnavailable."""
+    """`attempt()`, repeated by the policy; a server that has never answered is not asked twice. Raises
+    SourceUnavailable.
+    """
     attempts = access.retry.attempts()
     while True:
         try:

@@ -1,11 +1,13 @@
-"""`prepare --source slimpajama` from a hub on loopback against `prepare --source FOLDER`: undisturbed, under every fault, killed and run again.
+"""`prepare --source slimpajama` from a hub on loopback against `prepare --source FOLDER`: undisturbed, under
+every fault, killed and run again.
 
     python tests/faults/hub_runs.py --corpus CORPUS --kills 50 --seed 1
 
-CORPUS is a folder in SlimPajama's layout (`tools/build_corpus.py DIR --mb 400` makes one of real text; without it the packaged sample is
-taken). The command line is the real one, near-duplicate removal and 2,048-token shards included. Whatever happens, shards, documents.parquet and
-clusters.parquet must equal the folder's byte for byte, and the files of the cache, half-fetched ones included, never take more than --cache-size:
-a thread adds them up all the time. Exit code 1 on any difference.
+CORPUS is a folder in SlimPajama's layout (`tools/build_corpus.py DIR --mb 400` makes one of real text;
+without it the packaged sample is taken). The command line is the real one, near-duplicate removal and
+2,048-token shards included. Whatever happens, shards, documents.parquet and clusters.parquet must equal the
+folder's byte for byte, and the files of the cache, half-fetched ones included, never take more than
+--cache-size: a thread adds them up all the time. Exit code 1 on any difference.
 """
 
 from __future__ import annotations
@@ -216,7 +218,9 @@ def disturb(runs: Runs, hub: Hub, largest: int, kills: int, seed: int, kinds: Se
 
 
 def refuse(runs: Runs, hub: Hub, out: Path) -> None:
-    """What cannot be had ends in a plain error without a dataset; when it can be had again, the same command gives the right one."""
+    """What cannot be had ends in a plain error without a dataset; when it can be had again, the same command
+    gives the right one.
+    """
     for kind, fault in REFUSALS.items():
         hub.faults = [copy.deepcopy(fault)]
         ended = runs.run("slimpajama", out, "--set", "run.retries=2")
@@ -236,7 +240,9 @@ def refuse(runs: Runs, hub: Hub, out: Path) -> None:
 
 
 def kill(runs: Runs, out: Path, kills: int, seed: int, seconds: float) -> None:
-    """SIGKILL to the process group at random moments; now and then the run is left to end, compared, and begun anew."""
+    """SIGKILL to the process group at random moments; now and then the run is left to end, compared, and
+    begun anew.
+    """
     chance = random.Random(seed)
     done = rounds = 0
     while done < kills:

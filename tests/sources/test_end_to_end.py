@@ -393,7 +393,9 @@ def run_with_kills(
     longest: float,
     seed: int,
 ) -> int:
-    """Kill `kills` times at random moments (those of a process that ended before do not count against it), then let it end."""
+    """Kill `kills` times at random moments (those of a process that ended before do not count against it),
+    then let it end.
+    """
     chance = random.Random(seed)
     killed = 0
     for _ in range(kills):

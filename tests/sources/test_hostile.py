@@ -1,4 +1,6 @@
-"""Answers of servers that mean no good, or are broken: an error in words, nothing on disk, no end that never comes."""
+"""Answers of servers that mean no good, or are broken: an error in words, nothing on disk, no end that never
+comes.
+"""
 
 from __future__ import annotations
 

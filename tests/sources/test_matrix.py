@@ -90,7 +90,9 @@ def encode(form: str, texts: list[str]) -> bytes:
 
 
 def _warc_record(text: str) -> bytes:
-    """A record of plain text (https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.0/)."""
+    """A record of plain text
+    (https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.0/).
+    """
     body = text.encode()
     headers = {
         "WARC-Type": "conversion",
