@@ -34,8 +34,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from btlm_data.errors import DataError, OutputError
+from btlm_data.formats.sealed_json import NO_CHECKSUM, Sha256, checksum_of, sealed
 from btlm_data.storage.local import as_output_error
-from btlm_train.files import read_bytes, refuse_link, sync, write_json, write_tensors
+from btlm_train.files import read_bytes, refuse_link, sync, write_bytes, write_tensors
 from btlm_train.parameters import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     optimizer: dict[str, Any] | None = None
     schedule: list[dict[str, Any]] | None = None
     files: dict[Literal["model.safetensors", "optimizer.safetensors"], FileDigest] = {}
+    checksum: Sha256 = NO_CHECKSUM  # of everything else: see formats/sealed_json.py
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def save(
         for name, values in tensors.items():
             write_tensors(values, temporary / name)
         files = {name: _digest(temporary / name) for name in tensors}
-        write_json(temporary / "state.json", msgspec.to_builtins(msgspec.structs.replace(state, files=files)))
+        tree = msgspec.to_builtins(msgspec.structs.replace(state, files=files))
+        write_bytes(temporary / "state.json", sealed(tree))
         if present is not None:
             _make_way(final, state.run)
         temporary.rename(final)
@@ -169,16 +172,15 @@ def read_state(path: Path) -> State | str:
     except DataError as error:
         return str(error)
     try:
-        version = msgspec.json.decode(data, type=_Version).format_version
+        tree = msgspec.json.decode(data, type=dict[str, Any])
+        version = tree.get("format_version")
         if version != FORMAT_VERSION:
             return f"its format version is {str(version)[:40]}, not {FORMAT_VERSION}"
-        return msgspec.json.decode(data, type=State)
+        if tree.get("checksum") != checksum_of(tree):
+            return "state.json does not have the checksum it was written with"
+        return msgspec.convert(tree, type=State)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         return f"state.json cannot be read ({error})"
-
-
-class _Version(msgspec.Struct):
-    format_version: Any = None
 
 
 def inspect(path: Path) -> Checkpoint | str:

@@ -15,17 +15,18 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from btlm_data.errors import DataError, OutputError
+from btlm_data.formats.sealed_json import NO_CHECKSUM, Sha256, checksum_of, sealed
 from btlm_data.storage.lease import Lease, hold
 from btlm_data.storage.local import LocalStore, as_output_error
 from btlm_train import checkpoint
 from btlm_train.checkpoint import Checkpoint, RunId, State
-from btlm_train.files import read_bytes, refuse_link, write_json
+from btlm_train.files import read_bytes, refuse_link, write_bytes
 
 logger = logging.getLogger(__name__)
 # run.json comes last: until it has moved, the next start sees that this run is still to be moved, and
@@ -42,6 +43,7 @@ class RunFile(msgspec.Struct, frozen=True):
     format_version: Literal[1]
     run: RunId
     earlier: Annotated[str, Meta(pattern="^[0-9a-f-]{1,64}$")] | None = None
+    checksum: Sha256 = NO_CHECKSUM  # of everything else: see formats/sealed_json.py
 
 
 @contextlib.contextmanager
@@ -72,7 +74,10 @@ def read_run(folder: Path) -> RunFile | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(data, type=RunFile)
+        tree = msgspec.json.decode(data, type=dict[str, Any])
+        if tree.get("checksum") != checksum_of(tree):
+            raise ValueError("its checksum is not that of its content")  # noqa: TRY301
+        return msgspec.convert(tree, type=RunFile)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise DataError(
             f"{folder / 'run.json'} is damaged ({error}). Restore it; or remove it, "
@@ -169,7 +174,7 @@ def _run_of_checkpoints(folder: Path) -> str | None:
 
 
 def _write_run(folder: Path, run: RunFile) -> None:
-    write_json(folder / "run.json", msgspec.to_builtins(run))
+    write_bytes(folder / "run.json", sealed(msgspec.to_builtins(run)))
 
 
 def _move_aside(folder: Path, label: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from btlm_data.errors import DataError, OutputError
+from btlm_data.formats.sealed_json import sealed
 from btlm_data.storage.lease import Lease
 from btlm_train import checkpoint
 from btlm_train.checkpoint import State
@@ -151,7 +153,7 @@ def test_checkpoints_of_another_run_are_neither_continued_nor_rotated_away(
     )
     state_path = tmp_path / "run" / "checkpoints" / "step_00000002" / "state.json"
     state = json.loads(state_path.read_text())
-    state_path.write_text(json.dumps(state | {"run": run_of(tmp_path / "run")}))
+    state_path.write_bytes(sealed(state | {"run": run_of(tmp_path / "run")}))
     foreign = {step: weights(tmp_path / "other", step) for step in (4, 6, 8)}
     trainer = trained(params, tmp_path / "run", 8, EVERY_2, "runconfig.max_checkpoints=1")
     assert trainer.step == 8
@@ -309,7 +311,7 @@ def test_a_broken_state_is_answered_in_words(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "checkpoints" / "step_00000001"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x")
-    data = change if isinstance(change, bytes) else json.dumps(STATE | change).encode()
+    data = change if isinstance(change, bytes) else sealed(STATE | change)
     (folder / "state.json").write_bytes(data)
     reason = checkpoint.inspect(folder)
     assert isinstance(reason, str)
@@ -325,6 +327,23 @@ def test_a_state_that_is_no_regular_file(tmp_path: Path) -> None:
     (folder / "state.json").unlink()
     (folder / "state.json").mkdir()
     assert isinstance(checkpoint.inspect(folder), str)
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors"])
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(params: Path, tmp_path: Path, name: str) -> None:
+    """Unless it changes white space or the like: then the state means the same."""
+    trained(params, tmp_path, 1)
+    path = tmp_path / "checkpoints" / "step_00000001"
+    expected = checkpoint.inspect(path)
+    assert not isinstance(expected, str)
+    rng = random.Random(0)
+    whole = (path / name).read_bytes()
+    for _ in range(200):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (path / name).write_bytes(data)
+        found = checkpoint.inspect(path)
+        assert isinstance(found, str) or (name == "state.json" and found == expected)
 
 
 def damaged(folder: Path, step: int, **tensors: torch.Tensor | None) -> None:
@@ -385,7 +404,7 @@ def test_data_states_that_are_none(params: Path, tmp_path: Path, state: dict[str
     dataset = state.get("dataset")
     if isinstance(dataset, dict):
         state = state | {"dataset": content["data"]["dataset"] | dataset}
-    path.write_text(json.dumps(content | {"data": state}))
+    path.write_bytes(sealed(content | {"data": state}))
     if "__version__" in state:
         with pytest.raises(DataError):
             trained(params, tmp_path, 4)
