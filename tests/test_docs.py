@@ -162,3 +162,21 @@ def test_the_messages_explained_are_those_of_the_program() -> None:
         for part in (part.strip(" ,;:") for part in parts):
             if len(part) > 8:
                 assert part in code, f"{message!r}: no message of the program says {part!r}"
+
+
+def test_the_corpus_builder_says_what_it_needs() -> None:
+    code = (
+        "import runpy, sys; sys.modules['zstandard'] = None; sys.argv = ['build_corpus.py', 'out'];"
+        f"runpy.run_path({str(ROOT / 'tools/build_corpus.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert ".venv/bin/python tools/build_corpus.py" in done.stderr
+    assert "Traceback" not in done.stderr
+    helped = subprocess.run(
+        [sys.executable, str(ROOT / "tools/build_corpus.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert helped.returncode == 0

@@ -173,6 +173,7 @@ def test_no_pickle_and_no_unsafe_yaml_anywhere() -> None:
             text = path.read_text()
             assert "pickle.load" not in text, path
             assert "yaml.load(" not in text, path
+            assert "yaml.safe_load(" not in text, f"{path}: recipe/yaml_file.py reads YAML"
             assert "weights_only=False" not in text, path
 
 
