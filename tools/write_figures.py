@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import itertools
 import json
 import os
 import pty
@@ -78,7 +79,13 @@ class Screen:
 
     def text(self) -> Text:
         """The screen, without empty lines at its end."""
-        rows = ["".join(f"{style}{c}\x1b[0m" for c, style in line) for line in self.lines]
+        rows = [
+            "".join(
+                f"{style}{''.join(c for c, _ in run)}\x1b[0m"
+                for style, run in itertools.groupby(line, key=lambda cell: cell[1])
+            )
+            for line in self.lines
+        ]
         while rows and not rows[-1].strip():
             rows.pop()
         return Text("\n").join(Text.from_ansi(row) for row in rows)
