@@ -13,7 +13,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -65,7 +67,7 @@ def note(text: str, *, style: str | None = None) -> None:
     A closed or full standard error is no reason to stop.
     """
     try:
-        line = visible(redact(text))
+        line = _wrapped(visible(redact(text)))
         sys.stderr.write(f"\x1b[{style}m{line}\x1b[0m\n" if style and has_colour(sys.stderr) else line + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
@@ -76,7 +78,7 @@ def error(message: str) -> None:
     """Print an error on standard error, its first word in red."""
     label = "\x1b[1;31merror:\x1b[0m" if has_colour(sys.stderr) else "error:"
     try:
-        sys.stderr.write(f"{label} {visible(redact(message))}\n")
+        sys.stderr.write(f"{_wrapped(f'{label} {visible(redact(message))}')}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
@@ -181,6 +183,27 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(redact(super().format(record))).replace("\n", "\n    ")
+
+
+def _wrapped(text: str) -> str:
+    """The lines of `text` broken between words at the width of the terminal; as they are where there is none."""
+    if not sys.stderr.isatty():
+        return text
+    width = max(20, shutil.get_terminal_size().columns)
+    lines = [
+        textwrap.fill(
+            line,
+            width,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+            subsequent_indent=" " * (len(line) - len(line.lstrip())),
+        )
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines)
 
 
 def _escape(match: re.Match[str]) -> str:

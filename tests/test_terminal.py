@@ -89,3 +89,25 @@ def test_keys_and_passwords_are_not_shown(secret: str, capsys: pytest.CaptureFix
     assert shown.count("read") == 2
     for part in ("me:pass", "abc"):
         assert part not in shown
+
+
+def test_errors_on_a_terminal_are_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    message = (
+        "the key 'a' is given twice, in /a/rather/long/path/that/has/no/blank/in/it/recipe.yaml\n  a detail "
+        + "word " * 20
+    )
+    terminal.error(message)
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= 40 or " " not in line.strip() for line in lines)
+    assert stream.getvalue().split() == f"error: {message}".split()
+    assert all(
+        line.startswith("  ") for line in lines[lines.index(next(x for x in lines if "detail" in x)) :]
+    )
