@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
-FIRST_ANSWER = (
-    8.0  # seconds; a server that has not answered once by then cannot be reached, and somebody is waiting
-)
+# Seconds: a server that has not answered once by then cannot be reached, and a user is waiting.
+FIRST_ANSWER = 8.0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -70,7 +70,7 @@ def refuse(repository: str, problem: str) -> NoReturn:
 
 
 def _kept_snapshot(repository: str, revision: str | None) -> str | None:
-    """The folder in which `hf download` keeps a data set, or None. Asks nobody."""
+    """The folder in which `hf download` keeps a data set, or None. Sends no request."""
     from huggingface_hub import snapshot_download
 
     try:

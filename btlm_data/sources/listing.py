@@ -35,10 +35,8 @@ from btlm_data.sources.splits import Placed, place
 from btlm_data.splits import SPLITS, Split
 
 logger = logging.getLogger(__name__)
-_QUIET = (
-    "hidden",
-    "description",
-)  # reasons that need no word on the screen: nobody takes these for the corpus
+# Reasons that need no word on the screen: no one takes such files for the corpus.
+_QUIET = ("hidden", "description")
 
 
 def list_files(settings: SourceSettings, run: Run) -> Listing:

@@ -6,7 +6,7 @@
     KEY.SIZE.part  a file being downloaded, of SIZE bytes in the end; its downloader holds an exclusive flock
 
 KEY is 32 hex digits, made from address, size and version, so no name from a listing ever becomes a path. All
-locks are flock: they end with their process, so a killed one blocks nobody, and the next one continues the
+locks are flock: they end with their process, so a killed one blocks no other, and the next one continues the
 part it left. The sizes of whole files and the final sizes of parts never add up to more than the limit.
 """
 
@@ -195,7 +195,7 @@ class Pool:
             )
         with self.counting():
             path = self.path_of(key)
-            # Nobody holds a whole file exclusively without the lock of this block.
+            # A whole file is only ever locked exclusively under the lock of this block.
             descriptor = _lock(path, exclusive=False, wait=True)
             if descriptor is not None:
                 return Whole(path, self, key, descriptor)

@@ -17,7 +17,7 @@ from btlm_data.sources.pool import Partial, Pool, Whole
 from btlm_data.storage.retry import Retry
 
 logger = logging.getLogger(__name__)
-_RETRIES = 2  # of a download that nobody waits for yet
+_RETRIES = 2  # of a download that no reader waits for yet
 
 
 class Prefetcher:

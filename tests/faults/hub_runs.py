@@ -218,7 +218,7 @@ def disturb(runs: Runs, hub: Hub, largest: int, kills: int, seed: int, kinds: Se
 
 
 def refuse(runs: Runs, hub: Hub, out: Path) -> None:
-    """What cannot be had ends in a plain error without a dataset; when it can be had again, the same command
+    """What cannot be downloaded ends in a plain error without a dataset; when it can be again, the same command
     gives the right one.
     """
     for kind, fault in REFUSALS.items():
