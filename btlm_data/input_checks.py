@@ -10,6 +10,7 @@ from typing import Any
 
 from btlm_data.errors import ConfigError, SafetyStop
 from btlm_data.preparation import Inputs
+from btlm_data.records.batch import FILE_REASONS
 from btlm_data.records.describe import Description, describe_fields
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
@@ -17,24 +18,33 @@ from btlm_data.stages.block_writer import UNREADABLE
 from btlm_data.task import Counts
 
 SHOWN = 3
+FEW = 10  # so many bad records, and no more than half of all, are bad records and no wrong setting
 
 
 def check_rejected(
     inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str
 ) -> None:
-    """Raise SafetyStop if more than source.max_rejected of the records could not be read.
+    """Raise SafetyStop if more than source.max_rejected of the records could not be read, and more than a few.
 
+    A damaged file is one reject whatever it held, and no wrong setting: it is not counted here.
     acquired: the ledger's cells of `acquire`. rejected: the lines of rejects.jsonl. listed_in: where these stand.
     """
-    counted = [(source, amount) for (_, source, cell), amount in acquired.cells.items() if cell == "in"]
-    num_records = sum(amount.documents for _, amount in counted)
-    num_rejected = sum(amount.documents for source, amount in counted if source == UNREADABLE)
+    counted = [(source, cell, amount) for (_, source, cell), amount in acquired.cells.items()]
+    num_records = sum(amount.documents for _, cell, amount in counted if cell == "in")
+    num_rejected = sum(
+        amount.documents
+        for source, cell, amount in counted
+        if source == UNREADABLE and cell.startswith("drop:") and cell[5:] not in FILE_REASONS
+    )
     limit = inputs.settings.source.max_rejected
-    if not num_records or num_rejected <= limit * num_records:
+    is_few = num_rejected <= FEW and 2 * num_rejected <= num_records
+    if not num_records or num_rejected <= limit * num_records or (is_few and limit > 0):
         return
     reasons: Counter[str] = Counter()
     examples: dict[str, list[Mapping[str, Any]]] = {}
     for reject in rejected:
+        if reject["reason"] in FILE_REASONS:
+            continue
         reasons[reject["reason"]] += 1
         if len(shown := examples.setdefault(reject["reason"], [])) < SHOWN:
             shown.append(reject)

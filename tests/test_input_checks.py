@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,27 @@ def test_a_wrong_text_field_stops_with_the_right_one(tmp_path: Path) -> None:
 
 
 def test_a_few_bad_records_do_not_stop(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.jsonl", [{"text": f"document {i} " * 9} for i in range(96)])
+    source = write(tmp_path / "a.jsonl", [{"text": f"document {i} " * 9} for i in range(100)])
     with source.open("a") as file:
-        file.write("{broken\n" * 5)
-    assert run(source, tmp_path / "out").num_rejects == 5
+        file.write("{broken\n" * 10)
+    assert run(source, tmp_path / "out").num_rejects == 10
+    with pytest.raises(SafetyStop, match=r"10 of 110 records"):
+        run(source, tmp_path / "none", source__max_rejected=0.0)
     with source.open("a") as file:
         file.write("{broken\n")
-    with pytest.raises(SafetyStop, match=r"6 of 102 records .*invalid_json \(6 records\)"):
+    with pytest.raises(SafetyStop, match=r"11 of 111 records .*invalid_json \(11 records\)"):
         run(source, tmp_path / "other")
+
+
+def test_most_of_a_few_records_stop_and_a_damaged_file_does_not(tmp_path: Path) -> None:
+    good = [{"text": f"document {i} " * 9} for i in range(4)]
+    mostly_bad = write(tmp_path / "bad.jsonl", good[:2] + [{"body": "x"}] * 3)
+    with pytest.raises(SafetyStop, match="3 of 5 records"):
+        run(mostly_bad, tmp_path / "out")
+    (tmp_path / "src").mkdir()
+    write(tmp_path / "src/a.jsonl", good[:1])
+    (tmp_path / "src/b.jsonl.gz").write_bytes(gzip.compress(b"".join(b"{}" for _ in range(99)))[:-9])
+    assert run(tmp_path / "src", tmp_path / "other").num_rejects >= 1
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ class SourceSettings(_Settings):
         0.05,
         ge=0,
         le=1,
-        description="stop when more than this share of a source's records cannot be read; 1 never stops",
+        description="stop when more than this share of the records cannot be read (up to ten bad ones among more "
+        "good ones never do); 1 never stops, 0 stops at the first",
     )
 
     @field_serializer("name", when_used="json")
