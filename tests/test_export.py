@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -298,7 +299,7 @@ def test_a_stream_that_cannot_be_restored_is_an_error(plain: Path, tmp_path: Pat
     assert not (tmp_path / "out" / "train.bin").exists()
     (copy / "dataset.json").write_bytes(sealed(manifest))
     (copy / "train" / "documents.parquet").write_bytes(b"torn")
-    with pytest.raises(DataError, match=r"documents.parquet cannot be read"):
+    with pytest.raises(DataError, match=r"documents\.parquet has 4 bytes"):
         export(copy, "megatron", tmp_path / "out")
 
 
@@ -455,6 +456,19 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / "dataset.json").write_bytes(dataset_json.sealed(tree))
 
 
+def told_as_it_is(folder: Path, name: str) -> None:
+    """As somebody would who forges a dataset: dataset.json says what a changed file is."""
+    content = (folder / "train" / name).read_bytes()
+
+    def change(tree: dict[str, Any]) -> None:
+        split = tree["splits"]["train"]
+        for file in [*split["files"], split["documents_file"]]:
+            if file["name"] == name:
+                file |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    resealed(folder, change)
+
+
 def test_nothing_is_written_outside_the_output_folder(plain: Path, two_splits: Path, tmp_path: Path) -> None:
     """Whatever names a dataset.json has, and through no link."""
 
@@ -548,7 +562,8 @@ def test_a_table_of_documents_from_a_stranger_is_checked(plain: Path, tmp_path: 
         pq.write_table(
             table.set_column(table.schema.get_field_index("stream_offset"), "stream_offset", column), path
         )
-    with pytest.raises(DataError, match=r"documents\.parquet"):
+        told_as_it_is(copy, "documents.parquet")
+    with pytest.raises(DataError, match=r"documents\.parquet (cannot be read|is not a regular file)"):
         export(copy, "npy", tmp_path / "out")
 
 
@@ -557,6 +572,9 @@ def test_ids_outside_the_vocabulary_are_no_other_ids(plain: Path, tmp_path: Path
     shutil.copytree(plain, copy, ignore=shutil.ignore_patterns(".work"))
     with h5py.File(copy / "train" / "data-00001.h5", "r+") as file:
         file["data"][3, 0, 5] = 65_537  # would become 1 as uint16
+    with pytest.raises(DataError, match=r"data-00001\.h5 has .* It was changed or damaged"):
+        export(copy, "mds", tmp_path / "out")
+    told_as_it_is(copy, "data-00001.h5")
     with pytest.raises(DataError, match=r"data-00001\.h5 has an id outside the vocabulary of 50257"):
         export(copy, "mds", tmp_path / "out")
 

@@ -93,6 +93,7 @@ def export(
             done = state.done.setdefault(name, {})
             for split in chosen:
                 if split.name not in done:
+                    split.check_file(split.entry.documents_file)
                     done[split.name] = target.write(split, store, _folder(name))
                     store.write(STATE, msgspec.json.encode(state))
         finished = _Export(

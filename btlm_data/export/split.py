@@ -15,6 +15,7 @@ from btlm_data.formats import dataset as dataset_json
 from btlm_data.formats.shard_formats import order
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.storage import Creating, open_store
+from btlm_data.storage.digest import sha256_stream
 
 _READ_BYTES = 1 << 24  # of a shard at a time
 _VERIFY = "Run `btlm-data verify`, and prepare the dataset again if it fails."
@@ -71,6 +72,7 @@ class OpenedSplit:
         vocabulary = self.dataset.tokenizer.vocab_size
         for file in self.entry.files:
             path = self.folder / self.name / file.name
+            self.check_file(file)
             with ShardReader(path) as shard:
                 if shard.shape != (file.n_examples, *expected) or shard.dtype.kind not in "iu":
                     raise DataError(
@@ -86,6 +88,18 @@ class OpenedSplit:
                         )
                     yield first, rows
                     first += len(rows)
+
+    def check_file(self, file: dataset_json.StoredFile) -> None:
+        """Raise DataError where a file of the split has not the bytes that dataset.json says."""
+        name = f"{self.name}/{file.name}"
+        with open_store(self.folder).open(name) as opened:
+            digest = sha256_stream(opened)
+            size = opened.tell()
+        if (size, digest) != (file.bytes, file.sha256):
+            raise DataError(
+                f"{self.folder / name} has {size:,} bytes of SHA-256 {digest}; {dataset_json.FILE_NAME} says "
+                f"{file.bytes:,} bytes of {file.sha256}. It was changed or damaged. {_VERIFY}"
+            )
 
     def whole_inputs(self) -> Iterator[npt.NDArray[Any]]:
         """The inputs of samples without padding, (m, L), in the order of the shards; a stream is cut every L
