@@ -369,7 +369,9 @@ def test_two_hundred_kills_of_an_export(two_splits: Path, tmp_path: Path, to: st
         for _ in range(20):
             process = subprocess.Popen([sys.executable, "-c", command.replace("OUT", repr(str(out)))])
             try:
-                assert process.wait(timeout=float(generator.uniform(0.2, 1.2))) == 0
+                code = process.wait(timeout=float(generator.uniform(0.2, 1.2)))
+                # A kill may come when all is done, before the process ends; then the export is there already.
+                assert code == 0 or set(contents(out)) == set(contents(tmp_path / "whole"))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
