@@ -205,6 +205,7 @@ def _provenance(p: Preparation, steps: Sequence[provenance.StepTime]) -> provena
         libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
         configuration=p.inputs.configuration,
         source=dict(p.inputs.listing.provenance),
+        tokenizer=provenance.TokenizerPlace(p.inputs.tokenizer.name, p.inputs.tokenizer.revision),
         inputs=[
             provenance.InputPlace(file.name, file.split, without_secrets(file.url), file.version)
             for file in p.inputs.listing.files

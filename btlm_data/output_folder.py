@@ -26,6 +26,7 @@ from btlm_data.storage import Store, check_name, digest
 
 PREPARING = "preparing.json"
 LEASE = "preparing.lease"
+SIGNATURE = f"{dataset.FILE_NAME}.sig"  # made by `btlm-data sign`; of the dataset that is replaced
 MAX_BYTES = 1 << 28  # of preparing.json
 
 
@@ -103,7 +104,11 @@ class OutputFolder:
             same_run = same_run and (described is None or described.run == run)
         except DataError:
             same_run = False
-        manifests = [dataset.FILE_NAME, *(f"{name}/{dataset.FILE_NAME}" for name in self.sets if name)]
+        manifests = [
+            dataset.FILE_NAME,
+            SIGNATURE,
+            *(f"{name}/{dataset.FILE_NAME}" for name in self.sets if name),
+        ]
         foreign = [name for name in self._shards() if name not in owned] if overwrite else []
         self._write_preparing(run, owned)
         self.store.delete([*manifests, *foreign])

@@ -32,7 +32,6 @@ from btlm_data.recipe.models import Recipe, Run
 from btlm_data.records.reader import count_records
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
-from btlm_data.sources.local import check_outside
 from btlm_data.sources.prefetch import Prefetcher
 from btlm_data.splits import SPLITS
 from btlm_data.stages import (
@@ -89,7 +88,6 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
     stores = where.open()
     with _held(stores) as leases, open_engine(recipe.run.engine, recipe.run.workers) as engine:
         work_folder.claim(stores.work)
-        check_outside(recipe.settings.source.name, _local_folders(stores))
         inputs = Inputs.look_up(recipe)
         names = [set_.name for set_ in recipe.seq_len] if len(recipe.seq_len) > 1 else [""]
         output = OutputFolder(stores.out, names)
@@ -111,12 +109,6 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
             lease.start_heartbeat(held)
         runner = Runner(where, stores, engine, events, leases[0])
         return _run_stages(Preparation(inputs, runner, output))
-
-
-def _local_folders(stores: Stores) -> list[str]:
-    """The folders of this machine that a run writes to."""
-    written = [stores.work, stores.out, *([stores.text] if stores.text is not None else [])]
-    return [store.url for store in written if store.is_local]
 
 
 @contextlib.contextmanager

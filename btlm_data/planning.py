@@ -20,8 +20,9 @@ from btlm_data.formats.shard_formats.sample import write_samples
 from btlm_data.formats.shard_formats.writer import ShardOptions
 from btlm_data.places import Stores
 from btlm_data.preparation import Inputs
-from btlm_data.progress import amount, duration
+from btlm_data.progress import amount, count, duration
 from btlm_data.recipe.models import Recipe
+from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages import clean
 from btlm_data.stages.block_writer import BlockWriter, Part
@@ -52,6 +53,8 @@ class Plan:
     seconds: float
     workers: int
     stages: tuple[tuple[str, str], ...]
+    split_rules: dict[str, tuple[LeftOut, ...]]  # LeftOut.reason: the rule that put files there
+    left_out: tuple[LeftOut, ...]  # what is there and is not read
 
 
 def measure(recipe: Recipe) -> Plan:
@@ -95,6 +98,8 @@ def measure(recipe: Recipe) -> Plan:
         seconds=seconds,
         workers=run.workers,
         stages=_stages(recipe, runner.stores.out.shown),
+        split_rules=inputs.listing.split_rules(),
+        left_out=inputs.listing.left_out,
     )
 
 
@@ -192,14 +197,19 @@ def render(plan: Plan, console: Console) -> None:
     for stage, what in plan.stages:
         table.add_row(Text(stage, style="bold"), what)
     console.print(table)
-    splits = ", ".join(f"{count:,} {split}" for split, count in plan.files.items())
-    lines = [
-        f"input      {amount(plan.stored_bytes, 'B')} in files: {splits}",
+    splits = ", ".join(f"{number:,} {split}" for split, number in plan.files.items())
+    lines = [f"input      {amount(plan.stored_bytes, 'B')} in files: {splits}"]
+    for split, rules in plan.split_rules.items():
+        lines += [f"           {split}: {rule.words()}" for rule in rules]
+    lines += [f"not read   {left_out.words()}" for left_out in plan.left_out]
+    lines += [
         f"tasks      {plan.read_tasks:,} to read, {plan.read_done:,} of them done before",
-        f"expected   {amount(plan.documents, 'document')}, {amount(plan.text_bytes, 'B')} of text, {amount(plan.tokens, 'token')} before deduplication",
+        f"expected   {amount(plan.documents, 'document')}, {amount(plan.text_bytes, 'B')} of text, "
+        f"{amount(plan.tokens, 'token')} before deduplication",
         f"shards     up to {amount(plan.shard_bytes, 'B')}",
         f"peak disk  {amount(plan.shard_bytes + plan.work_bytes, 'B')} (work files {amount(plan.work_bytes, 'B')})",
-        f"memory     about {amount(plan.peak_memory_bytes, 'B')} with {plan.workers} workers",
-        f"time       about {duration(plan.seconds)} with {plan.workers} workers, measured on {amount(plan.measured_bytes, 'B')} of the input",
+        f"memory     about {amount(plan.peak_memory_bytes, 'B')} with {count(plan.workers, 'worker')}",
+        f"time       about {duration(plan.seconds)} with {count(plan.workers, 'worker')}, measured on "
+        f"{amount(plan.measured_bytes, 'B')} of the input",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from btlm_data.task_files import TaskFiles
+from typing import Any, Literal, NamedTuple
 
 StoreName = Literal["work", "out", "text"]
 
@@ -105,14 +102,14 @@ class Step:
     """A named list of tasks and the function that does one.
 
     name: the stage's name, with ".PART" behind it where the stage has several steps ("dedupe.cluster"). work: a
-    module-level function (task, settings, files) -> Counts; settings must be picklable. version goes up whenever the
+    module-level function (task, settings, files: TaskFiles) -> Counts; settings must be picklable. version goes up whenever the
     same inputs would give other outputs. settings_digest covers every setting that changes the outputs. unit: what
     Task.weight counts.
     """
 
     name: str
     version: int
-    work: Callable[[Task, Any, TaskFiles], Counts]
+    work: Callable[[Task, Any, Any], Counts]
     tasks: Sequence[Task]
     settings: Any
     settings_digest: str

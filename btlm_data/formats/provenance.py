@@ -45,6 +45,13 @@ class InputPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
 
 
+class TokenizerPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the tokenizer came from. name: as the recipe names it. revision: the hub's commit, where it has one."""
+
+    name: str
+    revision: str | None
+
+
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a dataset was made.
 
@@ -58,6 +65,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str]
     configuration: dict[str, Any]
     source: dict[str, Any]
+    tokenizer: TokenizerPlace
     inputs: list[InputPlace]
     steps: list[StepTime]
     finished: str

@@ -305,7 +305,9 @@ class BlockWriter:
 
     def _tokens(self, texts: list[str], kept: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64]) -> None:
         chosen = [texts[i] for i in kept.tolist()]
-        arrays = tokenize.encode(chosen, keys[kept], self.settings, self.ranges[0].file.name)
+        arrays = tokenize.encode(
+            chosen, keys[kept], self.settings.tokenizer, self.settings.settings, self.ranges[0].file.name
+        )
         self.files.write_columns(f"{self.stem}.tokens", arrays, {"digest": self.wanted["tokens"]})
 
 

@@ -24,7 +24,6 @@ from btlm_data.formats.input_digest import stretch_digests
 from btlm_data.recipe.models import Settings
 from btlm_data.records.base import BATCH_BYTES, ReadOptions, Stretch
 from btlm_data.records.reader import read_batches
-from btlm_data.sources.local import unchanged
 from btlm_data.stages import decontaminate
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part, Records, find_product
 from btlm_data.stages.file_ranges import FileRange
@@ -70,20 +69,22 @@ def plan(groups: Sequence[Sequence[FileRange]], settings: CleanSettings, ngrams:
     tasks = [
         Task(
             id=f"{number:06d}",
-            args={"ranges": [r.to_json() for r in ranges], "products": dict(settings.products)},
+            args={"products": dict(settings.products)},
             inputs=[r.identity for r in ranges],
             reads={"ngrams": [ngrams] if ngrams is not None else []},
             resumes=f"{NAME}/{number:06d}-",
             weight=max(1, sum(r.num_bytes for r in ranges)),
+            hints={"ranges": ranges},  # their identities are in `inputs`
         )
         for number, ranges in enumerate(groups)
     ]
     return Step(NAME, VERSION, work, tasks, settings, "")
 
 
-def ranges_of(task: Task) -> list[FileRange]:
+def ranges_of(task: Task) -> Sequence[FileRange]:
     """What a task of `plan` reads."""
-    return [FileRange.from_json(value) for value in task.args["ranges"]]
+    ranges: Sequence[FileRange] = task.hints["ranges"]
+    return ranges
 
 
 def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
@@ -168,7 +169,6 @@ def records(
     block, num_held = Records(), 0
     with_records = settings.filters.needs_metadata
     for index, file_range in enumerate(ranges):
-        unchanged(file_range.file)
         with settings.fetcher.local_copy(file_range.file) as path:
             stretch = Stretch(file_range.start, file_range.stop, *resume)
             for batch in read_batches(
@@ -183,7 +183,6 @@ def records(
                     block, num_held = Records(), 0
                 if batch.final:
                     break
-            unchanged(file_range.file)
             if digests is not None:
                 digests.append(_digests_at(path, file_range))
     if block.block.num_records:

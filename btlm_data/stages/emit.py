@@ -53,12 +53,12 @@ def plan_collect(parts: Step, blocks: Sequence[Block], fates: Artifact, settings
             Task(
                 id=part.id,
                 args={
-                    "ranges": part.args["ranges"],
                     "blocks": [[b.stem, b.first_ordinal] for b in part_blocks],
                 },
                 inputs=part.inputs,
                 reads={"docs": [block.docs for block in part_blocks], "fates": [fates]},
                 weight=part.weight,
+                hints={"ranges": clean.ranges_of(part)},
             )
         )
     return Step("emit.collect", VERSION, collect, tasks, settings, digest(VERSION, settings.products["docs"]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from btlm_data.records.base import ReadOptions
 from btlm_data.records.reader import is_divisible
@@ -37,15 +36,6 @@ class FileRange:
     def num_bytes(self) -> int:
         """Bytes as stored."""
         return (self.stop or self.file.size) - self.start
-
-    def to_json(self) -> list[Any]:
-        """As JSON values, for a task's arguments."""
-        return [self.file.to_json(), self.start, self.stop, self.max_line]
-
-    @staticmethod
-    def from_json(value: Sequence[Any]) -> FileRange:
-        """Inverse of to_json."""
-        return FileRange(SourceFile(**value[0]), value[1], value[2], value[3])
 
 
 def group(

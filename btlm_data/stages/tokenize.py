@@ -9,20 +9,23 @@ balance documents in = out; tokens = lengths + one EOS each (counted by stages/s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
-
-if TYPE_CHECKING:
-    from btlm_data.stages.block_writer import CleanSettings
+from btlm_data.recipe.models import Settings
+from btlm_data.tokenizers import TokenizerSpec
 
 
 def encode(
-    texts: Sequence[str], keys: npt.NDArray[np.uint64], settings: CleanSettings, file_name: str
+    texts: Sequence[str],
+    keys: npt.NDArray[np.uint64],
+    spec: TokenizerSpec,
+    settings: Settings,
+    file_name: str,
 ) -> dict[str, npt.NDArray[Any]]:
     """Columns of .tokens: `starts` (n,) uint64, `lengths` (n,) uint32, `tokens` (T,) uint16 or uint32.
 
@@ -30,14 +33,14 @@ def encode(
     lies together; `starts` says where, whatever the seed. file_name: for the message of a failed check. Raises DataError
     if a verified tokenization differs.
     """
-    tokenizer = settings.tokenizer.load()
+    tokenizer = spec.load()
     order = np.arange(len(texts))
-    if settings.settings.shuffle != "none":
-        shuffled = seeding.mix64(keys, seeding.salt(settings.settings.seed, "shuffle"))
+    if settings.shuffle != "none":
+        shuffled = seeding.mix64(keys, seeding.salt(settings.seed, "shuffle"))
         order = np.argsort(shuffled, kind="stable")
     ordered = [texts[i] for i in order.tolist()]
     ids, bounds = tokenizer.encode_batch(ordered)
-    every = settings.settings.tokenizer.verify_every
+    every = settings.tokenizer.verify_every
     if every:
         chosen = seeding.mix64(keys[order], seeding.salt(0, "verify")) % np.uint64(every) == 0
         for i in np.flatnonzero(chosen).tolist():

@@ -97,6 +97,7 @@ def start_heartbeat(lease: Lease) -> None:
 
 
 def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: str) -> Lease:
+    unreadable = 0
     watched: tuple[str, float] | None = None  # the version seen first, and when
     while True:
         version = store.create_new(name, _encode(state))
@@ -104,6 +105,13 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
             return Lease(store, name, state, version)
         present = store.read_version(name)
         if present is None:
+            unreadable += 1  # just released, or no file at all: a folder, a pipe, a link that leads nowhere
+            if unreadable > 50:
+                raise OutputError(
+                    f"{store.shown}/{name} is in the way: it is not a file that btlm-data wrote. Remove it, or choose "
+                    f"another {option}."
+                )
+            time.sleep(0.02)
             continue
         holder, now = _decode(present[0]), time.monotonic()
         alive = _is_alive(holder)

@@ -241,3 +241,14 @@ def test_a_store_with_faults_answers_in_the_end_or_in_words(
     faults.extend([OSError("reset")] * 3)
     with pytest.raises(DataError, match="could not be read: reset"):
         store.read("a")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_cannot_be_a_lease_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "lock"
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(tmp_path / "no")}[
+        kind
+    ]()
+    with pytest.raises(OutputError, match="in the way"), lease.hold(open_store(tmp_path), "lock", "It is"):
+        pass
+    assert not (tmp_path / "no").exists()
