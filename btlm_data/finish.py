@@ -140,6 +140,7 @@ def _describe(
     return dataset.Dataset(
         fingerprint=dataset.fingerprint_of(configuration, inputs, tokenizer.fingerprint, other_inputs),
         configuration=configuration,
+        source=dataset.SourceTotals(len(inputs), sum(file.size for file in inputs)),
         inputs=inputs,
         left_out=_left_out(p.inputs.listing),
         other_inputs=other_inputs,

@@ -25,7 +25,7 @@ from btlm_data.stages.block_writer import CleanSettings
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.task import Artifact, Counts, Step, TaskResult
-from btlm_data.tokenizers import Tokenizer, load_tokenizer
+from btlm_data.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)

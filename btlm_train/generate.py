@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers.backends import panics_are_errors
-from btlm_data.tokenizers.configuration import read_tokenizer_json, to_json
+from btlm_data.tokenizer.backends import panics_are_errors
+from btlm_data.tokenizer.configuration import read_tokenizer_json, to_json
 from btlm_train.model import BTLM, KeyValueCache
 
 

@@ -30,7 +30,7 @@ from btlm_data.errors import SafetyStop
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.storage.local import LocalStore
-from btlm_data.tokenizers import load_tokenizer
+from btlm_data.tokenizer import load_tokenizer
 
 KILLED, STOPPED = 9, 5
 STAGES = ["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard"]

@@ -24,7 +24,7 @@ from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
 from btlm_data.stages import clean, file_ranges, shuffle
-from btlm_data.tokenizers import load_tokenizer
+from btlm_data.tokenizer import load_tokenizer
 from tests.reference import documents as reference
 from tests.reference import stream as plain
 from tests.strategies import corpus_line, texts

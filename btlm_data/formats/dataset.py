@@ -135,6 +135,13 @@ class LeftOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: list[ShortText] = []
 
 
+class SourceTotals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The source as a whole: files that were read, and their bytes as stored."""
+
+    files: Count
+    bytes: Count
+
+
 class SetPosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which of the sets prepared together this is.
 
@@ -156,6 +163,7 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fingerprint: Sha256
     configuration: dict[str, Any]
+    source: SourceTotals
     inputs: list[InputFile]
     left_out: list[LeftOut]
     other_inputs: dict[ShortText, ShortText]

@@ -25,7 +25,7 @@ from btlm_data.inspection.opening import Opened, layout_of, reading, require_reg
 from btlm_data.inspection.report import DocumentPart, Sample, Segment
 
 if TYPE_CHECKING:
-    from btlm_data.tokenizers import Tokenizer
+    from btlm_data.tokenizer import Tokenizer
 
 DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
 _NAMES = ("file", "source")

@@ -29,7 +29,7 @@ from btlm_data.records.formats import classify
 from btlm_data.records.reader import is_divisible, read_batches
 
 if TYPE_CHECKING:
-    from btlm_data.tokenizers import Tokenizer
+    from btlm_data.tokenizer import Tokenizer
 
 SEED = 0xDEE9  # of the documents drawn
 NORMALIZERS: dict[str, Callable[[str], str]] = {

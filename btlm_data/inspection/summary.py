@@ -36,7 +36,7 @@ from btlm_data.inspection.verdicts import verdicts_on
 from btlm_data.task import Amount
 
 if TYPE_CHECKING:
-    from btlm_data.tokenizers import Tokenizer
+    from btlm_data.tokenizer import Tokenizer
 
 EXAMPLE_CHARS = 200
 EXAMPLES_PER_REASON = 3

@@ -18,7 +18,7 @@ from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.report import Neighbours, Tokens, TokenShare
 
 if TYPE_CHECKING:
-    from btlm_data.tokenizers import Tokenizer
+    from btlm_data.tokenizer import Tokenizer
 
 SEED = 0x5EED
 MAX_PAIRS = 256  # of neighbouring rows read per split
@@ -171,7 +171,7 @@ def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
 
     largest_id: seen in the shards, from which GPT-2's is guessed where nothing names one.
     """
-    from btlm_data.tokenizers import load_tokenizer
+    from btlm_data.tokenizer import load_tokenizer
 
     guess = None
     if opened.manifest is not None:

@@ -26,7 +26,7 @@ from btlm_data.stages.file_ranges import FileRange
 from btlm_data.storage import Store, digest
 from btlm_data.task import Artifact, Counts
 from btlm_data.task_files import TaskFiles
-from btlm_data.tokenizers import TokenizerSpec
+from btlm_data.tokenizer import TokenizerSpec
 
 UNREADABLE = "(unreadable)"  # the source name under which records that could not be parsed are counted
 

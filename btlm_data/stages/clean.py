@@ -24,12 +24,13 @@ from btlm_data.formats.input_digest import stretch_digests
 from btlm_data.recipe.models import Settings
 from btlm_data.records.base import BATCH_BYTES, ReadOptions, Stretch
 from btlm_data.records.reader import read_batches
+from btlm_data.sources.local import unchanged
 from btlm_data.stages import decontaminate
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part, Records, find_product
 from btlm_data.stages.file_ranges import FileRange
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
-from btlm_data.tokenizers import TokenizerSpec
+from btlm_data.tokenizer import TokenizerSpec
 
 VERSION = 3
 NAME = "clean"
@@ -184,6 +185,7 @@ def records(
                 if batch.final:
                     break
             if digests is not None:
+                unchanged(file_range.file)  # before it is opened once more
                 digests.append(_digests_at(path, file_range))
     if block.block.num_records:
         yield block

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from btlm_data import seeding
 from btlm_data.errors import DataError
 from btlm_data.recipe.models import Settings
-from btlm_data.tokenizers import TokenizerSpec
+from btlm_data.tokenizer import TokenizerSpec
 
 
 def encode(

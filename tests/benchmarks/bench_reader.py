@@ -27,7 +27,7 @@ import torch
 import zstandard
 from torch.utils.data import DataLoader, Dataset
 
-from btlm_data.tokenizers import load_tokenizer
+from btlm_data.tokenizer import load_tokenizer
 from btlm_train.data import GptHDF5MapDataProcessor
 from tests import shard_files as shards
 

@@ -30,7 +30,7 @@ SIZE_BUDGET = 1.0
 
 def stream() -> npt.NDArray[np.uint16]:
     """The corpus' first tokens with an EOS behind each document, (TOKENS + 1,) or fewer."""
-    from btlm_data.tokenizers import load_tokenizer
+    from btlm_data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("gpt2", backend="fast")
     parts: list[npt.NDArray[Any]] = []

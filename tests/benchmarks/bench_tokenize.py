@@ -50,7 +50,7 @@ def blocks(corpus: Path, max_bytes: float) -> Iterator[tuple[list[str], int]]:
 def run() -> list[dict[str, Any]]:
     """One row: MB of text per CPU second, ours and theirs. Raises AssertionError if any id differs."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from btlm_data.tokenizers import load_tokenizer
+    from btlm_data.tokenizer import load_tokenizer
 
     corpus = Path(os.environ["BTLM_BENCH_CORPUS"])
     max_bytes = float(os.environ.get("BTLM_BENCH_MB", "inf")) * 1e6

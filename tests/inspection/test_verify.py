@@ -19,7 +19,7 @@ from btlm_data.formats import input_digest
 from btlm_data.inspection.check import Check, show, summary
 from btlm_data.inspection.description_checks import GPT2
 from btlm_data.inspection.verify import passed, verify
-from btlm_data.tokenizers import load_tokenizer
+from btlm_data.tokenizer import load_tokenizer
 from tests.reference import dataset
 from tests.reference.dataset import EOS, VOCABULARY, documents, edit_manifest, edit_shard, resign
 

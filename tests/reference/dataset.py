@@ -117,6 +117,7 @@ def write(
         "format_version": 2,
         "fingerprint": _digest([2, configuration, files, "0", {}]),
         "configuration": configuration,
+        "source": {"files": len(inputs), "bytes": sum(f["size"] for f in inputs)},
         "inputs": inputs,
         "left_out": [],
         "other_inputs": {},

@@ -69,7 +69,8 @@ def write_manifest(root: Path, **changes: Any) -> Path:
         documents = dataset.StoredFile(dataset.DOCUMENTS, 0, "0" * 64)
         splits[folder.name] = dataset.Split(1, 1, 1, 1, files, documents)
     values: dict[str, Any] = {
-        "fingerprint": "0" * 64, "configuration": {}, "inputs": [], "left_out": [], "other_inputs": {},
+        "fingerprint": "0" * 64, "configuration": {}, "source": dataset.SourceTotals(0, 0),
+        "inputs": [], "left_out": [], "other_inputs": {},
         "tokenizer": dataset.Tokenizer("gpt2", "f", 50256, 50257), "seq_len": 10, "format": "sample",
         "shuffle": "none", "seed": 0, "dtype": "uint16", "set": dataset.SetPosition(), "splits": splits,
         "ledger": [], "dedupe": None, "outputs": [],

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from btlm_data.straining import straining_texts
-from btlm_data.tokenizers.backends import Backend, Encoder, Fast, Reference, panics_are_errors
-from btlm_data.tokenizers.configuration import patterns, to_json
-from btlm_data.tokenizers.probes import probe_texts
+from btlm_data.tokenizer.backends import Backend, Encoder, Fast, Reference, panics_are_errors
+from btlm_data.tokenizer.configuration import patterns, to_json
+from btlm_data.tokenizer.probes import probe_texts
 
 MAX_GROWTH = 40  # times longer that a normalizer may make a text; NFKC makes one character of Arabic 18
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers.configuration import special_tokens, vocabulary
+from btlm_data.tokenizer.configuration import special_tokens, vocabulary
 
 COMMON_EOS = (
     "<|endoftext|>",

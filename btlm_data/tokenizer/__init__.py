@@ -8,7 +8,7 @@ backends.py, splitting.py                 the two libraries that encode, and lon
 verdicts.py, trial.py, self_check.py, probes.py   whether it can be used, and by which library
 """
 
-from btlm_data.tokenizers.loading import load_tokenizer
-from btlm_data.tokenizers.tokenizer import Tokenizer, TokenizerSpec
+from btlm_data.tokenizer.loading import load_tokenizer
+from btlm_data.tokenizer.tokenizer import Tokenizer, TokenizerSpec
 
 __all__ = ["Tokenizer", "TokenizerSpec", "load_tokenizer"]

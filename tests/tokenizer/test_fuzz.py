@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import BtlmError
-from btlm_data.tokenizers import load_tokenizer, self_check, verdicts
-from btlm_data.tokenizers.backends import LibraryPanic
-from tests.tokenizers.makers import OTHERS
+from btlm_data.tokenizer import load_tokenizer, self_check, verdicts
+from btlm_data.tokenizer.backends import LibraryPanic
+from tests.tokenizer.makers import OTHERS
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 SCALARS = st.one_of(

@@ -17,10 +17,10 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.tokenizers import Tokenizer, TokenizerSpec, backends, load_tokenizer
-from btlm_data.tokenizers import tokenizer as module
-from btlm_data.tokenizers.gpt2 import GPT2_FOLDER
-from tests.tokenizers.makers import (
+from btlm_data.tokenizer import Tokenizer, TokenizerSpec, backends, load_tokenizer
+from btlm_data.tokenizer import tokenizer as module
+from btlm_data.tokenizer.gpt2 import GPT2_FOLDER
+from tests.tokenizer.makers import (
     byte_level_bpe,
     word_level,
 )

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers import load_tokenizer
+from btlm_data.tokenizer import load_tokenizer
 
 
 def save(folder: Path, *specials: str, **companions: Any) -> str:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.tokenizers.backends import Encoder, Reference
-from btlm_data.tokenizers.configuration import vocabulary
-from btlm_data.tokenizers.gpt2 import byte_characters
+from btlm_data.tokenizer.backends import Encoder, Reference
+from btlm_data.tokenizer.configuration import vocabulary
+from btlm_data.tokenizer.gpt2 import byte_characters
 
 # fastokens holds about 200 bytes per character of a single unbroken word while it works (10 MB of one letter:
 # 2.1 GB), so no piece handed to a backend is longer than this many characters: 60 MB at worst.

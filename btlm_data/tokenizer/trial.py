@@ -1,6 +1,6 @@
 """The self-check in a process of its own, which limits its CPU time and memory before it reads anything.
 
-python -P -m btlm_data.tokenizers.trial SECONDS BYTES < tokenizer.json > verdict.json
+python -P -m btlm_data.tokenizer.trial SECONDS BYTES < tokenizer.json > verdict.json
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import sys
 
 import msgspec
 
-from btlm_data.tokenizers.backends import LibraryPanic
-from btlm_data.tokenizers.self_check import Verdict, check
+from btlm_data.tokenizer.backends import LibraryPanic
+from btlm_data.tokenizer.self_check import Verdict, check
 
 
 def main() -> None:

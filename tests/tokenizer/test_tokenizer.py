@@ -12,9 +12,9 @@ import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btlm_data.tokenizers import Tokenizer, splitting
-from btlm_data.tokenizers import tokenizer as module
-from tests.tokenizers.makers import (
+from btlm_data.tokenizer import Tokenizer, splitting
+from btlm_data.tokenizer import tokenizer as module
+from tests.tokenizer.makers import (
     CORPUS,
     TEXTS,
     as_lists,

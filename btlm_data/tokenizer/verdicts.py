@@ -24,11 +24,11 @@ from typing import Any
 import msgspec
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers import probes
-from btlm_data.tokenizers.configuration import to_json
-from btlm_data.tokenizers.self_check import Checked, Verdict, check
+from btlm_data.tokenizer import probes
+from btlm_data.tokenizer.configuration import to_json
+from btlm_data.tokenizer.self_check import Checked, Verdict, check
 
-TRIAL = "btlm_data.tokenizers.trial"
+TRIAL = "btlm_data.tokenizer.trial"
 
 logger = logging.getLogger(__name__)
 

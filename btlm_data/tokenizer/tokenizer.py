@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.tokenizers import splitting
-from btlm_data.tokenizers.backends import Backend, Encoder, Fast, Offsets, Reference
-from btlm_data.tokenizers.configuration import fingerprint, to_json, vocabulary
-from btlm_data.tokenizers.files import TokenizerFiles
+from btlm_data.tokenizer import splitting
+from btlm_data.tokenizer.backends import Backend, Encoder, Fast, Offsets, Reference
+from btlm_data.tokenizer.configuration import fingerprint, to_json, vocabulary
+from btlm_data.tokenizer.files import TokenizerFiles
 
 # Documents and characters of one call: enough to make the call's cost vanish, few enough to bound its
 # buffers.

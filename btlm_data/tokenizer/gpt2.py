@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers.configuration import MAX_TOKENS, Configuration, configuration
-from btlm_data.tokenizers.json_files import read_bytes, read_json
+from btlm_data.tokenizer.configuration import MAX_TOKENS, Configuration, configuration
+from btlm_data.tokenizer.json_files import read_bytes, read_json
 
 GPT2_FOLDER = Path(__file__).parent.parent / "data" / "gpt2"
 GPT2_EOS = "<|endoftext|>"

@@ -6,9 +6,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from btlm_data.tokenizers import Tokenizer, load_tokenizer
-from btlm_data.tokenizers.gpt2 import GPT2_FOLDER
-from tests.tokenizers.makers import OTHERS
+from btlm_data.tokenizer import Tokenizer, load_tokenizer
+from btlm_data.tokenizer.gpt2 import GPT2_FOLDER
+from tests.tokenizer.makers import OTHERS
 
 
 @pytest.fixture(autouse=True)

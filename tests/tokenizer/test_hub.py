@@ -11,10 +11,10 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from btlm_data.errors import ConfigError, SourceUnavailable
-from btlm_data.tokenizers import load_tokenizer
-from btlm_data.tokenizers import tokenizer as module
+from btlm_data.tokenizer import load_tokenizer
+from btlm_data.tokenizer import tokenizer as module
 from tests.hub import Hub
-from tests.tokenizers.makers import (
+from tests.tokenizer.makers import (
     byte_level_bpe,
 )
 

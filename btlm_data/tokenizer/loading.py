@@ -13,12 +13,12 @@ import logging
 from typing import Literal
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers.backends import Backend
-from btlm_data.tokenizers.configuration import fingerprint, to_json
-from btlm_data.tokenizers.eos import find_eos
-from btlm_data.tokenizers.files import BUILT_IN, TokenizerFiles
-from btlm_data.tokenizers.tokenizer import Tokenizer, TokenizerSpec, open_tokenizer
-from btlm_data.tokenizers.verdicts import verdict_on
+from btlm_data.tokenizer.backends import Backend
+from btlm_data.tokenizer.configuration import fingerprint, to_json
+from btlm_data.tokenizer.eos import find_eos
+from btlm_data.tokenizer.files import BUILT_IN, TokenizerFiles
+from btlm_data.tokenizer.tokenizer import Tokenizer, TokenizerSpec, open_tokenizer
+from btlm_data.tokenizer.verdicts import verdict_on
 
 logger = logging.getLogger(__name__)
 

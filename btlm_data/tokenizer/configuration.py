@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import msgspec
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers.json_files import decode, read_bytes
+from btlm_data.tokenizer.json_files import decode, read_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from btlm_data.errors import ConfigError
-from btlm_data.tokenizers import load_tokenizer, self_check, verdicts
+from btlm_data.tokenizer import load_tokenizer, self_check, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCAB = {"[UNK]": 0, "a": 1, "b": 2, "</s>": 3}
@@ -244,7 +244,7 @@ def test_a_library_that_panics_ends_in_words(tmp_path: Path, monkeypatch: pytest
         with self_check.panics_are_errors("fastokens"):
             raise PanicException("index out of bounds")
 
-    monkeypatch.setattr("btlm_data.tokenizers.backends.Fast.encode", panic)
+    monkeypatch.setattr("btlm_data.tokenizer.backends.Fast.encode", panic)
     assert load_tokenizer("gpt2").backend == "tokenizers"
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.tokenizers.configuration import Configuration, read_tokenizer_json, with_declared_tokens
-from btlm_data.tokenizers.gpt2 import GPT2_EOS, GPT2_FOLDER, read_vocab_and_merges
-from btlm_data.tokenizers.hub import hub_file, optional_hub_file
-from btlm_data.tokenizers.json_files import read_json
+from btlm_data.tokenizer.configuration import Configuration, read_tokenizer_json, with_declared_tokens
+from btlm_data.tokenizer.gpt2 import GPT2_EOS, GPT2_FOLDER, read_vocab_and_merges
+from btlm_data.tokenizer.hub import hub_file, optional_hub_file
+from btlm_data.tokenizer.json_files import read_json
 
 BUILT_IN = "gpt2"
 

@@ -10,8 +10,8 @@ import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btlm_data.tokenizers import Tokenizer, splitting
-from tests.tokenizers.makers import (
+from btlm_data.tokenizer import Tokenizer, splitting
+from tests.tokenizer.makers import (
     WORDS,
     as_lists,
     expected,

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from btlm_data.tokenizers.configuration import vocabulary
+from btlm_data.tokenizer.configuration import vocabulary
 
 VERSION = 1  # increased whenever other texts are made: a verdict of before then counts no more
 
