@@ -9,7 +9,7 @@ PARAMS ?=
 PARAMS1 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_2k.yaml)
 PARAMS2 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_8k.yaml)
 
-.PHONY: demo test check stress bench stage1 stage2 docs clean
+.PHONY: demo test check stress bench newest oldest stage1 stage2 clean
 
 demo: $(VENV)/.base
 	$(BIN)/btlm-data prepare --source sample --seq-len 2048 --out shards/
@@ -29,6 +29,18 @@ stress: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+
+# The same tests with the newest of every dependency, and with the oldest that pyproject.toml allows.
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt -e '.[dev]'
+	.venv-newest/bin/python -m pytest -n 2 -m "not stress and not bench"
+
+oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python tools/lowest_versions.py > .venv-oldest/lowest.txt
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c .venv-oldest/lowest.txt -e '.[dev]'
+	.venv-oldest/bin/python -m pytest -n 2 -m "not stress and not bench"
 
 # BTLM's two data sets are disjoint parts of one corpus, so both pipelines name both parts; the second finds them prepared.
 stage1: $(VENV)/.train

@@ -86,9 +86,9 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
     """
     where = places(recipe.run)
     stores = where.open()
+    inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
     with _held(stores) as leases, open_engine(recipe.run.engine, recipe.run.workers) as engine:
         work_folder.claim(stores.work)
-        inputs = Inputs.look_up(recipe)
         names = [set_.name for set_ in recipe.seq_len] if len(recipe.seq_len) > 1 else [""]
         output = OutputFolder(stores.out, names)
         if stores.text is not None:

@@ -129,11 +129,12 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
     )
     if not names:
         there = "; ".join(one.words() for one in left_out[:5]) or "no files at all"
-        pattern = f" that matches {found.glob}" if found.glob else ""
+        where = (
+            f"matches {shown(without_secrets(url))}" if found.glob else f"is in {shown(without_secrets(url))}"
+        )
         kind: type[BtlmError] = InputError if found.trusted else SourceUnavailable
         raise kind(
-            f"No corpus file{pattern} is in {shown(without_secrets(url))}: there is {there}. "
-            f"Name a file, a folder or a pattern with {readable()}."
+            f"No corpus file {where}; found {there}. Name a file, a folder or a pattern with {readable()}."
         )
     files = []
     by_layout = wanted.globs is None and is_layout(names)

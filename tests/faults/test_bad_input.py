@@ -230,8 +230,8 @@ def test_equal_names_in_different_folders_are_different_files(tmp_path: Path) ->
     ("make", "said"),
     [
         (lambda folder: None, "no files at all"),
-        (lambda folder: (folder / "a.pdf").write_bytes(b"%PDF"), "1 x .pdf"),
-        (lambda folder: (folder / ".hidden.jsonl").write_bytes(good(1)), "no files at all"),
+        (lambda folder: (folder / "a.pdf").write_bytes(b"%PDF"), "1 x unknown ending .pdf (a.pdf)"),
+        (lambda folder: (folder / ".hidden.jsonl").write_bytes(good(1)), "1 x hidden"),
         (lambda folder: (folder / "a.jsonl").write_bytes(b"nonsense\n" * 3), "3 x invalid_json"),
         (lambda folder: (folder / "a.jsonl").write_bytes(corpus_line("short")), "1 x too_short"),
         (
@@ -252,8 +252,8 @@ def test_a_folder_without_documents_says_what_it_found(
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     assert "does not exist" in prepare(tmp_path / "nowhere", tmp_path / "out", code=3)
-    assert "matches no file" in prepare(str(tmp_path / "*.jsonl"), tmp_path / "out", code=3)
-    assert not (tmp_path / "out").exists() or not (tmp_path / "out" / "dataset.json").exists()
+    assert "found no files at all" in prepare(str(tmp_path / "*.jsonl"), tmp_path / "out", code=3)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.stress
