@@ -40,7 +40,14 @@ class TaskFiles:
 
     def columns(self, artifact: Artifact) -> Columns:
         """Open a columns file. Raises DamagedError if it is not the one named."""
-        return Columns(self._check(artifact), artifact)
+        store = self._check(artifact)
+        stamp = store.stamp(artifact.name)
+        if stamp is None:
+            return Columns(store, artifact)
+        key = (store.url, artifact, stamp)
+        opened = Columns(store, artifact, _checked.get(key, lambda: None))
+        _checked.put(key, opened.checked)
+        return opened
 
     def read(self, artifact: Artifact) -> bytes:
         """A whole file, checked. Raises DamagedError if it is not the one named."""
@@ -137,11 +144,17 @@ class _Kept:
                 value: T = self._values[key]
                 return value
         made = make()
+        if made is not None:
+            self.put(key, made)
+        return made
+
+    def put(self, key: Hashable, value: object) -> None:
         with self._lock:
-            self._values[key] = made
+            self._values[key] = value
             while len(self._values) > self._size:
                 self._values.popitem(last=False)
-        return made
 
 
 _kept = _Kept(_KEPT)
+# Which chunks of a file this process has checked: about a byte for 16 KiB. The key changes when the file is written.
+_checked = _Kept(4096)

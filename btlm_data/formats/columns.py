@@ -56,8 +56,13 @@ class DamagedError(DataError):
 class Columns:
     """One open file: its meta data, and its arrays or parts of them, each byte checked before it is given out."""
 
-    def __init__(self, store: Store, artifact: Artifact) -> None:
-        """Raises DamagedError if the file is missing, torn, of another kind, or not the one named."""
+    def __init__(
+        self, store: Store, artifact: Artifact, checked: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        """Raises DamagedError if the file is missing, torn, of another kind, or not the one named.
+
+        checked: which chunks of this very file this process has checked before (an earlier object's `checked`).
+        """
         self._store, self._artifact = store, artifact
         self._buffer: memoryview | None = None
         if store.is_local:
@@ -82,7 +87,8 @@ class Columns:
         if xxhash.xxh3_128_hexdigest(sums) != header["sums_xxh3"]:
             raise self._damaged("the checksums in it do not match their own")
         self._sums = np.frombuffer(sums, "<u8")
-        self._checked = np.zeros(len(self._sums), np.bool_)
+        is_known = checked is not None and len(checked) == len(self._sums)
+        self.checked = checked if is_known and checked is not None else np.zeros(len(self._sums), np.bool_)
 
     @property
     def names(self) -> list[str]:
@@ -132,8 +138,7 @@ class Columns:
         some = counts > 0
         np.add.at(used, starts[some] * row_bytes // self._chunk, 1)
         np.add.at(used, ((starts[some] + counts[some]) * row_bytes - 1) // self._chunk + 1, -1)
-        for chunk in np.flatnonzero(np.cumsum(used[:-1])).tolist():
-            self._check_chunk(name, entry, chunk)
+        self._check_chunks(name, entry, np.flatnonzero(np.cumsum(used[:-1])))
         data = self._bytes(entry["offset"], entry["offset"] + shape[0] * row_bytes)
         return np.frombuffer(data, dtype).reshape(shape)
 
@@ -156,10 +161,7 @@ class Columns:
         """Bytes [begin, end) of an array, each chunk of them checked."""
         first, last = begin // self._chunk, -(-end // self._chunk)
         if self._buffer is not None:
-            for chunk in np.flatnonzero(
-                ~self._checked[entry["sums"] + first : entry["sums"] + last]
-            ).tolist():
-                self._check_chunk(name, entry, first + chunk)
+            self._check_chunks(name, entry, np.arange(first, last))
             return self._bytes(entry["offset"] + begin, entry["offset"] + end)
         size = math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
         aligned = first * self._chunk
@@ -169,21 +171,28 @@ class Columns:
             self._compare(name, entry, chunk, piece)
         return data[begin - aligned : end - aligned]
 
-    def _check_chunk(self, name: str, entry: Mapping[str, Any], chunk: int) -> None:
-        if self._checked[entry["sums"] + chunk]:
-            return
-        size = math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
-        begin = entry["offset"] + chunk * self._chunk
-        self._compare(
-            name, entry, chunk, self._bytes(begin, min(begin + self._chunk, entry["offset"] + size))
-        )
+    def _check_chunks(self, name: str, entry: Mapping[str, Any], chunks: npt.NDArray[np.int64]) -> None:
+        """Check those of the chunks of an array that have not been; the file is mapped."""
+        assert self._buffer is not None
+        base, begin = entry["sums"], entry["offset"]
+        end = begin + math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
+        todo = chunks[~self.checked[base + chunks]]
+        expected = self._sums[base + todo].tolist()
+        buffer, size, hash_of = self._buffer, self._chunk, xxhash.xxh3_64_intdigest
+        if end > len(buffer):
+            raise self._damaged(f"it has {len(buffer):,} bytes, at least {end:,} are needed")
+        for chunk, value in zip(todo.tolist(), expected, strict=True):
+            at = begin + chunk * size
+            if hash_of(buffer[at : min(at + size, end)]) != value:
+                raise self._damaged(f"column {name!r} does not match its checksum near byte {chunk * size:,}")
+        self.checked[base + todo] = True
 
     def _compare(self, name: str, entry: Mapping[str, Any], chunk: int, piece: memoryview) -> None:
         if xxhash.xxh3_64_intdigest(piece) != self._sums[entry["sums"] + chunk]:
             raise self._damaged(
                 f"column {name!r} does not match its checksum near byte {chunk * self._chunk:,}"
             )
-        self._checked[entry["sums"] + chunk] = True
+        self.checked[entry["sums"] + chunk] = True
 
     def _bytes(self, begin: int, end: int, head: memoryview | None = None) -> memoryview:
         """Bytes [begin, end) of the file, unchecked."""

@@ -49,6 +49,9 @@ class Store(Protocol):
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it is not there."""
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """What changes whenever the file is written (inode, times, size); None where the store cannot tell cheaply."""
+
     def list(self, prefix: str = "") -> list[Entry]:
         """All files whose names begin with the folder `prefix` ("" for all), sorted by name.
 

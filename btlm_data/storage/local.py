@@ -50,6 +50,14 @@ class LocalStore:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """Inode, modification and change time, size."""
+        try:
+            status = self.path(name).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
     def list(self, prefix: str = "") -> list[Entry]:
         """All regular files below the folder `prefix`."""
         entries: list[Entry] = []

@@ -58,6 +58,10 @@ class RemoteStore:
             return None
         return int(info.get("size") or 0) if info.get("type") != "directory" else None
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """Never known: it would cost a request."""
+        return None
+
     def list(self, prefix: str = "") -> list[Entry]:
         """All objects below `prefix`."""
 
