@@ -1,4 +1,4 @@
-"""How work reports its progress: `advance(n)` from anywhere inside a task; whoever runs the task listens.
+"""How work reports its progress: `advance(n)` from anywhere inside a task; the process that runs the task listens.
 
 The listener belongs to the running thread (a context variable), so two runs in two threads do not mix their figures.
 """

@@ -157,7 +157,7 @@ class OutputFolder:
         return [f"{name}/{split}" if name else split for name in self.sets for split in SPLITS]
 
     def _shards(self) -> list[str]:
-        """Shards in those folders, whoever wrote them."""
+        """Shards in those folders, whatever wrote them."""
         return [
             e.name for folder in self._folders() for e in self.store.list(folder) if e.name.endswith(".h5")
         ]

@@ -10,7 +10,7 @@ StoreName = Literal["work", "out", "text"]
 
 
 class Artifact(NamedTuple):
-    """One file that a task has written, as its receipt names it. Whoever reads it checks the checksum.
+    """One file that a task has written, as its receipt names it. Every reader checks the checksum.
 
     name: relative to the store. size: bytes. checksum: hex XXH3 of the file's bytes, or of the head of a columns file
     (which holds the checksums of the rest). store: the work folder, the dataset folder, or the folder of --emit-text.

@@ -5,7 +5,7 @@
 
 The process that did the work writes it, after the outputs have their names. A task is done if its receipt is of the
 same digest (step, version, settings, arguments, inputs, checksums of what it read) and its outputs are there with their
-sizes; whoever reads an output checks its checksum. A receipt of another digest is removed *before* its task is done
+sizes; every reader of an output checks its checksum. A receipt of another digest is removed *before* its task is done
 again, so that no receipt ever stands beside outputs it does not describe.
 """
 
