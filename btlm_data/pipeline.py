@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -416,19 +416,26 @@ def _checked(p: Preparation, artifact: Artifact) -> bytes:
     return TaskFiles(p.runner.stores, Task("driver", reads={"files": [artifact]})).read(artifact)
 
 
-def _nothing_left(counts: Mapping[str, Counts], files: Iterable[SourceFile], work: str) -> str:
+def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], work: str) -> str:
+    names = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
+    where = f"{len(files):,} file{'' if len(files) == 1 else 's'} ({', '.join(names)})"
     reasons: dict[str, int] = {}
-    for name in ("acquire", "clean"):
-        for (_, _, cell), amount in counts[name].cells.items():
-            if cell.startswith("drop:"):
-                reasons[cell[5:]] = reasons.get(cell[5:], 0) + amount.documents
+    advice = []
+    for stage, told in (
+        ("acquire", f"Check --text-field; {work}/rejects.jsonl lists the places"),
+        ("clean", f"Check clean.min_chars and the filters; {work}/examples.jsonl has examples"),
+    ):
+        dropped = [
+            (cell[5:], n) for (_, _, cell), n in counts[stage].cells.items() if cell.startswith("drop:")
+        ]
+        for reason, amount in dropped:
+            reasons[reason] = reasons.get(reason, 0) + amount.documents
+        if dropped:
+            advice.append(told)
+    if not reasons:
+        return f"No document is left: there is no record at all in {where}."
     listed = ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
-    names = [file.name for file in files]
-    return (
-        f"No document is left after cleaning: {listed or 'no records at all'}, in {len(names)} files "
-        f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}). "
-        f"Check --text-field and clean.min_chars; {work}/rejects.jsonl lists the places."
-    )
+    return f"No document is left after cleaning: {listed}, in {where}. {'. '.join(advice)}."
 
 
 def _check_text(recipe: Recipe) -> None:

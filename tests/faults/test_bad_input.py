@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -165,7 +166,7 @@ def test_empty_files_are_no_loss_and_nothing_else_is_an_error(tmp_path: Path) ->
     for name in ("a.jsonl", "b.jsonl.gz", "c.txt", "d.jsonl.zst"):
         (source / name).write_bytes(b"")
     said = prepare(source, out, code=3)
-    assert "no records at all, in 4 files" in said
+    assert "no record at all in 4 files" in said
     (source / "e.jsonl").write_bytes(good(2))
     prepare(source, out)
     assert listed(out) == []
@@ -436,3 +437,23 @@ def test_ctrl_c_ends_at_once_leaves_nobody_and_says_how_to_go_on(tmp_path: Path)
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "listed"),
+    [
+        ("", r"no record at all in 1 file \(a\.jsonl\)\.", None),
+        ('{"text": "hi"}\n', "1 x too_short, in 1 file", "examples.jsonl"),
+        ('{"content": "a text in another field"}\n', r"1 x \w+, in 1 file", "rejects.jsonl"),
+    ],
+)
+def test_where_nothing_is_left_the_message_names_the_file_that_shows_why(
+    tmp_path: Path, lines: str, said: str, listed: str | None
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text(lines)
+    told = prepare(tmp_path / "in", tmp_path / "out", code=3)
+    assert re.search(said, told)
+    named = {name for name in ("examples.jsonl", "rejects.jsonl") if name in told}
+    assert named == ({listed} if listed else set())
+    assert all((tmp_path / "out/.work" / name).stat().st_size for name in named)
