@@ -1,6 +1,7 @@
-"""How work reports its progress: `advance(n)` from anywhere inside a task; the process that runs the task listens.
+"""What work reports from anywhere inside a task: `advance(n)`, its progress, and `reading(name)`, the file from outside
+that it reads now. The process that runs the task listens.
 
-The listener belongs to the running thread (a context variable), so two runs in two threads do not mix their figures.
+The listeners belong to the running thread (context variables), so two runs in two threads do not mix their figures.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 
-def _ignore(amount: int) -> None:
+def _ignore(_: object) -> None:
     """Default listener: does nothing."""
 
 
 _listener: ContextVar[Callable[[int], None]] = ContextVar("listener", default=_ignore)
+_reading: ContextVar[Callable[[str], None]] = ContextVar("reading", default=_ignore)
 
 
 def advance(amount: int) -> None:
@@ -22,11 +24,19 @@ def advance(amount: int) -> None:
     _listener.get()(amount)
 
 
+def reading(name: str) -> None:
+    """Report that the current task opens this file from outside: if the process dies of it, the file can be named."""
+    _reading.get()(name)
+
+
 @contextlib.contextmanager
-def listening(listener: Callable[[int], None]) -> Iterator[None]:
-    """Send the reports made inside the block to `listener`."""
-    token = _listener.set(listener)
+def listening(
+    listener: Callable[[int], None], reading_listener: Callable[[str], None] = _ignore
+) -> Iterator[None]:
+    """Send what is reported inside the block to the listeners: units of work done, names of files read."""
+    tokens = _listener.set(listener), _reading.set(reading_listener)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _listener.reset(tokens[0])
+        _reading.reset(tokens[1])

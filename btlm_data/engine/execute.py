@@ -33,12 +33,16 @@ class Job:
         return Job(step.name, step.version, step.work, step.settings, task, digest, places)
 
 
-def execute(job: Job, advance: Callable[[int], None] = lambda _: None) -> Receipt:
-    """Do the job and prove it. advance: called with units of work as they are done. Raises what the work function raises."""
+def execute(
+    job: Job, advance: Callable[[int], None] = lambda _: None, reading: Callable[[str], None] = lambda _: None
+) -> Receipt:
+    """Do the job and prove it. advance: called with units of work as they are done. reading: called with the name of each
+    file from outside that is opened. Raises what the work function raises.
+    """
     start = perf_counter()
     stores = job.places.open()
     files = TaskFiles(stores, job.task)
-    with listening(advance):
+    with listening(advance, reading):
         counts = job.work(job.task, job.settings, files)
     missing = set(job.task.outputs) - {(artifact.store, artifact.name) for artifact in files.written}
     assert not missing, f"task {job.task.id} of {job.step} did not write {sorted(missing)}"

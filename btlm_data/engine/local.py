@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import BtlmError
 
 _POLL_SECONDS = 0.2
+_NAME_BYTES = 512  # of the file that a worker reads: its end is what tells files apart
 
 
 class LocalEngine:
@@ -38,6 +40,8 @@ class LocalEngine:
         self._progress: Any = self._context.RawArray(ctypes.c_uint64, workers + 1)
         self._process_ids: Any = self._context.RawArray(ctypes.c_int64, workers)
         self._next_slot: Any = self._context.Value(ctypes.c_int, 0)
+        self._reading: Any = self._context.RawArray(ctypes.c_char * _NAME_BYTES, workers)
+        self._workers: dict[int, BaseProcess] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -50,11 +54,17 @@ class LocalEngine:
     def start(self) -> None:
         """Start the workers now: before this process has threads, and after it has loaded what they should inherit."""
         if self._pool is None and self.workers > 1:
-            shared = (self._progress, self._process_ids, self._next_slot, os.getpid())
+            shared = (self._progress, self._process_ids, self._next_slot, self._reading, os.getpid())
             self._pool = ProcessPoolExecutor(
                 self.workers, mp_context=self._context, initializer=_start_worker, initargs=shared
             )
-            self._pool.submit(os.getpid).result()
+            try:
+                self._pool.submit(os.getpid).result()
+            except BrokenProcessPool:
+                raise BtlmError(
+                    "A worker process was killed when it started (often because the system ran out of memory). "
+                    "Rerun the same command with fewer --workers; it continues from here."
+                ) from None
 
     def progress(self) -> int:
         """Units reported by all workers since the engine was made."""
@@ -74,6 +84,10 @@ class LocalEngine:
             while True:
                 while len(running) < 2 * self.workers and (following := next(waiting, None)) is not None:
                     running[self._pool.submit(_execute, following)] = following
+                    if len(self._workers) < self.workers:
+                        self._workers |= {
+                            child.pid: child for child in multiprocessing.active_children() if child.pid
+                        }
                 if not running:
                     return
                 done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -83,12 +97,7 @@ class LocalEngine:
                     yield receipt
                 yield None
         except BrokenProcessPool:
-            step = next(iter(running.values())).step
-            raise BtlmError(
-                f"A worker process of the stage {step} was killed (often because the system ran out of memory). "
-                f"{len(running)} tasks were running. Rerun the same command with fewer --workers or a smaller --memory; "
-                "it continues from here."
-            ) from None
+            raise BtlmError(self._obituary(jobs[0].step)) from None
         finally:
             if running:
                 self.kill()
@@ -104,19 +113,54 @@ class LocalEngine:
                     os.kill(process_id, signal.SIGKILL)
         pool.shutdown(wait=True, cancel_futures=True)
 
+    def _obituary(self, step: str) -> str:
+        """How a worker died and of which file, in words. The pool has ended (by SIGTERM) those that had not died."""
+        assert self._pool is not None
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        dead = [child for child in self._workers.values() if child.exitcode not in (None, 0, -signal.SIGTERM)]
+        names = {
+            pid: bytes(name).rstrip(b"\0") for pid, name in zip(self._process_ids, self._reading, strict=True)
+        }
+        files = sorted({names.get(child.pid or 0, b"").decode("utf-8", "replace") for child in dead} - {""})
+        where = f" while it read {' or '.join(files)}" if files else ""
+        crashes = [child.exitcode for child in dead if child.exitcode != -signal.SIGKILL]
+        if crashes:
+            how = f"crashed ({_describe(crashes[0])}){where}"
+            advice = (
+                "Check that the file is whole, or take it out of the source, and rerun the same command"
+                if files
+                else "Rerun the same command"
+            )
+        else:
+            how = f"was killed{where} (often because the system ran out of memory)"
+            advice = "Rerun the same command with fewer --workers or a smaller --memory"
+        return f"A worker process of the stage {step} {how}. {advice}; it continues from here."
+
     def _count(self, amount: int) -> None:
         self._progress[self.workers] += amount
 
 
-_advance: Any = None  # of a worker process: set once when it starts
+def _describe(code: int | None) -> str:
+    """An exit code of a process in words."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {-code}, {names.get(-code, 'unknown')}"
+
+
+_listeners: Any = (
+    None  # of a worker process, set once when it starts: of progress, and of files that are read
+)
 
 
 def _execute(job: Job) -> Receipt:
-    return execute(job, _advance)
+    advance, reading = _listeners
+    reading("")
+    return execute(job, advance, reading)
 
 
-def _start_worker(progress: Any, process_ids: Any, next_slot: Any, driver: int) -> None:
-    global _advance
+def _start_worker(progress: Any, process_ids: Any, next_slot: Any, names: Any, driver: int) -> None:
+    global _listeners
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
@@ -131,4 +175,7 @@ def _start_worker(progress: Any, process_ids: Any, next_slot: Any, driver: int) 
     def advance(amount: int) -> None:
         progress[slot] += amount
 
-    _advance = advance
+    def reading(name: str) -> None:
+        names[slot].value = name.encode("utf-8", "replace")[-_NAME_BYTES:]
+
+    _listeners = (advance, reading)

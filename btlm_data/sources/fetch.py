@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from btlm_data.advance import reading
 from btlm_data.errors import DataError, OutputError, SourceUnavailable
 from btlm_data.recipe.models import Run
 from btlm_data.sources.base import Access, Listing, SourceFile
@@ -90,6 +91,7 @@ class Fetcher:
         is no longer what was listed (before the block, and for a local file after it too), OutputError if it
         does not fit.
         """
+        reading(file.name)
         if is_local(file.url):
             unchanged(file)
             yield Path(file.url.removeprefix("file://"))

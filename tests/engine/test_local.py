@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from btlm_data.advance import advance
+from btlm_data.advance import advance, reading
 from btlm_data.engine.execute import Job
 from btlm_data.engine.local import LocalEngine
 from btlm_data.errors import BtlmError, InputError
@@ -28,8 +28,10 @@ def work(task: Task, settings: Any, files: TaskFiles) -> Counts:
     advance(task.args.get("units", 0))
     if task.args.get("raise"):
         raise InputError("The third record is bad.")
-    if task.args.get("die"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    if name := task.args.get("reads"):
+        reading(name)
+    if number := task.args.get("die"):
+        os.kill(os.getpid(), number)
     with files.create(task.id) as creating:
         creating.file.write(str(settings).encode())
     return Counts(extra={"pid": os.getpid(), "id": task.id})
@@ -74,14 +76,38 @@ def test_a_tasks_exception_arrives_as_it_is_and_ends_the_others(tmp_path: Path, 
     assert psutil.Process().children() == []
 
 
-def test_a_killed_worker_is_said_plainly(tmp_path: Path) -> None:
-    made = jobs(tmp_path, {"die": True}, {"sleep": 20})
-    with (
-        LocalEngine(2) as engine,
-        pytest.raises(BtlmError, match="A worker process of the stage test was killed") as caught,
-    ):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "A worker process of the stage test was killed while it read web/é.parquet (often "),
+        (
+            signal.SIGTRAP,
+            r"A worker process of the stage test crashed (signal 5, SIGTRAP) while it read web/é.parquet. ",
+        ),
+    ],
+)
+def test_a_worker_that_dies_is_said_plainly(tmp_path: Path, number: int, words: str) -> None:
+    made = jobs(tmp_path, {"reads": "web/é.parquet", "die": number}, {"reads": "other", "sleep": 20})
+    with LocalEngine(2) as engine, pytest.raises(BtlmError) as caught:
         list(engine.map(made))
-    assert "fewer --workers" in str(caught.value)
+    assert str(caught.value).startswith(words)
+    assert "other" not in str(caught.value)
+    assert str(caught.value).endswith("it continues from here.")
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_workers_killed_while_they_wait_are_said_plainly(tmp_path: Path, started: bool) -> None:
+    with LocalEngine(2) as engine:
+        if started:
+            assert len([done for done in engine.map(jobs(tmp_path, {}, {})) if done]) == 2
+        else:
+            engine.start()
+        for child in psutil.Process().children():
+            child.kill()
+        time.sleep(0.2)
+        with pytest.raises(BtlmError, match="A worker process of the stage test was killed"):
+            list(engine.map(jobs(tmp_path, {}, {}, {})))
     assert psutil.Process().children() == []
 
 

@@ -1,134 +1,300 @@
-"""Kill a run of `prepare --source sample` at random moments, run it again each time, and compare with an undisturbed run.
+"""Kill a command at random moments, run it again each time, and compare what it leaves with an undisturbed run.
 
-    python tests/faults/kill_runs.py --kills 200 --seed 1
+    python -m tests.faults.kill_runs --target sample --target corpus --kills 500
 
-Each kill is SIGKILL to the whole process group; after some kills (a drawn number) the run is left to end, its dataset must
-equal the undisturbed one byte for byte (provenance.json apart), and a fresh one begins. Exit code 1 on any difference.
+Each kill is SIGKILL to one worker process, to the parent alone, or to the whole group, drawn by chance. After some kills
+(a drawn number) the command is left to end; what it leaves must equal, byte for byte, what the undisturbed one left
+(kill_targets.py says what), with no temporary file and no process left over, and a fresh folder begins. Commands run in
+forks of this process, so that a kill hits their work and not the imports; --fresh N runs every Nth in an interpreter of
+its own. Exit code 1 on any difference.
 """
 
 from __future__ import annotations
 
 import argparse
-import filecmp
+import collections
+import contextlib
+import importlib
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from tests.faults.kill_targets import TARGETS, Target
 
 ROOT = Path(__file__).resolve().parents[2]
-UNEQUAL = {"provenance.json"}
+KINDS = ("worker", "parent", "group")
+PATIENCE = 120.0  # seconds in which a command has to end by itself after a worker's death
+WORKER_DIED = 1  # exit code of a command whose worker was killed
 
 
-def command(out: Path, *options: str) -> list[str]:
-    """A run that goes through every stage, with several shards a split."""
-    base = [
-        sys.executable,
-        "-m",
-        "btlm_data.cli",
-        "prepare",
-        "--source",
-        "sample",
-        "--seq-len",
-        "512",
-        "--samples-per-file",
-        "700",
-    ]
-    return [*base, "--out", str(out), *options]
+class Run(NamedTuple):
+    """A command in a process group of its own; its words go to `log`."""
+
+    pid: int
+    log: Path
+    began: float
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code (negative: the signal that ended it), or None if it still runs after so many seconds."""
+        end = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= end:
+                return None
+            time.sleep(0.002)
+
+    def words(self) -> str:
+        """What it printed."""
+        return self.log.read_text(errors="replace")
 
 
-def environment() -> dict[str, str]:
-    """This checkout first on the path."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+def load_programs(targets: list[Target]) -> None:
+    """Import and compile what the commands need, so that forks have it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from btlm_data import pipeline
+    from btlm_data.kernels import load_numba_without_scipy
+    from btlm_data.tokenizer import load_tokenizer
+
+    load_numba_without_scipy()
+    pipeline.warm_up(load_tokenizer("gpt2"))
+    for module in ("btlm_data.finish", "btlm_data.inspection.outcome", "btlm_data.export"):
+        importlib.import_module(module)
+    if any(target.program == "btlm_train" for target in targets):
+        importlib.import_module("btlm_train.sessions")
+        importlib.import_module("torch").set_num_threads(1)
 
 
-def differences(first: Path, second: Path) -> list[str]:
-    """Relative paths that one dataset folder has and the other lacks or holds otherwise; the work folder is left out."""
-    names = [
-        {
-            p.relative_to(root)
-            for p in root.rglob("*")
-            if p.is_file() and ".work" not in p.parts and p.name not in UNEQUAL
-        }
-        for root in (first, second)
-    ]
-    unequal = {
-        name for name in names[0] & names[1] if not filecmp.cmp(first / name, second / name, shallow=False)
-    }
-    return sorted(map(str, (names[0] ^ names[1]) | unequal))
+def begin(program: str, arguments: list[str], log: Path, *, fresh: bool) -> Run:
+    """Start a command; fresh: in an interpreter of its own."""
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _become(program, arguments, log, fresh=fresh)
+    return Run(pid, log, began)
 
 
-def undisturbed(out: Path, *options: str) -> float:
-    """Run to the end; seconds it took."""
-    start = time.perf_counter()
-    subprocess.run(command(out, *options), check=True, capture_output=True, env=environment())
-    return time.perf_counter() - start
+def _become(program: str, arguments: list[str], log: Path, *, fresh: bool) -> NoReturn:
+    code = 70
+    try:
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        if fresh:
+            os.execv(sys.executable, [sys.executable, "-m", f"{program}.cli", *arguments])
+        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
+        from btlm_data import entry
+
+        sys.argv[1:] = arguments
+        entry.run(importlib.import_module(f"{program}.cli").cli)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
-def kill_and_resume(kills: int, seed: int, folder: Path, *options: str, most_in_a_row: int = 4) -> list[str]:
-    """Kill `kills` times in all; what went wrong, empty if nothing did."""
-    chance = random.Random(seed)
-    expected = folder / "expected"
-    undisturbed(folder / "first", *options)  # compiles
-    seconds = undisturbed(expected, *options)
-    problems: list[str] = []
-    done = rounds = 0
-    while done < kills:
-        out = folder / f"round-{rounds}"
-        rounds += 1
-        for _ in range(min(kills - done, chance.randint(1, most_in_a_row))):
-            workers = str(chance.randint(1, 2))
-            run = subprocess.Popen(
-                [*command(out, *options), "--workers", workers],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env=environment(),
-            )
-            time.sleep(chance.uniform(0.1, 1.0) * seconds)
-            if run.poll() is None:
-                os.killpg(run.pid, signal.SIGKILL)
+def run_command(program: str, arguments: list[str]) -> float:
+    """Run a command to its end, which must be good; seconds it took."""
+    with tempfile.NamedTemporaryFile() as log:
+        run = begin(program, arguments, Path(log.name), fresh=False)
+        code = run.wait(1800)
+        assert code == 0, f"exit code {code}: {run.words()[-2000:]}"
+        return time.monotonic() - run.began
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[2]) == group and fields[0] != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def kill(run: Run, kind: str, chance: random.Random) -> str:
+    """SIGKILL as drawn; which kind it became: a command without workers has only a parent."""
+    workers = [pid for pid in members(run.pid) if pid != run.pid]
+    if kind == "worker" and workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(workers), signal.SIGKILL)
+        return "worker"
+    if kind == "group":
+        os.killpg(run.pid, signal.SIGKILL)
+        return "group"
+    os.kill(run.pid, signal.SIGKILL)
+    return "parent"
+
+
+class Killer:
+    """Kills one target's command again and again in `folder`."""
+
+    def __init__(self, target: Target, folder: Path, seed: int, fresh_every: int) -> None:
+        self.target, self.folder, self.fresh_every = target, folder, fresh_every
+        self.chance = random.Random(seed)
+        self.inputs = folder / "inputs"
+        self.inputs.mkdir(parents=True)
+        self.kinds: collections.Counter[str] = collections.Counter()
+        self.reached: collections.Counter[str] = collections.Counter()
+        self.problems: list[str] = []
+        self.runs = 0
+        target.inputs(self.inputs)
+        self.expected = self._undisturbed("first")
+        begun = time.monotonic()
+        assert self._undisturbed("second") == self.expected
+        self.seconds = time.monotonic() - begun
+
+    def _undisturbed(self, name: str) -> dict[str, str]:
+        folder = self.folder / name
+        folder.mkdir()
+        self.target.start(self.inputs, folder)
+        run_command(self.target.program, self._arguments(folder))
+        contents = self.target.contents(folder)
+        assert contents
+        shutil.rmtree(folder)
+        return contents
+
+    def _arguments(self, folder: Path) -> list[str]:
+        arguments = self.target.arguments(self.inputs, folder)
+        if arguments[0] == "prepare":
+            arguments += ["--workers", str(self.chance.choice([1, 2, 2]))]
+        return arguments
+
+    def _begin(self, folder: Path) -> Run:
+        self.runs += 1
+        fresh = self.fresh_every > 0 and self.runs % self.fresh_every == 0
+        return begin(self.target.program, self._arguments(folder), folder.with_suffix(".log"), fresh=fresh)
+
+    def run(self, kills: int, most_in_a_row: int = 4) -> list[str]:
+        """Kill `kills` times in all; what went wrong, empty if nothing did."""
+        done = rounds = 0
+        while done < kills:
+            folder = self.folder / f"round-{rounds}"
+            folder.mkdir()
+            rounds += 1
+            self.target.start(self.inputs, folder)
+            ended = False
+            for _ in range(min(kills - done, self.chance.randint(1, most_in_a_row))):
+                ended = not self._kill_one(folder)
+                if ended:
+                    break
                 done += 1
-            else:  # the machine has become faster: only what was cut short counts
-                seconds *= 0.95
-            run.wait()
-        end = subprocess.run(
-            [*command(out, *options), "--workers", str(chance.randint(1, 2))],
-            capture_output=True,
-            text=True,
-            env=environment(),
+            if not ended:
+                ended = self._end(folder)
+            if ended and self._is_right(folder):
+                shutil.rmtree(folder)
+        return self.problems
+
+    def _kill_one(self, folder: Path) -> bool:
+        """Kill the command once; False if it had ended before."""
+        run = self._begin(folder)
+        time.sleep(self.chance.uniform(0, 1) * self.seconds)
+        if (code := run.wait(0)) is not None:  # the machine has become faster: only what was cut short counts
+            self.seconds *= 0.9
+            self._check_code(folder, run, code, (0,))
+            return False
+        kind = kill(run, self.chance.choice(KINDS), self.chance)
+        code = run.wait(PATIENCE)
+        if code is None:
+            self.problems.append(f"{folder}: does not end {PATIENCE:.0f} s after the death of a worker")
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait(PATIENCE)
+        elif kind == "worker":
+            self._check_code(folder, run, code, (0, WORKER_DIED))
+            if code == WORKER_DIED and "worker process" not in run.words():
+                self.problems.append(f"{folder}: no word of the worker's death: {run.words()[-500:]}")
+        self.kinds[kind] += 1
+        receipts = sorted(folder.glob("out/.work/receipts/*"), key=lambda path: path.stat().st_mtime_ns)
+        self.reached[receipts[-1].name.partition(".")[0] if receipts else "(before)"] += 1
+        self._check_orphans(folder, run)
+        return True
+
+    def _end(self, folder: Path) -> bool:
+        run = self._begin(folder)
+        code = run.wait(1800)
+        if code is None:
+            os.killpg(run.pid, signal.SIGKILL)
+        self.seconds += 0.2 * max(0.0, time.monotonic() - run.began - self.seconds)
+        self._check_orphans(folder, run)
+        return self._check_code(folder, run, code, (0,))
+
+    def _check_code(self, folder: Path, run: Run, code: int | None, expected: tuple[int, ...]) -> bool:
+        words = run.words()
+        if code not in expected or "Traceback" in words:
+            self.problems.append(f"{folder}: exit code {code}: {words[-2000:]}")
+            return False
+        return True
+
+    def _check_orphans(self, folder: Path, run: Run) -> None:
+        end = time.monotonic() + 10
+        while left := members(run.pid):
+            if time.monotonic() > end:
+                self.problems.append(f"{folder}: processes {left} live on")
+                os.killpg(run.pid, signal.SIGKILL)
+                return
+            time.sleep(0.005)
+
+    def _is_right(self, folder: Path) -> bool:
+        contents = self.target.contents(folder)
+        unequal = sorted(
+            name for name in {*contents, *self.expected} if contents.get(name) != self.expected.get(name)
         )
-        if end.returncode:
-            problems.append(f"{out.name}: exit code {end.returncode}: {end.stderr[-2000:]}")
-        elif found := differences(expected, out):
-            problems.append(f"{out.name}: differs in {', '.join(found[:5])}")
-        leftover = [path.name for path in out.rglob(".*.tmp")]
+        if unequal:
+            self.problems.append(f"{folder}: differs in {', '.join(unequal[:5])}")
+        leftover = [str(path) for path in folder.rglob(".*tmp*")]
         if leftover:
-            problems.append(f"{out.name}: left {leftover}")
-        if not problems:
-            shutil.rmtree(out)
-    return problems
+            self.problems.append(f"{folder}: left {leftover}")
+        return not unequal and not leftover
+
+
+def kill_and_resume(name: str, kills: int, seed: int, folder: Path, fresh_every: int = 0) -> Killer:
+    """Kill the command of a target `kills` times; `.problems` of what comes back is empty if nothing went wrong."""
+    load_programs([TARGETS[name]])
+    killer = Killer(TARGETS[name], folder, seed, fresh_every)
+    killer.run(kills)
+    return killer
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("options", nargs="*", help="more options of prepare, behind --")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        problems = kill_and_resume(given.kills, given.seed, Path(folder), *given.options)
-    print(
-        "\n".join(problems)
-        or f"{given.kills} kills in {time.perf_counter() - start:.0f} s: every dataset equals the undisturbed one."
+    parser.add_argument(
+        "--target", action="append", choices=sorted(TARGETS), help="default: sample and corpus"
     )
-    sys.exit(bool(problems))
+    parser.add_argument("--kills", type=int, default=500, help="of each target")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fresh", type=int, default=20, help="every Nth command in its own interpreter")
+    parser.add_argument("--folder", type=Path, help="where to work, kept if anything is wrong")
+    given = parser.parse_args()
+    wrong = False
+    for name in given.target or ["sample", "corpus"]:
+        folder = Path(tempfile.mkdtemp(prefix="btlm-kill-", dir=given.folder))
+        start = time.monotonic()
+        killer = kill_and_resume(name, given.kills, given.seed, folder, given.fresh)
+        print("\n".join(killer.problems))
+        print(
+            f"{name}: {given.kills} kills in {time.monotonic() - start:.0f} s ({dict(killer.kinds)}; stage reached: "
+            f"{dict(killer.reached)}): {len(killer.problems)} problems",
+            flush=True,
+        )
+        wrong = wrong or bool(killer.problems)
+        if not killer.problems:
+            shutil.rmtree(folder)
+    sys.exit(wrong)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,35 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.faults.kill_runs import kill_and_resume
+from tests.faults.kill_runs import ROOT
+from tests.faults.kill_targets import TARGETS
 
 
-def test_a_few_kills_change_no_byte(tmp_path: Path) -> None:
-    assert kill_and_resume(6, 7, tmp_path) == []
+def kill(tmp_path: Path, target: str, kills: int, seed: int) -> None:
+    """In a process of its own: it forks, and must have no other thread."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.kill_runs", "--target", target, "--kills", str(kills)]
+        + ["--seed", str(seed), "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("target", "kills"), [("corpus", 5), ("export-npy", 2), ("index", 2)])
+def test_a_few_kills_change_no_byte(tmp_path: Path, target: str, kills: int) -> None:
+    kill(tmp_path, target, kills, 7)
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(3600)
-def test_two_hundred_kills_change_no_byte(tmp_path: Path) -> None:
-    assert kill_and_resume(200, 1, tmp_path) == []
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("target", TARGETS)
+def test_many_kills_change_no_byte(tmp_path: Path, target: str) -> None:
+    kill(tmp_path, target, 500 if target in ("sample", "corpus") else 50, 1)

@@ -1,0 +1,162 @@
+"""What the kill runs kill: a command that can be repeated until it ends, what it reads, and what it must leave."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.train import tiny
+
+UNEQUAL = {"provenance.json"}  # when and where a run was made
+
+
+class Target(NamedTuple):
+    """A command that is killed and repeated.
+
+    program: the module that is run. inputs: makes what the command reads, once. start: copies into a fresh folder
+    what the command changes, given (inputs, folder). arguments: of the command, given (inputs, folder).
+    contents: everything that must be equal in two folders whose commands have ended.
+    """
+
+    program: str
+    inputs: Callable[[Path], None]
+    arguments: Callable[[Path, Path], list[str]]
+    start: Callable[[Path, Path], None] = lambda inputs, folder: None
+    contents: Callable[[Path], dict[str, str]] = lambda folder: hashes(folder)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file but those of the work folder and of provenance."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".work" not in path.parts and path.name not in UNEQUAL
+    }
+
+
+def write_corpus(folder: Path, files: int, documents: int, seed: int) -> None:
+    """Files of JSON lines, every other one compressed; one document in five is nearly or wholly another one."""
+    chance = random.Random(seed)
+    words = [f"word{i}" for i in range(3000)]
+    earlier: list[list[str]] = []
+    folder.mkdir(parents=True)
+    for number in range(files):
+        lines = []
+        for _ in range(documents):
+            text = chance.choices(words, k=chance.randint(5, 120))
+            if earlier and chance.random() < 0.2:
+                text = list(chance.choice(earlier))
+                text[chance.randrange(len(text))] = chance.choice(words)
+            earlier.append(text)
+            source = chance.choice(["web", "books", "code"])
+            lines.append(json.dumps({"text": " ".join(text), "meta": {"redpajama_set_name": source}}) + "\n")
+        raw = ("".join(lines) + "{broken\n" * (number % 2)).encode()
+        if number % 2:
+            (folder / f"{number:02}.jsonl.gz").write_bytes(gzip.compress(raw, 1, mtime=0))
+        else:
+            (folder / f"{number:02}.jsonl").write_bytes(raw)
+
+
+def _corpus(inputs: Path) -> None:
+    write_corpus(inputs / "corpus", 6, 80, 1)
+
+
+def _no_inputs(inputs: Path) -> None:
+    """The sample is part of the package."""
+
+
+def _prepare_sample(inputs: Path, folder: Path) -> list[str]:
+    """Every stage, several shards a split, with memory for everything."""
+    return [
+        *["prepare", "--source", "sample", "--seq-len", "512", "--samples-per-file", "700"],
+        *["--out", str(folder / "out")],
+    ]
+
+
+def _prepare_corpus(inputs: Path, folder: Path) -> list[str]:
+    """Little memory, so that every step writes files between; two lengths, checked pairs, a drawn holdout."""
+    return [
+        *["prepare", "--source", str(inputs / "corpus"), "--seq-len", "64:0.5", "--seq-len", "32:0.5"],
+        *["--out", str(folder / "out"), "--memory", "60KB", "--samples-per-file", "100"],
+        *["--set", "dedupe.verify=true", "--set", "holdout.fraction=0.1", "--set", "clean.min_chars=50"],
+    ]
+
+
+def _emit_text(inputs: Path, folder: Path) -> list[str]:
+    return [*_prepare_corpus(inputs, folder), "--emit-text", str(folder / "text")]
+
+
+def _two_corpora(inputs: Path) -> None:
+    _corpus(inputs)
+    write_corpus(inputs / "earlier", 3, 80, 1)  # the same documents as the first files of the corpus
+
+
+def _update_index(inputs: Path, folder: Path) -> list[str]:
+    return [*_prepare_corpus(inputs, folder), "--dedupe-index", str(folder / "index")]
+
+
+def _earlier_index(inputs: Path, folder: Path) -> None:
+    """An index that holds an earlier run, made the first time it is asked for."""
+    if not (inputs / "index").exists():
+        from tests.faults.kill_runs import run_command
+
+        arguments = ["prepare", "--source", str(inputs / "earlier"), "--seq-len", "64"]
+        run_command(
+            "btlm_data", [*arguments, "--out", str(inputs / "o"), "--dedupe-index", str(inputs / "index")]
+        )
+    shutil.copytree(inputs / "index", folder / "index", dirs_exist_ok=True)
+
+
+def _dataset(inputs: Path) -> None:
+    from tests.faults.kill_runs import run_command
+
+    run_command("btlm_data", _prepare_sample(inputs, inputs))
+
+
+def _export(to: str) -> Callable[[Path, Path], list[str]]:
+    def arguments(inputs: Path, folder: Path) -> list[str]:
+        return ["export", str(inputs / "out"), "--to", to, "--out", str(folder / "out")]
+
+    return arguments
+
+
+def _train_inputs(inputs: Path) -> None:
+    tiny.write_params(
+        inputs / "params.yaml",
+        tiny.write_shards(inputs / "train"),
+        runconfig={"checkpoint_steps": 2, "max_checkpoints": 3},
+    )
+
+
+def _train(inputs: Path, folder: Path) -> list[str]:
+    return tiny.command(inputs / "params.yaml", folder / "run")[3:]
+
+
+def _trained(folder: Path) -> dict[str, str]:
+    """The weights and optimizer state of every checkpoint kept, and the figures of every step."""
+    run = folder / "run"
+    kept = {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((run / "checkpoints").rglob("*"))
+        if path.is_file() and path.suffix in (".safetensors", ".pt")
+    }
+    assert kept, "no checkpoint is kept"
+    return {**kept, "losses": json.dumps(tiny.losses(run))}
+
+
+TARGETS = {
+    "sample": Target("btlm_data", _no_inputs, _prepare_sample),
+    "corpus": Target("btlm_data", _corpus, _prepare_corpus),
+    "emit-text": Target("btlm_data", _corpus, _emit_text),
+    "index": Target("btlm_data", _two_corpora, _update_index, _earlier_index),
+    "export-npy": Target("btlm_data", _dataset, _export("npy")),
+    "export-megatron": Target("btlm_data", _dataset, _export("megatron")),
+    "export-mds": Target("btlm_data", _dataset, _export("mds")),
+    "train": Target("btlm_train", _train_inputs, _train, contents=_trained),
+}
