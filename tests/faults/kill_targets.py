@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.stages.runs import opened
 from tests.train import tiny
 
+EXPORTED = "holds an earlier export"
 UNEQUAL = {"provenance.json"}  # when and where a run was made
 
 
@@ -21,7 +23,8 @@ class Target(NamedTuple):
 
     program: the module that is run. inputs: makes what the command reads, once. start: copies into a fresh folder
     what the command changes, given (inputs, folder). arguments: of the command, given (inputs, folder).
-    contents: everything that must be equal in two folders whose commands have ended.
+    contents: everything that must be equal in two folders whose commands have ended. done: the words with which the
+    command refuses to do again what is done, if it does so.
     """
 
     program: str
@@ -29,6 +32,7 @@ class Target(NamedTuple):
     arguments: Callable[[Path, Path], list[str]]
     start: Callable[[Path, Path], None] = lambda inputs, folder: None
     contents: Callable[[Path], dict[str, str]] = lambda folder: hashes(folder)
+    done: str | None = None
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -113,6 +117,19 @@ def _earlier_index(inputs: Path, folder: Path) -> None:
     shutil.copytree(inputs / "index", folder / "index", dirs_exist_ok=True)
 
 
+def _with_index(folder: Path) -> dict[str, str]:
+    """The dataset, and the keys of every run of the index: how these are cut into files depends on the workers."""
+    found = hashes(folder / "out")
+    for run in sorted((folder / "index").iterdir()):
+        found[f"{run.name}/documents"] = str(json.loads((run / "index.json").read_bytes())["num_documents"])
+        for kind in ("exact", "bands", "signatures"):
+            parts = [opened(run, path.name) for path in sorted(run.glob(f"{kind}-*.cols"))]
+            for name in sorted({name for part in parts for name in part.names}):
+                content = b"".join(part[name].tobytes() for part in parts)
+                found[f"{run.name}/{kind}.{name}"] = hashlib.sha256(content).hexdigest()
+    return found
+
+
 def _dataset(inputs: Path) -> None:
     from tests.faults.kill_runs import run_command
 
@@ -154,9 +171,9 @@ TARGETS = {
     "sample": Target("btlm_data", _no_inputs, _prepare_sample),
     "corpus": Target("btlm_data", _corpus, _prepare_corpus),
     "emit-text": Target("btlm_data", _corpus, _emit_text),
-    "index": Target("btlm_data", _two_corpora, _update_index, _earlier_index),
-    "export-npy": Target("btlm_data", _dataset, _export("npy")),
-    "export-megatron": Target("btlm_data", _dataset, _export("megatron")),
-    "export-mds": Target("btlm_data", _dataset, _export("mds")),
+    "index": Target("btlm_data", _two_corpora, _update_index, _earlier_index, _with_index),
+    "export-npy": Target("btlm_data", _dataset, _export("npy"), done=EXPORTED),
+    "export-megatron": Target("btlm_data", _dataset, _export("megatron"), done=EXPORTED),
+    "export-mds": Target("btlm_data", _dataset, _export("mds"), done=EXPORTED),
     "train": Target("btlm_train", _train_inputs, _train, contents=_trained),
 }
