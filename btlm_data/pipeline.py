@@ -19,7 +19,7 @@ from typing import Any
 
 from btlm_data import input_checks, output_folder, work_folder
 from btlm_data.blocks import make_block, write_table
-from btlm_data.engine.base import open_engine
+from btlm_data.engine.base import EngineSettings, open_engine
 from btlm_data.engine.runner import Events, Runner
 from btlm_data.errors import ConfigError, InputError
 from btlm_data.fingerprint import digest
@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
     where = places(recipe.run)
     stores = where.open()
     inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
-    with _held(stores) as leases, open_engine(recipe.run.engine, recipe.run.workers) as engine:
+    with _held(stores) as leases, open_engine(recipe.run.engine, _engine_settings(recipe.run)) as engine:
         work_folder.claim(stores.work)
         names = [set_.name for set_ in recipe.seq_len] if len(recipe.seq_len) > 1 else [""]
         output = OutputFolder(stores.out, names)
@@ -107,7 +107,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
         engine.start()
         for held in leases:
             lease.start_heartbeat(held)
-        runner = Runner(where, stores, engine, events, leases[0])
+        runner = Runner(where, stores, engine, events, leases[0], skip_failed=recipe.run.skip_failed)
         return _run_stages(Preparation(inputs, runner, output))
 
 
@@ -199,7 +199,12 @@ def plan_clean(inputs: Inputs, runner: Runner) -> Step:
 def idle_runner(recipe: Recipe) -> Runner:
     """A runner that can tell what is done, and is not used to do anything."""
     where = places(recipe.run)
-    return Runner(where, where.open(), open_engine(recipe.run.engine, 1), _NoEvents())
+    engine = open_engine("local", EngineSettings(1))
+    return Runner(where, where.open(), engine, _NoEvents(), skip_failed=recipe.run.skip_failed)
+
+
+def _engine_settings(run: Run) -> EngineSettings:
+    return EngineSettings(run.workers, run.memory_per_worker)
 
 
 class _NoEvents:

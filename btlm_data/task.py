@@ -77,8 +77,9 @@ class Task:
     digest. reads: role -> every work file the task reads, part of the digest. through: role -> files that intermediate
     steps made; how these are cut depends on the memory and never changes the outcome, so they are named but are no
     part of the digest (their lineage is in `inputs`). outputs: names it will write, where they are known beforehand.
-    resumes: prefix of the names under which an interrupted attempt leaves files that the next one can use. weight:
-    units of work, for progress only. hints: JSON values that change no output (never part of the digest).
+    resumes: prefix of the names under which an interrupted attempt leaves files that the next one can use. title: what a
+    person calls the task's input, where there is a word for it. weight: units of work, for progress only. hints: values
+    that change no output (never part of the digest).
     """
 
     id: str
@@ -88,6 +89,7 @@ class Task:
     through: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
     outputs: Sequence[tuple[StoreName, str]] = ()
     resumes: str | None = None
+    title: str = ""
     weight: int = 1
     hints: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,7 +106,8 @@ class Step:
     name: the stage's name, with ".PART" behind it where the stage has several steps ("dedupe.cluster"). work: a
     module-level function (task, settings, files: TaskFiles) -> Counts; settings must be picklable. version goes up whenever the
     same inputs would give other outputs. settings_digest covers every setting that changes the outputs. unit: what
-    Task.weight counts.
+    Task.weight counts. skip: stands in for `work` where the task's input kills every worker and is to be left out: counts
+    what is not read.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Step:
     settings: Any
     settings_digest: str
     unit: str = "B"  # "B" bytes, "doc" documents, "token", "sample", "task"
+    skip: Callable[[Task, Any, Any], Counts] | None = None
 
     @property
     def folder(self) -> str:

@@ -15,7 +15,18 @@ MARK = "work-folder.json"
 LEASE = "run.lease"
 FORMAT_VERSION = 2
 # Folders of the steps (the first part of their names) and of receipts; nothing else below the work folder is touched.
-FOLDERS = ("acquire", "clean", "dedupe", "holdout", "shuffle", "pack", "shard", "emit", "receipts")
+FOLDERS = (
+    "acquire",
+    "clean",
+    "dedupe",
+    "holdout",
+    "shuffle",
+    "pack",
+    "shard",
+    "emit",
+    "receipts",
+    "failures",
+)
 
 
 def claim(store: Store) -> None:

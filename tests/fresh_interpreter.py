@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.receipts import Receipt, read_all
 from btlm_data.storage import open_store
@@ -37,7 +38,7 @@ def do(job: Job, paths: Sequence[Path] = ()) -> None:
 class FreshEngine:
     """An engine that does every job in an interpreter of its own, several jobs of a step in one where they are many."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self.num_jobs = 0
 
     def __enter__(self) -> Self:

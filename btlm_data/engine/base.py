@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from btlm_data.engine.execute import Job
 from btlm_data.engine.receipts import Receipt
 
-# name -> module:class, imported only when chosen. An engine is a class of (workers).
+# name -> module:class, imported only when chosen. An engine is a class of (EngineSettings).
 ENGINES = {"local": "btlm_data.engine.local:LocalEngine"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What any engine may want to know. workers: tasks at once; memory_per_worker: bytes that each may hold."""
+
+    workers: int
+    memory_per_worker: int = 10**9
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job whose worker ended before the job did: killed, crashed, its machine gone.
+
+    reason: how the worker ended, in words. log: what it left to read (a stack trace), or "".
+    """
+
+    job: Job
+    reason: str
+    log: str = ""
 
 
 class Engine(Protocol):
@@ -27,18 +48,19 @@ class Engine(Protocol):
     def start(self) -> None:
         """Start the workers, if that is to be done before this process has threads."""
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | None]:
-        """Do the jobs; yields each receipt as it comes, in any order, and None now and then while waiting.
+    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | Lost | None]:
+        """Do the jobs of one step, each once; yields what became of each, in any order, and None now and then while waiting.
 
-        The first exception of a job ends the others and is raised here.
+        A job that is lost does not disturb the others; the caller may give it again. The first exception of a
+        job ends the others and is raised here.
         """
 
     def progress(self) -> int:
         """Units of work reported so far by all workers, for all jobs together."""
 
 
-def open_engine(name: str, workers: int) -> Engine:
+def open_engine(name: str, settings: EngineSettings) -> Engine:
     """The engine of this name."""
     module, _, cls = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), cls)(workers)
+    engine: Engine = getattr(importlib.import_module(module), cls)(settings)
     return engine

@@ -1,47 +1,53 @@
 """Jobs on this machine: in this process (one worker), or in a pool of processes.
 
-Workers die with the driver (a SIGKILLed driver leaves nobody writing to the work folder), ignore Ctrl-C (the driver
-ends them), and report progress through a shared counter each. They are forked where this process has no other thread
-yet (they then have the compiled kernels at once), and started afresh where it has: both do the same jobs.
+With several workers a process of its own, the nursery, starts them and starts others for those that die. It is made while
+this process has no other thread, where that is possible: it then has the compiled kernels, and so has every worker, at
+once. Workers die with the driver (a SIGKILLed driver leaves nobody writing to the work folder), ignore Ctrl-C (the driver
+ends them), and report progress through a shared counter each. A worker that dies takes nothing with it but its own task.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
+import socket
 import sys
+import tempfile
 import threading
+import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
+from btlm_data.engine.base import EngineSettings, Lost
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import BtlmError
 
 _POLL_SECONDS = 0.2
+_LOG_BYTES = 20_000  # of what a worker left to read, from the end
 _NAME_BYTES = 512  # of the file that a worker reads: its end is what tells files apart
 
 
 class LocalEngine:
     """A pool of `workers` processes for the whole run. Use as a context manager."""
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, settings: EngineSettings) -> None:
+        self.workers = settings.workers
+        self._nursery: _Nursery | None = None
+        self._pool: list[_Worker] = []
         forks = sys.platform == "linux" and threading.active_count() == 1
-        self._context = multiprocessing.get_context("fork" if forks else "spawn")
-        self._progress: Any = self._context.RawArray(ctypes.c_uint64, workers + 1)
-        self._process_ids: Any = self._context.RawArray(ctypes.c_int64, workers)
-        self._next_slot: Any = self._context.Value(ctypes.c_int, 0)
-        self._reading: Any = self._context.RawArray(ctypes.c_char * _NAME_BYTES, workers)
-        self._workers: dict[int, BaseProcess] = {}
+        self._context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+        self._progress: Any = self._context.RawArray(ctypes.c_uint64, self.workers + 1)
+        self._reading: Any = self._context.RawArray(ctypes.c_char * _NAME_BYTES, self.workers)
 
     def __enter__(self) -> Self:
         return self
@@ -52,130 +58,284 @@ class LocalEngine:
         self.kill()
 
     def start(self) -> None:
-        """Start the workers now: before this process has threads, and after it has loaded what they should inherit."""
-        if self._pool is None and self.workers > 1:
-            shared = (self._progress, self._process_ids, self._next_slot, self._reading, os.getpid())
-            self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=self._context, initializer=_start_worker, initargs=shared
-            )
-            try:
-                self._pool.submit(os.getpid).result()
-            except BrokenProcessPool:
-                raise BtlmError(
-                    "A worker process was killed when it started (often because the system ran out of memory). "
-                    "Rerun the same command with fewer --workers; it continues from here."
-                ) from None
+        """Make the nursery now: before this process has threads, and after it has loaded what workers should have."""
+        if self._nursery is None and self.workers > 1:
+            self._nursery = _Nursery(self._context, self._progress, self._reading)
 
     def progress(self) -> int:
         """Units reported by all workers since the engine was made."""
         return int(sum(self._progress))
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | None]:
+    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | Lost | None]:
         """Do the jobs; None is yielded about five times a second so that a bar can move."""
-        if self.workers == 1 or len(jobs) == 1:
+        if self.workers == 1:
             for job in jobs:
                 yield execute(job, self._count)
             return
         self.start()
-        assert self._pool is not None
-        waiting = iter(jobs)
-        running: dict[Future[Receipt], Job] = {}
+        waiting = deque(jobs)
         try:
             while True:
-                while len(running) < 2 * self.workers and (following := next(waiting, None)) is not None:
-                    running[self._pool.submit(_execute, following)] = following
-                    if len(self._workers) < self.workers:
-                        self._workers |= {
-                            child.pid: child for child in multiprocessing.active_children() if child.pid
-                        }
-                if not running:
+                self._hand_out(waiting)
+                busy = {worker.connection: worker for worker in self._pool if worker.job is not None}
+                if not busy:
                     return
-                done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    receipt = future.result()
-                    del running[future]
-                    yield receipt
+                for connection in wait(busy, timeout=_POLL_SECONDS):
+                    assert isinstance(connection, Connection)
+                    yield self._ended(busy[connection])
+                for worker in busy.values():
+                    worker.watch()
                 yield None
-        except BrokenProcessPool:
-            raise BtlmError(self._obituary(jobs[0].step)) from None
         finally:
-            if running:
+            if any(worker.job is not None for worker in self._pool):
                 self.kill()
 
     def kill(self) -> None:
         """End all workers at once; what they had not published is as if never begun."""
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        for process_id in list(self._process_ids):
-            if process_id:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process_id, signal.SIGKILL)
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool, self._pool = self._pool, []
+        for worker in pool:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process_id, signal.SIGKILL)
+            worker.close()
+        nursery, self._nursery = self._nursery, None
+        if nursery is not None:
+            nursery.close()
 
-    def _obituary(self, step: str) -> str:
-        """How a worker died and of which file, in words. The pool has ended (by SIGTERM) those that had not died."""
-        assert self._pool is not None
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        dead = [child for child in self._workers.values() if child.exitcode not in (None, 0, -signal.SIGTERM)]
-        names = {
-            pid: bytes(name).rstrip(b"\0") for pid, name in zip(self._process_ids, self._reading, strict=True)
-        }
-        files = sorted({names.get(child.pid or 0, b"").decode("utf-8", "replace") for child in dead} - {""})
-        where = f" while it read {' or '.join(files)}" if files else ""
-        crashes = [child.exitcode for child in dead if child.exitcode != -signal.SIGKILL]
-        if crashes:
-            how = f"crashed ({_describe(crashes[0])}){where}"
-            advice = (
-                "Check that the file is whole, or take it out of the source, and rerun the same command"
-                if files
-                else "Rerun the same command"
-            )
-        else:
-            how = f"was killed{where} (often because the system ran out of memory)"
-            advice = "Rerun the same command with fewer --workers or a smaller --memory"
-        return f"A worker process of the stage {step} {how}. {advice}; it continues from here."
+    def _hand_out(self, waiting: deque[Job]) -> None:
+        """Give each idle worker a job, and start workers as long as there are jobs for them."""
+        assert self._nursery is not None
+        while waiting:
+            idle = next((worker for worker in self._pool if worker.job is None), None)
+            if idle is None:
+                if len(self._pool) == self.workers:
+                    return
+                used = {worker.slot for worker in self._pool}
+                slot = next(slot for slot in range(self.workers) if slot not in used)
+                self._pool.append(idle := self._nursery.make(slot))
+            if idle.give(waiting[0]):
+                waiting.popleft()
+            else:  # it died while it had nothing to do
+                self._bury(idle)
+
+    def _ended(self, worker: _Worker) -> Receipt | Lost:
+        """What became of the worker's job. Raises the job's own exception."""
+        job = worker.job
+        assert job is not None
+        try:
+            ended, told = worker.connection.recv()
+        except (EOFError, OSError):
+            return Lost(job, *self._bury(worker))
+        worker.job = None
+        if isinstance(ended, BaseException):
+            raise ended from _InWorkerError(told)
+        assert isinstance(ended, Receipt)
+        return ended
+
+    def _bury(self, worker: _Worker) -> tuple[str, str]:
+        """Take a dead worker out of the pool; returns how it died, and what it left to read."""
+        assert self._nursery is not None
+        self._pool.remove(worker)
+        status = self._nursery.reap(worker.process_id)
+        name = bytes(self._reading[worker.slot]).rstrip(b"\0").decode("utf-8", "replace")
+        reason, log = worker.death(status, name), worker.log()
+        worker.close()
+        return reason, log
 
     def _count(self, amount: int) -> None:
         self._progress[self.workers] += amount
 
 
-def _describe(code: int | None) -> str:
-    """An exit code of a process in words."""
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"signal {-code}, {names.get(-code, 'unknown')}"
+class _InWorkerError(Exception):
+    """Shows where in a worker an exception was raised."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
 
 
-_listeners: Any = (
-    None  # of a worker process, set once when it starts: of progress, and of files that are read
-)
+@dataclass
+class _Worker:
+    """A worker as the driver knows it. job: what it works on. most_resident: bytes of memory seen at most in that job."""
+
+    slot: int
+    process_id: int
+    connection: Connection
+    trace: BinaryIO
+    job: Job | None = None
+    most_resident: int = 0
+
+    def give(self, job: Job) -> bool:
+        """Send a job; False if the worker is dead."""
+        try:
+            self.connection.send(job)
+        except OSError:
+            return False
+        self.job, self.most_resident = job, 0
+        return True
+
+    def watch(self) -> None:
+        """Look at its memory."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = int(Path(f"/proc/{self.process_id}/statm").read_bytes().split()[1])
+            self.most_resident = max(self.most_resident, pages * os.sysconf("SC_PAGE_SIZE"))
+
+    def death(self, status: int, name: str) -> str:
+        """How it died, in words. status: its exit code, negative for a signal. name: of the file it read, or ""."""
+        doing = [f"read {name}"] if name else []
+        doing += [f"held {self.most_resident / 1e6:,.0f} MB"] if self.most_resident else []
+        details = f" while it {' and '.join(doing)}" if doing else ""
+        if status == -signal.SIGKILL:
+            return f"its worker was killed{details} (often because the system ran out of memory)"
+        if status < 0:
+            names = {number.value: number.name for number in signal.Signals}
+            return f"its worker crashed{details} (signal {-status}, {names.get(-status, 'unknown')})"
+        return f"its worker ended{details} with exit code {status}"
+
+    def log(self) -> str:
+        """The stack trace that a crash left."""
+        size = self.trace.seek(0, os.SEEK_END)
+        self.trace.seek(max(0, size - _LOG_BYTES))
+        return self.trace.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """Close the driver's ends."""
+        self.connection.close()
+        self.trace.close()
 
 
-def _execute(job: Job) -> Receipt:
-    advance, reading = _listeners
-    reading("")
-    return execute(job, advance, reading)
+class _Nursery:
+    """The process that makes workers, as the driver knows it: asked for one thing at a time."""
+
+    def __init__(self, context: Any, progress: Any, reading: Any) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        inherited = ours.fileno() if context.get_start_method() == "fork" else None
+        self._process = context.Process(
+            target=_nurse, args=(theirs, inherited, progress, reading, os.getpid()), name="btlm nursery"
+        )
+        self._process.start()
+        theirs.close()
+
+    def make(self, slot: int) -> _Worker:
+        """A new worker. Raises BtlmError if the nursery is gone."""
+        ours, theirs = multiprocessing.Pipe()
+        trace = tempfile.TemporaryFile()  # noqa: SIM115 - the worker has it as long as it lives
+        try:
+            socket.send_fds(self._socket, [f"make {slot}".encode()], [theirs.fileno(), trace.fileno()])
+        except OSError:
+            raise self._gone() from None
+        theirs.close()
+        return _Worker(slot, self._answer(), ours, trace)
+
+    def reap(self, process_id: int) -> int:
+        """Exit code of a worker that has ended (negative: the signal)."""
+        try:
+            self._socket.send(f"reap {process_id}".encode())
+        except OSError:
+            raise self._gone() from None
+        return self._answer()
+
+    def close(self) -> None:
+        """End it, and with it the workers that are left."""
+        self._socket.close()
+        self._process.join(timeout=2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+    def _answer(self) -> int:
+        answer = self._socket.recv(64)
+        if not answer:
+            raise self._gone()
+        return int(answer)
+
+    def _gone(self) -> BtlmError:
+        return BtlmError(
+            "The process that starts workers was killed (often because the system ran out of memory). "
+            "Rerun the same command with fewer --workers or a smaller --memory; it continues from here."
+        )
 
 
-def _start_worker(progress: Any, process_ids: Any, next_slot: Any, names: Any, driver: int) -> None:
-    global _listeners
+def _nurse(
+    requests: socket.socket, drivers_end: int | None, progress: Any, names: Any, driver: int
+) -> None:
+    """Body of the nursery: make workers and tell how they ended, until the driver closes its end.
+
+    drivers_end: the driver's descriptor, where this process has inherited it: the socket would never end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if drivers_end is not None:
+        os.close(drivers_end)
+    _die_with(driver)
+    children: set[int] = set()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, 64, 2)
+        if not message:
+            break
+        request, _, number = message.decode().partition(" ")
+        if request == "make":
+            nursery = os.getpid()
+            child = os.fork()
+            if child == 0:
+                requests.close()
+                _work(Connection(descriptors[0]), descriptors[1], int(number), (progress, names), nursery)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            children.add(child)
+            requests.send(str(child).encode())
+        else:
+            child = int(number)
+            children.discard(child)
+            requests.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _work(connection: Connection, trace: int, slot: int, shared: tuple[Any, Any], nursery: int) -> None:
+    """Body of a worker: do jobs until the driver closes its end. Never returns. shared: units done, names of files read."""
+    code = 1
+    progress, names = shared
+    try:
+        _die_with(nursery)
+        faulthandler.enable(trace)
+
+        def advance(amount: int) -> None:
+            progress[slot] += amount
+
+        def reading(name: str) -> None:
+            names[slot].value = name.encode("utf-8", "replace")[-_NAME_BYTES:]
+
+        while True:
+            try:
+                job: Job = connection.recv()
+            except EOFError:
+                code = 0
+                break
+            ended: tuple[Receipt | BaseException, str]
+            reading("")
+            try:
+                ended = execute(job, advance, reading), ""
+            except BaseException as error:
+                ended = error, traceback.format_exc()
+            try:
+                connection.send(ended)
+            except (TypeError, AttributeError, ValueError):  # an exception that cannot travel
+                connection.send((RuntimeError(str(ended[0])), ended[1]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """Have the system kill this process when its parent dies."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the driver
-        if os.getppid() != driver:  # it died before we asked
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died before we asked
             os._exit(1)
-    with next_slot.get_lock():
-        slot = next_slot.value % len(process_ids)
-        next_slot.value += 1
-    process_ids[slot] = os.getpid()
-
-    def advance(amount: int) -> None:
-        progress[slot] += amount
-
-    def reading(name: str) -> None:
-        names[slot].value = name.encode("utf-8", "replace")[-_NAME_BYTES:]
-
-    _listeners = (advance, reading)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
 
-from btlm_data.engine import receipts
-from btlm_data.engine.base import Engine
-from btlm_data.engine.execute import Job
+from btlm_data.engine import failures, receipts
+from btlm_data.engine.base import Engine, Lost
+from btlm_data.engine.execute import Job, execute
+from btlm_data.engine.failures import Failure
 from btlm_data.engine.receipts import Receipt
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import DamagedError
 from btlm_data.places import Places, Stores
 from btlm_data.storage.lease import Lease
 from btlm_data.task import Step, StoreName, Task, TaskResult
+
+logger = logging.getLogger(__name__)
 
 
 class Events(Protocol):
@@ -40,15 +44,24 @@ def task_digest(step: Step, task: Task) -> str:
     )
 
 
+def skipping(task: Task) -> Task:
+    """The task that stands in for one whose worker always dies: its input is counted, not read."""
+    return replace(task, args={**task.args, "skipped": True})
+
+
 @dataclass
 class Runner:
-    """Runs steps over one work folder. The listing of each step's folder is read once per step, not a file at a time."""
+    """Runs steps over one work folder. The listing of each step's folder is read once per step, not a file at a time.
+
+    skip_failed: tasks that were put aside (failures.py) are skipped where their step can count what is not read.
+    """
 
     places: Places
     stores: Stores
     engine: Engine
     events: Events
     lease: Lease | None = None
+    skip_failed: bool = False
     # Names in the work folder that a step of this run, or the pipeline, has named; see `tidy`.
     named: set[str] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -76,29 +89,61 @@ class Runner:
         there to be read.
         """
         start = perf_counter()
-        digests = {task.id: task_digest(step, task) for task in step.tasks}
-        assert len(digests) == len(step.tasks), f"step {step.name} has two tasks of one id"
+        assert len({task.id for task in step.tasks}) == len(step.tasks), (
+            f"{step.name} has two tasks of one id"
+        )
         done = self.proved(step)
         todo = [task for task in step.tasks if task.id not in done]
         self._forget(step, todo, done)
         self.events.step_started(step, todo, [task for task in step.tasks if task.id in done])
-        before, documents = self.engine.progress(), 0
-        jobs = [Job.of(step, task, digests[task.id], self.places) for task in todo]
         with self.removing_damaged():
-            for receipt in self.engine.map(jobs):
-                if self.lease is not None:
-                    self.lease.check()
-                if receipt is not None:
-                    result = receipt.result()
-                    done[result.task_id] = result
-                    documents += result.counts.extra.get("documents", 0)
-                self.events.step_moved(step, self.engine.progress() - before, documents)
+            failed = self._do(step, todo, done)
+        if failed:
+            raise failures.stop(failed, self.stores.work, can_skip=step.skip is not None)
         results = [done[task.id] for task in step.tasks]
         self._keep_only(step, results)
         self.seconds[step.name] = self.seconds.get(step.name, 0.0) + perf_counter() - start
         self.num_tasks[step.name] = len(step.tasks)
         self.events.step_finished(step, perf_counter() - start, len(step.tasks) - len(todo))
         return results
+
+    def _do(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> list[Failure]:
+        """Do the tasks; `done` gains their results. Returns those that were lost every time and could not be skipped."""
+        jobs = [Job.of(step, task, task_digest(step, task), self.places) for task in todo]
+        failed = self._failed_before(step, jobs)
+        known = {failure.task for failure in failed}
+        before, documents = self.engine.progress(), 0
+        waiting = [job for job in jobs if job.task.id not in known]
+        for ended in failures.do_all(self.engine, waiting, failed):
+            if self.lease is not None:
+                self.lease.check()
+            if isinstance(ended, Lost):
+                logger.warning("%s: %s is lost: %s", step.name, failures.title_of(ended.job), ended.reason)
+            elif ended is not None:
+                result = ended.result()
+                done[result.task_id] = result
+                documents += result.counts.extra.get("documents", 0)
+            self.events.step_moved(step, self.engine.progress() - before, documents)
+        for failure in failed:
+            failures.write(self.stores.work, failure)
+        if not self.skip_failed or step.skip is None:
+            return failed
+        by_id = {task.id: task for task in todo}
+        for failure in failed:
+            logger.warning("%s: %s is skipped (--skip-failed)", step.name, failure.title)
+            task = skipping(by_id[failure.task])
+            job = Job.of(replace(step, work=step.skip), task, task_digest(step, task), self.places)
+            done[task.id] = execute(job).result()
+        return []
+
+    def _failed_before(self, step: Step, jobs: Sequence[Job]) -> list[Failure]:
+        """With --skip-failed: what an earlier run has put aside, which is not tried again. Without: nothing."""
+        if not self.skip_failed or step.skip is None:
+            failures.forget(self.stores.work, step.name)
+            return []
+        digests = {job.task.id: job.digest for job in jobs}
+        before = failures.read_all(self.stores.work, step.name)
+        return [failure for failure in before if digests.get(failure.task) == failure.digest]
 
     @contextlib.contextmanager
     def removing_damaged(self) -> Iterator[None]:
@@ -145,7 +190,10 @@ class Runner:
         self, receipt: Receipt, step: Step, task: Task, there: dict[tuple[StoreName, str], int]
     ) -> bool:
         """Whether the receipt proves that the task is done."""
-        if receipt.digest != task_digest(step, task):
+        digests = {task_digest(step, task)}
+        if self.skip_failed and step.skip is not None:
+            digests.add(task_digest(step, skipping(task)))
+        if receipt.digest not in digests:
             return False
         outputs = {(artifact.store, artifact.name): artifact.size for artifact in receipt.artifacts}
         is_whole = all(there.get(place) == size for place, size in outputs.items())

@@ -387,6 +387,10 @@ class Run(_Settings):
     allow_missing_source: bool = Field(
         False, description="accept source names in settings that no document has"
     )
+    skip_failed: bool = Field(
+        False,
+        description="leave out input whose reading has killed every process that tried, and count it",
+    )
     overwrite: bool = Field(False, description="replace another dataset in the output folder")
     stop_after: Stage | None = Field(None, description="end after this stage; a later run continues")
     emit_text: Name | None = Field(None, description="also write the kept text as .jsonl.zst to this folder")

@@ -108,6 +108,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--cache-size", "run.cache_size", "SIZE"),
         Flag("--keep-downloads", "run.keep_downloads"),
         Flag("--engine", "run.engine"),
+        Flag("--skip-failed", "run.skip_failed"),
     ),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
 from btlm_data.cleaning.normalize import normalizer_version
 from btlm_data.fingerprint import digest
@@ -23,6 +24,7 @@ from btlm_data.formats.columns import Columns
 from btlm_data.formats.input_digest import stretch_digests
 from btlm_data.recipe.models import Settings
 from btlm_data.records.base import BATCH_BYTES, ReadOptions, Stretch
+from btlm_data.records.batch import RecordBatch, Reject
 from btlm_data.records.reader import read_batches
 from btlm_data.sources.local import unchanged
 from btlm_data.stages import decontaminate
@@ -74,12 +76,25 @@ def plan(groups: Sequence[Sequence[FileRange]], settings: CleanSettings, ngrams:
             inputs=[r.identity for r in ranges],
             reads={"ngrams": [ngrams] if ngrams is not None else []},
             resumes=f"{NAME}/{number:06d}-",
+            title=_title(ranges),
             weight=max(1, sum(r.num_bytes for r in ranges)),
             hints={"ranges": ranges},  # their identities are in `inputs`
         )
         for number, ranges in enumerate(groups)
     ]
-    return Step(NAME, VERSION, work, tasks, settings, "")
+    return Step(NAME, VERSION, work, tasks, settings, "", skip=skip)
+
+
+def _title(ranges: Sequence[FileRange]) -> str:
+    """The names of the files, or the stretch of the one."""
+    first = ranges[0]
+    if len(ranges) > 1:
+        return f"{first.file.name} to {ranges[-1].file.name} ({len(ranges)} files)"
+    if first.start or first.stop is not None:
+        return f"{first.file.name} from byte {first.start:,}" + (
+            f" to {first.stop:,}" if first.stop is not None else ""
+        )
+    return first.file.name
 
 
 def ranges_of(task: Task) -> Sequence[FileRange]:
@@ -93,10 +108,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     ranges = ranges_of(task)
     identity = digest(list(task.inputs))
     wanted = {product: digest(identity, setting) for product, setting in task.args["products"].items()}
-    ngrams = (
-        decontaminate.open_ngrams(files.columns(task.reads["ngrams"][0])) if task.reads["ngrams"] else None
-    )
-    part = Part(ranges, settings, wanted, ngrams)
+    part = Part(ranges, settings, wanted, _ngrams(task, files))
     stages = {"acquire": Counts(), "clean": Counts()}
     blocks: list[list[Any]] = []
 
@@ -132,6 +144,48 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
             "documents": sum(count for _, count in blocks),
         }
     )
+
+
+def skip(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+    """Leave a part out, because each process that read it has died: its files, or its stretch of one, are rejects."""
+    ranges = ranges_of(task)
+    identity = digest(list(task.inputs), "skipped")
+    wanted = {product: digest(identity, setting) for product, setting in task.args["products"].items()}
+    records = Records()
+    for index, one in enumerate(ranges):
+        detail = "left out, because every process that read it died (--skip-failed)"
+        reject = Reject(0, one.start, "unreadable_file", detail, one.num_bytes)
+        records.take(RecordBatch(rejects=[reject], final=True), index)
+    part = Part(ranges, settings, wanted, _ngrams(task, files))
+    meta = BlockWriter(files, stem := _stem(task, 0), part).write(records)
+    return Counts(
+        extra={
+            "stages": meta["stages"],
+            "blocks": [[stem, 0]],
+            "num_lines": _num_lines(ranges[0], settings) if len(ranges) == 1 else 0,
+            "digests": [[] for _ in ranges],
+            "documents": 0,
+        }
+    )
+
+
+def _ngrams(task: Task, files: TaskFiles) -> EvalNgrams | None:
+    """The n-grams of evaluation sets, where the task names some."""
+    named = task.reads["ngrams"]
+    return decontaminate.open_ngrams(files.columns(named[0])) if named else None
+
+
+def _num_lines(one: FileRange, settings: CleanSettings) -> int:
+    """Lines that begin in a stretch of a plain file, so that the lines behind it keep their numbers; 0 for a whole file."""
+    if one.stop is None:  # nothing of the file is behind it
+        return 0
+    count, position = int(one.start == 0), max(0, one.start - 1)
+    with settings.fetcher.local_copy(one.file) as path, path.open("rb") as file:
+        file.seek(position)
+        while position < one.stop - 1 and (piece := file.read(min(1 << 20, one.stop - 1 - position))):
+            count += piece.count(b"\n")
+            position += len(piece)
+    return count
 
 
 def _stem(task: Task, number: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from btlm_data.engine import receipts
+from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner, task_digest
@@ -72,7 +73,7 @@ def nothing_ran() -> Iterator[None]:
 
 def runner(folder: Path, events: Seen | None = None, workers: int = 1) -> Runner:
     places = Places(str(folder / "work"), str(folder / "out"))
-    return Runner(places, places.open(), LocalEngine(workers), events or Seen())
+    return Runner(places, places.open(), LocalEngine(EngineSettings(workers)), events or Seen())
 
 
 def run(made: Step, folder: Path, events: Seen | None = None) -> list[TaskResult]:

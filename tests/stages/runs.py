@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.receipts import Receipt
@@ -50,7 +51,7 @@ class Mortal(LocalEngine):
     step: str | None = None
 
     def __post_init__(self) -> None:
-        super().__init__(1)
+        super().__init__(EngineSettings(1))
 
     def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | None]:
         for job in jobs:
@@ -70,12 +71,12 @@ class Context:
     workers: int = 1
     ran: list[str] = field(default_factory=list)
     before: Callable[[Step], None] = lambda step: None
-    engine: Callable[[int], LocalEngine] = LocalEngine
+    engine: Callable[[EngineSettings], LocalEngine] = LocalEngine
 
     @contextlib.contextmanager
     def runner(self) -> Iterator[Runner]:
         places = Places(str(self.work_dir), f"{self.work_dir}-out")
-        with self.engine(self.workers) as engine:
+        with self.engine(EngineSettings(self.workers)) as engine:
             yield Runner(places, places.open(), engine, Events(self.ran, self.before))
 
 
