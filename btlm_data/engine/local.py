@@ -136,7 +136,7 @@ class LocalEngine:
         assert self._nursery is not None
         self._pool.remove(worker)
         status = self._nursery.reap(worker.process_id)
-        name = bytes(self._reading[worker.slot]).rstrip(b"\0").decode("utf-8", "replace")
+        name = self._reading[worker.slot].value.decode("utf-8", "replace")
         reason, log = worker.death(status, name), worker.log()
         worker.close()
         return reason, log
@@ -219,20 +219,17 @@ class _Nursery:
         """A new worker. Raises BtlmError if the nursery is gone."""
         ours, theirs = multiprocessing.Pipe()
         trace = tempfile.TemporaryFile()  # noqa: SIM115 - the worker has it as long as it lives
-        try:
-            socket.send_fds(self._socket, [f"make {slot}".encode()], [theirs.fileno(), trace.fileno()])
-        except OSError:
-            raise self._gone() from None
-        theirs.close()
-        return _Worker(slot, self._answer(), ours, trace)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
+            on_failure.callback(trace.close)
+            with theirs:
+                child = self._ask(f"make {slot}", [theirs.fileno(), trace.fileno()])
+            on_failure.pop_all()
+        return _Worker(slot, child, ours, trace)
 
     def reap(self, process_id: int) -> int:
         """Exit code of a worker that has ended (negative: the signal)."""
-        try:
-            self._socket.send(f"reap {process_id}".encode())
-        except OSError:
-            raise self._gone() from None
-        return self._answer()
+        return self._ask(f"reap {process_id}")
 
     def close(self) -> None:
         """End it, and with it the workers that are left."""
@@ -243,22 +240,21 @@ class _Nursery:
             self._process.join()
         self._process.close()
 
-    def _answer(self) -> int:
-        answer = self._socket.recv(64)
-        if not answer:
-            raise self._gone()
-        return int(answer)
-
-    def _gone(self) -> BtlmError:
-        return BtlmError(
-            "The process that starts workers was killed (often because the system ran out of memory). "
+    def _ask(self, request: str, descriptors: Sequence[int] = ()) -> int:
+        try:
+            socket.send_fds(self._socket, [request.encode()], descriptors)
+            answer = self._socket.recv(64)
+        except OSError:
+            answer = b""
+        if answer:
+            return int(answer)
+        raise BtlmError(
+            "The process that starts worker processes was killed (often because the system ran out of memory). "
             "Rerun the same command with fewer --workers or a smaller --memory; it continues from here."
         )
 
 
-def _nurse(
-    requests: socket.socket, drivers_end: int | None, progress: Any, names: Any, driver: int
-) -> None:
+def _nurse(requests: socket.socket, drivers_end: int | None, progress: Any, names: Any, driver: int) -> None:
     """Body of the nursery: make workers and tell how they ended, until the driver closes its end.
 
     drivers_end: the driver's descriptor, where this process has inherited it: the socket would never end.

@@ -92,7 +92,9 @@ def test_a_tasks_exception_arrives_as_it_is_and_ends_the_others(tmp_path: Path, 
 
 
 def test_a_worker_that_dies_takes_only_its_own_task(tmp_path: Path) -> None:
-    made = jobs(tmp_path, {"die": 9, "reads": "web/é.parquet"}, *[{"sleep": 0.3}] * 4, {"die": 11}, {}, {"die": 0})
+    made = jobs(
+        tmp_path, {"die": 9, "reads": "web/é.parquet"}, *[{"sleep": 0.3}] * 4, {"die": 11}, {}, {"die": 0}
+    )
     with LocalEngine(EngineSettings(2)) as engine:
         ended = list(engine.map(made))
         lost = {one.job.task.id: one for one in ended if isinstance(one, Lost)}
@@ -126,7 +128,9 @@ def test_the_death_of_the_process_that_starts_workers_is_said_plainly(tmp_path: 
         for child in workers_left():
             child.kill()
         time.sleep(0.2)
-        with pytest.raises(BtlmError, match=r"The process that starts workers was killed.*continues from here"):
+        with pytest.raises(
+            BtlmError, match=r"The process that starts worker processes was killed.*continues from here"
+        ):
             list(engine.map(jobs(tmp_path, {}, {}, {})))
     assert workers_left() == []
 
