@@ -1,6 +1,6 @@
 """The stages in order: from a recipe to a verified dataset.
 
-    acquire -> clean -> dedupe -> holdout -> tokenize -> [text] -> shuffle -> pack -> shard
+    acquire -> clean -> dedupe -> holdout -> tokenize -> [emit] -> shuffle -> pack -> shard
 
 Each arrow is a barrier; inside a stage tasks run in any order on any engine (engine/). A stage plans its tasks from what
 earlier ones handed on (preparation.py), runs them, and sets its own part of it. Tokens are made in the one pass of
@@ -284,7 +284,7 @@ def _tokenize(p: Preparation) -> None:
     """Nothing is left to do: tokens were made in the pass over the text, and are counted by `shuffle`."""
 
 
-def _text(p: Preparation) -> None:
+def _emit(p: Preparation) -> None:
     """Write the kept text, where it was asked for."""
     if p.run.emit_text is None:
         return
@@ -360,7 +360,7 @@ STAGES: tuple[tuple[str, Callable[[Preparation], Mapping[str, Dataset] | None]],
     ("dedupe", _dedupe),
     ("holdout", _holdout),
     ("tokenize", _tokenize),
-    ("text", _text),
+    ("emit", _emit),
     ("shuffle", _shuffle),
     ("pack", _pack),
     ("shard", _shard),

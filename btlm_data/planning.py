@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import process_time
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -15,28 +17,45 @@ from rich.text import Text
 
 from btlm_data import pipeline
 from btlm_data.advance import listening
+from btlm_data.estimate import RATES, Estimate, Volume, Workload, by_stage, peak_work_bytes
 from btlm_data.formats.columns import Columns
-from btlm_data.formats.shard_formats.sample import write_samples
-from btlm_data.formats.shard_formats.writer import ShardOptions
+from btlm_data.formats.shard_formats import get_format
+from btlm_data.formats.shard_formats.base import RowPlan, Shard, StreamSize
+from btlm_data.formats.shard_formats.in_memory import PackedColumns, SampleStream
 from btlm_data.places import Stores
 from btlm_data.preparation import Inputs
 from btlm_data.progress import amount, count, duration
 from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
-from btlm_data.stages import clean
+from btlm_data.stages import (
+    clean,
+    decontaminate,
+    dedupe,
+    emit,
+    file_ranges,
+    holdout,
+    pack,
+    shard,
+    shuffle,
+    tokenize,
+)
 from btlm_data.stages.block_writer import BlockWriter, Part
 from btlm_data.storage import Store, is_remote, open_store
 from btlm_data.task import Artifact, Step, Task
 from btlm_data.task_files import TaskFiles
 
 _SAMPLE_BYTES = 16_000_000  # of text
-_WORKER_BYTES = 450_000_000  # what a worker holds while reading, measured on documents of ordinary length
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do. Bytes, seconds, documents and tokens; `measured` says on how much of the input."""
+    """What a run would do. Bytes, seconds, documents and tokens; `measured_bytes` of text were looked at.
+
+    steps: what each is expected to take, in order (estimate.py); stages: their sums, by stage. work_bytes, out_bytes: the
+    most that lies in the work folder at once, and what is written to the dataset's. memory_bytes: of all processes
+    together. seconds: by the clock, without what is done already and without waiting for downloads.
+    """
 
     source: str
     files: dict[str, int]
@@ -47,14 +66,33 @@ class Plan:
     tokens: int
     read_tasks: int
     read_done: int
-    shard_bytes: int
+    out_bytes: int
     work_bytes: int
-    peak_memory_bytes: int
+    memory_bytes: int
+    cpu_seconds: float
     seconds: float
     workers: int
-    stages: tuple[tuple[str, str], ...]
+    descriptions: tuple[tuple[str, str], ...]  # stage, what it does in this run
+    stages: tuple[Estimate, ...]
+    steps: tuple[Estimate, ...]
     split_rules: dict[str, tuple[LeftOut, ...]]  # LeftOut.reason: the rule that put files there
     left_out: tuple[LeftOut, ...]  # what is there and is not read
+
+
+def estimates(workload: Workload) -> tuple[Estimate, ...]:
+    """What every step takes, in the order in which they run."""
+    return (
+        *file_ranges.estimate(workload),
+        *decontaminate.estimate_ngrams(workload),
+        *clean.estimate(workload),
+        *dedupe.estimate(workload),
+        *holdout.estimate(workload),
+        *tokenize.estimate(workload),
+        *emit.estimate(workload),
+        *shuffle.estimate(workload),
+        *pack.estimate(workload),
+        *shard.estimate(workload),
+    )
 
 
 def measure(recipe: Recipe) -> Plan:
@@ -66,109 +104,167 @@ def measure(recipe: Recipe) -> Plan:
     runner = pipeline.idle_runner(recipe)
     cleaning = pipeline.plan_clean(inputs, runner)
     done = len(runner.proved(cleaning))
-    stored = sum(task.weight for task in cleaning.tasks)
-    with tempfile.TemporaryDirectory(prefix="btlm-plan-") as folder:
-        store = open_store(folder)
-        measured, tokens_files = _read_sample(cleaning, Stores(store, store))
-        writing = _write_sample(store, tokens_files, inputs.tokenizer.eos_id, recipe)
-    scale = stored / max(1, measured.stored)
-    text, documents, tokens = (int(n * scale) for n in (measured.text, measured.documents, measured.tokens))
-    copies = len(settings.seq_len) if all(set_.share is None for set_ in settings.seq_len) else 1
-    itemsize = inputs.tokenizer.dtype.itemsize
-    is_packed = settings.shuffle == "samples" and settings.format == "sample"
-    work_bytes = tokens * itemsize * (1 + copies * is_packed)
-    work_bytes += documents * (150 + 8 * settings.dedupe.bands)
-    shard_bytes = int(tokens * copies * (writing.bytes_per_token if settings.format != "corpus" else 1.5))
-    # With --emit-text the text is read and cleaned once more to be written out.
-    passes = 1 - done / max(1, len(cleaning.tasks)) + (run.emit_text is not None)
-    seconds = (measured.seconds * scale * passes + writing.seconds_per_token * tokens * copies) / run.workers
+    workload, sample = measure_workload(inputs, cleaning)
+    steps = estimates(workload)
+    # The driver holds what a process holds, and a step's tasks run in as many others.
+    memory = max(step.memory_bytes * max(1, min(run.workers, step.tasks)) for step in steps)
+    left = 1 - done / max(1, len(cleaning.tasks))
     return Plan(
         source=settings.source.name,
         files=dict(Counter(file.split for file in inputs.listing.files)),
         stored_bytes=sum(file.size for file in inputs.listing.files),
-        measured_bytes=measured.text,
-        text_bytes=text,
-        documents=documents,
-        tokens=tokens,
+        measured_bytes=sample.text_bytes,
+        text_bytes=workload.volume.text_bytes,
+        documents=workload.volume.documents,
+        tokens=workload.volume.tokens,
         read_tasks=len(cleaning.tasks),
         read_done=done,
-        shard_bytes=shard_bytes,
-        work_bytes=work_bytes,
-        peak_memory_bytes=max(run.workers * _WORKER_BYTES, 16 * documents + 300_000_000),
-        seconds=seconds,
+        out_bytes=sum(step.out_bytes for step in steps),
+        work_bytes=peak_work_bytes(steps),
+        memory_bytes=memory + (workload.rates.process_bytes if run.workers > 1 else 0),
+        cpu_seconds=sum(step.cpu_seconds for step in steps),
+        seconds=sum(step.seconds(run.workers) * (left if step.step == clean.NAME else 1) for step in steps),
         workers=run.workers,
-        stages=_stages(recipe, runner.stores.out.shown),
+        descriptions=_describe(recipe, runner.stores.out.shown),
+        stages=tuple(by_stage(steps).values()),
+        steps=steps,
         split_rules=inputs.listing.split_rules(),
         left_out=inputs.listing.left_out,
     )
 
 
+def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, Volume]:
+    """How much there is, scaled up from a sample of it; and the sample. cleaning: the step `clean`.
+
+    The rates that depend most on texts and settings are measured on the sample. Downloads are waited for, and not counted.
+    """
+    with tempfile.TemporaryDirectory(prefix="btlm-plan-") as folder:
+        store = open_store(folder)
+        sample = _read_sample(cleaning, Stores(store, store), inputs.settings.mix)
+        writing = _write_sample(store, sample.tokens_files, inputs)
+    files = inputs.listing.files
+    stored = sum(task.weight for task in cleaning.tasks)
+    volume = replace(
+        sample.volume.scaled(stored / max(1, sample.volume.stored_bytes)),
+        files=len(files),
+        parts=len(cleaning.tasks),
+        stored_bytes=stored,
+    )
+    rates = replace(
+        RATES,
+        clean_byte=sample.seconds / max(1, sample.volume.text_bytes),
+        shard_token=writing.seconds,
+        shard_token_bytes=writing.num_bytes,
+    )
+    settings = inputs.settings
+    own = {file.split for file in files}
+    drawn = (settings.holdout.fraction > 0) + (settings.holdout.test_fraction > 0) if own == {"train"} else 0
+    workload = Workload(
+        volume,
+        settings,
+        inputs.run,
+        rates,
+        repeats=sample.repeats,
+        token_bytes=inputs.tokenizer.dtype.itemsize,
+        eos_id=inputs.tokenizer.eos_id,
+        splits=max(1, len(own) + drawn),
+        evaluation_bytes=sum(Path(file.name).stat().st_size for file in inputs.evaluation),
+    )
+    return workload, sample.volume
+
+
 @dataclass
 class _Read:
-    stored: int = 0
-    text: int = 0
-    documents: int = 0
-    tokens: int = 0
+    """What a sample showed. seconds: CPU. repeats: of the average token, by the mix."""
+
+    volume: Volume = field(default_factory=lambda: Volume(0, 0, 0, 0, 0, 0))
     seconds: float = 0.0
+    repeated_tokens: float = 0.0
+    tokens_files: list[Artifact] = field(default_factory=list)
+
+    @property
+    def repeats(self) -> float:
+        """How often the average token stands in the streams."""
+        return self.repeated_tokens / self.volume.tokens if self.volume.tokens else 1.0
 
 
-def _read_sample(cleaning: Step, stores: Stores) -> tuple[_Read, list[Artifact]]:
-    """Read from parts spread evenly over the source, up to _SAMPLE_BYTES of text; also returns the files of tokens."""
-    measured, tokens_files = _Read(), []
+def _read_sample(cleaning: Step, stores: Stores, mix: Mapping[str, float]) -> _Read:
+    """Read from parts spread evenly over the source, up to _SAMPLE_BYTES of text."""
+    sample = _Read()
     tasks = cleaning.tasks
     chosen = [tasks[i] for i in np.unique(np.linspace(0, len(tasks) - 1, 4).astype(int))] if tasks else []
     settings = replace(cleaning.settings, strict=False)
+    wanted = {product: "plan" for product in settings.products if product != "contamination"}
     for number, task in enumerate(chosen):
         ranges = clean.ranges_of(task)
         if number and any(is_remote(file_range.file.url) for file_range in ranges):
             break  # one remote file is enough to wait for
-        start = perf_counter()
+        start = process_time()
         stored: list[int] = []
         with listening(stored.append):
             block = next(clean.records(ranges, settings, (0, 0), _SAMPLE_BYTES // len(chosen)), None)
         if block is None:
             continue
-        wanted = {product: "plan" for product in settings.products if product != "contamination"}
         files = TaskFiles(stores, Task("plan"))
-        meta = BlockWriter(files, f"clean/{number}", Part(ranges, settings, wanted)).write(block)
-        measured.seconds += perf_counter() - start
-        measured.stored += max(1, min(task.weight, sum(stored)))
+        BlockWriter(files, f"clean/{number}", Part(ranges, settings, wanted)).write(block)
+        sample.seconds += process_time() - start
         by_ending = {artifact.name.rpartition(".")[2]: artifact for artifact in files.written}
-        measured.text += int(files.columns(by_ending["docs"])["num_bytes"].sum())
-        measured.documents += meta["num_documents"]
-        (num_tokens,) = files.columns(by_ending["tokens"]).shape("tokens")
-        measured.tokens += num_tokens + meta["num_documents"]
-        tokens_files.append(by_ending["tokens"])
-    return measured, tokens_files
+        docs, lengths = files.columns(by_ending["docs"]), files.columns(by_ending["tokens"])["lengths"]
+        tokens = lengths.astype(np.int64) + 1
+        epochs = np.array([mix.get(name, 1.0) for name in docs.meta["sources"]])
+        before = sample.volume
+        sample.volume = Volume(
+            before.files + 1,
+            before.parts + 1,
+            before.stored_bytes + max(1, min(task.weight, sum(stored))),
+            before.documents + len(tokens),
+            before.text_bytes + int(docs["num_bytes"].sum()),
+            before.tokens + int(tokens.sum()),
+        )
+        sample.repeated_tokens += float((tokens * epochs[docs["source"]]).sum()) if len(tokens) else 0.0
+        sample.tokens_files.append(by_ending["tokens"])
+    return sample
 
 
-@dataclass
-class _Write:
-    seconds_per_token: float
-    bytes_per_token: float
+class _Write(NamedTuple):
+    """CPU seconds and bytes of a shard, for each token."""
+
+    seconds: float
+    num_bytes: float
 
 
-def _write_sample(store: Store, tokens_files: Sequence[Artifact], eos_id: int, recipe: Recipe) -> _Write:
-    """Write the sample's tokens as one shard and look at time and size."""
-    parts = [Columns(store, file)["tokens"] for file in tokens_files]
-    tokens = np.concatenate(parts) if parts else np.zeros(1, np.uint16)
-    length = max(1, min(recipe.seq_len[0].seq_len, len(tokens) - 1))
-    rows = np.lib.stride_tricks.sliding_window_view(np.append(tokens, eos_id), length + 1)[::length]
-    settings = recipe.shards
-    options = ShardOptions(settings.compression, settings.level, settings.hdf5_shuffle, settings.dtype)
-    start = perf_counter()
-    with store.create("sample.h5", durable=False) as creating:
-        info = write_samples(creating.file, np.ascontiguousarray(rows), None, options)
-    num_tokens = max(1, info.num_tokens)
-    return _Write((perf_counter() - start) / num_tokens, info.num_bytes / num_tokens)
+def _write_sample(store: Store, tokens_files: Sequence[Artifact], inputs: Inputs) -> _Write:
+    """Write the sample's documents as one shard of the format asked for, and look at time and size."""
+    settings, tokenizer = inputs.settings, inputs.tokenizer
+    stream = SampleStream.of([Columns(store, file) for file in tokens_files], tokenizer.eos_id)
+    size = StreamSize(len(stream.tokens), len(stream.starts))
+    if size.tokens < 2:
+        return _Write(RATES.shard_token, RATES.shard_token_bytes)
+    shard_format = get_format(settings.format)
+    length = min(settings.seq_len[0].seq_len, size.tokens - 1)
+    packing = pack.packing_of(settings, length, "train", stream.tokens.dtype.name, tokenizer.eos_id)
+    packed = [
+        shard_format.pack(stretch, size, packing, stream)
+        for stretch in shard_format.stretches(size, packing, inputs.run.memory_per_worker)
+    ]
+    packed_rows = tuple(part.rows for part in packed)
+    rows = shard_format.plan(size, packing, packed_rows)
+    whole = Shard(0, RowPlan(rows.rows, max(1, rows.rows)), size, packing, packed_rows)
+    for _ in range(2):  # the first time also loads the format's kernels
+        with store.create("sample.h5", durable=False) as creating:
+            start = process_time()
+            columns = [PackedColumns(part.columns) for part in packed]
+            info = shard_format.write(creating.file, whole, stream, columns)
+            seconds = process_time() - start
+    return _Write(seconds / size.tokens, info.num_bytes / size.tokens)
 
 
-def _stages(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
+def _describe(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
     s = recipe.settings
-    clean = f"{s.clean.normalize}, at least {s.clean.min_chars} characters" + (
+    cleaning = f"{s.clean.normalize}, at least {s.clean.min_chars} characters" + (
         f", {len(s.clean.filters)} filters" if s.clean.filters else ""
     )
-    dedupe = {
+    duplicates = {
         "none": "none",
         "exact": "exact",
         "minhash": f"exact, then MinHash ({s.dedupe.bands} bands x {s.dedupe.rows} rows, {s.dedupe.scheme})",
@@ -181,8 +277,8 @@ def _stages(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
     )
     return (
         ("acquire", s.source.name),
-        ("clean", clean),
-        ("dedupe", dedupe),
+        ("clean", cleaning),
+        ("dedupe", duplicates),
         ("holdout", f"drawn: {', '.join(drawn)} of the documents" if drawn else "the source's own, if any"),
         ("tokenize", s.tokenizer.name),
         ("shuffle", f"{s.shuffle}, seed {s.seed}"),
@@ -193,23 +289,49 @@ def _stages(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
 
 def render(plan: Plan, console: Console) -> None:
     """Print a plan."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for stage, what in plan.stages:
-        table.add_row(Text(stage, style="bold"), what)
-    console.print(table)
+    described = Table(box=None, show_header=False, pad_edge=False)
+    for stage, description in plan.descriptions:
+        described.add_row(Text(stage, style="bold"), description)
+    console.print(described)
+    console.print()
+    costs = Table(box=None, pad_edge=False, header_style="bold")
+    costs.add_column("stage", no_wrap=True, style="bold")
+    for column in ("tasks", "CPU", "reads", "work files", "writes", "memory"):
+        costs.add_column(column, justify="right", no_wrap=True)
+    for estimate in plan.stages:
+        if estimate.tasks:
+            costs.add_row(estimate.stage, *_cells(estimate))
+    console.print(costs)
+    console.print()
     splits = ", ".join(f"{number:,} {split}" for split, number in plan.files.items())
     lines = [f"input      {amount(plan.stored_bytes, 'B')} in files: {splits}"]
     for split, rules in plan.split_rules.items():
         lines += [f"           {split}: {rule.words()}" for rule in rules]
     lines += [f"not read   {left_out.words()}" for left_out in plan.left_out]
+    workers = count(plan.workers, "worker")
     lines += [
         f"tasks      {plan.read_tasks:,} to read, {plan.read_done:,} of them done before",
         f"expected   {amount(plan.documents, 'document')}, {amount(plan.text_bytes, 'B')} of text, "
         f"{amount(plan.tokens, 'token')} before deduplication",
-        f"shards     up to {amount(plan.shard_bytes, 'B')}",
-        f"peak disk  {amount(plan.shard_bytes + plan.work_bytes, 'B')} (work files {amount(plan.work_bytes, 'B')})",
-        f"memory     about {amount(plan.peak_memory_bytes, 'B')} with {count(plan.workers, 'worker')}",
-        f"time       about {duration(plan.seconds)} with {count(plan.workers, 'worker')}, measured on "
+        f"dataset    up to {amount(plan.out_bytes, 'B')}",
+        f"peak disk  {amount(plan.out_bytes + plan.work_bytes, 'B')} (work files {amount(plan.work_bytes, 'B')})",
+        f"memory     about {amount(plan.memory_bytes, 'B')} with {workers}",
+        f"time       about {duration(plan.seconds)} with {workers}, measured on "
         f"{amount(plan.measured_bytes, 'B')} of the input",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _cells(estimate: Estimate) -> list[str]:
+    """One stage's row: nothing for what it does not do."""
+    sizes = (
+        estimate.source_bytes + estimate.read_bytes,
+        estimate.work_bytes,
+        estimate.out_bytes,
+        estimate.memory_bytes,
+    )
+    return [
+        f"{estimate.tasks:,}",
+        duration(estimate.cpu_seconds),
+        *(amount(size, "B") if size else "" for size in sizes),
+    ]

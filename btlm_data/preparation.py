@@ -104,9 +104,8 @@ class Inputs:
         """What the pass over the text needs. ngrams: the table of evaluation n-grams."""
         from btlm_data.stages import clean
 
-        dedupe = self.settings.dedupe
-        keep_signatures = dedupe.method == "minhash" and (dedupe.verify or dedupe.index is not None)
-        need_sha256 = dedupe.method == "none" or not dedupe.holdout
+        keep_signatures = clean.keeps_signatures(self.settings)
+        need_sha256 = clean.needs_sha256(self.settings)
         products = clean.product_digests(
             self.settings,
             self.filters,

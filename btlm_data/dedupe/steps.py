@@ -24,6 +24,7 @@ from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.dedupe import clusters, keys, links
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
+from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
 from btlm_data.engine.runner import Runner
 from btlm_data.kernels import union_find
@@ -31,15 +32,6 @@ from btlm_data.task import Artifact, Counts, Step, StoreName, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
 VERSION = 2
-# What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may give.
-_SORT_BYTES = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8 + 8}
-_SPLIT_BYTES = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
-_GROUP_DOCUMENTS = 2**20  # most documents of one split task, so that there are tasks enough for many workers
-
-
-def disk_bytes(num_documents: int, num_bands: int) -> int:
-    """The most that the stage's own files take at once, besides the sketches (for --plan)."""
-    return num_documents * (4 + max(_SPLIT_BYTES["exact"] + 8, _SPLIT_BYTES["bands"] * num_bands + 8))
 
 
 @dataclass(frozen=True)
@@ -61,30 +53,22 @@ class Steps:
         return self.blocks[-1].last_ordinal if self.blocks else 0
 
     @property
-    def budget(self) -> int:
-        """Bytes of arrays; the other half is the interpreter, libraries and the pages of mapped files."""
-        return self.settings.memory_bytes // 2
-
-    @property
-    def fits_in_memory(self) -> bool:
-        """Whether all keys can be sorted at once."""
-        per_document = max(
-            self.settings.keys_per_document(k) * _SORT_BYTES[k] for k in self.settings.key_kinds
-        )
-        return self.num_documents * (per_document + 16) <= self.budget
+    def sizes(self) -> Sizes:
+        """How the keys are cut."""
+        return Sizes(self.num_documents, self.settings)
 
     def run(self, runner: Runner) -> tuple[TaskResult, list[Artifact]]:
         """Run what is needed; returns the result of `cluster`, and the sorted keys where an index is to keep them."""
         final = self.cluster((), ())
         keys: list[Artifact] = []
-        if not self.fits_in_memory and (self.keeps_keys or not runner.is_done(final)):
+        if not self.sizes.fits_in_memory and (self.keeps_keys or not runner.is_done(final)):
             exact = self._run_exact(runner, keys)
             bands: Sequence[Artifact] = ()
             if "bands" in self.settings.key_kinds:
                 bands = self._run_sort(runner, "bands", exact, keys)
             final = self.cluster([exact], bands)
         [result] = runner.run(final)
-        if self.fits_in_memory:
+        if self.sizes.fits_in_memory:
             names = {f"{clusters.FOLDER}/{kind}-000000.cols" for kind in self.settings.key_kinds}
             keys = [output for output in result.outputs if output.name in names]
         return result, keys
@@ -111,16 +95,10 @@ class Steps:
         keys += [output for output in outputs if "/links-" not in output.name]
         return [output for output in outputs if "/links-" in output.name]
 
-    def log_partitions(self, kind: KeyKind) -> int:
-        """Partitions are 2^k; each holds a quarter to half of the memory, so that uneven ones still fit."""
-        total = self.num_documents * self.settings.keys_per_document(kind) * _SORT_BYTES[kind]
-        return max(0, (-(-2 * total // self.budget) - 1).bit_length())
-
     def split(self, kind: KeyKind, exact: Artifact | None) -> Step:
         """Partition the keys of each group of blocks."""
-        log = self.log_partitions(kind)
-        per_document = _SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
-        most = max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
+        log = self.sizes.log_partitions(kind)
+        most = self.sizes.group_documents(kind)
         groups: list[list[Block]] = []
         for block in self.blocks:
             if not groups or block.last_ordinal - groups[-1][0].first_ordinal > most:
@@ -143,7 +121,7 @@ class Steps:
 
     def sort(self, kind: KeyKind, groups: Artifact | None) -> Step:
         """Find the equal keys of each partition. groups: the list of split files."""
-        log = self.log_partitions(kind)
+        log = self.sizes.log_partitions(kind)
         tasks = []
         for partition in range(1 << log):
             outputs: list[tuple[StoreName, str]] = [
@@ -188,7 +166,7 @@ class Steps:
             ("work", clusters.CLUSTERS),
             ("work", clusters.TABLE),
         ]
-        if self.keeps_keys and self.fits_in_memory:
+        if self.keeps_keys and self.sizes.fits_in_memory:
             outputs += [("work", f"{clusters.FOLDER}/{kind}-000000.cols") for kind in self.settings.key_kinds]
         task = Task(
             id="all",
@@ -197,7 +175,7 @@ class Steps:
             through={"blocks": [self.table], "exact": exact, "edges": edges},
             outputs=outputs,
             weight=max(1, self.num_documents),
-            hints={"in_memory": self.fits_in_memory, "keeps_keys": self.keeps_keys},
+            hints={"in_memory": self.sizes.fits_in_memory, "keeps_keys": self.keeps_keys},
         )
         return Step("dedupe.cluster", VERSION, cluster, [task], self.settings, self.lineage, "doc")
 
@@ -224,7 +202,7 @@ def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """Find the equal keys of one partition, over all groups."""
     kind, partition, log = task.args["kind"], task.args["partition"], task.args["log_partitions"]
     [groups] = task.through["groups"]
-    limit = max(1, settings.memory_bytes // 2 // _SORT_BYTES[kind])
+    limit = max(1, settings.memory_bytes // 2 // SORT_BYTES[kind])
     chunks = keys.partition_chunks(files, files.read_list(groups), partition, limit, task.args["documents"])
     linker = _linker(task, settings, files, kind, log)
     edges = linker.link(chunks, partition)

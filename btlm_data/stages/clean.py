@@ -19,6 +19,7 @@ from typing import Any
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
 from btlm_data.cleaning.normalize import normalizer_version
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.formats.input_digest import stretch_digests
@@ -36,6 +37,55 @@ from btlm_data.tokenizer import TokenizerSpec
 
 VERSION = 3
 NAME = "clean"
+
+
+_BLOCK_COPIES = (
+    12  # what reading holds, in blocks of BATCH_BYTES: the file's bytes, records, texts, hashes, tokens
+)
+
+
+def document_bytes(settings: Settings) -> int:
+    """Bytes of a document's row in .docs (blocks.py)."""
+    return 34 + 32 * needs_sha256(settings)
+
+
+def sketch_bytes(settings: Settings) -> int:
+    """Bytes of a document's row in .sketch (blocks.py)."""
+    dedupe = settings.dedupe
+    if dedupe.method != "minhash":
+        return 0 if dedupe.method == "none" else 16
+    return 16 + 8 * dedupe.bands + 4 * dedupe.num_perm * keeps_signatures(settings)
+
+
+def keeps_signatures(settings: Settings) -> bool:
+    """Whether sketches have whole signatures: for comparing pairs, or for an index."""
+    dedupe = settings.dedupe
+    return dedupe.method == "minhash" and (dedupe.verify or dedupe.index is not None)
+
+
+def needs_sha256(settings: Settings) -> bool:
+    """Whether train documents that equal a holdout document are found by their SHA-256."""
+    return settings.dedupe.method == "none" or not settings.dedupe.holdout
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What reading, cleaning, sketching and tokenizing takes."""
+    volume, rates, settings = workload.volume, workload.rates, workload.settings
+    has_evaluation = workload.evaluation_bytes > 0
+    per_document = document_bytes(settings) + sketch_bytes(settings) + 12 + 8 * has_evaluation
+    cpu_byte = rates.clean_byte + rates.contamination_byte * has_evaluation
+    return [
+        Estimate(
+            NAME,
+            tasks=volume.parts,
+            documents=volume.documents,
+            source_bytes=volume.stored_bytes,
+            read_bytes=decontaminate.TABLE_BYTES * workload.evaluation_bytes * volume.parts,
+            work_bytes=volume.tokens * workload.token_bytes + volume.documents * per_document,
+            memory_bytes=rates.process_bytes + _BLOCK_COPIES * BATCH_BYTES,
+            cpu_seconds=volume.text_bytes * cpu_byte + volume.parts * rates.task,
+        )
+    ]
 
 
 def product_digests(

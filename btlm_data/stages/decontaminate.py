@@ -15,6 +15,7 @@ import numpy as np
 from btlm_data import blocks as block_table
 from btlm_data.cleaning.evaluation_ngrams import ARRAYS, EvalNgrams, evaluation_digest
 from btlm_data.cleaning.evaluation_sets import EvaluationFile
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.formats.columns import Columns
 from btlm_data.splits import SPLITS
@@ -22,6 +23,43 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 1
+
+
+TABLE_BYTES = 6  # of the n-grams' arrays for each byte of the evaluation sets
+
+
+def estimate_ngrams(workload: Workload) -> list[Estimate]:
+    """What making the table of evaluation n-grams takes."""
+    size, rates = workload.evaluation_bytes, workload.rates
+    if not size:
+        return []
+    return [
+        Estimate(
+            "holdout.ngrams",
+            tasks=1,
+            source_bytes=size,
+            work_bytes=TABLE_BYTES * size,
+            memory_bytes=rates.process_bytes + 2 * TABLE_BYTES * size,
+            cpu_seconds=rates.task + size * rates.evaluation_byte,
+        )
+    ]
+
+
+def estimate_report(workload: Workload) -> list[Estimate]:
+    """What listing the documents with hits takes, where few have any."""
+    documents, rates = workload.volume.documents, workload.rates
+    if not workload.evaluation_bytes:
+        return []
+    return [
+        Estimate(
+            "holdout.report",
+            tasks=1,
+            documents=documents,
+            read_bytes=8 * documents + TABLE_BYTES * workload.evaluation_bytes,
+            memory_bytes=rates.process_bytes,
+            cpu_seconds=rates.task + documents * rates.holdout_document,
+        )
+    ]
 
 
 def plan_ngrams(evaluation: Sequence[EvaluationFile]) -> Step:

@@ -16,9 +16,11 @@ from btlm_data.blocks import Block
 from btlm_data.dedupe.clusters import check_safety
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.settings import ClusterSettings
+from btlm_data.dedupe.sizes import Sizes
 from btlm_data.dedupe.steps import VERSION, Steps
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import DedupeSettings, Run
@@ -36,6 +38,15 @@ class Deduplicated:
     summary: Mapping[str, Any]
     counts: Counts
     index_lineage: list[list[str]]
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What finding duplicates takes, besides what an index of earlier runs adds."""
+    dedupe = workload.settings.dedupe
+    if dedupe.method == "none":
+        return []
+    settings = ClusterSettings(dedupe, workload.run.memory_per_worker)
+    return Sizes(workload.volume.documents, settings).estimate(workload.rates)
 
 
 def run(

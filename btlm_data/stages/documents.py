@@ -20,7 +20,9 @@ import numpy.typing as npt
 from btlm_data import blocks as block_table
 from btlm_data.advance import advance
 from btlm_data.errors import DataError
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.formats.dataset import DOCUMENTS
+from btlm_data.stages import shuffle
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.storage import digest
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -28,6 +30,39 @@ from btlm_data.task_files import TaskFiles
 
 VERSION = 2
 _ROW_GROUP = 131_072
+
+
+_ROW_BYTES = 20  # of documents.parquet, compressed
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What the tables take. Sets without shares each have a copy of the same tables."""
+    stream, rates, sets = workload.stream, workload.rates, workload.settings.seq_len
+    [*_, order] = shuffle.estimate(workload)
+    copies = len(sets) if all(part.share is None for part in sets) else 1
+    table_bytes = _ROW_BYTES * stream.documents
+    buckets = order.tasks
+    return [
+        Estimate(
+            "shard.documents",
+            tasks=buckets,
+            documents=stream.documents,
+            read_bytes=order.work_bytes + 34 * stream.documents,
+            work_bytes=table_bytes,
+            memory_bytes=rates.process_bytes + 120 * -(-stream.documents // buckets),
+            cpu_seconds=buckets * rates.task + stream.documents * rates.table_document,
+        ),
+        Estimate(
+            "shard.tables",
+            tasks=workload.splits * len(sets),
+            documents=stream.documents,
+            read_bytes=copies * table_bytes,
+            out_bytes=copies * table_bytes,
+            memory_bytes=rates.process_bytes + 120 * min(stream.documents, 1_000_000),
+            cpu_seconds=workload.splits * len(sets) * rates.task
+            + copies * stream.documents * rates.table_document / 4,
+        ),
+    ]
 
 
 def plan_documents(indices: Mapping[str, StreamIndex], table: Artifact) -> Step:

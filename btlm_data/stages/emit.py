@@ -21,6 +21,7 @@ from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.splits import SPLITS
@@ -30,6 +31,38 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 2
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What reading the source once more and writing the kept text takes; nothing where it is not asked for."""
+    volume, rates = workload.volume, workload.rates
+    if workload.run.emit_text is None:
+        return []
+    [reading] = clean.estimate(workload)
+    text_bytes = round(volume.text_bytes * rates.text_ratio)
+    files = max(1, -(-volume.documents // emit_text.DOCUMENTS_PER_FILE))
+    return [
+        Estimate(
+            "emit.collect",
+            tasks=volume.parts,
+            documents=volume.documents,
+            source_bytes=volume.stored_bytes,
+            read_bytes=clean.document_bytes(workload.settings) * volume.documents,
+            work_bytes=text_bytes,
+            memory_bytes=reading.memory_bytes,
+            cpu_seconds=reading.cpu_seconds / 2 + volume.text_bytes * rates.text_byte / 4,
+        ),
+        Estimate(
+            "emit.write",
+            tasks=files,
+            documents=volume.documents,
+            read_bytes=text_bytes,
+            freed_bytes=text_bytes,
+            out_bytes=text_bytes,
+            memory_bytes=rates.process_bytes,
+            cpu_seconds=files * rates.task + volume.text_bytes * rates.text_byte * 3 / 4,
+        ),
+    ]
 
 
 def run(runner: Runner, collecting: Step, fingerprint: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.records.base import ReadOptions
 from btlm_data.records.reader import is_divisible
 from btlm_data.sources.base import SourceFile
@@ -16,6 +17,19 @@ from btlm_data.sources.base import SourceFile
 RANGE_BYTES = 64 * 2**20  # a plain JSON Lines file is cut into byte ranges of this many
 GROUP_BYTES = 16 * 2**20  # small files are read together up to this many bytes as stored
 GROUP_FILES = 256
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What the stage `acquire` takes besides the tables of evaluation sets: the start of the run, and listing the files."""
+    rates, volume = workload.rates, workload.volume
+    return [
+        Estimate(
+            "acquire",
+            tasks=1,
+            memory_bytes=rates.process_bytes + 2000 * volume.files,
+            cpu_seconds=rates.start + rates.file * volume.files,
+        )
+    ]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ import numpy.typing as npt
 from btlm_data import seeding
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.recipe.models import HoldoutSettings
 from btlm_data.splits import SPLITS
+from btlm_data.stages import clean, decontaminate
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -54,6 +56,26 @@ class HoldoutWork:
             self.contamination,
             h.report_only,
         )
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What deciding splits and fates takes, and the report of documents that share words with an evaluation set."""
+    documents, settings, rates = workload.volume.documents, workload.settings, workload.rates
+    draws = settings.holdout.fraction > 0 or settings.holdout.test_fraction > 0
+    compares = clean.needs_sha256(settings)
+    per_document = (settings.dedupe.method != "none") + 32 * compares + 16 * (draws and not compares)
+    per_document += 4 * (workload.evaluation_bytes > 0)
+    seconds = rates.holdout_document + rates.sha256_document * compares * (draws or workload.splits > 1)
+    fates = Estimate(
+        "holdout.fates",
+        tasks=1,
+        documents=documents,
+        read_bytes=per_document * documents,
+        work_bytes=2 * documents,
+        memory_bytes=rates.process_bytes + 3 * documents,
+        cpu_seconds=rates.task + seconds * documents,
+    )
+    return [fates, *decontaminate.estimate_report(workload)]
 
 
 def plan(blocks: Sequence[Block], dedupe_fates: Artifact | None, settings: HoldoutWork) -> Step:

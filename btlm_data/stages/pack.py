@@ -20,6 +20,7 @@ import numpy.typing as npt
 from btlm_data import blocks as block_table
 from btlm_data.advance import advance
 from btlm_data.errors import DataError
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import FORMATS, get_format, load_format
 from btlm_data.formats.shard_formats.base import Packing, ShardFormat, StreamSize, Stretch
@@ -102,6 +103,44 @@ class PackedSet:
 
     files: tuple[Artifact, ...] = ()
     rows: tuple[int, ...] = ()
+
+
+def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
+    """The streams that become shards, all splits of a prepared length together, and how each is packed."""
+    settings, stream = workload.settings, workload.stream
+    dtype = f"uint{8 * workload.token_bytes}"
+    prepared = []
+    for part in settings.seq_len:
+        share = 1.0 if part.share is None else part.share
+        size = StreamSize(round(stream.tokens * share), round(stream.documents * share))
+        prepared.append((size, packing_of(settings, part.seq_len, "train", dtype, workload.eos_id)))
+    return prepared
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What preparing rows on disk takes; nothing where the format needs none."""
+    rates, shard_format = workload.rates, get_format(workload.settings.format)
+    tasks = tokens = packed_bytes = longest = 0
+    for size, packing in prepared_streams(workload):
+        stretches = shard_format.stretches(size, packing, workload.run.memory_per_worker)
+        if stretches:
+            tasks += len(stretches) + workload.splits - 1
+            tokens += size.tokens
+            packed_bytes += shard_format.packed_bytes(size, packing)
+            longest = max(longest, *(stop - start for _, (start, stop) in stretches))
+    if not tasks:
+        return []
+    return [
+        Estimate(
+            "pack",
+            tasks=tasks,
+            documents=workload.stream.documents,
+            read_bytes=tokens * workload.token_bytes + 32 * workload.stream.documents,
+            work_bytes=packed_bytes,
+            memory_bytes=rates.process_bytes + 4 * workload.token_bytes * longest,
+            cpu_seconds=tasks * rates.task + packed_bytes * rates.pack_byte,
+        )
+    ]
 
 
 def packing_of(settings: Settings, seq_len: int, split: str, dtype: str, eos_id: int) -> Packing:

@@ -9,17 +9,49 @@ balance label positions of all shards = label positions that `pack` kept
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from btlm_data.advance import advance
 from btlm_data.engine.runner import Runner
+from btlm_data.estimate import Estimate, Workload
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Packing, RowPlan, Shard, StreamSize, row_tokens
 from btlm_data.formats.shard_formats.writer import ShardInfo
-from btlm_data.stages import pack
+from btlm_data.stages import documents, pack
 from btlm_data.stages.pack import FormatSettings, PackedSet, SampleSet, StreamSource, TaskStream
 from btlm_data.task import Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 3
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What writing the shards and the tables of documents takes; packed files are removed behind it."""
+    rates, stream, shard_format = workload.rates, workload.stream, get_format(workload.settings.format)
+    packing = pack.estimate(workload)
+    tasks = tokens = largest = documents_held = 0
+    for size, how in pack.prepared_streams(workload):
+        rows = [-(-size.tokens // how.seq_len)] if shard_format.plans_by_packing else []
+        plan = shard_format.plan(size, how, rows)
+        tasks += plan.num_files + workload.splits - 1
+        tokens += size.tokens
+        per_row = how.seq_len * 4 * max(1, len(shard_format.planes)) if shard_format.planes else 4
+        if not packing and size.tokens:  # the index of as much of the stream as a shard needs is held
+            start, stop = shard_format.tokens_needed(plan.rows_of(0), size, how)
+            documents_held = max(documents_held, round(size.documents * (stop - start) / size.tokens))
+        largest = max(largest, min(plan.rows, plan.rows_per_file) * per_row)
+    packed_bytes = sum(step.work_bytes for step in packing)
+    write = Estimate(
+        "shard.write",
+        tasks=tasks,
+        documents=stream.documents,
+        read_bytes=max(packed_bytes, tokens * workload.token_bytes) + 32 * stream.documents,
+        out_bytes=round(tokens * rates.shard_token_bytes),
+        memory_bytes=rates.process_bytes + 32 * documents_held + largest,
+        cpu_seconds=tasks * rates.task + tokens * rates.shard_token,
+    )
+    tables = documents.estimate(workload)
+    return [write, *tables[:-1], replace(tables[-1], freed_bytes=packed_bytes)]
 
 
 def plan(

@@ -32,10 +32,12 @@ from btlm_data import seeding
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.engine.runner import Runner
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import Settings
+from btlm_data.records.base import BATCH_BYTES
 from btlm_data.splits import SPLITS
 from btlm_data.stages.stream import Bucket, Stream, StreamIndex
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
@@ -78,6 +80,48 @@ class StreamSettings:
         return digest(VERSION, s.shuffle != "none", s.seed, s.mix, shares, list(self.splits))
 
 
+_RECORD_BYTES = 32  # of a document in an index, before and after sorting
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """What ordering the documents takes."""
+    volume, stream, rates = workload.volume, workload.stream, workload.rates
+    groups = max(
+        1, -(-volume.documents // GROUP_DOCUMENTS), -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES))
+    )
+    num_streams = len(StreamSettings(workload.settings, SPLITS[: workload.splits]).streams)
+    buckets = num_streams * bucket_count(volume.text_bytes)
+    index_bytes = _RECORD_BYTES * stream.documents
+    held = 4 * _RECORD_BYTES  # a record, its copy in order, and what is sorted
+    return [
+        Estimate(
+            "shuffle.scatter",
+            tasks=groups,
+            documents=volume.documents,
+            read_bytes=30 * volume.documents,
+            work_bytes=index_bytes,
+            memory_bytes=rates.process_bytes + held * -(-stream.documents // groups),
+            cpu_seconds=groups * rates.task
+            + volume.documents * num_streams * rates.scatter_document / 2
+            + stream.documents * rates.scatter_document / 2,
+        ),
+        Estimate(
+            "shuffle.sort",
+            tasks=buckets,
+            documents=stream.documents,
+            read_bytes=index_bytes,
+            work_bytes=index_bytes,
+            memory_bytes=rates.process_bytes + held * -(-stream.documents // buckets),
+            cpu_seconds=buckets * rates.task + stream.documents * rates.order_document,
+        ),
+    ]
+
+
+def bucket_count(text_bytes: int) -> int:
+    """Into how many buckets each stream is cut. text_bytes: that passed cleaning."""
+    return max(1, -(-text_bytes // BUCKET_BYTES))
+
+
 def run(
     step: Callable[[Step], Sequence[TaskResult]],
     runner: Runner,
@@ -87,7 +131,7 @@ def run(
     num_bytes: int,
 ) -> dict[str, StreamIndex]:
     """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning."""
-    num_buckets = max(1, -(-num_bytes // BUCKET_BYTES))
+    num_buckets = bucket_count(num_bytes)
     groups = [result.outputs[0] for result in step(plan_scatter(blocks, fates, num_buckets, settings))]
     name = "shuffle/groups.json"
     runner.named.add(name)

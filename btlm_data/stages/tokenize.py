@@ -16,8 +16,14 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.recipe.models import Settings
 from btlm_data.tokenizer import TokenizerSpec
+
+
+def estimate(workload: Workload) -> list[Estimate]:
+    """Nothing beyond what `clean` takes, in whose pass the tokens are made."""
+    return [Estimate("tokenize", tasks=0, documents=workload.volume.documents)]
 
 
 def encode(

@@ -45,6 +45,9 @@ class PairsFormat:
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
         return []
 
+    def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
+        return 0
+
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         raise NotImplementedError
 

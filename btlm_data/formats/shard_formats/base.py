@@ -205,6 +205,10 @@ class ShardFormat(Protocol):
         """What is to be packed on disk before shards are written, or []. memory: bytes for one task."""
         ...
 
+    def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
+        """About how many bytes the files that `pack` writes of a whole stream have."""
+        ...
+
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Pack one stretch."""
         ...

@@ -54,6 +54,10 @@ class CorpusFormat:
         """None: a shard is a stretch of the stream."""
         return []
 
+    def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
+        """None."""
+        return 0
+
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Never asked for."""
         raise NotImplementedError

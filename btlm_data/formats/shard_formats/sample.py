@@ -80,6 +80,11 @@ class SampleFormat:
         bounds = [(first, min(first + step, count)) for first in range(0, count, step)]
         return [Stretch(rows, _tokens_of(rows, size, length)) for rows in bounds]
 
+    def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
+        """The rows and their destinations."""
+        row_bytes = np.dtype(packing.dtype).itemsize * (packing.seq_len + 1) + 8
+        return _num_samples(size, packing) * row_bytes
+
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Cut one stretch into rows and sort them by destination."""
         first, last = stretch.rows

@@ -73,6 +73,11 @@ class VslFormat:
         starts = range(0, size.tokens, WINDOW_TOKENS)
         return [Stretch((0, 0), (start, min(start + WINDOW_TOKENS, size.tokens))) for start in starts]
 
+    def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
+        """A piece for each document and for each row that a document runs over, and an edge a row."""
+        rows = -(-size.tokens // packing.seq_len)
+        return (size.documents + rows) * 21 + rows * 8
+
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Pack the documents that begin in one window."""
         from btlm_data.kernels.packing import pack_documents

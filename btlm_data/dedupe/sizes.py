@@ -1,0 +1,112 @@
+"""How the keys of all documents are cut to fit the memory, and what the steps of deduplication take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from btlm_data.dedupe.settings import ClusterSettings, KeyKind
+from btlm_data.estimate import Estimate, Rates
+
+# What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may give.
+SORT_BYTES: dict[KeyKind, int] = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8 + 8}
+SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
+_GROUP_DOCUMENTS = 2**20  # most documents of one split task, so that there are tasks enough for many workers
+_DOCUMENT_BYTES = 16  # that joining holds: union-find, flags, fates, sizes of clusters (clusters.py)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Groups and partitions of the keys of num_documents documents. settings.memory_bytes bounds each task."""
+
+    num_documents: int
+    settings: ClusterSettings
+
+    @property
+    def budget(self) -> int:
+        """Bytes of arrays; the other half is the interpreter, libraries and the pages of mapped files."""
+        return self.settings.memory_bytes // 2
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether all keys can be sorted at once."""
+        return self.num_documents * self._held_per_document <= self.budget
+
+    @property
+    def _held_per_document(self) -> int:
+        """Bytes of arrays for each document while its keys are sorted and joined."""
+        return _DOCUMENT_BYTES + max(
+            self.settings.keys_per_document(kind) * SORT_BYTES[kind] for kind in self.settings.key_kinds
+        )
+
+    def log_partitions(self, kind: KeyKind) -> int:
+        """Partitions are 2^k; each holds a quarter to half of the memory, so that uneven ones still fit."""
+        total = self.num_documents * self.settings.keys_per_document(kind) * SORT_BYTES[kind]
+        return max(0, (-(-2 * total // self.budget) - 1).bit_length())
+
+    def group_documents(self, kind: KeyKind) -> int:
+        """Most documents of one task that splits keys."""
+        per_document = SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
+        return max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
+
+    def estimate(self, rates: Rates) -> list[Estimate]:
+        """What the steps take (steps.py), without comparing pairs, and without what an index of earlier runs holds."""
+        documents = self.num_documents
+        keys = documents * sum(self.settings.keys_per_document(kind) for kind in self.settings.key_kinds)
+        in_memory = self.fits_in_memory
+        joining = rates.process_bytes + _DOCUMENT_BYTES * documents
+        key_bytes = 16 + 8 * self.settings.keys_per_document("bands") if in_memory else 8
+        cluster = Estimate(
+            "dedupe.cluster",
+            tasks=1,
+            documents=documents,
+            read_bytes=(34 + key_bytes) * documents,
+            work_bytes=5 * documents,
+            memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
+            cpu_seconds=rates.task
+            + documents * rates.cluster_document
+            + keys * (rates.split_key + rates.sort_key) * in_memory,
+        )
+        if in_memory:
+            return [cluster]
+        steps = self._estimate_kind("exact", rates)
+        steps.append(
+            Estimate(
+                "dedupe.exact",
+                tasks=1,
+                documents=documents,
+                work_bytes=4 * documents,
+                memory_bytes=joining,
+                cpu_seconds=rates.task + documents * rates.cluster_document / 2,
+            )
+        )
+        if "bands" in self.settings.key_kinds:
+            steps += self._estimate_kind("bands", rates)
+        return [*steps, cluster]
+
+    def _estimate_kind(self, kind: KeyKind, rates: Rates) -> list[Estimate]:
+        """Splitting and sorting one kind of keys; the split files are removed when they are sorted."""
+        documents, per_document = self.num_documents, self.settings.keys_per_document(kind)
+        keys = documents * per_document
+        split_bytes = keys * SPLIT_BYTES[kind]
+        groups = -(-documents // self.group_documents(kind))
+        partitions = 1 << self.log_partitions(kind)
+        return [
+            Estimate(
+                f"dedupe.split-{kind}",
+                tasks=groups,
+                documents=documents,
+                read_bytes=16 * documents if kind == "exact" else (8 * per_document + 4) * documents,
+                work_bytes=split_bytes,
+                memory_bytes=rates.process_bytes + self.budget,
+                cpu_seconds=groups * rates.task + keys * rates.split_key,
+            ),
+            Estimate(
+                f"dedupe.sort-{kind}",
+                tasks=partitions,
+                documents=documents,
+                read_bytes=split_bytes,
+                freed_bytes=split_bytes,
+                memory_bytes=rates.process_bytes + self.budget,
+                cpu_seconds=partitions * rates.task + keys * rates.sort_key,
+            ),
+        ]

@@ -1,0 +1,163 @@
+"""What a run is expected to cost, step by step, before any of it is done.
+
+A Workload says how much there is and how it is to be prepared. Each stage has an `estimate(workload)` beside its work
+(stages/), which says what its steps read, write, hold and compute. The amounts follow from how many documents, bytes and
+tokens go through; nobody can know before reading the texts how many of them are duplicates, so all estimates are of a
+corpus without any: upper bounds behind the stage `dedupe`.
+
+CPU time is RATES times these amounts. `python -m tests.benchmarks.rates CORPUS` measures them again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+from btlm_data.recipe.models import Run, Settings
+
+
+@dataclass(frozen=True)
+class Rates:
+    """CPU seconds of one core for each unit of work, and bytes.
+
+    Measured by tests/benchmarks/rates.py (the process's user and system time between a step's start and its end, one
+    worker, compiled kernels) on a core of an AMD EPYC server with AVX2, on 147 MB of Debian's documentation
+    (tools/build_corpus.py, 15,000 documents) and on 300,000 documents of 320 characters; about the larger of the two
+    figures. `cluster_document` is twice what was measured: the random reads of much larger corpora miss the caches.
+    `--plan` replaces those that depend most on texts and settings by what it measures on a sample of the real input.
+    """
+
+    start: float = 0.7  # of a run: libraries, compiled kernels, checking the tokenizer
+    file: float = 2e-5  # of listing one source file
+    task: float = 0.002  # of any task: files opened and published, its receipt
+    clean_byte: float = 1.7e-8  # of text: decompress, parse, normalise, sketch, tokenize (measured by --plan)
+    contamination_byte: float = 1.0e-8  # of text: look up its 13-word n-grams
+    evaluation_byte: float = 6.0e-7  # of evaluation sets, as stored
+    split_key: float = 2.5e-8  # a key (an exact hash or a band of a document) to its partition
+    sort_key: float = 1.5e-8  # a key among the equal ones
+    cluster_document: float = 1.0e-7  # joining, fates, the list of clusters
+    holdout_document: float = 1.0e-8
+    sha256_document: float = 2.5e-7  # compare the hash of a text with those of the holdout
+    scatter_document: float = 2.5e-7  # order keys, and the ledger
+    order_document: float = 1.0e-7  # sort one document's place in a stream
+    text_byte: float = 2.0e-8  # of kept text: compressed, and written twice (--emit-text)
+    pack_byte: float = 4.0e-9  # of the files that rows are prepared in
+    shard_token: float = 2.2e-8  # (measured by --plan, in the format that is asked for)
+    table_document: float = 8.0e-7  # a row of documents.parquet
+    shard_token_bytes: float = 2.0  # of the files, for each token (measured by --plan)
+    text_ratio: float = 0.4  # bytes of compressed text for each byte of text
+    process_bytes: int = 260_000_000  # what a process holds beside its arrays: libraries, kernels, tokenizer
+
+
+RATES = Rates()
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much there is. stored_bytes: of the source's files; parts: tasks that read them. documents, text_bytes (UTF-8)
+    and tokens (with one EOS for each document): of what passes cleaning.
+    """
+
+    files: int
+    parts: int
+    stored_bytes: int
+    documents: int
+    text_bytes: int
+    tokens: int
+
+    def scaled(self, factor: float) -> Volume:
+        """`factor` times as much of the same kind."""
+        return Volume(*(round(getattr(self, field.name) * factor) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is prepared and how; what every estimate is made from.
+
+    repeats: how often a document stands in the streams on average (1 but for `mix`). token_bytes: of a token in the work
+    folder. eos_id: as shards need it. splits: number of splits that can have documents. evaluation_bytes: of the files of
+    evaluation sets.
+    """
+
+    volume: Volume
+    settings: Settings
+    run: Run
+    rates: Rates = RATES
+    repeats: float = 1.0
+    token_bytes: int = 2
+    eos_id: int = 0
+    splits: int = 1
+    evaluation_bytes: int = 0
+
+    @property
+    def stream(self) -> Volume:
+        """What stands in the streams: the documents as often as the mix repeats them."""
+        return self.volume.scaled(self.repeats)
+
+    def scaled(self, factor: float) -> Workload:
+        """The same preparation of `factor` times as much."""
+        return replace(self, volume=self.volume.scaled(factor))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step is expected to take. Bytes, and CPU seconds of one core.
+
+    step: its name, or (of a sum) its stage's. tasks: that can run at the same time. documents: that go in. source_bytes:
+    read of the source, as stored. read_bytes: read from the work folder. work_bytes: written there, of which (or of what
+    earlier steps wrote) freed_bytes are removed when the step is done. out_bytes: written to the folder of the dataset,
+    or of the text. memory_bytes: of one process that does a task, beside the pages of mapped files, which the system
+    takes back when it needs them. cpu_seconds: of all tasks together.
+    """
+
+    step: str
+    tasks: int
+    documents: int = 0
+    source_bytes: int = 0
+    read_bytes: int = 0
+    work_bytes: int = 0
+    freed_bytes: int = 0
+    out_bytes: int = 0
+    memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+
+    @property
+    def stage(self) -> str:
+        """The stage that the step belongs to."""
+        return self.step.partition(".")[0]
+
+    def seconds(self, workers: int) -> float:
+        """Wall seconds with so many workers, where nothing is waited for but the processors."""
+        return self.cpu_seconds / max(1, min(workers, self.tasks))
+
+
+def by_stage(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
+    """One sum for each stage, in order: amounts and tasks added up; documents and memory are the largest of its steps."""
+    steps: dict[str, list[Estimate]] = defaultdict(list)
+    for estimate in estimates:
+        steps[estimate.stage].append(estimate)
+    largest = {"documents", "memory_bytes"}
+    return {
+        stage: Estimate(
+            stage,
+            **{
+                field.name: (max if field.name in largest else sum)(
+                    getattr(part, field.name) for part in parts
+                )
+                for field in fields(Estimate)
+                if field.name != "step"
+            },
+        )
+        for stage, parts in steps.items()
+    }
+
+
+def peak_work_bytes(estimates: Iterable[Estimate]) -> int:
+    """The most bytes that lie in the work folder at once."""
+    held = peak = 0
+    for estimate in estimates:
+        held += estimate.work_bytes
+        peak = max(peak, held)
+        held -= estimate.freed_bytes
+    return peak
