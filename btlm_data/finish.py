@@ -78,11 +78,11 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
 
 def _copy_side_files(p: Preparation, folder: str) -> list[dataset.StoredFile]:
     """Copy what people look at into a set's folder."""
-    sources = {name: name for name in ("examples.jsonl", "rejects.jsonl")}
+    sources = {artifact.name: artifact for artifact in p.reject_files}
     if p.clusters is not None:
-        sources["clusters.parquet"] = p.clusters.name
+        sources["clusters.parquet"] = p.clusters
     if p.contamination is not None:
-        sources["contamination.parquet"] = p.contamination.name
+        sources["contamination.parquet"] = p.contamination
     prefix = f"{folder}/" if folder else ""
     p.output.announce(p.inputs.fingerprint, [prefix + name for name in sources])
     return [p.output.copy(p.runner.stores.work, sources[name], prefix + name) for name in sorted(sources)]

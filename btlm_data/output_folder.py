@@ -23,6 +23,8 @@ from btlm_data.formats import dataset, provenance
 from btlm_data.formats.dataset import Dataset, SetList, StoredFile
 from btlm_data.splits import SPLITS
 from btlm_data.storage import Store, check_name, digest
+from btlm_data.task import Artifact
+from btlm_data.task_files import damaged, measure
 
 PREPARING = "preparing.json"
 LEASE = "preparing.lease"
@@ -121,14 +123,18 @@ class OutputFolder:
         earlier = self._preparing()
         self._write_preparing(run, {*names, *(earlier.files if earlier is not None else [])})
 
-    def copy(self, work: Store, source: str, name: str) -> StoredFile:
-        """Copy a file of the work folder into the dataset; returns it as dataset.json names it (without its folder)."""
-        with work.open(source) as file, self.store.create(name) as creating:
+    def copy(self, work: Store, source: Artifact, name: str) -> StoredFile:
+        """Copy a file of the work folder into the dataset; returns it as dataset.json names it (without its folder).
+
+        Raises DamagedError if it is not the one named, and leaves nothing.
+        """
+        with work.open(source.name) as file, self.store.create(name) as creating:
             shutil.copyfileobj(file, creating.file, 1 << 20)
-            size = creating.file.tell()
+            if measure(creating.file) != (source.size, source.checksum):
+                raise damaged(work, source)
             creating.file.seek(0)
             sha256 = digest.sha256_stream(creating.file)
-        return StoredFile(name.rpartition("/")[2], size, sha256)
+        return StoredFile(name.rpartition("/")[2], source.size, sha256)
 
     def publish(self, folder: str, value: Dataset | SetList, made: provenance.Provenance) -> str:
         """Write provenance.json, then dataset.json, into a set's folder; returns the checksum of the latter.

@@ -49,8 +49,9 @@ from btlm_data.stages import (
 )
 from btlm_data.stages.stream import Stream
 from btlm_data.storage import is_remote, lease, open_store
+from btlm_data.storage.digest import checksum
 from btlm_data.task import Artifact, Counts, Step, Task
-from btlm_data.task_files import TaskFiles
+from btlm_data.task_files import TaskFiles, measure
 
 
 @dataclass
@@ -99,6 +100,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
         if is_done and (stores.text is None or emit_folder.is_complete(stores.text, inputs.fingerprint)):
             counts: dict[str, Counts] = {name: Counts() for name in ledger.STAGES}
             datasets = output.datasets()
+            output.finish()  # what a run that was killed right behind its dataset.json left to do
             return Prepared(
                 stores.out.shown, stores.work.shown, True, counts, already_done=True, datasets=datasets
             )
@@ -235,7 +237,7 @@ def _clean(p: Preparation) -> None:
         for file_range, digests in zip(clean.ranges_of(task), result.counts.extra["digests"], strict=True):
             p.input_digests.setdefault((file_range.file.split, file_range.file.name), []).extend(digests)
     p.table = write_table(p.runner.stores.work, p.blocks)
-    p.num_rejects = _write_rejects(p)
+    p.num_rejects, p.reject_files = _write_rejects(p)
     input_checks.check_rejected(
         p.inputs, p.counts["acquire"], _rejected(p), f"{p.runner.stores.work.shown}/rejects.jsonl"
     )
@@ -380,8 +382,10 @@ def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
         yield
 
 
-def _write_rejects(p: Preparation) -> int:
+def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
     """Put all blocks' rejects into rejects.jsonl (lines counted from 1) and their examples into examples.jsonl.
+
+    Returns the number of rejects, and both files.
 
     Raises InputError for the first reject under --strict.
     """
@@ -405,8 +409,11 @@ def _write_rejects(p: Preparation) -> int:
                 value["line"] += 1
                 creating.file.write((json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n").encode())
                 count += 1
-    store.write("examples.jsonl", "".join(f"{line}\n" for line in examples.lines()).encode(), durable=False)
-    return count
+        files = [Artifact("rejects.jsonl", *measure(creating.file))]
+    data = "".join(f"{line}\n" for line in examples.lines()).encode()
+    store.write("examples.jsonl", data, durable=False)
+    files.append(Artifact("examples.jsonl", len(data), checksum(data)))
+    return count, files
 
 
 def _rejected(p: Preparation) -> Iterator[dict[str, Any]]:

@@ -165,6 +165,7 @@ class Preparation:
     # clean: (split, name) of an input file -> digests of its stretches; none where it is not read whole
     input_digests: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     num_rejects: int = 0
+    reject_files: Sequence[Artifact] = ()  # clean: rejects.jsonl and examples.jsonl
     dedupe_fates: Artifact | None = None
     clusters: Artifact | None = None  # clusters.parquet
     dedupe_summary: Mapping[str, Any] | None = None

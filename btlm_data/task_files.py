@@ -54,11 +54,7 @@ class TaskFiles:
         store = self._check(artifact)
         data = store.read(artifact.name)
         if len(data) != artifact.size or digest.checksum(data) != artifact.checksum:
-            raise DamagedError(
-                f"The work file {store.shown}/{artifact.name} is damaged: it does not match its checksum. "
-                "Rerun the same command: the file is made again.",
-                artifact,
-            )
+            raise damaged(store, artifact)
         return data
 
     def read_list(self, artifact: Artifact) -> list[Artifact]:
@@ -112,6 +108,15 @@ class TaskFiles:
             f"the task reads {artifact.name}, which it does not name"
         )
         return self._stores[artifact.store]
+
+
+def damaged(store: Store, artifact: Artifact) -> DamagedError:
+    """The error for a work file whose bytes are not those that its receipt names."""
+    return DamagedError(
+        f"The work file {store.shown}/{artifact.name} is damaged: it does not match its checksum. "
+        "Rerun the same command: the file is made again.",
+        artifact,
+    )
 
 
 def measure(file: BinaryIO) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data import pipeline, preparation
+from btlm_data.errors import DataError
 from btlm_data.formats import dataset, input_digest, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
@@ -533,3 +534,52 @@ def test_a_limit_takes_the_first_records_of_each_split(tmp_path: Path, limit: in
 def _sample_files(split: str) -> Iterator[bytes]:
     for path in (SAMPLE / split).rglob("*.zst"):
         yield _sample_file(path.relative_to(SAMPLE).as_posix())
+
+
+def test_a_run_killed_behind_its_dataset_json_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(self: Any) -> None:
+        raise Killed
+
+    (tmp_path / "a.jsonl").write_bytes(corpus_line("some text that is long enough " * 20))
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.OutputFolder, "finish", killed)
+        with pytest.raises(Killed):
+            run(tmp_path / "a.jsonl", out, seq_len=4)
+    assert (out / "preparing.json").exists()
+    assert run(tmp_path / "a.jsonl", out, seq_len=4).already_done
+    assert not (out / "preparing.json").exists()
+
+
+@pytest.mark.parametrize("name", ["clusters.parquet", "rejects.jsonl", "examples.jsonl"])
+def test_a_file_that_is_damaged_before_it_is_copied_is_not_part_of_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lines = [corpus_line("the same long text, twice " * 5)] * 2 + [b"{broken\n", corpus_line("short")]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
+    options = {"seq_len": 4, "dedupe__method": "exact", "clean__min_chars": 20, "source__max_rejected": 1.0}
+    options["dedupe__max_removed"] = 1.0
+    run(tmp_path / "a.jsonl", tmp_path / "sound", **options)
+    from btlm_data import finish
+
+    write_tables = finish._write_tables
+
+    def damaging(p: Any) -> Any:
+        [path] = (tmp_path / "out/.work").rglob(name)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        return write_tables(p)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "_write_tables", damaging)
+        with pytest.raises(DataError, match=f"{name} is damaged"):
+            run(tmp_path / "a.jsonl", tmp_path / "out", **options)
+    assert not (tmp_path / "out" / name).exists()
+    run(tmp_path / "a.jsonl", tmp_path / "out", **options)
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "sound" / name).read_bytes()

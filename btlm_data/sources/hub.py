@@ -343,8 +343,8 @@ def _entry(entry: Any, prefix: str, place: Place) -> Entry:
     if not isinstance(size, int) or size < 0:
         refuse(place.repository, f"its listing gives {shown(entry.path)} the size {shown(str(size))!r}")
     sha256 = entry.lfs.sha256 if entry.lfs is not None else None
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        refuse(place.repository, f"its listing gives {shown(entry.path)} the SHA-256 {shown(sha256)!r}")
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)):
+        refuse(place.repository, f"its listing gives {shown(entry.path)} the SHA-256 {shown(str(sha256))!r}")
     return Entry(
         name=entry.path[len(prefix) :],
         url=place.file_url(entry.path),

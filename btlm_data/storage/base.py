@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from btlm_data.errors import DataError
 
 TEMPORARY_SUFFIX = ".btlm-tmp"  # of files being written; no other program's temporary files end so
+LEASE_SUFFIXES = (".lease", ".lock")  # of the files by which a run holds a folder (lease.py)
 
 
 class Entry(NamedTuple):

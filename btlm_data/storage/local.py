@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btlm_data.errors import DataError, OutputError
-from btlm_data.storage.base import TEMPORARY_SUFFIX, Entry, check_name
+from btlm_data.storage.base import LEASE_SUFFIXES, TEMPORARY_SUFFIX, Entry, check_name
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,12 @@ class LocalStore:
                     folder = folder.parent
 
     def sweep(self) -> int:
-        """Remove temporary files of this project below the folder."""
+        """Remove temporary files of this project below the folder, but for folders that another run holds (by its lease)."""
         count = 0
-        for folder, _, names in os.walk(self.root, followlinks=False):
+        for folder, subfolders, names in os.walk(self.root, followlinks=False):
+            if folder != os.fspath(self.root) and any(name.endswith(LEASE_SUFFIXES) for name in names):
+                subfolders.clear()
+                continue
             for name in names:
                 if name.endswith(TEMPORARY_SUFFIX) and name.startswith("."):
                     Path(folder, name).unlink(missing_ok=True)

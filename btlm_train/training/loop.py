@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, Interrupted
+from btlm_data.storage.local import LocalStore
 from btlm_train import checkpoint, evaluate, interchange
 from btlm_train.checkpoint import Checkpoint
 from btlm_train.data.loader import GptHDF5MapDataProcessor
@@ -97,6 +98,7 @@ def train(
     with locked(folder) if world.rank == 0 else contextlib.nullcontext() as lease:
         if world.rank == 0:
             checkpoint.sweep(folder / "checkpoints")
+            LocalStore(folder).sweep()
             begin_run(folder, continuing=params.loop.autoload_last_checkpoint)
         world.barrier()
         begin, own = starting_point(params, folder, checkpoint_from)

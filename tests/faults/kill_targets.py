@@ -15,7 +15,10 @@ from tests.stages.runs import opened
 from tests.train import tiny
 
 EXPORTED = "holds an earlier export"
-UNEQUAL = {"provenance.json"}  # when and where a run was made
+UNEQUAL = {
+    "provenance.json",
+    "export.lock",
+}  # when and where a run was made; the lease of one that was killed at its end
 
 
 class Target(NamedTuple):
