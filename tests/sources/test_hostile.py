@@ -46,7 +46,11 @@ ENTRIES = st.one_of(
             "lfs": st.one_of(
                 VALUES,
                 st.fixed_dictionaries(
-                    {"oid": st.text("0aZ/.", max_size=64), "size": VALUES, "pointerSize": VALUES}
+                    {
+                        "oid": st.text("0aZ/.", max_size=64) | VALUES,
+                        "size": VALUES | st.just(5),
+                        "pointerSize": VALUES,
+                    }
                 ),
             ),
         },

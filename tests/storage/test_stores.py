@@ -180,10 +180,10 @@ def test_only_our_temporary_files_are_swept(tmp_path: Path) -> None:
     (tmp_path / "notes" / ".draft.tmp").write_text("theirs")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".x.1-00.btlm-tmp").write_text("ours")
-    for lease in ("run.lease", "run.lock"):  # another run writes there now
-        (tmp_path / f"other-{lease}").mkdir()
-        (tmp_path / f"other-{lease}" / lease).write_text("{}")
-        (tmp_path / f"other-{lease}" / ".x.1-00.btlm-tmp").write_text("theirs")
+    for held in ("run.lease", "run.lock"):  # another run writes there now
+        (tmp_path / f"other-{held}").mkdir()
+        (tmp_path / f"other-{held}" / held).write_text("{}")
+        (tmp_path / f"other-{held}" / ".x.1-00.btlm-tmp").write_text("theirs")
     assert store.sweep() == 1
     assert len(list(tmp_path.glob("other-*/.x.1-00.btlm-tmp"))) == 2
     assert (tmp_path / "notes" / ".draft.tmp").exists()
