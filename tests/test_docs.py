@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -99,11 +100,12 @@ def write_corpora(folder: Path) -> None:
         "".join(json.dumps({"body": {"content": text()}}) + "\n" for _ in range(20))
     )
     (mine / "README.md").write_text("What this corpus is.")
-    for name, record in (
+    others: list[tuple[str, dict[str, Any]]] = [
         ("datatrove_output", {"metadata": {"dataset": "cc"}}),
         ("dolma/documents", {"source": "cc"}),
         ("curator_output", {}),
-    ):
+    ]
+    for name, record in others:
         (folder / name).mkdir(parents=True)
         field = "raw_content" if name == "curator_output" else "text"
         lines = [json.dumps({field: text(), "id": str(i)} | record) + "\n" for i in range(40)]

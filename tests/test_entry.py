@@ -55,7 +55,7 @@ entry.run(cli)
 def run(*arguments: str, **extra: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | extra.pop("env", {})  # type: ignore[operator]
     options = {"capture_output": True, "text": True, "timeout": 60, "env": environment} | extra
-    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run([sys.executable, "-c", PROGRAM, *arguments], **options)
 
 
 def test_an_error_nobody_foresaw_is_one_sentence_and_a_report(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ import btlm_data
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.export import ExportedSplit, export
 from btlm_data.export.split import OpenedSplit
-from btlm_data.formats import dataset as dataset_json
 from btlm_data.formats.sealed_json import sealed
 from btlm_data.pipeline import prepare
 from btlm_data.recipe.models import Recipe
@@ -405,12 +404,12 @@ def test_what_an_interrupted_export_finished_is_kept_where_it_is_intact(
     damaged = out / first[0].parent / f"{'val' if first[0].name == 'validation' else first[0].name}.bin"
     damaged.write_bytes(damaged.read_bytes()[:-2] + b"!!")
     written.clear()
-    monkeypatch.setattr(OpenedSplit, "write_stream", real)
-    monkeypatch.setattr(
-        OpenedSplit,
-        "write_stream",
-        lambda self, *arguments: (written.append(self.shown), real(self, *arguments))[1],
-    )
+
+    def recorded(self: OpenedSplit, *arguments: Any) -> Any:
+        written.append(self.shown)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(OpenedSplit, "write_stream", recorded)
     export(two_splits, "npy", out)
     assert len(written) == 2
     assert written[0] == str(two_splits / first[0])
@@ -455,7 +454,7 @@ def test_a_disk_that_is_full_is_an_error_and_the_same_command_continues(
 def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     tree = json.loads((folder / "dataset.json").read_bytes())
     change(tree)
-    (folder / "dataset.json").write_bytes(dataset_json.sealed(tree))
+    (folder / "dataset.json").write_bytes(sealed(tree))
 
 
 def told_as_it_is(folder: Path, name: str) -> None:

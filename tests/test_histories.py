@@ -127,7 +127,7 @@ def die_at_write(number: int) -> None:
             os._exit(KILLED)
         return create(self, name, durable=durable)
 
-    LocalStore.create = dying  # type: ignore[method-assign,assignment]
+    LocalStore.create = dying  # type: ignore[method-assign]
 
 
 class Histories(RuleBasedStateMachine):
@@ -207,8 +207,9 @@ def ignore(_: object) -> None:
 
 
 def run_histories(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "load_tokenizer", functools.lru_cache(load_tokenizer))
-    pipeline.warm_up(preparation.load_tokenizer("gpt2", eos=None, backend="auto", revision=None))
+    kept = functools.lru_cache(load_tokenizer)
+    monkeypatch.setattr(preparation, "load_tokenizer", kept)
+    pipeline.warm_up(kept("gpt2", eos=None, backend="auto", revision=None))
     machine: Any = Histories.TestCase
     machine.settings = settings(
         max_examples=count,

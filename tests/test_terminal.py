@@ -73,7 +73,7 @@ def test_a_console_shows_text_as_it_is(text: str, monkeypatch: pytest.MonkeyPatc
     console.print(text)
     console.print(table)
     stream.flush()
-    shown = stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    shown = stream.buffer.getvalue().decode()
     assert not obeyed(shown)
     if text not in HOSTILE:
         assert shown.count(text) == 3

@@ -14,8 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -77,9 +75,10 @@ def run() -> list[dict[str, Any]]:
 
 def build(work_dir: Path, count: int) -> None:
     """Write blocks of sketches and document tables."""
-    from btlm_data.formats import columns
     from btlm_data.kernels.minhash import band_keys
+    from tests.stages.test_dedupe import write_block
 
+    blocks: list[Any] = []
     pool = np.random.default_rng(1).integers(0, 2**32, (_POOL, 128), dtype=np.uint32)
     for number, first in enumerate(range(0, count, _BLOCK)):
         n = min(_BLOCK, count - first)
@@ -99,20 +98,17 @@ def build(work_dir: Path, count: int) -> None:
         signatures[hot, :13] = 7
         exact = rng.integers(0, 2**64, (n, 2), dtype=np.uint64)
         exact[copies] = chosen[:, None].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        columns.write(
-            work_dir / f"read/{number:06d}.sketch", {"exact": exact, "bands": band_keys(signatures, 9, 13)}
-        )
         docs: dict[str, Any] = {
             "offset": np.arange(first, first + n, dtype=np.uint64),
+            "line": np.arange(n, dtype=np.uint32),
             "file": np.zeros(n, np.uint16),
-            "source": (np.arange(n) % 7).astype(np.uint16),
+            "source": (np.arange(n) % 7).astype(np.uint32),
             "num_bytes": rng.integers(200, 9000, n, dtype=np.uint32),
         }
-        columns.write(
-            work_dir / f"read/{number:06d}.docs",
-            docs,
-            {"files": [f"{number:06d}.jsonl.zst"], "sources": [f"s{i}" for i in range(7)]},
-        )
+        meta = {"files": [f"{number:06d}.jsonl.zst"], "sources": [f"s{i}" for i in range(7)]}
+        sketch = {"exact": exact, "bands": band_keys(signatures, 9, 13)}
+        write_block(work_dir, blocks, "train", docs, meta, sketch)
+    (work_dir / "blocks.json.all").write_text(json.dumps(blocks))
 
 
 def measure(work_dir: Path, count: int) -> dict[str, Any]:
@@ -128,46 +124,27 @@ def measure(work_dir: Path, count: int) -> dict[str, Any]:
     return result
 
 
-@dataclass
-class _Context:
-    """Runs steps in this process; notes their seconds."""
-
-    work_dir: Path
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def step(self, step: Any) -> Sequence[Any]:
-        from btlm_data.engine.local import LocalEngine
-        from btlm_data.engine.runner import run_step
-
-        class Silent:
-            def step_started(self, *_: object) -> None: ...
-            def step_moved(self, *_: object) -> None: ...
-            def step_finished(self, *_: object) -> None: ...
-
-        start = perf_counter()
-        with LocalEngine(1) as engine:
-            counts = run_step(step, self.work_dir, engine, Silent())
-        self.seconds[step.name] = round(perf_counter() - start, 2)
-        return counts
-
-
 def _child(work_dir: Path, count: int) -> None:
     import shutil
 
+    from btlm_data.blocks import write_table
     from btlm_data.recipe.models import DedupeSettings, Run
-    from btlm_data.stages import blocks, dedupe
+    from btlm_data.stages import dedupe
+    from btlm_data.storage import open_store
+    from tests.stages.runs import Context
 
-    def cluster(count: int, memory: int) -> tuple[_Context, dict[str, Any]]:
-        stems = [
-            (f"read/{number:06d}", "train", min(_BLOCK, count - first))
-            for number, first in enumerate(range(0, count, _BLOCK))
-        ]
-        context = _Context(work_dir)
+    blocks = [_decode(row) for row in json.loads((work_dir / "blocks.json.all").read_text())]
+
+    def cluster(count: int, memory: int) -> tuple[dict[str, float], dict[str, Any]]:
         for name in ("dedupe", "receipts"):
             shutil.rmtree(work_dir / name, ignore_errors=True)
-        how = Run(workers=1, memory=memory, accept_removal=True)
-        _, summary, *_ = dedupe.run(context, blocks.number(stems), f"{count}", DedupeSettings(), how)  # type: ignore[arg-type]
-        return context, summary
+        chosen = blocks[: -(-count // _BLOCK)]
+        how = Run(workers=1, accept_removal=True).model_copy(update={"memory": memory})
+        with Context(work_dir).runner() as runner:
+            table = write_table(open_store(work_dir), chosen)
+            result = dedupe.run(runner, chosen, table, DedupeSettings(), how)
+        assert result is not None
+        return runner.seconds, dict(result.summary)
 
     cluster(_BLOCK, MEMORY // 100)  # compile, on a block through the disk
     peak, stop = [0], threading.Event()
@@ -179,7 +156,7 @@ def _child(work_dir: Path, count: int) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start, before = perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-    context, summary = cluster(count, MEMORY)
+    steps, summary = cluster(count, MEMORY)
     seconds, used = perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     stop.set()
     watcher.join()
@@ -190,7 +167,7 @@ def _child(work_dir: Path, count: int) -> None:
                 "seconds": seconds,
                 "cpu_seconds": used.ru_utime - before.ru_utime,
                 "kernel_seconds": used.ru_stime - before.ru_stime,
-                "steps": context.seconds,
+                "steps": {name: round(value, 2) for name, value in steps.items()},
                 "peak_bytes": used.ru_maxrss * 1024,
                 "disk_bytes": peak[0],
                 "clusters": summary["clusters"],
@@ -199,6 +176,13 @@ def _child(work_dir: Path, count: int) -> None:
             }
         )
     )
+
+
+def _decode(row: list[Any]) -> Any:
+    from btlm_data.blocks import Block
+    from btlm_data.task import Artifact
+
+    return Block(*row[:5], *(Artifact(*file) if file is not None else None for file in row[5:]))
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -43,21 +43,24 @@ def corpus() -> Path:
     return Path(os.environ.get("BTLM_BENCH_CORPUS") or SAMPLE)
 
 
-def documents(split: str = "train") -> Iterator[tuple[str, int, str]]:
-    """(file, line, text) of every record with text."""
+def documents_with_offsets(split: str = "train") -> Iterator[tuple[str, int, int, str]]:
+    """(file, line, offset in the decompressed file, text) of every record with text."""
     for path in sorted(corpus().glob(f"{split}/**/*.jsonl.zst")):
         with path.open("rb") as file:
             lines = (
                 zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read().split(b"\n")
             )
+        offset = 0
         for number, line in enumerate(lines):
+            begin, offset = offset, offset + len(line) + 1
             try:
                 text = json.loads(line)["text"]
                 text.encode()
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
             if len(text) >= 200:
-                yield path.relative_to(corpus()).as_posix(), number, unicodedata.normalize("NFC", text)
+                name = path.relative_to(corpus()).as_posix()
+                yield name, number, begin, unicodedata.normalize("NFC", text)
 
 
 def speed() -> list[dict[str, Any]]:
@@ -66,7 +69,7 @@ def speed() -> list[dict[str, Any]]:
 
     from btlm_data.kernels import minhash
 
-    texts = [text for _, _, text in documents()]
+    texts = [text for *_, text in documents_with_offsets()]
     order = np.random.default_rng(0).permutation(len(texts))
 
     def taken(most: int) -> list[str]:
@@ -141,54 +144,48 @@ def _seconds(sides: list[Callable[[], None]], rounds: int = 5) -> list[float]:
 
 def planted() -> list[dict[str, Any]]:
     """Recall of planted copies by edit rate, and the exact similarity of what was removed to what its cluster keeps."""
-    from btlm_data.formats import columns
-    from btlm_data.kernels import minhash
-    from btlm_data.recipe.models import DedupeSettings, Run
-    from btlm_data.stages import blocks, dedupe
-    from tests.benchmarks.bench_cluster import _Context
+    import pyarrow.parquet as pq
 
+    import btlm_data
+
+    # file and offset of the record -> its place among the documents
     places: dict[tuple[str, int], int] = {}
+    lines: dict[tuple[str, int], int] = {}
     texts: list[str] = []
-    for file, line, text in documents():
-        places[file, line] = len(texts)
+    for file, line, offset, text in documents_with_offsets():
+        places[file, offset] = lines[file, line] = len(texts)
         texts.append(text)
+    # the place of the document that each one is a copy of, and whether it went
+    cluster, removed = np.arange(len(texts)), np.zeros(len(texts), bool)
     with tempfile.TemporaryDirectory(prefix="bench-planted-") as folder:
-        root, stems = Path(folder), []
-        for number, first in enumerate(range(0, len(texts), 2000)):
-            some = texts[first : first + 2000]
-            encoded = [text.encode() for text in some]
-            offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
-            n = minhash.normalise(some, np.frombuffer(b"".join(encoded), np.uint8), offsets)
-            sketch = {
-                "exact": minhash.exact_hashes(n),
-                "bands": minhash.band_keys(minhash.signatures(n), 9, 13),
-            }
-            columns.write(root / f"read/{number:06d}.sketch", sketch)
-            zeros = np.zeros(len(some), np.uint16)
-            docs: dict[str, Any] = {
-                "source": zeros,
-                "file": zeros,
-                "offset": np.arange(len(some), dtype=np.uint64),
-            }
-            docs["num_bytes"] = np.diff(offsets).astype(np.uint32)
-            columns.write(root / f"read/{number:06d}.docs", docs, {"files": ["all"], "sources": ["all"]})
-            stems.append((f"read/{number:06d}", "train", len(some)))
-        how = Run(workers=1, memory=10**9, accept_removal=True)
-        dedupe.run(_Context(root), blocks.number(stems), "planted", DedupeSettings(), how)  # type: ignore[arg-type]
-        fate = columns.read(root / dedupe.FATES)["fate"].copy()
-        cluster = columns.read(root / dedupe.CLUSTERS)["cluster"].copy()
+        out = Path(folder, "shards")
+        btlm_data.prepare(
+            {"source": str(corpus()), "seq_len": 2048, "run": {"out": str(out), "accept_removal": True}},
+            dedupe__holdout=False,
+        )
+        rows = pq.read_table(
+            out / "clusters.parquet", columns=["file", "offset", "cluster", "document", "kept"]
+        )
+    by_ordinal: dict[int, int] = {}
+    for row in rows.to_pylist():
+        place = places.get((row["file"], row["offset"]))
+        if place is not None:
+            by_ordinal[row["document"]] = place
+            cluster[place], removed[place] = -1 - row["cluster"], not row["kept"]
+    for place in np.flatnonzero(cluster < 0).tolist():
+        cluster[place] = by_ordinal.get(-1 - int(cluster[place]), place)
 
     # A copy of edit rate r counts against an unedited member of its planted cluster: found if both are in one cluster.
     found: dict[float, list[bool]] = defaultdict(list)
     for members in json.loads((corpus() / "truth.json").read_text())["clusters"]:
         here = [
-            (places[m["file"], m["line"]], _rate_of(m)) for m in members if (m["file"], m["line"]) in places
+            (lines[m["file"], m["line"]], _rate_of(m)) for m in members if (m["file"], m["line"]) in lines
         ]
         unedited = [place for place, rate in here if rate == 0]
         for place, rate in here:
             if unedited and place != unedited[0]:
                 found[rate].append(bool(cluster[place] == cluster[unedited[0]]))
-    rows = [
+    report: list[dict[str, Any]] = [
         {
             "name": f"planted copies of edit rate {rate:.1%} found ({len(hits):,})",
             "ours": 100 * sum(hits) / len(hits),
@@ -199,10 +196,9 @@ def planted() -> list[dict[str, Any]]:
         }
         for rate, hits in sorted(found.items())
     ]
-    removed = np.flatnonzero(fate)
     similarities = []
     features = {}
-    for ordinal in removed.tolist():
+    for ordinal in np.flatnonzero(removed).tolist():
         keeper = int(cluster[ordinal])
         if keeper not in features:
             features = {
@@ -213,8 +209,8 @@ def planted() -> list[dict[str, Any]]:
     for least in (0.8, 0.6):
         share = 100 * sum(s >= least for s in similarities) / max(1, len(similarities))
         name = f"removed documents with Jaccard >= {least} to the one kept ({len(similarities):,})"
-        rows.append({"name": name, "ours": share, "theirs": None, "ratio": None, "unit": "%", "budget": ""})
-    return rows
+        report.append({"name": name, "ours": share, "theirs": None, "ratio": None, "unit": "%", "budget": ""})
+    return report
 
 
 def _rate_of(member: dict[str, Any]) -> float:

@@ -190,7 +190,7 @@ def spread(by_width: dict[int, dict[str, np.ndarray]], narrowest: int, widest: i
     """
     chosen = [found for width, found in by_width.items() if narrowest <= width <= widest]
     return max(
-        max(found[name][1] for found in chosen) / min(found[name][1] for found in chosen)
+        float(max(found[name][1] for found in chosen) / min(found[name][1] for found in chosen))
         for name in chosen[0]
     )
 

@@ -399,6 +399,12 @@ def test_the_word_list_decides_and_its_path_does_not(tmp_path: Path) -> None:
 def test_the_modules_of_a_recipe_are_named_without_importing_them(my_filters: Path) -> None:
     my_filters.write_text("raise SystemExit('imported')\n")
     named = {"name": "x", "function": "package.module:f"}
-    forms = ["my_filters_for_tests:f", {"min_chars": 3}, named, {"a:f": {"max_errors": 3}}, {"name": "b:f"}]
+    forms: list[Any] = [
+        "my_filters_for_tests:f",
+        {"min_chars": 3},
+        named,
+        {"a:f": {"max_errors": 3}},
+        {"name": "b:f"},
+    ]
     assert modules_named(forms) == ["a", "b", "my_filters_for_tests", "package.module"]
     assert modules_named(["gopher_quality"]) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import xxhash
 from hypothesis import HealthCheck, given, settings
@@ -102,7 +103,10 @@ def test_parts_of_a_large_array(store: Store) -> None:
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Store, Artifact, Path]:
     store = open_store(tmp_path)
-    arrays = {"x": np.arange(9000, dtype=np.uint64), "y": np.arange(50, dtype=np.uint8)}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "x": np.arange(9000, dtype=np.uint64),
+        "y": np.arange(50, dtype=np.uint8),
+    }
     return store, columns.write(store, "a", arrays, {"digest": "d"}), tmp_path / "a"
 
 

@@ -56,7 +56,9 @@ class MemoryStream:
         padded = np.concatenate([self.tokens, np.zeros(length + 1, np.uint16)])
         return np.stack([padded[i * length : (i + 1) * length + 1] for i in samples])
 
-    def documents(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], ...]:
+    def documents(
+        self, start: int, stop: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         chosen = (self.offsets >= start) & (self.offsets < stop)
         return self.block[chosen], self.starts[chosen], self.lengths[chosen]
 

@@ -350,11 +350,12 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     path = tmp_path_factory.mktemp("seeds") / "a.h5"
     rows = np.random.default_rng(0).integers(0, 9000, (70, 17)).astype(np.uint16)
     contents = []
-    for write in (
+    writers: list[Callable[[], object]] = [
         lambda: shard_files.write_samples(path, rows),
         lambda: shard_files.write_corpus(path, rows.reshape(-1)),
         lambda: shard_files.write_samples(path, rows, None, writer.ShardOptions(compression="none")),
-    ):
+    ]
+    for write in writers:
         write()
         contents.append(path.read_bytes())
     hows: list[dict[str, Any]] = [
@@ -397,8 +398,8 @@ def survive(path: Path) -> None:
 def damaged(path: Path, seeds: list[bytes], data: st.DataObject | None) -> None:
     """Read one of the seeds with some bytes, bits and words changed, cut somewhere."""
     if data is None:  # the seeds themselves
-        for content in seeds:
-            path.write_bytes(content)
+        for seed in seeds:
+            path.write_bytes(seed)
             survive(path)
         return
     content = bytearray(seeds[data.draw(st.integers(0, len(seeds) - 1), label="seed")])

@@ -32,7 +32,8 @@ def inspect(path: Path, **options: Any) -> dict[str, Any]:
 
 
 def shown(report: dict[str, Any], width: int = 140, *, full: bool = True) -> str:
-    value = msgspec.convert(report, SetsReport if report["kind"] == "sets" else Report)
+    kind: Any = SetsReport if report["kind"] == "sets" else Report
+    value: SetsReport | Report = msgspec.convert(report, kind)
     console = Console(file=io.StringIO(), width=width, color_system=None)
     render.render(value, console, full=full)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

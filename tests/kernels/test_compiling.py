@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,16 +130,18 @@ def test_the_operations_on_words_that_numba_lacks() -> None:
 
     data = np.arange(32, dtype=np.uint8)
 
-    @numba.njit
-    def load(array: object, offset: int) -> object:
+    njit: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit
+
+    @njit
+    def load(array: Any, offset: int) -> Any:
         return words.load64(array, offset)
 
-    @numba.njit
-    def store(array: object, offset: int, value: object) -> None:
+    @njit
+    def store(array: Any, offset: int, value: Any) -> None:
         words.store64(array, offset, value)
 
-    @numba.njit
-    def zeros(value: object) -> object:
+    @njit
+    def zeros(value: Any) -> Any:
         return words.trailing_zeros(value)
 
     for offset in range(24):

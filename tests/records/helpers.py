@@ -46,11 +46,11 @@ def reasons(path: Path, *arguments: Any, **options: Any) -> list[str]:
     return [reject.reason for reject in rejects(path, *arguments, **options)]
 
 
-def assert_resumes(path: Path, batch_bytes: int, *arguments: Any, **options: Any) -> int:
+def assert_resumes(path: Path, batch_bytes: int, text: str = "text", **options: Any) -> int:
     """Reading continued behind each batch gives the rest; returns the number of batches."""
-    whole = list(batches(path, *arguments, batch_bytes=batch_bytes, **options))
+    whole = list(batches(path, text, batch_bytes=batch_bytes, **options))
     for done in range(1, len(whole)):
         skip = (whole[done - 1].end, whole[done - 1].num_lines)
-        rest = list(batches(path, *arguments, skip=skip, batch_bytes=batch_bytes, **options))
+        rest = list(batches(path, text, skip=skip, batch_bytes=batch_bytes, **options))
         assert rest == whole[done:]
     return len(whole)

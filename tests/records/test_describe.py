@@ -43,7 +43,7 @@ def test_the_field_that_holds_the_text_is_found(tmp_path: Path, name: str) -> No
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
     else:
-        path.write_text("id,body.content\n" + "".join(f"{r['id']},{r['body']['content']}\n" for r in records))  # type: ignore[index]
+        path.write_text("id,body.content\n" + "".join(f"{r['id']},{r['body']['content']}\n" for r in records))  # type: ignore[index, call-overload]
     found = describe(path)
     assert found.num_records == 30
     assert found.fields[0].name == "body.content"

@@ -144,7 +144,7 @@ def test_a_large_record_is_parsed_without_making_an_object_of_every_value(
     assert texts(path, "raw.text") == ["a"]
 
 
-values = (
+values: st.SearchStrategy[Any] = (
     st.none()
     | st.integers()
     | st.text(max_size=3)

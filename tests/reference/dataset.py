@@ -108,14 +108,14 @@ def write(
         "seed": SEED,
         "seq_len": [{"seq_len": length, "share": sets[2]} for length in lengths],
     }
-    inputs = [
+    inputs: list[dict[str, Any]] = [
         {"name": f"{s}/a.jsonl", "split": s, "size": 1, "digest": None, "source": None, "text_field": None}
         for s in splits
     ]
-    files = [[f["split"], f["name"], f["size"], f["digest"], f["source"], None] for f in inputs]
+    rows_of_inputs = [[f["split"], f["name"], f["size"], f["digest"], f["source"], None] for f in inputs]
     manifest = {
         "format_version": 2,
-        "fingerprint": _digest([2, configuration, files, "0", {}]),
+        "fingerprint": _digest([2, configuration, rows_of_inputs, "0", {}]),
         "configuration": configuration,
         "source": {"files": len(inputs), "bytes": sum(f["size"] for f in inputs)},
         "inputs": inputs,

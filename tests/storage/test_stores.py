@@ -161,11 +161,12 @@ def test_a_link_is_never_written_through(tmp_path: Path) -> None:
     (tmp_path / "store" / "folder").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "store" / "lock").symlink_to(tmp_path / "elsewhere" / "theirs")
     store = open_store(tmp_path / "store")
-    for attempt in (
+    attempts: list[Callable[[], object]] = [
         lambda: store.write("folder/theirs", b"ours"),
         lambda: store.write("folder/deeper/new", b"ours"),
         lambda: store.delete(["folder/theirs"]),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(OutputError, match="link"):
             attempt()
     store.write("lock", b"ours")  # replaces the link, not what it leads to
@@ -251,9 +252,12 @@ def test_a_store_with_faults_answers_in_the_end_or_in_words(
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
 def test_what_cannot_be_a_lease_is_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "lock"
-    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(tmp_path / "no")}[
-        kind
-    ]()
+    make: dict[str, Callable[[], object]] = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to(tmp_path / "no"),
+    }
+    make[kind]()
     with pytest.raises(OutputError, match="in the way"), lease.hold(open_store(tmp_path), "lock", "It is"):
         pass
     assert not (tmp_path / "no").exists()

@@ -112,7 +112,8 @@ def test_a_declared_token_whose_id_is_taken_or_far_off_is_refused(tmp_path: Path
             ConfigError, match=rf"declares '<\|im_end\|>' with id {token_id}.*next free id is 4"
         ):
             eos_id(spec)
-    for wrong in ({"x": {}}, {"4": 3}, {"4": {"content": 3}}, {"-4": {"content": "x"}}):
+    faults: list[Any] = [{"x": {}}, {"4": 3}, {"4": {"content": 3}}, {"-4": {"content": "x"}}]
+    for wrong in faults:
         spec = save(tmp_path, "</s>", tokenizer_config={"added_tokens_decoder": wrong})
         with pytest.raises(ConfigError, match=r"added_tokens_decoder in tokenizer_config.json is not as"):
             eos_id(spec)

@@ -457,7 +457,7 @@ def only_pickle(data: bytes, compress: int = zipfile.ZIP_STORED) -> Callable[[Pa
     return apply
 
 
-def hdf5(change: Callable[[Any, Path], None]) -> Callable[[Path], None]:
+def hdf5(change: Callable[[Any, Path], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         shutil.rmtree(folder)
         folder.mkdir()

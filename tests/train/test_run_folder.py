@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def test_moving_a_run_aside_is_completed_after_a_kill(
 ) -> None:
     trained(params, tmp_path, 4, EVERY_2)
     first, before = run_of(tmp_path), everything(tmp_path)
-    rename, renamed = Path.rename, []
+    rename = Path.rename
+    renamed: list[Path] = []
 
     def dies(self: Path, target: Path) -> Path:
         if len(renamed) == parts:
@@ -222,9 +223,12 @@ def test_nothing_is_written_through_a_link(params: Path, tmp_path: Path, name: s
 def test_a_lock_that_is_none_is_refused_at_once(params: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "run").mkdir()
     lock = tmp_path / "run" / "run.lock"
-    {"folder": lock.mkdir, "pipe": lambda: os.mkfifo(lock), "link": lambda: lock.symlink_to("nowhere")}[
-        kind
-    ]()
+    make: dict[str, Callable[[], object]] = {
+        "folder": lock.mkdir,
+        "pipe": lambda: os.mkfifo(lock),
+        "link": lambda: lock.symlink_to("nowhere"),
+    }
+    make[kind]()
     with pytest.raises(OutputError, match="not a lock file"):
         trained(params, tmp_path / "run", 1)
 

@@ -9,7 +9,9 @@ import lzma
 import os
 import random
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -41,7 +43,7 @@ def decompressed(path: Path, kind: str, max_window: int = 2**27) -> tuple[bytes,
 
 def as_far_as_it_goes(data: bytes, kind: str) -> bytes:
     """What a careful reader gets of a cut file: fed byte by byte."""
-    makers = {"gzip": lambda: zlib.decompressobj(31), "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor,
+    makers: dict[str, Callable[[], Any]] = {"gzip": lambda: zlib.decompressobj(31), "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor,
               "zstd": lambda: zstandard.ZstdDecompressor().decompressobj()}  # fmt: skip
     decoder = makers[kind]()
     return b"".join(decoder.decompress(data[i : i + 1]) for i in range(len(data)))
