@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from tests.faults.kill_runs import differences  # noqa: E402
+from tests.faults.kill_targets import hashes  # noqa: E402
 from tests.hub import Fault, Hub  # noqa: E402
 
 REPOSITORY = "cerebras/SlimPajama-627B"
@@ -133,13 +133,19 @@ class Runs:
             check=False,
         )
 
+    def _unequal(self, out: Path) -> list[str]:
+        ours, theirs = hashes(self.folder / "expected"), hashes(out)
+        return sorted(
+            name
+            for name in {*ours, *theirs}
+            if ours.get(name) != theirs.get(name) and Path(name).name not in RECORDS
+        )
+
     def check(self, out: Path, what: str, ended: subprocess.CompletedProcess[str]) -> None:
         """Note what is wrong with a run that should have succeeded, and clear it away."""
         if ended.returncode:
             self.problems.append(f"{what}: exit code {ended.returncode}: {ended.stderr[-1500:]}")
-        elif found := [
-            name for name in differences(self.folder / "expected", out) if Path(name).name not in RECORDS
-        ]:
+        elif found := self._unequal(out):
             self.problems.append(f"{what}: differs in {', '.join(found[:5])}")
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
