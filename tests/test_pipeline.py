@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from btlm_data import pipeline, preparation
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset, input_digest, ledger
+from btlm_data.output_folder import OutputFolder
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
@@ -548,7 +549,7 @@ def test_a_run_killed_behind_its_dataset_json_is_finished_by_the_next(
     (tmp_path / "a.jsonl").write_bytes(corpus_line("some text that is long enough " * 20))
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.OutputFolder, "finish", killed)
+        patch.setattr(OutputFolder, "finish", killed)
         with pytest.raises(Killed):
             run(tmp_path / "a.jsonl", out, seq_len=4)
     assert (out / "preparing.json").exists()

@@ -97,7 +97,7 @@ class Shared:
 
     def heard(self) -> tuple[int, float, float, int]:
         """(number, began, CPU seconds then, cases done)."""
-        return self._LAYOUT.unpack(self._map[:])  # type: ignore[return-value]
+        return self._LAYOUT.unpack(self._map[:])
 
 
 def _cpu(pid: int) -> float:

@@ -696,7 +696,8 @@ class _Answers(BaseHTTPRequestHandler):
             told = json.loads((self.folder / "headers").read_bytes())
         except (OSError, ValueError):
             return
-        status, headers = 200, {}
+        status = 200
+        headers: dict[str, Any] = {}
         if isinstance(told, dict):
             status = told.get("status", 200)
             headers = told.get("headers", {}) if isinstance(told.get("headers", {}), dict) else {}
