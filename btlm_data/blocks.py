@@ -5,12 +5,16 @@
     clean/PART-BLOCK.tokens         `tokens` (T,), `starts` (n,) uint64: where each document's tokens begin,
                                     `lengths` (n,) uint32
     clean/PART-BLOCK.contamination  hits of evaluation n-grams, where asked for
+    clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where asked for: a row per document,
+                                    then one per document that was dropped
     clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see formats/rejects.py
 
 Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32 (0-based, within
 the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint32 (index into meta["sources"]),
-`num_bytes` uint32 and `num_chars` uint32 of the cleaned text, `key` uint64 (seeding.document_keys) and, where asked for,
-`sha256` (n, 32) uint8 of the cleaned text. Every file's meta["digest"] says which settings and inputs it was made from.
+`num_bytes` uint32 and `num_chars` uint32 of the cleaned text, `hash` (n, 16) uint8 (its XXH3, 128 bits, big-endian), `key`
+uint64 (seeding.document_keys) and, where asked for, `sha256` (n, 32) uint8 of the cleaned text. The same of the documents
+that cleaning dropped, with `dropped/` before each name: `offset`, `line`, `file`, `source`, `num_bytes`, `hash`, and `reason`
+uint16 (index into meta["reasons"]). Every file's meta["digest"] says which settings and inputs it was made from.
 
 A document's *ordinal* is its row number over all blocks in order: source order.
 """
@@ -40,6 +44,7 @@ class Block(NamedTuple):
     tokens: Artifact
     sketch: Artifact | None
     contamination: Artifact | None
+    fields: Artifact | None
     rejects: Artifact | None
 
     @property
@@ -50,7 +55,7 @@ class Block(NamedTuple):
     @property
     def artifacts(self) -> list[Artifact]:
         """Its files."""
-        files = (self.docs, self.tokens, self.sketch, self.contamination, self.rejects)
+        files = (self.docs, self.tokens, self.sketch, self.contamination, self.fields, self.rejects)
         return [file for file in files if file is not None]
 
 
@@ -71,6 +76,7 @@ def make_block(
         by_ending["tokens"],
         by_ending.get("sketch"),
         by_ending.get("contamination"),
+        by_ending.get("fields"),
         by_ending.get("rejects"),
     )
 

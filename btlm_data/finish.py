@@ -16,10 +16,10 @@ from btlm_data.formats.shard_formats.base import Balance, ShardFormat
 from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
-from btlm_data.stages import documents
+from btlm_data.stages import documents, dropped, shuffle
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.stream import StreamIndex
-from btlm_data.task import Counts
+from btlm_data.task import Artifact, Counts
 
 LIBRARIES = ("h5py", "isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
 
@@ -35,7 +35,11 @@ def write(p: Preparation) -> dict[str, dataset.Dataset]:
     values: dict[str, dataset.Dataset] = {}
     references: list[dataset.SetReference] = []
     for prepared in p.sets:
-        value = _describe(p, prepared, tables, _copy_side_files(p, prepared.folder))
+        outputs = [
+            *_copy_side_files(p, prepared.folder),
+            tables[f"{prepared.folder}/{dropped.NAME}".lstrip("/")],
+        ]
+        value = _describe(p, prepared, tables, sorted(outputs, key=lambda file: file.name))
         problems = ledger.imbalances(value.ledger)
         assert not problems, "the ledger does not balance: " + "; ".join(problems)
         checksum = p.output.publish(prepared.folder, value, made)
@@ -56,22 +60,27 @@ def _streams_of(p: Preparation, prepared: PreparedSet) -> list[StreamIndex]:
 
 
 def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
-    """documents.parquet of every split of every set; returns them by folder."""
+    """documents.parquet of every split of every set, and dropped.parquet of every set; returns them by their names."""
     assert p.table is not None
-    step = documents.plan_documents(p.streams, p.table)
+    kept = list(p.settings.source.kept_columns)
+    step = documents.plan_documents(p.streams, p.table, kept)
     parts = {task.id: result.outputs[0] for task, result in zip(step.tasks, p.step(step), strict=True)}
-    places = {
-        prepared.place(index.stream.split): [
+    places: dict[str, Sequence[Artifact]] = {
+        f"{prepared.place(index.stream.split)}/{dataset.DOCUMENTS}": [
             parts[f"{index.stream.name}-{number:06d}"] for number in range(len(index.buckets))
         ]
         for prepared in p.sets
         for index in _streams_of(p, prepared)
     }
+    assert p.fates is not None
+    leaving = dropped.plan(p.blocks, p.fates, shuffle.StreamSettings(p.settings, p.splits), kept)
+    missing = [result.outputs[0] for result in p.step(leaving)]
+    places |= {f"{prepared.folder}/{dropped.NAME}".lstrip("/"): missing for prepared in p.sets}
     tables = documents.plan_tables(places)
     names = [name for task in tables.tasks for _, name in task.outputs]
     p.output.announce(p.inputs.fingerprint, names)
     return {
-        task.outputs[0][1].rpartition("/")[0]: dataset.StoredFile(**result.counts.extra["file"])
+        task.outputs[0][1]: dataset.StoredFile(**result.counts.extra["file"])
         for task, result in zip(tables.tasks, p.step(tables), strict=True)
     }
 
@@ -122,7 +131,7 @@ def _describe(
             samples=sum(file.n_examples for file in files) if shard_format.planes else None,
             label_tokens=sum(file.tokens for file in files),
             files=files,
-            documents_file=tables[prepared.place(split)],
+            documents_file=tables[f"{prepared.place(split)}/{dataset.DOCUMENTS}"],
         )
     configuration = dataset.without_places(p.inputs.configuration)
     inputs = [

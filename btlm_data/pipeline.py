@@ -304,10 +304,10 @@ def _shuffle(p: Preparation) -> None:
     own = {block.split for block in p.blocks}
     drawn = {"validation"} if p.settings.holdout.fraction > 0 and own == {"train"} else set()
     drawn |= {"test"} if p.settings.holdout.test_fraction > 0 and own == {"train"} else set()
-    splits = tuple(split for split in SPLITS if split in own | drawn)
+    p.splits = tuple(split for split in SPLITS if split in own | drawn)
     num_bytes = sum(amount.bytes for (_, _, cell), amount in p.counts["clean"].cells.items() if cell == "out")
     p.streams = shuffle.run(
-        p.step, p.runner, p.blocks, p.fates, shuffle.StreamSettings(p.settings, splits), num_bytes
+        p.step, p.runner, p.blocks, p.fates, shuffle.StreamSettings(p.settings, p.splits), num_bytes
     )
 
 

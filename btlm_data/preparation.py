@@ -172,7 +172,8 @@ class Preparation:
     index_lineage: list[list[str]] = field(default_factory=list)  # of the dedupe index
     fates: Artifact | None = None  # holdout
     contamination: Artifact | None = None  # contamination.parquet
-    streams: dict[str, StreamIndex] = field(default_factory=dict)  # shuffle
+    splits: tuple[str, ...] = ()  # shuffle: those that can have documents
+    streams: dict[str, StreamIndex] = field(default_factory=dict)
     sets: list[PreparedSet] = field(default_factory=list)  # pack, shard
     shard_step: Step | None = None  # pack
     warnings: list[str] = field(default_factory=list)

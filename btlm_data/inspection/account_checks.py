@@ -12,9 +12,9 @@ import numpy.typing as npt
 from btlm_data import seeding
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME, Dataset
+from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.ledger import imbalances
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.lookup import DocumentTable
 
 KEYS_IN_MEMORY = 16_000_000  # of documents compared at once
 

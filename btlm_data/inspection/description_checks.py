@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from btlm_data.errors import DataError
 from btlm_data.formats import provenance
 from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, Split, Tokenizer, without_places
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.ledger import SPLITS, total
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import StreamSize
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.opening import Opened, reading, require_regular
+from btlm_data.inspection.opening import Opened
 from btlm_data.recipe.models import Settings
 from btlm_data.recipe.validation import explain
 from btlm_data.stages.pack import packing_of

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.formats.dataset import Dataset
-from btlm_data.inspection.lookup import DocumentTable
+from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection.report import Bar, Correlation, Distribution, Lengths, LongestRun
 
 MAX_DOCUMENTS = 2_000_000  # measured per split; more are sampled by row groups spread evenly over the stream

@@ -7,12 +7,9 @@ whatever does not fit becomes a message that names the key.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import stat
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.formats.shard_formats import reader as shards
 
@@ -242,43 +240,6 @@ def _model_zoo_params(folder: Path) -> dict[str, Any]:
 
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its library raise into a DataError that names the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(
-            f"{path} asks for more memory than there is. It is damaged, or not a shard; restore or remake it."
-        ) from error
-    # h5py and pyarrow raise all of these for torn files, `KeyError` and `AttributeError` for objects of an
-    # unexpected kind.
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        NotImplementedError,
-    ) as error:
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is damaged: {detail}. Restore it or prepare the dataset again.") from error
-
-
-def require_regular(path: Path) -> None:
-    """Raise DataError for anything but a regular file: a pipe would block, a device might never end."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path} is not a regular file. Restore it, or prepare the dataset again.")
 
 
 def size_of(path: Path) -> int:

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import ShardFile, Split
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.shard_formats import format_of_rows, get_format
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.formats.shard_formats.base import RowPlace, ShardFormat, row_shape
 from btlm_data.inspection.lookup import origins
-from btlm_data.inspection.opening import Opened, layout_of, reading, require_regular
+from btlm_data.inspection.opening import Opened, layout_of
 
 BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
 PIECE_BYTES = 16 << 20  # of shard data in memory per thread

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_data.formats import dataset
+from btlm_data.formats.guarded import require_regular
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report
-from btlm_data.inspection.opening import require_regular
 
 NAMESPACE = "dataset@btlm-data"
 FILE_NAME = f"{dataset.FILE_NAME}.sig"

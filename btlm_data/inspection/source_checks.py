@@ -17,10 +17,11 @@ from btlm_data.cleaning.normalize import normalize_ftfy, normalize_nfc
 from btlm_data.errors import BtlmError, DataError
 from btlm_data.formats import input_digest
 from btlm_data.formats.dataset import FILE_NAME, Dataset, InputFile
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
 from btlm_data.inspection.description_checks import settings_of
-from btlm_data.inspection.lookup import DocumentTable
-from btlm_data.inspection.opening import Opened, OpenShards, reading, require_regular
+from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.split_stream import SplitStream, stream_of
 from btlm_data.inspection.token_measures import find_tokenizer
 from btlm_data.records.base import WHOLE, Fields, ReadOptions, Stretch

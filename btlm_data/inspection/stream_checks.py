@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME, Dataset, Split
+from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import row_shape
 from btlm_data.inspection.check import Check, Report, plural, tell_problems
-from btlm_data.inspection.lookup import DocumentTable
 from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.scan import BUCKETS, Job, Scan
 from btlm_data.inspection.split_stream import SplitStream, stream_of

@@ -19,6 +19,8 @@ import numpy as np
 from btlm_data.errors import DataError
 from btlm_data.formats import provenance
 from btlm_data.formats.dataset import Dataset
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.ledger import STAGES, Amounts
 from btlm_data.inspection import lookup, report
 from btlm_data.inspection.document_measures import (
@@ -28,8 +30,8 @@ from btlm_data.inspection.document_measures import (
     histogram,
     measure_documents,
 )
-from btlm_data.inspection.lookup import DocumentTable, Rows
-from btlm_data.inspection.opening import Opened, open_path, reading, require_regular, size_of
+from btlm_data.inspection.lookup import Rows
+from btlm_data.inspection.opening import Opened, open_path, size_of
 from btlm_data.inspection.report import Report, SetsReport
 from btlm_data.inspection.token_measures import GPT2_EOS, SEED, find_tokenizer, measure_tokens, with_texts
 from btlm_data.inspection.verdicts import verdicts_on

@@ -80,6 +80,16 @@ class SourceSettings(_Settings):
         "meta.redpajama_set_name",
         description="record field that names the document's source; dots descend into objects",
     )
+    id_field: FieldName | None = Field(
+        None,
+        description="record field with the document's own id; kept in documents.parquet. Without it a document is "
+        "named by its file and offset",
+    )
+    keep_fields: tuple[FieldName, ...] = Field(
+        (),
+        max_length=100,
+        description="record fields kept in documents.parquet, for example url,meta.timestamp",
+    )
     limit: int | None = Field(
         None, ge=1, le=10**15, description="read only the first N records of each split"
     )
@@ -125,6 +135,20 @@ class SourceSettings(_Settings):
         description="stop when more than this share of the records cannot be read (up to ten bad ones among more "
         "good ones never do); 1 never stops, 0 stops at the first",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SourceSettings:
+        if len(set(self.keep_fields)) != len(self.keep_fields):
+            raise ValueError(
+                f"keep_fields: {max(self.keep_fields, key=self.keep_fields.count)} is named twice"
+            )
+        return self
+
+    @property
+    def kept_columns(self) -> dict[str, str]:
+        """Columns of documents.parquet that hold fields of the records, and the field of each."""
+        own = {} if self.id_field is None else {"id": self.id_field}
+        return own | {f"fields.{name}": name for name in self.keep_fields}
 
     @field_serializer("name", when_used="json")
     def _name_without_secrets(self, name: str) -> str:

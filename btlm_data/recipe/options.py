@@ -49,6 +49,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "What is read": (
         Flag("--source-field", "source.source_field", "FIELD"),
+        Flag("--id-field", "source.id_field", "FIELD"),
+        Flag("--keep-field", "source.keep_fields", "FIELD"),
         Flag("--limit", "source.limit", "N"),
         Flag("--files", "source.files", "N"),
         Flag("--chunks", "source.chunks", "1,2"),

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 MISSING = object()
 _MAX_JSON_STRING = 2**20  # a longer string is not looked into
 _SHOWN_FIELDS = 8
@@ -100,3 +102,45 @@ def kind(value: Any) -> str:
     if isinstance(value, bytes):
         return "bytes"
     return "an array" if isinstance(value, list | tuple) else "an object"
+
+
+def as_text(value: Any) -> str | None:
+    """A field's value as a string to be kept: strings as they are (lone surrogates replaced), others in JSON.
+
+    None where there is no value.
+    """
+    if value is MISSING or value is None:
+        return None
+    if isinstance(value, str):
+        return value if is_encodable(value) else value.encode("utf-8", "replace").decode()
+    return to_json(value).decode()
+
+
+def to_json(value: Any) -> bytes:
+    """A record's value as JSON on one line; what JSON has no word for becomes a string, or null.
+
+    Lone surrogates are replaced.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=_foreign)
+    except (TypeError, ValueError, RecursionError):
+        text = json.dumps(value, default=_foreign, ensure_ascii=False, skipkeys=True)
+        return text.encode("utf-8", "replace")
+
+
+def _foreign(value: Any) -> Any:
+    """A value of a table that JSON has no word for."""
+    return None if type(value) is object else str(value)
+
+
+def without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a record but one, found as `lookup` finds it."""
+    first, _, rest = name.partition(".")
+    kept = dict(fields)
+    if not rest or first not in kept:
+        kept.pop(name, None)
+    elif isinstance(kept[first], Mapping):
+        kept[first] = without(kept[first], rest)
+        if not kept[first]:
+            del kept[first]
+    return kept

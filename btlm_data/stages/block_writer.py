@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from btlm_data import seeding
 from btlm_data.cleaning.document import Documents
@@ -16,10 +17,11 @@ from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
 from btlm_data.cleaning.normalize import normalizer
 from btlm_data.errors import InputError
-from btlm_data.formats import columns, rejects
+from btlm_data.formats import columns, rejects, text_columns
 from btlm_data.recipe.models import Settings
 from btlm_data.records.base import ReadOptions
 from btlm_data.records.batch import RecordBatch
+from btlm_data.records.fields import as_text, lookup
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages import tokenize
 from btlm_data.stages.file_ranges import FileRange
@@ -130,8 +132,20 @@ class BlockWriter:
             "num_chars": normalised.num_chars[kept].astype(np.uint32),
             "key": keys[kept],
         }
+        raw = utf8.data
+        arrays["hash"] = _text_hashes(raw, offsets, kept)
+        dropped = np.flatnonzero(~keep)
+        names = sorted(set(reasons.values()))
+        arrays |= {
+            "dropped/offset": np.array(block.offsets, np.uint64)[dropped],
+            "dropped/line": np.array(block.lines, np.uint32)[dropped],
+            "dropped/file": np.array(records.files, np.uint16)[dropped],
+            "dropped/source": codes[dropped],
+            "dropped/num_bytes": lengths[dropped].astype(np.uint32),
+            "dropped/hash": _text_hashes(raw, offsets, dropped),
+            "dropped/reason": np.array([names.index(reasons[i]) for i in dropped.tolist()], np.uint16),
+        }
         if self.settings.need_sha256:
-            raw = utf8.data
             digests = b"".join(
                 hashlib.sha256(raw[offsets[i] : offsets[i + 1]]).digest() for i in kept.tolist()
             )
@@ -141,7 +155,9 @@ class BlockWriter:
         del normalised
         if "contamination" in self.wanted and not self._reuse("contamination"):
             self._contamination(utf8, offsets, kept)
-        del utf8
+        del utf8, raw
+        if "fields" in self.wanted and not self._reuse("fields"):
+            self._fields(records, np.concatenate([kept, dropped]))
         if not self._reuse("tokens"):
             self._tokens(texts, kept, keys)
         rejects_file = None
@@ -153,6 +169,7 @@ class BlockWriter:
             "digest": self.wanted["docs"],
             "files": [segment.file.name for segment in self.ranges],
             "sources": sources,
+            "reasons": names,
             "stages": {"acquire": self.acquire.to_json(), "clean": self.clean.to_json()},
             "num_documents": len(kept),
             "rejects": rejects_file,
@@ -303,12 +320,37 @@ class BlockWriter:
             {"digest": self.wanted["contamination"]},
         )
 
+    def _fields(self, records: Records, rows: npt.NDArray[np.int64]) -> None:
+        """Write the record fields to keep, of these rows."""
+        assert records.block.records is not None
+        kept = self.settings.settings.source.kept_columns
+        values: dict[str, list[str | None]] = {column: [] for column in kept}
+        for row in rows.tolist():
+            record = records.block.records[row].fields()
+            for column, field_name in kept.items():
+                values[column].append(as_text(lookup(record, field_name)))
+        self.files.write_columns(
+            f"{self.stem}.fields",
+            text_columns.arrays_of(values),
+            {"digest": self.wanted["fields"], "columns": list(kept)},
+        )
+
     def _tokens(self, texts: list[str], kept: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64]) -> None:
         chosen = [texts[i] for i in kept.tolist()]
         arrays = tokenize.encode(
             chosen, keys[kept], self.settings.tokenizer, self.settings.settings, self.ranges[0].file.name
         )
         self.files.write_columns(f"{self.stem}.tokens", arrays, {"digest": self.wanted["tokens"]})
+
+
+def _text_hashes(
+    utf8: memoryview, offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """XXH3 (128 bits, big-endian) of the chosen texts, (n, 16) uint8."""
+    hash_of = xxhash.xxh3_128_digest
+    bounds = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
+    digests = b"".join([hash_of(utf8[begin:end]) for begin, end in bounds])
+    return np.frombuffer(digests, np.uint8).reshape(-1, 16)
 
 
 def find_product(store: Store, stem: str, product: str, wanted: Mapping[str, str]) -> Artifact | None:

@@ -35,7 +35,7 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 from btlm_data.tokenizer import TokenizerSpec
 
-VERSION = 3
+VERSION = 4
 NAME = "clean"
 
 
@@ -114,6 +114,8 @@ def product_digests(
         products["sketch"] = digest(docs, d.method, d.scheme, d.bands, d.rows, d.num_perm, keep_signatures)
     if ngrams is not None:
         products["contamination"] = digest(docs, ngrams.checksum)
+    if source.kept_columns:
+        products["fields"] = digest(docs, source.kept_columns)
     return products
 
 
@@ -266,13 +268,19 @@ def records(
     resume: tuple[int, int],
     block_bytes: int = BATCH_BYTES,
     digests: list[list[str]] | None = None,
+    *,
+    all_records: bool = False,
 ) -> Iterator[Records]:
     """Blocks of about block_bytes; those of small files are put together. digests: filled for each range (input_digest.py).
+
+    all_records: whole records are wanted beside the texts, whatever the settings.
 
     Raises InputError if a file is no longer what was listed.
     """
     block, num_held = Records(), 0
-    with_records = settings.filters.needs_metadata
+    with_records = (
+        settings.filters.needs_metadata or bool(settings.settings.source.kept_columns) or all_records
+    )
     for index, file_range in enumerate(ranges):
         with settings.fetcher.local_copy(file_range.file) as path:
             stretch = Stretch(file_range.start, file_range.stop, *resume)

@@ -2,8 +2,9 @@
 
 A row per document in stream order (a document repeated by a mix has several): `stream_offset` uint64 (its first token's
 position in the split's stream), `tokens` uint32 (without EOS), `file` and `source` (dictionary-encoded strings), `line`
-uint64 (0-based), `offset` uint64 (bytes into the decompressed file; row for parquet), `bytes` and `chars` uint32 of the
-cleaned text.
+uint64 (0-based), `offset` uint64 (bytes into the decompressed file; row for parquet), `bytes` and `chars` uint32 and `hash`
+(16 bytes: XXH3, 128 bits) of the cleaned text; and, where asked for, `id` and `fields.NAME`: strings out of the record, null
+where it has none.
 
     documents  a bucket of a stream       -> its rows: shard/documents/STREAM-BUCKET.parquet
     tables     a split of a prepared set  -> OUT/SPLIT/documents.parquet, all buckets' rows
@@ -19,20 +20,19 @@ import numpy.typing as npt
 
 from btlm_data import blocks as block_table
 from btlm_data.advance import advance
+from btlm_data.blocks import Block
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
-from btlm_data.formats.dataset import DOCUMENTS
+from btlm_data.formats import text_columns
 from btlm_data.stages import shuffle
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.storage import digest
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 2
+VERSION = 3
 _ROW_GROUP = 131_072
-
-
-_ROW_BYTES = 20  # of documents.parquet, compressed
+_ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -54,23 +54,23 @@ def estimate(workload: Workload) -> list[Estimate]:
         ),
         Estimate(
             "shard.tables",
-            tasks=workload.splits * len(sets),
+            tasks=(workload.splits + 1) * len(sets),
             documents=stream.documents,
             read_bytes=copies * table_bytes,
             out_bytes=copies * table_bytes,
             memory_bytes=rates.process_bytes + 120 * min(stream.documents, 1_000_000),
-            cpu_seconds=workload.splits * len(sets) * rates.task
+            cpu_seconds=(workload.splits + 1) * len(sets) * rates.task
             + copies * stream.documents * rates.table_document / 4,
         ),
     ]
 
 
-def plan_documents(indices: Mapping[str, StreamIndex], table: Artifact) -> Step:
-    """A task per bucket of each stream. table: of the blocks."""
+def plan_documents(indices: Mapping[str, StreamIndex], table: Artifact, kept: Sequence[str]) -> Step:
+    """A task per bucket of each stream. table: of the blocks. kept: columns of the records' own fields."""
     tasks = [
         Task(
             id=f"{index.stream.name}-{number:06d}",
-            args={"start": bucket.start},
+            args={"start": bucket.start, "kept": list(kept)},
             reads={"index": [bucket.file], "blocks": [table]},
             outputs=[("work", f"shard/documents/{index.stream.name}-{number:06d}.parquet")],
             weight=max(1, bucket.num_documents),
@@ -91,65 +91,108 @@ def documents(task: Task, settings: None, files: TaskFiles) -> Counts:
     count = len(ordinals)
     if count and int(index_block.max()) >= len(blocks):
         raise DataError(f"{task.reads['index'][0].name} names a block that there is not.")
-    out: dict[str, npt.NDArray[Any]] = {
-        "line": np.empty(count, np.uint64),
-        "offset": np.empty(count, np.uint64),
-        "bytes": np.empty(count, np.uint32),
-        "chars": np.empty(count, np.uint32),
-        "file": np.empty(count, np.int32),
-        "source": np.empty(count, np.int32),
-    }
-    names: dict[str, dict[str, int]] = {"file": {}, "source": {}}
+    rows_of = Rows(count, task.args["kept"])
     order = np.argsort(index_block, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(index_block[order])) + 1) if count else []:
         block = blocks[int(index_block[rows[0]])]
-        docs = files.columns(block.docs)
         numbers = (ordinals[rows] - np.uint64(block.first_ordinal)).astype(np.int64)
         if int(numbers.max()) >= block.num_documents or int(numbers.min()) < 0:
             raise DataError(f"{task.reads['index'][0].name} names a document that {block.docs.name} has not.")
-        out["line"][rows] = docs["line"][numbers].astype(np.uint64) + np.uint64(block.first_line)
-        for column, field in (("offset", "offset"), ("bytes", "num_bytes"), ("chars", "num_chars")):
-            out[column][rows] = docs[field][numbers]
-        for column in ("file", "source"):
-            codes = names[column]
-            local = np.array(
-                [codes.setdefault(name, len(codes)) for name in docs.meta[f"{column}s"]], np.int32
-            )
-            out[column][rows] = local[docs[column][numbers]]
+        rows_of.add(files, block, rows, numbers)
+    columns = rows_of.columns()
     table = pa.table(
         {
             "stream_offset": index["offset"] + np.uint64(task.args["start"]),
             "tokens": np.asarray(index["length"]),
-            "file": pa.DictionaryArray.from_arrays(out["file"], pa.array(list(names["file"]), pa.string())),
-            "line": out["line"],
-            "offset": out["offset"],
-            "source": pa.DictionaryArray.from_arrays(
-                out["source"], pa.array(list(names["source"]), pa.string())
-            ),
-            "bytes": out["bytes"],
-            "chars": out["chars"],
+            **columns,
         }
     )
-    _write_parquet(files, task, iter([table]))
+    write_parquet(files, task, iter([table]))
     advance(max(1, count))
     return Counts()
 
 
+class Rows:
+    """Rows of a table of documents, gathered block by block.
+
+    count: of all rows. kept: columns of the records' own fields. dropped: of the documents that cleaning dropped, not of
+    those that passed it.
+    """
+
+    def __init__(self, count: int, kept: Sequence[str], *, dropped: bool = False) -> None:
+        self._kept, self._prefix = kept, "dropped/" if dropped else ""
+        self._numbers: dict[str, npt.NDArray[Any]] = {
+            "file": np.empty(count, np.int32),
+            "line": np.empty(count, np.uint64),
+            "offset": np.empty(count, np.uint64),
+            "source": np.empty(count, np.int32),
+            "bytes": np.empty(count, np.uint32),
+        }
+        if not dropped:
+            self._numbers["chars"] = np.empty(count, np.uint32)
+        self._hash = np.empty((count, 16), np.uint8)
+        self._names: dict[str, dict[str, int]] = {"file": {}, "source": {}}
+        self._texts: dict[str, list[Any]] = {name: [] for name in kept}
+        self._places: list[npt.NDArray[np.int64]] = []
+
+    def add(
+        self, files: TaskFiles, block: Block, rows: npt.NDArray[Any], numbers: npt.NDArray[np.int64]
+    ) -> None:
+        """Fill `rows` with the documents `numbers` of a block."""
+        docs, out, prefix = files.columns(block.docs), self._numbers, self._prefix
+        out["line"][rows] = docs[f"{prefix}line"][numbers].astype(np.uint64) + np.uint64(block.first_line)
+        for column, field in (("offset", "offset"), ("bytes", "num_bytes"), ("chars", "num_chars")):
+            if column in out:
+                out[column][rows] = docs[f"{prefix}{field}"][numbers]
+        self._hash[rows] = docs[f"{prefix}hash"][numbers]
+        for column in ("file", "source"):
+            codes = self._names[column]
+            local = np.array(
+                [codes.setdefault(name, len(codes)) for name in docs.meta[f"{column}s"]], np.int32
+            )
+            out[column][rows] = local[docs[f"{prefix}{column}"][numbers]]
+        self._places.append(np.asarray(rows, np.int64))
+        if not self._kept:
+            return
+        if block.fields is None:
+            raise DataError(f"The block {block.stem} has no kept fields. Rerun the same command.")
+        fields = files.columns(block.fields)
+        first = block.num_documents if prefix else 0
+        for name in self._kept:
+            self._texts[name].append(text_columns.to_arrow(fields, name).take(first + numbers))
+
+    def columns(self) -> dict[str, Any]:
+        """The columns, as they stand in the table."""
+        import pyarrow as pa
+
+        out: dict[str, Any] = dict(self._numbers)
+        for column, codes in self._names.items():
+            out[column] = pa.DictionaryArray.from_arrays(out[column], pa.array(list(codes), pa.string()))
+        out["hash"] = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(16), len(self._hash), [None, pa.py_buffer(self._hash.tobytes())]
+        )
+        order = np.argsort(np.concatenate([np.empty(0, np.int64), *self._places]))
+        for name, parts in self._texts.items():
+            values = pa.chunked_array(parts, pa.large_string()).combine_chunks()
+            out[name] = values.take(order).cast(pa.string())
+        return out
+
+
 def plan_tables(places: Mapping[str, Sequence[Artifact]]) -> Step:
-    """A task per split of each prepared set. places: folder in the dataset -> the parts of its table, in order."""
+    """A task per table. places: its name in the dataset -> its parts, in order."""
     tasks = [
         Task(
-            id=folder.replace("/", "-"),
+            id=name.removesuffix(".parquet").replace("/", "-"),
             reads={"parts": parts},
-            outputs=[("out", f"{folder}/{DOCUMENTS}")],
+            outputs=[("out", name)],
         )
-        for folder, parts in places.items()
+        for name, parts in places.items()
     ]
     return Step("shard.tables", VERSION, tables, tasks, None, "", "task")
 
 
 def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """One documents.parquet from the buckets' parts."""
+    """One table from its parts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -160,26 +203,38 @@ def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
             creating.file.write(files.read(parts[0]))
             sha256 = _sha256(creating.file)
     else:
-        sha256 = _write_parquet(
+        sha256 = write_parquet(
             files, task, (pq.read_table(pa.BufferReader(files.read(part))) for part in parts)
         )
     advance(1)
     size = files.written[-1].size
-    return Counts(extra={"file": {"name": DOCUMENTS, "bytes": size, "sha256": sha256}})
+    return Counts(extra={"file": {"name": name.rpartition("/")[2], "bytes": size, "sha256": sha256}})
 
 
-def _write_parquet(files: TaskFiles, task: Task, tables: Iterator[Any]) -> str:
+def write_parquet(files: TaskFiles, task: Task, tables: Iterator[Any]) -> str:
     """Write the task's output, a row group after the other; returns its SHA-256."""
     import pyarrow.parquet as pq
 
     store, name = task.outputs[0]
     first = next(tables)
+    numbers = [column for column in ("stream_offset", "line", "offset") if column in first.column_names]
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": [field.name for field in first.schema if _is_text(field.type)],
+        "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+    }
     with files.create(name, store) as creating:
-        with pq.ParquetWriter(creating.file, first.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(creating.file, first.schema, **options) as writer:
             writer.write_table(first, row_group_size=_ROW_GROUP)
             for table in tables:
                 writer.write_table(table, row_group_size=_ROW_GROUP)
         return _sha256(creating.file)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
 
 
 def _sha256(file: Any) -> str:

@@ -13,7 +13,6 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import zstandard
 
@@ -30,7 +29,7 @@ from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 2
+VERSION = 3
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -106,9 +105,10 @@ def collect(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     ranges = clean.ranges_of(task)
     part = Part(ranges, settings, {})
     kept_per_block: list[list[int]] = []
-    records = clean.records(ranges, settings, (0, 0))
+    blocks = clean.records(ranges, settings, (0, 0), all_records=True)
+    by_name = {r.file.name: r.file.text_field for r in ranges}
     described = zip(task.args["blocks"], task.reads["docs"], strict=True)
-    for ((stem, first), docs_file), block in zip(described, records, strict=False):
+    for ((stem, first), docs_file), block in zip(described, blocks, strict=False):
         docs = files.columns(docs_file)
         offsets = docs["offset"].tolist()
         places = {place: row for row, place in enumerate(zip(block.files, block.block.offsets, strict=True))}
@@ -122,14 +122,17 @@ def collect(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
         kept = np.flatnonzero(fate == Fate.KEPT).tolist()
         documents = block.documents(ranges, [row for i in kept if (row := rows[i]) is not None])
         texts, _ = BlockWriter(files, stem, part).cleaned(documents)
-        amounts = []
+        records, amounts = documents.records or (), []
+        text_fields = [by_name[name] or settings.options.fields.text for name in documents.files]
         for number, name in enumerate(SPLITS):
             chosen = np.flatnonzero(split[kept] == number).tolist()
             amounts.append(len(chosen))
             if chosen:
-                _write_lines(
-                    files, _collected(stem, name), ((texts[i], documents.sources[i]) for i in chosen)
+                lines = (
+                    emit_text.encode(texts[i], documents.sources[i], records[i].fields(), text_fields[i])
+                    for i in chosen
                 )
+                _write_lines(files, _collected(stem, name), lines)
         kept_per_block.append(amounts)
     return Counts(extra={"kept": kept_per_block})
 
@@ -138,12 +141,11 @@ def _collected(stem: str, split: str) -> str:
     return f"emit/collect/{stem.rpartition('/')[2]}-{split}.jsonl.zst"
 
 
-def _write_lines(files: TaskFiles, name: str, documents: Iterator[tuple[str, str]]) -> None:
-    encoder = msgspec.json.Encoder()
+def _write_lines(files: TaskFiles, name: str, lines: Iterator[bytes]) -> None:
     compressor = zstandard.ZstdCompressor(level=1)
     with files.create(name) as creating, compressor.stream_writer(creating.file, closefd=False) as stream:
-        for document in documents:
-            stream.write(encoder.encode(document) + b"\n")
+        for line in lines:
+            stream.write(line + b"\n")
 
 
 def plan_write(collecting: Step, results: Sequence[Any]) -> Step:
@@ -172,14 +174,14 @@ def write(task: Task, settings: None, files: TaskFiles) -> Counts:
     """Write one output file."""
     described = list(zip(task.reads["collected"], task.args["stretches"], strict=True))
 
-    def documents() -> Iterator[tuple[str, str]]:
+    def lines() -> Iterator[bytes]:
         for artifact, (start, stop) in described:
             yield from emit_text.chosen(_read_lines(files.read(artifact)), start, stop)
 
     stretches = tuple(emit_text.Stretch(i, start, stop) for i, (_, (start, stop)) in enumerate(described))
     store, name = task.outputs[0]
     with files.create(name, store) as creating:
-        written = emit_text.write_file(creating.file, emit_text.OutputFile(name, stretches), documents())
+        written = emit_text.write_file(creating.file, emit_text.OutputFile(name, stretches), lines())
     advance(written.num_documents)
     return Counts(
         extra={
@@ -193,8 +195,7 @@ def write(task: Task, settings: None, files: TaskFiles) -> Counts:
     )
 
 
-def _read_lines(data: bytes) -> Iterator[tuple[str, str]]:
-    decoder = msgspec.json.Decoder(tuple[str, str])
+def _read_lines(data: bytes) -> Iterator[bytes]:
     with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)) as stream:
         for line in io.BufferedReader(stream):
-            yield decoder.decode(line)
+            yield line[:-1]

@@ -4,36 +4,42 @@
     validation/ and test/ chunk1 ... chunk5/example_holdout_N.jsonl.zst
 
 Each file holds 10,000 documents (the last of a split: the rest) in source order, one JSON object a line,
-{"text": str, "meta": {"redpajama_set_name": str}}, as one zstd frame. Files are numbered from 0 through a split, and a split's
+{"text": str, "meta": {"redpajama_set_name": str}} with every other field of the record as it was, as one zstd frame. Files are numbered from 0 through a split, and a split's
 files are divided evenly over its chunks. A file depends on its own documents only, so files can be written in any order by any number of workers
 with the same bytes (for one version of zstd; it is recorded in the manifest of the run).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from itertools import islice
+from typing import Any, BinaryIO
 
-import msgspec
 import zstandard
 
 from btlm_data.errors import OutputError
+from btlm_data.records.fields import MISSING, lookup, to_json, without
 from btlm_data.storage import digest
 
-VERSION = 1
+VERSION = 2
 DOCUMENTS_PER_FILE = 10_000
 CHUNKS = {"train": 10, "validation": 5, "test": 5}
 LEVEL = 3  # zstd's default; SlimPajama's files come at about this size
 
 
-class _Meta(msgspec.Struct):
-    redpajama_set_name: str
+def encode(text: str, source: str, fields: Mapping[str, Any], text_field: str) -> bytes:
+    """The line of one document, without its newline. fields: of its record; text_field: where the text was.
 
-
-class _Record(msgspec.Struct):
-    text: str
-    meta: _Meta
+    The record keeps its fields, but for the text, which is the cleaned one and is called "text". Its "meta" gains the source
+    name; a "meta" or "text" that is something else is kept inside it.
+    """
+    rest = without(fields, text_field if lookup(fields, text_field) is not MISSING else "text")
+    meta = rest.pop("meta", {})
+    own = dict(meta) if isinstance(meta, Mapping) else {"meta": meta}
+    if "text" in rest:
+        own["text"] = rest.pop("text")
+    return to_json({"text": text, "meta": own | {"redpajama_set_name": source}, **rest})
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,10 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Written:
-    """What a written file holds. num_bytes: UTF-8 bytes of text; size: bytes as stored."""
+    """What a written file holds. size: bytes as stored."""
 
     name: str
     num_documents: int
-    num_bytes: int
     size: int
     sha256: str
 
@@ -98,20 +103,17 @@ def _name(split: str, number: int, num_files: int) -> str:
     return f"{split}/chunk{1 + number // per_chunk}/example_{kind}_{number}.jsonl.zst"
 
 
-def write_file(stored: BinaryIO, file: OutputFile, documents: Iterable[tuple[str, str]]) -> Written:
+def write_file(stored: BinaryIO, file: OutputFile, lines: Iterable[bytes]) -> Written:
     """Write one output file into `stored`, an empty file open for reading and writing.
 
-    documents: (text, source name), exactly those that `file` was planned for, in order; they are taken one by one, so
-    that memory holds one at a time. Raises OutputError if their number is not the planned one.
+    lines: of exactly the documents that `file` was planned for, in order, as `encode` makes them; they are taken one by
+    one, so that memory holds one at a time. Raises OutputError if their number is not the planned one.
     """
-    encoder = msgspec.json.Encoder()
-    number = num_bytes = 0
+    number = 0
     with zstandard.ZstdCompressor(level=LEVEL).stream_writer(stored, closefd=False) as stream:
-        for text, source in documents:
-            stream.write(encoder.encode(_Record(text, _Meta(source))))
-            stream.write(b"\n")
+        for line in lines:
+            stream.write(line + b"\n")
             number += 1
-            num_bytes += len(text) if text.isascii() else len(text.encode())
     if number != file.num_documents:
         raise OutputError(
             f"{file.name}: {number} documents came where {file.num_documents} were planned, so the text read now is not "
@@ -119,13 +121,9 @@ def write_file(stored: BinaryIO, file: OutputFile, documents: Iterable[tuple[str
         )
     size = stored.tell()
     stored.seek(0)
-    return Written(file.name, number, num_bytes, size, digest.sha256_stream(stored))
+    return Written(file.name, number, size, digest.sha256_stream(stored))
 
 
-def chosen(documents: Iterable[tuple[str, str]], start: int, stop: int) -> Iterator[tuple[str, str]]:
+def chosen(lines: Iterable[bytes], start: int, stop: int) -> Iterator[bytes]:
     """Of one block's kept documents, those of a Stretch."""
-    for number, document in enumerate(documents):
-        if number >= stop:
-            return
-        if number >= start:
-            yield document
+    return islice(lines, start, stop)

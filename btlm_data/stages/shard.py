@@ -17,7 +17,7 @@ from btlm_data.estimate import Estimate, Workload
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Packing, RowPlan, Shard, StreamSize, row_tokens
 from btlm_data.formats.shard_formats.writer import ShardInfo
-from btlm_data.stages import documents, pack
+from btlm_data.stages import documents, dropped, pack
 from btlm_data.stages.pack import FormatSettings, PackedSet, SampleSet, StreamSource, TaskStream
 from btlm_data.task import Counts, Step, Task
 from btlm_data.task_files import TaskFiles
@@ -51,7 +51,7 @@ def estimate(workload: Workload) -> list[Estimate]:
         cpu_seconds=tasks * rates.task + tokens * rates.shard_token,
     )
     tables = documents.estimate(workload)
-    return [write, *tables[:-1], replace(tables[-1], freed_bytes=packed_bytes)]
+    return [write, *tables[:-1], *dropped.estimate(workload), replace(tables[-1], freed_bytes=packed_bytes)]
 
 
 def plan(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -148,10 +148,8 @@ def run(
     return indices
 
 
-def plan_scatter(
-    blocks: Sequence[Block], fates: Artifact, num_buckets: int, settings: StreamSettings
-) -> Step:
-    """A task per group of consecutive blocks of about GROUP_DOCUMENTS documents."""
+def groups_of(blocks: Sequence[Block]) -> list[list[int]]:
+    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents."""
     groups: list[list[int]] = []
     num_held = 0
     for number, block in enumerate(blocks):
@@ -160,6 +158,14 @@ def plan_scatter(
             num_held = 0
         groups[-1].append(number)
         num_held += block.num_documents
+    return groups
+
+
+def plan_scatter(
+    blocks: Sequence[Block], fates: Artifact, num_buckets: int, settings: StreamSettings
+) -> Step:
+    """A task per group of consecutive blocks of about GROUP_DOCUMENTS documents."""
+    groups = groups_of(blocks)
     total = blocks[-1].last_ordinal if blocks else 0
     tasks = [
         Task(
@@ -298,21 +304,7 @@ def _choose(
     """Rows of the documents in `stream` (repeated where the mix repeats them) and their order keys."""
     s = settings.settings
     keys = table.docs["key"]
-    candidates = np.flatnonzero((table.fate == Fate.KEPT) & (table.split == SPLITS.index(stream.split)))
-    member = np.ones(len(candidates), bool)
-    if s.seq_len[stream.set_index].share is not None:
-        place = seeding.unit_interval(keys[candidates], s.seed, "sets")
-        edges = np.cumsum([0.0] + [part.share or 0.0 for part in s.seq_len])
-        upper = edges[stream.set_index + 1] if edges[stream.set_index + 1] < 1 - 1e-9 else 2.0
-        member = (place >= edges[stream.set_index]) & (place < upper)
-    copies = np.ones(len(candidates), np.int64)
-    sources = table.docs.meta["sources"]
-    if s.mix and stream.split == "train":
-        epochs = np.array([s.mix.get(name, 1.0) for name in sources])[table.docs["source"][candidates]]
-        whole = np.floor(epochs)
-        copies = (whole + (seeding.unit_interval(keys[candidates], s.seed, "mix") < epochs - whole)).astype(
-            np.int64
-        )
+    candidates, member, copies = places_of(table.docs, table.fate, table.split, stream, settings)
     _count_choice(table, stream, candidates, member, copies, counts, len(s.seq_len))
     chosen = np.repeat(candidates[member], copies[member])
     if s.shuffle == "none":
@@ -325,6 +317,42 @@ def _choose(
         later = number > 0
         order_keys[later] = seeding.mix64(order_keys[later] + number[later].astype(np.uint64), salt)
     return chosen, order_keys
+
+
+class StreamPlaces(NamedTuple):
+    """The kept documents of a block in a stream's split, (n,) each: their numbers, whether the set has them, how often
+    the mix repeats them.
+    """
+
+    candidates: npt.NDArray[np.int64]
+    member: npt.NDArray[np.bool_]
+    copies: npt.NDArray[np.int64]
+
+
+def places_of(
+    docs: Columns,
+    fate: npt.NDArray[np.uint8],
+    split: npt.NDArray[np.uint8],
+    stream: Stream,
+    settings: StreamSettings,
+) -> StreamPlaces:
+    """Which documents of a block stand in `stream`, and how often."""
+    s = settings.settings
+    keys = docs["key"]
+    candidates = np.flatnonzero((fate == Fate.KEPT) & (split == SPLITS.index(stream.split)))
+    member = np.ones(len(candidates), bool)
+    if s.seq_len[stream.set_index].share is not None:
+        place = seeding.unit_interval(keys[candidates], s.seed, "sets")
+        edges = np.cumsum([0.0] + [part.share or 0.0 for part in s.seq_len])
+        upper = edges[stream.set_index + 1] if edges[stream.set_index + 1] < 1 - 1e-9 else 2.0
+        member = (place >= edges[stream.set_index]) & (place < upper)
+    copies = np.ones(len(candidates), np.int64)
+    if s.mix and stream.split == "train":
+        epochs = np.array([s.mix.get(name, 1.0) for name in docs.meta["sources"]])[docs["source"][candidates]]
+        whole = np.floor(epochs)
+        is_more = seeding.unit_interval(keys[candidates], s.seed, "mix") < epochs - whole
+        copies = (whole + is_more).astype(np.int64)
+    return StreamPlaces(candidates, member, copies)
 
 
 def _count_choice(

@@ -10,8 +10,8 @@ import pytest
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
+from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection import lookup
-from btlm_data.inspection.lookup import DocumentTable
 from btlm_data.inspection.opening import open_path
 from btlm_data.kernels.packing import permute_index
 from tests.reference import dataset

@@ -8,9 +8,11 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from btlm_data import pipeline
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.local import LocalEngine
@@ -19,6 +21,8 @@ from btlm_data.engine.runner import Runner
 from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns
 from btlm_data.places import Places
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
 from btlm_data.storage import open_store
 from btlm_data.task import Step, Task
 from btlm_data.task_files import TaskFiles
@@ -104,3 +108,10 @@ def flip(path: Path, rng: np.random.Generator) -> None:
         places = np.arange(begin, begin + size)
     data[rng.choice(places)] ^= 1 << int(rng.integers(8))
     path.write_bytes(data)
+
+
+def prepare(source: Path | str, out: Path, **options: Any) -> pipeline.Prepared:
+    """Prepare a dataset in this process, with one worker; options by dotted key with `__` for the dot."""
+    given = {"source.name": str(source), "run.out": str(out), "run.workers": 1}
+    given |= {key.replace("__", "."): value for key, value in options.items()}
+    return pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())

@@ -1,0 +1,148 @@
+"""documents.parquet and dropped.parquet as they are read: a row group at a time, and only the columns asked for.
+
+stages/documents.py and stages/dropped.py say what the columns are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from btlm_data.errors import DataError
+from btlm_data.formats.guarded import reading, require_regular
+
+DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
+_NAMES = ("file", "source")
+
+
+class DocumentTable:
+    """documents.parquet, read a row group at a time. Raises DataError, naming the file, for anything that is
+    not one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        if not path.exists():
+            raise DataError(f"There is no {path}. Restore it, or prepare the dataset again.")
+        require_regular(path)
+        with reading(path):
+            self._file = pq.ParquetFile(path)
+            self.num_rows: int = self._file.metadata.num_rows
+            missing = [name for name in DOCUMENT_COLUMNS if name not in self._file.schema_arrow.names]
+            self._group_rows = [
+                self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)
+            ]
+        if missing:
+            raise DataError(
+                f"{path} has no column {missing[0]!r}. It is no table of documents; restore it or prepare "
+                "the dataset again."
+            )
+        self._first_rows = [0, *accumulate(self._group_rows)][:-1]
+        self._starts: list[int] | None = None
+
+    @property
+    def num_groups(self) -> int:
+        """Row groups."""
+        return len(self._group_rows)
+
+    def group_rows(self, group: int) -> tuple[int, int]:
+        """First row of a row group, and one past its last."""
+        return self._first_rows[group], self._first_rows[group] + self._group_rows[group]
+
+    def read(self, group: int, columns: Sequence[str] = DOCUMENT_COLUMNS) -> dict[str, Any]:
+        """Columns of one row group: numpy arrays; `file` and `source` are (codes int64, names)."""
+        with reading(self.path):
+            table = self._file.read_row_group(group, columns=list(columns))
+            return {name: _column(table.column(name), name) for name in columns}
+
+    def batches(self, columns: Sequence[str] = DOCUMENT_COLUMNS) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(first row, columns) of every row group in order."""
+        first = 0
+        for group, rows in enumerate(self._group_rows):
+            yield first, self.read(group, columns)
+            first += rows
+
+    def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """The documents with a token or their EOS at stream positions [start, stop), one dictionary each,
+        with their `row`.
+        """
+        group = max(0, bisect_right(self._group_starts(), start) - 1)
+        while group < self.num_groups:
+            columns = self.read(group)
+            offset = columns["stream_offset"].astype(np.int64)
+            first = max(0, int(np.searchsorted(offset, start, side="right")) - 1)
+            last = int(np.searchsorted(offset, stop, side="left"))
+            base = self.group_rows(group)[0]
+            for k in range(first, last):
+                if offset[k] + int(columns["tokens"][k]) < start:
+                    continue
+                values = {
+                    name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
+                    for name in columns
+                }
+                yield {"row": base + k, **values}
+            group += 1
+            if group < self.num_groups and self._group_starts()[group] >= stop:
+                return
+
+    def _group_starts(self) -> list[int]:
+        """First stream position of each row group, from the file's statistics where it has them."""
+        if self._starts is None:
+            self._starts = []
+            with reading(self.path):
+                place = self._file.schema_arrow.names.index("stream_offset")
+                for group in range(self.num_groups):
+                    statistics = self._file.metadata.row_group(group).column(place).statistics
+                    if not self._group_rows[group]:
+                        self._starts.append(self._starts[-1] if self._starts else 0)
+                    elif statistics is not None and statistics.has_min_max:
+                        self._starts.append(int(statistics.min))
+                    else:
+                        self._starts.append(int(self.read(group, ["stream_offset"])["stream_offset"][0]))
+        return self._starts
+
+    def at(self, row: int) -> dict[str, Any]:
+        """One document, by its row."""
+        return next(self.rows([row]))
+
+    def rows(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Documents by their rows, which must be sorted; each row group is read once."""
+        current, columns, first = -1, dict[str, Any](), 0
+        for row in rows:
+            group = bisect_right(self._first_rows, row) - 1
+            if group != current:
+                current, columns, first = group, self.read(group), self._first_rows[group]
+            k = row - first
+            values = {
+                name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
+                for name in columns
+            }
+            yield {"row": row, **values}
+
+
+def _column(column: Any, name: str) -> Any:
+    """Numpy values of an Arrow column; raises ValueError for nulls and foreign types."""
+    import pyarrow as pa
+
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], whole.type)
+    whole.validate(full=True)  # a damaged file can hold numbers of names that are not there
+    if whole.null_count:
+        raise ValueError(f"column {name!r} has {whole.null_count} empty values")
+    if name in _NAMES:
+        if not pa.types.is_dictionary(whole.type):
+            whole = whole.dictionary_encode()
+        return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), [
+            str(value) for value in whole.dictionary.to_pylist()
+        ]
+    if not pa.types.is_integer(whole.type):
+        raise ValueError(f"column {name!r} is of type {whole.type}, expected integers")
+    return whole.to_numpy(zero_copy_only=False)
