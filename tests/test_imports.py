@@ -103,7 +103,9 @@ FROM_TRAINER = {
     "btlm_data.formats",
     "btlm_data.tokenizer",
     "btlm_data.recipe.yaml_file",
+    "btlm_data.recipe.models.Size",
     "btlm_data.recipe.validation",
+    "btlm_data.redact",
     "btlm_data.storage",
 }
 

@@ -13,7 +13,7 @@ import io
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -27,6 +27,18 @@ T = TypeVar("T")
 _ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "memory"}
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _READ_AHEAD = 4 * 2**20  # bytes of one range request while a file is read from its beginning
+
+
+@dataclass(frozen=True)
+class RemoteEntry:
+    """One object or folder directly below a place. tag: what changes when the object is written again ("" where the
+    store tells nothing but the size).
+    """
+
+    name: str
+    size: int
+    tag: str
+    is_folder: bool
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,57 @@ class RemoteStore:
                 f"{self.shown}/{name} ends before byte {stop:,}; it was cut. Rerun the same command; it is made again."
             )
         return cast(bytes, data)
+
+    def entries(self) -> Sequence[RemoteEntry] | None:
+        """What lies directly below this place, sorted by name, by one listing; None if there is no such place."""
+
+        def ask(files: Any, root: str) -> Sequence[dict[str, Any]]:
+            files.invalidate_cache()
+            found: Sequence[dict[str, Any]] = files.ls(root, detail=True)
+            return found
+
+        try:
+            found = self._ask(ask, "", writes=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        root = self._files()[1]
+        entries = []
+        for info in found:
+            place = str(info["name"]).rstrip("/")
+            name = place[len(root) :].lstrip("/") if place.startswith(root) else ""
+            if name and "/" not in name and not name.endswith(TEMPORARY_SUFFIX):
+                is_folder = info.get("type") == "directory"
+                entries.append(RemoteEntry(name, int(info.get("size") or 0), _tag(info), is_folder))
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def read_unchanged(self, name: str, start: int, stop: int, tag: str) -> bytes | None:
+        """Bytes [start, stop) of an object as long as it has `tag` (of `entries`); None where it is gone or has another.
+
+        S3 compares as it reads (If-Match); other stores are asked after reading.
+        """
+        check_name(name)
+
+        def ask(files: Any, root: str) -> bytes | None:
+            place = f"{root}/{name}"
+            try:
+                if self._has_conditions() and tag:
+                    data = _read_if_match(files, place, start, stop, tag)
+                else:
+                    data = files.cat_file(place, start=start, end=stop)
+                    files.invalidate_cache()
+                    if _tag(files.info(place)) != tag:
+                        return None
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if _is_precondition(error):
+                    return None
+                raise
+            if len(data) != stop - start:
+                raise TransientError(f"{len(data):,} bytes arrived of {stop - start:,}")
+            return bytes(data)
+
+        return self._ask(ask, name, writes=False)
 
     def map(self, name: str) -> memoryview:
         """The whole object, read."""
@@ -353,6 +416,42 @@ def _no_permission(shown: str, name: str, error: Exception, *, writes: bool) -> 
         f"{shown}/{name}: the store refuses ({error}). Check its credentials (for s3: AWS_PROFILE, or "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for other stores) and rerun the same command."
     )
+
+
+def _read_if_match(files: Any, place: str, start: int, stop: int, tag: str) -> bytes:
+    """A range of an S3 object, on the condition that it still has the ETag."""
+    import fsspec.asyn
+
+    bucket, _, key = place.partition("/")
+
+    async def read() -> bytes:
+        answer = await files._call_s3(
+            "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", IfMatch=tag
+        )
+        try:
+            return cast(bytes, await answer["Body"].read())
+        finally:
+            answer["Body"].close()
+
+    return cast(bytes, fsspec.asyn.sync(files.loop, read))
+
+
+_TAGS = (
+    "ETag",
+    "etag",
+    "generation",
+    "blob_id",
+    "content_md5",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "created",
+)
+
+
+def _tag(info: dict[str, Any]) -> str:
+    """What file systems call the version of an object: a checksum where there is one, else a time."""
+    return next((str(info[key]) for key in _TAGS if info.get(key)), "")
 
 
 def _is_precondition(error: OSError) -> bool:

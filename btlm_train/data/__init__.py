@@ -6,6 +6,8 @@ sample.
     manifests     what dataset.json says of the files     description   what is in a folder of shards
     shard_set     rows of all files, end to end           state         how saved and present data differ
     samples       samples by index                        mixture       several data sets by weight
+    places        folders here and below URLs             remote_shard  shards in a store, by ranges
+    block_cache   what was fetched, on the disk           read_ahead    what comes next, fetched before
 
 The names below are the public ones. They are imported when they are first used, so that parameter files can
 be read without torch.

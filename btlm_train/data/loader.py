@@ -8,6 +8,7 @@ rank reads is its slice of the global batch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_train.data.order import GlobalBatches, SampleOrder
+from btlm_train.data.read_ahead import ReadAhead
 from btlm_train.data.samples import Batch, HDF5Dataset
 from btlm_train.data.settings import DataConfig
 from btlm_train.data.state import STATE_VERSION, parse_state
@@ -44,10 +46,21 @@ class RestartableDataLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's is a class of its own
         self.samples_streamed = self.batches.start
-        for (_, end), batch in zip(self.batches.spans(), super().__iter__(), strict=True):
-            self.samples_streamed = end
-            yield batch
+        batches = super().__iter__()  # starts the workers, before any thread of ours
+        with self._reading_ahead() as ahead:
+            for (_, end), batch in zip(self.batches.spans(), batches, strict=True):
+                self.samples_streamed = end
+                if ahead is not None:
+                    ahead.consumed()
+                yield batch
         self.batches.finish(self.samples_streamed)
+
+    def _reading_ahead(self) -> contextlib.AbstractContextManager[ReadAhead | None]:
+        dataset = self._hdf5_dataset()
+        if not dataset.is_remote:
+            return contextlib.nullcontext()
+        coming = (dataset.remote_rows(indices) for indices in self.batches)
+        return ReadAhead(coming, dataset.config.cache_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: the samples consumed on all ranks together, and what they were samples of. The

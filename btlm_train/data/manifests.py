@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -13,46 +11,55 @@ from btlm_data.errors import DataError
 from btlm_data.formats import dataset as dataset_file
 from btlm_data.formats.dataset import Dataset
 from btlm_data.formats.ledger import SPLITS
-from btlm_data.formats.sealed_json import read_small
+from btlm_train.data.places import Place, open_place
 from btlm_train.data.shard_reader import ShardFile
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset.json: where it lies, and what it holds."""
+    """A dataset.json: the folder where it lies, and what it holds."""
 
-    path: Path
+    place: Place
     dataset: Dataset
 
-    def shards(self) -> Iterator[tuple[Path, dataset_file.ShardFile]]:
-        """Each shard it lists, with the path where it should lie: in the folder of its split, or beside a
-        copied file.
+    @property
+    def path(self) -> str:
+        """The file, for messages."""
+        return f"{self.place.absolute}/{dataset_file.FILE_NAME}"
+
+    def shards(self) -> Iterator[tuple[Place, dataset_file.ShardFile]]:
+        """Each shard it lists, with the folder where it should lie: that of its split, or that of a copied
+        dataset.json.
         """
         for name, split in self.dataset.splits.items():
-            folder = self.path.parent / name
+            folder = self.place.child(name)
+            folder = folder if folder.exists() else self.place
             for shard in split.files:
-                yield (folder if folder.is_dir() else self.path.parent).absolute() / shard.name, shard
+                yield folder, shard
 
 
-def find_manifest(folder: Path) -> Manifest | None:
+def find_manifest(place: Place) -> Manifest | None:
     """The dataset.json in the folder itself, else one level above it, else two.
 
     None if there is none, or if it is of another program or of a folder of several sets. Raises DataError if
     it is damaged.
     """
-    absolute = folder.absolute()
-    for place in (absolute, *absolute.parents[:2]):
-        path = place / dataset_file.FILE_NAME
-        if not os.path.lexists(path):
+    above: Place | None = place
+    for _ in range(3):
+        if above is None:
+            return None
+        data = above.read(dataset_file.FILE_NAME, dataset_file.MAX_BYTES)
+        if data is None:
+            above = above.parent()
             continue
-        data = read_small(path, dataset_file.MAX_BYTES)
         if _is_foreign(data):
             return None
+        path = f"{above.absolute}/{dataset_file.FILE_NAME}"
         try:
-            value = dataset_file.decode(data, str(path))
+            value = dataset_file.decode(data, path)
         except DataError as error:
             raise DataError(f"{error} Or remove {path} to read the shards without it.") from None
-        return Manifest(path, value) if isinstance(value, Dataset) else None
+        return Manifest(above, value) if isinstance(value, Dataset) else None
     return None
 
 
@@ -69,34 +76,44 @@ def split_folder(folder: str, splits: tuple[str, ...]) -> str:
     """The folder of the first of `splits` where `folder` is a whole dataset with one; else `folder`
     itself.
     """
-    path = Path(folder)
-    if (path / dataset_file.FILE_NAME).is_file() and not any(path.glob("*.h5")):
+    place = open_place(folder)
+    if not place.shards() and place.read(dataset_file.FILE_NAME, dataset_file.MAX_BYTES) is not None:
         for name in splits:
-            if (path / name).is_dir():
-                return str(path / name)
+            child = place.child(name)
+            if child.exists():
+                return child.name
     return folder
 
 
 def splits_in(folder: str) -> list[str]:
     """The splits that a folder has as sub-folders, for messages."""
-    return [name for name in SPLITS if (Path(folder) / name).is_dir()]
+    place = open_place(folder)
+    return [name for name in SPLITS if place.child(name).exists()]
+
+
+def listed_sha256(manifests: Sequence[Manifest], places: Sequence[Place]) -> dict[str, str]:
+    """The SHA-256 of each shard in `places` by its full name, as the manifests have it."""
+    read = {place.absolute for place in places}
+    return {
+        f"{folder.absolute}/{shard.name}": shard.sha256
+        for manifest in manifests
+        for folder, shard in manifest.shards()
+        if folder.absolute in read
+    }
 
 
 def check_manifests(
-    manifests: list[Manifest], folders: list[str], files: list[ShardFile], by_row: bool
-) -> dict[str, str]:
-    """The SHA-256 of each shard by path, as the manifests have it.
-
-    Raises DataError if a listed shard of these folders is missing, or has another size or number of rows.
-    """
+    manifests: Sequence[Manifest], places: Sequence[Place], files: Sequence[ShardFile], by_row: bool
+) -> None:
+    """Raise DataError if a listed shard of these folders is missing, or has another size or number of rows."""
     present = {file.path: file for file in files}
-    read = {os.path.abspath(folder) for folder in folders}
-    sha256 = {}
+    read = {place.absolute for place in places}
     for manifest in manifests:
-        for path, shard in manifest.shards():
-            if str(path.parent) not in read:
+        for folder, shard in manifest.shards():
+            if folder.absolute not in read:
                 continue
-            file = present.get(str(path))
+            path = f"{folder.absolute}/{shard.name}"
+            file = present.get(path)
             if file is None:
                 raise DataError(
                     f"The shard {path} is missing: {manifest.path} lists it. Restore it, or prepare the data "
@@ -112,5 +129,3 @@ def check_manifests(
                     f"The shard {path} has {file.num_bytes} bytes, {manifest.path} says {shard.bytes}. "
                     "Restore it, or prepare the data again."
                 )
-            sha256[str(path)] = shard.sha256
-    return sha256

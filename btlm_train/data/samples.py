@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from btlm_data.errors import ConfigError, DataError, InputError
 from btlm_train.data.mixture import Mixture
+from btlm_train.data.read_ahead import Rows
 from btlm_train.data.settings import FEATURES, VSL_FEATURES, DataConfig
 from btlm_train.data.shard_set import ShardSet
 from btlm_train.data.state import data_differences
@@ -49,7 +50,7 @@ class Source:
     """
 
     def __init__(self, data_dir: str | list[str], subset: str | None, config: DataConfig) -> None:
-        self.shards = ShardSet(data_dir, config.sort_files)
+        self.shards = ShardSet(data_dir, config.sort_files, config.cache())
         first, trailing, length = self.shards.names[0], self.shards.trailing, config.max_sequence_length
         self.by_sample = bool(trailing)
         if not self.by_sample:
@@ -92,10 +93,19 @@ class Source:
 
     def read(self, samples: Int64Array) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield (position in `samples`, what is stored: planes (P, L), or L + 1 tokens of a corpus)."""
+        rows = self.shards.read(self._rows(samples), self.span)
+        return ((position, row[0]) for position, row in rows) if self.by_sample else rows
+
+    def remote_rows(self, samples: Int64Array) -> Iterator[Rows]:
+        """Where in stores these samples lie."""
+        return self.shards.remote_rows(self._rows(samples), self.span)
+
+    def _rows(self, samples: Int64Array) -> Int64Array:
+        """The first row of each sample."""
         part = np.searchsorted(self.ends, samples, side="right")
         before = self.ends[part - 1] * (part > 0)
-        rows = self.shards.read((samples - before + self.starts[part]) * self.stride, self.span)
-        return ((position, row[0]) for position, row in rows) if self.by_sample else rows
+        rows: Int64Array = (samples - before + self.starts[part]) * self.stride
+        return rows
 
 
 class HDF5Dataset(Dataset[Any]):
@@ -158,20 +168,37 @@ class HDF5Dataset(Dataset[Any]):
         planes = np.empty((len(self.features_list), len(wanted), self.sequence_length), np.int32)
         padded = wanted == PAD
         planes[:, padded] = 0
-        positions = np.flatnonzero(~padded)
-        source, sample = np.zeros_like(positions), wanted[positions]
-        if self._mixture is not None:
-            source, sample = self._mixture.locate(sample)
-        for number in np.unique(source).tolist():
-            here = np.flatnonzero(source == number)
-            rows = positions[here].tolist()
-            for found, stored in self._sources[number].read(sample[here]):
+        for number, positions, samples in self._by_source(wanted):
+            rows = positions.tolist()
+            for found, stored in self._sources[number].read(samples):
                 row = rows[found]
                 if self.by_sample:
                     planes[:, row] = stored[: len(planes)]
                 else:
                     planes[0, row], planes[1, row], planes[2, row] = stored[:-1], 1, stored[1:]
         return {name: torch.from_numpy(plane) for name, plane in zip(self.features_list, planes, strict=True)}
+
+    def remote_rows(self, indices: Sequence[int]) -> Iterator[Rows]:
+        """Where in stores the samples at `indices` lie, for reading ahead."""
+        for number, _, samples in self._by_source(np.asarray(indices, np.int64)):
+            yield from self._sources[number].remote_rows(samples)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether some of its shards lie in a store."""
+        return any(file.remote for source in self._sources for file in source.shards.files)
+
+    def _by_source(self, wanted: Int64Array) -> Iterator[tuple[int, Int64Array, Int64Array]]:
+        """For each source in turn: its number, positions in `wanted` (n,), and the samples there (n,); PAD is
+        left out.
+        """
+        positions = np.flatnonzero(wanted != PAD)
+        source, sample = np.zeros_like(positions), wanted[positions]
+        if self._mixture is not None:
+            source, sample = self._mixture.locate(sample)
+        for number in np.unique(source).tolist():
+            here = np.flatnonzero(source == number)
+            yield number, positions[here], sample[here]
 
     def state_dict(self) -> dict[str, Any]:
         """The settings that decide the samples, under the Model Zoo's names, and (`data`) what the files
@@ -193,13 +220,16 @@ class HDF5Dataset(Dataset[Any]):
         """Check that `state` is of the same samples. Raises ConfigError or DataError naming each difference;
         never with strict=False.
 
-        batch_size and use_worker_cache may differ. A state of the Model Zoo, which has neither data_subset
-        nor `data`, is accepted.
+        batch_size and use_worker_cache may differ, and where the files lie: what they hold is compared. A
+        state of the Model Zoo, which has neither data_subset nor `data`, is accepted; then the places must be
+        the same.
         """
         if not strict:
             return
         ours = self.state_dict()
         may_differ = {"batch_size", "use_worker_cache"}
+        if "data" in state:
+            state, ours = _without_places(state), _without_places(ours)
         optional = may_differ | {"data_subset", "data"}
         differences = [f"{key}: {state[key]!r} then, not a setting now" for key in state if key not in ours]
         for key, now in ours.items():
@@ -215,3 +245,11 @@ class HDF5Dataset(Dataset[Any]):
                 f"The saved state belongs to other data or settings:\n  {listing}\nRestore them, or load "
                 "with strict=False."
             )
+
+
+def _without_places(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without the folders that the data lay in."""
+    kept = {key: value for key, value in state.items() if key != "data_dir"}
+    if isinstance(mixture := kept.get("mixture_params"), list) and all(isinstance(e, dict) for e in mixture):
+        kept["mixture_params"] = [{k: v for k, v in e.items() if k != "data_dir"} for e in mixture]
+    return kept

@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from btlm_data.errors import ConfigError
+from btlm_data.recipe.models import Size
 from btlm_data.recipe.validation import explain
+from btlm_train.data.block_cache import CacheSettings
 
+CACHE_BYTES = 16 * 10**9
 FEATURES = ("input_ids", "attention_mask", "labels")
 VSL_FEATURES = (*FEATURES, "attention_span", "position_ids")
 
@@ -55,7 +58,8 @@ class DataConfig(_Settings):
     batch_size is global: all ranks and all micro-batches together. max_sequence_length belongs to the corpus
     format alone. num_samples is the length of an epoch in samples (None: the length of the data). data_subset
     holds ascending ranges of fractions ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and
-    persistent_workers matter with num_workers only.
+    persistent_workers matter with num_workers only. Ours alone: cache_dir and cache_size, where blocks of
+    shards in stores are kept (default: in the user's cache folder), and how many bytes of them at most.
     """
 
     data_dir: DataDir | None = None
@@ -74,6 +78,8 @@ class DataConfig(_Settings):
     prefetch_factor: Annotated[int, Field(ge=1, le=100_000)] | None = 10
     persistent_workers: bool = True
     use_worker_cache: bool = False
+    cache_dir: Annotated[str | None, BeforeValidator(_paths_as_text)] = None
+    cache_size: Annotated[Size, Field(ge=2**24)] = CACHE_BYTES
     # Accepted because published parameter files carry them; this reader has no use for them.
     data_processor: Literal["GptHDF5MapDataProcessor"] | None = None
     micro_batch_size: Any = None
@@ -106,6 +112,10 @@ class DataConfig(_Settings):
                 f"No set of mixture has a weight above 0 (weights {[e.weight for e in self.mixture]}). Give "
                 "at least one such set."
             )
+
+    def cache(self) -> CacheSettings:
+        """Where blocks of shards in stores are kept."""
+        return CacheSettings.of(self.cache_dir, self.cache_size)
 
     def unused_keys(self) -> list[str]:
         """Keys that were set and have no effect here, for the caller to report."""

@@ -16,14 +16,17 @@ import numpy as np
 
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_train.data.remote_shard import RemoteObject, RemoteShard
+
+Shard = ShardReader | RemoteShard
 
 
 @dataclass(frozen=True)
 class ShardFile:
     """One file as it was when the data was opened: enough to open it later and to notice that it has changed.
 
-    rows is the length of axis 0; probe is the CRC-32 of the first, middle and last row (of a corpus: of at
-    most 1,024 tokens each).
+    path: absolute, or its URL. rows is the length of axis 0; probe is the CRC-32 of the first, middle and
+    last row (of a corpus: of at most 1,024 tokens each). mtime_ns: of a local file. remote: of one in a store.
     """
 
     path: str
@@ -31,9 +34,12 @@ class ShardFile:
     num_bytes: int
     mtime_ns: int
     probe: int
+    remote: RemoteObject | None = None
 
     def check(self) -> None:
-        """Raise DataError if the file is gone or has changed."""
+        """Raise DataError if a local file is gone or has changed; a store is asked with each request."""
+        if self.remote is not None:
+            return
         try:
             now = os.stat(self.path)
         except OSError as error:
@@ -63,9 +69,9 @@ class OpenShards:
     def clear(self) -> None:
         """Drop all open shards."""
         self.lock = threading.Lock()
-        self.shards: OrderedDict[ShardFile, ShardReader] = OrderedDict()
+        self.shards: OrderedDict[ShardFile, Shard] = OrderedDict()
 
-    def get(self, file: ShardFile) -> ShardReader:
+    def get(self, file: ShardFile) -> Shard:
         """`file`, opened. Raises DataError if it has changed, InputError if the process may open no more
         files.
         """
@@ -75,14 +81,16 @@ class OpenShards:
             if shard is None:
                 while len(self.shards) >= self.capacity():
                     self.shards.popitem(last=False)
-                shard = self.shards[file] = self.open(file.path)
+                shard = self.shards[file] = self.open(file.remote or file.path)
             self.shards.move_to_end(file)
             return shard
 
-    def open(self, path: str) -> ShardReader:
+    def open(self, path: str | RemoteObject) -> Shard:
         """`path`, newly opened; where the process's limit is reached, half of the others are dropped
         first.
         """
+        if isinstance(path, RemoteObject):
+            return RemoteShard(path)
         while True:
             try:
                 return ShardReader(path)
@@ -110,15 +118,19 @@ class OpenShards:
 OPEN_SHARDS = OpenShards()
 
 
-def probe_shard(name: str) -> tuple[ShardFile, tuple[int, ...], np.dtype[Any]]:
+def probe_shard(target: str | RemoteObject) -> tuple[ShardFile, tuple[int, ...], np.dtype[Any]]:
     """Open a shard once and close it: what it is, the shape of a row (() in a corpus), and its dtype."""
-    path = os.path.abspath(name)
-    before = os.stat(path)
-    shard = OPEN_SHARDS.open(path)
+    if isinstance(target, RemoteObject):
+        path, num_bytes, mtime_ns, remote = f"{target.url}/{target.name}", target.num_bytes, 0, target
+    else:
+        path, remote = os.path.abspath(target), None
+        before = os.stat(path)
+        num_bytes, mtime_ns = before.st_size, before.st_mtime_ns
+    shard = OPEN_SHARDS.open(remote or path)
     rows, trailing = shard.shape[0], shard.shape[1:]
     length = 1 if trailing else min(1024, rows)
     probe = 0
     for start in sorted({0, (rows - length) // 2, rows - length}) if rows else ():
         stored = np.ascontiguousarray(shard.read(start, start + length))
         probe = zlib.crc32(stored.view(np.uint8).data, probe)
-    return ShardFile(path, rows, before.st_size, before.st_mtime_ns, probe), trailing, shard.dtype
+    return ShardFile(path, rows, num_bytes, mtime_ns, probe, remote), trailing, shard.dtype

@@ -6,6 +6,7 @@ import bisect
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +14,76 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError, InputError
-from btlm_train.data.manifests import check_manifests, find_manifest, splits_in
-from btlm_train.data.shard_reader import OPEN_SHARDS, probe_shard
+from btlm_train.data.block_cache import CacheSettings
+from btlm_train.data.manifests import check_manifests, find_manifest, listed_sha256, splits_in
+from btlm_train.data.places import Place, RemotePlace, open_place, shown
+from btlm_train.data.read_ahead import Rows
+from btlm_train.data.remote_shard import RemoteObject
+from btlm_train.data.settings import CACHE_BYTES
+from btlm_train.data.shard_reader import OPEN_SHARDS, ShardFile, probe_shard
 
 Int64Array = npt.NDArray[np.int64]
+PROBES = 16  # shards in stores looked at together
 
 
 class ShardSet:
     """The rows of all *.h5 files of some folders, end to end: sorted by path as text, hidden files too,
     sub-folders not.
 
-    Holds no open file, so it may be pickled and forked. Raises InputError if there is nothing to read,
-    DataError if a file is not a shard, does not fit the others, or is not what the manifest beside it says.
+    data_dirs: paths and URLs; `cache` is where blocks of the latter are kept. Holds no open file, so it may
+    be pickled and forked. Raises InputError if there is nothing to read, DataError if a file is not a shard,
+    does not fit the others, or is not what the manifest beside it says.
     """
 
-    def __init__(self, data_dirs: str | Sequence[str], sort_files: bool = True) -> None:
+    def __init__(
+        self,
+        data_dirs: str | Sequence[str],
+        sort_files: bool = True,
+        cache: CacheSettings | None = None,
+    ) -> None:
         folders = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
-        names = [name for folder in folders for name in _list_shards(folder)]
-        if not names:
+        places = [open_place(folder) for folder in folders]
+        found = [(place, name) for place in places for name in _shards_of(place)]
+        if not found:
             splits = [f"{folder}/{split}" for folder in folders for split in splits_in(folder)]
             advice = (
                 f"Give the folder of a split: {', '.join(splits)}."
                 if splits
                 else "Check data_dir: sub-folders are not searched."
             )
-            raise InputError(f"There is no *.h5 file in {', '.join(folders)}. {advice}")
+            raise InputError(f"There is no *.h5 file in {', '.join(map(shown, folders))}. {advice}")
         if sort_files:
-            names.sort()
-        self.names = names
-        opened = [probe_shard(name) for name in names]
+            found.sort(key=lambda pair: _full_name(*pair))
+        manifests = [find_manifest(place) for place in places]
+        self.manifests = [manifest for manifest in manifests if manifest is not None]
+        self.sha256 = listed_sha256(self.manifests, places)
+        self.names = [shown(_full_name(place, name)) for place, name in found]
+        opened = _probed(
+            [self._target(*pair, cache or CacheSettings.of(None, CACHE_BYTES)) for pair in found]
+        )
         self.files = [file for file, _, _ in opened]
         self.trailing, self.dtype = opened[0][1:]
-        for name, (_, trailing, dtype) in zip(names, opened, strict=True):
+        for name, (_, trailing, dtype) in zip(self.names, opened, strict=True):
             if (trailing, dtype) != (self.trailing, self.dtype):
                 raise DataError(
-                    f"{name} holds {dtype} rows of shape {trailing}, {names[0]} {self.dtype} rows of shape "
-                    f"{self.trailing}. Give data_dir folders of one kind of shards."
+                    f"{name} holds {dtype} rows of shape {trailing}, {self.names[0]} {self.dtype} rows of "
+                    f"shape {self.trailing}. Give data_dir folders of one kind of shards."
                 )
         self.ends = list(itertools.accumulate(file.rows for file in self.files))
-        self.manifests = [
-            manifest for folder in folders if (manifest := find_manifest(Path(folder))) is not None
-        ]
-        self.sha256 = check_manifests(self.manifests, folders, self.files, by_row=bool(self.trailing))
+        check_manifests(self.manifests, places, self.files, by_row=bool(self.trailing))
         if not len(self):
             raise InputError(
-                f"All {len(names)} *.h5 files in {', '.join(folders)} are empty. Check data_dir."
+                f"All {len(self.names)} *.h5 files in {', '.join(map(shown, folders))} are empty. Check "
+                "data_dir."
             )
+
+    def _target(self, place: Place, name: str, cache: CacheSettings) -> str | RemoteObject:
+        """What a shard is opened by: its path, or the object in the state that the listing found."""
+        if not isinstance(place, RemotePlace):
+            return _full_name(place, name)
+        entry = place.entries()[name]
+        sha256 = self.sha256.get(f"{place.absolute}/{name}")
+        return RemoteObject(place.name, name, entry.size, entry.tag, sha256, cache)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -91,6 +116,18 @@ class ShardSet:
             last = handle.read(start - before, stop - before)
             yield position, np.concatenate([*pieces, last]) if pieces else last
 
+    def remote_rows(self, starts: Int64Array, length: int) -> Iterator[Rows]:
+        """Of rows [start, start + length), those that lie in stores."""
+        numbers = np.searchsorted(self.ends, starts, side="right")
+        for start, number in zip(starts.tolist(), numbers.tolist(), strict=True):
+            stop = start + length
+            while start < stop and number < len(self.files):
+                file, end = self.files[number], min(stop, self.ends[number])
+                before = self.ends[number] - file.rows
+                if file.remote is not None and start < end:
+                    yield file.remote, start - before, end - before
+                start, number = max(start, end), number + 1
+
     def fingerprint(self) -> dict[str, Any]:
         """What the data is, in plain JSON values.
 
@@ -109,12 +146,25 @@ class ShardSet:
         return {"layout": f"{self.dtype} {list(self.trailing)}", "files": files}
 
 
-def _list_shards(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [str(Path(folder, entry.name)) for entry in entries if entry.name.endswith(".h5")]
-    except OSError as error:
+def _shards_of(place: Place) -> list[str]:
+    names = place.shards()
+    if names is None:
         raise InputError(
-            f"The data folder {folder} cannot be read ({error.strerror}). Check data_dir, and that it is "
-            "mounted."
-        ) from None
+            f"There is no data folder {shown(place.name)}. Check data_dir, and that it is mounted or that its "
+            "store can be reached."
+        )
+    return names
+
+
+def _full_name(place: Place, name: str) -> str:
+    return f"{place.name}/{name}" if isinstance(place, RemotePlace) else str(Path(place.name, name))
+
+
+def _probed(
+    targets: Sequence[str | RemoteObject],
+) -> list[tuple[ShardFile, tuple[int, ...], np.dtype[Any]]]:
+    """Each shard looked at once; those in stores at the same time, since most of it is waiting."""
+    if not any(isinstance(target, RemoteObject) for target in targets):
+        return [probe_shard(target) for target in targets]
+    with ThreadPoolExecutor(PROBES) as pool:
+        return list(pool.map(probe_shard, targets))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from btlm_data.errors import ConfigError
 from btlm_train.data.description import DataDescription, describe_data
 from btlm_train.data.manifests import split_folder
+from btlm_train.data.places import open_place, shown
 from btlm_train.data.settings import DataConfig
 from btlm_train.parameters import ModelConfig, Params
 
@@ -63,13 +62,13 @@ def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> Dat
     data.check_sources()
     folders = _folders(data)
     for folder in folders:
-        if not Path(folder).is_dir():
+        if not open_place(folder).exists():
             raise ConfigError(
-                f"{section}.data_dir is {folder}, and there is no such folder. "
+                f"{section}.data_dir is {shown(folder)}, and there is no such folder. "
                 f"Prepare it with btlm-data prepare, or correct it: --set {section}.data_dir=FOLDER."
             )
-    description = describe_data(folders, data.max_sequence_length)
-    _check_fit(description, model, f"{section}.data_dir {', '.join(folders)}")
+    description = describe_data(folders, data.max_sequence_length, data.cache())
+    _check_fit(description, model, f"{section}.data_dir {', '.join(map(shown, folders))}")
     return description
 
 

@@ -246,7 +246,7 @@ def test_what_is_not_a_set_of_shards_is_refused(tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             GptHDF5MapDataProcessor({"data_dir": str(tmp_path / "d"), "batch_size": 1, **config})
 
-    refused(InputError, "cannot be read")
+    refused(InputError, "There is no data folder")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "data.h5.tmp").touch()
     refused(InputError, r"no \*.h5 file")

@@ -135,6 +135,36 @@ class ShardReader:
         for start in range(0, self.shape[0], step):
             yield start, self.read(start, min(start + step, self.shape[0]))
 
+    def stored_ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Where the stored bytes of rows [start, stop) lie in the file: (offset, bytes) each."""
+        if stop <= start or self._stored.inline is not None:
+            return []
+        if self._chunks is None:
+            offset = self._stored.base + self._stored.address + start * self._row_bytes
+            return [(offset, (stop - start) * self._row_bytes)] if self._row_bytes else []
+        table = self._table or self._read_table()
+        first, last = start // self._chunks[0], (stop - 1) // self._chunks[0]
+        numbers = slice(first * self._per_row, (last + 1) * self._per_row)
+        written = zip(table.offsets[numbers].tolist(), table.sizes[numbers].tolist(), strict=True)
+        return [(offset, size) for offset, size in written if offset >= 0]
+
+    def carries_checksums(self) -> bool:
+        """Whether a wrong byte in any row would be noticed: chunks all written, each with gzip's or HDF5's
+        own checksum.
+        """
+        if self._chunks is None:
+            return False
+        checking = [
+            1 << place
+            for place, number in enumerate(self._stored.filters)
+            if number in (hdf5_head.DEFLATE, hdf5_head.FLETCHER32)
+        ]
+        table = self._table or self._read_table()
+        if not checking or (table.offsets < 0).any():
+            return False
+        skipped = 0 if table.skipped is None else int(np.bitwise_or.reduce(table.skipped, initial=0))
+        return any(not skipped & bit for bit in checking)
+
     def forget(self) -> None:
         """Drop the block of rows decoded last, which takes memory."""
         self._kept = None
