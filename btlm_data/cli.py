@@ -370,6 +370,66 @@ def verify(path: Path, source: Path | None, deep: int | None, signers: Path | No
 
 
 @cli.command()
+@click.argument("work_dir", metavar="WORKDIR")
+@click.option(
+    "--rank",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="R",
+    help="Which of several workers this is: where in the list of tasks it begins to look.",
+)
+@click.option(
+    "--world",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many workers there are, about; any number may come and go.",
+)
+@click.option(
+    "--idle",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="End after so long without anything to do.",
+)
+def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
+    """Do tasks of the run in a work folder, beside other workers, until the run is over.
+
+    The run itself is `btlm-data prepare --engine workers`, anywhere. Point a worker only at work folders of
+    people whose recipes you would run.
+
+    
+    btlm-data worker work/ --rank $SLURM_ARRAY_TASK_ID --world 64
+    """
+    _load_kernels()
+    from btlm_data.engine import worker as working
+    from btlm_data.progress import count
+    from btlm_data.storage import open_store
+
+    done = working.work(open_store(work_dir), working.Share(rank, world), idle)
+    terminal.echo(f"This worker did {count(done, 'task')}.")
+
+
+@cli.command()
+@click.argument("work_dir", metavar="WORKDIR")
+@click.option("--watch", is_flag=True, help="Show it again every two seconds until the run is over.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def status(work_dir: str, watch: bool, as_json: bool) -> None:
+    """Show what the run in a work folder is doing: stages, tasks, speed, time left, slowest tasks, errors.
+
+    
+    btlm-data status shards/.work --watch
+    """
+    from btlm_data import run_status
+    from btlm_data.storage import open_store
+
+    run_status.show(open_store(work_dir), terminal.console(), watch=watch, as_json=as_json)
+
+
+@cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--key",

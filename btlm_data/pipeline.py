@@ -19,8 +19,10 @@ from typing import Any
 
 from btlm_data import input_checks, output_folder, work_folder
 from btlm_data.blocks import make_block, write_table
+from btlm_data.engine import published
 from btlm_data.engine.base import EngineSettings, open_engine
 from btlm_data.engine.runner import Events, Runner
+from btlm_data.engine.status import StatusFile
 from btlm_data.errors import ConfigError, InputError
 from btlm_data.fingerprint import digest
 from btlm_data.formats import ledger, rejects
@@ -101,6 +103,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
             counts: dict[str, Counts] = {name: Counts() for name in ledger.STAGES}
             datasets = output.datasets()
             output.finish()  # what a run that was killed right behind its dataset.json left to do
+            published.finish(stores.work)
             return Prepared(
                 stores.out.shown, stores.work.shown, True, counts, already_done=True, datasets=datasets
             )
@@ -109,8 +112,26 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
         engine.start()
         for held in leases:
             lease.start_heartbeat(held)
-        runner = Runner(where, stores, engine, events, leases[0], skip_failed=recipe.run.skip_failed)
-        return _run_stages(Preparation(inputs, runner, output))
+        status = StatusFile(stores.work, recipe.run.engine)
+        runner = Runner(
+            where, stores, engine, events, leases[0], skip_failed=recipe.run.skip_failed, status=status
+        )
+        with _told(status):
+            prepared = _run_stages(Preparation(inputs, runner, output))
+        if prepared.complete:
+            published.finish(stores.work)
+        return prepared
+
+
+@contextlib.contextmanager
+def _told(status: StatusFile) -> Iterator[None]:
+    """Say in the status how the block ends."""
+    try:
+        yield
+    except BaseException as error:
+        status.ended("stopped", str(error) or type(error).__name__)
+        raise
+    status.ended("complete")
 
 
 @contextlib.contextmanager
@@ -206,7 +227,7 @@ def idle_runner(recipe: Recipe) -> Runner:
 
 
 def _engine_settings(run: Run) -> EngineSettings:
-    return EngineSettings(run.workers, run.memory_per_worker)
+    return EngineSettings(run.workers, run.memory_per_worker, run.cluster, run.ray_address)
 
 
 class _NoEvents:
@@ -374,7 +395,10 @@ STAGES: tuple[tuple[str, Callable[[Preparation], Mapping[str, Dataset] | None]],
 
 @contextlib.contextmanager
 def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
-    """Fetch remote files ahead of the tasks of a step that are still to be done."""
+    """Fetch remote files ahead of the tasks of a step that are still to be done, where tasks run on this machine."""
+    if p.run.engine != "local":
+        yield
+        return
     done = p.runner.proved(step)
     todo = [task for task in step.tasks if task.id not in done]
     needed = list(dict.fromkeys(r.file for task in todo for r in clean.ranges_of(task)))

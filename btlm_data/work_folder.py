@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 
 from btlm_data.errors import OutputError
-from btlm_data.storage import Store
+from btlm_data.storage import Store, claims
 
 MARK = "work-folder.json"
 LEASE = "run.lease"
+BOARD = "engine/board.json"  # what free workers are to do (engine/published.py)
 FORMAT_VERSION = 2
 # Folders of the steps (the first part of their names) and of receipts; nothing else below the work folder is touched.
 FOLDERS = (
@@ -26,6 +27,7 @@ FOLDERS = (
     "emit",
     "receipts",
     "failures",
+    "engine",
 )
 
 
@@ -41,6 +43,7 @@ def claim(store: Store) -> None:
                 f"The work folder {store.shown} is of format version {version!r}; this program uses {FORMAT_VERSION}. "
                 "Remove it, or choose another --work-dir."
             )
+        claims.settle(store, BOARD)
         store.sweep()
         return
     for folder in FOLDERS:

@@ -12,15 +12,26 @@ from btlm_data.engine.execute import Job
 from btlm_data.engine.receipts import Receipt
 
 # name -> module:class, imported only when chosen. An engine is a class of (EngineSettings).
-ENGINES = {"local": "btlm_data.engine.local:LocalEngine"}
+ENGINES = {
+    "local": "btlm_data.engine.local:LocalEngine",
+    "workers": "btlm_data.engine.free_workers:FreeWorkersEngine",
+    "ray": "btlm_data.engine.ray_tasks:RayEngine",
+    "parsl": "btlm_data.engine.pilots:PilotEngine",
+}
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What any engine may want to know. workers: tasks at once; memory_per_worker: bytes that each may hold."""
+    """What any engine may want to know.
+
+    workers: tasks at once. memory_per_worker: bytes that each may hold. cluster: the site file of `parsl`. ray_address:
+    of the cluster that `ray` joins.
+    """
 
     workers: int
     memory_per_worker: int = 10**9
+    cluster: str | None = None
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ again, so that no receipt ever stands beside outputs it does not describe.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -63,16 +64,21 @@ def write(store: Store, receipt: Receipt) -> None:
 def read_all(store: Store, step: str) -> dict[str, Receipt]:
     """Every receipt of a step that is whole, by task; a torn or flipped one counts as none. One listing, then reads."""
     names = [entry.name for entry in store.list(f"{FOLDER}/{step}") if entry.name.endswith(".json")]
+    return {receipt.task: receipt for receipt in read(store, names)}
+
+
+def read(store: Store, names: Sequence[str]) -> list[Receipt]:
+    """The receipts of these names that are whole and describe the task of their name."""
     if store.is_local:
         values = [_decode(store.read(name)) for name in names]
     else:
         with ThreadPoolExecutor(_REQUESTS) as pool:
             values = list(pool.map(lambda name: _decode(store.read(name)), names))
-    return {
-        receipt.task: receipt
+    return [
+        receipt
         for name, receipt in zip(names, values, strict=True)
-        if receipt is not None and name == name_of(step, receipt.task)
-    }
+        if receipt is not None and name == name_of(receipt.step, receipt.task)
+    ]
 
 
 def _decode(data: bytes) -> Receipt | None:

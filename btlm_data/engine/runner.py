@@ -14,6 +14,7 @@ from btlm_data.engine.base import Engine, Lost
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.failures import Failure
 from btlm_data.engine.receipts import Receipt
+from btlm_data.engine.status import StatusFile
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import DamagedError
 from btlm_data.places import Places, Stores
@@ -62,6 +63,7 @@ class Runner:
     events: Events
     lease: Lease | None = None
     skip_failed: bool = False
+    status: StatusFile | None = None
     # Names in the work folder that a step of this run, or the pipeline, has named; see `tidy`.
     named: set[str] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -96,6 +98,8 @@ class Runner:
         todo = [task for task in step.tasks if task.id not in done]
         self._forget(step, todo, done)
         self.events.step_started(step, todo, [task for task in step.tasks if task.id in done])
+        if self.status is not None:
+            self.status.step_started(step, todo, len(done))
         with self.removing_damaged():
             failed = self._do(step, todo, done)
         if failed:
@@ -105,6 +109,8 @@ class Runner:
         self.seconds[step.name] = self.seconds.get(step.name, 0.0) + perf_counter() - start
         self.num_tasks[step.name] = len(step.tasks)
         self.events.step_finished(step, perf_counter() - start, len(step.tasks) - len(todo))
+        if self.status is not None:
+            self.status.step_finished()
         return results
 
     def _do(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> list[Failure]:
@@ -112,6 +118,7 @@ class Runner:
         jobs = [Job.of(step, task, task_digest(step, task), self.places) for task in todo]
         failed = self._failed_before(step, jobs)
         known = {failure.task for failure in failed}
+        titles = {job.task.id: failures.title_of(job) for job in jobs}
         before, documents = self.engine.progress(), 0
         waiting = [job for job in jobs if job.task.id not in known]
         for ended in failures.do_all(self.engine, waiting, failed):
@@ -119,11 +126,14 @@ class Runner:
                 self.lease.check()
             if isinstance(ended, Lost):
                 logger.warning("%s: %s is lost: %s", step.name, failures.title_of(ended.job), ended.reason)
-            elif ended is not None:
-                result = ended.result()
+            result = ended.result() if isinstance(ended, Receipt) else None
+            if result is not None:
                 done[result.task_id] = result
                 documents += result.counts.extra.get("documents", 0)
-            self.events.step_moved(step, self.engine.progress() - before, documents)
+            units = self.engine.progress() - before
+            self.events.step_moved(step, units, documents)
+            if self.status is not None:
+                self.status.step_moved(units, result, titles[result.task_id] if result is not None else "")
         for failure in failed:
             failures.write(self.stores.work, failure)
         if not self.skip_failed or step.skip is None:

@@ -405,7 +405,18 @@ class Run(_Settings):
     memory: Annotated[Size, Field(ge=10_000)] | None = Field(
         None, description="memory of the whole run. Default: 1 GB for each worker"
     )
-    engine: Literal["local"] = Field("local", description="where tasks run: processes on this machine")
+    engine: Literal["local", "workers", "ray", "parsl"] = Field(
+        "local",
+        description="where tasks run: processes on this machine, `btlm-data worker` processes anywhere, a Ray "
+        "cluster, or pilot jobs of a batch system",
+    )
+    cluster: Name | None = Field(
+        None, description="for parsl: the site file, which says how pilot jobs are started"
+    )
+    ray_address: Name | None = Field(
+        None,
+        description="for ray: address of the cluster. Default: RAY_ADDRESS, or one started on this machine",
+    )
     strict: bool = Field(False, description="the first record that cannot be read ends the run with an error")
     accept_removal: bool = Field(False, description="continue although dedupe.max_removed is exceeded")
     allow_missing_source: bool = Field(

@@ -110,6 +110,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--cache-size", "run.cache_size", "SIZE"),
         Flag("--keep-downloads", "run.keep_downloads"),
         Flag("--engine", "run.engine"),
+        Flag("--cluster", "run.cluster", "FILE"),
+        Flag("--ray-address", "run.ray_address", "ADDRESS"),
         Flag("--skip-failed", "run.skip_failed"),
     ),
 }  # fmt: skip

@@ -79,7 +79,7 @@ def hold(
     heartbeat: keep it alive by a thread; without one (where a process is about to fork) call `start` later.
     Raises OutputError naming the holder if another live process has it.
     """
-    state = _own_state()
+    state = own_state()
     lease = _take(store, name, state, purpose, option)
     if heartbeat:
         lease._thread.start()
@@ -114,7 +114,7 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
             time.sleep(0.02)
             continue
         holder, now = _decode(present[0]), time.monotonic()
-        alive = _is_alive(holder)
+        alive = is_alive(holder)
         is_beating = watched is not None and watched[0] != present[1]
         if alive or (alive is None and is_beating):
             raise OutputError(
@@ -131,7 +131,8 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
             time.sleep(0.5)
 
 
-def _own_state() -> dict[str, Any]:
+def own_state() -> dict[str, Any]:
+    """What names this process and lets others on this machine see whether it lives."""
     return {
         "holder": f"process {os.getpid()} on {socket.gethostname()}",
         "token": secrets.token_hex(8),
@@ -142,7 +143,7 @@ def _own_state() -> dict[str, Any]:
     }
 
 
-def _is_alive(holder: dict[str, Any]) -> bool | None:
+def is_alive(holder: dict[str, Any]) -> bool | None:
     """Whether the holder lives, if it ran on this machine; None if only its heartbeat can tell."""
     if holder.get("machine") != _machine() or not isinstance(holder.get("process"), int):
         return None

@@ -1,0 +1,164 @@
+"""Jobs in pilot jobs of a batch system, through Parsl's HighThroughputExecutor and its providers.
+
+The site file (--cluster, engine/site.py) says which batch system, how many nodes and for how long. Parsl starts pilot jobs there, in
+which processes wait for tasks; a task gets a `Pointer` and returns a receipt. Parsl's retries are off, so that tasks are
+tried again by the one rule that all engines share (failures.py).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from btlm_data.engine import published
+from btlm_data.engine.base import EngineSettings, Lost
+from btlm_data.engine.execute import Job
+from btlm_data.engine.futures import Futures, LostError
+from btlm_data.engine.published import Pointer
+from btlm_data.engine.receipts import Receipt
+from btlm_data.engine.site import Site, read_site
+from btlm_data.errors import ConfigError, install_command
+
+Future = concurrent.futures.Future[Any]
+_HEARTBEAT, _HEARTBEAT_LIMIT = 10, 60  # seconds: after the limit without one a node counts as lost
+
+
+class PilotEngine:
+    """Parsl pilot jobs. Use as a context manager: it ends them."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        try:
+            import parsl  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                f"--engine parsl needs the package parsl. Install it: {install_command('cluster')}."
+            ) from None
+        self._settings = settings
+        self._site = (
+            read_site(settings.cluster) if settings.cluster else Site(workers_per_node=settings.workers)
+        )
+        self._kernel: Any = None
+        self._futures: Futures[Future] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._kernel is not None:
+            self._kernel.cleanup()
+            self._kernel = None
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def start(self) -> None:
+        """Nothing to start before there are jobs: pilot jobs would wait for them."""
+
+    def progress(self) -> int:
+        """Units of the tasks that are finished."""
+        return self._futures.done if self._futures is not None else 0
+
+    def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | Lost | None]:
+        """Do the jobs."""
+        if self._futures is None:
+            self._open()
+        assert self._futures is not None
+        return self._futures.map(jobs)
+
+    def _open(self) -> None:
+        import parsl
+        from parsl.config import Config
+
+        logging.getLogger("parsl").propagate = False  # its log is a file in the run folder
+        self._folder = tempfile.TemporaryDirectory(prefix="btlm-pilots-", dir=self._site.run_folder)
+        executor = make_executor(self._site, self._settings)
+        config = Config(
+            executors=[executor],
+            run_dir=self._folder.name,
+            retries=0,
+            strategy="simple" if self._site.provider != "local" else "none",
+            usage_tracking=0,
+            initialize_logging=True,
+        )
+        # The programs of Parsl are looked for on the path; those beside this interpreter are meant.
+        os.environ["PATH"] = os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
+        self._kernel = parsl.DataFlowKernel(config)
+        window = 2 * self._site.nodes * self._site.workers_per_node + 2
+        self._futures = Futures(_ParslPool(self._kernel, executor, window, self._site))
+
+
+def make_executor(site: Site, settings: EngineSettings) -> Any:
+    """Parsl's executor for a site."""
+    from parsl.executors import HighThroughputExecutor
+
+    return HighThroughputExecutor(
+        label="btlm",
+        address="127.0.0.1" if site.provider == "local" else site.address,
+        provider=site.make_provider(),
+        max_workers_per_node=site.workers_per_node,
+        cores_per_worker=1e-6,  # workers_per_node alone decides
+        encrypted=True,
+        prefetch_capacity=0,
+        heartbeat_period=_HEARTBEAT,
+        heartbeat_threshold=_HEARTBEAT_LIMIT,
+        worker_logdir_root=site.run_folder,
+    )
+
+
+class _ParslPool:
+    """Parsl, as `Futures` wants it."""
+
+    def __init__(self, kernel: Any, executor: Any, window: int, site: Site) -> None:
+        from parsl import python_app
+
+        self._executor, self._site, self.window = executor, site, window
+        self._do = python_app(published.do, data_flow_kernel=kernel, executors=["btlm"], cache=False)
+
+    def submit(self, pointer: Pointer) -> Future:
+        """Start an app."""
+        future: Future = self._do(pointer)
+        return future
+
+    def wait(self, pending: Sequence[Future], seconds: float) -> Sequence[Future]:
+        """Those that have ended."""
+        done, _ = concurrent.futures.wait(
+            pending, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        return list(done)
+
+    def result(self, future: Future) -> bytes:
+        """What the app returned."""
+        try:
+            data: bytes = future.result()
+        except Exception as error:  # Parsl's own: worker lost, node lost, job ended
+            told = " ".join(str(error).split())[:300]
+            raise LostError(f"its worker is gone ({type(error).__name__}: {told})") from error
+        return data
+
+    def cancel(self, pending: Sequence[Future]) -> None:
+        """What has not begun does not begin; the rest ends with the pilot jobs."""
+        for future in pending:
+            future.cancel()
+
+    def explain(self) -> str:
+        """States of the pilot jobs."""
+        states = {block: str(status) for block, status in self._executor.status().items()}
+        listed = (
+            "; ".join(f"pilot job {block}: {state}" for block, state in states.items())
+            or "no pilot job was started"
+        )
+        return (
+            f"{listed}. A pending job waits in the queue of {self._site.provider}; a running one whose tasks do not come "
+            f"back cannot reach this machine at {self._executor.address or 'any of its addresses'} (site file: address)."
+        )

@@ -1,0 +1,185 @@
+"""Runs of `btlm-data prepare` on any engine, as users start them, and what may befall them: killed workers, a killed driver,
+a lost node, a poison file, a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+POISON = "this text kills the process that reads it"
+FILTER = f"""
+import os, signal
+
+def deadly(document):
+    if {POISON!r} in document["text"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return True
+"""
+
+
+def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_bytes: int = 17_000_000) -> Path:
+    """Unlike documents in files that are each a task of their own; where asked for, a file that kills its reader."""
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True)
+    (folder / "deadly_filter.py").write_text(FILTER)
+    for number in range(-(-num_bytes // file_bytes)):
+        chance = random.Random(number)
+        words = [f"w{chance.randrange(50_000)}" for _ in range(3000)]
+        with (corpus / f"part-{number:03d}.jsonl").open("w") as file:
+            while file.tell() < file_bytes:
+                first = chance.randrange(2000)
+                text = f"{number} {file.tell()} " + " ".join(
+                    words[first : first + chance.randrange(100, 900)]
+                )
+                file.write(json.dumps({"text": text}) + "\n")
+            if poison and number == 1:
+                file.write(json.dumps({"text": POISON * 10}) + "\n")
+    return corpus
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file of a dataset that must be the same every time."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and ".work" not in path.parts and path.name != "provenance.json"
+    }
+
+
+@dataclass
+class Site:
+    """How an engine's runs are started. options: of prepare. helpers: commands of processes that help, by the work folder."""
+
+    options: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    helpers: int = 0
+
+    def start(self, out: Path, *options: str) -> subprocess.Popen[str]:
+        """Start the driver."""
+        command = [sys.executable, "-m", "btlm_data", "prepare", "--out", str(out), *options, *self.options]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment(),
+            cwd=out.parent,
+        )
+
+    def start_helper(self, out: Path, number: int) -> subprocess.Popen[str]:
+        """Start a free worker."""
+        command = [sys.executable, "-m", "btlm_data", "worker", str(out / ".work")]
+        command += ["--rank", str(number), "--world", str(self.helpers), "--idle", "120"]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment(),
+            cwd=out.parent,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+        return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **self.environment}
+
+
+@contextlib.contextmanager
+def helped(
+    site: Site, out: Path, killed: threading.Event | None = None
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Free workers beside a run; where `killed` is given, those that die are replaced until it is set."""
+    helpers = [site.start_helper(out, number) for number in range(site.helpers)]
+    stop = threading.Event()
+
+    def replace() -> None:
+        while not stop.wait(0.2):
+            for number, helper in enumerate(helpers):
+                if helper.poll() not in (None, 0):
+                    helpers[number] = site.start_helper(out, number)
+
+    thread = threading.Thread(target=replace)
+    if killed is not None:
+        thread.start()
+    try:
+        yield helpers
+    finally:
+        stop.set()
+        if killed is not None:
+            thread.join()
+        for helper in helpers:
+            helper.kill()
+            helper.wait()
+
+
+@contextlib.contextmanager
+def killing(find: Callable[[], Sequence[psutil.Process]], every: float, most: int) -> Iterator[list[int]]:
+    """SIGKILL one of the found processes after the other; gives the process ids."""
+    killed: list[int] = []
+    stop = threading.Event()
+
+    def kill() -> None:
+        while len(killed) < most and not stop.wait(every):
+            with contextlib.suppress(psutil.Error):
+                found = [process for process in find() if process.is_running()]
+                if found:
+                    victim = found[len(killed) % len(found)]
+                    victim.send_signal(signal.SIGKILL)
+                    killed.append(victim.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Process]:
+    """The processes that do the tasks of a run."""
+    try:
+        below = psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    if engine == "local":
+        return [process for process in below if process.ppid() != driver.pid]
+    found = []
+    for process in psutil.process_iter(["cmdline", "name"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if engine == "ray" and line.startswith("ray::"):
+            found.append(process)
+        if engine == "parsl" and "process_worker_pool" in line:
+            with contextlib.suppress(psutil.Error):
+                parent = process.parent()
+                if parent is not None and "process_worker_pool" in " ".join(parent.cmdline()):
+                    found.append(process)
+    return found
+
+
+def finish(driver: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:
+    """Exit code and words of a run."""
+    words, _ = driver.communicate(timeout=seconds)
+    return driver.returncode, words
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until something is so."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.05)
