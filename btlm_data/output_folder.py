@@ -150,7 +150,8 @@ class OutputFolder:
         return checksum
 
     def finish(self) -> None:
-        """Remove what interrupted or replaced runs left and this dataset does not name, then the mark."""
+        """Remove what interrupted or replaced runs, and workers that died, left and this dataset does not name; then the mark."""
+        self.store.sweep()
         earlier = self._preparing()
         wanted = self._named_by_dataset()
         self.store.delete(

@@ -373,6 +373,7 @@ def _shard(p: Preparation) -> Mapping[str, Dataset]:
     datasets = finish.write(p)
     p.runner.discard_files("pack")
     p.runner.tidy(work_folder.FOLDERS)
+    p.runner.stores.work.sweep()  # of workers that died
     Fetcher.of(p.run, p.inputs.listing).release(p.inputs.listing.files)
     return datasets
 

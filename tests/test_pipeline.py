@@ -25,7 +25,7 @@ from btlm_data.output_folder import OutputFolder
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
-from btlm_data.stages import clean, file_ranges, shuffle
+from btlm_data.stages import clean, file_ranges, shard, shuffle
 from btlm_data.tokenizer import load_tokenizer
 from tests.reference import documents as reference
 from tests.reference import stream as plain
@@ -584,3 +584,21 @@ def test_a_file_that_is_damaged_before_it_is_copied_is_not_part_of_a_dataset(
     assert not (tmp_path / "out" / name).exists()
     run(tmp_path / "a.jsonl", tmp_path / "out", **options)
     assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "sound" / name).read_bytes()
+
+
+def test_what_a_worker_that_died_was_writing_is_removed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(corpus_line("some text that is long enough " * 20))
+    out = tmp_path / "out"
+    write = shard.work
+
+    def dying(*args: Any) -> Any:
+        for folder in (out / "train", out / ".work/shard"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".data-00000.h5.1-00.btlm-tmp").write_bytes(b"half")
+        return write(*args)
+
+    monkeypatch.setattr(shard, "work", dying)
+    run(tmp_path / "a.jsonl", out, seq_len=4)
+    assert list(out.rglob(".*.btlm-tmp")) == []

@@ -13,11 +13,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from btlm_data.errors import ConfigError, DataError, OutputError
+from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import dataset
 from btlm_data.formats.guarded import require_regular
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report
+from btlm_data.storage import open_store
 
 NAMESPACE = "dataset@btlm-data"
 FILE_NAME = f"{dataset.FILE_NAME}.sig"
@@ -41,19 +42,16 @@ def sign(folder: Path, key: Path) -> Path:
     )
     if done.returncode != 0 or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise ConfigError(f"The key {key} cannot sign: {_words(done)}. Name another with --key.")
-    path = folder / FILE_NAME
-    try:
-        path.write_bytes(done.stdout)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Change its permissions.") from None
-    return path
+    open_store(folder).write(FILE_NAME, done.stdout)  # a link there is replaced, not followed
+    return folder / FILE_NAME
 
 
 def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
     """Compare `dataset.json.sig` with dataset.json; where there is none, that fails only if signers are
     named.
 
-    signers: whose signatures count, in the form of `allowed_signers` (ssh-keygen(1)).
+    signers: whose signatures count, in the form of `allowed_signers` (ssh-keygen(1)). Raises ConfigError if they are
+    named and cannot be used.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -67,6 +65,8 @@ def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
     except DataError as error:
         tell(Check("signature", False, "cannot be read", str(error)))
     except ConfigError as error:
+        if signers is not None:  # a signature was required: not to be able to check it is no pass
+            raise
         tell(Check("signature", None, f"not made: {error}"))
 
 
@@ -81,7 +81,7 @@ def _check(folder: Path, path: Path, signers: Path | None) -> Check:
             )
         return Check("signature", False, "is not one of this dataset.json", f"{FILE_NAME}: {_words(done)}")
     if not signers.is_file():
-        raise ConfigError(f"there is no file of signers {signers}")
+        raise ConfigError(f"There is no file of signers {signers}. Check the path given to --signers.")
     found = _run(["-Y", "find-principals", "-s", str(path), "-f", str(signers)], data)
     names = found.stdout.decode(errors="replace").splitlines()
     if found.returncode != 0 or not names:

@@ -83,6 +83,7 @@ def begin(folder: Store, fingerprint: str, names: Sequence[str]) -> None:
 
 def finish(folder: Store, fingerprint: str, files: Iterable[dict[str, Any]]) -> None:
     """All of it is written."""
+    folder.sweep()  # of workers that died
     _write(folder, fingerprint, list(files), complete=True)
 
 

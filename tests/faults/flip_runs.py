@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.fuzz_readers import _corpus_run, _expected, _make_work, command
+from tests.faults.commands import command
+from tests.faults.fuzz_readers import _corpus_run, _expected, _make_work
 from tests.faults.kill_targets import hashes
 
 
@@ -47,10 +48,10 @@ def flip_one(folder: Path, name: Path, chance: random.Random) -> tuple[str, str 
     (case / name).write_bytes(data)
     where = f"bit {bit} of byte {place} of {name}"
     expected = json.loads((folder / "expected.json").read_text())
-    code, _ = command(*_corpus_run(case))
+    code, *_ = command(*_corpus_run(case))
     ended = "same" if code == 0 else "named"
     if code:
-        again, _ = command(*_corpus_run(case))
+        again, *_ = command(*_corpus_run(case))
         if again:
             return ended, f"{where}: exit code {code}, and {again} for the same command again"
     if hashes(case / "out") != expected:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tests.faults.commands import command
 from tests.faults.kill_targets import hashes, write_corpus
 from tests.faults.mutations import (
     CONTROL,
@@ -32,8 +32,6 @@ from tests.faults.mutations import (
     to_text,
 )
 from tests.train import tiny
-
-ENDINGS = {0, 1, 2, 3, 4, 5}  # exit codes of errors that have words
 
 
 class Reader(NamedTuple):
@@ -61,43 +59,6 @@ def load_programs() -> None:
         command("verify", root / "data")
         command("export", root / "data", "--to", "npy", "--out", root / "exported")
         command("run", root / "data/dataset.json", "--plan", "--source", "sample", "--out", root / "x")
-
-
-def command(*arguments: object, program: str = "btlm_data") -> tuple[int, str]:
-    """A command in this process; its exit code and standard output. Raises AssertionError for what may never happen."""
-    import importlib
-
-    from btlm_data import entry, terminal
-
-    out, err = io.StringIO(), io.StringIO()
-    cli = importlib.import_module(f"{program}.cli").cli
-    words = [str(argument) for argument in arguments]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry._exit_code(cli, words)
-    output, errors = out.getvalue(), err.getvalue()
-    if code not in ENDINGS:
-        reports = sorted(Path(os.environ.get("TMPDIR", "/nowhere")).glob("btlm-error-*"))
-        report = reports[-1].read_text() if reports else ""
-        raise AssertionError(f"{words}: exit code {code}: {errors[-1500:]}{output[-500:]}\n{report[-2500:]}")
-    assert code == 0 or errors.strip() or "--json" in words or words[0] == "verify", (
-        f"{words}: {code}, no words"
-    )
-    hidden = terminal._HIDDEN.search(output + errors)
-    assert hidden is None, (
-        f"{words} prints {hidden[0]!r}: {(output + errors)[max(0, hidden.start() - 60) :][:200]!r}"
-    )
-    assert "Traceback (most" not in errors, f"{words}: {errors[-2000:]}"
-    assert max(map(len, errors.splitlines()), default=0) < 20_000, (
-        f"{words}: a line of {len(errors)} characters"
-    )
-    if "--json" in words and output.strip():
-        for text in output.splitlines() if words[0] == "verify" else [output]:
-            json.loads(text, parse_constant=_no_number)
-    return code, output
-
-
-def _no_number(text: str) -> float:
-    raise AssertionError(f"{text} is no JSON")
 
 
 # Records ----------------------------------------------------------------------------------------------------------
@@ -145,7 +106,7 @@ SAMPLE = [
 
 
 def _make_dataset(folder: Path) -> None:
-    code, _ = command(
+    code, *_ = command(
         *SAMPLE, "--out", folder / "data", "--work-dir", folder / "work", "--format", _format(folder)
     )
     assert code == 0
@@ -317,7 +278,7 @@ def _read_dataset(chance: random.Random, folder: Path) -> None:
 
 def _make_export(folder: Path) -> None:
     _make_dataset(folder)
-    code, _ = command("export", folder / "data", "--to", "npy", "--out", folder / "exported")
+    code, *_ = command("export", folder / "data", "--to", "npy", "--out", folder / "exported")
     assert code == 0
     tree = json.loads((folder / "exported/export.json").read_bytes())
     files = [file["name"] for split in tree["sets"][""]["splits"].values() for file in split["files"]]
@@ -356,7 +317,7 @@ def _make_signed(folder: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
     kind, key = (folder / "key.pub").read_text().split()[:2]
     (folder / "signers").write_text(f"me@example.org {kind} {key}\n")
-    code, _ = command("sign", folder / "data", "--key", folder / "key")
+    code, *_ = command("sign", folder / "data", "--key", folder / "key")
     assert code == 0
 
 
@@ -367,7 +328,7 @@ def _damage_signed(chance: random.Random, folder: Path) -> None:
 
 def _read_signed(chance: random.Random, folder: Path) -> None:
     intact = hashes(folder / "data") == json.loads((folder.parent / "signed.json").read_text())
-    code, _ = command("verify", folder / "data", "--signers", folder / "signers")
+    code, *_ = command("verify", folder / "data", "--signers", folder / "signers")
     assert code or intact or (folder / "signers").exists()
 
 
@@ -400,9 +361,9 @@ def _corpus_run(folder: Path, *more: object) -> list[object]:
 def _make_work(folder: Path) -> None:
     write_corpus(folder / "corpus", 3, 30, 1)
     write_corpus(folder / "earlier", 2, 30, 1)
-    code, _ = command(*_corpus_run(folder, "--source", folder / "earlier", "--out", folder / "first"))
+    code, *_ = command(*_corpus_run(folder, "--source", folder / "earlier", "--out", folder / "first"))
     assert code == 0
-    code, _ = command(*_corpus_run(folder, "--stop-after", "pack"))
+    code, *_ = command(*_corpus_run(folder, "--stop-after", "pack"))
     assert code == 0
     shutil.rmtree(folder / "first")
 
@@ -437,7 +398,7 @@ def _damage_index(chance: random.Random, folder: Path) -> None:
 
 def _read_work(chance: random.Random, folder: Path) -> None:
     """The next run goes on from it: what it leaves is right, or it says that something is damaged."""
-    code, _ = command(*_corpus_run(folder))
+    code, *_ = command(*_corpus_run(folder))
     if code == 0:
         expected = json.loads((folder.parent / "expected.json").read_text())
         unequal = {name for name, value in hashes(folder / "out").items() if expected.get(name) != value}
@@ -449,7 +410,7 @@ def _expected(folder: Path) -> Iterator[None]:
     """What an undamaged folder gives; its own place is the same as that of the damaged ones."""
     if not (folder / "expected.json").exists():
         shutil.copytree(folder / "seed", folder / "case")
-        code, _ = command(*_corpus_run(folder / "case"))
+        code, *_ = command(*_corpus_run(folder / "case"))
         assert code == 0
         (folder / "expected.json").write_text(json.dumps(hashes(folder / "case/out")))
         shutil.rmtree(folder / "case")
@@ -542,11 +503,11 @@ def _make_run(folder: Path) -> None:
         tiny.write_shards(folder / "train"),
         runconfig={"max_steps": 3, "checkpoint_steps": 1},
     )
-    code, _ = command("run", "--params", params, "--mode", "train", "--model-dir", folder / "model", "--device", "cpu",
+    code, *_ = command("run", "--params", params, "--mode", "train", "--model-dir", folder / "model", "--device", "cpu",
                       program="btlm_train")  # fmt: skip
     assert code == 0
     for to in ("hf", "modelzoo"):
-        code, _ = command("export", folder / "model", "--to", to, "--out", folder / to, program="btlm_train")
+        code, *_ = command("export", folder / "model", "--to", to, "--out", folder / to, program="btlm_train")
         assert code == 0
 
 

@@ -181,7 +181,7 @@ class Killer:
 
     def run(self, kills: int, most_in_a_row: int = 4) -> list[str]:
         """Kill `kills` times in all; what went wrong, empty if nothing did."""
-        done = rounds = 0
+        done = rounds = told = 0
         while done < kills:
             folder = self.folder / f"round-{rounds}"
             folder.mkdir()
@@ -194,7 +194,13 @@ class Killer:
                     break
                 done += 1
                 if done % 50 == 0:
-                    print(f"{done} kills, {len(self.problems)} problems", flush=True)
+                    print(
+                        f"{done} kills, {len(self.problems)} problems",
+                        *self.problems[told:],
+                        sep="\n",
+                        flush=True,
+                    )
+                    told = len(self.problems)
             if not ended:
                 ended = self._end(folder)
             if ended and self._is_right(folder):

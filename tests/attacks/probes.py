@@ -1,0 +1,24 @@
+"""All probes: importing this registers them."""
+
+from __future__ import annotations
+
+from tests.attacks import (  # noqa: F401 - they register their probes
+    foreign_files,
+    hostile_files,
+    received_datasets,
+    shared_attacks,
+    terminals_and_bytes,
+    trainer_and_exports,
+)
+
+GROUPS = (
+    "somebody else's files",
+    "flipped bits",
+    "verify believes the manifest",
+    "a received dataset gives orders",
+    "the trainer loses weights",
+    "exports",
+    "hostile files",
+    "terminals",
+    "same bytes",
+)

@@ -1,0 +1,3 @@
+"""Attacks that once succeeded, kept as they were found."""
+
+from __future__ import annotations

@@ -1,0 +1,33 @@
+"""Every probe holds: the quick ones always, all of them in `make stress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.bench import PROBES, Probe, try_one
+from tests.attacks.probes import GROUPS
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("attacks")
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(one, marks=pytest.mark.stress if one.slow else (), id=f"{one.group}: {one.name}")
+        for one in PROBES
+    ],
+)
+def test_a_probe_holds(one: Probe, cache: Path) -> None:
+    wrong = try_one(one, cache)
+    assert wrong is None, wrong
+
+
+def test_there_are_probes_of_every_kind() -> None:
+    assert {one.group for one in PROBES} == set(GROUPS)
+    assert len(PROBES) >= 120
+    assert len({(one.group, one.name) for one in PROBES}) == len(PROBES)

@@ -1,0 +1,61 @@
+"""Commands run in this process, with everything checked that may never happen whatever they are given."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from btlm_data import entry, terminal
+
+ENDINGS = {0, 1, 2, 3, 4, 5}  # exit codes of errors that have words
+
+
+class Ended(NamedTuple):
+    """A command's exit code, and what it wrote to standard output and standard error."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def words(self) -> str:
+        """All that a user sees."""
+        return self.output + self.errors
+
+
+def command(*arguments: object, program: str = "btlm_data") -> Ended:
+    """A command in this process; how it ended. Raises AssertionError for what may never happen."""
+    out, err = io.StringIO(), io.StringIO()
+    cli = importlib.import_module(f"{program}.cli").cli
+    words = [str(argument) for argument in arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = entry._exit_code(cli, words)
+    output, errors = out.getvalue(), err.getvalue()
+    if code not in ENDINGS:
+        reports = sorted(Path(os.environ.get("TMPDIR", "/nowhere")).glob("btlm-error-*"))
+        report = reports[-1].read_text() if reports else ""
+        raise AssertionError(f"{words}: exit code {code}: {errors[-1500:]}{output[-500:]}\n{report[-2500:]}")
+    assert code == 0 or errors.strip() or "--json" in words or words[0] == "verify", (
+        f"{words}: {code}, no words"
+    )
+    hidden = terminal._HIDDEN.search(output + errors)
+    assert hidden is None, (
+        f"{words} prints {hidden[0]!r}: {(output + errors)[max(0, hidden.start() - 60) :][:200]!r}"
+    )
+    assert "Traceback (most" not in errors, f"{words}: {errors[-2000:]}"
+    assert max(map(len, errors.splitlines()), default=0) < 20_000, (
+        f"{words}: a line of {len(errors)} characters"
+    )
+    if "--json" in words and output.strip():
+        for text in output.splitlines() if words[0] == "verify" else [output]:
+            json.loads(text, parse_constant=_no_number)
+    return Ended(code, output, errors)
+
+
+def _no_number(text: str) -> float:
+    raise AssertionError(f"{text} is no JSON")
