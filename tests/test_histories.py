@@ -2,7 +2,8 @@
 
 A state machine does to one work folder what people and accidents do: other settings, memory and workers, files added,
 removed, renamed and changed, runs that stop after a stage, for safety, or are killed at a random write. After each run that
-succeeds, the dataset equals the one that a fresh folder gives, byte for byte.
+succeeds, the dataset equals the one that a fresh folder gives, byte for byte. The same with the work folder and the dataset
+on S3 (moto's server), held against a fresh folder here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import random
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +31,7 @@ from btlm_data.errors import SafetyStop
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.storage.local import LocalStore
+from btlm_data.storage.remote import RemoteStore
 from btlm_data.tokenizer import load_tokenizer
 
 KILLED, STOPPED = 9, 5
@@ -82,7 +84,7 @@ CHANGES = st.dictionaries(
 ).map(lambda chosen: {key: CHOICES[key][number % len(CHOICES[key])] for key, number in chosen.items()})
 
 
-def prepare(source: Path, out: Path, work: Path, options: dict[str, Any]) -> pipeline.Prepared:
+def prepare(source: Path, out: Path | str, work: Path | str, options: dict[str, Any]) -> pipeline.Prepared:
     given = {"source.name": str(source), "run.out": str(out), "run.work_dir": str(work), **options}
     if given.get("dedupe.bands", 9) * given.get("dedupe.rows", 13) > 128:
         given["dedupe.rows"] = 6
@@ -94,6 +96,14 @@ def contents(out: Path) -> dict[str, str]:
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
         if path.is_file() and path.name != "provenance.json"
+    }
+
+
+def contents_on_s3(bucket: Any, folder: str) -> dict[str, str]:
+    return {
+        entry.key.removeprefix(f"{folder}/"): hashlib.sha256(entry.get()["Body"].read()).hexdigest()
+        for entry in bucket.objects.filter(Prefix=f"{folder}/")
+        if not entry.key.endswith("/provenance.json")
     }
 
 
@@ -115,19 +125,30 @@ def in_a_child(action: Callable[[], None]) -> int:
 
 
 def die_at_write(number: int) -> None:
-    """From now on: this process ends, as by SIGKILL, in the middle of or right after its write `number`."""
+    """From now on: this process ends, as by SIGKILL, in the middle of its write `number`, wherever that goes."""
     count = itertools.count()
-    create = LocalStore.create
 
-    def dying(self: LocalStore, name: str, *, durable: bool = True) -> Any:
-        this = next(count)
-        if this == number:
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / name).with_name(f".{Path(name).name}.0-00.btlm-tmp").write_bytes(b"half")
-            os._exit(KILLED)
-        return create(self, name, durable=durable)
+    def dying(store: type[LocalStore] | type[RemoteStore], method: str, leave: Callable[..., None]) -> None:
+        original = getattr(store, method)
 
-    LocalStore.create = dying  # type: ignore[method-assign]
+        def write(self: Any, *arguments: Any, **options: Any) -> Any:
+            if next(count) == number:
+                leave(self, *arguments)
+                os._exit(KILLED)
+            return original(self, *arguments, **options)
+
+        setattr(store, method, write)
+
+    def leave_half(store: LocalStore, name: str) -> None:
+        (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.root / name).with_name(f".{Path(name).name}.0-00.btlm-tmp").write_bytes(b"half")
+
+    dying(LocalStore, "create", leave_half)
+    # Large objects and small ones: half of the writes are lost, the others arrive before the process ends.
+    put = RemoteStore._put
+    dying(RemoteStore, "_put", lambda store, *rest: put(store, *rest) if number % 2 else None)
+    small = RemoteStore.write
+    dying(RemoteStore, "write", lambda store, *rest: small(store, *rest) if number % 2 else None)
 
 
 class Histories(RuleBasedStateMachine):
@@ -136,7 +157,9 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="btlm-history-"))
-        self.source, self.work, self.out = (self.root / name for name in ("source", "work", "out"))
+        self.source = self.root / "source"
+        self.work: Path | str = self.root / "work"
+        self.out: Path | str = self.root / "out"
         self.source.mkdir()
         self.options: dict[str, Any] = {"run.workers": 1, "clean.min_chars": 0, "dedupe.max_removed": 1.0}
         self.numbers = itertools.count()
@@ -147,6 +170,11 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "root"):
             shutil.rmtree(self.root)
+
+    def contents(self) -> dict[str, str]:
+        """Of the dataset."""
+        assert isinstance(self.out, Path)
+        return contents(self.out)
 
     @rule(count=st.integers(1, 40))
     def add_file(self, count: int) -> None:
@@ -195,22 +223,51 @@ class Histories(RuleBasedStateMachine):
         alone = {**options, "run.workers": 1}
         assert in_a_child(lambda: ignore(prepare(self.source, fresh / "out", fresh / "work", alone))) == code
         if code == 0:
-            assert contents(self.out) == contents(fresh / "out")
+            assert self.contents() == contents(fresh / "out")
         shutil.rmtree(fresh)
 
     def prepare_here(self, options: dict[str, Any]) -> None:
         prepare(self.source, self.out, self.work, options)
 
 
+class HistoriesOnS3(Histories):
+    """The work folder and the dataset are places in a bucket; one worker (tests/test_places.py has two).
+
+    This process never asks s3fs itself, whose threads a forked child would miss: it looks at the bucket through boto3.
+    """
+
+    bucket: ClassVar[Any]
+    number = itertools.count()
+
+    @initialize()
+    def start(self) -> None:
+        super().start()
+        self.folder = f"history-{next(self.number)}"
+        self.work, self.out = (f"s3://{self.bucket.name}/{self.folder}/{name}" for name in ("work", "out"))
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "folder"):
+            self.bucket.objects.filter(Prefix=f"{self.folder}/").delete()
+
+    def contents(self) -> dict[str, str]:
+        return contents_on_s3(self.bucket, f"{self.folder}/out")
+
+    def prepare_here(self, options: dict[str, Any]) -> None:
+        super().prepare_here({**options, "run.workers": 1})
+
+
 def ignore(_: object) -> None:
     """Drop a result."""
 
 
-def run_histories(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_histories(
+    count: int, monkeypatch: pytest.MonkeyPatch, histories: type[Histories] = Histories
+) -> None:
     kept = functools.lru_cache(load_tokenizer)
     monkeypatch.setattr(preparation, "load_tokenizer", kept)
     pipeline.warm_up(kept("gpt2", eos=None, backend="auto", revision=None))
-    machine: Any = Histories.TestCase
+    machine: Any = histories.TestCase
     machine.settings = settings(
         max_examples=count,
         stateful_step_count=8,
@@ -220,12 +277,43 @@ def run_histories(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("runTest").runTest()
 
 
+@pytest.fixture
+def on_s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Histories]]:
+    """Histories in an empty bucket."""
+    import boto3
+    import s3fs  # noqa: F401, imported once for all children
+
+    for key, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(key, value)
+    bucket = boto3.resource("s3").create_bucket(Bucket="histories")
+    monkeypatch.setattr(HistoriesOnS3, "bucket", bucket, raising=False)
+    yield HistoriesOnS3
+    bucket.objects.delete()
+    bucket.delete()
+
+
 @pytest.mark.timeout(900)
 def test_thirty_histories(monkeypatch: pytest.MonkeyPatch) -> None:
     run_histories(30, monkeypatch)
+
+
+@pytest.mark.timeout(900)
+def test_four_histories_on_s3(monkeypatch: pytest.MonkeyPatch, on_s3: type[Histories]) -> None:
+    run_histories(4, monkeypatch, on_s3)
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(7200)
 def test_five_hundred_histories(monkeypatch: pytest.MonkeyPatch) -> None:
     run_histories(500, monkeypatch)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(7200)
+def test_a_hundred_histories_on_s3(monkeypatch: pytest.MonkeyPatch, on_s3: type[Histories]) -> None:
+    run_histories(100, monkeypatch, on_s3)
