@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import random
 import shutil
 import tempfile
 import threading
@@ -163,7 +164,7 @@ class Fetcher:
         return held if isinstance(held, Whole) else self.complete(file, held, None)
 
     def complete(self, file: SourceFile, partial: Partial, stop: threading.Event | None) -> Whole:
-        """Download and verify what Pool.obtain gave the right to; whatever happens, nothing stays locked.
+        """Download and verify what Pool.obtain gave the right to; whatever happens, nothing stays taken.
         Raises as `local_copy`; Stopped.
         """
         try:
@@ -274,11 +275,14 @@ def check(stop: threading.Event | None) -> None:
 
 
 def pauses(stop: threading.Event | None) -> Iterator[float]:
-    """Seconds to sleep between two looks at the folder, growing from 5 to 50 ms, without end. Raises Stopped."""
+    """Seconds to sleep between two looks at the folder, growing from 5 to 50 ms, without end. Raises Stopped.
+
+    They differ by chance, so that two processes that were in each other's way are not again.
+    """
     pause = 0.005
     while True:
         check(stop)
-        yield pause
+        yield pause * random.uniform(0.5, 1.5)
         pause = min(pause * 1.5, 0.05)
 
 

@@ -61,8 +61,8 @@ class Prefetcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop downloading; a thread that waits for a silent server is left behind (it is a daemon and holds
-        only its flocks).
+        """Stop downloading; a thread that waits for a silent server is left behind (it is a daemon and owns
+        only its part).
         """
         self._stop.set()
         end = time.monotonic() + 2.0

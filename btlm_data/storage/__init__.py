@@ -2,7 +2,7 @@
 
     base.py    the protocol (`Store`), names, what a listing gives
     local.py   a folder                      remote.py  any fsspec URL (s3://, gs://, memory://, ...)
-    lease.py   a lock with heartbeat and takeover, on either
+    lease.py   a lock with heartbeat and takeover, on either       process.py  which processes are alive
     retry.py   the one policy for faults that may pass       digest.py  the checksums of the project
 
 Everything that a run writes or reads back goes through a store: work files, receipts, shards, tables, dataset.json.

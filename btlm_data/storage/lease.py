@@ -19,11 +19,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from btlm_data.errors import BtlmError, OutputError
 from btlm_data.storage.base import Store
+from btlm_data.storage.process import machine, started
 
 HEARTBEAT = 10.0  # seconds
 EXPIRY = 60.0  # seconds without a heartbeat after which a holder on another machine counts as gone
@@ -136,46 +136,19 @@ def own_state() -> dict[str, Any]:
     return {
         "holder": f"process {os.getpid()} on {socket.gethostname()}",
         "token": secrets.token_hex(8),
-        "machine": _machine(),
+        "machine": machine(),
         "process": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": started(os.getpid()),
         "beat": 0,
     }
 
 
 def is_alive(holder: dict[str, Any]) -> bool | None:
     """Whether the holder lives, if it ran on this machine; None if only its heartbeat can tell."""
-    if holder.get("machine") != _machine() or not isinstance(holder.get("process"), int):
+    if holder.get("machine") != machine() or not isinstance(holder.get("process"), int):
         return None
-    started = _started(holder["process"])
-    return started is not None and started == holder.get("started")
-
-
-def _machine() -> str:
-    """Names this machine, its boot and its process namespace."""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    return f"{socket.gethostname()}/{os.name}"
-
-
-def _started(process: int) -> int | str | None:
-    """When a process began, in the kernel's ticks, so that a number used again is another process; None if it is gone."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return "alive"
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    began = started(holder["process"])
+    return began is not None and began == holder.get("started")
 
 
 def _encode(state: dict[str, Any]) -> bytes:

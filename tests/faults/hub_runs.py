@@ -173,12 +173,12 @@ class Runs:
 
 
 def cache_bytes(cache: Path) -> int:
-    """Bytes of the files that a cache folder holds, whole and half-downloaded, of all runs."""
-    total = 0
+    """Bytes of the files that a cache folder holds, whole and half-downloaded, of all runs; one of two names counts once."""
+    sizes = {}
     for path in cache.glob("*/*"):
         with contextlib.suppress(OSError):  # removed meanwhile
-            total += path.stat().st_size
-    return total
+            sizes[path.stat().st_ino] = path.stat().st_size
+    return sum(sizes.values())
 
 
 def run_all(corpus: Path, folder: Path, kills: int, seed: int, kinds: Sequence[str] | None = None) -> Runs:

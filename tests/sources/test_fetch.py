@@ -21,6 +21,7 @@ from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
+from btlm_data.sources.pool import Partial, machine_name
 from btlm_data.sources.prefetch import Prefetcher
 from tests.hub import Fault, Hub
 
@@ -256,12 +257,13 @@ def test_the_cache_stays_below_its_size(hub: Hub, make_run: RunMaker) -> None:
 
 
 def _usage(run: Run) -> int:
-    total = 0
+    """Bytes of files in the cache; a file of two names counts once."""
+    sizes = {}
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(Fetcher.of(run).folder):
             with contextlib.suppress(FileNotFoundError):
-                total += entry.stat().st_size
-    return total
+                sizes[entry.stat().st_ino] = entry.stat().st_size
+    return sum(sizes.values())
 
 
 def test_a_file_larger_than_the_cache_is_an_error_that_says_so(hub: Hub, make_run: RunMaker) -> None:
@@ -352,6 +354,41 @@ def test_a_pinned_file_stays_and_others_go(hub: Hub, make_run: RunMaker) -> None
     assert stored(run) == 0
 
 
+def test_what_a_dead_process_was_reading_gives_way(hub: Hub, make_run: RunMaker) -> None:
+    run = make_run(cache_size=350_000)
+    files = listed(hub, run, {f"train/{n}.jsonl": body(n) for n in range(2)})
+    get(run, files[0])
+    folder = Path(Fetcher.of(run).folder)
+    [whole] = [path for path in folder.iterdir() if "." not in path.name]
+    (folder / f"{whole.name}.{machine_name()}-{os.getpid()}-1-0.reading").hardlink_to(
+        whole
+    )  # began at another time
+    assert get(run, files[1]) == body(1)
+    assert not list(folder.glob("*.reading"))
+
+
+def test_a_file_is_downloaded_by_one_process_and_read_by_two_while_its_name_goes(
+    hub: Hub, make_run: RunMaker
+) -> None:
+    run = make_run(cache_size=650_000)
+    file = one(hub, run)
+    pool = Fetcher.of(run).pool()
+    taken = pool.obtain("a" * 32, 300_000, lambda _: True)
+    assert isinstance(taken, Partial)
+    assert pool.obtain("a" * 32, 300_000, lambda _: True) is None
+    taken.append(b"x" * 1000)
+    taken.leave()
+    again = pool.obtain("a" * 32, 300_000, lambda _: True)
+    assert isinstance(again, Partial)
+    assert again.received == 1000
+    with Fetcher.of(run).local_copy(file) as first, Fetcher.of(run).local_copy(file) as second:
+        assert first != second
+        (Path(Fetcher.of(run).folder) / first.name.partition(".")[0]).unlink()
+        assert first.read_bytes() == second.read_bytes() == body(1)
+        assert pool.usage() == 600_000
+    assert pool.usage() == 300_000
+
+
 def test_prefetching_does_not_fetch_again_what_was_used_and_dropped(hub: Hub, make_run: RunMaker) -> None:
     run = make_run(cache_size=350_000)
     files = listed(hub, run, {f"train/{n}.jsonl": body(n) for n in range(5)})
@@ -395,9 +432,7 @@ def test_a_forked_child_does_not_keep_the_parents_pins(hub: Hub, make_run: RunMa
     run = make_run(cache_size=350_000)
     files = listed(hub, run, {f"train/{n}.jsonl": body(n) for n in range(2)})
     with Fetcher.of(run).local_copy(files[0]):
-        child = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(30)"]
-        )  # exec: closed by O_CLOEXEC
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
         pid = _fork_sleeper()
     try:
         assert get(run, files[1]) == body(1)  # would wait for ever for the only place
