@@ -7,6 +7,7 @@ needs Python's usual `if __name__ == "__main__":` where it has threads already.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from btlm_data.formats import dataset, provenance
 from btlm_data.formats.dataset import Dataset, SetList, Split
 from btlm_data.formats.ledger import Row
 from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.pages import publish
 from btlm_data.recipe.load import Override, load
 from btlm_data.recipe.models import Recipe, Settings
 from btlm_data.storage import Store, open_store
@@ -32,6 +34,7 @@ from btlm_data.storage import Store, open_store
 if TYPE_CHECKING:
     import pyarrow
 
+logger = logging.getLogger(__name__)
 RecipeLike = str | Path | Recipe | Mapping[str, Any]
 _SECTIONS = frozenset({"source", "clean", "dedupe", "holdout", "tokenizer", "shards", "run"})
 
@@ -48,6 +51,9 @@ def prepare(recipe: RecipeLike, *, events: Events | None = None, **settings: Any
     """
     resolved = load_recipe(recipe, **settings)
     prepared = pipeline.prepare(resolved, events or _NoEvents())
+    if prepared.complete and resolved.run.report:
+        for warning in publish.write_beside(resolved.run.out):
+            logger.warning(warning)
     if not prepared.complete:
         raise DataError(
             f"The run ended after the stage {resolved.run.stop_after}, as run.stop_after asks, so there is no dataset to "

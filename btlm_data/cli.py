@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from btlm_data import entry, terminal
-from btlm_data.errors import ConfigError, InputError, Interrupted
+from btlm_data.errors import ConfigError, InputError, Interrupted, install_command
 from btlm_data.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
     _load_kernels()
     from btlm_data import pipeline
     from btlm_data.inspection import outcome
+    from btlm_data.pages import publish
     from btlm_data.progress import Bars, Lines
 
     logger.debug("settings: %s", recipe.settings.model_dump_json(exclude_defaults=True))
@@ -253,6 +254,8 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
     try:
         with Bars(console) if console.is_terminal and not quiet else Lines() as events:
             prepared = pipeline.prepare(recipe, events)
+        if prepared.complete and recipe.run.report:
+            prepared.warnings += publish.write_beside(recipe.run.out)
     except KeyboardInterrupt:
         raise Interrupted(
             "Interrupted. What was finished is kept in the work folder, and no file is half-written. "
@@ -291,6 +294,13 @@ def _existing(path: Path) -> Path:
     help="Draw N samples and show them.  [default: 2 with --full and --json]",
 )
 @click.option("--full", is_flag=True, help="Show every figure, not only the first screen.")
+@click.option(
+    "--html",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Write everything to a page that needs nothing else.  [default: report.html in the dataset]",
+)
 def inspect(
     path: Path,
     as_json: bool,
@@ -298,14 +308,21 @@ def inspect(
     samples: tuple[int, ...],
     num_samples: int | None,
     full: bool,
+    html: str | None,
 ) -> None:
     """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
 
     \b
     btlm-data inspect shards/
     btlm-data inspect shards/ --sample 17
+    btlm-data inspect shards/ --html
     """
     _load_kernels()
+    if html is not None:
+        from btlm_data.pages import publish
+
+        terminal.echo(f"Written: {publish.write_report(_existing(path), html)}. Open it with a browser.")
+        return
     from msgspec import to_builtins
 
     from btlm_data.inspection import render, summary
@@ -521,6 +538,62 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
                 f"{name + '/' if name else ''}{split}: {unit}, {count(part.tokens, 'token')} "
                 f"in {count(len(part.files), 'file')}{left_out}"
             )
+
+
+@cli.command()
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option(
+    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any that is free."
+)
+def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
+    """Look at datasets, and at runs in progress, in a browser: samples, documents, duplicates, search.
+
+    PATHS are dataset folders, or work folders of runs. Other machines can connect only if --host says so, and
+    then only with the token in the printed address.
+
+    \b
+    btlm-data serve shards/
+    btlm-data serve shards/ other/ --port 9000
+    """
+    for path in paths:
+        _existing(path)
+    _load_kernels()
+    try:
+        from btlm_data.serve import app
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"`btlm-data serve` needs the package {error.name}. Install it with {install_command('serve')}."
+        ) from None
+
+    def ready(address: str) -> None:
+        terminal.echo(f"Open {address} (Ctrl-C ends it).")
+        terminal.finish()
+
+    app.listen(paths, host, port, ready)
+
+
+@cli.command()
+@click.argument("left", type=click.Path(path_type=Path))
+@click.argument("right", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def diff(left: Path, right: Path, as_json: bool) -> None:
+    """Compare two datasets: settings, input files, counts, shares, documents in common, order.
+
+    Exit code 0 whether they differ or not; with --json, `equal` says it.
+
+    \b
+    btlm-data diff shards/ other/
+    """
+    from msgspec import to_builtins
+
+    from btlm_data.inspection import difference, difference_text
+
+    found = difference.compare(_existing(left), _existing(right))
+    if as_json:
+        terminal.echo(terminal.to_json(to_builtins(found), indent=1))
+    else:
+        difference_text.show(found, terminal.console())
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
                      files that this run and the interrupted ones before it may have written
     preparing.lease  held by the process that writes there now
 
-Only files that dataset.json or preparing.json name are ever replaced or deleted; with --overwrite also shards (*.h5) of
+Only files that dataset.json or preparing.json name, and pages whose seal holds (formats/pages.py), are ever replaced or deleted; with --overwrite also shards (*.h5) of
 others in the very folders that get new ones, because a reader would mix them. dataset.json is written last.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from btlm_data.errors import DataError, OutputError
-from btlm_data.formats import dataset, provenance
+from btlm_data.formats import dataset, pages, provenance
 from btlm_data.formats.dataset import Dataset, SetList, StoredFile
 from btlm_data.splits import SPLITS
 from btlm_data.storage import Store, check_name, digest
@@ -115,7 +115,7 @@ class OutputFolder:
         self._write_preparing(run, owned)
         self.store.delete([*manifests, *foreign])
         if not same_run:
-            self.store.delete(sorted(owned))
+            self.store.delete(sorted({*owned, *self._pages()}))
         self.store.sweep()
 
     def announce(self, run: str, names: Iterable[str]) -> None:
@@ -211,6 +211,18 @@ class OutputFolder:
                 if size is not None:
                     named[prefix + name] = size
         return named
+
+    def _pages(self) -> list[str]:
+        """Pages of the dataset that is there, as this program wrote them; what a person changed is theirs."""
+        found = []
+        for name in pages.PAGES:
+            size = self.store.size(name)
+            if size is None or size > pages.MAX_BYTES:
+                continue
+            seal = pages.seal_of(self.store.read(name))
+            if seal is not None and seal.holds:
+                found.append(name)
+        return found
 
     def _provenance(self) -> provenance.Provenance | None:
         if self.store.size(provenance.FILE_NAME) is None:

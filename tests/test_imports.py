@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "stages": WORK | {"cleaning", "records", "sources", "tokenizer", "dedupe", "engine.runner"},
     "engine": GROUND | {"formats.columns", "places", "storage", "task_files"},
     "work_folder": {"errors", "storage"},
-    "output_folder": {"errors", "formats", "splits", "storage"},
+    "output_folder": {"errors", "formats", "splits", "storage", "task", "task_files.damaged"},
     "preparation": WORK
     | {"cleaning", "engine.runner", "output_folder", "records", "sources", "stages", "tokenizer"},
     "input_checks": {"errors", "preparation", "records", "sources", "stages.block_writer", "task"},
@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "planning": WORK | {"pipeline", "places", "preparation", "progress", "sources", "stages"},
     "inspection": GROUND
     | {
+        "storage",
         "terminal",
         "records",
         "cleaning",
@@ -76,6 +77,17 @@ MAY_IMPORT = {
         "pipeline",
     },
     "export": GROUND | {"formats", "storage"},
+    "serve": {
+        "errors",
+        "terminal",
+        "formats",
+        "inspection",
+        "kernels",
+        "pages",
+        "storage.lease",
+        "tokenizer",
+    },
+    "pages": {"errors", "terminal", "formats", "inspection", "output_folder", "storage"},
     "cli": {
         "entry",
         "splits",
@@ -87,6 +99,8 @@ MAY_IMPORT = {
         "pipeline",
         "planning",
         "inspection",
+        "pages",
+        "serve",
         "export",
         "engine",
         "dedupe.curve",
@@ -96,7 +110,7 @@ MAY_IMPORT = {
     },
     "run_status": {"engine.status", "errors", "progress", "storage", "terminal"},
     "__main__": {"cli"},
-    "api": {"errors", "formats", "recipe", "storage", "pipeline", "engine.runner"},
+    "api": {"errors", "formats", "recipe", "storage", "pages", "pipeline", "engine.runner"},
     "__init__": {"kernels", "api"},
 }
 FROM_TRAINER = {

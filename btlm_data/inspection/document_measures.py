@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 from btlm_data.formats.dataset import Dataset
 from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.inspection.report import Bar, Correlation, Distribution, Lengths, LongestRun
+from btlm_data.inspection.report import Bar, Correlation, Distribution, Lengths, LongestRun, SourceMix
 
 MAX_DOCUMENTS = 2_000_000  # measured per split; more are sampled by row groups spread evenly over the stream
 MAX_RANKED = 200_000
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+MIX_STRETCHES = 60
+MIX_SOURCES = 8
+OTHERS = "(others)"
 _COLUMNS = ("tokens", "chars", "bytes", "file", "offset", "source")
 
 
@@ -26,6 +29,7 @@ class DocumentMeasures:
     lengths: Lengths
     order: Correlation | None
     runs: LongestRun | None
+    mix: SourceMix | None
 
 
 def measure_documents(table: DocumentTable, manifest: Dataset) -> DocumentMeasures:
@@ -62,7 +66,29 @@ def measure_documents(table: DocumentTable, manifest: Dataset) -> DocumentMeasur
         bytes_per_token=_ratio(whole["bytes"], whole["tokens"]),
     )
     order = _order(whole["file"], whole["offset"].astype(np.int64))
-    return DocumentMeasures(lengths, order, runs.longest_run(list(sources), counts))
+    mix = source_mix(whole["source"], whole["tokens"].astype(np.int64), list(sources))
+    return DocumentMeasures(lengths, order, runs.longest_run(list(sources), counts), mix)
+
+
+def source_mix(
+    codes: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], names: list[str]
+) -> SourceMix | None:
+    """Shares of the tokens by source along the stream. codes, tokens: of each document, (n,); names: of the codes."""
+    if not len(codes) or not tokens.sum():
+        return None
+    stretches = min(MIX_STRETCHES, len(codes))
+    place = np.arange(len(codes)) * stretches // len(codes)
+    sums = np.bincount(place * len(names) + codes, tokens, minlength=stretches * len(names))
+    by_source = sums.reshape(stretches, len(names))
+    order = np.lexsort((np.arange(len(names)), -by_source.sum(axis=0)))
+    shown = order if len(order) <= MIX_SOURCES else order[: MIX_SOURCES - 1]
+    columns = by_source[:, shown]
+    listed = [names[k] for k in shown]
+    if len(shown) < len(order):
+        columns = np.column_stack([columns, by_source[:, order[MIX_SOURCES - 1 :]].sum(axis=1)])
+        listed.append(OTHERS)
+    totals = np.maximum(columns.sum(axis=1, keepdims=True), 1)
+    return SourceMix(listed, np.round(columns / totals, 5).tolist())
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> float | None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from btlm_data.errors import DataError
+from btlm_data.formats import pages
 from btlm_data.formats.dataset import FILE_NAME, Dataset
+from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Report, plural, tell_problems
 from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.scan import Job, Scan, sha256_of
@@ -45,6 +47,30 @@ def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
                 for path in sorted(folder.glob("*.h5"))
             ]
     tell_problems(tell, "files", problems, f"{plural(count, 'file')}, {size:,} bytes; no other shard")
+
+
+def check_pages(root: Path, checksum: str, tell: Report) -> None:
+    """Pages beside the dataset are as this program wrote them, and about this dataset."""
+    problems: list[str] = []
+    said: list[str] = []
+    for name in pages.PAGES:
+        path = root / name
+        if not path.exists():
+            continue
+        try:
+            seal = pages.seal_of(read_small(path, pages.MAX_BYTES))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        again = "Remove it; `btlm-data inspect --html` writes it again"
+        if seal is None or not seal.holds:
+            problems.append(f"{name}: it is not as btlm-data wrote it. {again}")
+        elif seal.dataset != checksum:
+            problems.append(f"{name}: it is about another dataset. {again}")
+        else:
+            said.append(name)
+    if said or problems:
+        tell_problems(tell, "pages", problems, f"{', '.join(said)}: as written, about this dataset")
 
 
 def _check_size(path: Path, name: str, expected: int, problems: list[str]) -> None:

@@ -161,19 +161,18 @@ def sample(
         which = f"The samples are 0 to {total - 1:,}." if total else "It has none."
         raise DataError(f"There is no sample {number} in {split}. {which} Name another with --sample.")
     length = sequence_length(opened, rows)
+    content = planes(opened, rows, number)
     start: int | None
     stream_sample: int | None
     if rows.layout is not None and rows.layout.layout == "corpus":
         begin = number * length
-        planes = _stretch(rows, begin, min(begin + length, rows.total))[None, :]
-        real = planes.shape[1]
+        real = content.shape[1]
         file, row = rows.find(begin)
         start = rows.base + begin if opened.manifest is not None else None
         stream_sample = number if rows.base == 0 else None
     else:
         file, row = rows.find(number)
-        planes = _row(rows.files[file], row)
-        real = extent(planes)
+        real = extent(content)
         entry = opened.manifest.splits.get(split) if opened.manifest else None
         position = np.array([rows.base + number], np.uint64)
         origin = origins(opened, split, position, sum(f.n_examples for f in entry.files)) if entry else None
@@ -194,7 +193,7 @@ def sample(
     else:
         documents = _documents(table, start, start + real)
     borders = [document.positions for document in documents or ()]
-    borders = borders or _borders(planes, planes[0][:real], opened.eos_id)
+    borders = borders or _borders(content, content[0][:real], opened.eos_id)
     return Sample(
         split=split,
         sample=number,
@@ -206,7 +205,7 @@ def sample(
         stream_sample=stream_sample,
         stream_positions=(start, start + real) if start is not None and documents is not None else None,
         documents=documents,
-        segments=_segments(planes, borders, opened.eos_id, tokenizer),
+        segments=_segments(content, borders, opened.eos_id, tokenizer),
     )
 
 
@@ -229,6 +228,16 @@ def extent(planes: npt.NDArray[Any]) -> int:
         used |= (planes[3] != 0) | (planes[4] != 0)
     places = np.flatnonzero(used)
     return int(places[-1]) + 1 if len(places) else 0
+
+
+def planes(opened: Opened, rows: Rows, number: int) -> npt.NDArray[Any]:
+    """Sample `number`, which must be there: (planes, L), of a corpus (1, up to L). Raises DataError if it cannot be read."""
+    if rows.layout is not None and rows.layout.layout == "corpus":
+        length = sequence_length(opened, rows)
+        begin = number * length
+        return _stretch(rows, begin, min(begin + length, rows.total))[None, :]
+    file, row = rows.find(number)
+    return _row(rows.files[file], row)
 
 
 def _row(path: Path, row: int) -> npt.NDArray[Any]:

@@ -271,12 +271,23 @@ class OpenShards:
         while self._readers:
             self._readers.popitem()[1].source.close()
 
+    def ids(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
+        """The ids of rows [start, stop) of a shard of samples, (n, L); of a corpus, (n,). Raises DataError."""
+        with reading(path):
+            reader = self._open(path)
+            stop = max(start, min(stop, reader.shape[0]))
+            return reader.first_planes(start, stop) if len(reader.shape) == 3 else reader.read(start, stop)
+
     def read(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows [start, stop) of a shard, as far as it has them. Raises DataError if they cannot be read."""
-        require_regular(path)
         with reading(path):
-            reader = self._readers.pop(path, None) or shards.ShardReader(path)
-            self._readers[path] = reader
-            if len(self._readers) > self._most:
-                self._readers.popitem(last=False)[1].source.close()
+            reader = self._open(path)
             return reader.read(start, max(start, min(stop, reader.shape[0])))
+
+    def _open(self, path: Path) -> shards.ShardReader:
+        require_regular(path)
+        reader = self._readers.pop(path, None) or shards.ShardReader(path)
+        self._readers[path] = reader
+        if len(self._readers) > self._most:
+            self._readers.popitem(last=False)[1].source.close()
+        return reader

@@ -96,11 +96,35 @@ class TokenShare(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
+class Bar(msgspec.Struct, frozen=True, rename={"first": "from", "last": "to"}):
+    """A bar of a histogram: how many have a value from `first` to `last`, both included."""
+
+    first: int
+    last: int
+    count: int
+
+
+class Rank(msgspec.Struct, frozen=True):
+    """The share of all tokens that is the token of this rank; 1 is the most common one's."""
+
+    rank: int
+    share: float
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """The longest run of one token within a row. text: None where the tokenizer is not at hand."""
+
+    id: int
+    length: int
+    text: str | None = None
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """Ids of a seeded sample of rows.
 
     all: whether every row was read. mask_share: positions with mask 1. used_share: positions that are not
-    padding.
+    padding. ranks: of up to 60 ranks, evenly spread on a logarithmic scale. documents_per_sample: histogram of how
+    many documents the rows have a part of; None where the end of a document cannot be told.
     """
 
     rows: int
@@ -115,15 +139,10 @@ class Tokens(msgspec.Struct, frozen=True):
     document_parts_per_sample: float | None
     most_common: list[TokenShare]
     entropy_bits: float
+    ranks: list[Rank]
+    longest_repeat: Repeat
+    documents_per_sample: list[Bar] | None
     vocabulary_share: float | None = None
-
-
-class Bar(msgspec.Struct, frozen=True, rename={"first": "from", "last": "to"}):
-    """A bar of a histogram: how many have a value from `first` to `last`, both included."""
-
-    first: int
-    last: int
-    count: int
 
 
 class Distribution(msgspec.Struct, frozen=True):
@@ -162,6 +181,16 @@ class LongestRun(msgspec.Struct, frozen=True):
     expected: float
 
 
+class SourceMix(msgspec.Struct, frozen=True):
+    """Which sources stand where in the stream. sources: the largest, and "(others)" where there are more.
+
+    parts: shares of the tokens of each stretch of the stream by source, in order; stretches have equally many documents.
+    """
+
+    sources: list[str]
+    parts: list[list[float]]
+
+
 class Neighbours(msgspec.Struct, frozen=True, rename={"continued": "continue"}):
     """Share of samples whose last label is the next row's first input. expected: by chance."""
 
@@ -180,6 +209,7 @@ class Shuffle(msgspec.Struct, frozen=True):
     runs: LongestRun | None = None
     samples: Correlation | None = None
     neighbours: Neighbours | None = None
+    mix: SourceMix | None = None
 
 
 class Clusters(msgspec.Struct, frozen=True):
@@ -218,8 +248,16 @@ class Example(msgspec.Struct, frozen=True):
     source: str | None = None
 
 
+class Reject(msgspec.Struct, frozen=True):
+    """A record that could not be read. line: from 1."""
+
+    file: str
+    line: int
+    detail: str
+
+
 class Disk(msgspec.Struct, frozen=True):
-    """Bytes on disk of the shards, the tables of documents, and everything else in the folder."""
+    """Bytes on disk of the shards, the tables of documents, and dataset.json with the other files that it lists."""
 
     shards: int
     documents: int
@@ -282,20 +320,25 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a figure means. subject: what it is about; split: of which split, None for the whole dataset."""
+    """What a figure means. subject: what it is about; split: of which split, None for the whole dataset.
 
-    subject: Literal["shuffle", "size", "packing", "records", "duplicates", "files"]
+    advice: what to do about a warning.
+    """
+
+    subject: Literal["shuffle", "size", "packing", "records", "encoding", "duplicates", "sources", "files"]
     split: str | None
     level: Literal["good", "warning", "unknown"]
     text: str
+    advice: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):
     """A dataset of one set, or shards that others made (kind "shards": what only a dataset.json says is empty
     or None).
 
-    Dictionaries are by split, train first. source, steps: from provenance.json. unknown: what could not be
-    found out, and why.
+    Dictionaries are by split, train first. read: what each source had before anything was dropped, over all splits.
+    examples, rejects: some of each reason. source, steps, program, libraries: from provenance.json. unknown: what could
+    not be found out, and why. identical_shards: of each split, names of shards with the same content.
     """
 
     kind: Literal["dataset", "shards"]
@@ -307,13 +350,19 @@ class Report(msgspec.Struct, frozen=True):
     tokens: dict[str, Tokens]
     lengths: dict[str, Lengths]
     shuffle: dict[str, Shuffle]
+    read: list[Source]
     sources: dict[str, list[Source]]
     ledger: list[Stage]
     duplicates: Duplicates | None
     examples: dict[str, list[Example]]
+    rejects: dict[str, list[Reject]]
     source: dict[str, Any] | None
     steps: list[StepTime]
+    program: str | None
+    libraries: dict[str, str]
+    finished: str | None
     disk: Disk
+    identical_shards: dict[str, list[str]]
     samples: list[Sample]
     verdicts: list[Verdict]
     unknown: list[str]

@@ -4,7 +4,7 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from btlm_data.records.formats import classify
 from btlm_data.records.reader import is_divisible, read_batches
 
 if TYPE_CHECKING:
+    from btlm_data.recipe.models import SourceSettings
     from btlm_data.tokenizer import Tokenizer
 
 SEED = 0xDEE9  # of the documents drawn
@@ -152,15 +153,7 @@ def _reader(opened: Opened, manifest: Dataset) -> _Reader | str:
     found = find_tokenizer(opened, None)
     if found.tokenizer is None:
         return found.reason or "there is no tokenizer"
-    source = settings.source
-    options = ReadOptions(
-        Fields(source.text_field, source.source_field),
-        max_record_bytes=source.max_record_bytes,
-        max_window=source.max_window,
-        encoding=source.encoding,
-        txt=source.txt,
-        text_join=source.text_join,
-    )
+    options = options_of(settings.source)
     return _Reader(options, NORMALIZERS[settings.clean.normalize], filters, found.tokenizer)
 
 
@@ -205,34 +198,58 @@ def _compare_file(
     problems: list[str],
 ) -> int:
     """Read the documents of one file; returns how many were compared."""
+    left = dict(documents)
+    compared = 0
+    for batch, index in records_at(path, file, left, reader.options, whole=reader.filters.needs_metadata):
+        for document in left.pop(batch.offsets[index], ()):
+            text = _text(batch, index, file.name, reader)
+            problem = _difference(document, text, reader, streams[document.split])
+            compared += 1
+            if problem is not None:
+                problems.append(f"{document.name}: {problem}")
+    for offset, missing in left.items():
+        problems.append(f"{missing[0].name}: {path} has no record at byte {offset:,}")
+    return compared
+
+
+def records_at(
+    path: Path, file: InputFile, offsets: Iterable[int], options: ReadOptions, *, whole: bool = False
+) -> Iterator[tuple[RecordBatch, int]]:
+    """The records that begin at these offsets of a source file: (batch, index in it), each once.
+
+    whole: batches carry the whole records. Raises DataError if the file is not regular or of no format that is read.
+    """
     require_regular(path)
     kind = classify(file.name)
     if kind is None:
         raise DataError(f"{path} is of a format that this program does not read")
     stored = _Stored(*kind, file.source, file.text_field)
-    left = dict(documents)
-    compared = 0
+    left = set(offsets)
     stretches = (
         [Stretch(offset, offset + 1) for offset in sorted(left)]
-        if is_divisible(stored, reader.options) and stored.format != "parquet"
+        if is_divisible(stored, options) and stored.format != "parquet"
         else [WHOLE]
     )
     for stretch in stretches:
-        for batch in read_batches(
-            path, stored, reader.options, stretch, with_records=reader.filters.needs_metadata
-        ):
+        for batch in read_batches(path, stored, options, stretch, with_records=whole):
             for index, offset in enumerate(batch.offsets):
-                for document in left.pop(offset, ()):
-                    text = _text(batch, index, file.name, reader)
-                    problem = _difference(document, text, reader, streams[document.split])
-                    compared += 1
-                    if problem is not None:
-                        problems.append(f"{document.name}: {problem}")
+                if offset in left:
+                    left.remove(offset)
+                    yield batch, index
             if not left or batch.final:
                 break
-    for offset, missing in left.items():
-        problems.append(f"{missing[0].name}: {path} has no record at byte {offset:,}")
-    return compared
+
+
+def options_of(source: SourceSettings) -> ReadOptions:
+    """How the records of a source are read, as its settings say."""
+    return ReadOptions(
+        Fields(source.text_field, source.source_field),
+        max_record_bytes=source.max_record_bytes,
+        max_window=source.max_window,
+        encoding=source.encoding,
+        txt=source.txt,
+        text_join=source.text_join,
+    )
 
 
 @dataclass(frozen=True)

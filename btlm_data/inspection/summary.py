@@ -7,7 +7,7 @@ out is listed under `unknown`.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,11 @@ import numpy as np
 
 from btlm_data.errors import DataError
 from btlm_data.formats import provenance
-from btlm_data.formats.dataset import Dataset
+from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.ledger import STAGES, Amounts
-from btlm_data.inspection import lookup, report
+from btlm_data.inspection import examples, lookup, report
 from btlm_data.inspection.document_measures import (
     MAX_RANKED,
     DocumentMeasures,
@@ -39,10 +39,6 @@ from btlm_data.task import Amount
 
 if TYPE_CHECKING:
     from btlm_data.tokenizer import Tokenizer
-
-EXAMPLE_CHARS = 200
-EXAMPLES_PER_REASON = 3
-MAX_EXAMPLE_LINE = 1 << 20
 
 
 def inspect(
@@ -107,16 +103,23 @@ def _inspect_set(opened: Opened, sample: Sequence[int], split: str | None, num_s
                 runs=documents[name].runs if name in documents else None,
                 samples=_order_of_samples(opened, name, rows[name]),
                 neighbours=value[1] if (value := measured[name]) is not None else None,
+                mix=documents[name].mix if name in documents else None,
             )
             for name in names
         },
+        read=_read(manifest) if manifest is not None else [],
         sources=_sources(manifest, names) if manifest is not None else {},
         ledger=_stages(manifest) if manifest is not None else [],
         duplicates=_duplicates(opened, manifest, unknown) if manifest is not None else None,
-        examples=_examples(opened, unknown) if manifest is not None else {},
+        examples=examples.dropped(opened.root, unknown) if manifest is not None else {},
+        rejects=examples.rejected(opened.root, unknown) if manifest is not None else {},
         source=made.source if made is not None else None,
         steps=made.steps if made is not None else [],
+        program=made.program if made is not None else None,
+        libraries=made.libraries if made is not None else {},
+        finished=made.finished if made is not None else None,
         disk=_disk(opened, names),
+        identical_shards=_identical_shards(manifest) if manifest is not None else {},
         samples=_samples(opened, sample, split, num_samples, rows, tables, found.tokenizer),
         verdicts=[],
         unknown=unknown,
@@ -212,6 +215,14 @@ def _split(opened: Opened, split: str, rows: Rows, measured: report.Tokens | Non
     )
 
 
+def _read(manifest: Dataset) -> list[report.Source]:
+    """What each source had when it was read, over all splits: most bytes first."""
+    sums: dict[str, Amount] = {}
+    for row in manifest.rows("acquire"):
+        sums[row.source] = sums.get(row.source, Amount()).plus(row.received.amount)
+    return _with_shares(sorted(sums.items(), key=lambda item: (-item[1].bytes, item[0])))
+
+
 def _sources(manifest: Dataset, splits: Sequence[str]) -> dict[str, list[report.Source]]:
     """What each split's stream is made of, by source: most tokens first."""
     found: dict[str, list[report.Source]] = {}
@@ -219,20 +230,24 @@ def _sources(manifest: Dataset, splits: Sequence[str]) -> dict[str, list[report.
         amounts = [
             (row.source, row.out.amount) for row in manifest.rows("shuffle", split) if any(row.out.amount)
         ]
-        total = Amount()
-        for _, amount in amounts:
-            total = total.plus(amount)
-        found[split] = [
-            report.Source(
-                source,
-                *amount,
-                report.Shares(
-                    *(part / whole if whole else 0.0 for part, whole in zip(amount, total, strict=True))
-                ),
-            )
-            for source, amount in sorted(amounts, key=lambda item: (-item[1].tokens, item[0]))
-        ]
+        found[split] = _with_shares(sorted(amounts, key=lambda item: (-item[1].tokens, item[0])))
     return found
+
+
+def _with_shares(amounts: Sequence[tuple[str, Amount]]) -> list[report.Source]:
+    total = Amount()
+    for _, amount in amounts:
+        total = total.plus(amount)
+    return [
+        report.Source(
+            source,
+            *amount,
+            report.Shares(
+                *(part / whole if whole else 0.0 for part, whole in zip(amount, total, strict=True))
+            ),
+        )
+        for source, amount in amounts
+    ]
 
 
 def _stages(manifest: Dataset) -> list[report.Stage]:
@@ -315,30 +330,13 @@ def _clusters(path: Path) -> report.Clusters | None:
     return report.Clusters(len(sizes), int(sizes.sum()), int(sizes.max()), histogram(sizes, [2, 3], 1))
 
 
-def _examples(opened: Opened, unknown: list[str]) -> dict[str, list[report.Example]]:
-    """Up to three examples of each reason to drop a document, shortened."""
-    found: dict[str, list[report.Example]] = {}
-    path = opened.root / "examples.jsonl"
-    if not path.exists():
-        return {}
-    try:
-        require_regular(path)
-        with path.open("rb") as file:
-            while line := file.readline(MAX_EXAMPLE_LINE):
-                value = json.loads(line.decode(errors="replace"))
-                examples = found.setdefault(str(value["reason"]), [])
-                if len(examples) < EXAMPLES_PER_REASON:
-                    offset = value.get("offset")
-                    examples.append(
-                        report.Example(
-                            text=str(value.get("text", ""))[:EXAMPLE_CHARS],
-                            file=str(value.get("file", "?")),
-                            offset=offset if isinstance(offset, int) else None,
-                            source=str(value.get("source", "?")),
-                        )
-                    )
-    except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        unknown.append(f"{path} is damaged: {error}")
+def _identical_shards(manifest: Dataset) -> dict[str, list[str]]:
+    """Splits in which several shards have one checksum."""
+    found = {}
+    for name, split in manifest.splits.items():
+        counts = Counter(file.sha256 for file in split.files)
+        if same := [file.name for file in split.files if counts[file.sha256] > 1]:
+            found[name] = same
     return found
 
 
@@ -351,7 +349,7 @@ def _disk(opened: Opened, splits: Sequence[str]) -> report.Disk:
     if opened.manifest is not None and opened.only is None:
         documents = sum(map(size_of, map(opened.documents_path, splits)))
         if opened.chosen is None:
-            other = sum(size_of(path) for path in opened.root.iterdir() if path.is_file())
+            other = size_of(opened.root / FILE_NAME) + sum(file.bytes for file in opened.manifest.outputs)
     return report.Disk(shards, documents, other)
 
 

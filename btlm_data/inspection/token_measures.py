@@ -13,9 +13,10 @@ import numpy.typing as npt
 from btlm_data.errors import BtlmError, DataError
 from btlm_data.formats import provenance
 from btlm_data.inspection import lookup
+from btlm_data.inspection.document_measures import histogram
 from btlm_data.inspection.lookup import Rows
 from btlm_data.inspection.opening import Opened, OpenShards
-from btlm_data.inspection.report import Neighbours, Tokens, TokenShare
+from btlm_data.inspection.report import Bar, Neighbours, Rank, Repeat, Tokens, TokenShare
 
 if TYPE_CHECKING:
     from btlm_data.tokenizer import Tokenizer
@@ -25,13 +26,15 @@ MAX_PAIRS = 256  # of neighbouring rows read per split
 MAX_TOKENS = 4_000_000
 CORPUS_STEP = 8192  # tokens of a corpus read in one stretch
 NUM_COMMON = 12
+NUM_RANKS = 60
 GPT2_EOS = 50256
 
 
 @dataclass
 class _Tally:
-    """Sums over the rows read so far."""
+    """Sums over the rows read so far. eos: the id that ends documents, if it is known."""
 
+    eos: int | None
     rows: int = 0
     positions: int = 0
     mask: int = 0
@@ -40,13 +43,26 @@ class _Tally:
     continued: int = 0
     parts: int = 0
     ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
+    repeat: Repeat = Repeat(-1, 0)  # noqa: RUF009  # a value that cannot change
+
+    def _see(self, ids: npt.NDArray[np.int64]) -> None:
+        """Add the ids of one row, without padding."""
+        self.ids.append(ids)
+        if not len(ids):
+            return
+        edges = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
+        lengths = np.diff(edges)
+        k = int(lengths.argmax())
+        if lengths[k] > self.repeat.length:
+            self.repeat = Repeat(int(ids[edges[k]]), int(lengths[k]))
 
     def add_corpus(self, piece: npt.NDArray[Any]) -> None:
         self.rows += len(piece)
         self.positions += len(piece)
         self.mask += len(piece)
         self.used += len(piece)
-        self.ids.append(piece.astype(np.int64))
+        self._see(piece.astype(np.int64))
 
     def add_rows(self, piece: npt.NDArray[Any]) -> None:
         """Add one row, or two that follow each other: (1 or 2, P, L)."""
@@ -57,12 +73,18 @@ class _Tally:
             real = lookup.extent(planes)
             self.mask += int((planes[1] == 1).sum())
             self.used += real
-            self.parts += int((planes[4][:real] == 0).sum()) if planes.shape[0] == 5 else 0
+            ids = planes[0][:real].astype(np.int64)
+            if planes.shape[0] == 5:
+                parts = int((planes[4][:real] == 0).sum())
+                self.parts += parts
+                self.documents.append(parts)
+            elif self.eos is not None and real:
+                self.documents.append(int((ids[:-1] == self.eos).sum()) + 1)
             used.append(real)
+            self._see(ids)
         if len(piece) == 2 and all(used):
             self.pairs += 1
             self.continued += int(piece[0][2][used[0] - 1] == piece[1][0][0])
-        self.ids += [planes[0][:real].astype(np.int64) for planes, real in zip(piece, used, strict=True)]
 
 
 def measure_tokens(
@@ -86,7 +108,7 @@ def measure_tokens(
         if num_starts > pairs
         else np.arange(num_starts)
     )
-    tally = _Tally()
+    tally = _Tally(opened.eos_id)
     damaged: set[int] = set()  # one line for each file is enough
     with OpenShards() as shards:
         for start in (numbers * step).tolist():
@@ -129,6 +151,9 @@ def _figures(
         document_parts_per_sample=tally.parts / tally.rows if vsl else None,
         most_common=[TokenShare(int(values[k]), float(shares[k])) for k in order],
         entropy_bits=float(-(shares * np.log2(shares)).sum()),
+        ranks=_ranks(np.sort(shares)[::-1]),
+        longest_repeat=tally.repeat,
+        documents_per_sample=_documents_per_sample(tally.documents),
     )
     if not tally.pairs:
         return tokens, None
@@ -138,20 +163,30 @@ def _figures(
     return tokens, Neighbours(tally.continued / tally.pairs, chance, tally.pairs)
 
 
+def _ranks(shares: npt.NDArray[np.float64]) -> list[Rank]:
+    """Some of the ranks, evenly spread on a logarithmic scale, first and last included. shares: falling."""
+    ranks = np.unique(np.geomspace(1, len(shares), NUM_RANKS).round().astype(np.int64))
+    return [Rank(int(rank), float(shares[rank - 1])) for rank in ranks]
+
+
+def _documents_per_sample(counts: list[int]) -> list[Bar] | None:
+    return histogram(np.array(counts), [1, 2, 3], 1) if counts else None
+
+
 def with_texts(tokens: Tokens, tokenizer: Tokenizer | None) -> Tokens:
     """With the text of the most common tokens, and the share of the vocabulary that was seen."""
     if tokenizer is None:
         return tokens
-    common = [
-        TokenShare(
-            entry.id,
-            entry.share,
-            tokenizer.token_text(entry.id) if 0 <= entry.id < tokenizer.vocab_size else None,
-        )
-        for entry in tokens.most_common
-    ]
-    share = tokens.distinct / tokenizer.vocab_size
-    return msgspec.structs.replace(tokens, most_common=common, vocabulary_share=share)
+
+    def text(token: int) -> str | None:
+        return tokenizer.token_text(token) if 0 <= token < tokenizer.vocab_size else None
+
+    return msgspec.structs.replace(
+        tokens,
+        most_common=[TokenShare(entry.id, entry.share, text(entry.id)) for entry in tokens.most_common],
+        longest_repeat=msgspec.structs.replace(tokens.longest_repeat, text=text(tokens.longest_repeat.id)),
+        vocabulary_share=tokens.distinct / tokenizer.vocab_size,
+    )
 
 
 # The tokenizer ----------------------------------------------------------------------------------------------

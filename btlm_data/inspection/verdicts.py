@@ -15,12 +15,20 @@ SMALL_HOLDOUT_TOKENS = 200_000
 POOR_PACKING = 0.97
 MANY_REJECTED = 0.01
 MANY_DUPLICATES = 0.5
+ONE_SOURCE = 0.9  # of the train tokens
+ENCODING_REASONS = ("invalid_utf8", "lone_surrogate")
 HOLDOUTS = ("validation", "test")
 
 
 def verdicts_on(report: Report) -> list[Verdict]:
     """Every verdict, the most important first."""
-    verdicts = [*_files(report), *_records(report), *_duplicates(report)]
+    verdicts = [
+        *_files(report),
+        *_records(report),
+        *_encoding(report),
+        *_duplicates(report),
+        *_sources(report),
+    ]
     for name, split in report.splits.items():
         if split.layout is None:
             continue  # said above
@@ -37,6 +45,7 @@ def verdicts_on(report: Report) -> list[Verdict]:
                 None,
                 "warning",
                 "there is no validation split: --set holdout.fraction=0.01 would draw one",
+                "Prepare again with --holdout 0.01, or name the files of a split with --split-rule.",
             )
         )
     return verdicts
@@ -45,7 +54,21 @@ def verdicts_on(report: Report) -> list[Verdict]:
 def _files(report: Report) -> Iterator[Verdict]:
     empty = [name for name, split in report.splits.items() if split.layout is None]
     for name in empty:
-        yield Verdict("files", name, "warning", f"no shard of {name} can be read")
+        yield Verdict(
+            "files",
+            name,
+            "warning",
+            f"no shard of {name} can be read",
+            "Run `btlm-data verify`, which names the first damaged place, and restore the files.",
+        )
+    for name, same in report.identical_shards.items():
+        yield Verdict(
+            "files",
+            name,
+            "warning",
+            f"{plural(len(same), 'shard')} of {name} have the same content ({', '.join(same[:3])})",
+            "Look whether the source holds a file twice, and whether deduplication is switched off.",
+        )
 
 
 def _records(report: Report) -> Iterator[Verdict]:
@@ -62,9 +85,39 @@ def _records(report: Report) -> Iterator[Verdict]:
             None,
             "warning",
             f"{said} ({percent(share)}; most often: {commonest}): see rejects.jsonl",
+            "Look at the examples below; a wrong --text-field or --encoding is the usual cause.",
         )
     else:
         yield Verdict("records", None, "good", said if rejected else "every record could be read")
+
+
+def _encoding(report: Report) -> Iterator[Verdict]:
+    acquire = next((stage for stage in report.ledger if stage.stage == "acquire"), None)
+    broken = (
+        sum(acquire.dropped[reason].documents for reason in ENCODING_REASONS if reason in acquire.dropped)
+        if acquire
+        else 0
+    )
+    if broken:
+        yield Verdict(
+            "encoding",
+            None,
+            "warning",
+            f"{plural(broken, 'record')} left out because of bytes that are not valid UTF-8",
+            "If the files have another encoding, name it with --encoding; rejects.jsonl has file and line.",
+        )
+
+
+def _sources(report: Report) -> Iterator[Verdict]:
+    listed = report.sources.get("train", [])
+    if len(listed) > 1 and listed[0].shares.tokens > ONE_SOURCE:
+        yield Verdict(
+            "sources",
+            "train",
+            "warning",
+            f"{percent(listed[0].shares.tokens)} of the train tokens are of one source, {listed[0].source or '(unnamed)'}",
+            "If that is not intended, weigh the sources with --mix SOURCE=EPOCHS.",
+        )
 
 
 def _duplicates(report: Report) -> Iterator[Verdict]:
@@ -72,15 +125,22 @@ def _duplicates(report: Report) -> Iterator[Verdict]:
     if dedupe is None or not dedupe.received.documents:
         return
     if report.duplicates is None:
-        yield Verdict("duplicates", None, "warning", "duplicates were not looked for")
+        advice = "Prepare again without --dedupe none, unless the corpus was deduplicated before."
+        yield Verdict("duplicates", None, "warning", "duplicates were not looked for", advice)
         return
     dropped = sum(amounts.documents for amounts in dedupe.dropped.values())
     share = dropped / dedupe.received.documents
     said = f"{plural(dropped, 'duplicate')} removed, {percent(share)} of the documents"
     if share > MANY_DUPLICATES:
-        yield Verdict("duplicates", None, "warning", f"{said}: look at clusters.parquet")
+        advice = (
+            "Look at the largest clusters: a template shared by many documents may join what is not alike."
+        )
+        yield Verdict("duplicates", None, "warning", f"{said}: look at clusters.parquet", advice)
     else:
         yield Verdict("duplicates", None, "good", said)
+
+
+_SHUFFLE_ADVICE = "Prepare again with --shuffle samples, or let the trainer's reader shuffle."
 
 
 def _shuffle(report: Report, name: str, shuffle: Shuffle) -> Verdict:
@@ -107,6 +167,7 @@ def _shuffle(report: Report, name: str, shuffle: Shuffle) -> Verdict:
             f"{name} is not shuffled well: documents follow their source order "
             f"(rank correlation {order.rank_correlation:+.3f}, a shuffle gives 0 ± "
             f"{order.standard_deviation:.3f})",
+            _SHUFFLE_ADVICE,
         )
     if continues and asked != "documents" and neighbours is not None:
         return Verdict(
@@ -116,6 +177,7 @@ def _shuffle(report: Report, name: str, shuffle: Shuffle) -> Verdict:
             f"samples of {name} stand in stream order: {percent(neighbours.continued)} continue the one "
             "before, "
             f"by chance it would be {percent(neighbours.expected)}",
+            _SHUFFLE_ADVICE,
         )
     if order is None and asked is None:
         return Verdict("shuffle", name, "good", f"neighbouring samples of {name} do not continue each other")
@@ -134,7 +196,8 @@ def _holdout(name: str, split: Split) -> Verdict:
     size += f"{number(tokens)} tokens"
     if small:
         text = f"{name} is too small to tell similar models apart: {size}"
-        return Verdict("size", name, "warning", text)
+        advice = "Take a larger share with --holdout, or accept that small differences cannot be seen."
+        return Verdict("size", name, "warning", text, advice)
     return Verdict("size", name, "good", f"{name} is large enough to compare models: {size}")
 
 
@@ -142,4 +205,5 @@ def _packing(name: str, split: Split) -> Iterator[Verdict]:
     efficiency = split.packing_efficiency
     if efficiency is not None and efficiency < POOR_PACKING and split.samples > FEW:
         text = f"{percent(1 - efficiency)} of the positions of {name} are padding"
-        yield Verdict("packing", name, "warning", text)
+        advice = "A shorter --seq-len wastes less; in a small split, --tail drop leaves the last sample out."
+        yield Verdict("packing", name, "warning", text, advice)

@@ -17,7 +17,7 @@ from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import check_description, check_provenance
-from btlm_data.inspection.file_checks import check_checksums, check_files
+from btlm_data.inspection.file_checks import check_checksums, check_files, check_pages
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
@@ -64,6 +64,9 @@ def verify(
 
     if opened.manifest is not None or opened.sets is not None or signers is not None:
         check_signature(opened.root, signers, report)
+    described = opened.sets or opened.manifest
+    if described is not None and opened.chosen is None:
+        check_pages(opened.root, described.checksum, report)
     if opened.sets is None:
         _verify_set(opened, report, "", source, num_documents)
     else:

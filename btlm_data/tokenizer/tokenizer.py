@@ -7,6 +7,7 @@ post-processing that a tokenizer.json asks for are ignored, for the same reason.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from btlm_data.tokenizer import splitting
 from btlm_data.tokenizer.backends import Backend, Encoder, Fast, Offsets, Reference
 from btlm_data.tokenizer.configuration import fingerprint, to_json, vocabulary
 from btlm_data.tokenizer.files import TokenizerFiles
+from btlm_data.tokenizer.gpt2 import byte_characters
 
+_SINGLE_BYTE = re.compile("<0x([0-9A-F]{2})>")
 # Documents and characters of one call: enough to make the call's cost vanish, few enough to bound its
 # buffers.
 MAX_CALL_TEXTS = 1000
@@ -101,6 +104,31 @@ class Tokenizer:
                 f"{self.name} has no token {token_id}; its ids go from 0 to {self.vocab_size - 1}."
             )
         return self.decode([token_id])
+
+    def bytes_of_tokens(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The UTF-8 bytes that each id stands for: (blob, starts), those of id i are blob[starts[i]:starts[i + 1]].
+
+        The end-of-document token and ids without a token have none. Within a text, as after a space; where a tokenizer
+        spells bytes as characters, these bytes, even if they are a part of a character only.
+        """
+        pieces = [b""] * self.vocab_size
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        decoder = self._config.get("decoder") or {}
+        byte_level = "ByteLevel" in str(decoder.get("type")) or "'ByteLevel'" in str(decoder)
+        added = {token["content"] for token in self._config.get("added_tokens", ())}
+        for token, number in vocabulary(self._config).items():
+            if number == self.eos_id:
+                continue
+            if token in added:
+                pieces[number] = token.encode()
+            elif byte_level:
+                pieces[number] = bytes(byte_of[character] for character in token if character in byte_of)
+            elif (single := _SINGLE_BYTE.fullmatch(token)) is not None:
+                pieces[number] = bytes([int(single[1], 16)])
+            else:
+                pieces[number] = token.replace("▁", " ").encode()
+        starts = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+        return np.frombuffer(b"".join(pieces), np.uint8), starts
 
     @property
     def _reference(self) -> Reference:

@@ -25,7 +25,7 @@ from btlm_data.formats.shard_formats import hdf5_head
 from btlm_data.formats.shard_formats.byte_source import ByteSource, LocalFile
 from btlm_data.formats.shard_formats.hdf5_chunks import ChunkTable, read_chunk_table
 from btlm_data.formats.shard_formats.hdf5_file import Damaged, Head, NotPlain
-from btlm_data.formats.shard_formats.unpack import Torn, unpack
+from btlm_data.formats.shard_formats.unpack import Torn, inflate_beginning, unpack
 
 Layout = Literal["sample", "vsl", "corpus", "other"]
 
@@ -123,6 +123,37 @@ class ShardReader:
             raise DataError(
                 f"{self.name} cannot be read: {error.strerror or error} (rows {start} to {stop}). {_REMEDY}"
             ) from error
+
+    def first_planes(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """The first plane (ids) of rows [start, stop) of samples: (n, L). Of our own shards only that part is inflated.
+
+        Raises DataError, as `read`.
+        """
+        if not (
+            self._chunks is not None and self._whole_row and self._stored.filters == (hdf5_head.DEFLATE,)
+        ):
+            return self.read(start, stop)[:, 0, :]
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(f"{self.name}: rows {start} to {stop} of {self.shape[0]}")
+        planes = np.empty((stop - start, self.shape[2]), self.dtype)
+        table = self._table or self._read_table()
+        for row in range(start, stop):
+            offset, size = int(table.offsets[row]), int(table.sizes[row])
+            if offset < 0 or (table.skipped is not None and table.skipped[row]):
+                planes[row - start] = self.read(row, row + 1)[0, 0]
+                continue
+            try:
+                data = inflate_beginning(self.source.read_at(offset, size), planes[0].nbytes)
+            except Torn as error:
+                raise DataError(
+                    f"{self.name} is damaged: row {row} cannot be read ({error}). {_REMEDY}"
+                ) from None
+            except OSError as error:
+                raise DataError(
+                    f"{self.name} cannot be read: {error.strerror or error} (row {row}). {_REMEDY}"
+                ) from error
+            planes[row - start] = np.frombuffer(data, self.dtype)
+        return planes
 
     def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """All rows in order, as (first row, rows), at most max_bytes (but at least one row) at a time.

@@ -1,0 +1,191 @@
+"""What two prepared datasets have in common, and in what they differ.
+
+A document is the same in both if it begins at the same byte (or row) of the same input file; a file is the same if its
+recorded digest is, or its name and size where no digest is recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from btlm_data.errors import DataError
+from btlm_data.formats.dataset import DOCUMENTS, Dataset, read_set
+from btlm_data.formats.documents_table import DocumentTable
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: multiplication by it permutes
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A setting that differs. left, right: JSON; "(not there)" where one has no such key."""
+
+    key: str
+    left: str
+    right: str
+
+
+class Amount(msgspec.Struct, frozen=True):
+    """A number of both."""
+
+    name: str
+    left: float | None
+    right: float | None
+
+
+class Common(msgspec.Struct, frozen=True):
+    """Documents of a split. first_difference: the row of the stream at which they differ first, None if they never do."""
+
+    split: str
+    both: int
+    only_left: int
+    only_right: int
+    first_difference: int | None
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Two datasets. equal: they are the same, bit by bit. inputs: names of files that only one has, or of other content.
+
+    shares: of the tokens of each split by source. settings, counts: those that differ.
+    """
+
+    left: str
+    right: str
+    equal: bool
+    settings: list[Setting]
+    tokenizers: list[Setting]
+    only_left: list[str]
+    only_right: list[str]
+    changed: list[str]
+    counts: list[Amount]
+    shares: dict[str, list[Amount]]
+    documents: list[Common]
+    notes: list[str]
+
+
+def compare(left: Path, right: Path) -> Difference:
+    """Compare the datasets of one set each in two folders. Raises DataError if one cannot be read."""
+    one, other = read_set(left), read_set(right)
+    notes: list[str] = []
+    documents = []
+    for split in _both(one.splits, other.splits):
+        try:
+            documents.append(_documents(split, (left, one), (right, other)))
+        except DataError as error:
+            notes.append(str(error))
+    files = [
+        {file.name: _identity(file.digest, file.name, file.size) for file in d.inputs} for d in (one, other)
+    ]
+    return Difference(
+        left=str(left),
+        right=str(right),
+        equal=one.checksum == other.checksum,
+        settings=list(_settings(one.configuration, other.configuration)),
+        tokenizers=list(_settings(msgspec.to_builtins(one.tokenizer), msgspec.to_builtins(other.tokenizer))),
+        only_left=sorted(files[0].keys() - files[1].keys()),
+        only_right=sorted(files[1].keys() - files[0].keys()),
+        changed=sorted(
+            name for name in files[0].keys() & files[1].keys() if files[0][name] != files[1][name]
+        ),
+        counts=[amount for amount in _counts(one, other) if amount.left != amount.right],
+        shares={split: _shares(split, one, other) for split in _both(one.splits, other.splits)},
+        documents=documents,
+        notes=notes,
+    )
+
+
+def _both(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    """Names of either, those of the left one first."""
+    return list(dict.fromkeys([*left, *right]))
+
+
+def _settings(left: Any, right: Any, prefix: str = "") -> Iterator[Setting]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        missing = object()
+        for key in sorted({*left, *right}):
+            a, b = left.get(key, missing), right.get(key, missing)
+            if a is missing or b is missing:
+                yield Setting(
+                    f"{prefix}{key}", *("(not there)" if v is missing else _json(v) for v in (a, b))
+                )
+            else:
+                yield from _settings(a, b, f"{prefix}{key}.")
+    elif left != right:
+        yield Setting(prefix[:-1], _json(left), _json(right))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _counts(one: Dataset, other: Dataset) -> Iterator[Amount]:
+    for split in _both(one.splits, other.splits):
+        entries = [dataset.splits.get(split) for dataset in (one, other)]
+        for name, field in (
+            ("samples", "samples"), ("documents", "documents"), ("tokens", "label_tokens"), ("tokens of the stream", "stream_tokens")
+        ):  # fmt: skip
+            yield Amount(f"{split}: {name}", *(None if e is None else getattr(e, field) for e in entries))
+    for stage in ("acquire", "clean", "dedupe", "holdout"):
+        reasons: dict[str, list[int]] = {}
+        for k, dataset in enumerate((one, other)):
+            for row in dataset.rows(stage):
+                for reason, amounts in row.dropped.items():
+                    reasons.setdefault(reason, [0, 0])[k] += amounts.documents
+        for reason, pair in sorted(reasons.items()):
+            yield Amount(f"dropped in {stage}: {reason.replace('_', ' ')}", *pair)
+
+
+def _shares(split: str, one: Dataset, other: Dataset) -> list[Amount]:
+    """Shares of the tokens by source; the largest first."""
+    sums: dict[str, list[float]] = {}
+    for k, dataset in enumerate((one, other)):
+        rows = dataset.rows("shuffle", split)
+        total = sum(row.out.tokens for row in rows) or 1
+        for row in rows:
+            if row.out.tokens:
+                sums.setdefault(row.source, [0.0, 0.0])[k] += row.out.tokens / total
+    return [
+        Amount(source, *pair)
+        for source, pair in sorted(sums.items(), key=lambda item: (-max(item[1]), item[0]))
+    ]
+
+
+# Documents --------------------------------------------------------------------------------------------------------
+
+
+def _documents(split: str, left: tuple[Path, Dataset], right: tuple[Path, Dataset]) -> Common:
+    a, b = (
+        _identities(root / split / DOCUMENTS, dataset) if split in dataset.splits else np.empty(0, np.uint64)
+        for root, dataset in (left, right)
+    )
+    length = min(len(a), len(b))
+    differing = np.flatnonzero(a[:length] != b[:length])
+    first = int(differing[0]) if len(differing) else None if len(a) == len(b) else length
+    a, b = np.unique(a), np.unique(b)
+    both = len(np.intersect1d(a, b, assume_unique=True))
+    return Common(split, both, len(a) - both, len(b) - both, first)
+
+
+def _identities(path: Path, dataset: Dataset) -> npt.NDArray[np.uint64]:
+    """What each document of a split is, in stream order: (n,) uint64."""
+    files = {file.name: _hash(_identity(file.digest, file.name, file.size)) for file in dataset.inputs}
+    parts = [np.empty(0, np.uint64)]
+    for _, columns in DocumentTable(path).batches(("file", "offset")):
+        codes, names = columns["file"]
+        hashes = np.array([files.get(name) or _hash(name) for name in names] or [0], np.uint64)
+        parts.append((hashes[codes] ^ columns["offset"].astype(np.uint64)) * _MIX)
+    return np.concatenate(parts)
+
+
+def _identity(digest: str | None, name: str, size: int) -> str:
+    return digest or f"{name} {size}"
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogateescape"))

@@ -1,0 +1,312 @@
+"""The application: addresses and the views behind them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+from xml.etree.ElementTree import Element
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from btlm_data.errors import BtlmError, DataError
+from btlm_data.formats.dataset import FILE_NAME
+from btlm_data.inspection import difference
+from btlm_data.inspection.opening import open_path
+from btlm_data.pages import report_page
+from btlm_data.serve import run_state, views
+from btlm_data.serve.guard import Guard
+from btlm_data.serve.originals import Originals
+from btlm_data.serve.pairs import Pairs, Verdicts
+from btlm_data.serve.served import Served
+from btlm_data.terminal import visible
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+STATIC = {
+    "page.css": ("btlm_data.pages", "text/css"),
+    "page.js": ("btlm_data.pages", "text/javascript"),
+    "serve.css": ("btlm_data.serve", "text/css"),
+    "serve.js": ("btlm_data.serve", "text/javascript"),
+}
+MAX_FORM = 4096  # bytes of a form
+MAX_QUERY = 1000  # characters of a text that is looked for
+
+
+class Site:
+    """What is served: datasets, each with what is read of it, and work folders."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.datasets: list[Served] = []
+        self.runs: list[Path] = []
+        for path in paths:
+            if run_state.is_work_folder(path):
+                self.runs.append(path)
+                continue
+            opened = open_path(path)
+            names = opened.sets.names if opened.sets is not None else [""]
+            for name in names:
+                shown = f"{opened.root.name}/{name}" if name else opened.path.name
+                self.datasets.append(Served(opened.root / name if name else path, shown))
+        self.originals = [Originals(served.opened) for served in self.datasets]
+        self.verdicts = [Verdicts() for _ in self.datasets]
+        self.workers = max(1, os.cpu_count() or 1)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the datasets."""
+        return [served.name for served in self.datasets]
+
+    @functools.cache  # noqa: B019  # one site lives as long as the process
+    def pairs(self, k: int) -> Pairs:
+        """The duplicate pairs of a dataset."""
+        return Pairs(self.datasets[k].opened.root)
+
+
+def create(paths: Sequence[Path], *, host: str, token: str | None) -> Guard:
+    """The application that serves what is at `paths`.
+
+    host: where it listens; on a loopback address only requests that name one are answered. token: see Guard. Raises
+    DataError for a path that holds nothing to serve.
+    """
+    views_of = _Views(Site(paths))
+    routes = [
+        Route("/", views_of.page(views_of.front)),
+        Route("/compare", views_of.page(views_of.compare)),
+        Route("/static/{name}", _static),
+        Route("/run/{k:int}", views_of.page(views_of.run)),
+        Route("/{k:int}/report", views_of.page(views_of.report)),
+        Route("/{k:int}/sample", views_of.page(views_of.sample)),
+        Route("/{k:int}/documents", views_of.page(views_of.documents)),
+        Route("/{k:int}/document", views_of.page(views_of.document)),
+        Route("/{k:int}/search", views_of.page(views_of.search)),
+        Route("/{k:int}/pairs", views_of.page(views_of.pairs)),
+        Route("/{k:int}/verdicts.json", views_of.verdicts),
+        Route("/{k:int}/verdict", views_of.say, methods=["POST"]),
+    ]
+    return Guard(Starlette(routes=routes), LOOPBACK if host in LOOPBACK else None, token)
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in STATIC:
+        return PlainTextResponse("There is no such file.\n", 404)
+    package, kind = STATIC[name]
+    return Response(resources.files(package).joinpath(name).read_bytes(), media_type=kind)
+
+
+Content = tuple[str, list[Element]]  # title, and what stands below it
+
+
+class _Views:
+    """One method for each address; each gets the request and returns a title and elements."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def page(self, view: Callable[[Request], Content]) -> Callable[[Request], Any]:
+        """The handler of a view: it runs in a thread, and what it refuses becomes a page with the message."""
+
+        async def answer(request: Request) -> Response:
+            k = request.path_params.get("k") if not request.url.path.startswith("/run/") else None
+            if k is not None and k >= len(self.site.datasets):
+                return self._html("Nothing here", views.problem("There is no such dataset."), None, "", 404)
+            try:
+                title, content = await run_in_threadpool(view, request)
+                status = 200
+            except BtlmError as error:
+                title, content, status = "This cannot be shown", views.problem(str(error)), 404
+            return self._html(title, content, k, request.url.path.rpartition("/")[2], status)
+
+        return answer
+
+    def _html(self, title: str, content: list[Element], k: int | None, view: str, status: int) -> Response:
+        text = views.page(visible(title), content, names=self.site.names, current=k, view=view)
+        return HTMLResponse(text, status)
+
+    def _chosen(self, request: Request) -> tuple[int, Served, str]:
+        """Number, dataset and split that the address names."""
+        k = request.path_params["k"]
+        served = self.site.datasets[k]
+        split = request.query_params.get("split") or next(iter(served.splits), "")
+        served.rows(split)
+        return k, served, split
+
+    def front(self, request: Request) -> Content:
+        """Everything that is served."""
+        runs = [
+            (path.name if path.name != ".work" else f"{path.parent.name}/.work", k)
+            for k, path in enumerate(self.site.runs)
+        ]
+        return "Datasets", views.front(self.site.names, self.site.datasets, runs)
+
+    def report(self, request: Request) -> Content:
+        """The report of a dataset."""
+        served = self.site.datasets[request.path_params["k"]]
+        return served.name, report_page.content(served.report)
+
+    def sample(self, request: Request) -> Content:
+        """One sample; without a number, one at random."""
+        k, served, split = self._chosen(request)
+        total = served.num_samples(split)
+        if not total:
+            raise DataError(f"{split} has no samples.")
+        chance = secrets.randbelow(total)
+        number = _whole(request.query_params, "n", secrets.randbelow(total))
+        return f"Sample {number:,} of {split}", views.sample(k, served, split, number, chance)
+
+    def documents(self, request: Request) -> Content:
+        """A list of documents."""
+        k, served, split = self._chosen(request)
+        query = {key: request.query_params.get(key, "")[:MAX_QUERY] for key in ("source", "file", "first")}
+        first = _whole(request.query_params, "first", 0)
+        rows, after = served.documents(split, source=query["source"], file=query["file"], first=first)
+        return f"Documents of {split}", views.documents(k, served, split, query, rows, after)
+
+    def document(self, request: Request) -> Content:
+        """One document with the original beside it."""
+        k, served, split = self._chosen(request)
+        row = served.document(split, _whole(request.query_params, "row", 0))
+        original = self.site.originals[k].read(row["file"], row["offset"])
+        text, sample = served.document_text(split, row["row"]), served.first_sample_of(split, row["row"])
+        return f"Document {row['row']:,} of {split}", views.one_document(
+            k, served, split, row, text, original, sample
+        )
+
+    def search(self, request: Request) -> Content:
+        """Samples that hold a text."""
+        k = request.path_params["k"]
+        served = self.site.datasets[k]
+        text = request.query_params.get("q", "")[:MAX_QUERY]
+        began = time.perf_counter()
+        found = served.search(text, served.splits, self.site.workers) if text else None
+        return "Search", views.search(k, served, text, found, time.perf_counter() - began)
+
+    def pairs(self, request: Request) -> Content:
+        """A pair of duplicates; without a number, one at random."""
+        k = request.path_params["k"]
+        pairs = self.site.pairs(k)
+        if not len(pairs):
+            raise DataError("No document was dropped as a duplicate, or there is no clusters.parquet.")
+        number = _whole(request.query_params, "n", secrets.randbelow(len(pairs)))
+        if number >= len(pairs):
+            raise DataError(f"There are {len(pairs):,} pairs, numbered from 0.")
+        kept, dropped = (
+            self.site.originals[k].read(place.file, place.offset) for place in pairs.pair(number)
+        )
+        chance = secrets.randbelow(len(pairs))
+        return f"Duplicates, pair {number:,}", views.pair(
+            k, pairs, number, (kept, dropped), self.site.verdicts[k], chance
+        )
+
+    async def say(self, request: Request) -> Response:
+        """Keep a verdict, and show the next pair."""
+        k = request.path_params["k"]
+        form = await _form(request)
+        if k >= len(self.site.datasets) or form is None or form.get("verdict") not in ("right", "wrong"):
+            return PlainTextResponse("That is no verdict.\n", 400)
+        total = len(self.site.pairs(k))
+        pair, following = (_whole(form, key, total) for key in ("pair", "next"))
+        if pair >= total or following >= total:
+            return PlainTextResponse("There is no such pair.\n", 400)
+        self.site.verdicts[k].say(pair, "right" if form["verdict"] == "right" else "wrong")
+        return RedirectResponse(views.address(k, "pairs", n=following), 303)
+
+    async def verdicts(self, request: Request) -> Response:
+        """The verdicts so far, for programs."""
+        k = request.path_params["k"]
+        if k >= len(self.site.datasets):
+            return PlainTextResponse("There is no such dataset.\n", 404)
+        pairs, verdicts = self.site.pairs(k), self.site.verdicts[k]
+        listed = []
+        for number, verdict in sorted(verdicts.said.items()):
+            kept, dropped = pairs.pair(number)
+            places = [{"file": p.file, "offset": p.offset, "document": p.document} for p in (kept, dropped)]
+            listed.append({"pair": number, "verdict": verdict, "kept": places[0], "dropped": places[1]})
+        manifest = self.site.datasets[k].opened.manifest
+        checksum = manifest.checksum if manifest is not None else None
+        return JSONResponse({"dataset": checksum, "tally": verdicts.tally(), "verdicts": listed})
+
+    def run(self, request: Request) -> Content:
+        """How far a run is."""
+        k = request.path_params["k"]
+        if k >= len(self.site.runs):
+            raise DataError("There is no such work folder.")
+        path = self.site.runs[k]
+        return f"Run in {path}", views.run(run_state.read(path))
+
+    def compare(self, request: Request) -> Content:
+        """Two datasets beside each other."""
+        chosen = [_whole(request.query_params, key, k) for k, key in enumerate(("a", "b"))]
+        if any(k >= len(self.site.datasets) for k in chosen):
+            raise DataError("Two datasets are needed: serve both, and name them as a and b.")
+        roots = [self.site.datasets[k].opened.root for k in chosen]
+        if not all((root / FILE_NAME).exists() for root in roots):
+            raise DataError("Only datasets with a dataset.json can be compared.")
+        return "Comparison", views.comparison(
+            difference.compare(*roots), [self.site.names[k] for k in chosen]
+        )
+
+
+def _whole(query: Mapping[str, Any], key: str, default: int) -> int:
+    """A number from 0 on of a query. Raises DataError for anything else."""
+    text = query.get(key)
+    if text in (None, ""):
+        return default
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 16):
+        raise DataError(f"{key} is {str(text)[:40]!r}, expected a number from 0 on.")
+    return int(text)
+
+
+async def _form(request: Request) -> dict[str, str] | None:
+    """The fields of a small form; None for anything else."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+        return None
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MAX_FORM:
+            return None
+    return {key: values[0] for key, values in parse_qs(data.decode("ascii", "replace")).items()}
+
+
+def listen(paths: Sequence[Path], host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until interrupted. ready: called with the address to open, once the server listens there.
+
+    Raises ConfigError if the port cannot be had, DataError for a path that holds nothing to serve.
+    """
+    import asyncio
+    import socket
+
+    import uvicorn
+
+    from btlm_data.errors import ConfigError
+
+    token = None if host in LOOPBACK else secrets.token_urlsafe(18)
+    app = create(paths, host=host, token=token)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} of {host} cannot be used: {error.strerror}. Name another with --port."
+            ) from None
+        listening.listen(64)
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else ""))
+        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", server_header=False)
+        asyncio.run(uvicorn.Server(config).serve(sockets=[listening]))
+    finally:
+        listening.close()

@@ -1,0 +1,125 @@
+"""Pairs of duplicates: a document that was dropped and the one that stands for its cluster; and verdicts on them.
+
+Pairs come from clusters.parquet: each dropped document with the first kept one of its cluster. A person says of each whether
+it was right to drop it; of verdicts on pairs drawn at random, the share of right ones estimates the precision.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.formats.guarded import reading, require_regular
+
+MAX_WORDS = 2500  # of each text that are compared
+Z = 1.959964  # of a 95 % interval
+Verdict = Literal["right", "wrong"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A document of a pair: where it stands in the source."""
+
+    document: int
+    source: str
+    file: str
+    offset: int
+    bytes: int
+    fate: str
+
+
+class Pairs:
+    """The pairs of one dataset. Columns are held as numbers: about 40 bytes a document in a cluster."""
+
+    def __init__(self, root: Path) -> None:
+        import pyarrow.parquet as pq
+
+        path = root / "clusters.parquet"
+        self._columns: dict[str, Any] = {}
+        self.dropped: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        if not path.exists():
+            return
+        require_regular(path)
+        with reading(path):
+            table = pq.read_table(path).unify_dictionaries().combine_chunks()
+            self._columns = {name: table.column(name) for name in table.column_names}
+            clusters = table.column("cluster").to_numpy().astype(np.int64)
+            kept = table.column("kept").to_numpy(zero_copy_only=False)
+        first: dict[int, int] = {}
+        for row in np.flatnonzero(kept).tolist():
+            first.setdefault(int(clusters[row]), row)
+        rows = np.flatnonzero(~kept)
+        stands = np.array([first.get(cluster, -1) for cluster in clusters[rows].tolist()], np.int64)
+        self.dropped, self._stands = rows[stands >= 0], stands[stands >= 0]
+
+    def __len__(self) -> int:
+        return len(self.dropped)
+
+    def pair(self, number: int) -> tuple[Place, Place]:
+        """(kept, dropped) of pair `number`."""
+        return self._place(int(self._stands[number])), self._place(int(self.dropped[number]))
+
+    def _place(self, row: int) -> Place:
+        values = {
+            name: self._columns[name][row].as_py()
+            for name in ("document", "source", "file", "offset", "bytes", "fate")
+        }
+        return Place(**values)
+
+
+@dataclass
+class Verdicts:
+    """What a person said of the pairs of one dataset."""
+
+    said: dict[int, Verdict] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def say(self, pair: int, verdict: Verdict) -> None:
+        """Keep a verdict; a second one on the same pair replaces the first."""
+        with self._lock:
+            self.said[pair] = verdict
+
+    def tally(self) -> dict[str, Any]:
+        """Counts, the share of right ones, and its 95 % interval; None where there is no verdict."""
+        right = sum(verdict == "right" for verdict in self.said.values())
+        total = len(self.said)
+        low, high = interval(right, total)
+        return {
+            "right": right,
+            "wrong": total - right,
+            "precision": right / total if total else None,
+            "low": low if total else None,
+            "high": high if total else None,
+        }
+
+
+def interval(successes: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (J. Am. Stat. Assoc. 22, 1927); (0, 1) without any observation."""
+    if not total:
+        return 0.0, 1.0
+    share, spread = successes / total, Z * Z / total
+    middle = share + spread / 2
+    half = Z * math.sqrt(share * (1 - share) / total + spread / (4 * total))
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+
+
+def differences(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]], bool]:
+    """Both texts in pieces, (piece, whether it differs), by words; and whether all of both was compared."""
+    words = [re.findall(r"\S+\s*|\s+", text) for text in (left, right)]
+    complete = all(len(one) <= MAX_WORDS for one in words)
+    a, b = (one[:MAX_WORDS] for one in words)
+    matcher = difflib.SequenceMatcher(None, [w.strip() for w in a], [w.strip() for w in b], autojunk=False)
+    pieces: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
+    for kind, a0, a1, b0, b1 in matcher.get_opcodes():
+        for side, part in zip(pieces, ("".join(a[a0:a1]), "".join(b[b0:b1])), strict=True):
+            if part:
+                side.append((part, kind != "equal"))
+    return pieces[0], pieces[1], complete

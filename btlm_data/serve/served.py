@@ -1,0 +1,249 @@
+"""A dataset that is served: opened once, read where somebody looks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from btlm_data.errors import DataError
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.inspection import lookup, sample_tokens, summary
+from btlm_data.inspection.lookup import Rows
+from btlm_data.inspection.opening import Opened, OpenShards, open_path
+from btlm_data.inspection.report import Report, SetsReport
+from btlm_data.inspection.sample_tokens import SampleTokens
+from btlm_data.inspection.split_stream import stream_of
+from btlm_data.inspection.token_measures import find_tokenizer
+
+if TYPE_CHECKING:
+    from btlm_data.tokenizer import Tokenizer
+
+MAX_HITS = 100
+ROWS_AT_ONCE = 512  # of a shard that are searched together
+MAX_DOCUMENT_TOKENS = 20_000  # of a document that are shown
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A sample in which a text was found. position: of the token in which it ends."""
+
+    split: str
+    sample: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gave. complete: everything was searched; False where it ended at MAX_HITS."""
+
+    hits: list[Hit]
+    complete: bool
+
+
+class Served:
+    """One dataset (of one set), or shards that others made. Methods may be called from several threads."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self.opened: Opened = open_path(path)
+        self._lock = threading.Lock()
+        self._rows: dict[str, Rows] = {}
+        self._tables: dict[str, DocumentTable | None] = {}
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits that can be looked at."""
+        return [self.opened.chosen] if self.opened.chosen is not None else list(self.opened.splits)
+
+    @cached_property
+    def report(self) -> Report:
+        """What `inspect` finds out; measured when first asked for."""
+        found = summary.inspect(self.opened.path, num_samples=0)
+        assert not isinstance(found, SetsReport)
+        return found
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where it is not at hand; samples then show ids."""
+        return find_tokenizer(self.opened, None).tokenizer
+
+    def rows(self, split: str) -> Rows:
+        """Raises DataError if there is no such split."""
+        if split not in self.splits:
+            raise DataError(f"There is no split {split!r} in {self.name}. It has {', '.join(self.splits)}.")
+        if split not in self._rows:
+            self._rows[split] = lookup.rows_of(self.opened, split)
+        return self._rows[split]
+
+    def num_samples(self, split: str) -> int:
+        """Samples of a split."""
+        return lookup.num_sequences(self.opened, self.rows(split))
+
+    def table(self, split: str) -> DocumentTable | None:
+        """documents.parquet of a split; None where it cannot be read. Hold the lock of `document` while using it."""
+        self.rows(split)
+        if split not in self._tables:
+            try:
+                table = (
+                    DocumentTable(self.opened.documents_path(split))
+                    if self.opened.manifest is not None
+                    else None
+                )
+            except DataError:
+                table = None
+            self._tables[split] = table
+        return self._tables[split]
+
+    def sample(self, split: str, number: int) -> SampleTokens:
+        """One sample, token by token. Raises DataError if there is none."""
+        with self._lock:
+            return sample_tokens.read(
+                self.opened, split, number, self.rows(split), self.tokenizer, self.table(split)
+            )
+
+    def document(self, split: str, row: int) -> dict[str, Any]:
+        """A row of documents.parquet. Raises DataError if there is none."""
+        with self._lock:
+            table = self.table(split)
+            if table is None:
+                raise DataError(f"documents.parquet of {split} is missing, so documents cannot be shown.")
+            if not 0 <= row < table.num_rows:
+                raise DataError(
+                    f"{split} has no document {row:,}. It has {table.num_rows:,}, numbered from 0."
+                )
+            return table.at(row)
+
+    def document_text(self, split: str, row: int) -> str | None:
+        """The text of a document as the model sees it, from the shards; None where they do not hold the stream."""
+        document = self.document(split, row)
+        manifest = self.opened.manifest
+        if manifest is None or self.tokenizer is None or manifest.format == "vsl":
+            return None
+        with self._lock, OpenShards() as shards:
+            stream = stream_of(self.opened, manifest, split, shards)
+            start = document["stream_offset"]
+            count = min(document["tokens"], MAX_DOCUMENT_TOKENS)
+            ids = stream.tokens(start, start + count)
+        return self.tokenizer.decode(ids)
+
+    def first_sample_of(self, split: str, row: int) -> int | None:
+        """The sample in which a document begins; None where that is not known."""
+        document = self.document(split, row)
+        manifest = self.opened.manifest
+        if manifest is None or manifest.format != "sample":
+            return None
+        total = self.num_samples(split)
+        number = document["stream_offset"] // manifest.seq_len
+        if number >= total:
+            return None
+        found = lookup.destinations(self.opened, split, np.array([number], np.uint64), total)
+        return None if found is None else int(found[0])
+
+    def documents(
+        self, split: str, *, source: str = "", file: str = "", first: int = 0, count: int = 50
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Documents whose source is `source` and whose file's name holds `file`, from row `first` on; and the row to go on.
+
+        "" means any. The second value is None at the end.
+        """
+        with self._lock:
+            table = self.table(split)
+            if table is None:
+                raise DataError(f"documents.parquet of {split} is missing, so documents cannot be listed.")
+            found: list[dict[str, Any]] = []
+            for group in range(table.num_groups):
+                begin, end = table.group_rows(group)
+                if end <= first:
+                    continue
+                columns = table.read(group)
+                wanted = np.ones(end - begin, bool)
+                wanted[: max(0, first - begin)] = False
+                for name, test in (("source", source.__eq__), ("file", lambda text: file in text)):
+                    if source if name == "source" else file:
+                        codes, names = columns[name]
+                        wanted &= np.array([bool(test(text)) for text in names] or [False])[codes]
+                rows = begin + np.flatnonzero(wanted)
+                for row in rows.tolist():
+                    if len(found) == count:
+                        return found, row
+                    found.append({"row": row, **{key: _value(columns[key], row - begin) for key in columns}})
+            return found, None
+
+    def search(self, text: str, splits: Sequence[str], workers: int) -> Found:
+        """Samples in which `text` stands, letter by letter; a text across the border of two samples is not found.
+
+        Raises DataError if the tokenizer is not at hand.
+        """
+        if self.tokenizer is None:
+            raise DataError(
+                "The tokenizer is not on this machine, so text cannot be looked for. Search by source or file."
+            )
+        pattern = _Pattern(text.encode(errors="replace"), *self.tokenizer.bytes_of_tokens())
+        hits: list[Hit] = []
+        with ThreadPoolExecutor(workers) as pool:
+            pieces = [piece for split in splits for piece in self._pieces(split)]
+            for found in pool.map(lambda piece: self._search_piece(piece, pattern), pieces):
+                hits += found
+                if len(hits) >= MAX_HITS:
+                    pool.shutdown(cancel_futures=True)
+                    return Found(hits[:MAX_HITS], False)
+        return Found(hits, True)
+
+    def _pieces(self, split: str) -> Iterator[_Piece]:
+        rows = self.rows(split)
+        for number, path in enumerate(rows.files):
+            yield _Piece(split, path, rows.first[number], rows.end(number) - rows.first[number])
+
+    def _search_piece(self, piece: _Piece, pattern: _Pattern) -> list[Hit]:
+        from btlm_data.kernels.text_search import find_text
+
+        rows = self.rows(piece.split)
+        corpus = rows.layout is not None and rows.layout.layout == "corpus"
+        length = lookup.sequence_length(self.opened, rows)
+        step = ROWS_AT_ONCE * (length if corpus else 1)
+        hits: list[Hit] = []
+        with OpenShards() as shards:
+            for begin in range(0, piece.count, step):
+                data = shards.ids(piece.path, begin, min(begin + step, piece.count))
+                ids = (data[None, :] if corpus else data).astype(np.int32)
+                found = find_text(ids, pattern.blob, pattern.starts, pattern.text)
+                for row in np.flatnonzero(found >= 0).tolist():
+                    place = piece.first + begin + (int(found[row]) if corpus else row)
+                    hits.append(
+                        Hit(piece.split, place // length, place % length)
+                        if corpus
+                        else Hit(piece.split, place, int(found[row]))
+                    )
+                if len(hits) >= MAX_HITS:
+                    break
+        return hits
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A shard to be searched. first: its first row in the split; count: its rows."""
+
+    split: str
+    path: Path
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """What is looked for, and the bytes of tokens (Tokenizer.bytes_of_tokens)."""
+
+    text: bytes
+    blob: Any
+    starts: Any
+
+
+def _value(column: Any, k: int) -> Any:
+    return column[1][column[0][k]] if isinstance(column, tuple) else int(column[k])

@@ -1,0 +1,444 @@
+"""The pages of `btlm-data serve`, as trees of elements: whole without a script, every view with an address of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+from xml.etree.ElementTree import Element
+
+from btlm_data.inspection.difference import Difference
+from btlm_data.inspection.figures import number, percent, plural, size
+from btlm_data.pages import data_sections
+from btlm_data.pages.charts import bar, table
+from btlm_data.pages.elements import add, document, tag
+from btlm_data.pages.overview_sections import facts as listed
+from btlm_data.serve.originals import Original
+from btlm_data.serve.pairs import Pairs, Place, Verdicts, differences
+from btlm_data.serve.run_state import RunState
+from btlm_data.serve.served import Found, Served
+
+VIEWS = (
+    ("report", "Report"),
+    ("sample", "Samples"),
+    ("documents", "Documents"),
+    ("search", "Search"),
+    ("pairs", "Duplicates"),
+)
+KEYS = "Keys: n next, p previous, r at random, / search, ? this list"
+
+
+def address(dataset: int, view: str, **query: Any) -> str:
+    """The address of a view of a dataset."""
+    given = {key: value for key, value in query.items() if value not in (None, "")}
+    return f"/{dataset}/{view}" + (f"?{urlencode(given)}" if given else "")
+
+
+def page(
+    title: str,
+    content: Iterable[Element],
+    *,
+    names: Sequence[str],
+    current: int | None,
+    view: str = "",
+    wide: bool = True,
+) -> str:
+    """A whole page. names: of the datasets, for the list at the top; current: which of them the page is about."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{title} · btlm-data"),
+        tag("link", rel="stylesheet", href="/static/page.css"),
+        tag("link", rel="stylesheet", href="/static/serve.css"),
+    )
+    datasets = tag("ul", tag("li", tag("a", "All", href="/")))
+    for k, name in enumerate(names):
+        add(
+            datasets,
+            tag("li", tag("a", name, href=f"/{k}/report", aria_current="true" if k == current else None)),
+        )
+    links = tag("ul", class_="views")
+    if current is not None:
+        for key, name in VIEWS:
+            here = "page" if key == view else None
+            add(links, tag("li", tag("a", name, href=address(current, key), aria_current=here)))
+    body = tag(
+        "body",
+        tag("a", "Skip to the content", href="#main", class_="skip"),
+        tag("nav", datasets, links, class_="top", aria_label="Datasets and views"),
+        tag("main", tag("h1", title), *content, id="main", class_="wide" if wide else None),
+        tag("footer", KEYS),
+        tag("script", src="/static/page.js", defer="defer"),
+        tag("script", src="/static/serve.js", defer="defer"),
+    )
+    return document(tag("html", head, body, lang="en"))
+
+
+def problem(text: str) -> list[Element]:
+    """A message instead of a view."""
+    return [tag("section", tag("p", text, role="alert"))]
+
+
+def link(text: str, href: str, key: str | None = None) -> Element:
+    """A link that a key follows, too."""
+    return tag("a", text, href=href, data_key=key, class_="button" if key else None)
+
+
+# Samples ----------------------------------------------------------------------------------------------------------
+
+
+def sample(k: int, served: Served, split: str, index: int, chance: int) -> list[Element]:
+    """One sample of a split. chance: a sample drawn at random, for the link."""
+    total = served.num_samples(split)
+    one = served.sample(split, index)
+    manifest = served.opened.manifest
+    eos = manifest.tokenizer.eos_id if manifest is not None else served.opened.eos_id
+    origin = one.sample.stream_sample
+    bar_ = tag(
+        "p",
+        link("previous", address(k, "sample", split=split, n=max(0, index - 1)), "p"),
+        link("next", address(k, "sample", split=split, n=min(total - 1, index + 1)), "n"),
+        link("at random", address(k, "sample", split=split, n=chance), "r"),
+        tag(
+            "span", f" {index:,} of {total:,}" + (f"; {origin:,} of the stream" if origin is not None else "")
+        ),
+        class_="buttons",
+    )
+    documents = tag("ul")
+    for part in one.sample.documents or ():
+        add(documents, tag("li", link(f"document {part.document:,}", address(k, "document", split=split, row=part.document)),
+            f" {part.source or '(unnamed)'}, {part.file} line {part.line:,}"))  # fmt: skip
+    return [
+        _choose_sample(k, served, split, index),
+        bar_,
+        tag("section", *data_sections.sample(one, eos)),
+        tag("section", tag("h2", "Its documents, with the original text beside"), documents)
+        if len(documents)
+        else tag("p"),
+    ]
+
+
+def _choose_sample(k: int, served: Served, split: str, index: int) -> Element:
+    return tag(
+        "form",
+        *_split_choice(served, split),
+        tag("label", "sample ", tag("input", name="n", type="number", min="0", value=str(index))),
+        tag("button", "Show"),
+        action=f"/{k}/sample",
+        class_="line",
+    )
+
+
+def _split_choice(served: Served, split: str) -> list[Element]:
+    options = [
+        tag("option", name, value=name, selected="selected" if name == split else None)
+        for name in served.splits
+    ]
+    return [tag("label", "split ", tag("select", *options, name="split"))]
+
+
+# Documents --------------------------------------------------------------------------------------------------------
+
+
+def documents(
+    k: int,
+    served: Served,
+    split: str,
+    query: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    after: int | None,
+) -> list[Element]:
+    """A list of documents. after: the row at which the next page begins."""
+    form = tag(
+        "form",
+        *_split_choice(served, split),
+        tag("label", "source ", tag("input", name="source", value=query.get("source", ""))),
+        tag("label", "file has ", tag("input", name="file", value=query.get("file", ""))),
+        tag(
+            "label",
+            "from document ",
+            tag("input", name="first", type="number", min="0", value=query.get("first", "0")),
+        ),
+        tag("button", "List"),
+        action=f"/{k}/documents",
+        class_="line",
+    )
+    cells: list[list[Element | str]] = [
+        [
+            link(f"{row['row']:,}", address(k, "document", split=split, row=row["row"])), row["source"] or "(unnamed)",
+            row["file"], f"{row['line'] + 1:,}", f"{row['tokens']:,}", size(row["bytes"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    found: list[Element] = [form]
+    if not cells:
+        return [*found, tag("p", "No document is like that.")]
+    found.append(
+        table(
+            ("document", "source", "file", "line", "tokens", "text"),
+            cells,
+            numbers=(3, 4, 5),
+            caption="Documents",
+        )
+    )
+    if after is not None:
+        found.append(tag("p", link("more", address(k, "documents", split=split, source=query.get("source"),
+                                                   file=query.get("file"), first=after), "n")))  # fmt: skip
+    return found
+
+
+def one_document(
+    k: int,
+    served: Served,
+    split: str,
+    row: Mapping[str, Any],
+    text: str | None,
+    original: Original,
+    sample: int | None,
+) -> list[Element]:
+    """A document: where it is from, its text as the model sees it, and as it stands in the source."""
+    facts = {
+        "source": row["source"] or "(unnamed)",
+        "file": row["file"],
+        "line": f"{row['line'] + 1:,}",
+        "begins at": f"byte or row {row['offset']:,}",
+        "length": f"{row['tokens']:,} tokens, {row['chars']:,} characters, {size(row['bytes'])}",
+        "in the stream": f"from position {row['stream_offset']:,}",
+    }
+    left, right = ("The text in the shards", "The text in the source")
+    panes = tag("div", class_="pair")
+    for name, shown in (
+        (
+            left,
+            text
+            if text is not None
+            else "(These shards do not hold documents one after the other, or the tokenizer is not here.)",
+        ),
+        (right, original.text if original.text is not None else f"({original.why})"),
+    ):
+        add(panes, tag("div", tag("h2", name), tag("pre", shown, dir="auto", tabindex="0")))
+    buttons = tag(
+        "p",
+        link("previous", address(k, "document", split=split, row=max(0, row["row"] - 1)), "p"),
+        link("next", address(k, "document", split=split, row=row["row"] + 1), "n"),
+        link("its sample", address(k, "sample", split=split, n=sample), "s") if sample is not None else None,
+        class_="buttons",
+    )
+    same = text is not None and original.text is not None and original.text == text
+    said = (
+        tag("p", "Both are equal.")
+        if same
+        else tag("p", "Cleaning, or the limit of what is shown, makes a difference.")
+    )
+    return [
+        buttons,
+        tag("section", listed(facts), said if text is not None and original.text is not None else tag("p")),
+        panes,
+    ]
+
+
+def search(k: int, served: Served, text: str, found: Found | None, seconds: float) -> list[Element]:
+    """The search for text in samples."""
+    form = tag(
+        "form",
+        tag("label", "text ", tag("input", name="q", value=text, type="search", id="query", size="40")),
+        tag("button", "Search"),
+        action=f"/{k}/search",
+        class_="line",
+    )
+    result: list[Element] = [form]
+    if found is None:
+        return [
+            *result,
+            tag(
+                "p",
+                "Letter by letter, in the tokens of every sample. To look by source or file, use Documents.",
+            ),
+        ]
+    count = plural(len(found.hits), "sample")
+    said = f"{count} hold it" if found.complete else f"The first {count} that hold it"
+    result.append(tag("p", f"{said} ({seconds:.2f} s).", role="status"))
+    items = [
+        tag("li", link(f"{hit.split} {hit.sample:,}", address(k, "sample", split=hit.split, n=hit.sample)),
+            f" at position {hit.position:,}")
+        for hit in found.hits
+    ]  # fmt: skip
+    return [*result, tag("ol", *items)]
+
+
+# Duplicates -------------------------------------------------------------------------------------------------------
+
+
+def pair(
+    k: int, pairs: Pairs, index: int, texts: tuple[Original, Original], verdicts: Verdicts, chance: int
+) -> list[Element]:
+    """A pair of duplicates side by side, and the verdicts so far."""
+    places = pairs.pair(index)
+    shown: tuple[Any, Any] = ([], [])
+    note = ""
+    if texts[0].text is not None and texts[1].text is not None:
+        left, right, complete = differences(texts[0].text, texts[1].text)
+        shown = (left, right)
+        note = "" if complete else "Only the first words of both are compared."
+    panes = tag("div", class_="pair")
+    for name, place, pieces, original in zip(("Kept", "Dropped"), places, shown, texts, strict=True):
+        text = tag("pre", dir="auto", tabindex="0")
+        for piece, differs in pieces:
+            add(text, tag("mark", piece) if differs else piece)
+        if original.text is None:
+            add(text, f"({original.why})")
+        add(panes, tag("div", tag("h2", f"{name}: {_fate(place)}"), tag("p", f"{place.source or '(unnamed)'} · {place.file} · "
+            f"byte or row {place.offset:,} · {size(place.bytes)}", class_="quiet"), text))  # fmt: skip
+    tally = verdicts.tally()
+    said = "No verdict yet."
+    if tally["precision"] is not None:
+        said = (
+            f"{tally['right']} right, {tally['wrong']} wrong: {percent(tally['precision'])} right, between "
+            f"{percent(tally['low'])} and {percent(tally['high'])} with 95 % confidence."
+        )
+    mine = verdicts.said.get(index)
+    form = tag(
+        "form",
+        tag("input", type="hidden", name="pair", value=str(index)),
+        tag("input", type="hidden", name="next", value=str(chance)),
+        tag(
+            "button",
+            "Right to drop it",
+            name="verdict",
+            value="right",
+            data_key="y",
+            aria_pressed=_pressed(mine, "right"),
+        ),
+        tag(
+            "button",
+            "Wrong",
+            name="verdict",
+            value="wrong",
+            data_key="x",
+            aria_pressed=_pressed(mine, "wrong"),
+        ),
+        tag("span", said, role="status"),
+        method="post",
+        action=f"/{k}/verdict",
+        class_="line",
+    )
+    buttons = tag(
+        "p",
+        link("previous", address(k, "pairs", n=max(0, index - 1)), "p"),
+        link("next", address(k, "pairs", n=min(len(pairs) - 1, index + 1)), "n"),
+        link("at random", address(k, "pairs", n=chance), "r"),
+        link("verdicts as JSON", f"/{k}/verdicts.json"),
+        tag("span", f" pair {index:,} of {len(pairs):,}"),
+        class_="buttons",
+    )
+    return [buttons, form, tag("p", note or "Words that differ are marked."), panes]
+
+
+def _fate(place: Place) -> str:
+    return place.fate.replace("_", " ")
+
+
+def _pressed(mine: str | None, verdict: str) -> str:
+    return "true" if mine == verdict else "false"
+
+
+# Runs -------------------------------------------------------------------------------------------------------------
+
+
+def run(state: RunState) -> list[Element]:
+    """How far a run is."""
+    most = max((step.done for step in state.steps), default=1)
+    rows: list[list[Element | str]] = [
+        [
+            step.name.replace(".", ": "), f"{step.done:,}", f"{step.rate:.2f}" if step.rate is not None else "",
+            _ago(step.seconds_ago), bar(step.done / most),
+        ]
+        for step in state.steps
+    ]  # fmt: skip
+    said = "A process is at work here." if state.held else "No process is at work here."
+    content = [tag("p", said, role="status")]
+    if rows:
+        columns = ("step", "tasks done", "tasks a second", "last one", "")
+        content.append(table(columns, rows, numbers=(1, 2, 3), caption="Steps"))
+    else:
+        content.append(tag("p", "No task is done yet."))
+    return [tag("section", *content, data_refresh="2" if state.held else None)]
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
+
+
+def comparison(found: Difference, names: Sequence[str]) -> list[Element]:
+    """Two datasets beside each other."""
+    left, right = names
+    parts: list[Element] = []
+    if found.equal:
+        parts.append(tag("p", "The same dataset: both dataset.json have the same checksum."))
+
+    def section(heading: str, *content: Element) -> None:
+        parts.append(tag("section", tag("h2", heading), *content))
+
+    settings = [[one.key, one.left, one.right] for one in (*found.settings, *found.tokenizers)]
+    section("Settings", _or_same(settings, left, right, "Settings that differ"))
+    files: list[list[Element | str]] = [
+        [name, said]
+        for names_of, said in ((found.only_left, f"only in {left}"), (found.only_right, f"only in {right}"), (found.changed, "of other content"))
+        for name in names_of[:200]
+    ]  # fmt: skip
+    section(
+        "Input files",
+        table(("file", ""), files, caption="Input files that differ") if files else tag("p", "The same."),
+    )
+    counts = [[one.name, number(one.left), number(one.right)] for one in found.counts]
+    section("Counts", _or_same(counts, left, right, "Counts that differ"))
+    for split, shares in found.shares.items():
+        rows: list[list[Element | str]] = []
+        most = max((max(one.left or 0, one.right or 0) for one in shares), default=0) or 1.0
+        for one in shares:
+            bars = tag("div", bar((one.left or 0) / most), bar((one.right or 0) / most, colour=1))
+            rows.append([one.name or "(unnamed)", percent(one.left), percent(one.right), bars])
+        columns = ("source", left, right, f"{left} above, {right} below")
+        section(
+            f"Shares of {split}", table(columns, rows, numbers=(1, 2), caption=f"Tokens of {split} by source")
+        )
+    documents: list[list[Element | str]] = [
+        [
+            one.split, f"{one.both:,}", f"{one.only_left:,}", f"{one.only_right:,}",
+            "none" if one.first_difference is None else f"document {one.first_difference:,}",
+        ]
+        for one in found.documents
+    ]  # fmt: skip
+    heads = ("split", "in both", f"only {left}", f"only {right}", "first difference in order")
+    section("Documents in common", table(heads, documents, numbers=(1, 2, 3), caption="Documents by split"))
+    return parts + [tag("p", note) for note in found.notes]
+
+
+def _or_same(rows: Sequence[Sequence[Element | str]], left: str, right: str, caption: str) -> Element:
+    return table(("", left, right), rows, caption=caption) if rows else tag("p", "The same.")
+
+
+def front(names: Sequence[str], datasets: Sequence[Served], runs: Sequence[tuple[str, int]]) -> list[Element]:
+    """All that is served."""
+    items = []
+    for k, served in enumerate(datasets):
+        counts = ", ".join(f"{split} {served.num_samples(split):,}" for split in served.splits)
+        items.append(tag("li", link(names[k], f"/{k}/report"), f" samples: {counts}"))
+    for name, k in runs:
+        items.append(tag("li", link(name, f"/run/{k}"), " a work folder"))
+    parts = [tag("section", tag("ul", *items))]
+    if len(datasets) > 1:
+        form = tag(
+            "form",
+            *(
+                tag("label", f"{label} ", tag("select", *(tag("option", name, value=str(k), selected="selected" if k == default else None)
+                    for k, name in enumerate(names)), name=key))
+                for label, key, default in (("compare", "a", 0), ("with", "b", 1))
+            ),
+            tag("button", "Compare"),
+            action="/compare",
+            class_="line",
+        )  # fmt: skip
+        parts.append(tag("section", tag("h2", "Compare two"), form))
+    return parts
