@@ -129,7 +129,7 @@ def test_a_whole_dataset_and_mixtures_and_several_folders(
 
 
 def test_a_run_goes_on_elsewhere_at_another_world_size(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
-    config = {"shuffle": True, "batch_size": 8}
+    config: dict[str, Any] = {"shuffle": True, "batch_size": 8}
     expected = hashes(loader_of(folder / "train", tmp_path / "cache", **config), passes=3)
     first = [loader_of(PLACE, tmp_path / "one", (rank, 2), **config) for rank in range(2)]
     streams = [iter(one) for one in first]
@@ -226,7 +226,7 @@ def test_files_of_others(proxy: Proxy, bucket: Any, tmp_path: Path, name: str, l
         name in ("checksummed", "newest") or listed
     )  # else nothing tells what the first reading should be
     proxy.faults = Faults(errors=1, cut=1, flipped=2 if checked else 0)
-    config = {"shuffle": True, "batch_size": 5}
+    config: dict[str, Any] = {"shuffle": True, "batch_size": 5}
     far = loader_of("s3://corpus/foreign/train", tmp_path / "cache", **config)
     assert hashes(far) == hashes(loader_of(tmp_path / "set" / "train", tmp_path / "cache", **config))
     if name == "contiguous":  # from now on each block has a checksum
