@@ -208,21 +208,21 @@ def _print_figures(report: dict[str, Any] | list[dict[str, Any]], as_json: bool)
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--to",
-    type=click.Choice(["hf", "jais", "modelzoo"]),
+    type=click.Choice(["hf", "jais", "gguf", "modelzoo"]),
     required=True,
     help="hf: a transformers folder with its own code (trust_remote_code). jais: the same as "
-    "JAISLMHeadModel, which vLLM and llama.cpp's converter know. modelzoo: params.yaml and a checkpoint for the Model Zoo's "
-    "trainer.",
+    "JAISLMHeadModel, for servers that know it. gguf: one file for llama.cpp. modelzoo: params.yaml and a "
+    "checkpoint for the Model Zoo's trainer.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["float32", "bfloat16", "float16", "q8_0"]),
     default="float32",
     show_default=True,
-    help="float32 converts back exactly; bfloat16 is half the size.",
+    help="float32 converts back exactly; bfloat16 and float16 are half the size, q8_0 (gguf) a quarter.",
 )
 @click.option(
     "--tokenizer",
@@ -230,7 +230,11 @@ def _print_figures(report: dict[str, Any] | list[dict[str, Any]], as_json: bool)
     help="A tokenizer.json that travels with the model. Default: GPT-2's, where the vocabulary is GPT-2's.",
 )
 def export(
-    source: Path, to: Literal["hf", "jais", "modelzoo"], out: Path, dtype: str, tokenizer: Path | None
+    source: Path,
+    to: Literal["hf", "jais", "gguf", "modelzoo"],
+    out: Path,
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"],
+    tokenizer: Path | None,
 ) -> None:
     """Convert a run's newest checkpoint (or one checkpoint) for other programs. Writes config, weights and
     tokenizer files to --out.

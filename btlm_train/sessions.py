@@ -20,6 +20,7 @@ from btlm_train.data.description import describe_data
 from btlm_train.data.manifests import split_folder
 from btlm_train.files import write_bytes, write_json
 from btlm_train.interchange.exporting import Target
+from btlm_train.interchange.gguf_file import Precision
 from btlm_train.model import BTLM
 from btlm_train.parameters import ModelConfig, Params
 from btlm_train.training import Trainer, joined, run_evaluation, starting_point, train
@@ -107,7 +108,9 @@ def open_model(path: Path, device: str, trained_length: int | None = None) -> BT
     return model.to(device).eval()
 
 
-def export(source: Path, to: Target, out: Path, dtype: str, tokenizer: Path | None = None) -> list[Path]:
+def export(
+    source: Path, to: Target, out: Path, precision: Precision, tokenizer: Path | None = None
+) -> list[Path]:
     """`btlm-train export`. Returns the files."""
     saved = checkpoint.find(source)
     if saved is None:
@@ -116,9 +119,7 @@ def export(source: Path, to: Target, out: Path, dtype: str, tokenizer: Path | No
         )
     weights, config = saved.weights(), saved.model_config()
     interchange.check_weights(weights, config, str(saved.path))
-    return interchange.export(
-        weights, config, out, to, getattr(torch, dtype), state=saved.state, tokenizer=tokenizer
-    )
+    return interchange.export(weights, config, out, to, precision, state=saved.state, tokenizer=tokenizer)
 
 
 def import_(source: Path, folder: Path) -> Path:

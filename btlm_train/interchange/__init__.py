@@ -3,6 +3,7 @@
 names        tensor names and layouts       huggingface   config.json
 tensor_files tensors from files             modelzoo      params.yaml
 importing    everything checked             exporting     everything written
+gguf_file    one file for llama.cpp
 remote_code  what transformers runs to load an exported folder
 """
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints that other programs load: Hugging Face's BTLM and JAIS, and the Model Zoo."""
+"""Writes checkpoints that other programs load: Hugging Face's BTLM and JAIS, GGUF, and the Model Zoo."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from torch import Tensor
 from btlm_data.errors import ConfigError, DataError, OutputError
 from btlm_train.checkpoint import State
 from btlm_train.files import creating, read_json_object, refuse_link, write_bytes, write_json, write_tensors
+from btlm_train.interchange.gguf_file import Precision, write_gguf
 from btlm_train.interchange.huggingface import huggingface_config
 from btlm_train.interchange.modelzoo import modelzoo_params
 from btlm_train.interchange.names import to_huggingface, to_modelzoo
 from btlm_train.parameters import ModelConfig
 
 logger = logging.getLogger(__name__)
-Target = Literal["hf", "jais", "modelzoo"]
+Target = Literal["hf", "jais", "gguf", "modelzoo"]
 REMOTE_CODE = ("configuration_btlm.py", "modeling_btlm.py")
 _GPT2_FILES = ("vocab.json", "merges.txt")
 _MODEL_ZOO_FILES = ("params.yaml", "checkpoint.safetensors", "checkpoint.mdl")
+_GGUF_FILE = "model.gguf"
 _MARKER = ".btlm-export.json"
 _END = "<|endoftext|>"
 
@@ -36,22 +38,31 @@ def export(
     config: ModelConfig,
     folder: Path,
     to: Target,
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
     *,
     state: State | None = None,
     tokenizer: Path | None = None,
 ) -> list[Path]:
-    """Write a checkpoint others can load; returns the files. float32 is exact, bfloat16 half the size.
+    """Write a checkpoint others can load; returns the files. float32 is exact, bfloat16 and float16 are half
+    the size; q8_0 (GGUF alone) is a quarter.
 
     state: the checkpoint's, for optimizer and schedule in the Model Zoo's params.yaml. tokenizer: a
     tokenizer.json that travels with the model; without one GPT-2's, where the vocabulary is GPT-2's.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file. Give a folder as --out.")
+    if precision == "q8_0" and to != "gguf":
+        raise ConfigError(f"--dtype q8_0 is for --to gguf. Give float32, bfloat16 or float16 for {to}.")
     _claim(folder, _file_names(to, config, tokenizer))
+    if to == "gguf":
+        return _write_gguf(weights, config, folder, precision, tokenizer)
+    dtype: torch.dtype = getattr(torch, precision)
     weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
     if to == "modelzoo":
-        return _write_modelzoo(weights, config, folder, state)
+        return [
+            *_write_modelzoo(weights, config, folder, state),
+            *_write_tokenizer(folder, config, tokenizer),
+        ]
     kind: Literal["btlm", "jais"] = "jais" if to == "jais" else "btlm"
     write_json(folder / "config.json", huggingface_config(config, dtype, kind))
     files = [folder / "config.json", *_write_tokenizer(folder, config, tokenizer)]
@@ -64,9 +75,11 @@ def export(
 
 def _file_names(to: Target, config: ModelConfig, tokenizer: Path | None) -> list[str]:
     """The files of an export."""
-    if to == "modelzoo":
-        return list(_MODEL_ZOO_FILES)
+    if to == "gguf":
+        return [_GGUF_FILE]
     names = ["config.json", "model.safetensors", *(REMOTE_CODE if to == "hf" else ())]
+    if to == "modelzoo":
+        names = list(_MODEL_ZOO_FILES)
     if tokenizer is not None:
         return [*names, "tokenizer.json", "tokenizer_config.json"]
     return [*names, *_GPT2_FILES, "tokenizer_config.json"] if config.vocab_size == 50257 else names
@@ -91,6 +104,33 @@ def _claim(folder: Path, names: list[str]) -> None:
                 "Choose another --out, or move the file away."
             )
     write_json(marker, {"files": sorted(ours.union(names))})
+
+
+def _write_gguf(
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    folder: Path,
+    precision: Precision,
+    tokenizer: Path | None,
+) -> list[Path]:
+    """model.gguf, with its tokenizer inside."""
+    if tokenizer is not None:
+        from btlm_train.generate import load_tokenizer
+
+        load_tokenizer(str(tokenizer), config.vocab_size)
+    elif config.vocab_size != 50257:
+        _warn_of_no_tokenizer(config)
+    with creating(folder / _GGUF_FILE) as temporary:
+        write_gguf(weights, config, temporary, precision, tokenizer)
+    return [folder / _GGUF_FILE]
+
+
+def _warn_of_no_tokenizer(config: ModelConfig) -> None:
+    logger.warning(
+        "No tokenizer is written: the vocabulary of %d tokens is not GPT-2's. Give it with --tokenizer "
+        "tokenizer.json.",
+        config.vocab_size,
+    )
 
 
 def _write_modelzoo(
@@ -134,11 +174,7 @@ def _write_tokenizer(folder: Path, config: ModelConfig, tokenizer: Path | None) 
         write_json(folder / "tokenizer_config.json", settings)
         return [folder / "tokenizer.json", folder / "tokenizer_config.json"]
     if config.vocab_size != 50257:
-        logger.warning(
-            "No tokenizer is written: the vocabulary of %d tokens is not GPT-2's. Give it with --tokenizer "
-            "tokenizer.json.",
-            config.vocab_size,
-        )
+        _warn_of_no_tokenizer(config)
         return []
     source = Path(str(importlib.resources.files("btlm_data") / "data" / "gpt2"))
     for name in _GPT2_FILES:

@@ -115,7 +115,7 @@ def test_the_published_configuration_is_understood() -> None:
 def test_exported_tokenizer_files_encode_as_gpt2(tmp_path: Path) -> None:
     config = ModelConfig.model_validate(tiny.MODEL | {"vocab_size": 50257})
     weights = dict(BTLM(config).state_dict())
-    files = export(weights, config, tmp_path, "hf", torch.bfloat16)
+    files = export(weights, config, tmp_path, "hf", "bfloat16")
     assert {file.name for file in files} == {
         "config.json",
         "model.safetensors",
