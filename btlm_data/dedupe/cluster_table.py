@@ -14,7 +14,7 @@ bytes     uint32   UTF-8 bytes of its cleaned text
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 200_000  # of a row group: about 10 MB while it is written
 
 
 class ClusterRows:
-    """Writes clusters.parquet, row groups as they fill."""
+    """Writes clusters.parquet, row groups as they fill. Use as a context manager: its end writes the rest and the footer."""
 
     def __init__(self, file: BinaryIO) -> None:
         import pyarrow as pa
@@ -83,7 +83,12 @@ class ClusterRows:
             self._writer.write_table(pa.concat_tables(self._held).unify_dictionaries())
         self._held, self._num_held = [], 0
 
-    def close(self) -> None:
-        """Write the rest and the footer."""
-        self.flush()
-        self._writer.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self._writer.close()  # in any case: left open, it fails when it is collected, behind the closed file

@@ -76,8 +76,7 @@ def decide(
     largest = _largest(clusters, flags)
     shown: dict[int, dict[str, Any]] = {}
     num_clustered = 0
-    with files.create(TABLE) as creating:
-        rows = ClusterRows(creating.file)
+    with files.create(TABLE) as creating, ClusterRows(creating.file) as rows:
         for block in blocks:
             docs = files.columns(block.docs)
             here = slice(block.first_ordinal, block.last_ordinal)
@@ -117,7 +116,6 @@ def decide(
                         "bytes": int(num_bytes[row]),
                     }
             advance(block.num_documents)
-        rows.close()
     files.write_columns(CLUSTERS, {"cluster": clusters})
     files.write_columns(FATES, {"fate": fate})
     counts.extra["removed"] = removed

@@ -22,7 +22,7 @@ NAME = EVIL.replace("/", "")
 )
 def hidden_characters_in_arguments(bench: Bench, place: str) -> None:
     bench.corpus()
-    words = {
+    words: list[object] = {
         "source": ["prepare", "--source", NAME, "--out", "x", "--seq-len", "64"],
         "out": ["prepare", "--source", "a.jsonl", "--out", NAME, "--seq-len", "64", "--workers", "1"],
         "set": ["prepare", "--source", "a.jsonl", "--out", "x", "--set", f"{NAME}=1"],

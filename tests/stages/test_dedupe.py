@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from btlm_data import task_files
 from btlm_data.blocks import TABLE as BLOCKS
 from btlm_data.blocks import Block, write_table
+from btlm_data.dedupe.cluster_table import ClusterRows
 from btlm_data.dedupe.clusters import CLUSTERS, FATES, TABLE
 from btlm_data.dedupe.index import Index, IndexKind
 from btlm_data.engine.local import LocalEngine
@@ -960,3 +961,11 @@ def test_legacy_scheme_gives_the_components_of_the_reference_scripts(tmp_path: P
     deduplicate(tmp_path, blocks, DedupeSettings(scheme="legacy", max_removed=1))
     assert opened(tmp_path, CLUSTERS)["cluster"].tolist() == expected
     assert 50 < len(documents) - len(set(expected)) < 250, "some edited copies are caught, and some are not"
+
+
+def test_a_table_of_clusters_that_is_given_up_is_closed(tmp_path: Path) -> None:
+    """An open writer that is collected behind its closed file would print a traceback."""
+    with (tmp_path / "clusters.parquet").open("wb") as file:
+        with pytest.raises(RuntimeError, match="given up"), ClusterRows(file) as rows:
+            raise RuntimeError("given up")
+        assert not rows._writer.is_open
