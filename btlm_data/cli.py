@@ -162,13 +162,15 @@ def _find_recipe(name: str) -> Path:
 
     Raises ConfigError with the shipped names if there is no such thing.
     """
+    from btlm_data.formats.dataset import FILE_NAME
+
     path = Path(name)
     if not name:
         raise ConfigError(
             "The name of the recipe is empty. Name a recipe file, such as pipelines/sample.yaml."
         )
-    if os.path.isfile(path / "dataset.json"):
-        return path / "dataset.json"
+    if os.path.isfile(path / FILE_NAME):
+        return path / FILE_NAME
     if os.path.lexists(path):
         return path
     for folder in _recipe_folders():
@@ -423,11 +425,11 @@ def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
     """
     _load_kernels()
     from btlm_data.engine import worker as working
-    from btlm_data.progress import count
     from btlm_data.storage import open_store
+    from btlm_data.wording import counted
 
     done = working.work(open_store(work_dir), working.Share(rank, world), idle)
-    terminal.echo(f"This worker did {count(done, 'task')}.")
+    terminal.echo(f"This worker did {counted(done, 'task')}.")
 
 
 @cli.command()
@@ -521,22 +523,22 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
     btlm-data export shards/ --to megatron --out megatron/
     """
     from btlm_data import export as exporting
-    from btlm_data.progress import count
+    from btlm_data.wording import counted
 
     done = exporting.export(_existing(path), to, out, splits=splits, overwrite=overwrite)
     for name, written in done.items():
         for split, part in written.items():
             unit = (
-                count(part.documents, "document")
+                counted(part.documents, "document")
                 if part.documents is not None
-                else count(part.samples or 0, "sample")
+                else counted(part.samples or 0, "sample")
             )
             left_out = "".join(
-                f"; {count(n, 'token')} left out: {why}" for why, n in part.left_out_tokens.items()
+                f"; {counted(n, 'token')} left out: {why}" for why, n in part.left_out_tokens.items()
             )
             terminal.echo(
-                f"{name + '/' if name else ''}{split}: {unit}, {count(part.tokens, 'token')} "
-                f"in {count(len(part.files), 'file')}{left_out}"
+                f"{name + '/' if name else ''}{split}: {unit}, {counted(part.tokens, 'token')} "
+                f"in {counted(len(part.files), 'file')}{left_out}"
             )
 
 

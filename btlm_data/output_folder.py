@@ -20,13 +20,12 @@ import msgspec
 
 from btlm_data.errors import DataError, OutputError
 from btlm_data.formats import dataset, pages, provenance
-from btlm_data.formats.dataset import Dataset, SetList, StoredFile
+from btlm_data.formats.dataset import UNFINISHED_NAME, Dataset, SetList, StoredFile
 from btlm_data.splits import SPLITS
 from btlm_data.storage import Store, check_name, digest
 from btlm_data.task import Artifact
 from btlm_data.task_files import damaged, measure
 
-PREPARING = "preparing.json"
 LEASE = "preparing.lease"
 SIGNATURE = f"{dataset.FILE_NAME}.sig"  # made by `btlm-data sign`; of the dataset that is replaced
 MAX_BYTES = 1 << 28  # of preparing.json
@@ -157,7 +156,7 @@ class OutputFolder:
         self.store.delete(
             name for name in (earlier.files if earlier is not None else []) if name not in wanted
         )
-        self.store.delete([PREPARING])
+        self.store.delete([UNFINISHED_NAME])
 
     def _folders(self) -> list[str]:
         """Every folder that gets shards."""
@@ -232,20 +231,22 @@ class OutputFolder:
         )
 
     def _preparing(self) -> _Preparing | None:
-        size = self.store.size(PREPARING)
+        size = self.store.size(UNFINISHED_NAME)
         if size is None:
             return None
         try:
-            return msgspec.json.decode(self.store.read(PREPARING, 0, min(size, MAX_BYTES)), type=_Preparing)
+            return msgspec.json.decode(
+                self.store.read(UNFINISHED_NAME, 0, min(size, MAX_BYTES)), type=_Preparing
+            )
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise OutputError(
-                f"{self.store.shown}/{PREPARING} cannot be read ({error}), so it is not known which files there are this "
+                f"{self.store.shown}/{UNFINISHED_NAME} cannot be read ({error}), so it is not known which files there are this "
                 "program's. Choose another --out, or remove that file and the shards of the interrupted run."
             ) from None
 
     def _write_preparing(self, run: str, names: Iterable[str]) -> None:
         value = {"run": run, "files": sorted(names)}
-        self.store.write(PREPARING, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+        self.store.write(UNFINISHED_NAME, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _differences(there: Any, here: Any, prefix: str = "") -> list[str]:

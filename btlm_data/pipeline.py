@@ -54,6 +54,7 @@ from btlm_data.storage import is_remote, lease, open_store
 from btlm_data.storage.digest import checksum
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles, measure
+from btlm_data.wording import counted
 
 
 @dataclass
@@ -455,7 +456,7 @@ def _checked(p: Preparation, artifact: Artifact) -> bytes:
 
 def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], work: str) -> str:
     names = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
-    where = f"{len(files):,} file{'' if len(files) == 1 else 's'} ({', '.join(names)})"
+    where = f"{counted(len(files), 'file')} ({', '.join(names)})"
     reasons: dict[str, int] = {}
     advice = []
     for stage, told in (

@@ -24,7 +24,6 @@ from btlm_data.formats.shard_formats.base import RowPlan, Shard, StreamSize
 from btlm_data.formats.shard_formats.in_memory import PackedColumns, SampleStream
 from btlm_data.places import Stores
 from btlm_data.preparation import Inputs
-from btlm_data.progress import amount, count, duration
 from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
@@ -44,6 +43,7 @@ from btlm_data.stages.block_writer import BlockWriter, Part
 from btlm_data.storage import Store, is_remote, open_store
 from btlm_data.task import Artifact, Step, Task
 from btlm_data.task_files import TaskFiles
+from btlm_data.wording import amount, counted, duration
 
 _SAMPLE_BYTES = 16_000_000  # of text
 
@@ -308,7 +308,7 @@ def render(plan: Plan, console: Console) -> None:
     for split, rules in plan.split_rules.items():
         lines += [f"           {split}: {rule.words()}" for rule in rules]
     lines += [f"not read   {left_out.words()}" for left_out in plan.left_out]
-    workers = count(plan.workers, "worker")
+    workers = counted(plan.workers, "worker")
     lines += [
         f"tasks      {plan.read_tasks:,} to read, {plan.read_done:,} of them done before",
         f"expected   {amount(plan.documents, 'document')}, {amount(plan.text_bytes, 'B')} of text, "

@@ -1,6 +1,4 @@
-"""What a person sees during a run: a live bar for each step on a terminal, log lines elsewhere; amounts and
-times in words.
-"""
+"""What a person sees during a run: a live bar for each step on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,45 +15,12 @@ from rich.table import Column
 from rich.text import Text
 
 from btlm_data.task import Step, Task
+from btlm_data.wording import amount, counted, duration
 
 logger = logging.getLogger(__name__)
 
 _LINE_SECONDS = 10.0
-_NOUNS = {"doc": "document"}
 _NARROW = 100  # columns below which a bar shows one rate only
-
-
-def amount(value: float, unit: str) -> str:
-    """A readable amount: 3.4 GB, 1.2 M documents.
-
-    unit: "B" for bytes, else a singular noun that is put in the plural.
-    """
-    names = ("", " k", " M", " G", " T", " P")
-    power = 0
-    shown = float(value)
-    while shown >= 999.5 and power < len(names) - 1:
-        shown /= 1000
-        power += 1
-    digits = 0 if power == 0 or shown >= 99.95 else 1
-    prefix = names[power].strip()
-    if unit == "B":
-        return f"{shown:.{digits}f} {prefix}B"
-    noun = _NOUNS.get(unit, unit)
-    noun = noun if value == 1 else f"{noun}s"
-    return f"{shown:.{digits}f}{f' {prefix}' if prefix else ''} {noun}"
-
-
-def count(number: int, noun: str) -> str:
-    """A whole number and its noun: 1 shard, 2,048 shards."""
-    return f"{number:,} {noun if number == 1 else noun + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 4.2 s, 3 min 10 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def label(step: Step) -> str:
@@ -178,7 +143,7 @@ class Lines:
         self._start = self._last = monotonic()
         before = f", {len(done):,} done before" if done else ""
         weight = "" if step.unit == "task" else f", {amount(self._total, step.unit)}"
-        logger.info("%s: %s%s%s", label(step), count(len(todo), "task"), before, weight)
+        logger.info("%s: %s%s%s", label(step), counted(len(todo), "task"), before, weight)
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
         """Log now and then."""

@@ -13,8 +13,8 @@ from btlm_data import terminal
 from btlm_data.engine import status
 from btlm_data.engine.status import Status, StepStatus
 from btlm_data.errors import InputError
-from btlm_data.progress import amount, count, duration
 from btlm_data.storage import Store
+from btlm_data.wording import amount, counted, duration
 
 _EVERY = 2.0
 _SHOWN = 5
@@ -86,7 +86,7 @@ def _lines(found: Status) -> list[str]:
     else:
         lines = [run.state + (f": {run.message}" if run.message else "")]
     if found.running:
-        lines.append(f"{count(len(found.running), 'task')} running elsewhere:")
+        lines.append(f"{counted(len(found.running), 'task')} running elsewhere:")
         lines += [f"  {step} {task}: {holder}" for step, task, holder in found.running[:_SHOWN]]
     slowest: list[tuple[float, str, str]] = sorted(
         ((seconds, step.name, title) for step in run.steps for title, seconds in step.slowest), reverse=True
@@ -95,7 +95,7 @@ def _lines(found: Status) -> list[str]:
         lines.append("slowest tasks:")
         lines += [f"  {duration(seconds)}: {step}, {title}" for seconds, step, title in slowest[:_SHOWN]]
     if found.failed:
-        lines.append(f"{count(len(found.failed), 'task')} put aside:")
+        lines.append(f"{counted(len(found.failed), 'task')} put aside:")
         lines += [f"  {one.step}, {one.title}: {one.reasons[-1]}" for one in found.failed[-_SHOWN:]]
     return [str(_plain(line)) for line in lines]
 

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from btlm_data import progress
-from btlm_data.progress import Bars, Lines, amount, duration
+from btlm_data.progress import Bars, Lines
 from btlm_data.task import Counts, Step, Task
+from btlm_data.wording import amount, duration
 
 STEP = Step(
     "dedupe.cluster",

@@ -4,7 +4,7 @@
 
 A task that kills its worker every time (a file that a library crashes on, a document too large for the memory) is tried
 `MOST_TRIES` times, the later tries after everything else of its step, so that it holds up nothing. Then the run stops
-and names it; or, with --skip-failed, goes on without its input, which the ledger counts.
+and names it; or, with --skip-failed, continues without its input, which the ledger counts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from btlm_data.engine.execute import Job
 from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import SafetyStop
 from btlm_data.storage import Store
+from btlm_data.wording import counted
 
 FOLDER = "failures"
 MOST_TRIES = 3
@@ -88,7 +89,7 @@ def forget(store: Store, step: str) -> None:
 def stop(failed: Sequence[Failure], store: Store, *, can_skip: bool) -> SafetyStop:
     """The error that names what was put aside and says what to do."""
     lines = [
-        f"{len(failed):,} task{'s' if len(failed) > 1 else ''} of the stage {failed[0].step} failed {MOST_TRIES} times each: "
+        f"{counted(len(failed), 'task')} of the stage {failed[0].step} failed {MOST_TRIES} times each: "
         "every time the worker died. All other tasks of the stage are done.",
     ]
     for failure in failed[:_SHOWN]:

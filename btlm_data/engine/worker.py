@@ -74,7 +74,7 @@ def _work_on(store: Store, board: Board, worker: Worker, share: Share) -> int:
         if not worker.take(step, task):
             continue
         try:
-            # Looked at after the claim stands: whoever clears the board waits for the claims that stand then.
+            # Looked at after the claim stands: the process that clears the board waits for the claims that stand then.
             if published.read_board(store) != board:
                 return done
             if _is_done(store, step, task):

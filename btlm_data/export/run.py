@@ -20,6 +20,7 @@ from btlm_data.export.split import OpenedSplit
 from btlm_data.export.target import ExportedSplit, ExportTarget, describe
 from btlm_data.export.targets import TARGETS
 from btlm_data.formats import dataset as dataset_json
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.storage import Store, check_name, open_store
 from btlm_data.storage.lease import hold
 
@@ -106,7 +107,7 @@ def export(
 
 def _open(folder: Path, value: dataset_json.Dataset, splits: Sequence[str]) -> list[OpenedSplit]:
     """The splits to export. Raises ConfigError where one is not there, or the dataset cannot be exported."""
-    if value.format not in ("sample", "corpus"):
+    if not get_format(value.format).follows_stream:
         raise ConfigError(
             f"{folder} is in the {value.format} format, whose bins hold cut documents out of order: it cannot be "
             "exported. Prepare the same recipe with --format corpus and export that; what both share is not done again."

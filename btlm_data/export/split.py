@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset as dataset_json
-from btlm_data.formats.shard_formats import order
+from btlm_data.formats.shard_formats import get_format, order
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.storage import Creating, open_store
 from btlm_data.storage.digest import sha256_stream
@@ -47,7 +47,7 @@ class OpenedSplit:
     @property
     def is_stream(self) -> bool:
         """Whether the shards hold the token stream itself (corpus format) instead of samples."""
-        return self.dataset.format == "corpus"
+        return not get_format(self.dataset.format).planes
 
     @property
     def num_tokens(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from btlm_data.terminal import visible
+from btlm_data.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,9 +54,9 @@ def summary(checks: Iterable[Check], seconds: float) -> Check:
     skipped = sum(check.ok is None for check in checks)
     not_made = f", {skipped} not made" if skipped else ""
     if failed:
-        detail = f"{len(failed)} of {plural(len(checks) - skipped, 'check')} failed: {', '.join(failed)}"
+        detail = f"{len(failed)} of {counted(len(checks) - skipped, 'check')} failed: {', '.join(failed)}"
     else:
-        detail = f"{plural(len(checks) - skipped, 'check')} passed"
+        detail = f"{counted(len(checks) - skipped, 'check')} passed"
     return Check("dataset", not failed, f"{detail}{not_made}, in {seconds:.1f} s")
 
 
@@ -63,11 +64,6 @@ def tell_problems(report: Report, name: str, problems: Sequence[str], detail: st
     """Report a check by the problems it found; detail: what to say where there are none."""
     if problems:
         more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
-        report(Check(name, False, plural(len(problems), "fault"), problems[0] + more))
+        report(Check(name, False, counted(len(problems), "fault"), problems[0] + more))
     else:
         report(Check(name, True, detail))
-
-
-def plural(count: int, noun: str, plural_form: str | None = None) -> str:
-    """`1 shard`, `2 shards`, `1,030 rows`."""
-    return f"{count:,} {noun if count == 1 else plural_form or noun + 's'}"

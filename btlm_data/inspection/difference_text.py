@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from btlm_data.inspection.difference import Amount, Difference
-from btlm_data.inspection.figures import number, percent, plural
+from btlm_data.inspection.figures import counted, number, percent
 from btlm_data.inspection.parts import Cells, Text, indented, table
 
 MAX_ROWS = 40
@@ -68,6 +68,6 @@ def _inputs(found: Difference, console: Console) -> None:
     ):
         if names:
             said.append(
-                f"{plural(len(names), 'file')} {words}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                f"{counted(len(names), 'file')} {words}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
             )
     console.print(indented(Text("\n".join(said) or "the same")))

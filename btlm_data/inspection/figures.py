@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from btlm_data.inspection.check import plural
+from btlm_data.wording import counted
 
-__all__ = ["estimate", "number", "percent", "plural", "size"]
+__all__ = ["counted", "estimate", "number", "percent", "size"]
 
 
 def number(value: float | None) -> str:

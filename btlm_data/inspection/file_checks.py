@@ -9,9 +9,10 @@ from btlm_data.errors import DataError
 from btlm_data.formats import pages
 from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.sealed_json import read_small
-from btlm_data.inspection.check import Report, plural, tell_problems
+from btlm_data.inspection.check import Report, tell_problems
 from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.scan import Job, Scan, sha256_of
+from btlm_data.wording import counted
 
 
 def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
@@ -46,7 +47,7 @@ def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
                 f"{folder.name}/{path.name}: a shard outside every split"
                 for path in sorted(folder.glob("*.h5"))
             ]
-    tell_problems(tell, "files", problems, f"{plural(count, 'file')}, {size:,} bytes; no other shard")
+    tell_problems(tell, "files", problems, f"{counted(count, 'file')}, {size:,} bytes; no other shard")
 
 
 def check_pages(root: Path, checksum: str, tell: Report) -> None:
@@ -91,7 +92,7 @@ def check_checksums(
             if scan.sha256 != job.entry.sha256:
                 problems.append(f"{opened.name(job.path)}: sha256 {scan.sha256}, expected {job.entry.sha256}")
     count += _check_other_checksums(opened, manifest, problems)
-    tell_problems(tell, "checksums", problems, f"{plural(count, 'file')} with the recorded SHA-256")
+    tell_problems(tell, "checksums", problems, f"{counted(count, 'file')} with the recorded SHA-256")
 
 
 def _check_other_checksums(opened: Opened, manifest: Dataset, problems: list[str]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 
-from btlm_data.inspection.figures import estimate, number, percent, plural, size
+from btlm_data.inspection.figures import counted, estimate, number, percent, size
 from btlm_data.inspection.parts import Cells, Text, bar, indented, table
 from btlm_data.inspection.report import Report, Stage
 
@@ -60,7 +60,7 @@ def headline(report: Report) -> str:
     """What the dataset is, in a line or two."""
     tokens = sum(split.label_tokens or 0 for split in report.splits.values())
     files = sum(split.files for split in report.splits.values())
-    on_disk = f"{size(report.disk.total)} in {plural(files, 'shard')}"
+    on_disk = f"{size(report.disk.total)} in {counted(files, 'shard')}"
     if report.identity is None:
         layouts = sorted({f"{s.layout} {s.dtype}" for s in report.splits.values() if s.layout})
         if not files:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 
-from btlm_data.inspection.figures import estimate, number, percent, plural, size
+from btlm_data.inspection.figures import counted, estimate, number, percent, size
 from btlm_data.inspection.first_screen import headline, reasons
 from btlm_data.inspection.parts import Cells, Text, bar, indented, table
 from btlm_data.inspection.report import Bar, DocumentPart, Report, Sample, Segment
@@ -101,7 +101,7 @@ def _splits(report: Report) -> RenderableType:
         )
         lines += [
             Text(
-                f"not read: {plural(entry.files, 'file')} ({entry.reason})"
+                f"not read: {counted(entry.files, 'file')} ({entry.reason})"
                 + (f": {', '.join(entry.names)}" if entry.names else ""),
                 "dim",
             )
@@ -154,7 +154,7 @@ def _duplicates(report: Report) -> RenderableType | None:
         clusters = found.clusters
         lines.append(
             Text(
-                f"{plural(clusters.clusters, 'cluster')} of {plural(clusters.documents, 'document')}, by "
+                f"{counted(clusters.clusters, 'cluster')} of {counted(clusters.documents, 'document')}, by "
                 f"{found.method}"
             )
         )
@@ -162,7 +162,7 @@ def _duplicates(report: Report) -> RenderableType | None:
             lines.append(_histogram(("documents", "clusters", ""), clusters.histogram))
     lines += [
         Text(
-            f"{plural(large.documents, 'document')} like {large.file} offset {large.offset:,} "
+            f"{counted(large.documents, 'document')} like {large.file} offset {large.offset:,} "
             f"({large.source})",
             "dim",
         )
@@ -206,7 +206,7 @@ def _lengths(report: Report) -> RenderableType | None:
 def _tokens(report: Report) -> RenderableType | None:
     lines: list[RenderableType] = []
     for split, value in report.tokens.items():
-        measured = "all rows" if value.all else plural(value.rows, "row")
+        measured = "all rows" if value.all else counted(value.rows, "row")
         eos = "" if value.eos_share is None else f", {percent(value.eos_share)} end a document"
         share = (
             ""
@@ -295,7 +295,7 @@ def _sample(sample: Sample) -> RenderableType:
     shown = segments if len(segments) <= MAX_SEGMENTS else [*segments[: MAX_SEGMENTS - 1], segments[-1]]
     for k, segment in enumerate(shown):
         if len(shown) < len(segments) and k == len(shown) - 1:
-            parts.append(Text(f"··· {plural(len(segments) - len(shown), 'more document')} ···", "dim"))
+            parts.append(Text(f"··· {counted(len(segments) - len(shown), 'more document')} ···", "dim"))
         document = sample.documents[segment.document] if sample.documents else None
         parts.append(_segment(segment, continued=document is not None and document.token_range[0] > 0))
     return Group(head, indented(Group(*parts)))

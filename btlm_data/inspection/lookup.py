@@ -23,6 +23,7 @@ from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats import reader as shards
+from btlm_data.formats.shard_formats.base import ShardFormat
 from btlm_data.inspection.opening import Opened, layout_of
 from btlm_data.inspection.report import DocumentPart, Sample, Segment
 
@@ -48,6 +49,21 @@ class Rows:
     total: int
     base: int = 0
     problems: tuple[str, ...] = ()
+
+    @property
+    def shard_format(self) -> ShardFormat | None:
+        """The format whose rows these are; None if they are of no known one."""
+        return self.layout.shard_format if self.layout is not None else None
+
+    @property
+    def are_tokens(self) -> bool:
+        """Whether a row is one token of the stream itself."""
+        return self.shard_format is not None and not self.shard_format.planes
+
+    @property
+    def have_parts(self) -> bool:
+        """Whether a row is made of whole documents and parts, with positions of their own."""
+        return self.shard_format is not None and "position_ids" in self.shard_format.planes
 
     def find(self, row: int) -> tuple[int, int]:
         """(file number, row in the file) of a row."""
@@ -134,13 +150,12 @@ def destinations(
 
 def num_sequences(opened: Opened, rows: Rows) -> int:
     """Samples a reader makes of these rows; 0 if they are in no layout it knows."""
-    if rows.layout is None or rows.layout.layout == "other":
+    shard_format = rows.shard_format
+    if shard_format is None:
         return 0
-    return (
-        max(0, -(-(rows.total - 1) // sequence_length(opened, rows)))
-        if rows.layout.layout == "corpus"
-        else rows.total
-    )
+    if shard_format.planes:
+        return rows.total
+    return max(0, -(-(rows.total - 1) // sequence_length(opened, rows)))
 
 
 def sample(
@@ -164,7 +179,7 @@ def sample(
     content = planes(opened, rows, number)
     start: int | None
     stream_sample: int | None
-    if rows.layout is not None and rows.layout.layout == "corpus":
+    if rows.are_tokens:
         begin = number * length
         real = content.shape[1]
         file, row = rows.find(begin)
@@ -180,7 +195,7 @@ def sample(
         start = None if stream_sample is None else stream_sample * length
     documents: list[DocumentPart] | None = None
     note = None
-    if start is None and (opened.manifest is None or opened.manifest.format != "vsl"):
+    if start is None and (opened.manifest is None or get_format(opened.manifest.format).follows_stream):
         note = (
             "there is no dataset.json, so documents cannot be named; borders are where EOS stands, "
             "if its id is known"
@@ -232,7 +247,7 @@ def extent(planes: npt.NDArray[Any]) -> int:
 
 def planes(opened: Opened, rows: Rows, number: int) -> npt.NDArray[Any]:
     """Sample `number`, which must be there: (planes, L), of a corpus (1, up to L). Raises DataError if it cannot be read."""
-    if rows.layout is not None and rows.layout.layout == "corpus":
+    if rows.are_tokens:
         length = sequence_length(opened, rows)
         begin = number * length
         return _stretch(rows, begin, min(begin + length, rows.total))[None, :]

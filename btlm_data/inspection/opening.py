@@ -17,12 +17,19 @@ from typing import Any
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, decode, read_bytes
+from btlm_data.formats.dataset import (
+    DOCUMENTS,
+    FILE_NAME,
+    UNFINISHED_NAME,
+    Dataset,
+    SetList,
+    decode,
+    read_bytes,
+)
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.formats.shard_formats import reader as shards
 
-PREPARING = "preparing.json"  # what output_folder.py leaves in a folder while a run owns it
 WORK_FOLDER = ".work"  # where no other is named
 MODEL_ZOO_PARAMS = "data_params.json"
 MAX_PARAMS_BYTES = 1 << 20
@@ -166,7 +173,7 @@ def _open_folder(path: Path) -> Opened:
 
 def _preparing(folder: Path) -> str | None:
     """In words how far a run has come that is preparing the folder, or was stopped; None if there is none."""
-    if not (folder / PREPARING).is_file():
+    if not (folder / UNFINISHED_NAME).is_file():
         return None
     try:
         steps = _finished_tasks(folder / WORK_FOLDER / "receipts")

@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from btlm_data.pipeline import Prepared
-from btlm_data.progress import amount, count, duration
 from btlm_data.recipe.models import Recipe
 from btlm_data.task import Amount
+from btlm_data.wording import amount, counted, duration
 
 _DROPPING = ("acquire", "clean", "dedupe", "holdout")  # the stages that drop documents, in order
 
@@ -151,10 +151,10 @@ def _amounts(outcome: Outcome) -> str:
     for name, sets in _by_set(outcome).items():
         samples = sum(split.samples or 0 for split in sets)
         tokens = sum(split.tokens for split in sets)
-        shown = [count(samples, "sample")] if any(split.samples is not None for split in sets) else []
-        shown.append(count(tokens, "token"))
+        shown = [counted(samples, "sample")] if any(split.samples is not None for split in sets) else []
+        shown.append(counted(tokens, "token"))
         parts.append(f"{name}: {', '.join(shown)}" if name else ", ".join(shown))
-    shards, size = count(outcome.total("shards"), "shard"), amount(outcome.total("bytes"), "B")
+    shards, size = counted(outcome.total("shards"), "shard"), amount(outcome.total("bytes"), "B")
     return f"{'; '.join(parts)}, {shards} ({size})"
 
 
@@ -168,7 +168,7 @@ def _by_set(outcome: Outcome) -> dict[str, list[SplitOutcome]]:
 def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, dict[str, int]]) -> str:
     """Kept 120 of 130 documents (597 kB of 630 kB of text); dropped: too short 7, duplicate 3."""
     text = (
-        f"Kept {kept['documents']:,} of {count(read['documents'], 'document')} "
+        f"Kept {kept['documents']:,} of {counted(read['documents'], 'document')} "
         f"({amount(kept['bytes'], 'B')} of {amount(read['bytes'], 'B')} of text)"
     )
     reasons: dict[str, int] = {}
@@ -188,7 +188,7 @@ def _places(outcome: Outcome) -> str:
     text = f"Dataset: {_shown(outcome.folder)}; work files, safe to delete: {_shown(outcome.work_dir)}"
     if outcome.rejected:
         listed = _shown(f"{outcome.folder}/rejects.jsonl")
-        text += f"; {count(outcome.rejected, 'record')} could not be read, listed in {listed}"
+        text += f"; {counted(outcome.rejected, 'record')} could not be read, listed in {listed}"
     return text + "."
 
 

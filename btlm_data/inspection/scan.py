@@ -20,9 +20,9 @@ import numpy.typing as npt
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import ShardFile, Split
 from btlm_data.formats.guarded import reading, require_regular
-from btlm_data.formats.shard_formats import format_of_rows, get_format
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.formats.shard_formats.base import RowPlace, ShardFormat, row_shape
+from btlm_data.formats.shard_formats.base import RowPlace, row_shape
 from btlm_data.inspection.lookup import origins
 from btlm_data.inspection.opening import Opened, layout_of
 
@@ -139,7 +139,7 @@ def _scan(job: Job) -> Scan:
 def readable_layout(layout: shards.ShardLayout) -> bool:
     """Whether the rows can be checked: those of a known format, of integers."""
     return (
-        format_of(layout) is not None
+        layout.shard_format is not None
         and np.dtype(layout.dtype).kind in "iu"
         and np.dtype(layout.dtype).itemsize <= 8
     )
@@ -155,15 +155,10 @@ def _pieces(path: Path) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         yield piece
 
 
-def format_of(layout: shards.ShardLayout) -> ShardFormat | None:
-    """The format whose rows these are, by their shape."""
-    return format_of_rows(layout.shape[1:])
-
-
 def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
     from btlm_data.kernels import checks
 
-    shard_format = format_of(layout)
+    shard_format = layout.shard_format
     assert shard_format is not None
     is_ours = job.opened.manifest is not None
     # With more rows than listed, which `counts` reports, rows do not stand where they should.

@@ -8,9 +8,10 @@ from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.formats.shard_formats.base import row_shape
-from btlm_data.inspection.check import Check, Report, plural, tell_problems
+from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.scan import Job, Scan, describe, readable_layout
+from btlm_data.wording import counted
 
 
 def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report) -> None:
@@ -20,7 +21,7 @@ def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tel
     problems = [
         scan.error.removesuffix(" Restore it or prepare the dataset again.") for _, scan in both if scan.error
     ]
-    tell_problems(tell, "readable", problems, f"{plural(len(both), 'shard')} read to the last byte")
+    tell_problems(tell, "readable", problems, f"{counted(len(both), 'shard')} read to the last byte")
     tell_problems(tell, "layout", _layout_problems(opened, both), _layout_detail(both))
     tell_problems(tell, "counts", _count_problems(opened, both), _count_detail(both))
 
@@ -30,20 +31,20 @@ def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tel
             tell(Check(name, True, detail))
             return
         rows = sum(fault[0] for _, fault, _ in found)
-        tell(Check(name, False, f"{plural(rows, 'row')} at fault", describe(*found[0])))
+        tell(Check(name, False, f"{counted(rows, 'row')} at fault", describe(*found[0])))
 
-    kinds = {scan.layout.layout for scan in scans if scan.layout is not None}
+    kinds = {scan.layout.format_name for scan in scans if scan.layout is not None}
     rows = sum(
         scan.layout.shape[0]
         for scan in scans
-        if scan.layout is not None and scan.layout.layout in ("sample", "vsl")
+        if scan.layout is not None and scan.layout.format_name in ("sample", "vsl")
     )
     if not kinds & {"sample", "vsl"}:
         for name in ("mask", "padding", "label shift"):
             tell(Check(name, None, "not made: no shard holds samples (corpus shards are bare tokens)"))
     else:
         if manifest is None:
-            rules("mask", ["mask value"], f"0 or 1 in {plural(rows, 'row')}")
+            rules("mask", ["mask value"], f"0 or 1 in {counted(rows, 'row')}")
             tell(
                 Check(
                     "padding",
@@ -55,7 +56,7 @@ def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tel
             rules(
                 "mask",
                 ["mask value", "mask order", "crossing"],
-                f"0 or 1 in {plural(rows, 'row')}, real positions first",
+                f"0 or 1 in {counted(rows, 'row')}, real positions first",
             )
             rules("padding", ["padding"], "zero in every plane")
             rules(
@@ -65,12 +66,14 @@ def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tel
             )
         else:
             rules(
-                "mask", ["mask value", "mask order"], f"0 or 1 in {plural(rows, 'row')}, real positions first"
+                "mask",
+                ["mask value", "mask order"],
+                f"0 or 1 in {counted(rows, 'row')}, real positions first",
             )
             rules(
                 "padding", ["real", "padding"], "only in the last sample of the stream, zero in every plane"
             )
-        rules("label shift", ["shift"], f"labels[t] = input_ids[t + 1] inside {plural(rows, 'row')}")
+        rules("label shift", ["shift"], f"labels[t] = input_ids[t + 1] inside {counted(rows, 'row')}")
         if manifest is None and "vsl" in kinds:
             rules(
                 "document borders",
@@ -123,7 +126,7 @@ def _layout_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[s
 def _layout_detail(both: Sequence[tuple[Job, Scan]]) -> str:
     kinds = sorted(
         {
-            f"{s.layout.layout} {s.layout.dtype} {'x'.join(map(str, s.layout.shape[1:]))}".strip()
+            f"{s.layout.format_name} {s.layout.dtype} {'x'.join(map(str, s.layout.shape[1:]))}".strip()
             for _, s in both
             if s.layout
         }
@@ -159,4 +162,4 @@ def _count_problems(opened: Opened, both: Sequence[tuple[Job, Scan]]) -> list[st
 
 def _count_detail(both: Sequence[tuple[Job, Scan]]) -> str:
     rows = sum(scan.layout.shape[0] for _, scan in both if scan.layout is not None and scan.layout.shape)
-    return f"{plural(rows, 'row')} in {plural(len(both), 'shard')}, as dataset.json says"
+    return f"{counted(rows, 'row')} in {counted(len(both), 'shard')}, as dataset.json says"

@@ -19,7 +19,7 @@ from btlm_data.formats import input_digest
 from btlm_data.formats.dataset import FILE_NAME, Dataset, InputFile
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading, require_regular
-from btlm_data.inspection.check import Check, Report, plural, tell_problems
+from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.split_stream import SplitStream, stream_of
@@ -28,6 +28,7 @@ from btlm_data.records.base import WHOLE, Fields, ReadOptions, Stretch
 from btlm_data.records.batch import RecordBatch
 from btlm_data.records.formats import classify
 from btlm_data.records.reader import is_divisible, read_batches
+from btlm_data.wording import counted
 
 if TYPE_CHECKING:
     from btlm_data.recipe.models import SourceSettings
@@ -53,7 +54,7 @@ def check_inputs(manifest: Dataset, source: Path, tell: Report) -> None:
         except DataError as error:
             problems.append(str(error))
     only_size = len(manifest.inputs) - compared
-    detail = f"{plural(compared, 'input file')} with the recorded digest"
+    detail = f"{counted(compared, 'input file')} with the recorded digest"
     if only_size:
         detail += f"; of {only_size:,} only the size is recorded"
     if not manifest.inputs:
@@ -134,7 +135,7 @@ def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int,
         except DataError as error:
             problems.append(str(error))
     tell_problems(
-        tell, name, problems, f"{plural(compared, 'document')} read from the source and tokenized: the same"
+        tell, name, problems, f"{counted(compared, 'document')} read from the source and tokenized: the same"
     )
 
 

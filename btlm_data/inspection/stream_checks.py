@@ -16,11 +16,12 @@ from btlm_data.formats.dataset import FILE_NAME, Dataset, Split
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import row_shape
-from btlm_data.inspection.check import Check, Report, plural, tell_problems
+from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.scan import BUCKETS, Job, Scan
 from btlm_data.inspection.split_stream import SplitStream, stream_of
 from btlm_data.task import Amount
+from btlm_data.wording import counted
 
 
 def check_streams(
@@ -92,7 +93,7 @@ def _check_streams(
             tell,
             "label shift across samples",
             across,
-            f"the last label of each of {plural(totals[0], 'sample')} is the first input of the next",
+            f"the last label of each of {counted(totals[0], 'sample')} is the first input of the next",
         )
     if not shard_format.follows_stream and manifest.format != "vsl":
         tell(
@@ -107,19 +108,19 @@ def _check_streams(
             tell,
             "ends of documents",
             ends,
-            f"EOS ends each of {plural(totals[1], 'document')} and stands nowhere else",
+            f"EOS ends each of {counted(totals[1], 'document')} and stands nowhere else",
         )
     tell_problems(
         tell,
         "token sums",
         sums,
-        f"{plural(totals[2], 'token')} in the streams; each shard and split has what dataset.json says",
+        f"{counted(totals[2], 'token')} in the streams; each shard and split has what dataset.json says",
     )
     tell_problems(
         tell,
         "documents",
         documents,
-        f"{plural(totals[1], 'document')}, one after the other from the first token to the last",
+        f"{counted(totals[1], 'document')}, one after the other from the first token to the last",
     )
 
 

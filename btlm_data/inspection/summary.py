@@ -180,7 +180,7 @@ def _split(opened: Opened, split: str, rows: Rows, measured: report.Tokens | Non
     entry = manifest.splits.get(split) if manifest else None
     size = sum(map(size_of, rows.files))
     length = lookup.sequence_length(opened, rows)
-    corpus = layout is not None and layout.layout == "corpus"
+    corpus = rows.are_tokens
     positions = rows.total if corpus else rows.total * length
     real: float | None = None
     if entry is not None and opened.only is None:
@@ -191,8 +191,7 @@ def _split(opened: Opened, split: str, rows: Rows, measured: report.Tokens | Non
         real = rows.total
     elif measured is not None:
         real = positions * measured.mask_share
-    vsl = layout is not None and layout.layout == "vsl"
-    used = positions * measured.used_share if vsl and measured is not None else real
+    used = positions * measured.used_share if rows.have_parts and measured is not None else real
     exact = entry is not None or corpus
     return report.Split(
         files=len(rows.files),
@@ -206,7 +205,7 @@ def _split(opened: Opened, split: str, rows: Rows, measured: report.Tokens | Non
         packing_efficiency=used / positions if used is not None and positions else None,
         disk_bytes=size,
         bytes_per_token=size / real if real else None,
-        layout=layout.layout if layout else None,
+        layout=layout.format_name if layout else None,
         dtype=layout.dtype if layout else None,
         shape=list(layout.shape[1:]) if layout else None,
         chunks=list(layout.chunks) if layout and layout.chunks else None,

@@ -92,14 +92,15 @@ def measure_tokens(
 ) -> tuple[Tokens, Neighbours | None] | None:
     """Figures of a seeded sample of pairs of rows (of stretches of a corpus); None if nothing can be read."""
     layout = rows.layout
-    if layout is None or layout.layout == "other" or rows.total == 0:
-        if layout is not None and layout.layout == "other":
+    shard_format = rows.shard_format
+    if layout is None or shard_format is None or rows.total == 0:
+        if layout is not None and shard_format is None:
             unknown.append(
                 f"{split}: data of shape {layout.shape} and type {layout.dtype} is in no layout this "
                 "program knows"
             )
         return None
-    corpus = layout.layout == "corpus"
+    corpus = rows.are_tokens
     step = CORPUS_STEP if corpus else 2
     pairs = max(8, min(MAX_PAIRS, MAX_TOKENS // (step if corpus else 2 * max(1, layout.shape[2]))))
     num_starts = -(-rows.total // step)
@@ -127,11 +128,11 @@ def measure_tokens(
                 tally.add_rows(piece)
     if not sum(map(len, tally.ids)):
         return None
-    return _figures(opened, tally, everything=len(numbers) * step >= rows.total, vsl=layout.layout == "vsl")
+    return _figures(opened, tally, everything=len(numbers) * step >= rows.total, has_parts=rows.have_parts)
 
 
 def _figures(
-    opened: Opened, tally: _Tally, *, everything: bool, vsl: bool
+    opened: Opened, tally: _Tally, *, everything: bool, has_parts: bool
 ) -> tuple[Tokens, Neighbours | None]:
     values, amounts = np.unique(np.concatenate(tally.ids), return_counts=True)
     total = int(amounts.sum())
@@ -147,8 +148,8 @@ def _figures(
         max=int(values[-1]),
         mask_share=tally.mask / tally.positions,
         used_share=tally.used / tally.positions,
-        eos_share=None if eos is None or vsl else float(amounts[values == eos].sum() / total),
-        document_parts_per_sample=tally.parts / tally.rows if vsl else None,
+        eos_share=None if eos is None or has_parts else float(amounts[values == eos].sum() / total),
+        document_parts_per_sample=tally.parts / tally.rows if has_parts else None,
         most_common=[TokenShare(int(values[k]), float(shares[k])) for k in order],
         entropy_bits=float(-(shares * np.log2(shares)).sum()),
         ranks=_ranks(np.sort(shares)[::-1]),

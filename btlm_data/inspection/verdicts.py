@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from btlm_data.inspection.figures import number, percent, plural
+from btlm_data.inspection.figures import counted, number, percent
 from btlm_data.inspection.report import Report, Shuffle, Split, Verdict
 
 SIGMAS = 4.0  # a perfect shuffle lies further off once in 16,000 datasets
@@ -66,7 +66,7 @@ def _files(report: Report) -> Iterator[Verdict]:
             "files",
             name,
             "warning",
-            f"{plural(len(same), 'shard')} of {name} have the same content ({', '.join(same[:3])})",
+            f"{counted(len(same), 'shard')} of {name} have the same content ({', '.join(same[:3])})",
             "Look whether the source holds a file twice, and whether deduplication is switched off.",
         )
 
@@ -77,7 +77,7 @@ def _records(report: Report) -> Iterator[Verdict]:
         return
     rejected = sum(amounts.documents for amounts in acquire.dropped.values())
     share = rejected / acquire.received.documents
-    said = f"{plural(rejected, 'record')} of {number(acquire.received.documents)} could not be read"
+    said = f"{counted(rejected, 'record')} of {number(acquire.received.documents)} could not be read"
     if share > MANY_REJECTED:
         commonest = next(iter(acquire.dropped)).replace("_", " ")
         yield Verdict(
@@ -103,7 +103,7 @@ def _encoding(report: Report) -> Iterator[Verdict]:
             "encoding",
             None,
             "warning",
-            f"{plural(broken, 'record')} left out because of bytes that are not valid UTF-8",
+            f"{counted(broken, 'record')} left out because of bytes that are not valid UTF-8",
             "If the files have another encoding, name it with --encoding; rejects.jsonl has file and line.",
         )
 
@@ -130,7 +130,7 @@ def _duplicates(report: Report) -> Iterator[Verdict]:
         return
     dropped = sum(amounts.documents for amounts in dedupe.dropped.values())
     share = dropped / dedupe.received.documents
-    said = f"{plural(dropped, 'duplicate')} removed, {percent(share)} of the documents"
+    said = f"{counted(dropped, 'duplicate')} removed, {percent(share)} of the documents"
     if share > MANY_DUPLICATES:
         advice = (
             "Look at the largest clusters: a template shared by many documents may join what is not alike."
@@ -192,7 +192,7 @@ def _bound(expected: float, count: int) -> float:
 def _holdout(name: str, split: Split) -> Verdict:
     documents, tokens = split.documents, split.label_tokens or 0
     small = tokens < SMALL_HOLDOUT_TOKENS or (documents is not None and documents < SMALL_HOLDOUT_DOCUMENTS)
-    size = f"{plural(documents, 'document')}, " if documents is not None else ""
+    size = f"{counted(documents, 'document')}, " if documents is not None else ""
     size += f"{number(tokens)} tokens"
     if small:
         text = f"{name} is too small to tell similar models apart: {size}"

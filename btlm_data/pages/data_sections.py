@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
-from btlm_data.inspection.figures import number, percent, plural, size
+from btlm_data.inspection.figures import counted, number, percent, size
 from btlm_data.inspection.report import Bar, Lengths, Report, Shuffle, Tokens
 from btlm_data.inspection.sample_tokens import SampleTokens
 from btlm_data.pages.charts import COLOURS, bar, histogram, legend, stacked, table, zipf
@@ -120,9 +120,9 @@ def duplicates(report: Report) -> Iterator[Element]:
     )
     if found.clusters is not None:
         yield facts({
-            "clusters": f"{found.clusters.clusters:,} of {plural(found.clusters.documents, 'document')}",
-            "largest": plural(found.clusters.largest, "document"),
-            **{words(reason): plural(amounts.documents, "document") for reason, amounts in found.dropped.items()},
+            "clusters": f"{found.clusters.clusters:,} of {counted(found.clusters.documents, 'document')}",
+            "largest": counted(found.clusters.largest, "document"),
+            **{words(reason): counted(amounts.documents, "document") for reason, amounts in found.dropped.items()},
         })  # fmt: skip
         if found.clusters.histogram:
             yield histogram(
@@ -171,7 +171,7 @@ def shuffle(report: Report) -> Iterator[Element]:
             spread = _spread(one.mix.parts)
             label = (
                 f"Sources along the stream of {name}, from its beginning on the left to its end on the right, in "
-                f"{plural(len(one.mix.parts), 'stretch')}es of equally many documents. The share of the largest source goes from "
+                f"{counted(len(one.mix.parts), 'stretch')}es of equally many documents. The share of the largest source goes from "
                 f"{percent(spread[0])} to {percent(spread[1])}."
             ).replace("stretchs", "stretch")
             yield tag(
@@ -256,7 +256,7 @@ def sample(one: SampleTokens, eos: int | None) -> Iterator[Element]:
         listed = tag(
             "details", table(columns, rows, numbers=(0, 3, 4, 5), caption="Documents of this sample")
         )
-        listed.insert(0, tag("summary", plural(len(place.documents), "document")))
+        listed.insert(0, tag("summary", counted(len(place.documents), "document")))
         yield listed
     yield from _text(one, name, eos)
 
@@ -336,7 +336,7 @@ def dropped(report: Report) -> Iterator[Element]:
             caption="Records that could not be read (rejects.jsonl)",
         )
     for reason, examples in sorted(report.examples.items()):
-        block = tag("details", tag("summary", f"{words(reason)}: {plural(len(examples), 'example')}"))
+        block = tag("details", tag("summary", f"{words(reason)}: {counted(len(examples), 'example')}"))
         for example in examples:
             place = f"{example.source or 'no source'} · {example.file} · byte or row {example.offset}"
             add(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from btlm_data.inspection.figures import estimate, number, percent, plural, size
+from btlm_data.inspection.figures import counted, estimate, number, percent, size
 from btlm_data.inspection.report import Report, Source, Stage, Verdict
 from btlm_data.pages.charts import COLOURS, bar, table
 from btlm_data.pages.elements import tag
@@ -53,7 +53,7 @@ def verdicts(report: Report) -> list[Element]:
     order = {"warning": 0, "unknown": 1, "good": 2}
     listed = sorted(report.verdicts, key=lambda verdict: order[verdict.level])
     warnings = sum(verdict.level == "warning" for verdict in listed)
-    first = f"{plural(warnings, 'thing')} to look at." if warnings else "Nothing stands out."
+    first = f"{counted(warnings, 'thing')} to look at." if warnings else "Nothing stands out."
     items = [_verdict(verdict) for verdict in listed]
     items += [
         tag(
@@ -104,7 +104,7 @@ def flow(report: Report) -> Iterator[Element]:
     ]
     read, left = (sum(s.bytes for s in report.read), sum(int(split.size) for split in splits))
     label = (
-        f"Flow of text: {size(read)} were read from {plural(len(report.read), 'source')}, {size(left)} are in the dataset. "
+        f"Flow of text: {size(read)} were read from {counted(len(report.read), 'source')}, {size(left)} are in the dataset. "
         "The tables below have the same figures."
     )
     picture = sankey(_largest(report.read), columns, splits, label=label)
@@ -209,7 +209,7 @@ def sources(report: Report) -> Iterator[Element]:
                 source.source or "(unnamed)", percent(was.shares.bytes) if was else "", percent(source.shares.tokens),
                 f"{source.documents:,}", size(source.bytes), number(source.tokens), bars,
             ])  # fmt: skip
-        caption = f"{name}: {plural(len(listed), 'source')}, by tokens"
+        caption = f"{name}: {counted(len(listed), 'source')}, by tokens"
         if len(shown) < len(listed):
             caption += f"; the {len(shown)} largest"
         yield table(
@@ -260,7 +260,7 @@ def identity(report: Report) -> Iterator[Element]:
             "dataset fingerprint": one.fingerprint,
             "checksum of dataset.json": one.checksum,
             **{
-                f"not read: {left.reason}": f"{plural(left.files, 'file')}: {', '.join(left.names)}"
+                f"not read: {left.reason}": f"{counted(left.files, 'file')}: {', '.join(left.names)}"
                 for left in one.left_out
             },
         }

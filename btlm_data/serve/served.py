@@ -205,7 +205,7 @@ class Served:
         from btlm_data.kernels.text_search import find_text
 
         rows = self.rows(piece.split)
-        corpus = rows.layout is not None and rows.layout.layout == "corpus"
+        corpus = rows.are_tokens
         length = lookup.sequence_length(self.opened, rows)
         step = ROWS_AT_ONCE * (length if corpus else 1)
         hits: list[Hit] = []

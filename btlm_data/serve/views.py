@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from xml.etree.ElementTree import Element
 
 from btlm_data.inspection.difference import Difference
-from btlm_data.inspection.figures import number, percent, plural, size
+from btlm_data.inspection.figures import counted, number, percent, size
 from btlm_data.pages import data_sections
 from btlm_data.pages.charts import bar, table
 from btlm_data.pages.elements import add, document, tag
@@ -256,7 +256,7 @@ def search(k: int, served: Served, text: str, found: Found | None, seconds: floa
                 "Letter by letter, in the tokens of every sample. To look by source or file, use Documents.",
             ),
         ]
-    count = plural(len(found.hits), "sample")
+    count = counted(len(found.hits), "sample")
     said = f"{count} hold it" if found.complete else f"The first {count} that hold it"
     result.append(tag("p", f"{said} ({seconds:.2f} s).", role="status"))
     items = [

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from btlm_data.errors import ConfigError, InputError
+from btlm_data.formats.dataset import FILE_NAME, UNFINISHED_NAME
 from btlm_data.records.compression import COMPRESSIONS
 from btlm_data.records.formats import classify, endings
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
@@ -22,7 +23,7 @@ from btlm_data.sources.selection import ignored
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 PREPARED = "folder of a prepared dataset"
-_MANIFESTS = ("dataset.json", "preparing.json")  # what a finished and a half-prepared dataset folder hold
+_MANIFESTS = (FILE_NAME, UNFINISHED_NAME)
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = range(100, 1024)  # the sizes that a pointer file can have (git-lfs's specification: below 1,024)
 _Identity = tuple[int, int]  # device and inode of a folder

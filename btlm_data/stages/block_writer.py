@@ -194,8 +194,8 @@ class BlockWriter:
             return seeding.document_keys(self.ranges[0].file.name, offsets)
         keys = np.empty(len(offsets), np.uint64)
         for index in np.unique(files).tolist():
-            mine = files == index
-            keys[mine] = seeding.document_keys(self.ranges[index].file.name, offsets[mine])
+            is_of_file = files == index
+            keys[is_of_file] = seeding.document_keys(self.ranges[index].file.name, offsets[is_of_file])
         return keys
 
     def _rejects(self, records: Records) -> list[dict[str, Any]]:

@@ -250,10 +250,10 @@ class _Table:
         tokens = self.lengths.astype(np.int64) + 1
         code = self.docs["source"].astype(np.int64)
         for fate in Fate:
-            mine = self.fate == fate
-            if not mine.any():
+            is_chosen = self.fate == fate
+            if not is_chosen.any():
                 continue
-            for index, documents, size in _per_source(code, mine, num_bytes, len(sources)):
+            for index, documents, size in _per_source(code, is_chosen, num_bytes, len(sources)):
                 source = sources[index]
                 stages["dedupe"].add(read_split, source, "in", documents, size)
                 if fate.stage == "dedupe":
@@ -265,32 +265,34 @@ class _Table:
                     stages["holdout"].add(read_split, source, f"drop:{fate.reason}", documents, size)
         kept = self.fate == Fate.KEPT
         for number, split in enumerate(SPLITS):
-            mine = kept & (self.split == number)
-            for index, documents, size in _per_source(code, mine, num_bytes, len(sources)):
+            is_chosen = kept & (self.split == number)
+            for index, documents, size in _per_source(code, is_chosen, num_bytes, len(sources)):
                 source = sources[index]
                 if split != read_split:
                     stages["holdout"].add(read_split, source, f"drop:drawn_for_{split}", documents, size)
                     stages["holdout"].add(split, source, f"add:drawn_from_{read_split}", documents, size)
                 stages["holdout"].add(split, source, "out", documents, size)
                 stages["tokenize"].add(split, source, "in", documents, size)
-            for index, documents, size, count in _per_source(code, mine, num_bytes, len(sources), tokens):
+            for index, documents, size, count in _per_source(
+                code, is_chosen, num_bytes, len(sources), tokens
+            ):
                 stages["tokenize"].add(split, sources[index], "out", documents, size, count)
 
 
 def _per_source(
     code: npt.NDArray[np.int64],
-    mine: npt.NDArray[np.bool_],
+    is_chosen: npt.NDArray[np.bool_],
     num_bytes: npt.NDArray[np.int64],
     num_sources: int,
     tokens: Any = None,
 ) -> list[tuple[int, ...]]:
     """(source, documents, bytes [, tokens]) of the chosen documents, for each source that has any."""
-    chosen = code[mine]
+    chosen = code[is_chosen]
     documents = np.bincount(chosen, minlength=num_sources)
     amounts = [
         documents,
         *(
-            np.bincount(chosen, w[mine], num_sources).astype(np.int64)
+            np.bincount(chosen, w[is_chosen], num_sources).astype(np.int64)
             for w in (num_bytes, tokens)
             if w is not None
         ),
@@ -342,10 +344,10 @@ def places_of(
     candidates = np.flatnonzero((fate == Fate.KEPT) & (split == SPLITS.index(stream.split)))
     member = np.ones(len(candidates), bool)
     if s.seq_len[stream.set_index].share is not None:
-        place = seeding.unit_interval(keys[candidates], s.seed, "sets")
+        position = seeding.unit_interval(keys[candidates], s.seed, "sets")
         edges = np.cumsum([0.0] + [part.share or 0.0 for part in s.seq_len])
         upper = edges[stream.set_index + 1] if edges[stream.set_index + 1] < 1 - 1e-9 else 2.0
-        member = (place >= edges[stream.set_index]) & (place < upper)
+        member = (position >= edges[stream.set_index]) & (position < upper)
     copies = np.ones(len(candidates), np.int64)
     if s.mix and stream.split == "train":
         epochs = np.array([s.mix.get(name, 1.0) for name in docs.meta["sources"]])[docs["source"][candidates]]
@@ -372,7 +374,7 @@ def _count_choice(
         table.lengths.astype(np.int64) + 1,
     )
     split = f"{stream.set_index}/{stream.split}"
-    for what, rows in (
+    for cell, rows in (
         ("in", candidates),
         ("drop:in_other_set", candidates[~member]),
         ("drop:left_out_by_mix", candidates[member & (copies == 0)]),
@@ -385,7 +387,7 @@ def _count_choice(
         )
         for index in np.flatnonzero(documents).tolist():
             counts.add(
-                split, sources[index], what, int(documents[index]), int(size[index]), int(count[index])
+                split, sources[index], cell, int(documents[index]), int(size[index]), int(count[index])
             )
 
 

@@ -137,7 +137,12 @@ def test_what_the_library_sees(tmp_path: Path) -> None:
         assert data.dtype == np.dtype("<i4")
         assert dict(file.attrs) == {"n_examples": 5}
     layout = reader.read_shard_info(tmp_path / "a.h5")
-    assert (layout.layout, layout.shape, layout.dtype, layout.n_examples) == ("sample", (5, 3, 8), "int32", 5)
+    assert (layout.format_name, layout.shape, layout.dtype, layout.n_examples) == (
+        "sample",
+        (5, 3, 8),
+        "int32",
+        5,
+    )
     assert layout.num_bytes == (tmp_path / "a.h5").stat().st_size
     shard_files.write_samples(tmp_path / "b.h5", rows, None, ShardOptions(level=9, hdf5_shuffle=True))
     with h5py.File(tmp_path / "b.h5", "r") as file:
@@ -219,7 +224,7 @@ def test_todays_reader_reads_the_golden_files() -> None:
         reader.read_rows(GOLDEN / "large_vocabulary.h5", 0, 6), sample_planes(rows * 3, None)
     )
     assert [
-        reader.read_shard_info(GOLDEN / name).layout for name in ("sample.h5", "vsl.h5", "corpus.h5")
+        reader.read_shard_info(GOLDEN / name).format_name for name in ("sample.h5", "vsl.h5", "corpus.h5")
     ] == ["sample", "vsl", "corpus"]
 
 
@@ -243,7 +248,7 @@ def test_shards_of_other_writers(tmp_path: Path, how: dict[str, Any], dtype: str
     with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
         file.create_dataset("data", data=planes.astype(dtype), **how)
     info = reader.read_shard_info(tmp_path / "a.h5")
-    assert (info.layout, info.shape, info.n_examples) == ("sample", (11, 3, 16), None)
+    assert (info.format_name, info.shape, info.n_examples) == ("sample", (11, 3, 16), None)
     assert np.array_equal(reader.read_rows(tmp_path / "a.h5", 2, 9), planes[2:9])
     seen = list(
         reader.iter_chunks(tmp_path / "a.h5", max_bytes=3 * planes[0].size * np.dtype(dtype).itemsize)

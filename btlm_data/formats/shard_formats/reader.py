@@ -15,19 +15,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats.shard_formats import hdf5_head
+from btlm_data.formats.shard_formats import format_of_rows, hdf5_head
+from btlm_data.formats.shard_formats.base import ShardFormat
 from btlm_data.formats.shard_formats.byte_source import ByteSource, LocalFile
 from btlm_data.formats.shard_formats.hdf5_chunks import ChunkTable, read_chunk_table
 from btlm_data.formats.shard_formats.hdf5_file import Damaged, Head, NotPlain
 from btlm_data.formats.shard_formats.unpack import Torn, inflate_beginning, unpack
-
-Layout = Literal["sample", "vsl", "corpus", "other"]
 
 _REMEDY = "Restore it from a copy, or remove it and run the command that made it again."
 
@@ -38,7 +37,6 @@ class ShardLayout:
     not there).
     """
 
-    layout: Layout
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...] | None
@@ -46,6 +44,16 @@ class ShardLayout:
     hdf5_shuffle: bool
     n_examples: int | None
     num_bytes: int
+
+    @property
+    def shard_format(self) -> ShardFormat | None:
+        """The format whose rows these are, by their shape; None if it is no known one."""
+        return format_of_rows(self.shape[1:])
+
+    @property
+    def format_name(self) -> str:
+        """The format's name, or "other"."""
+        return self.shard_format.name if self.shard_format is not None else "other"
 
 
 class ShardReader:
@@ -87,16 +95,9 @@ class ShardReader:
     @property
     def layout(self) -> ShardLayout:
         """What the head of the file says."""
-        rank = len(self.shape)
-        layout: Layout = "other"
-        if rank == 1:
-            layout = "corpus"
-        elif rank == 3 and self.shape[1] in (3, 5):
-            layout = "sample" if self.shape[1] == 3 else "vsl"
         filters = self._stored.filters
         named = {hdf5_head.DEFLATE: "gzip", hdf5_head.LZF: "lzf"}
         return ShardLayout(
-            layout=layout,
             shape=self.shape,
             dtype=str(self.dtype),
             chunks=self._chunks,
