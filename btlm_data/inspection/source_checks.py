@@ -24,6 +24,7 @@ from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.split_stream import SplitStream, stream_of
 from btlm_data.inspection.token_measures import find_tokenizer
+from btlm_data.inspection.vsl_pieces import WantedPieces
 from btlm_data.records.base import WHOLE, Fields, ReadOptions, Stretch
 from btlm_data.records.batch import RecordBatch
 from btlm_data.records.formats import classify
@@ -111,13 +112,22 @@ class _Reader:
     tokenizer: Tokenizer
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """What documents are compared with, by split, and what was found wrong."""
+
+    streams: Mapping[str, SplitStream]
+    pieces: Mapping[str, WantedPieces]
+    problems: list[str]
+
+
 def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int, tell: Report) -> None:
     """Read `count` drawn documents from the source, tokenize them, and find them where documents.parquet
     says.
 
-    Bytes and number of tokens are compared in every format, the tokens themselves in sample and corpus shards
-    (a vsl document is cut and packed). Nothing that the dataset names is imported: with filters that name
-    code the check is not made.
+    Bytes, number of tokens and the tokens themselves are compared; those of vsl shards, where documents are cut
+    and packed, by looking for every piece (vsl_pieces.py), which reads the shards once more. Nothing that the
+    dataset names is imported: with filters that name code the check is not made.
     """
     name = "documents again"
     made = _reader(opened, manifest)
@@ -128,10 +138,13 @@ def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int,
     compared = 0
     with OpenShards() as shards:
         streams = {split: stream_of(opened, manifest, split, shards) for split in manifest.splits}
+        pieces = {split: WantedPieces(stream, manifest.tokenizer.eos_id) for split, stream in streams.items()}
         try:
             for file, documents in _by_file(manifest, _draw(opened, manifest, count)):
                 path = path_of_input(source, file)
-                compared += _compare_file(path, file, documents, made, streams, problems)
+                compared += _compare_file(path, file, documents, made, _Compared(streams, pieces, problems))
+            for wanted in pieces.values():
+                problems += wanted.missing()
         except DataError as error:
             problems.append(str(error))
     tell_problems(
@@ -195,8 +208,7 @@ def _compare_file(
     file: InputFile,
     documents: dict[int, list[_Drawn]],
     reader: _Reader,
-    streams: Mapping[str, SplitStream],
-    problems: list[str],
+    against: _Compared,
 ) -> int:
     """Read the documents of one file; returns how many were compared."""
     left = dict(documents)
@@ -204,12 +216,12 @@ def _compare_file(
     for batch, index in records_at(path, file, left, reader.options, whole=reader.filters.needs_metadata):
         for document in left.pop(batch.offsets[index], ()):
             text = _text(batch, index, file.name, reader)
-            problem = _difference(document, text, reader, streams[document.split])
+            problem = _difference(document, text, reader, against)
             compared += 1
             if problem is not None:
-                problems.append(f"{document.name}: {problem}")
+                against.problems.append(f"{document.name}: {problem}")
     for offset, missing in left.items():
-        problems.append(f"{missing[0].name}: {path} has no record at byte {offset:,}")
+        against.problems.append(f"{missing[0].name}: {path} has no record at byte {offset:,}")
     return compared
 
 
@@ -271,8 +283,8 @@ def _text(batch: RecordBatch, index: int, name: str, reader: _Reader) -> str:
     return reader.filters.apply(one)[1][0] if reader.filters.entries else text
 
 
-def _difference(document: _Drawn, text: str, reader: _Reader, stream: SplitStream) -> str | None:
-    """What differs between a document read again and the dataset, in words."""
+def _difference(document: _Drawn, text: str, reader: _Reader, against: _Compared) -> str | None:
+    """What differs between a document read again and the dataset, in words; for vsl, its pieces are asked for."""
     row = document.row
     size = len(text.encode())
     if size != row["bytes"]:
@@ -280,7 +292,9 @@ def _difference(document: _Drawn, text: str, reader: _Reader, stream: SplitStrea
     ids, _ = reader.tokenizer.encode_batch([text])
     if len(ids) != row["tokens"]:
         return f"{row['tokens']:,} tokens, the text has {len(ids):,} now"
+    stream = against.streams[document.split]
     if stream.is_vsl:
+        against.pieces[document.split].add(document.name, ids)
         return None
     start = row["stream_offset"]
     stored = stream.tokens(start, start + len(ids))

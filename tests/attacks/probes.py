@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.attacks import (  # noqa: F401 - they register their probes
     foreign_files,
     hostile_files,
+    once_succeeded,
     received_datasets,
-    shared_attacks,
     terminals_and_bytes,
     trainer_and_exports,
 )

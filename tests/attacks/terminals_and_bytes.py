@@ -22,7 +22,7 @@ NAME = EVIL.replace("/", "")
 )
 def hidden_characters_in_arguments(bench: Bench, place: str) -> None:
     bench.corpus()
-    words: list[object] = {
+    choices: dict[str, list[object]] = {
         "source": ["prepare", "--source", NAME, "--out", "x", "--seq-len", "64"],
         "out": ["prepare", "--source", "a.jsonl", "--out", NAME, "--seq-len", "64", "--workers", "1"],
         "set": ["prepare", "--source", "a.jsonl", "--out", "x", "--set", f"{NAME}=1"],
@@ -33,7 +33,8 @@ def hidden_characters_in_arguments(bench: Bench, place: str) -> None:
         "verify": ["verify", NAME],
         "export": ["export", NAME, "--to", NAME, "--out", NAME],
         "signers": ["verify", bench.dataset(), "--signers", NAME],
-    }[place]
+    }
+    words = choices[place]
     bench.run(*words)  # which looks at every character printed
     if place not in ("command", "export", "signers"):
         bench.run(*words, "--json")

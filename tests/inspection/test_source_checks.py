@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from btlm_data import pipeline
@@ -79,6 +80,36 @@ def test_every_document_is_found_again(tmp_path: Path, corpus: Path, options: di
     assert {name: c.place for name, c in found.items() if c.ok is False} == {}
     count = sum(split.documents for split in dataset.read_set(out).splits.values())
     assert found["documents again"].detail.startswith(f"{count} documents read from the source")
+
+
+@pytest.mark.parametrize("place", ["ids", "labels", "borders"])
+def test_tokens_of_another_document_in_a_vsl_shard_are_named(
+    tmp_path: Path, corpus: Path, place: str
+) -> None:
+    """Two tokens exchanged keep every count; a stranger makes the checksums right again."""
+    out = prepare(corpus, tmp_path / "out", format="vsl", seq_len=[64], shards__samples_per_file=20)
+    assert checks(out, corpus)["documents again"].ok
+    path = out / "train/data-00001.h5"
+    with h5py.File(path, "r+") as file:
+        rows = file["data"][:]
+        if place == "borders":  # a piece of three positions becomes pieces of one and two
+            row, start = next(
+                (r, c)
+                for r in range(len(rows))
+                for c in range(62)
+                if rows[r, 3, c] >= 2 and rows[r, 4, c] == 0
+            )
+            rows[row, 3, start] = 0
+            rows[row, 4, start + 1 :][rows[row, 4, start + 1 :] > 0] -= 1
+        else:
+            plane = 2 if place == "labels" else 0
+            ids = rows[0, plane]
+            at = next(c for c in range(5, 50) if ids[c] != ids[c + 1])
+            ids[[at, at + 1]] = ids[[at + 1, at]]
+        file["data"][...] = rows
+    found = checks(out, corpus)["documents again"]
+    assert found.ok is False
+    assert "are in no row" in (found.place or "")
 
 
 def test_a_changed_source_is_named(tmp_path: Path, corpus: Path) -> None:

@@ -1,3 +1,0 @@
-"""Attacks that once succeeded, kept as they were found."""
-
-from __future__ import annotations
