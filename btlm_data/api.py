@@ -51,8 +51,9 @@ def prepare(recipe: RecipeLike, *, events: Events | None = None, **settings: Any
     """
     resolved = load_recipe(recipe, **settings)
     prepared = pipeline.prepare(resolved, events or _NoEvents())
-    if prepared.complete and resolved.run.report:
-        for warning in publish.write_beside(resolved.run.out):
+    if prepared.complete:
+        run = resolved.run
+        for warning in publish.write_beside(run.out, report=run.report, card=run.card):
             logger.warning(warning)
     if not prepared.complete:
         raise DataError(

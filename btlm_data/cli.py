@@ -256,8 +256,10 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
     try:
         with Bars(console) if console.is_terminal and not quiet else Lines() as events:
             prepared = pipeline.prepare(recipe, events)
-        if prepared.complete and recipe.run.report:
-            prepared.warnings += publish.write_beside(recipe.run.out)
+        if prepared.complete:
+            prepared.warnings += publish.write_beside(
+                recipe.run.out, report=recipe.run.report, card=recipe.run.card
+            )
     except KeyboardInterrupt:
         raise Interrupted(
             "Interrupted. What was finished is kept in the work folder, and no file is half-written. "
@@ -573,6 +575,22 @@ def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
         terminal.finish()
 
     app.listen(paths, host, port, ready)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("target", metavar="hf://datasets/ORG/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is made now.")
+def push(path: Path, target: str, private: bool) -> None:
+    """Upload a prepared dataset to a Hugging Face hub; the same command continues an interrupted upload.
+
+    \b
+    btlm-data push shards/ hf://datasets/ORG/NAME
+    """
+    from btlm_data import hub_upload
+
+    sent, there = hub_upload.push(_existing(path), target, private=private, said=terminal.note)
+    terminal.echo(f"Uploaded {sent:,} files to {target}; {there:,} were there.")
 
 
 @cli.command()

@@ -11,6 +11,7 @@ ones are git blobs, as on the hub. The server binds 127.0.0.1 and a port the sys
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -89,6 +90,7 @@ class Hub:
         """rate: bytes a second of all bodies together."""
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
+        self.uploads: dict[str, bytes] = {}  # large files that were put, by SHA-256
         self._entries: dict[
             tuple[str, int], dict[str, Any]
         ] = {}  # by the bodies' ids: `repositories` keeps the bodies alive
@@ -194,6 +196,70 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_POST(self) -> None:
+        self._take()
+
+    def do_PUT(self) -> None:
+        self._take()
+
+    def _take(self) -> None:
+        """What an upload asks for: a repository, where each file goes, large files, a commit."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub, path = self.hub, urlsplit(self.path).path
+        with hub.lock:
+            hub.requests.append(Request(self.command, path, None, True, time.monotonic()))
+        if self._struck("upload", path):
+            return
+        if match := re.fullmatch(r"/upload/([0-9a-f]{64})", path):
+            assert hashlib.sha256(body).hexdigest() == match[1]
+            hub.uploads[match[1]] = body
+            self._send(200, b"", {})
+            return
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._refuse(401)
+        elif path == "/api/repos/create":
+            value = json.loads(body)
+            name = f"{value['organization']}/{value['name']}"
+            status = 409 if name in hub.repositories else 200
+            if status == 200:
+                hub.add(name, {".gitattributes": b""}, private=bool(value.get("private")))
+            answer = json.dumps({"url": f"{hub.url}/datasets/{name}"}).encode()
+            self._send(status, answer, {"Content-Type": "application/json"})
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif re.fullmatch(r"/api/datasets/[^/]+/[^/]+/preupload/main", path):
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] >= LFS_FROM else "regular",
+                    "shouldIgnore": False,
+                    "oid": None,
+                }
+                for file in json.loads(body)["files"]
+            ]
+            self._json({"files": modes})
+        elif re.fullmatch(r"/datasets/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+            objects = [
+                {**one, "actions": {"upload": {"href": f"{hub.url}/upload/{one['oid']}"}}}
+                for one in json.loads(body)["objects"]
+            ]
+            self._json({"transfer": "basic", "objects": objects})
+        elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/commit/main", path):
+            self._commit(match[1], [json.loads(line) for line in body.splitlines()])
+        else:
+            self._refuse(404)
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        files = dict(self.hub.repositories[name].commits[-1][1])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.uploads[value["oid"]]
+        commit = self.hub.add(name, files)
+        self._json({"commitUrl": f"{self.hub.url}/datasets/{name}/commit/{commit}", "commitOid": commit})
 
     def _answer(self) -> None:
         parts = urlsplit(self.path)

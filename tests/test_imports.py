@@ -98,6 +98,7 @@ MAY_IMPORT = {
         "storage.lease",
         "tokenizer",
     },
+    "hub_upload": {"errors", "formats"},
     "pages": {"errors", "terminal", "formats", "inspection", "output_folder", "storage"},
     "cli": {
         "entry",
@@ -111,6 +112,7 @@ MAY_IMPORT = {
         "planning",
         "inspection",
         "pages",
+        "hub_upload",
         "serve",
         "export",
         "engine",

@@ -6,6 +6,8 @@ the file. A file whose seal holds is as this program wrote it, and may be replac
 without a seal, or changed by a person since, is theirs and stays.
 
     report.html      a comment in its second line: <!-- btlm-data dataset=CHECKSUM sha256=HASH -->
+    README.md        a comment in the second line of its YAML head: # btlm-data ...
+    croissant.json   the end of its description, which is its first key: (btlm-data ...)
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import re
 from dataclasses import dataclass
 
 REPORT = "report.html"
-PAGES = (REPORT,)
+CARD = "README.md"
+CROISSANT = "croissant.json"
+PAGES = (REPORT, CARD, CROISSANT)
 NO_DATASET = "none"
 MAX_BYTES = 1 << 24  # of a page
 _SEAL = re.compile(rb"btlm-data dataset=(none|[0-9a-f]{64}) sha256=([0-9a-f]{64})")
@@ -34,6 +38,18 @@ def sealed_html(text: str, dataset: str) -> bytes:
     """A page with its seal in the second line. text: begins with a line that is the document type."""
     first, _, rest = text.partition("\n")
     return _sealed(f"{first}\n<!-- ", f" -->\n{rest}", dataset)
+
+
+def sealed_card(head: str, body: str, dataset: str) -> bytes:
+    """A card with its seal. head: lines of YAML; body: Markdown."""
+    return _sealed("---\n# ", f"\n{head}\n---\n\n{body}", dataset)
+
+
+def sealed_json_page(text: str, description: str, dataset: str) -> bytes:
+    """JSON with its seal. text: begins with an empty `description`, as json.dumps writes it, indented by one."""
+    before, _, after = text.partition('"description": ""')
+    assert before == "{\n ", "the description is the first key"
+    return _sealed(f'{before}"description": "{description} (', f')"{after}\n', dataset)
 
 
 def _sealed(before: str, after: str, dataset: str) -> bytes:

@@ -51,7 +51,7 @@ def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
 
 
 def check_pages(root: Path, checksum: str, tell: Report) -> None:
-    """Pages beside the dataset are as this program wrote them, and about this dataset."""
+    """Pages beside the dataset are as this program wrote them, and about this dataset. A card is for people to complete."""
     problems: list[str] = []
     said: list[str] = []
     for name in pages.PAGES:
@@ -63,8 +63,10 @@ def check_pages(root: Path, checksum: str, tell: Report) -> None:
         except DataError as error:
             problems.append(str(error))
             continue
-        again = "Remove it; `btlm-data inspect --html` writes it again"
-        if seal is None or not seal.holds:
+        again = "Remove it; the same `btlm-data prepare` writes it again"
+        if name == pages.CARD and (seal is None or not seal.holds):
+            said.append(f"{name}, which a person changed")
+        elif seal is None or not seal.holds:
             problems.append(f"{name}: it is not as btlm-data wrote it. {again}")
         elif seal.dataset != checksum:
             problems.append(f"{name}: it is about another dataset. {again}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from btlm_data.errors import BtlmError, OutputError
-from btlm_data.formats import dataset
+from btlm_data.formats import dataset, provenance
 from btlm_data.formats import pages as seals
-from btlm_data.output_folder import LEASE
+from btlm_data.output_folder import LEASE, OutputFolder
 from btlm_data.storage import Store, is_remote, lease, open_store
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ def write_report(path: Path, file: str) -> str:
     dataset.json. Raises OutputError if a file that is no report of ours is there, or it cannot be written; DataError if
     there is nothing to look at.
     """
-    from btlm_data.pages import report_page
-
     inside = path / seals.REPORT if (path / dataset.FILE_NAME).exists() else Path(seals.REPORT)
     target = Path(file).expanduser() if file else inside
     if target.is_dir():
@@ -37,7 +36,7 @@ def write_report(path: Path, file: str) -> str:
         raise OutputError(
             f"{target} is no report that btlm-data wrote, or was changed since. Remove it, or name another file with --html."
         )
-    store.write(target.name, report_page.build(path))
+    store.write(target.name, make_report(path))
     return os.fspath(target)
 
 
@@ -52,31 +51,74 @@ def is_ours_to_write(store: Store, name: str) -> bool:
     return seal is not None and seal.holds
 
 
-def write_beside(out: str) -> list[str]:
+def write_beside(out: str, *, report: bool = True, card: str | None = None) -> list[str]:
     """Write the pages of a complete dataset that are missing or about an earlier one; returns warnings, in words.
 
-    out: the folder, as `run.out` names it; into a bucket no report is written. Whatever goes wrong is a warning: the
-    dataset is complete, and `btlm-data inspect --html` writes the report at any time.
+    out: the folder or URL, as `run.out` names it; into a bucket no report is written. report, card: as in the recipe's
+    `run`; card "none" writes neither README.md nor croissant.json. Whatever goes wrong is a warning: the dataset is complete.
     """
-    if is_remote(out):
-        return []
     store = open_store(out)
+    warnings: list[str] = []
     try:
         with lease.hold(store, LEASE, f"The output folder {store.shown} is", option="--out"):
             checksum = dataset.read(store).checksum
-            name = seals.REPORT
-            if is_about(store, name, checksum):
-                return []
-            if not is_ours_to_write(store, name):
-                return [
-                    f"{store.shown}/{name} was not written by this program, or was changed since; it is left as it is"
-                ]
-            write_report(Path(store.shown), "")
+            for name, make in _makers(store, out, report, card).items():
+                if is_about(store, name, checksum):
+                    continue
+                if is_ours_to_write(store, name):
+                    store.write(name, make())
+                else:
+                    warnings.append(
+                        f"{store.shown}/{name} was not written by this program, or was changed since; it is left as it is"
+                    )
     except Exception as error:  # a page must never cost the dataset that it is about
-        logger.debug("the report could not be written", exc_info=True)
+        logger.debug("the pages could not be written", exc_info=True)
         said = str(error) if isinstance(error, BtlmError) else f"{type(error).__name__}: {error}"
-        return [f"report.html could not be written ({said}); the dataset is complete"]
-    return []
+        warnings.append(
+            f"the pages beside the dataset could not be written ({said}); the dataset is complete"
+        )
+    return warnings
+
+
+def _makers(store: Store, out: str, report: bool, card: str | None) -> dict[str, Callable[[], bytes]]:
+    """Pages that are wanted, by name, and what makes each."""
+    makers: dict[str, Callable[[], bytes]] = {}
+    if card != "none":
+        makers[seals.CARD] = lambda: make_card(store, eu=card == "eu")
+        makers[seals.CROISSANT] = lambda: make_croissant(store)
+    if report and not is_remote(out):
+        makers[seals.REPORT] = lambda: make_report(Path(store.shown))
+    return makers
+
+
+def make_card(store: Store, *, eu: bool) -> bytes:
+    """README.md of the dataset in a store. Raises DataError if it cannot be read."""
+    from btlm_data.pages.card import readme
+
+    sets = _sets(store)
+    name = provenance.FILE_NAME
+    made = (
+        provenance.decode(store.read(name), f"{store.shown}/{name}") if store.size(name) is not None else None
+    )
+    return readme(sets, made, dataset.read(store).checksum, eu=eu)
+
+
+def make_croissant(store: Store) -> bytes:
+    """croissant.json of the dataset in a store. Raises DataError if it cannot be read."""
+    from btlm_data.pages.croissant import croissant
+
+    return croissant(_sets(store), dataset.read(store).checksum)
+
+
+def make_report(path: Path) -> bytes:
+    """report.html of what is at `path`."""
+    from btlm_data.pages import report_page
+
+    return report_page.build(path)
+
+
+def _sets(store: Store) -> dict[str, dataset.Dataset]:
+    return OutputFolder(store, [""]).datasets()
 
 
 def is_about(store: Store, name: str, checksum: str) -> bool:

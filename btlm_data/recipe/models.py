@@ -427,6 +427,11 @@ class Run(_Settings):
         description="leave out input whose reading has killed every process that tried, and count it",
     )
     report: bool = Field(True, description="also write report.html, a page about the dataset, beside it")
+    card: Literal["plain", "eu", "none"] = Field(
+        "plain",
+        description="README.md and croissant.json beside the dataset; eu: with the fields of the European Commission's "
+        "summary of training content; none: neither",
+    )
     overwrite: bool = Field(False, description="replace another dataset in the output folder")
     stop_after: Stage | None = Field(None, description="end after this stage; a later run continues")
     emit_text: Name | None = Field(None, description="also write the kept text as .jsonl.zst to this folder")

@@ -105,6 +105,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "How it runs": (
         Flag("--stop-after", "run.stop_after"),
         Flag("--report", "run.report"),
+        Flag("--card", "run.card"),
         Flag("--emit-text", "run.emit_text", "DIR"),
         Flag("--work-dir", "run.work_dir", "DIR"),
         Flag("--cache-dir", "run.cache_dir", "DIR"),

@@ -177,7 +177,9 @@ class Bench:
         return {
             path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(root.rglob("*"))
-            if path.is_file() and ".work" not in path.parts and path.name != "provenance.json"
+            if path.is_file()
+            and ".work" not in path.parts
+            and path.name not in ("provenance.json", "report.html")
         }
 
 

@@ -56,7 +56,9 @@ def contents(out: Path) -> dict[str, bytes]:
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and ".work" not in path.parts and path.name != "provenance.json"
+        if path.is_file()
+        and ".work" not in path.parts
+        and path.name not in ("provenance.json", "report.html")
     }
 
 

@@ -43,6 +43,8 @@ RECORDS = {
     "provenance.json",
     "report.md",
     "report.html",
+    "README.md",
+    "croissant.json",
 }  # they name where the corpus came from
 
 

@@ -17,6 +17,7 @@ from tests.train import tiny
 EXPORTED = "holds an earlier export"
 UNEQUAL = {
     "provenance.json",
+    "report.html",
     "export.lock",
 }  # when and where a run was made; the lease of one that was killed at its end
 

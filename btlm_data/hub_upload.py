@@ -1,0 +1,130 @@
+"""Put a prepared dataset on a Hugging Face hub: what is missing there goes up, dataset.json last.
+
+Files that the hub has already, by size and content, are not sent again, so that an interrupted upload continues with the
+same command; while it is going on, the hub holds no dataset.json. Nothing is deleted there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btlm_data.errors import ConfigError, DataError, SourceUnavailable
+from btlm_data.formats import dataset, pages, provenance
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+FILES_AT_ONCE = 50  # of one commit
+BYTES_AT_ONCE = 5 * 10**9
+_TARGET = re.compile(r"hf://datasets/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+?)/?\Z")
+SIGNATURE = f"{dataset.FILE_NAME}.sig"
+
+
+def push(root: Path, target: str, *, private: bool, said: Callable[[str], None]) -> tuple[int, int]:
+    """Upload the dataset in a folder; returns (files sent, files that were there).
+
+    target: hf://datasets/ORG/NAME; the repository is made if there is none. said: told of each commit, in words. Raises
+    ConfigError for another target, DataError if the dataset is not whole, SourceUnavailable if the hub refuses.
+    """
+    found = _TARGET.match(target)
+    if found is None:
+        raise ConfigError(f"{target!r} is no place to upload to. Write hf://datasets/ORG/NAME.")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    names = list(_files(root))
+    api, repository = HfApi(), found[1]
+    try:
+        api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+        there = _present(api, repository)
+        missing = [name for name in names if there.get(name) not in _contents(root / name)]
+        for group in _groups(root, missing):
+            _commit(api, repository, root, group)
+            said(f"{len(group)} file{'' if len(group) == 1 else 's'} up to {group[-1]}")
+    except HfHubHTTPError as error:
+        raise SourceUnavailable(
+            f"The hub refused the upload to {repository}: {_first_line(error)}. Check the name, and that you are logged in "
+            "(`hf auth login`) and may write there; the same command continues."
+        ) from None
+    except OSError as error:
+        raise SourceUnavailable(
+            f"The hub cannot be reached, or a file cannot be read: {_first_line(error)}."
+        ) from None
+    return len(missing), len(names) - len(missing)
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Names of all files of a complete dataset; dataset.json of the whole comes last. Raises DataError if one is missing."""
+    sets = dataset.read_sets(root)
+    for folder, value in sets.items():
+        prefix = f"{folder}/" if folder else ""
+        for file in value.stored():
+            path = root / (prefix + file.name)
+            if not path.is_file() or path.stat().st_size != file.bytes:
+                raise DataError(
+                    f"{path} is missing or has another size. Run `btlm-data verify {root}` before you upload."
+                )
+            yield prefix + file.name
+    inside = [
+        f"{folder}/{name}" for folder in sets if folder for name in (provenance.FILE_NAME, dataset.FILE_NAME)
+    ]
+    for name in (*inside, provenance.FILE_NAME, *pages.PAGES, SIGNATURE, dataset.FILE_NAME):
+        if (root / name).is_file():
+            yield name
+
+
+def _present(api: HfApi, repository: str) -> dict[str, str]:
+    """Files on the hub: name -> SHA-256 of large ones, git's SHA-1 of others."""
+    found: dict[str, str] = {}
+    for entry in api.list_repo_tree(repository, repo_type="dataset", recursive=True):
+        blob: Any = getattr(entry, "blob_id", None)
+        lfs: Any = getattr(entry, "lfs", None)
+        if blob is not None:
+            found[entry.path] = lfs.sha256 if lfs is not None else blob
+    return found
+
+
+def _contents(path: Path) -> tuple[str, str]:
+    """What the hub calls this content: (SHA-256, git's SHA-1)."""
+    large, blob = (
+        hashlib.sha256(),
+        hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False),
+    )
+    with path.open("rb") as file:
+        while data := file.read(1 << 22):
+            large.update(data)
+            blob.update(data)
+    return large.hexdigest(), blob.hexdigest()
+
+
+def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
+    """Files of one commit each; dataset.json alone, and last."""
+    group: list[str] = []
+    size = 0
+    for name in names:
+        more = (root / name).stat().st_size
+        alone = name == dataset.FILE_NAME
+        if group and (len(group) == FILES_AT_ONCE or size + more > BYTES_AT_ONCE or alone):
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += more
+    if group:
+        yield group
+
+
+def _commit(api: HfApi, repository: str, root: Path, names: Sequence[str]) -> None:
+    from huggingface_hub import CommitOperationAdd
+
+    operations = [CommitOperationAdd(name, str(root / name)) for name in names]
+    api.create_commit(
+        repository, operations, commit_message=f"{len(names)} files, up to {names[-1]}", repo_type="dataset"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
