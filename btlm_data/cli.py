@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from btlm_data import entry, terminal
+from btlm_data import entry, lineage_commands, terminal
 from btlm_data.errors import ConfigError, InputError, Interrupted, install_command
 from btlm_data.splits import SPLITS
 
@@ -614,6 +614,9 @@ def diff(left: Path, right: Path, as_json: bool) -> None:
         terminal.echo(terminal.to_json(to_builtins(found), indent=1))
     else:
         difference_text.show(found, terminal.console())
+
+
+cli.add_command(lineage_commands.trace)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def write(p: Preparation) -> dict[str, dataset.Dataset]:
     for prepared in p.sets:
         outputs = [
             *_copy_side_files(p, prepared.folder),
-            tables[f"{prepared.folder}/{dropped.NAME}".lstrip("/")],
+            tables[f"{prepared.folder}/{dataset.DROPPED}".lstrip("/")],
         ]
         value = _describe(p, prepared, tables, sorted(outputs, key=lambda file: file.name))
         problems = ledger.imbalances(value.ledger)
@@ -75,7 +75,7 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     assert p.fates is not None
     leaving = dropped.plan(p.blocks, p.fates, shuffle.StreamSettings(p.settings, p.splits), kept)
     missing = [result.outputs[0] for result in p.step(leaving)]
-    places |= {f"{prepared.folder}/{dropped.NAME}".lstrip("/"): missing for prepared in p.sets}
+    places |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
     tables = documents.plan_tables(places)
     names = [name for task in tables.tasks for _, name in task.outputs]
     p.output.announce(p.inputs.fingerprint, names)

@@ -387,6 +387,36 @@ def eval_lengths(
         )
 
 
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True))
+@click.option("--step", type=click.IntRange(0), required=True, help="The step: 0 is the run's first batch.")
+@click.option("--no-text", is_flag=True, help="Name the documents only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each document.")
+def batch(run: Path, step: int, no_text: bool, as_json: bool) -> None:
+    """Show what a step of a run saw: each sample's documents, where they came from, and their text.
+
+    Reads the run's data.json and the shards, which must be where the run read them. `btlm-data trace --run` asks the other way.
+
+    Example: btlm-train batch runs/tiny --step 12
+    """
+    _need_torch()
+    from msgspec import structs, to_builtins
+
+    from btlm_data.lineage import render, trace
+
+    last = None
+    for rank, place, document in trace.batch(run, step, texts=not no_text):
+        if as_json:
+            values = {"step": step, "rank": rank, "place": place, **to_builtins(document)}
+            terminal.echo(terminal.to_json(values))
+            continue
+        if (rank, place) != last:
+            terminal.echo(f"step {step}, rank {rank}, place {place} of the batch")
+            last = rank, place
+        for text in render.document_lines(structs.replace(document, hash=None)):
+            terminal.echo(text)
+
+
 def main() -> None:
     """Entry point: every exception becomes words and an exit code."""
     entry.run(cli)

@@ -75,9 +75,11 @@ MAY_IMPORT = {
     }
     | {"work_folder"},
     "planning": WORK | {"pipeline", "places", "preparation", "sources", "stages"},
+    "lineage": GROUND | {"formats", "kernels", "storage", "terminal", "tokenizer", "cleaning.normalize"},
     "inspection": GROUND
     | {
         "storage",
+        "lineage.places",
         "terminal",
         "records",
         "cleaning",
@@ -100,7 +102,9 @@ MAY_IMPORT = {
     },
     "hub_upload": {"errors", "formats"},
     "pages": {"errors", "terminal", "formats", "inspection", "output_folder", "storage"},
+    "lineage_commands": {"entry", "errors", "lineage", "splits", "terminal"},
     "cli": {
+        "lineage_commands",
         "entry",
         "splits",
         "sources.corpora",
@@ -139,6 +143,7 @@ FROM_TRAINER = {
     "btlm_data.recipe.validation",
     "btlm_data.redact",
     "btlm_data.storage",
+    "btlm_data.lineage",
 }
 
 

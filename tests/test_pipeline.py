@@ -272,12 +272,12 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
     whole, pieces = contents(tmp_path / "whole"), contents(tmp_path / "pieces")
     assert {name for name in whole if whole[name] != pieces[name]} <= {
         "train/documents.parquet",
+        "dropped.parquet",
         "dataset.json",
     }
-    tables = [
-        pq.read_table(tmp_path / name / "train/documents.parquet").to_pylist() for name in ("whole", "pieces")
-    ]
-    assert tables[0] == tables[1]
+    for table in ("train/documents.parquet", "dropped.parquet"):
+        one, other = (pq.read_table(tmp_path / name / table).to_pylist() for name in ("whole", "pieces"))
+        assert one == other
 
 
 STAGES = ["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard"]
@@ -333,6 +333,7 @@ def receipts(out: Path) -> dict[str, set[int]]:
                 "shuffle.sort",
                 "shard.write",
                 "shard.documents",
+                "shard.dropped",
                 "shard.tables",
             },
         ),

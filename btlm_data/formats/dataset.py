@@ -45,6 +45,7 @@ FORMAT_VERSION = 2  # also the type of `format_version` below
 FILE_NAME = "dataset.json"
 UNFINISHED_NAME = "preparing.json"  # what output_folder.py leaves in a folder while a run owns it
 DOCUMENTS = "documents.parquet"
+DROPPED = "dropped.parquet"
 MAX_BYTES = 1 << 29  # of a dataset.json: a million input files and shards, or 50,000 sources in every stage
 
 _FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z"

@@ -6,8 +6,8 @@ stages/documents.py and stages/dropped.py say what the columns are.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class DocumentTable:
     not one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needed: Sequence[str] = DOCUMENT_COLUMNS) -> None:
+        """needed: columns that must be there."""
         import pyarrow.parquet as pq
 
         self.path = path
@@ -35,7 +36,8 @@ class DocumentTable:
         with reading(path):
             self._file = pq.ParquetFile(path)
             self.num_rows: int = self._file.metadata.num_rows
-            missing = [name for name in DOCUMENT_COLUMNS if name not in self._file.schema_arrow.names]
+            self.columns: list[str] = self._file.schema_arrow.names
+            missing = [name for name in needed if name not in self.columns]
             self._group_rows = [
                 self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)
             ]
@@ -69,25 +71,22 @@ class DocumentTable:
             yield first, self.read(group, columns)
             first += rows
 
-    def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+    def between(
+        self, start: int, stop: int, columns: Sequence[str] = DOCUMENT_COLUMNS
+    ) -> Iterator[dict[str, Any]]:
         """The documents with a token or their EOS at stream positions [start, stop), one dictionary each,
-        with their `row`.
+        with their `row`. columns: `stream_offset` and `tokens` at least.
         """
         group = max(0, bisect_right(self._group_starts(), start) - 1)
         while group < self.num_groups:
-            columns = self.read(group)
-            offset = columns["stream_offset"].astype(np.int64)
+            found = self.read(group, columns)
+            offset = found["stream_offset"].astype(np.int64)
             first = max(0, int(np.searchsorted(offset, start, side="right")) - 1)
             last = int(np.searchsorted(offset, stop, side="left"))
             base = self.group_rows(group)[0]
             for k in range(first, last):
-                if offset[k] + int(columns["tokens"][k]) < start:
-                    continue
-                values = {
-                    name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
-                    for name in columns
-                }
-                yield {"row": base + k, **values}
+                if offset[k] + int(found["tokens"][k]) >= start:
+                    yield {"row": base + k, **_values(found, k)}
             group += 1
             if group < self.num_groups and self._group_starts()[group] >= stop:
                 return
@@ -112,19 +111,75 @@ class DocumentTable:
         """One document, by its row."""
         return next(self.rows([row]))
 
-    def rows(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, rows: Sequence[int], columns: Sequence[str] = DOCUMENT_COLUMNS
+    ) -> Iterator[dict[str, Any]]:
         """Documents by their rows, which must be sorted; each row group is read once."""
-        current, columns, first = -1, dict[str, Any](), 0
+        current, found, first = -1, dict[str, Any](), 0
         for row in rows:
             group = bisect_right(self._first_rows, row) - 1
             if group != current:
-                current, columns, first = group, self.read(group), self._first_rows[group]
-            k = row - first
-            values = {
-                name: columns[name][1][columns[name][0][k]] if name in _NAMES else int(columns[name][k])
-                for name in columns
-            }
-            yield {"row": row, **values}
+                current, found, first = group, self.read(group, columns), self._first_rows[group]
+            yield {"row": row, **_values(found, row - first)}
+
+    def described(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Every column of some rows, which must be sorted, as plain values; None where there is no value."""
+        for group, chosen in groupby(rows, lambda row: bisect_right(self._first_rows, row) - 1):
+            numbers = list(chosen)
+            with reading(self.path):
+                table = self._file.read_row_group(group)
+                table.validate(full=True)
+                taken = table.take([row - self._first_rows[group] for row in numbers]).to_pylist()
+            for row, values in zip(numbers, taken, strict=True):
+                yield {"row": row, **values}
+
+    def matching(self, wanted: Mapping[str, Collection[Any]]) -> list[int]:
+        """Rows whose value in every named column is one of those wanted, in order.
+
+        Row groups whose statistics rule that out are not read. Raises DataError if a column is of another type.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found: list[int] = []
+        for group in range(self.num_groups):
+            if not all(self._may_hold(group, name, values) for name, values in wanted.items()):
+                continue
+            with reading(self.path):
+                mask: Any = None
+                for name, values in wanted.items():
+                    column = self._file.read_row_group(group, columns=[name]).column(name)
+                    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+                    here = pc.is_in(column, value_set=pa.array(sorted(values), kind))
+                    mask = here if mask is None else pc.and_(mask, here)
+                    if not pc.any(mask).as_py():
+                        break
+                else:
+                    first = self._first_rows[group]
+                    found += (first + np.flatnonzero(mask.to_numpy())).tolist()
+        return found
+
+    def _may_hold(self, group: int, name: str, values: Collection[Any]) -> bool:
+        """Whether a row group can hold one of some values in a column, as far as its statistics tell."""
+        if not values:
+            return False
+        with reading(self.path):
+            statistics = self._file.metadata.row_group(group).column(self.columns.index(name)).statistics
+        if (
+            statistics is None
+            or not statistics.has_min_max
+            or not isinstance(statistics.min, type(min(values)))
+        ):
+            return True
+        return any(statistics.min <= value <= statistics.max for value in values)
+
+
+def _values(columns: Mapping[str, Any], k: int) -> dict[str, Any]:
+    """One row of what `DocumentTable.read` gives."""
+    return {
+        name: column[1][column[0][k]] if name in _NAMES else int(column[k])
+        for name, column in columns.items()
+    }
 
 
 def _column(column: Any, name: str) -> Any:

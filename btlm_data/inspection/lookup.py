@@ -8,7 +8,7 @@ sample is a range of stream positions, and documents.parquet says which document
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.formats.shard_formats.base import ShardFormat
 from btlm_data.inspection.opening import Opened, layout_of
 from btlm_data.inspection.report import DocumentPart, Sample, Segment
+from btlm_data.lineage.places import SplitView
 
 if TYPE_CHECKING:
     from btlm_data.tokenizer import Tokenizer
@@ -294,53 +295,16 @@ def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable
 
     Empty if they cannot be found.
     """
-    from btlm_data.formats.shard_formats.order import sample_purpose
-    from btlm_data.kernels.packing import pack_documents, unpermute_index
-
     manifest = opened.manifest
     assert manifest is not None
-    total = sum(file.n_examples for file in manifest.splits[split].files)
-    if table.num_rows > MAX_REPACKED or row >= total:
+    view = SplitView(opened.root, manifest, split)
+    if table.num_rows > MAX_REPACKED or row >= view.num_rows:
         return []
-    if manifest.shuffle == "samples":
-        salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
-        row = int(unpermute_index(np.array([row], np.uint64), total, salt)[0])
-    most = manifest.configuration.get("max_documents_per_sample") or 0
-    found: list[DocumentPart] = []
-    base = 0
-    for first, lengths in _windows(table):
-        pieces = pack_documents(lengths, manifest.seq_len, most)
-        in_row = np.flatnonzero(pieces.row == row - base)
-        for k in in_row[np.argsort(pieces.column[in_row])].tolist():
-            start, length, column = int(pieces.start[k]), int(pieces.length[k]), int(pieces.column[k])
-            document = table.at(first + int(pieces.document[k]))
-            found.append(_part(document, (start, start + length), (column, column + length)))
-        base += pieces.num_rows
-    return found if base == total else []
-
-
-def _windows(table: DocumentTable) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """(row of the first document, tokens of each) of the documents that begin in one window of
-    formats/shard_formats/vsl.py, window by window.
-    """
-    from btlm_data.formats.shard_formats.vsl import WINDOW_TOKENS
-
-    lengths: list[npt.NDArray[np.int64]] = []
-    begin, current = 0, -1
-    for first, columns in table.batches(("stream_offset", "tokens")):
-        window = columns["stream_offset"].astype(np.int64) // WINDOW_TOKENS
-        edges = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(window)]
-        for low, high in pairwise(edges):
-            if low == high:
-                continue
-            if lengths and int(window[low]) != current:
-                yield begin, np.concatenate(lengths)
-                lengths = []
-            if not lengths:
-                begin, current = first + low, int(window[low])
-            lengths.append(columns["tokens"][low:high].astype(np.int64))
-    if lengths:
-        yield begin, np.concatenate(lengths)
+    try:
+        places = view.documents_in(row)
+    except DataError:
+        return []
+    return [_part(table.at(place.document), place.tokens, place.positions) for place in places]
 
 
 def _part(document: dict[str, Any], token_range: tuple[int, int], positions: tuple[int, int]) -> DocumentPart:

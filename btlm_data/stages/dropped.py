@@ -21,6 +21,7 @@ from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
+from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.stages.documents import Rows, write_parquet
 from btlm_data.stages.shuffle import GROUP_DOCUMENTS, StreamSettings, groups_of, places_of
@@ -28,7 +29,6 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 1
-NAME = "dropped.parquet"
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -64,7 +64,11 @@ def plan(blocks: Sequence[Block], fates: Artifact, settings: StreamSettings, kep
         )
         for number, group in enumerate(groups_of(blocks))
     ]
-    return Step("shard.dropped", VERSION, work, tasks, settings, settings.digest, "doc")
+    s = settings.settings
+    shares = [part.share for part in s.seq_len]
+    draws = bool(s.mix) or any(share is not None for share in shares)
+    decides = digest(s.mix, shares if draws else None, s.seed if draws else None, list(settings.splits))
+    return Step("shard.dropped", VERSION, work, tasks, settings, decides, "doc")
 
 
 def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:

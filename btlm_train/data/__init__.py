@@ -5,6 +5,7 @@ sample.
     shard_reader  rows of one file                        loader        batches, and the state
     manifests     what dataset.json says of the files     description   what is in a folder of shards
     shard_set     rows of all files, end to end           state         how saved and present data differ
+    history       what a run read, step by step
     samples       samples by index                        mixture       several data sets by weight
     places        folders here and below URLs             remote_shard  shards in a store, by ranges
     block_cache   what was fetched, on the disk           read_ahead    what comes next, fetched before

@@ -53,6 +53,23 @@ class Mixture:
         source = self._source_at(positions)
         return source, (positions - self.bounds[source]) % self.lengths[source]
 
+    def indices_of(self, source: int, samples: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """The inverse of `locate`: every (index, which of `samples` it is) of samples of one source."""
+        first, last, length = (
+            int(self.bounds[source]),
+            int(self.bounds[source + 1]),
+            int(self.lengths[source]),
+        )
+        copies = -(-(last - first) // length)
+        place = (first + samples[:, None] + np.arange(copies) * length).reshape(-1)
+        number = np.repeat(np.arange(len(samples)), copies)
+        place, number = place[place < last], number[place < last]
+        if self.positions is None:
+            return place, number
+        index = np.empty(len(self.positions), np.int64)
+        index[self.positions] = np.arange(len(self.positions))
+        return index[place], number
+
     def _source_at(self, positions: Int64Array) -> Int64Array:
         """The number of the source at each position: (n,) -> (n,)."""
         return np.searchsorted(self.bounds, positions, side="right") - 1

@@ -16,6 +16,7 @@ from btlm_train.data.samples import PAD
 from btlm_train.data.settings import DataConfig
 
 Int64Array = npt.NDArray[np.int64]
+_POSITIONS_AT_ONCE = 2**24  # looked at together, 128 MB
 
 
 class SampleOrder:
@@ -47,6 +48,23 @@ class SampleOrder:
                 pieces.append(np.arange(offset, offset + count, dtype=np.int64) % self.num_samples)
             start += count
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
+    def positions_of(self, indices: Int64Array, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
+        """The inverse of `between`: every (position, which of `indices` it is) at positions [start, stop) of the stream."""
+        order = np.argsort(indices, kind="stable")
+        ordered = indices[order]
+        positions, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        while start < stop:
+            offset = start % self.epoch_length
+            count = min(stop - start, self.epoch_length - offset, _POSITIONS_AT_ONCE)
+            here = self.between(start, start + count)
+            low = np.searchsorted(ordered, here, side="left")
+            high = np.searchsorted(ordered, here, side="right")
+            for k in np.flatnonzero(high > low).tolist():
+                positions.append(np.full(high[k] - low[k], start + k, np.int64))
+                numbers.append(order[low[k] : high[k]])
+            start += count
+        return np.concatenate(positions), np.concatenate(numbers)
 
     def _epoch(self, epoch: int) -> npt.NDArray[Any]:
         if self._drawn is None or self._drawn[0] != epoch:

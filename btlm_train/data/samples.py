@@ -44,6 +44,33 @@ def parse_subset(text: str, num_samples: int) -> list[tuple[int, int]]:
     return ranges
 
 
+class Subset:
+    """The samples of `data_subset`: those of some ranges, end to end. total: of all samples."""
+
+    def __init__(self, text: str | None, total: int) -> None:
+        ranges = [(0, total)] if text is None else parse_subset(text, total)
+        self.starts = np.array([start for start, _ in ranges], np.int64)
+        self.ends = np.cumsum([end - start for start, end in ranges], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def stored(self, samples: Int64Array) -> Int64Array:
+        """Which of all samples some of the subset are."""
+        part = np.searchsorted(self.ends, samples, side="right")
+        before = self.ends[part - 1] * (part > 0)
+        return samples - before + self.starts[part]
+
+    def chosen(self, stored: Int64Array) -> Int64Array:
+        """The inverse of `stored`; -1 for samples that the subset leaves out."""
+        sizes = np.diff(np.concatenate([np.zeros(1, np.int64), self.ends]))
+        out = np.full(len(stored), -1, np.int64)
+        for start, end, size in zip(self.starts.tolist(), self.ends.tolist(), sizes.tolist(), strict=True):
+            inside = (stored >= start) & (stored < start + size)
+            out[inside] = stored[inside] - start + (end - size)
+        return out
+
+
 class Source:
     """The samples of one data_dir: row i of sample data, or tokens [i * L, i * L + L] (L + 1 of them) of a
     corpus.
@@ -84,12 +111,10 @@ class Source:
                 )
             self.sequence_length, self.stride, self.span = trailing[1], 1, 1
             total = len(self.shards)
-        ranges = [(0, total)] if subset is None else parse_subset(subset, total)
-        self.starts = np.array([start for start, _ in ranges], np.int64)
-        self.ends = np.cumsum([end - start for start, end in ranges], dtype=np.int64)
+        self.subset = Subset(subset, total)
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return len(self.subset)
 
     def read(self, samples: Int64Array) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield (position in `samples`, what is stored: planes (P, L), or L + 1 tokens of a corpus)."""
@@ -102,10 +127,7 @@ class Source:
 
     def _rows(self, samples: Int64Array) -> Int64Array:
         """The first row of each sample."""
-        part = np.searchsorted(self.ends, samples, side="right")
-        before = self.ends[part - 1] * (part > 0)
-        rows: Int64Array = (samples - before + self.starts[part]) * self.stride
-        return rows
+        return self.subset.stored(samples) * self.stride
 
 
 class HDF5Dataset(Dataset[Any]):
@@ -149,6 +171,11 @@ class HDF5Dataset(Dataset[Any]):
                 f"No sample is left of {config.data_dir} (data_subset {config.data_subset}). Widen "
                 "data_subset, or add data."
             )
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """Its sets: one, or those of the mixture that have a weight."""
+        return self._sources
 
     def __len__(self) -> int:
         return len(self._sources[0]) if self._mixture is None else len(self._mixture)

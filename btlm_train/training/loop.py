@@ -2,6 +2,7 @@
 
 params.json   the resolved parameters        metrics.jsonl   a line for each logged step
 run.json      which run this is              checkpoints/    see checkpoint.py
+data.json     what it read, step by step (data/history.py)
 earlier/      see run_folder.py              events/         TensorBoard
 """
 
@@ -25,6 +26,7 @@ from btlm_data.errors import BtlmError, ConfigError, DataError, Interrupted
 from btlm_data.storage.local import LocalStore
 from btlm_train import checkpoint, evaluate, interchange
 from btlm_train.checkpoint import Checkpoint
+from btlm_train.data.history import add_part, describe_part
 from btlm_train.data.loader import GptHDF5MapDataProcessor
 from btlm_train.data.settings import DataConfig
 from btlm_train.files import write_json
@@ -125,6 +127,7 @@ def train(
                 f"{count_parameters(params.model):,}", trainer.step, last, batch_size,
                 description.sequence_length or 0, world.size, world.device.type,
             )  # fmt: skip
+            add_part(folder, trainer.run, describe_part(loader, trainer.step, last))
         _run(trainer, loader, last, evaluating)
     return trainer
 

@@ -31,7 +31,7 @@ from btlm_train.files import read_bytes, refuse_link, write_bytes
 logger = logging.getLogger(__name__)
 # run.json comes last: until it has moved, the next start sees that this run is still to be moved, and
 # completes it.
-_PARTS = ("checkpoints", "events", "metrics.jsonl", "evaluation.json", "params.json", "run.json")
+_PARTS = ("checkpoints", "events", "metrics.jsonl", "evaluation.json", "params.json", "data.json", "run.json")
 _MOVING = "moving"  # in the folder of a run that is being moved
 
 

@@ -1,0 +1,171 @@
+"""Find documents by a passage of their text, out of the shards alone: every shard is read once, several at a time.
+
+Tokens are compared as bytes of text (kernels/passages.py), so a passage is found wherever it begins
+in a token. A passage that goes on in another sample is followed through the document.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.cleaning.normalize import normalizer
+from btlm_data.errors import ConfigError
+from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.lineage.datasets import SetView
+from btlm_data.lineage.places import Extent, Place, SplitView
+
+PIECE_BYTES = 16 << 20
+MAX_THREADS = 16
+MIN_BYTES = 8  # shorter passages stand everywhere
+
+
+class PassageHit(NamedTuple):
+    """A passage found in a document: tokens [first, last) of it hold the passage."""
+
+    query: int
+    document: Extent
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    view: SplitView
+    shard: int
+
+
+def passage_of(text: str, of_set: SetView) -> bytes:
+    """A passage as it stands in the shards: normalised as the text was. Raises ConfigError for one that is too short."""
+    clean = of_set.manifest.configuration.get("clean")
+    method: Any = clean.get("normalize", "none") if isinstance(clean, dict) else "none"
+    data = normalizer(method)(text).encode("utf-8", "replace")
+    if len(data) < MIN_BYTES:
+        raise ConfigError(
+            f"The passage {text!r} has {len(data)} bytes, and {MIN_BYTES} are needed to tell documents apart. Give more of it."
+        )
+    return data
+
+
+def find_passages(
+    of_set: SetView, splits: Sequence[str], passages: Sequence[bytes]
+) -> dict[str, list[PassageHit]]:
+    """Every place of the passages, by split, in the order of the stream."""
+    from btlm_data.kernels import passages as kernel
+
+    data, starts = of_set.tokenizer.bytes_of_tokens()
+    sought = kernel.needles(passages, data, starts[1:], of_set.manifest.tokenizer.eos_id)
+    found: dict[str, list[PassageHit]] = {}
+    for name in splits:
+        view = of_set.splits[name]
+        jobs = [_Job(view, number) for number in range(len(view.entry.files))]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        hits: set[PassageHit] = set()
+        with ThreadPoolExecutor(min(MAX_THREADS, cores, max(1, len(jobs)))) as pool:
+            for raw in pool.map(lambda job: _scan(job, sought), jobs):
+                hits |= _resolved(view, raw, sought)
+        found[name] = sorted(hits, key=lambda hit: (hit.document.begin, hit.tokens, hit.query))
+    return found
+
+
+class _Raw(NamedTuple):
+    """What a shard shows. row: of the split (corpus: stream position of the first token of the piece)."""
+
+    query: int
+    row: int
+    begin: int
+    end: int
+    token: int
+    is_cut: bool
+
+
+def _scan(job: _Job, sought: Any) -> list[_Raw]:
+    from btlm_data.kernels import passages as kernel
+
+    raw: list[_Raw] = []
+    for first, rows, real, breaks in _pieces(job.view, job.shard):
+        hits = kernel.find(rows, real, breaks, sought)
+        for k in range(len(hits.query)):
+            row = first + int(hits.row[k])
+            values = (
+                int(hits.begin[k]),
+                int(hits.end[k]),
+                int(hits.token[k]),
+                bool(hits.state[k] == kernel.CUT),
+            )
+            raw.append(_Raw(int(hits.query[k]), row, *values))
+    return raw
+
+
+def _pieces(
+    view: SplitView, number: int
+) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+    """(first row, input ids (n, L), how many are tokens, where other documents begin) of a shard, piece by piece."""
+    no_breaks = np.zeros((0, 0), np.bool_)
+    first_row = view.first_row(number)
+    with ShardReader(view.path(number)) as shard:
+        if view.format == "vsl":
+            for start, planes in shard.pieces(PIECE_BYTES):
+                real = (planes[:, 1] != 0).sum(1).astype(np.int64)
+                masked = planes[:, 1] == 0  # of a document that was forgotten: it is no padding
+                if masked.any():
+                    used = (planes[:, 4] != 0) | (planes[:, 3] != 0) | ~masked
+                    real = np.where(used.any(1), planes.shape[2] - used[:, ::-1].argmax(1), 0).astype(
+                        np.int64
+                    )
+                yield first_row + start, planes[:, 0], real, planes[:, 4] == 0
+            return
+        if view.is_corpus:
+            step = PIECE_BYTES // 4
+            for start in range(0, shard.shape[0], step):
+                ids = shard.read(start, min(start + step, shard.shape[0]))[None, :]
+                yield first_row + start, ids, np.array([ids.shape[1]], np.int64), no_breaks
+            return
+        step = max(1, PIECE_BYTES // (4 * view.length))
+        for start in range(0, shard.shape[0], step):
+            ids = shard.first_planes(start, min(start + step, shard.shape[0]))
+            samples = view.samples_of(np.arange(first_row + start, first_row + start + len(ids)))
+            real = np.clip(view.num_labels - samples * view.length, 0, view.length)
+            yield first_row + start, ids, real, no_breaks
+
+
+def _resolved(view: SplitView, raw: Sequence[_Raw], sought: Any) -> set[PassageHit]:
+    """What shards showed, as tokens of documents; passages that were cut are followed through the document."""
+    hits: set[PassageHit] = set()
+    places: dict[int, list[Place]] = {}
+    for found in raw:
+        if view.is_corpus:
+            position = found.row + found.token
+            [extent] = view.between(position, position + 1)
+            token = position - extent.begin
+            begin, end = found.begin - found.token + token, found.end - found.token + token
+        else:
+            if found.row not in places:
+                places[found.row] = view.documents_in(found.row)
+            place = next(p for p in places[found.row] if p.positions[0] <= found.token < p.positions[1])
+            [extent] = view.extents([place.document])
+            shift = place.tokens[0] - place.positions[0]
+            token, begin, end = found.token + shift, found.begin + shift, found.end + shift
+        if not found.is_cut:
+            hits.add(PassageHit(found.query, extent, (begin, end)))
+        elif (whole := _followed(view, extent, token, found.query, sought)) is not None:
+            hits.add(PassageHit(found.query, extent, whole))
+    return hits
+
+
+def _followed(view: SplitView, extent: Extent, token: int, query: int, sought: Any) -> tuple[int, int] | None:
+    """The tokens of a document that hold a passage around one of its tokens, None if they do not."""
+    from btlm_data.kernels import passages as kernel
+
+    length = int(sought.ends[query] - (sought.ends[query - 1] if query else 0))
+    first = max(0, token - length)  # a token is a byte at least
+    ids = view.document_tokens(extent, first, token + length + 1)
+    hits = kernel.find(ids[None, :], np.array([len(ids)], np.int64), np.zeros((0, 0), np.bool_), sought)
+    chosen = (hits.query == query) & (hits.token == token - first) & (hits.state == kernel.FOUND)
+    where = np.flatnonzero(chosen)
+    return (int(hits.begin[where[0]]) + first, int(hits.end[where[0]]) + first) if len(where) else None

@@ -1,0 +1,89 @@
+"""Answers for people: plain lines, the same on a terminal and in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundPlace
+
+_MOST_PLACES = 20  # of one document, that are listed one by one
+_MOST_STEPS = 8
+_KINDS = {"id": "id", "url": "URL", "hash": "hash", "line": "line", "text": "passage", "any": "document"}
+
+
+def lines(answer: Answer) -> Iterator[str]:
+    """The lines of one answer."""
+    asked = _KINDS.get(answer.query, answer.query)
+    shown = answer.value if len(answer.value) <= 80 else f"{answer.value[:77]}..."
+    yield f"{asked} {shown}"
+    for document in answer.documents:
+        yield from document_lines(document)
+    for gone in answer.dropped:
+        yield from _dropped(gone)
+    if answer.note is not None:
+        yield f"  not found: {answer.note}"
+
+
+def document_lines(document: FoundDocument) -> Iterator[str]:
+    """The lines of one document."""
+    folder = f"{document.set}/{document.split}" if document.set else document.split
+    yield f"  {folder} document {document.document:,}: {document.file} line {document.line:,} ({document.source})"
+    own = "" if document.id == f"{document.file}#{document.offset}" else f"id {document.id}, "
+    yield f"    {own}{document.tokens:,} tokens, {document.bytes:,} bytes, stream {document.stream[0]:,} to {document.stream[1]:,}"
+    for name, value in document.fields.items():
+        if value is not None:
+            yield f"    {name}: {value[:200]}"
+    if document.hash is not None:
+        yield f"    hash {document.hash}"
+    if document.passage is not None:
+        yield f"    the passage is in its tokens {document.passage[0]:,} to {document.passage[1]:,}"
+    if not document.places:
+        yield "    in no sample: an unpadded tail leaves it out"
+    for place in document.places[:_MOST_PLACES]:
+        yield from _place(place)
+    if len(document.places) > _MOST_PLACES:
+        yield f"    and {len(document.places) - _MOST_PLACES:,} more places (--json has all)"
+
+
+def _place(place: FoundPlace) -> Iterator[str]:
+    shard = "/".join(place.shard.split("/")[-2:])
+    if place.sample is None:
+        where = f"tokens {place.positions[0]:,} to {place.positions[1]:,}"
+    elif place.positions[0] == place.positions[1]:
+        where = (
+            f"row {place.row:,} (sample {place.sample:,}), only as the label of position {place.labels[0]:,}"
+        )
+    else:
+        where = f"row {place.row:,} (sample {place.sample:,}), positions {place.positions[0]:,} to {place.positions[1]:,}"
+    yield f"    {shard} {where}"
+    if place.seen is not None:
+        yield f"      {_steps(place)}"
+    if place.text is not None:
+        yield from (f"      | {line}" for line in place.text.splitlines() or [""])
+
+
+def _steps(place: FoundPlace) -> str:
+    seen = sorted(place.seen or [], key=lambda one: (not one.done, one.step))
+    if not seen:
+        return "at no step of the run"
+    parts = []
+    for done, steps in groupby(seen, lambda one: one.done):
+        chosen = list(steps)
+        named = ", ".join(
+            f"{one.step:,} (rank {one.rank}, place {one.place})" for one in chosen[:_MOST_STEPS]
+        )
+        more = f" and {len(chosen) - _MOST_STEPS:,} more" if len(chosen) > _MOST_STEPS else ""
+        parts.append(
+            f"{'seen at' if done else 'to be seen at'} step{'s' if len(chosen) > 1 else ''} {named}{more}"
+        )
+    return "; ".join(parts)
+
+
+def _dropped(gone: DroppedDocument) -> Iterator[str]:
+    folder = f"{gone.set}: " if gone.set else ""
+    yield f"  {folder}in no split: {gone.file} line {gone.line:,}, {gone.bytes:,} bytes"
+    detail = f" ({gone.detail})" if gone.detail else ""
+    yield f"    left at {gone.stage}: {gone.reason}{detail}"
+    for name in gone.kept:
+        yield f"    stays in its place: {name}"

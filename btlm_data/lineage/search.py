@@ -1,0 +1,122 @@
+"""Find documents by what the tables say of them, and where those that are in no split left. All questions share one pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.guarded import require_regular
+from btlm_data.lineage.datasets import SetView
+from btlm_data.lineage.queries import Query
+
+_URLS = ("url", "uri", "warc-target-uri")
+_MOST_COPIES = 20  # kept documents of a cluster that are named
+
+
+@dataclass
+class Wanted:
+    """What is looked for: value -> numbers of the questions. places, lines: (file, offset) and (file, line from 0)."""
+
+    ids: dict[str, list[int]] = field(default_factory=dict)
+    urls: dict[str, list[int]] = field(default_factory=dict)
+    hashes: dict[bytes, list[int]] = field(default_factory=dict)
+    places: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    lines: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(queries: Sequence[Query]) -> Wanted:
+        """What some questions of documents ask for."""
+        wanted = Wanted()
+        for number, query in enumerate(queries):
+            if query.kind in ("id", "any"):
+                wanted.ids.setdefault(query.value, []).append(number)
+            if query.kind in ("url", "any"):
+                wanted.urls.setdefault(query.value, []).append(number)
+            if (digest := query.digest) is not None:
+                wanted.hashes.setdefault(digest, []).append(number)
+            if (place := query.place) is not None:
+                wanted.places.setdefault(place, []).append(number)
+            if query.kind == "line":
+                wanted.lines.setdefault(query.file_and_line, []).append(number)
+        return wanted
+
+    def searches(self, columns: Sequence[str]) -> Iterator[dict[str, set[Any]]]:
+        """What to look for in a table with these columns (DocumentTable.matching)."""
+        if self.ids and "id" in columns:
+            yield {"id": set(self.ids)}
+        if self.urls:
+            yield from ({column: set(self.urls)} for column in url_columns(columns))
+        if self.hashes and "hash" in columns:
+            yield {"hash": set(self.hashes)}
+        for pairs, name in ((self.places, "offset"), (self.lines, "line")):
+            if pairs:
+                yield {"file": {file for file, _ in pairs}, name: {number for _, number in pairs}}
+
+    def answered_by(self, document: Mapping[str, Any]) -> list[int]:
+        """The questions that a document of a table answers."""
+        found = [
+            *self.ids.get(document.get("id") or "", ()),
+            *self.hashes.get(document.get("hash") or b"", ()),
+            *self.places.get((document["file"], document["offset"]), ()),
+            *self.lines.get((document["file"], document["line"]), ()),
+        ]
+        for column in url_columns(list(document)):
+            found += self.urls.get(document[column] or "", ())
+        return sorted(set(found))
+
+
+def url_columns(columns: Sequence[str]) -> list[str]:
+    """Kept fields that hold URLs, by their names."""
+    return [
+        name for name in columns if name.startswith("fields.") and name.rpartition(".")[2].lower() in _URLS
+    ]
+
+
+def document_name(document: Mapping[str, Any]) -> str:
+    """A document's own id; its file and offset where it has none."""
+    own = document.get("id")
+    return own if own is not None else f"{document['file']}#{document['offset']}"
+
+
+def in_table(table: DocumentTable, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]]]:
+    """(document, questions it answers) of a table, in its order."""
+    rows = sorted({row for search in wanted.searches(table.columns) for row in table.matching(search)})
+    found = [(document, wanted.answered_by(document)) for document in table.described(rows)]
+    return [(document, numbers) for document, numbers in found if numbers]
+
+
+def rejected(root: Path, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]]]:
+    """Records of rejects.jsonl at the places asked for."""
+    path = root / "rejects.jsonl"
+    if not (wanted.places or wanted.lines) or not path.exists():
+        return []
+    require_regular(path)
+    found = []
+    with path.open("rb") as file:
+        for line in file:
+            record = json.loads(line)
+            numbers = [
+                *wanted.places.get((record["file"], record["offset"]), ()),
+                *wanted.lines.get((record["file"], record["line"] - 1), ()),
+            ]
+            if numbers:
+                found.append((record, sorted(set(numbers))))
+    return found
+
+
+def kept_instead(of_set: SetView, document: Mapping[str, Any]) -> list[str]:
+    """FILE#OFFSET of the documents that stay of a duplicate's cluster, out of clusters.parquet; none where it does not say."""
+    path = of_set.root / "clusters.parquet"
+    if not path.exists():
+        return []
+    table = DocumentTable(path, ("document", "cluster", "kept", "file", "offset"))
+    own = table.matching({"file": {document["file"]}, "offset": {document["offset"]}})
+    clusters = {member["cluster"] for member in table.described(own)}
+    if not clusters:
+        return []
+    kept = table.matching({"cluster": clusters, "kept": {True}})
+    return [f"{member['file']}#{member['offset']}" for member in table.described(kept[:_MOST_COPIES])]

@@ -1,0 +1,428 @@
+"""Answer questions of a finished dataset: what stands in a sample, and where documents went.
+
+All questions of one call share their passes over the tables and the shards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from btlm_data.errors import ConfigError, DataError
+from btlm_data.lineage import search
+from btlm_data.lineage.datasets import SetView, open_dataset
+from btlm_data.lineage.passages import find_passages, passage_of
+from btlm_data.lineage.places import Extent, Place, SplitView
+from btlm_data.lineage.queries import Query
+from btlm_data.lineage.runs import Run, open_run
+
+TEXT_CHARS = 20_000  # of one document's part in a sample, that are shown
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """A step that took a sample. step: from 0; rank: whose part of the batch; place: in the batch; done: whether the newest
+    checkpoint has it behind it.
+    """
+
+    step: int
+    rank: int
+    place: int
+    epoch: int
+    done: bool
+
+
+class FoundPlace(msgspec.Struct, frozen=True):
+    """A place of a document. sample: the row of the split, None in a corpus; row: in the shard (corpus: its first token).
+
+    positions, labels: of the sample (corpus: tokens of the shard) where its tokens or EOS are inputs, and labels. tokens: of the
+    document. text: where asked for. seen: by the run.
+    """
+
+    shard: str
+    row: int
+    sample: int | None
+    positions: tuple[int, int]
+    labels: tuple[int, int]
+    tokens: tuple[int, int]
+    text: str | None = None
+    seen: list[Sighting] | None = None
+
+
+class FoundDocument(msgspec.Struct, frozen=True):
+    """A document of a split. document: its row in documents.parquet; line: from 1; stream: its first position and one past its
+    EOS; passage: the tokens [first, last) of it that hold the passage asked for.
+    """
+
+    set: str
+    split: str
+    document: int
+    id: str
+    file: str
+    line: int
+    offset: int
+    source: str
+    bytes: int
+    tokens: int
+    hash: str | None
+    fields: dict[str, str | None]
+    stream: tuple[int, int]
+    places: list[FoundPlace]
+    passage: tuple[int, int] | None = None
+
+
+class DroppedDocument(msgspec.Struct, frozen=True):
+    """A document (or an unreadable record) that is in no split. stage, reason: as the ledger names them; detail: what is known
+    beside. kept: FILE#OFFSET of the documents that stay in its place.
+    """
+
+    set: str
+    split: str | None
+    id: str
+    file: str
+    line: int
+    offset: int
+    source: str | None
+    bytes: int
+    stage: str
+    reason: str
+    detail: str | None
+    kept: list[str]
+    fields: dict[str, str | None]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one question gave. note: where it gave nothing, or not all, why."""
+
+    query: str
+    value: str
+    documents: list[FoundDocument]
+    dropped: list[DroppedDocument]
+    note: str | None = None
+
+
+def trace(
+    path: Path,
+    queries: Sequence[Query],
+    *,
+    split: str | None = None,
+    run: Path | None = None,
+    texts: bool = False,
+) -> list[Answer]:
+    """Answer questions of the dataset at `path`, in order.
+
+    split: ask of this split only (samples, rows and tokens: train by default). run: a training run's folder: also say which steps
+    saw the samples. texts: give the text of each place. Raises BtlmError for everything that a user can correct.
+    """
+    sets = open_dataset(path)
+    opened = open_run(run) if run is not None else None
+    answers = _Tracer(sets, opened, split, texts)
+    return answers.all(queries)
+
+
+class _Tracer:
+    def __init__(self, sets: Sequence[SetView], run: Run | None, split: str | None, texts: bool) -> None:
+        self.sets, self.run, self.split, self.texts = sets, run, split, texts
+        if split is not None and not any(split in of_set.splits for of_set in sets):
+            known = ", ".join(dict.fromkeys(name for of_set in sets for name in of_set.splits))
+            raise ConfigError(f"There is no split {split!r}. The dataset has {known}.")
+
+    def splits(self, of_set: SetView) -> dict[str, SplitView]:
+        """Those that are asked."""
+        return {name: view for name, view in of_set.splits.items() if self.split in (None, name)}
+
+    def all(self, queries: Sequence[Query]) -> list[Answer]:
+        """Every answer."""
+        about = [query for query in queries if query.is_of_documents]
+        numbers = {
+            number: k for k, number in enumerate(n for n, q in enumerate(queries) if q.is_of_documents)
+        }
+        documents: list[list[FoundDocument]] = [[] for _ in about]
+        dropped: list[list[DroppedDocument]] = [[] for _ in about]
+        if about:
+            self._find(about, documents, dropped)
+        answers = []
+        for number, query in enumerate(queries):
+            if query.is_of_documents:
+                found, gone = documents[numbers[number]], dropped[numbers[number]]
+                note = None if found or gone else self._nothing(query)
+                answers.append(Answer(query.kind, query.value, found, gone, note))
+            else:
+                answers.append(Answer(query.kind, query.value, self._standing(query), []))
+        return self._with_sightings(answers)
+
+    # Documents ---------------------------------------------------------------------------------------------------
+
+    def _find(
+        self,
+        queries: Sequence[Query],
+        documents: list[list[FoundDocument]],
+        dropped: list[list[DroppedDocument]],
+    ) -> None:
+        wanted = search.Wanted.of(queries)
+        passages = [number for number, query in enumerate(queries) if query.kind == "text"]
+        for of_set in self.sets:
+            for view in self.splits(of_set).values():
+                for document, answered in search.in_table(view.table, wanted):
+                    found = self.document(of_set, view, document)
+                    for number in answered:
+                        documents[number].append(found)
+            if passages:
+                self._find_passages(of_set, queries, passages, documents)
+            if of_set.dropped is not None:
+                for document, answered in search.in_table(of_set.dropped, wanted):
+                    if self.split in (None, document["split"]):
+                        gone = _dropped(of_set, document)
+                        for number in answered:
+                            dropped[number].append(gone)
+            for record, answered in search.rejected(of_set.root, wanted):
+                for number in answered:
+                    dropped[number].append(_rejected(of_set, record))
+
+    def _find_passages(
+        self,
+        of_set: SetView,
+        queries: Sequence[Query],
+        numbers: Sequence[int],
+        documents: list[list[FoundDocument]],
+    ) -> None:
+        passages = [passage_of(queries[number].value, of_set) for number in numbers]
+        for name, hits in find_passages(of_set, list(self.splits(of_set)), passages).items():
+            view = of_set.splits[name]
+            rows = sorted({hit.document.row for hit in hits})
+            described = {document["row"]: document for document in view.table.described(rows)}
+            for hit in hits:
+                found = self.document(of_set, view, described[hit.document.row], hit.tokens)
+                documents[numbers[hit.query]].append(found)
+
+    def document(
+        self,
+        of_set: SetView,
+        view: SplitView,
+        document: Mapping[str, Any],
+        passage: tuple[int, int] | None = None,
+        places: Sequence[Place] | None = None,
+    ) -> FoundDocument:
+        """A document of a table, with its places (all, or those given)."""
+        extent = Extent(document["row"], document["stream_offset"], document["tokens"])
+        shown = view.places(extent) if places is None else places
+        if passage is not None:
+            shown = [
+                place for place in shown if place.tokens[0] < passage[1] and passage[0] < place.tokens[1]
+            ]
+        return FoundDocument(
+            set=of_set.name,
+            split=view.name,
+            document=extent.row,
+            id=search.document_name(document),
+            file=document["file"],
+            line=document["line"] + 1,
+            offset=document["offset"],
+            source=document["source"],
+            bytes=document["bytes"],
+            tokens=extent.tokens,
+            hash=document["hash"].hex() if document.get("hash") is not None else None,
+            fields=_fields(document),
+            stream=(extent.begin, extent.end),
+            places=[self._place(of_set, view, place) for place in shown],
+            passage=passage,
+        )
+
+    def _place(self, of_set: SetView, view: SplitView, place: Place) -> FoundPlace:
+        shard, row = view.shard_of(place.row)
+        text = None
+        if self.texts:
+            ids = view.inputs(place)[place.positions[0] : place.positions[1]]
+            text = self._text(of_set, ids)
+        return FoundPlace(
+            shard=os.fspath(view.path(shard)),
+            row=row,
+            sample=None if view.is_corpus else place.row,
+            positions=place.positions,
+            labels=place.labels,
+            tokens=place.tokens,
+            text=text,
+        )
+
+    def _text(self, of_set: SetView, ids: Any) -> str:
+        kept = ids[ids != of_set.manifest.tokenizer.eos_id]
+        return of_set.tokenizer.decode(kept)[:TEXT_CHARS]
+
+    def _nothing(self, query: Query) -> str:
+        where = " or ".join(of_set.name or "the dataset" for of_set in self.sets)
+        if query.kind == "text":
+            return f"no document of {where} has this passage; texts of dropped documents are not kept"
+        if query.kind in ("id", "url") and not self._has_column(query.kind):
+            kept = "source.id_field" if query.kind == "id" else "source.keep_fields: [url]"
+            return f"the dataset keeps no {query.kind} of its documents; prepare it with {kept}"
+        return (
+            f"{where} was not made from it: it is in no split, among no dropped documents, and in no rejects"
+        )
+
+    def _has_column(self, kind: str) -> bool:
+        columns = [
+            name for of_set in self.sets for view in of_set.splits.values() for name in view.table.columns
+        ]
+        return "id" in columns if kind == "id" else bool(search.url_columns(columns))
+
+    # Samples -----------------------------------------------------------------------------------------------------
+
+    def _standing(self, query: Query) -> list[FoundDocument]:
+        """What stands at a sample, a row or a range of tokens; of each set, where there are several."""
+        found = []
+        for of_set in self.sets:
+            splits = self.splits(of_set)
+            view = splits.get(self.split or "train") or next(iter(splits.values()))
+            by_document: dict[int, list[Place]] = {}
+            for place in self._places(view, query):
+                by_document.setdefault(place.document, []).append(place)
+            described = view.table.described(sorted(by_document))
+            documents = [self.document(of_set, view, d, places=by_document[d["row"]]) for d in described]
+            found += sorted(documents, key=lambda document: _first_position(document))
+        return found
+
+    def _places(self, view: SplitView, query: Query) -> list[Place]:
+        if query.kind == "tokens":
+            start, stop = query.range
+            if start >= view.entry.stream_tokens:
+                raise ConfigError(
+                    f"The stream of {view.name} has {view.entry.stream_tokens:,} tokens, none from {start:,} on. Name others."
+                )
+            if view.is_corpus:
+                return view.corpus_documents(start, stop)
+            return [
+                place
+                for extent in view.between(start, stop)
+                for place in view.places(extent)
+                if extent.begin + place.tokens[0] < stop and start < extent.begin + place.tokens[1]
+            ]
+        if query.kind == "sample":
+            number = int(query.value)
+            return view.documents_in(number * view.length if view.is_corpus else number)
+        file, _, row = query.value.rpartition(":")
+        return view.documents_in(view.row_in(file.rpartition("/")[2], int(row)))
+
+    # Runs --------------------------------------------------------------------------------------------------------
+
+    def _with_sightings(self, answers: list[Answer]) -> list[Answer]:
+        if self.run is None:
+            return answers
+        hashes = {
+            os.path.abspath(view.path(number)): file.sha256
+            for of_set in self.sets
+            for view in of_set.splits.values()
+            for number, file in enumerate(view.entry.files)
+        }
+        asked: dict[tuple[str, str | None, int, int], int] = {}
+
+        def key(place: FoundPlace) -> tuple[str, str | None, int, int]:
+            shard = os.path.abspath(place.shard)
+            first, last = (place.row, place.row + 1) if place.sample is not None else place.positions
+            return shard, hashes.get(shard), first, last
+
+        places = [place for answer in answers for document in answer.documents for place in document.places]
+        for place in places:
+            asked.setdefault(key(place), len(asked))
+        seen: list[list[Sighting]] = [[] for _ in asked]
+        done = self.run.steps_done
+        for sighting in self.run.seen(list(asked)):
+            seen[sighting.query].append(
+                Sighting(sighting.step, sighting.rank, sighting.place, sighting.epoch, sighting.step < done)
+            )
+        return [
+            msgspec.structs.replace(
+                answer,
+                documents=[
+                    msgspec.structs.replace(
+                        document,
+                        places=[
+                            msgspec.structs.replace(place, seen=seen[asked[key(place)]])
+                            for place in document.places
+                        ],
+                    )
+                    for document in answer.documents
+                ],
+            )
+            for answer in answers
+        ]
+
+
+def _first_position(document: FoundDocument) -> tuple[int, int]:
+    place = document.places[0]
+    return (place.sample or 0, min(place.positions[0], place.labels[0]))
+
+
+def _fields(document: Mapping[str, Any]) -> dict[str, str | None]:
+    return {
+        name.removeprefix("fields."): value for name, value in document.items() if name.startswith("fields.")
+    }
+
+
+def _dropped(of_set: SetView, document: Mapping[str, Any]) -> DroppedDocument:
+    kept = search.kept_instead(of_set, document) if document["stage"] == "dedupe" else []
+    return DroppedDocument(
+        set=of_set.name,
+        split=document["split"],
+        id=search.document_name(document),
+        file=document["file"],
+        line=document["line"] + 1,
+        offset=document["offset"],
+        source=document["source"],
+        bytes=document["bytes"],
+        stage=document["stage"],
+        reason=document["reason"],
+        detail=None,
+        kept=kept,
+        fields=_fields(document),
+    )
+
+
+def _rejected(of_set: SetView, record: Mapping[str, Any]) -> DroppedDocument:
+    return DroppedDocument(
+        set=of_set.name,
+        split=None,
+        id=f"{record['file']}#{record['offset']}",
+        file=record["file"],
+        line=record["line"],
+        offset=record["offset"],
+        source=None,
+        bytes=record["bytes"],
+        stage="acquire",
+        reason=record["reason"],
+        detail=record["detail"],
+        kept=[],
+        fields={},
+    )
+
+
+def batch(run: Path, step: int, *, texts: bool = True) -> list[tuple[int, int, FoundDocument]]:
+    """(rank, place in the batch, document) of everything a run's step took; the shards must be where they were.
+
+    Raises DataError if they lie in no prepared dataset.
+    """
+    opened = open_run(run)
+    found = []
+    tracers: dict[Path, tuple[_Tracer, SetView]] = {}
+    for sample in opened.batch(step):
+        shard = Path(sample.shard)
+        root = shard.parent.parent
+        if root not in tracers:
+            sets = open_dataset(root)
+            tracers[root] = (_Tracer(sets, None, None, texts), sets[0])
+        tracer, of_set = tracers[root]
+        view = of_set.splits.get(shard.parent.name)
+        if view is None:
+            raise DataError(f"{shard} lies in no split of {root}. Restore the dataset where the run read it.")
+        row = view.row_in(shard.name, sample.row)
+        places: dict[int, list[Place]] = {}
+        for place in (
+            view.corpus_documents(row, row + sample.length) if view.is_corpus else view.documents_in(row)
+        ):
+            places.setdefault(place.document, []).append(place)
+        for document in view.table.described(sorted(places)):
+            shown = tracer.document(of_set, view, document, places=places[document["row"]])
+            found.append((sample.rank, sample.place, shown))
+    return found

@@ -1,0 +1,113 @@
+"""The commands that ask a finished dataset where its documents went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from btlm_data import entry, terminal
+from btlm_data.errors import ConfigError
+from btlm_data.splits import SPLITS
+
+if TYPE_CHECKING:
+    from btlm_data.lineage.queries import Query
+
+_SPLIT = entry.Completed(lambda: SPLITS)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--sample",
+    "samples",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="N",
+    help="What is in sample N of a split.",
+)
+@click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="SHARD:N",
+    help="What is in a row of a shard, as data-00003.h5:12.",
+)
+@click.option(
+    "--tokens",
+    "ranges",
+    multiple=True,
+    metavar="A-B",
+    help="What stands at tokens A to B of a split's stream.",
+)
+@click.option(
+    "--id", "ids", multiple=True, metavar="ID", help="Where the document with this id is, or FILE#OFFSET."
+)
+@click.option("--url", "urls", multiple=True, metavar="URL", help="Where the documents with this URL are.")
+@click.option(
+    "--hash", "hashes", multiple=True, metavar="HEX", help="Where the documents with this text hash are."
+)
+@click.option(
+    "--file", "file", metavar="FILE", help="Where the document of this file of the source is, at --line."
+)
+@click.option("--line", "line", type=click.IntRange(1), metavar="N", help="Line (or row) of --file, from 1.")
+@click.option(
+    "--text", "passages", multiple=True, metavar="PASSAGE", help="Where this exact passage of text stands."
+)
+@click.option("--list", "listed", type=click.Path(path_type=Path), metavar="FILE",
+              help="Many questions: a line for each, an id, a URL or a hash, or JSON as {\"text\": \"...\"}.")  # fmt: skip
+@click.option("--split", type=_SPLIT, help="Only this split; for samples, rows and tokens train by default.")
+@click.option("--run", "run", type=click.Path(path_type=Path), metavar="RUNDIR",
+              help="A training run: also say at which steps, on which ranks, samples were seen or will be.")  # fmt: skip
+@click.option("--show-text/--no-show-text", "texts", default=None,
+              help="Show the text of each place. Default: for samples, rows and tokens.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each question.")
+def trace(
+    path: Path, samples: tuple[int, ...], rows: tuple[str, ...], ranges: tuple[str, ...], ids: tuple[str, ...],
+    urls: tuple[str, ...], hashes: tuple[str, ...], file: str | None, line: int | None, passages: tuple[str, ...],
+    listed: Path | None, split: str | None, run: Path | None, texts: bool | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say what a sample is made of, or where a document went: both ways, exactly, from the dataset alone.
+
+    A document that is in no split is answered with the stage that dropped it, and why. Every option may be repeated.
+
+    \b
+    btlm-data trace shards/ --sample 17
+    btlm-data trace shards/ --url https://example.org/page --run runs/stage1
+    btlm-data trace shards/ --text "an exact passage"
+    """
+    from btlm_data.lineage import queries, render
+
+    asked: list[Query] = []
+    for kind, values in (
+        ("sample", [str(number) for number in samples]),
+        ("row", rows),
+        ("tokens", ranges),
+        ("id", ids),
+        ("url", urls),
+        ("hash", hashes),
+        ("text", passages),
+    ):
+        asked += [queries.make(kind, value) for value in values]  # type: ignore[arg-type]  # one of its kinds
+    if (file is None) != (line is None):
+        raise ConfigError("--file and --line belong together: a line of a file of the source. Give both.")
+    if file is not None:
+        asked.append(queries.make("line", f"{file}:{line}"))
+    if listed is not None:
+        asked += queries.read_list(listed)
+    if not asked:
+        raise ConfigError(
+            "Nothing is asked. Give for example --sample 17, --id, --url, --file and --line, or --text."
+        )
+    from msgspec import to_builtins
+
+    from btlm_data.lineage.trace import trace as answers_of
+
+    shown = texts if texts is not None else not any(query.is_of_documents for query in asked)
+    for answer in answers_of(path, asked, split=split, run=run, texts=shown):
+        if as_json:
+            terminal.echo(terminal.to_json(to_builtins(answer)))
+        else:
+            for text in render.lines(answer):
+                terminal.echo(text)
