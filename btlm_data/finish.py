@@ -90,6 +90,8 @@ def _copy_side_files(p: Preparation, folder: str) -> list[dataset.StoredFile]:
     sources = {artifact.name: artifact for artifact in p.reject_files}
     if p.clusters is not None:
         sources["clusters.parquet"] = p.clusters
+    if p.removals is not None:
+        sources["removals.parquet"] = p.removals
     if p.contamination is not None:
         sources["contamination.parquet"] = p.contamination
     prefix = f"{folder}/" if folder else ""

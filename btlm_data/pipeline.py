@@ -45,6 +45,7 @@ from btlm_data.stages import (
     emit_folder,
     file_ranges,
     holdout,
+    members,
     pack,
     shard,
     shuffle,
@@ -271,10 +272,17 @@ def _clean(p: Preparation) -> None:
 def _dedupe(p: Preparation) -> None:
     """Find duplicates over all sources and splits."""
     assert p.table is not None
-    result = dedupe.run(p.runner, p.blocks, p.table, p.settings.dedupe, p.run)
+    assert p.clean_step is not None
+    parts = members.parts_of(p.clean_step, p.blocks)
+    clean_settings = p.inputs.clean_settings(p.ngrams)
+
+    def plan_members(components: Artifact, num_groups: int, with_texts: bool) -> Step:
+        return members.plan(parts, components, num_groups, clean_settings, with_texts)
+
+    result = dedupe.run(p.runner, p.blocks, p.table, p.settings.dedupe, p.run, plan_members)
     if result is None:
         return
-    p.dedupe_fates, p.clusters = result.fates, result.clusters
+    p.dedupe_fates, p.clusters, p.removals = result.fates, result.clusters, result.removals
     p.dedupe_summary, p.index_lineage = result.summary, result.index_lineage
     if p.run.stop_after in (
         "dedupe",

@@ -168,6 +168,7 @@ class Preparation:
     reject_files: Sequence[Artifact] = ()  # clean: rejects.jsonl and examples.jsonl
     dedupe_fates: Artifact | None = None
     clusters: Artifact | None = None  # clusters.parquet
+    removals: Artifact | None = None  # removals.parquet
     dedupe_summary: Mapping[str, Any] | None = None
     index_lineage: list[list[str]] = field(default_factory=list)  # of the dedupe index
     fates: Artifact | None = None  # holdout

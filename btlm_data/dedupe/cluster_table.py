@@ -7,6 +7,7 @@ fate      string   "kept", or the reason it is dropped
 split     string   train, validation or test, as the source has it
 source    string   the record's source name
 file      string   name of its file in the source
+line      uint64   0-based, in that file
 offset    uint64   where the record begins there: bytes decompressed, or row
 bytes     uint32   UTF-8 bytes of its cleaned text
 """
@@ -30,7 +31,8 @@ class ClusterRows:
         import pyarrow.parquet as pq
 
         names = pa.dictionary(pa.int32(), pa.string())
-        types = [pa.uint32(), pa.uint32(), pa.bool_(), names, names, names, names, pa.uint64(), pa.uint32()]
+        types = [pa.uint32(), pa.uint32(), pa.bool_(), names, names, names, names]
+        types += [pa.uint64(), pa.uint64(), pa.uint32()]
         names_of_columns = [
             "document",
             "cluster",
@@ -39,6 +41,7 @@ class ClusterRows:
             "split",
             "source",
             "file",
+            "line",
             "offset",
             "bytes",
         ]
@@ -55,7 +58,7 @@ class ClusterRows:
         file_names: Sequence[str],
         rows: dict[str, Any],
     ) -> None:
-        """Add documents of one block. rows: document, cluster, kept, offset, bytes as arrays; fate, source, file as codes."""
+        """Add documents of one block. rows: document, cluster, kept, line, offset, bytes as arrays; fate, source, file as codes."""
         import pyarrow as pa
 
         def named(codes: npt.NDArray[Any], names: Sequence[str]) -> Any:

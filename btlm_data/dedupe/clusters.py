@@ -3,6 +3,8 @@
 dedupe/cluster/fates.cols      `fate` (N,) uint8 by ordinal: fates.py
 dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected component
 dedupe/cluster/clusters.parquet   see cluster_table.py
+dedupe/cluster/removed.cols    `removed` (r,) uint32 ascending, the documents that go; `kept` (r,) uint32, the one kept for each
+                               (NOBODY: it is in an index)
 
 Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for the document to keep (`longest`,
 `source-priority`) or the cluster's size; 4 more are mapped from disk.
@@ -11,7 +13,7 @@ Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,9 +33,11 @@ from btlm_data.task_files import TaskFiles
 
 FOLDER = "dedupe/cluster"
 FATES, CLUSTERS, TABLE = f"{FOLDER}/fates.cols", f"{FOLDER}/clusters.cols", f"{FOLDER}/clusters.parquet"
+REMOVED = f"{FOLDER}/removed.cols"
 SHOWN_CLUSTERS = 10
 # Flags of a component, kept at its root; the last one of a text, kept at its first document.
-_SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT = 1, 2, 4, 8
+_SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT, _TEXT_KNOWN = 1, 2, 4, 8, 16
+HOLDOUT = NOBODY = 2**32 - 1  # the score of a holdout document; the document kept for one that an index has
 _KEPT, _EXACT_DUPLICATE, _NEAR_DUPLICATE = int(Fate.KEPT), int(Fate.EXACT_DUPLICATE), int(Fate.NEAR_DUPLICATE)
 _DUPLICATE_OF_HOLDOUT = int(Fate.DUPLICATE_OF_HOLDOUT)
 _NEAR_DUPLICATE_OF_HOLDOUT = int(Fate.NEAR_DUPLICATE_OF_HOLDOUT)
@@ -53,26 +57,81 @@ class Components:
     known: UInt32Array
 
 
-def decide(
+@dataclass(frozen=True)
+class Decider:
+    """What decides the fate of each document, for one way of deciding. All (N,) by ordinal.
+
+    roots, clusters: as Components has them. flags: of components at their first document (_SEVERAL, and where the
+    component decides _HAS_HOLDOUT and _HAS_KNOWN), of texts at theirs (_TEXT_IN_HOLDOUT, _TEXT_KNOWN). best: the document
+    that stays of a component (of a text, where anchors are given), at its first document. anchors: where texts were
+    compared, for each text that goes, at its first document, the first document of the text that stays for it, else
+    NOBODY; None where components decide.
+    """
+
+    roots: UInt32Array
+    clusters: UInt32Array
+    flags: UInt8Array
+    best: UInt32Array
+    anchors: UInt32Array | None
+
+    def fates(self, block: Block, fate: UInt8Array, kept: UInt32Array) -> None:
+        """Fill the fates of a block's documents, and for each that goes the one kept for it (NOBODY: it is in an index)."""
+        train = block.split == "train"
+        if self.anchors is None:
+            _fates(block.first_ordinal, train, self.roots, self.clusters, self.best, self.flags, fate, kept)
+        else:
+            _fates_of_texts(
+                block.first_ordinal, train, self.roots, self.best, self.flags, self.anchors, fate, kept
+            )
+
+
+def by_components(
     files: TaskFiles, blocks: Sequence[Block], dedupe: DedupeSettings, components: Components
-) -> Counts:
-    """Write the fates, the clusters and clusters.parquet; returns the ledger's cells and a summary."""
-    clusters = components.clusters
-    total = len(clusters)
-    roots = buckets.readonly(components.roots)
-    flags = np.zeros(total, np.uint8)
+) -> Decider:
+    """Of each component one document stays; where it holds a holdout document, or one of an index, no train document."""
+    clusters, roots = components.clusters, buckets.readonly(components.roots)
+    flags = np.zeros(len(clusters), np.uint8)
     _flag_several(clusters, flags)
+    has_holdout = False
     for block in blocks:
         if block.split != "train" and dedupe.holdout:
+            has_holdout = True
             ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
             _flag(clusters, ordinals, _HAS_HOLDOUT, flags)
             _flag(roots, ordinals, _TEXT_IN_HOLDOUT, flags)
     _flag(clusters, components.known, _HAS_KNOWN, flags)
-    best = clusters if dedupe.keep == "first" else _best(files, blocks, dedupe, clusters)
+    is_plain = dedupe.keep == "first" and not has_holdout
+    best = clusters if is_plain else best_of(files, blocks, dedupe, clusters)[0]
+    return Decider(roots, clusters, flags, best, None)
 
+
+def by_texts(
+    blocks: Sequence[Block],
+    dedupe: DedupeSettings,
+    components: Components,
+    best: UInt32Array,
+    anchors: UInt32Array,
+) -> Decider:
+    """Texts go as they were compared (compare.py); of those that stay, one copy."""
+    roots = components.roots
+    flags = np.zeros(len(roots), np.uint8)
+    _flag_several(components.clusters, flags)
+    for block in blocks:
+        if block.split != "train" and dedupe.holdout:
+            ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+            _flag(roots, ordinals, _TEXT_IN_HOLDOUT, flags)
+    _flag(roots, components.known, _TEXT_KNOWN, flags)
+    return Decider(buckets.readonly(roots), components.clusters, flags, buckets.readonly(best), anchors)
+
+
+def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Counts:
+    """Write the fates, the clusters and clusters.parquet; returns the ledger's cells and a summary."""
+    clusters, flags = decider.clusters, decider.flags
+    total = len(clusters)
     fate = np.empty(total, np.uint8)
     counts = Counts()
     removed: dict[str, list[int]] = {}
+    removals = Removals()
     largest = _largest(clusters, flags)
     shown: dict[int, dict[str, Any]] = {}
     num_clustered = 0
@@ -81,7 +140,9 @@ def decide(
             docs = files.columns(block.docs)
             here = slice(block.first_ordinal, block.last_ordinal)
             block_fates = fate[here]
-            _fates(block.first_ordinal, block.split == "train", roots, clusters, best, flags, block_fates)
+            kept = np.empty(block.num_documents, np.uint32)
+            decider.fates(block, block_fates, kept)
+            removals.add(block.first_ordinal, block_fates, kept)
             sources: list[str] = docs.meta["sources"]
             num_bytes = docs["num_bytes"].astype(np.int64)
             _count(counts, removed, block.split, sources, docs["source"], num_bytes, block_fates)
@@ -100,6 +161,7 @@ def decide(
                         "fate": block_fates[clustered],
                         "source": docs["source"][clustered],
                         "file": docs["file"][clustered],
+                        "line": docs["line"][clustered].astype(np.uint64) + np.uint64(block.first_line),
                         "offset": docs["offset"][clustered],
                         "bytes": docs["num_bytes"][clustered],
                     },
@@ -118,6 +180,7 @@ def decide(
             advance(block.num_documents)
     files.write_columns(CLUSTERS, {"cluster": clusters})
     files.write_columns(FATES, {"fate": fate})
+    files.write_columns(REMOVED, removals.arrays())
     counts.extra["removed"] = removed
     counts.extra["summary"] = {
         "clusters": int(np.count_nonzero(flags & _SEVERAL)),
@@ -125,6 +188,28 @@ def decide(
         "largest_clusters": [shown[ordinal] for ordinal, _ in largest],
     }
     return counts
+
+
+@dataclass
+class Removals:
+    """Documents that go, by ordinal, and those kept for them: 8 bytes for each."""
+
+    _removed: list[UInt32Array] = field(default_factory=list)
+    _kept: list[UInt32Array] = field(default_factory=list)
+
+    def add(self, first_ordinal: int, fate: UInt8Array, kept: UInt32Array) -> None:
+        """Add the documents of a block."""
+        gone = np.flatnonzero(fate != _KEPT)
+        self._removed.append(gone.astype(np.uint32) + np.uint32(first_ordinal))
+        self._kept.append(kept[gone])
+
+    def arrays(self) -> dict[str, UInt32Array]:
+        """`removed` ascending, and `kept`."""
+        none = [np.empty(0, np.uint32)]
+        return {
+            "removed": np.concatenate([*none, *self._removed]),
+            "kept": np.concatenate([*none, *self._kept]),
+        }
 
 
 def check_safety(counts: Counts, max_removed: float, accept: bool, table: str) -> None:
@@ -178,23 +263,37 @@ def _count(
             gone[1] += int(amounts[code].sum())
 
 
-def _best(
-    files: TaskFiles, blocks: Sequence[Block], dedupe: DedupeSettings, clusters: UInt32Array
-) -> UInt32Array:
-    """The document to keep of each component, by its root: the highest score, the first among equals. (N,) uint32."""
-    best, score = np.zeros(len(clusters), np.uint32), np.zeros(len(clusters), np.uint32)
-    ranks = {name: len(dedupe.source_priority) - rank for rank, name in enumerate(dedupe.source_priority)}
+def best_of(
+    files: TaskFiles, blocks: Sequence[Block], dedupe: DedupeSettings, owners: UInt32Array
+) -> tuple[UInt32Array, UInt32Array]:
+    """Of the documents with one owner the one to keep and its score, both (N,) uint32 at the owner.
+
+    The highest score stays, the first among equals; a holdout document has HOLDOUT.
+    """
+    best, score = np.zeros(len(owners), np.uint32), np.zeros(len(owners), np.uint32)
     for block in blocks:
         docs = files.columns(block.docs)
-        if dedupe.keep == "longest":
-            scores = docs["num_bytes"].astype(np.uint32)
+        if block.split != "train" and dedupe.holdout:
+            scores = np.full(block.num_documents, HOLDOUT, np.uint32)
         else:
-            scores = np.array([ranks.get(name, 0) for name in docs.meta["sources"]], np.uint32)[
-                docs["source"]
-            ]
-        check_same_length("Documents of a block", clusters[block.first_ordinal : block.last_ordinal], scores)
-        _keep_best(clusters, block.first_ordinal, scores, best, score)
-    return best
+            scores = _scores(dedupe, docs["source"], docs.meta["sources"], docs["num_bytes"])
+        check_same_length("Documents of a block", owners[block.first_ordinal : block.last_ordinal], scores)
+        _keep_best(owners, block.first_ordinal, scores, best, score)
+    return best, score
+
+
+def _scores(
+    dedupe: DedupeSettings, codes: npt.NDArray[Any], sources: Sequence[str], num_bytes: npt.NDArray[Any]
+) -> UInt32Array:
+    if dedupe.keep == "longest":
+        longest: UInt32Array = np.minimum(num_bytes, HOLDOUT - 1).astype(np.uint32)
+        return longest
+    if dedupe.keep == "first":
+        return np.zeros(len(codes), np.uint32)
+    ranks = {name: len(dedupe.source_priority) - rank for rank, name in enumerate(dedupe.source_priority)}
+    by_source: UInt32Array = np.array([ranks.get(name, 0) for name in sources], np.uint32)
+    scores: UInt32Array = by_source[codes]
+    return scores
 
 
 def _largest(clusters: UInt32Array, flags: UInt8Array) -> list[tuple[int, int]]:
@@ -226,10 +325,10 @@ def _flag(owners: UInt32Array, ordinals: UInt32Array, flag: int, flags: UInt8Arr
 
 @jit
 def _keep_best(
-    clusters: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
+    owners: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
 ) -> None:
     for i in range(len(scores)):
-        root = clusters[first_ordinal + i]
+        root = owners[first_ordinal + i]
         # A root is the first of its component, so what it sets is never looked at before.
         if root == first_ordinal + i or scores[i] > score[root]:
             best[root], score[root] = first_ordinal + i, scores[i]
@@ -244,11 +343,13 @@ def _fates(
     best: UInt32Array,
     flags: UInt8Array,
     out: UInt8Array,
+    out_kept: UInt32Array,
 ) -> None:
     for i in range(len(out)):
         ordinal = first_ordinal + i
         flag = flags[clusters[ordinal]]
         kept = best[clusters[ordinal]]
+        out_kept[i] = kept
         if not train:
             out[i] = _KEPT
         elif flag & _HAS_HOLDOUT:
@@ -259,12 +360,45 @@ def _fates(
             )
         elif flag & _HAS_KNOWN:
             out[i] = _IN_INDEX
+            out_kept[i] = NOBODY
         elif kept == ordinal:
             out[i] = _KEPT
         elif roots[ordinal] != ordinal or roots[ordinal] == roots[kept]:
             out[i] = _EXACT_DUPLICATE
         else:
             out[i] = _NEAR_DUPLICATE
+
+
+@jit
+def _fates_of_texts(
+    first_ordinal: int,
+    train: bool,
+    roots: UInt32Array,
+    best: UInt32Array,
+    flags: UInt8Array,
+    anchors: UInt32Array,
+    out: UInt8Array,
+    out_kept: UInt32Array,
+) -> None:
+    for i in range(len(out)):
+        ordinal = first_ordinal + i
+        root = roots[ordinal]
+        anchor = anchors[root]
+        is_best = best[root] == ordinal
+        out_kept[i] = best[root] if anchor == NOBODY else best[anchor]
+        if not train:
+            out[i] = _KEPT
+        elif flags[root] & _TEXT_IN_HOLDOUT:
+            out[i] = _DUPLICATE_OF_HOLDOUT
+        elif flags[root] & _TEXT_KNOWN or (anchor != NOBODY and flags[anchor] & _TEXT_KNOWN):
+            out[i] = _IN_INDEX
+            out_kept[i] = NOBODY
+        elif anchor == NOBODY:
+            out[i] = _KEPT if is_best else _EXACT_DUPLICATE
+        elif flags[anchor] & _TEXT_IN_HOLDOUT:
+            out[i] = _NEAR_DUPLICATE_OF_HOLDOUT
+        else:
+            out[i] = _NEAR_DUPLICATE if is_best else _EXACT_DUPLICATE
 
 
 @jit

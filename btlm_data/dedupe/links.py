@@ -74,6 +74,9 @@ class Linker:
     verifier: Verifier | None = None
     index: IndexReader | None = None
     keeps_keys: bool = False  # for an index
+    nominates: bool = (
+        False  # edges are pairs whose texts are compared later (buckets.nominate), not only what connects
+    )
 
     @property
     def is_needed_sorted(self) -> bool:
@@ -87,6 +90,8 @@ class Linker:
         representative a chunk is left, and those are linked in the end.
         """
         links = Links()
+        if self.nominates:
+            return self._nominate(chunks, links)
         left: list[Keys] = []
         chunk, following = next(chunks, None), next(chunks, None)
         has_several = following is not None
@@ -106,6 +111,19 @@ class Linker:
             links.sorted_keys = rest if self.keeps_keys else None
         if self.verifier is not None:
             links.compared, links.rejected = self.verifier.compared, self.verifier.rejected
+        return links
+
+    def _nominate(self, chunks: Iterator[Keys], links: Links) -> Links:
+        """Pairs of documents with equal keys. Of a chunk only what later members of its buckets need is held on to."""
+        left = Keys.empty()
+        for chunk in chunks:
+            both = Keys.concatenate([left, chunk])
+            packed, mask = buckets.sort_order(both.keys, self.log_partitions)
+            members, starts = buckets.equal_runs(packed, mask, both.keys, both.low)
+            first, other, is_needed = buckets.nominate(members, starts, both.ordinals, len(left))
+            links.first.append(first)
+            links.other.append(other)
+            left = both.take(is_needed)
         return links
 
     def _link_chunk(self, chunk: Keys, links: Links) -> BoolArray:

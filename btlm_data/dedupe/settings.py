@@ -37,6 +37,11 @@ class ClusterSettings:
         )
 
     @property
+    def by_text(self) -> bool:
+        """Whether the texts of candidates are compared."""
+        return self.dedupe.method == "minhash" and self.dedupe.verify == "text"
+
+    @property
     def min_equal_values(self) -> int:
         """Equal values of two signatures that make their estimated similarity reach the threshold."""
         return int(np.ceil(self.dedupe.threshold * self.dedupe.num_perm - 1e-9))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
+from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
 from btlm_data.estimate import Estimate, Rates
 
 # What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may give.
 SORT_BYTES: dict[KeyKind, int] = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8 + 8}
+_PAIR_BYTES = 8 * (LEADERS + NEIGHBOURS)  # of the pairs that a key nominates at most, where texts are compared
 SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
 _GROUP_DOCUMENTS = 2**20  # most documents of one split task, so that there are tasks enough for many workers
 _DOCUMENT_BYTES = 16  # that joining holds: union-find, flags, fates, sizes of clusters (clusters.py)
@@ -40,7 +42,8 @@ class Sizes:
 
     def log_partitions(self, kind: KeyKind) -> int:
         """Partitions are 2^k; each holds a quarter to half of the memory, so that uneven ones still fit."""
-        total = self.num_documents * self.settings.keys_per_document(kind) * SORT_BYTES[kind]
+        per_key = SORT_BYTES[kind] + (_PAIR_BYTES if self.settings.by_text and kind == "bands" else 0)
+        total = self.num_documents * self.settings.keys_per_document(kind) * per_key
         return max(0, (-(-2 * total // self.budget) - 1).bit_length())
 
     def group_documents(self, kind: KeyKind) -> int:

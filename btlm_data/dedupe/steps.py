@@ -22,16 +22,17 @@ import numpy as np
 from btlm_data import blocks as block_table
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
-from btlm_data.dedupe import clusters, keys, links
+from btlm_data.dedupe import clusters, components, keys, links
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
 from btlm_data.engine.runner import Runner
-from btlm_data.kernels import union_find
+from btlm_data.kernels import buckets, union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 2
+VERSION = 3
+COMPONENTS = f"{clusters.FOLDER}/{components.NAME}"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ class Steps:
         final = self.cluster((), ())
         keys: list[Artifact] = []
         if not self.sizes.fits_in_memory and (self.keeps_keys or not runner.is_done(final)):
-            exact = self._run_exact(runner, keys)
+            exact = self.run_exact(runner, keys)
             bands: Sequence[Artifact] = ()
             if "bands" in self.settings.key_kinds:
-                bands = self._run_sort(runner, "bands", exact, keys)
+                bands = self.run_sort(runner, "bands", exact, keys)
             final = self.cluster([exact], bands)
         [result] = runner.run(final)
         if self.sizes.fits_in_memory:
@@ -73,14 +74,15 @@ class Steps:
             keys = [output for output in result.outputs if output.name in names]
         return result, keys
 
-    def _run_exact(self, runner: Runner, keys: list[Artifact]) -> Artifact:
+    def run_exact(self, runner: Runner, keys: list[Artifact]) -> Artifact:
+        """The first document of each text; sorted keys are appended to `keys`."""
         step = self.exact(())
         if self.keeps_keys or not runner.is_done(step):
-            step = self.exact(self._run_sort(runner, "exact", None, keys))
+            step = self.exact(self.run_sort(runner, "exact", None, keys))
         [result] = runner.run(step)
         return result.outputs[0]
 
-    def _run_sort(
+    def run_sort(
         self, runner: Runner, kind: KeyKind, exact: Artifact | None, keys: list[Artifact]
     ) -> list[Artifact]:
         """Files of edges, one a partition; sorted keys are appended to `keys`."""
@@ -165,6 +167,8 @@ class Steps:
             ("work", clusters.FATES),
             ("work", clusters.CLUSTERS),
             ("work", clusters.TABLE),
+            ("work", clusters.REMOVED),
+            ("work", COMPONENTS),
         ]
         if self.keeps_keys and self.sizes.fits_in_memory:
             outputs += [("work", f"{clusters.FOLDER}/{kind}-000000.cols") for kind in self.settings.key_kinds]
@@ -247,9 +251,10 @@ def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
         known_parts += edges.known
         compared, rejected = compared + edges.compared, rejected + edges.rejected
     union_find.flatten(parent)
-    components = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
-    counts = clusters.decide(files, blocks, settings.dedupe, components)
-    if settings.dedupe.verify:
+    found = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
+    counts = clusters.decide(files, blocks, clusters.by_components(files, blocks, settings.dedupe, found))
+    counts.extra["groups"] = components.write(files, COMPONENTS, blocks, settings.dedupe, found)
+    if settings.dedupe.verify == "signature":
         counts.extra["summary"]["verified_pairs"] = {"compared": compared, "below_threshold": rejected}
     return counts
 
@@ -273,7 +278,10 @@ def _linker(
     task: Task, settings: ClusterSettings, files: TaskFiles, kind: KeyKind, log_partitions: int
 ) -> links.Linker:
     verifier = None
-    if settings.dedupe.verify and kind == "bands":
+    if settings.dedupe.verify == "signature" and kind == "bands":
         [table] = task.through["blocks"]
         verifier = Verifier(files, block_table.read_table(files, table), settings)
-    return links.Linker(kind, log_partitions, verifier, settings.index, bool(task.hints["keeps_keys"]))
+    nominates = settings.by_text and kind == "bands"
+    return links.Linker(
+        kind, log_partitions, verifier, settings.index, bool(task.hints["keeps_keys"]), nominates
+    )

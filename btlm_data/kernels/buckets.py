@@ -244,18 +244,22 @@ def star_edges(
     members, starts: from `equal_runs`, no bucket empty. ordinals: (n,) uint32. Raises DataError for other
     members or starts.
     """
-    check_offsets(starts, len(members), "The starts of buckets")
-    check_below(members, len(ordinals), "The member of a bucket")
-    if starts[0] != 0 or starts[-1] != len(members) or bool((np.diff(starts) < 1).any()):
-        raise DataError(
-            "A bucket of equal keys has no member. Delete the work folder and rerun the same command."
-        )
+    _check_buckets(members, starts, ordinals)
     first, other = (
         np.empty(len(members) - len(starts) + 1, np.uint32),
         np.empty(len(members) - len(starts) + 1, np.uint32),
     )
     _star_edges(members, starts, readonly(ordinals), first, other)
     return first, other
+
+
+def _check_buckets(members: Int64Array, starts: Int64Array, ordinals: UInt32Array) -> None:
+    check_offsets(starts, len(members), "The starts of buckets")
+    check_below(members, len(ordinals), "The member of a bucket")
+    if starts[0] != 0 or starts[-1] != len(members) or bool((np.diff(starts) < 1).any()):
+        raise DataError(
+            "A bucket of equal keys has no member. Delete the work folder and rerun the same command."
+        )
 
 
 @jit
@@ -268,6 +272,56 @@ def _star_edges(
             first[written] = ordinals[members[starts[b]]]
             other[written] = ordinals[members[k]]
             written += 1
+
+
+LEADERS = NEIGHBOURS = (
+    4  # of a bucket: each member is nominated with its first ones, and those just before it
+)
+
+
+def nominate(
+    members: Int64Array, starts: Int64Array, ordinals: UInt32Array, num_done: int
+) -> tuple[UInt32Array, UInt32Array, BoolArray]:
+    """Pairs of documents of one bucket that are to be compared, and the rows that later members need.
+
+    members, starts: from `equal_runs`. ordinals: (n,) uint32, whose first num_done rows are left of earlier calls and
+    are in no new pair with each other. Every member is paired with the first LEADERS of its bucket and with the
+    NEIGHBOURS before it, so a bucket of m costs at most 8 m pairs, and one of up to nine gives all its pairs. Returns
+    (first, other, is_needed): first stands before other in the bucket; is_needed (n,) marks rows in no bucket, and
+    the first and the last of each. Raises DataError for other members or starts.
+    """
+    _check_buckets(members, starts, ordinals)
+    most = (LEADERS + NEIGHBOURS) * len(members)
+    first, other = np.empty(most, np.uint32), np.empty(most, np.uint32)
+    is_needed = np.ones(len(ordinals), np.bool_)
+    written = _nominate(members, starts, readonly(ordinals), num_done, first, other, is_needed)
+    return first[:written].copy(), other[:written].copy(), is_needed
+
+
+@jit
+def _nominate(
+    members: Int64Array,
+    starts: Int64Array,
+    ordinals: UInt32Array,
+    num_done: int,
+    first: UInt32Array,
+    other: UInt32Array,
+    is_needed: BoolArray,
+) -> int:
+    written = 0
+    for b in range(len(starts) - 1):
+        begin, end = starts[b], starts[b + 1]
+        for k in range(begin, end):
+            is_needed[members[k]] = k < begin + LEADERS or k >= end - NEIGHBOURS
+            if members[k] < num_done:
+                continue
+            leaders = min(k, begin + LEADERS)
+            for place in range(begin, leaders + min(NEIGHBOURS, k - leaders)):
+                earlier = place if place < leaders else k - 1 - (place - leaders)
+                first[written] = ordinals[members[earlier]]
+                other[written] = ordinals[members[k]]
+                written += 1
+    return written
 
 
 class Leaders:

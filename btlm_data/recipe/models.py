@@ -196,14 +196,21 @@ class DedupeSettings(_Settings):
     )
     rows: int = Field(13, ge=1, le=4096, description="hash values in a band")
     num_perm: int = Field(128, ge=4, le=4096, description="hash values in a signature; at least bands x rows")
+    verify: Literal["text", "signature", "none"] = Field(
+        "none",
+        description="what decides about pairs that share a band: their texts (a document goes only if it is similar to "
+        "one that stays), their whole signatures, or nothing more (all connected documents but one go)",
+    )
     threshold: float = Field(
         0.8,
         gt=0,
         le=1,
-        description="with `verify`: pairs with a lower estimated similarity are not duplicates",
+        description="with `verify`: pairs with a lower similarity are not duplicates",
     )
-    verify: bool = Field(
-        False, description="compare the whole signatures of pairs that share a band, with `threshold`"
+    similarity: Literal["jaccard", "containment"] = Field(
+        "jaccard",
+        description="with `verify: text`: shared features over all features of the pair, or over those of the document "
+        "that would go",
     )
     keep: Literal["first", "longest", "source-priority"] = Field(
         "first", description="which document of a group of duplicates stays"

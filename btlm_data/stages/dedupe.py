@@ -15,9 +15,12 @@ from typing import Any
 from btlm_data.blocks import Block
 from btlm_data.dedupe.clusters import check_safety
 from btlm_data.dedupe.index import Index
+from btlm_data.dedupe.removals import Evidence
+from btlm_data.dedupe.removals import run as run_removals
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Sizes
-from btlm_data.dedupe.steps import VERSION, Steps
+from btlm_data.dedupe.steps import COMPONENTS, VERSION, Steps
+from btlm_data.dedupe.text_steps import MembersPlanner, TextSteps, list_members
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError
 from btlm_data.estimate import Estimate, Workload
@@ -35,6 +38,7 @@ class Deduplicated:
 
     fates: Artifact
     clusters: Artifact
+    removals: Artifact
     summary: Mapping[str, Any]
     counts: Counts
     index_lineage: list[list[str]]
@@ -50,9 +54,14 @@ def estimate(workload: Workload) -> list[Estimate]:
 
 
 def run(
-    runner: Runner, blocks: Sequence[Block], table: Artifact, dedupe: DedupeSettings, how: Run
+    runner: Runner,
+    blocks: Sequence[Block],
+    table: Artifact,
+    dedupe: DedupeSettings,
+    how: Run,
+    plan_members: MembersPlanner,
 ) -> Deduplicated | None:
-    """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks.
+    """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks. plan_members: members.py.
 
     Raises SafetyStop if a source would lose more than `max_removed` of its bytes, ConfigError for an index of another kind.
     """
@@ -80,9 +89,30 @@ def run(
         index.reader.lineage if index is not None else None,
     )
     steps = Steps(blocks, table, settings, lineage, keeps_keys=index is not None and not index.is_added)
-    result, keys = steps.run(runner)
+    keys: list[Artifact] = []
+    if settings.by_text:
+        compared = TextSteps(steps, plan_members).run(runner)
+        result, components, members = compared.cluster, compared.components, compared.members
+        num_groups = len(compared.compared)
+    else:
+        result, keys = steps.run(runner)
+        [components] = [file for file in result.outputs if file.name == COMPONENTS]
+        num_groups = result.counts.extra["groups"]
+        members = list_members(runner, plan_members(components, num_groups, False))
     files = {artifact.name.rpartition("/")[2]: artifact for artifact in result.outputs}
     work = runner.stores.work
+    removals = run_removals(
+        runner,
+        Evidence(
+            lineage,
+            num_groups,
+            members,
+            components,
+            files["removed.cols"],
+            files["fates.cols"],
+            compared.compared if settings.by_text else (),
+        ),
+    )
     check_safety(
         result.counts,
         dedupe.max_removed,
@@ -99,6 +129,7 @@ def run(
     return Deduplicated(
         files["fates.cols"],
         files["clusters.parquet"],
+        removals,
         result.counts.extra["summary"],
         result.counts,
         index.reader.lineage if index is not None else [],

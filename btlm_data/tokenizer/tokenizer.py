@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,25 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
         """The text of `ids`, special tokens shown; bytes that are no UTF-8 appear as U+FFFD."""
         return self._reference.decode([int(i) for i in ids])
+
+    @cached_property
+    def token_bytes(self) -> tuple[npt.NDArray[np.uint8], Offsets] | None:
+        """The bytes that each id stands for, one after the other, and V + 1 int64 offsets; None where a token's bytes
+        depend on its neighbours.
+
+        Joined, they are the text wherever the tokenizer changed nothing before encoding; that is for the caller to
+        check.
+        """
+        if (self._config["decoder"] or {}).get("type") != "ByteLevel":
+            return None
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        pieces = [b""] * self.vocab_size
+        for token, token_id in vocabulary(self._config).items():
+            pieces[token_id] = bytes(byte_of[c] for c in token if c in byte_of)
+        for added in self._config["added_tokens"]:
+            pieces[int(added["id"])] = str(added["content"]).encode()
+        offsets = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+        return np.frombuffer(b"".join(pieces), np.uint8), offsets
 
     def token_text(self, token_id: int) -> str:
         """One token for people: part of a character appears as U+FFFD. Raises ValueError for an unknown

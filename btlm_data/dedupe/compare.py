@@ -1,0 +1,171 @@
+"""Candidates compared by their texts, and which of them go (`dedupe.verify: text`).
+
+In each component, texts come in the order of `keep` (holdout first, then by score, then by place in the source). A text
+goes if its similarity to an earlier one that stays reaches the threshold; else it stays. So whatever goes is, by its
+own text, a copy of something that is kept, and chains cannot join documents that are unlike.
+
+A text is compared with at most CANDIDATES earlier ones: those that share most bands with it, and the first in order, in
+this order, until one is similar enough. Where a candidate goes itself, the one that it goes for stands in its place.
+What was not compared stays, and is counted.
+
+dedupe/pairs/NUMBER.cols     nominated pairs of one partition by group: `first`, `other` uint32, `bounds` (G + 2,) int64
+dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents of texts: the one that goes, and the one
+                             that it goes for), `shared`, `gone_size`, `anchor_size` uint32 features
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.advance import advance
+from btlm_data.dedupe.clusters import HOLDOUT
+from btlm_data.dedupe.groups import GROUP_BYTES
+from btlm_data.dedupe.links import Links
+from btlm_data.dedupe.members import Group, read_group
+from btlm_data.dedupe.settings import ClusterSettings
+from btlm_data.kernels import shingles
+from btlm_data.task import Artifact, Counts, Task
+from btlm_data.task_files import TaskFiles
+
+CANDIDATES = 16  # half of them by shared bands, half the first in order
+KINDS = {"jaccard": shingles.JACCARD, "containment": shingles.CONTAINMENT}
+UInt32Array = npt.NDArray[np.uint32]
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def split_pairs(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Sort the edges of one partition by group."""
+    [components], [edges] = task.through["components"], task.through["edges"]
+    links = Links.read(files, edges, task.args["documents"])
+    first, other = links.first[0], links.other[0]
+    groups = files.columns(components)["group"][other]
+    order = np.argsort(groups, kind="stable")
+    bounds = np.searchsorted(groups[order], np.arange(task.args["groups"] + 2)).astype(np.int64)
+    arrays: dict[str, npt.NDArray[Any]] = {"first": first[order], "other": other[order], "bounds": bounds}
+    files.write_columns(task.outputs[0][1], arrays)
+    advance(task.weight)
+    return Counts()
+
+
+def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Compare the candidates of one group and decide."""
+    compared = open_group(files, task.through["members"][0], task.through["pairs"][0], task.args["group"])
+    decisions = compared.decide(KINDS[settings.dedupe.similarity], settings.dedupe.threshold)
+    gone = np.flatnonzero(decisions.anchor >= 0)
+    anchor = decisions.anchor[gone]
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "gone": compared.ordinals[gone],
+        "anchor": compared.ordinals[anchor],
+        "shared": decisions.shared[gone],
+        "gone_size": decisions.sizes[gone],
+        "anchor_size": decisions.sizes[anchor],
+    }
+    files.write_columns(task.outputs[0][1], arrays)
+    advance(task.weight)
+    stays = decisions.anchor < 0
+    return Counts(
+        extra={
+            "compared": decisions.compared,
+            "similar": decisions.similar,
+            "not_compared": int(compared.left_out[stays].sum()),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The texts of a group in the order of keep, n of them, and whom each is compared with.
+
+    ordinals: (n,) uint32. rows: of the group, (n,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how
+    many nominated pairs of each text are not compared.
+    """
+
+    group: Group
+    ordinals: UInt32Array
+    rows: Int64Array
+    candidates: Int64Array
+    bounds: Int64Array
+    left_out: Int64Array
+
+    def decide(self, kind: int, threshold: float) -> shingles.Decisions:
+        """What goes. The texts are laid side by side; a component larger than a group lies in a temporary file."""
+        lengths = self.group.lengths[self.rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        total = int(offsets[-1])
+        with tempfile.TemporaryFile() as file:
+            if total <= 2 * GROUP_BYTES:
+                utf8 = np.empty(total, np.uint8)
+            else:
+                utf8 = np.memmap(file, np.uint8, "w+", shape=(total,))
+            for place, row in enumerate(self.rows.tolist()):
+                utf8[offsets[place] : offsets[place + 1]] = self.group.text(row)
+            return shingles.decide(utf8, offsets, self.candidates, self.bounds, kind, threshold)
+
+
+def open_group(files: TaskFiles, members_list: Artifact, pairs_list: Artifact, number: int) -> Compared:
+    """Read a group and choose whom each of its texts is compared with."""
+    group = read_group(files, files.read_list(members_list), number, with_texts=True)
+    columns = group.columns
+    rows = np.flatnonzero(columns["ordinal"] == columns["root"])
+    scores = columns["score"][rows]
+    order = np.argsort(-scores.astype(np.int64), kind="stable")
+    rows, scores = rows[order], scores[order]
+    ordinals = columns["ordinal"][rows]
+    edges = [_edges(files, artifact, number) for artifact in files.read_list(pairs_list)]
+    one, another = (np.concatenate(column) for column in zip(*edges, strict=True))
+    by_ordinal = np.argsort(ordinals)
+    one, another = (by_ordinal[np.searchsorted(ordinals[by_ordinal], column)] for column in (one, another))
+    first, other = np.minimum(one, another), np.maximum(one, another)
+    is_open = scores[other] != HOLDOUT  # holdout texts never go
+    count = len(ordinals)
+    codes = np.unique(other[is_open] * count + first[is_open])
+    other, first = np.divmod(codes, max(1, count))
+    bands = _shared_bands(columns["keys"], rows[first], rows[other])
+    chosen = rank(first, other, bands)
+    nominated = np.bincount(other, minlength=count)
+    first, other = first[chosen], other[chosen]
+    number_chosen = np.bincount(other, minlength=count)
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(number_chosen)])
+    return Compared(group, ordinals, rows, first, bounds, nominated - number_chosen)
+
+
+def _edges(files: TaskFiles, artifact: Artifact, group: int) -> tuple[UInt32Array, UInt32Array]:
+    opened = files.columns(artifact)
+    begin, end = (int(bound) for bound in opened.rows("bounds", group, group + 2))
+    return opened.rows("first", begin, end), opened.rows("other", begin, end)
+
+
+def _shared_bands(keys: npt.NDArray[np.uint64], one: Int64Array, other: Int64Array) -> Int64Array:
+    """How many band keys two rows have in common, for each pair."""
+    out = np.empty(len(one), np.int64)
+    for low in range(0, len(one), 1 << 16):
+        part = slice(low, low + (1 << 16))
+        out[part] = np.count_nonzero(keys[one[part]] == keys[other[part]], axis=1)
+    return out
+
+
+def rank(first: Int64Array, other: Int64Array, bands: Int64Array) -> Int64Array:
+    """Which pairs are compared, as indices, by `other` and then as they are tried: most shared bands first, then in order.
+
+    Pairs must be sorted by other, then first. Of a text with more than CANDIDATES pairs half of these are the first in
+    order and half those with most bands.
+    """
+    order = np.lexsort((first, -bands, other))
+    by_bands = _places(other[order])
+    is_chosen = np.zeros(len(first), np.bool_)
+    is_chosen[order[by_bands < CANDIDATES // 2]] = True
+    is_chosen |= _places(other) < CANDIDATES // 2
+    few = np.bincount(other, minlength=1)[other] <= CANDIDATES if len(other) else is_chosen
+    return order[(is_chosen | few)[order]]
+
+
+def _places(sorted_values: Int64Array) -> Int64Array:
+    """The place of each element among the equal ones beside it."""
+    starts = np.flatnonzero(np.diff(sorted_values, prepend=-1))
+    return np.arange(len(sorted_values)) - np.repeat(starts, np.diff(starts, append=len(sorted_values)))

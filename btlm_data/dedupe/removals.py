@@ -1,0 +1,247 @@
+"""removals.parquet: a row per document that deduplication drops, with the one that is kept for it.
+
+Rows are by component (its first document), then by the removed document, both in source order.
+
+document        uint32   the removed document's ordinal: row number over all blocks
+kept_document   uint32   of the one kept for it; null where that is in an index of earlier runs
+reason          string   as the ledger names it
+bands           uint16   bands that the two share (all of them where their normalised texts are equal); null without bands
+similarity      float64  Jaccard similarity of their features; null where texts were not compared
+containment     float64  share of the removed document's features that the kept one has; kept_containment: the reverse
+cluster         uint32   ordinal of the first document of their component
+cluster_size    uint32   documents of the component
+file, line, offset, source, bytes, split               the removed document: file in the source, line (0-based) and offset
+                                                       of its record there, source name, bytes of cleaned text, split
+kept_file, kept_line, kept_offset, kept_source, kept_bytes, kept_split    the kept one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.advance import advance
+from btlm_data.dedupe import clusters
+from btlm_data.dedupe.members import Group, read_group
+from btlm_data.engine.runner import Runner
+from btlm_data.fates import Fate
+from btlm_data.formats.columns import Columns
+from btlm_data.splits import SPLITS
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles, write_list
+
+NAME = "removals.parquet"
+VERSION = 1
+_ROW_GROUP = 131_072
+_PLACE = ("file", "line", "offset", "source", "bytes", "split")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the table is made from. results: of the step `cluster`. compared: of each group, where texts were compared."""
+
+    lineage: str
+    num_groups: int
+    members: Artifact
+    components: Artifact
+    removed: Artifact
+    fates: Artifact
+    compared: Sequence[Artifact] = ()
+
+
+def run(runner: Runner, evidence: Evidence) -> Artifact:
+    """Write removals.parquet."""
+    parts = runner.run(_plan(evidence))
+    runner.named.add(name := "dedupe/removals.json")
+    listed = write_list(runner.stores.work, name, [part.outputs[0] for part in parts])
+    task = Task(
+        id="all",
+        reads={"parts": [listed]},
+        outputs=[("work", f"dedupe/table/{NAME}")],
+    )
+    [result] = runner.run(Step("dedupe.table", VERSION, join, [task], None, "", "task"))
+    return result.outputs[0]
+
+
+def _plan(evidence: Evidence) -> Step:
+    tasks = [
+        Task(
+            id=f"{group:06d}",
+            args={"group": group},
+            inputs=[evidence.lineage],
+            reads={"removed": [evidence.removed], "fates": [evidence.fates]},
+            through={
+                "members": [evidence.members],
+                "components": [evidence.components],
+                "compared": [evidence.compared[group - 1]] if evidence.compared else [],
+            },
+            outputs=[("work", f"dedupe/removals/{group:06d}.parquet")],
+        )
+        for group in range(1, evidence.num_groups + 1)
+    ]
+    return Step("dedupe.removals", VERSION, work, tasks, None, evidence.lineage, "task")
+
+
+def work(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """The rows of one group."""
+    import pyarrow.parquet as pq
+
+    members = files.read_list(task.through["members"][0])
+    group = read_group(files, members, task.args["group"], with_texts=False)
+    removed, kept = _pairs(files.columns(task.reads["removed"][0]), group)
+    components = files.columns(task.through["components"][0])
+    cluster = components["cluster"][group.columns["ordinal"]]
+    order = np.lexsort((removed, cluster[removed]))
+    removed, kept = removed[order], kept[order]
+    _, inverse, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
+    fate = files.columns(task.reads["fates"][0])["fate"][group.columns["ordinal"][removed]]
+    compared = files.columns(task.through["compared"][0]) if task.through["compared"] else None
+    columns: dict[str, Any] = {
+        "document": group.columns["ordinal"][removed],
+        "kept_document": _optional(group.columns["ordinal"], kept),
+        "reason": _names(fate, [f.reason for f in Fate]),
+        **_evidence(group, removed, kept, compared),
+        "cluster": cluster[removed],
+        "cluster_size": sizes[inverse[removed]].astype(np.uint32),
+        **_places(group, removed, ""),
+        **_places(group, kept, "kept_"),
+    }
+    with files.create(task.outputs[0][1]) as creating:
+        pq.write_table(_table(columns), creating.file, row_group_size=_ROW_GROUP, compression="zstd")
+    advance(task.weight)
+    return Counts()
+
+
+def join(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """One table from those of the groups."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with (
+        files.create(task.outputs[0][1]) as creating,
+        pq.ParquetWriter(creating.file, _schema(), compression="zstd") as writer,
+    ):
+        for part in files.read_list(task.reads["parts"][0]):
+            table = pq.read_table(pa.BufferReader(files.read(part)))
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+    advance(1)
+    return Counts()
+
+
+def _pairs(decisions: Columns, group: Group) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows of a group that go, and the row of the one kept for each, -1 where an index has it."""
+    ordinals = group.columns["ordinal"]
+    all_removed, all_kept = decisions["removed"], decisions["kept"]
+    place = np.searchsorted(all_removed, ordinals)
+    is_gone = place < len(all_removed)
+    is_gone[is_gone] = all_removed[place[is_gone]] == ordinals[is_gone]
+    rows = np.flatnonzero(is_gone)
+    kept = all_kept[place[rows]]
+    kept_rows = np.where(kept == clusters.NOBODY, -1, np.searchsorted(ordinals, kept))
+    return rows, kept_rows
+
+
+def _evidence(
+    group: Group, removed: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], compared: Columns | None
+) -> dict[str, Any]:
+    """Bands, similarity and containments of each pair of rows."""
+    import pyarrow as pa
+
+    roots, keys = group.columns["root"], group.columns["keys"]
+    has_kept = kept >= 0
+    is_equal = has_kept & (roots[removed] == roots[kept])
+    bands = np.count_nonzero(keys[removed] == keys[kept], axis=1).astype(np.uint16)
+    known = is_equal.copy()
+    values = {name: is_equal.astype(np.float64) for name in ("similarity", "containment", "kept_containment")}
+    if compared is not None:
+        codes = compared["gone"].astype(np.uint64) << np.uint64(32) | compared["anchor"].astype(np.uint64)
+        by_code = np.argsort(codes)
+        near = np.flatnonzero(has_kept & ~is_equal)
+        wanted = roots[removed[near]].astype(np.uint64) << np.uint64(32) | roots[kept[near]].astype(np.uint64)
+        place = np.minimum(np.searchsorted(codes, wanted, sorter=by_code), max(0, len(codes) - 1))
+        is_there = codes[by_code[place]] == wanted if len(codes) else np.zeros(len(near), np.bool_)
+        near, place = near[is_there], by_code[place[is_there]]
+        shared, anchor, gone = (
+            compared[name][place].astype(np.float64) for name in ("shared", "anchor_size", "gone_size")
+        )
+        values["similarity"][near] = shared / (anchor + gone - shared)
+        values["containment"][near] = shared / gone
+        values["kept_containment"][near] = shared / anchor
+        known[near] = True
+    has_bands = has_kept & (keys.shape[1] > 0)
+    return {
+        "bands": pa.array(bands, pa.uint16(), mask=~has_bands),
+        **{name: pa.array(value, pa.float64(), mask=~known) for name, value in values.items()},
+    }
+
+
+def _places(group: Group, rows: npt.NDArray[np.int64], prefix: str) -> dict[str, Any]:
+    """Where documents are, for rows of a group; null where the row is -1."""
+    names = {"file": group.files, "source": group.sources, "split": list(SPLITS)}
+    is_null = rows < 0
+    return {
+        f"{prefix}{name}": _names(group.columns[name][rows], names[name], is_null)
+        if name in names
+        else _optional(group.columns[name], rows)
+        for name in _PLACE
+    }
+
+
+def _optional(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(column[rows], mask=rows < 0)
+
+
+def _names(
+    codes: npt.NDArray[Any], names: Sequence[str], is_null: npt.NDArray[np.bool_] | None = None
+) -> Any:
+    """A dictionary column whose names are those in use, sorted."""
+    import pyarrow as pa
+
+    used = np.unique(codes if is_null is None else codes[~is_null]).tolist()
+    in_order = sorted(used, key=lambda code: names[code])
+    local = np.zeros(len(names) + 1, np.int32)
+    local[in_order] = np.arange(len(in_order))
+    indices = pa.array(local[codes], pa.int32(), mask=is_null)
+    return pa.DictionaryArray.from_arrays(indices, pa.array([names[code] for code in in_order], pa.string()))
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    name = pa.dictionary(pa.int32(), pa.string())
+    place = {
+        "file": name,
+        "line": pa.uint64(),
+        "offset": pa.uint64(),
+        "source": name,
+        "bytes": pa.uint32(),
+        "split": name,
+    }
+    return pa.schema(
+        {
+            "document": pa.uint32(),
+            "kept_document": pa.uint32(),
+            "reason": name,
+            "bands": pa.uint16(),
+            "similarity": pa.float64(),
+            "containment": pa.float64(),
+            "kept_containment": pa.float64(),
+            "cluster": pa.uint32(),
+            "cluster_size": pa.uint32(),
+            **place,
+            **{f"kept_{key}": kind for key, kind in place.items()},
+        }
+    )
+
+
+def _table(columns: dict[str, Any]) -> Any:
+    import pyarrow as pa
+
+    schema = _schema()
+    return pa.table([columns[field] for field in schema.names], schema=schema)

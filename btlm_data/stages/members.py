@@ -1,0 +1,199 @@
+"""Documents in components of two or more, with their texts: from the stored tokens, else by reading the source again.
+
+A text made from tokens is used only if its normalised form has the hash that `clean` took of the text itself (XXH3-128,
+in the sketch): so no tokenizer can change what is compared. Where a tokenizer's tokens do not give the text back, the
+part of the source is read once more.
+
+reads   components.cols, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
+writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py)
+unit    a part of the source, as `clean` read it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.advance import advance
+from btlm_data.blocks import Block
+from btlm_data.dedupe.members import Members, MembersWriter, Texts, gather, rows_of
+from btlm_data.errors import DataError
+from btlm_data.kernels import minhash, token_text
+from btlm_data.stages import clean
+from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
+
+VERSION = 1
+NAME = "dedupe.members"
+UInt8Array = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PartBlocks:
+    """A part of the source and its blocks. task: the one of `clean`."""
+
+    task: Task
+    blocks: Sequence[Block]
+
+
+def parts_of(cleaning: Step, blocks: Sequence[Block]) -> list[PartBlocks]:
+    """The parts that were read, each with its blocks, in source order."""
+    by_part: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_part.setdefault(block.stem.rpartition("-")[0] + "-", []).append(block)
+    return [
+        PartBlocks(task, by_part[task.resumes])
+        for task in cleaning.tasks
+        if task.resumes is not None and task.resumes in by_part
+    ]
+
+
+def plan(
+    parts: Sequence[PartBlocks],
+    components: Artifact,
+    num_groups: int,
+    settings: CleanSettings,
+    with_texts: bool,
+) -> Step:
+    """A task per part. components: see dedupe/components.py."""
+    tasks = [
+        Task(
+            id=part.task.id,
+            args={"groups": num_groups, "texts": with_texts},
+            inputs=part.task.inputs,
+            reads={
+                "components": [components],
+                "docs": [block.docs for block in part.blocks],
+                "sketches": [block.sketch for block in part.blocks if block.sketch is not None],
+            },
+            through={"tokens": [block.tokens for block in part.blocks]},
+            weight=max(1, sum(block.num_documents for block in part.blocks)),
+            hints={"blocks": part.blocks, "ranges": clean.ranges_of(part.task)},
+        )
+        for part in parts
+    ]
+    return Step(NAME, VERSION, work, tasks, settings, settings.products["docs"], "doc")
+
+
+def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+    """Write the members of one part. Raises DataError if the source is no longer what was read."""
+    blocks: Sequence[Block] = task.hints["blocks"]
+    components = files.columns(task.reads["components"][0])
+    writer = MembersWriter(files, task.id, task.args["groups"])
+    again = _SourceAgain(blocks, task, settings, files)
+    from_tokens = from_source = 0
+    for number, block in enumerate(blocks):
+        here = (block.first_ordinal, block.last_ordinal)
+        groups = components.rows("group", *here)
+        rows = np.flatnonzero(groups)
+        advance(block.num_documents)
+        if not len(rows):
+            continue
+        assert block.sketch is not None
+        docs, sketch = files.columns(block.docs), files.columns(block.sketch)
+        keys = sketch["bands"] if "bands" in sketch else np.empty((block.num_documents, 0), np.uint64)
+        columns = rows_of(block, docs, keys, rows)
+        columns |= {name: components.rows(name, *here)[rows] for name in ("root", "score")}
+        texts = Texts.none(len(rows))
+        if task.args["texts"]:
+            needed = rows[components.rows("compared", *here)[rows]]
+            exact = sketch["exact"][needed]
+            some, is_right = _from_tokens(files, block, settings, needed, exact)
+            if not is_right.all():
+                read = again.texts(number, needed[~is_right], exact[~is_right])
+                some = _merged(some, is_right, read)
+                from_source += int(np.count_nonzero(~is_right))
+            from_tokens += int(np.count_nonzero(is_right))
+            lengths = np.zeros(len(rows), np.int64)
+            lengths[np.searchsorted(rows, needed)] = np.diff(some.offsets)
+            texts = Texts(some.utf8, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+        writer.add(Members(columns, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
+    writer.flush()
+    return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
+
+
+def _from_tokens(
+    files: TaskFiles, block: Block, settings: CleanSettings, rows: Int64Array, exact: npt.NDArray[np.uint64]
+) -> tuple[Texts, npt.NDArray[np.bool_]]:
+    """Normalised texts of some rows, and which of them are proved right by their hashes; the others are empty."""
+    wrong = Texts.none(len(rows)), np.zeros(len(rows), np.bool_)
+    table = settings.tokenizer.load().token_bytes
+    if table is None or not len(rows):
+        return wrong
+    tokens = files.columns(block.tokens)
+    starts, lengths = (tokens[name][rows].astype(np.int64) for name in ("starts", "lengths"))
+    ids = tokens.scattered("tokens", starts, lengths)
+    utf8, offsets = token_text.decode(ids, starts, lengths, token_text.TokenBytes(*table))
+    try:
+        normalised = minhash.normalise(None, utf8, offsets)
+    except UnicodeDecodeError:  # a capital sigma beside what is no text
+        return wrong
+    is_right = (minhash.exact_hashes(normalised) == exact).all(axis=1)
+    sizes = np.where(is_right, np.diff(normalised.offsets), 0)
+    kept = normalised.utf8 if is_right.all() else gather(normalised.utf8, normalised.offsets[:-1], sizes)
+    return Texts(kept, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])), is_right
+
+
+def _merged(texts: Texts, is_right: npt.NDArray[np.bool_], read: Texts) -> Texts:
+    """`texts`, in the places that are not right those that were read."""
+    utf8 = np.concatenate([texts.utf8, read.utf8])
+    starts, lengths = texts.offsets[:-1].copy(), np.diff(texts.offsets)
+    starts[~is_right] = read.offsets[:-1] + len(texts.utf8)
+    lengths[~is_right] = np.diff(read.offsets)
+    return Texts(gather(utf8, starts, lengths), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+
+class _SourceAgain:
+    """Reads a part of the source once more, block by block, as far as it is asked for."""
+
+    def __init__(
+        self, blocks: Sequence[Block], task: Task, settings: CleanSettings, files: TaskFiles
+    ) -> None:
+        self._blocks, self._settings, self._files = blocks, settings, files
+        self._ranges = clean.ranges_of(task)
+        self._next = 0
+        self._records: Iterator[Any] | None = None
+
+    def texts(self, number: int, rows: Int64Array, exact: npt.NDArray[np.uint64]) -> Texts:
+        """Normalised texts of rows of block `number`; blocks must be asked for in order. Raises DataError for a changed source."""
+        if self._records is None:
+            self._records = clean.records(self._ranges, self._settings, (0, 0))
+        while True:
+            block = next(self._records, None)
+            self._next += 1
+            if block is None or self._next > number:
+                break
+        name = self._ranges[0].file.name
+        docs = self._files.columns(self._blocks[number].docs)
+        wanted = list(zip(docs["file"][rows].tolist(), docs["offset"][rows].tolist(), strict=True))
+        places = (
+            {place: row for row, place in enumerate(zip(block.files, block.block.offsets, strict=True))}
+            if block is not None
+            else {}
+        )
+        missing = [offset for file, offset in wanted if (file, offset) not in places]
+        if block is None or missing:
+            raise _changed(name, missing[0])
+        documents = block.documents(self._ranges, [places[place] for place in wanted])
+        part = Part(self._ranges, self._settings, {})
+        texts, _ = BlockWriter(self._files, self._blocks[number].stem, part).cleaned(documents)
+        encoded = [text.encode() for text in texts]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        normalised = minhash.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        is_right = (minhash.exact_hashes(normalised) == exact).all(axis=1)
+        if not is_right.all():
+            raise _changed(name, wanted[int(np.flatnonzero(~is_right)[0])][1])
+        return Texts(normalised.utf8, normalised.offsets)
+
+
+def _changed(name: str, offset: int) -> DataError:
+    return DataError(
+        f"{name} has changed since it was read: the document at offset {offset} is not the one that it was. "
+        "Restore the file, or start again with another --work-dir."
+    )
