@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from btlm_train.data.description import DataDescription, describe_data
-    from btlm_train.data.loader import GptHDF5MapDataProcessor, RestartableDataLoader
+    from btlm_train.data.loader import GptHDF5MapDataProcessor, RestartableDataLoader, ResumableBatches
     from btlm_train.data.order import SampleOrder
     from btlm_train.data.samples import HDF5Dataset
     from btlm_train.data.settings import DataConfig, MixtureEntry
@@ -33,6 +33,7 @@ __all__ = [
     "HDF5Dataset",
     "MixtureEntry",
     "RestartableDataLoader",
+    "ResumableBatches",
     "SampleOrder",
     "describe_data",
 ]
@@ -42,6 +43,7 @@ _MODULES = {
     "GptHDF5MapDataProcessor": "loader",
     "HDF5Dataset": "samples",
     "MixtureEntry": "settings",
+    "ResumableBatches": "loader",
     "RestartableDataLoader": "loader",
     "SampleOrder": "order",
     "describe_data": "description",

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_train.data.order import GlobalBatches, SampleOrder
@@ -31,7 +31,75 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class RestartableDataLoader(DataLoader[Batch]):
+class _Resumable:
+    """The place in the data of whatever gives out its batches: state, and how to return to it."""
+
+    dataset: Any
+    batches: GlobalBatches
+    samples_streamed: int
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is: the samples consumed on all ranks together, and what they were samples of. The
+        same on every rank.
+        """
+        return {
+            "samples_streamed": self.samples_streamed,
+            "__version__": STATE_VERSION,
+            "dataset": self.dataset.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Continue with the sample after `state`.
+
+        Raises ConfigError or DataError, naming the differences, if it is of other data or settings.
+        """
+        saved = parse_state(state)
+        dataset = self.dataset
+        if saved.version == 0:  # the seed is all there is to compare
+            seed = dataset.config.shuffle_seed
+            ordered_by_seed = dataset.config.shuffle or dataset.config.mixture
+            if strict and ordered_by_seed and saved.seed not in (None, seed):
+                raise ConfigError(
+                    f"The saved data state has the seed {saved.seed}, shuffle_seed is {seed}. "
+                    "Set shuffle_seed to the former."
+                )
+        elif saved.dataset is not None:
+            dataset.load_state_dict(saved.dataset, strict=strict)
+        elif strict:
+            raise DataError(
+                'The saved data state lacks "dataset", the settings it was made with. '
+                "Load another one, or with strict=False."
+            )
+        self.samples_streamed = saved.samples_streamed
+        self.batches.seek(saved.samples_streamed)
+
+
+class ResumableBatches(_Resumable, Sampler[list[int]]):
+    """Batches as indices of this rank, for other programs' loaders: DataLoader(dataset, batch_size=None,
+    sampler=...).
+
+    A pass is an epoch; finished, the next pass is the next epoch, and one that is abandoned starts over. Its
+    state counts what was asked for. So it belongs to a loader that saves it with each batch, as torchdata's
+    StatefulDataLoader does; with workers, another loader asks ahead of what it hands out.
+    """
+
+    def __init__(self, dataset: HDF5Dataset, batches: GlobalBatches) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.samples_streamed = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.samples_streamed = self.batches.start
+        for (_, end), indices in zip(self.batches.spans(), self.batches, strict=True):
+            self.samples_streamed = end
+            yield indices
+        self.batches.finish(self.samples_streamed)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class RestartableDataLoader(_Resumable, DataLoader[Batch]):
     """Batches of this rank, one epoch a pass, and the state to continue from any of them.
 
     `for batch in loader` consumes samples; finished, the next pass is the next epoch. A pass that is
@@ -56,50 +124,10 @@ class RestartableDataLoader(DataLoader[Batch]):
         self.batches.finish(self.samples_streamed)
 
     def _reading_ahead(self) -> contextlib.AbstractContextManager[ReadAhead | None]:
-        dataset = self._hdf5_dataset()
-        if not dataset.is_remote:
+        if not self.dataset.is_remote:
             return contextlib.nullcontext()
-        coming = (dataset.remote_rows(indices) for indices in self.batches)
-        return ReadAhead(coming, dataset.config.cache_size)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the run is: the samples consumed on all ranks together, and what they were samples of. The
-        same on every rank.
-        """
-        return {
-            "samples_streamed": self.samples_streamed,
-            "__version__": STATE_VERSION,
-            "dataset": self._hdf5_dataset().state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Continue with the sample after `state`.
-
-        Raises ConfigError or DataError, naming the differences, if it is of other data or settings.
-        """
-        saved = parse_state(state)
-        dataset = self._hdf5_dataset()
-        if saved.version == 0:  # the seed is all there is to compare
-            seed = dataset.config.shuffle_seed
-            ordered_by_seed = dataset.config.shuffle or dataset.config.mixture
-            if strict and ordered_by_seed and saved.seed not in (None, seed):
-                raise ConfigError(
-                    f"The saved data state has the seed {saved.seed}, shuffle_seed is {seed}. "
-                    "Set shuffle_seed to the former."
-                )
-        elif saved.dataset is not None:
-            dataset.load_state_dict(saved.dataset, strict=strict)
-        elif strict:
-            raise DataError(
-                'The saved data state lacks "dataset", the settings it was made with. '
-                "Load another one, or with strict=False."
-            )
-        self.samples_streamed = saved.samples_streamed
-        self.batches.seek(saved.samples_streamed)
-
-    def _hdf5_dataset(self) -> HDF5Dataset:
-        assert isinstance(self.dataset, HDF5Dataset)
-        return self.dataset
+        coming = (self.dataset.remote_rows(indices) for indices in self.batches)
+        return ReadAhead(coming, self.dataset.config.cache_size)
 
 
 class GptHDF5MapDataProcessor:
@@ -137,6 +165,25 @@ class GptHDF5MapDataProcessor:
         multiprocessing_context: how workers start ("fork", "spawn" or "forkserver"; None is the platform's
         default).
         """
+        config = self.config
+        batches = self._batches(rank, world_size)
+        loader = partial(RestartableDataLoader, self.dataset, batches, pin_memory=pin_memory)
+        if not config.num_workers:
+            return loader()
+        return loader(
+            num_workers=config.num_workers,
+            prefetch_factor=config.prefetch_factor,
+            persistent_workers=config.persistent_workers,
+            multiprocessing_context=multiprocessing_context,
+        )
+
+    def create_sampler(self, *, rank: int | None = None, world_size: int | None = None) -> ResumableBatches:
+        """What `create_dataloader` reads, for other programs' loaders: `DataLoader(processor.dataset,
+        batch_size=None, sampler=processor.create_sampler())` gives the same batches.
+        """
+        return ResumableBatches(self.dataset, self._batches(rank, world_size))
+
+    def _batches(self, rank: int | None, world_size: int | None) -> GlobalBatches:
         if rank is None or world_size is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank = (torch.distributed.get_rank() if distributed else 0) if rank is None else rank
@@ -147,17 +194,4 @@ class GptHDF5MapDataProcessor:
             )
         config = self.config
         order = SampleOrder(len(self.dataset), config.num_samples, config.shuffle, config.shuffle_seed)
-        loader = partial(
-            RestartableDataLoader,
-            self.dataset,
-            GlobalBatches(order, config, rank, world_size),
-            pin_memory=pin_memory,
-        )
-        if not config.num_workers:
-            return loader()
-        return loader(
-            num_workers=config.num_workers,
-            prefetch_factor=config.prefetch_factor,
-            persistent_workers=config.persistent_workers,
-            multiprocessing_context=multiprocessing_context,
-        )
+        return GlobalBatches(order, config, rank, world_size)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from btlm_data.errors import ConfigError, DataError, InputError
+from btlm_train.data.manifests import split_folder
 from btlm_train.data.mixture import Mixture
 from btlm_train.data.read_ahead import Rows
 from btlm_train.data.settings import FEATURES, VSL_FEATURES, DataConfig
@@ -77,7 +78,9 @@ class Source:
     """
 
     def __init__(self, data_dir: str | list[str], subset: str | None, config: DataConfig) -> None:
-        self.shards = ShardSet(data_dir, config.sort_files, config.cache())
+        folders = [data_dir] if isinstance(data_dir, str) else data_dir
+        whole = [split_folder(folder, ("train",)) for folder in folders]  # `shards` names `shards/train`
+        self.shards = ShardSet(whole, config.sort_files, config.cache())
         first, trailing, length = self.shards.names[0], self.shards.trailing, config.max_sequence_length
         self.by_sample = bool(trailing)
         if not self.by_sample:
