@@ -473,10 +473,10 @@ def sign(path: Path, key: Path) -> None:
 
 @cli.command("dedupe-curve")
 @click.option(
-    "--bands", default=9, show_default=True, type=click.IntRange(1, 4096), help="Bands of a signature."
+    "--bands", default=16, show_default=True, type=click.IntRange(1, 4096), help="Bands of a signature."
 )
 @click.option(
-    "--rows", default=13, show_default=True, type=click.IntRange(1, 4096), help="Hash values in a band."
+    "--rows", default=8, show_default=True, type=click.IntRange(1, 4096), help="Hash values in a band."
 )
 @click.option(
     "--threshold",
@@ -494,7 +494,7 @@ def dedupe_curve(bands: int, rows: int, threshold: float | None, num_perm: int) 
     """Print the probability that two documents of each similarity are found to be duplicates.
 
     \b
-    btlm-data dedupe-curve --bands 9 --rows 13
+    btlm-data dedupe-curve --bands 16 --rows 8
     """
     if threshold is not None and not threshold <= 1:  # NaN passes click's range
         raise ConfigError("--threshold nan is not a similarity. Give a number above 0 and up to 1.")

@@ -178,13 +178,17 @@ def warm_up(tokenizer: Any) -> None:
     """Load (the first time: compile) every kernel here, so that forked workers have them and none is compiled twice."""
     import numpy as np
 
-    from btlm_data.kernels import minhash, packing
+    from btlm_data.kernels import minhash, packing, shingles, token_text
 
     texts = ["A first, short TEXT; with enough characters for one n-gram. Καλημέρα"]
     utf8 = texts[0].encode()
     normalised = minhash.normalise(texts, np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)]))
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised)
+    one, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
+    shingles.decide(normalised.utf8, normalised.offsets, none, np.zeros(2, np.int64), shingles.JACCARD, 0.8)
+    table = token_text.TokenBytes(np.zeros(1, np.uint8), np.array([0, 1]))
+    token_text.decode(np.zeros(1, tokenizer.dtype), one, one, table)
     ids, offsets = tokenizer.encode_batch(texts)
     out = np.empty(len(ids) + 1, tokenizer.dtype)
     packing.place_documents(ids, offsets[:1], np.diff(offsets), np.zeros(1, np.int64), out, tokenizer.eos_id)
@@ -279,7 +283,10 @@ def _dedupe(p: Preparation) -> None:
     def plan_members(components: Artifact, num_groups: int, with_texts: bool) -> Step:
         return members.plan(parts, components, num_groups, clean_settings, with_texts)
 
-    result = dedupe.run(p.runner, p.blocks, p.table, p.settings.dedupe, p.run, plan_members)
+    def plan_kept_texts(components: Artifact, fates: Artifact) -> Step:
+        return members.plan_kept(parts, components, fates, clean_settings)
+
+    result = dedupe.run(p.runner, p.blocks, p.table, p.settings.dedupe, p.run, plan_members, plan_kept_texts)
     if result is None:
         return
     p.dedupe_fates, p.clusters, p.removals = result.fates, result.clusters, result.removals

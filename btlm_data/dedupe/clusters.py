@@ -24,6 +24,7 @@ from btlm_data.blocks import Block
 from btlm_data.dedupe.cluster_table import ClusterRows
 from btlm_data.errors import SafetyStop
 from btlm_data.fates import Fate
+from btlm_data.formats.columns import Columns
 from btlm_data.kernels import buckets
 from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.ranges import check_same_length
@@ -210,6 +211,14 @@ class Removals:
             "removed": np.concatenate([*none, *self._removed]),
             "kept": np.concatenate([*none, *self._kept]),
         }
+
+
+def texts_that_stay(components: Columns, fates: Columns) -> npt.NDArray[np.bool_]:
+    """Whether a document is the first of a text of which a copy stays, (N,)."""
+    roots = components["root"]
+    is_first = roots == np.arange(len(roots), dtype=np.uint32)
+    kept: npt.NDArray[np.bool_] = is_first & (fates["fate"][components["best"][roots]] == _KEPT)
+    return kept
 
 
 def check_safety(counts: Counts, max_removed: float, accept: bool, table: str) -> None:

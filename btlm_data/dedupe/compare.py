@@ -8,14 +8,16 @@ A text is compared with at most CANDIDATES earlier ones: those that share most b
 this order, until one is similar enough. Where a candidate goes itself, the one that it goes for stands in its place.
 What was not compared stays, and is counted.
 
-dedupe/pairs/NUMBER.cols     nominated pairs of one partition by group: `first`, `other` uint32, `bounds` (G + 2,) int64
+dedupe/pairs/NUMBER.cols     nominated pairs of one partition by group: `first`, `other` uint32, `bounds` (G + 2,) int64;
+                             likewise `index_document`, `index_run`, `index_ordinal` (links.py), `index_bounds`
 dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents of texts: the one that goes, and the one
-                             that it goes for), `shared`, `gone_size`, `anchor_size` uint32 features
+                             that it goes for; NOBODY: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
-from btlm_data.dedupe.clusters import HOLDOUT
+from btlm_data.dedupe.clusters import HOLDOUT, NOBODY
 from btlm_data.dedupe.groups import GROUP_BYTES
-from btlm_data.dedupe.links import Links
+from btlm_data.dedupe.index import IndexReader
+from btlm_data.dedupe.links import IndexPairs, Links
 from btlm_data.dedupe.members import Group, read_group
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.kernels import shingles
@@ -44,10 +47,16 @@ def split_pairs(task: Task, settings: ClusterSettings, files: TaskFiles) -> Coun
     [components], [edges] = task.through["components"], task.through["edges"]
     links = Links.read(files, edges, task.args["documents"])
     first, other = links.first[0], links.other[0]
-    groups = files.columns(components)["group"][other]
+    all_groups = files.columns(components)["group"]
+    groups, edges_of_groups = all_groups[other], np.arange(task.args["groups"] + 2)
     order = np.argsort(groups, kind="stable")
-    bounds = np.searchsorted(groups[order], np.arange(task.args["groups"] + 2)).astype(np.int64)
+    bounds = np.searchsorted(groups[order], edges_of_groups).astype(np.int64)
     arrays: dict[str, npt.NDArray[Any]] = {"first": first[order], "other": other[order], "bounds": bounds}
+    pairs = links.in_index[0]
+    groups = all_groups[pairs.document]
+    order = np.argsort(groups, kind="stable")
+    arrays |= {f"index_{name}": column[order] for name, column in pairs._asdict().items()}
+    arrays["index_bounds"] = np.searchsorted(groups[order], edges_of_groups).astype(np.int64)
     files.write_columns(task.outputs[0][1], arrays)
     advance(task.weight)
     return Counts()
@@ -55,7 +64,8 @@ def split_pairs(task: Task, settings: ClusterSettings, files: TaskFiles) -> Coun
 
 def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """Compare the candidates of one group and decide."""
-    compared = open_group(files, task.through["members"][0], task.through["pairs"][0], task.args["group"])
+    members, pairs = task.through["members"][0], task.through["pairs"][0]
+    compared = open_group(files, members, pairs, task.args["group"], settings.index)
     decisions = compared.decide(KINDS[settings.dedupe.similarity], settings.dedupe.threshold)
     gone = np.flatnonzero(decisions.anchor >= 0)
     anchor = decisions.anchor[gone]
@@ -82,11 +92,13 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
 class Compared:
     """The texts of a group in the order of keep, n of them, and whom each is compared with.
 
-    ordinals: (n,) uint32. rows: of the group, (n,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how
+    foreign: texts of an index, which come first. ordinals: (n,) uint32, NOBODY for foreign ones. rows: of the group, (n -
+    foreign,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how
     many nominated pairs of each text are not compared.
     """
 
     group: Group
+    foreign: Sequence[bytes]
     ordinals: UInt32Array
     rows: Int64Array
     candidates: Int64Array
@@ -95,20 +107,24 @@ class Compared:
 
     def decide(self, kind: int, threshold: float) -> shingles.Decisions:
         """What goes. The texts are laid side by side; a component larger than a group lies in a temporary file."""
-        lengths = self.group.lengths[self.rows]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        lengths = np.concatenate([[len(text) for text in self.foreign], self.group.lengths[self.rows]])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
         total = int(offsets[-1])
         with tempfile.TemporaryFile() as file:
             if total <= 2 * GROUP_BYTES:
                 utf8 = np.empty(total, np.uint8)
             else:
                 utf8 = np.memmap(file, np.uint8, "w+", shape=(total,))
-            for place, row in enumerate(self.rows.tolist()):
+            for place, text in enumerate(self.foreign):
+                utf8[offsets[place] : offsets[place + 1]] = np.frombuffer(text, np.uint8)
+            for place, row in enumerate(self.rows.tolist(), len(self.foreign)):
                 utf8[offsets[place] : offsets[place + 1]] = self.group.text(row)
             return shingles.decide(utf8, offsets, self.candidates, self.bounds, kind, threshold)
 
 
-def open_group(files: TaskFiles, members_list: Artifact, pairs_list: Artifact, number: int) -> Compared:
+def open_group(
+    files: TaskFiles, members_list: Artifact, pairs_list: Artifact, number: int, index: IndexReader | None
+) -> Compared:
     """Read a group and choose whom each of its texts is compared with."""
     group = read_group(files, files.read_list(members_list), number, with_texts=True)
     columns = group.columns
@@ -117,7 +133,8 @@ def open_group(files: TaskFiles, members_list: Artifact, pairs_list: Artifact, n
     order = np.argsort(-scores.astype(np.int64), kind="stable")
     rows, scores = rows[order], scores[order]
     ordinals = columns["ordinal"][rows]
-    edges = [_edges(files, artifact, number) for artifact in files.read_list(pairs_list)]
+    pair_files = files.read_list(pairs_list)
+    edges = [_edges(files, artifact, number) for artifact in pair_files]
     one, another = (np.concatenate(column) for column in zip(*edges, strict=True))
     by_ordinal = np.argsort(ordinals)
     one, another = (by_ordinal[np.searchsorted(ordinals[by_ordinal], column)] for column in (one, another))
@@ -127,12 +144,48 @@ def open_group(files: TaskFiles, members_list: Artifact, pairs_list: Artifact, n
     codes = np.unique(other[is_open] * count + first[is_open])
     other, first = np.divmod(codes, max(1, count))
     bands = _shared_bands(columns["keys"], rows[first], rows[other])
+    foreign: Sequence[bytes] = ()
+    if index is not None:
+        documents, places, shared, foreign = _foreign(files, pair_files, number, index)
+        theirs = by_ordinal[np.searchsorted(ordinals[by_ordinal], documents)]
+        is_open = scores[theirs] != HOLDOUT
+        first = np.concatenate([places[is_open], first + len(foreign)])
+        other = np.concatenate([theirs[is_open], other]) + len(foreign)
+        bands = np.concatenate([shared[is_open], bands])
+        order = np.lexsort((first, other))
+        first, other, bands = first[order], other[order], bands[order]
+        ordinals = np.concatenate([np.full(len(foreign), NOBODY, np.uint32), ordinals])
+        count += len(foreign)
     chosen = rank(first, other, bands)
     nominated = np.bincount(other, minlength=count)
     first, other = first[chosen], other[chosen]
     number_chosen = np.bincount(other, minlength=count)
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(number_chosen)])
-    return Compared(group, ordinals, rows, first, bounds, nominated - number_chosen)
+    return Compared(group, foreign, ordinals, rows, first, bounds, nominated - number_chosen)
+
+
+def _foreign(
+    files: TaskFiles, pair_files: Sequence[Artifact], group: int, index: IndexReader
+) -> tuple[UInt32Array, Int64Array, Int64Array, list[bytes]]:
+    """Pairs of this group's documents and texts of an index: document, place of the text, bands nominated by; the texts."""
+    parts = []
+    for artifact in pair_files:
+        opened = files.columns(artifact)
+        begin, end = (int(bound) for bound in opened.rows("index_bounds", group, group + 2))
+        parts.append(IndexPairs(*(opened.rows(f"index_{name}", begin, end) for name in IndexPairs._fields)))
+    pairs = IndexPairs.concatenate(parts)
+    texts, places = np.unique(
+        pairs.run.astype(np.uint64) << np.uint64(32) | pairs.ordinal.astype(np.uint64), return_inverse=True
+    )
+    codes, bands = np.unique(
+        pairs.document.astype(np.int64) * max(1, len(texts)) + places, return_counts=True
+    )
+    documents, places = np.divmod(codes, max(1, len(texts)))
+    runs, ordinals = texts >> np.uint64(32), (texts & np.uint64(2**32 - 1)).astype(np.uint32)
+    found: list[bytes] = []
+    for run in np.unique(runs).tolist():
+        found += index.texts(run, ordinals[runs == run])
+    return documents.astype(np.uint32), places, bands, found
 
 
 def _edges(files: TaskFiles, artifact: Artifact, group: int) -> tuple[UInt32Array, UInt32Array]:

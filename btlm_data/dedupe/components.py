@@ -35,14 +35,19 @@ def write(
     blocks: Sequence[Block],
     dedupe: DedupeSettings,
     components: Components,
+    nominated: UInt32Array,
 ) -> int:
-    """Write components.cols under `name`; returns the number of groups. Memory: 18 bytes a document, some of it mapped."""
+    """Write components.cols under `name`; returns the number of groups.
+
+    nominated: documents that are compared with some of an index. Memory: 18 bytes a document, some of it mapped.
+    """
     roots, clusters, known = components.roots, components.clusters, components.known
     total = len(roots)
     best, score = best_of(files, blocks, dedupe, buckets.readonly(roots))
     score[known] = HOLDOUT  # as an index has them, they stay
     texts, documents = np.zeros(total, np.uint8), np.zeros(total, np.uint8)
     _count(buckets.readonly(roots), clusters, texts, documents)
+    texts[clusters[nominated]] = documents[clusters[nominated]] = 2
     sizes = np.zeros(total, np.uint32)
     for block in blocks:
         here = slice(block.first_ordinal, block.last_ordinal)

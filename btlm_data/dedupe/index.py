@@ -7,6 +7,9 @@
                                     among equal keys
     DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of documents first_ordinal, first_ordinal + 1, ...;
                                     meta: {"first_ordinal"}
+    DIR/RUN/texts-BBBBBB.cols       of texts that stay, where texts are compared: `ordinals` (m,) uint32 ascending (of the
+                                    first document of each), `frames` uint8 and `bounds` (m + 1,) int64: normalised texts,
+                                    each a zstd frame; meta: {"first_ordinal", "last_ordinal"}
 
 RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending; meta: {"log_partitions"}: file p holds
 the keys whose highest log_partitions bits are p. `earlier` lists the runs that were in the index when this one matched
@@ -22,11 +25,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import zstandard
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import columns
@@ -35,6 +39,7 @@ from btlm_data.storage import Store, check_name, open_store
 from btlm_data.task import Artifact
 
 INDEX_VERSION = 2
+Needs = Literal["texts", "signatures", None]
 _RECORD = "index.json"
 _BUILDING = "building.json"
 UInt32Array = npt.NDArray[np.uint32]
@@ -63,6 +68,24 @@ class SignatureReader:
                 out = np.empty((len(ordinals), signatures.shape[1]), np.uint32)
             out[rows] = signatures[places]
         return out if out is not None else np.empty((0, 0), np.uint32)
+
+
+def pack(texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Texts as an index keeps them: frames, and n + 1 bounds."""
+    compressor = zstandard.ZstdCompressor(level=1)
+    frames = [compressor.compress(text) for text in texts]
+    bounds = np.cumsum([0, *map(len, frames)], dtype=np.int64)
+    return np.frombuffer(b"".join(frames), np.uint8), bounds
+
+
+def unpack(frame: bytes, name: str) -> bytes:
+    """Inverse of pack, for one text. Raises DataError, naming the file."""
+    try:
+        return zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError as error:
+        raise DataError(
+            f"{name} holds a text that cannot be decompressed ({error}). Restore the file."
+        ) from error
 
 
 class IndexKind(NamedTuple):
@@ -136,6 +159,33 @@ class IndexReader:
                 if high > low:
                     yield run, {name: opened.rows(name, low, high) for name in opened.names}
 
+    def texts(self, run_number: int, ordinals: UInt32Array) -> list[bytes]:
+        """Normalised texts of an earlier run's documents, in the order asked for. Raises DataError where one is missing."""
+        store = open_store(self.place)
+        run, files = self.runs[run_number]
+        found: dict[int, bytes] = {}
+        for file in files:
+            if not file.name.rpartition("/")[2].startswith("texts-"):
+                continue
+            opened = _IndexFile(store, file)
+            here = ordinals[
+                (ordinals >= opened.meta["first_ordinal"]) & (ordinals < opened.meta["last_ordinal"])
+            ]
+            if not len(here):
+                continue
+            all_ordinals, bounds = opened["ordinals"], opened["bounds"]
+            for ordinal in np.unique(here).tolist():
+                place = int(np.searchsorted(all_ordinals, ordinal))
+                if place < len(all_ordinals) and int(all_ordinals[place]) == ordinal:
+                    frame = opened.rows("frames", int(bounds[place]), int(bounds[place + 1]))
+                    found[ordinal] = unpack(frame.tobytes(), f"{store.shown}/{file.name}")
+        if missing := [ordinal for ordinal in ordinals.tolist() if ordinal not in found]:
+            raise DataError(
+                f"The index {store.shown} is damaged: the run {run} names document {missing[0]:,} and has not kept its "
+                f"text. Remove the folder {run} to forget that run."
+            )
+        return [found[ordinal] for ordinal in ordinals.tolist()]
+
     def signatures(self, run: str) -> SignatureReader:
         """Signatures of an earlier run by its ordinals."""
         store = open_store(self.place)
@@ -149,8 +199,12 @@ class IndexReader:
 class Index:
     """An index folder, seen from one run."""
 
-    def __init__(self, place: str, run: str, kind: IndexKind) -> None:
-        """Raises ConfigError if an earlier run has other bands, rows or permutations, DataError if it cannot be read."""
+    def __init__(self, place: str, run: str, kind: IndexKind, needs: Needs) -> None:
+        """needs: what must have been kept of every document to compare it.
+
+        Raises ConfigError if an earlier run has other bands, rows or permutations, or has not kept what is needed,
+        DataError if it cannot be read.
+        """
         self.store, self.run, self.kind = open_store(place), run, kind
         self._there = {entry.name: entry.size for entry in self.store.list()}
         present = sorted({name.partition("/")[0] for name in self._there if "/" in name})
@@ -165,6 +219,17 @@ class Index:
                     f"The index {self.store.shown} holds a run made with {record.kind}, this run has {kind}. "
                     "Their keys cannot be compared. Use the same settings, or choose another --dedupe-index."
                 )
+            if (
+                needs is not None
+                and record.bands
+                and not any(file[0].startswith(f"{needs}-") for file in record.files)
+            ):
+                raise ConfigError(
+                    f"The index {self.store.shown} holds the run {name}, which kept no {needs} of its documents, so "
+                    f"dedupe.verify={'text' if needs == 'texts' else 'signature'} cannot compare with them. Choose another "
+                    f"--dedupe-index, remove the folder {name} to forget that run, or prepare with the dedupe.verify "
+                    "that it was made with."
+                )
             runs.append((name, tuple(self._artifact(name, file) for file in record.files)))
         self.reader = IndexReader(self.store.url, tuple(runs))
 
@@ -174,18 +239,29 @@ class Index:
         sketches: Sequence[tuple[int, Artifact]],
         num_documents: int,
         work: Store,
+        texts: Sequence[Artifact] = (),
+        stays: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Add this run from its sorted key files and its sketches (first ordinal, file); nothing if it is there already.
 
-        keys: named "...-KIND-PPPPPP.cols". Raises OutputError if the index cannot be written.
+        keys: named "...-KIND-PPPPPP.cols". texts: files as they are kept, where texts are compared. stays: (N,) whether a
+        document is one to compare with; None: all are. Raises OutputError if the index cannot be written.
         """
         if self.is_added:
             return
         files: list[Artifact] = []
         self.store.write(f"{self.run}/{_BUILDING}", b"{}\n")
         for artifact in keys:
-            Columns(work, artifact).check()
-            name = f"{self.run}/{artifact.name.rpartition('/')[2]}"
+            opened = Columns(work, artifact)
+            opened.check()
+            ending = artifact.name.rpartition("/")[2]
+            name = f"{self.run}/{ending}"
+            if stays is not None:
+                chosen = stays[opened["ordinals"]]
+                wanted = ("keys", "low") if ending.startswith("exact-") else ("keys", "ordinals")
+                arrays = {key: opened[key][chosen] for key in wanted}
+                files.append(columns.write(self.store, name, arrays, opened.meta))
+                continue
             with work.open(artifact.name) as source, self.store.create(name) as creating:
                 shutil.copyfileobj(source, creating.file, 1 << 20)
             files.append(artifact._replace(name=name))
@@ -195,6 +271,12 @@ class Index:
             files.append(
                 columns.write(self.store, name, {"signatures": signatures}, {"first_ordinal": first_ordinal})
             )
+        for number, artifact in enumerate(texts):
+            name = f"{self.run}/texts-{number:06d}.cols"
+            with work.open(artifact.name) as source, self.store.create(name) as creating:
+                Columns(work, artifact).check()
+                shutil.copyfileobj(source, creating.file, 1 << 20)
+            files.append(artifact._replace(name=name))
         record = _Record(
             INDEX_VERSION,
             *self.kind,

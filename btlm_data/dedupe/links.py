@@ -1,7 +1,9 @@
 """Equal keys become edges between documents.
 
 dedupe/sort-KIND/PARTITION.cols  edges `first`, `other` (e,) uint32 with first < other, and `known` (u,) uint32, the
-                                 documents found in an index; meta: {"compared", "rejected"} pairs of a verification
+                                 documents found in an index; meta: {"compared", "rejected"} pairs of a verification.
+                                 Where texts are compared, `index_document` uint32, `index_run` uint16, `index_ordinal`
+                                 uint32 (c,): documents to compare with those of an index
 dedupe/exact/all.cols            `root` (N,) uint32: the first document with the same normalised text; `known` as above
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,20 @@ UInt32Array = npt.NDArray[np.uint32]
 BoolArray = npt.NDArray[np.bool_]
 
 
+class IndexPairs(NamedTuple):
+    """Documents that share a key with documents of an index, (c,) each: run is its number among the runs matched against."""
+
+    document: UInt32Array
+    run: npt.NDArray[np.uint16]
+    ordinal: UInt32Array
+
+    @staticmethod
+    def concatenate(parts: Sequence[IndexPairs]) -> IndexPairs:
+        """All of them."""
+        empty = IndexPairs(np.empty(0, np.uint32), np.empty(0, np.uint16), np.empty(0, np.uint32))
+        return IndexPairs(*(np.concatenate(column) for column in zip(empty, *parts, strict=True)))
+
+
 @dataclass
 class Links:
     """What a partition's keys say: edges first-other, documents known to an index, what verification compared.
@@ -37,13 +53,18 @@ class Links:
     first: list[UInt32Array] = field(default_factory=list)
     other: list[UInt32Array] = field(default_factory=list)
     known: list[UInt32Array] = field(default_factory=list)
+    in_index: list[IndexPairs] = field(default_factory=list)
     compared: int = 0
     rejected: int = 0
     sorted_keys: Keys | None = None
 
     def write(self, files: TaskFiles, name: str) -> Artifact:
         """Write as a columns file (without the sorted keys)."""
-        arrays = {key: _joined(getattr(self, key)) for key in ("first", "other", "known")}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            key: _joined(getattr(self, key)) for key in ("first", "other", "known")
+        }
+        pairs = IndexPairs.concatenate(self.in_index)
+        arrays |= {"index_document": pairs.document, "index_run": pairs.run, "index_ordinal": pairs.ordinal}
         return files.write_columns(name, arrays, {"compared": self.compared, "rejected": self.rejected})
 
     @staticmethod
@@ -51,17 +72,23 @@ class Links:
         """Inverse of write. Raises DataError for a damaged file or a document that there is not."""
         opened = files.columns(artifact)
         first, other, known = (opened[name] for name in ("first", "other", "known"))
-        for ordinals in (first, other, known):
+        pairs = IndexPairs(*(opened[f"index_{name}"] for name in IndexPairs._fields))
+        for ordinals in (first, other, known, pairs.document):
             check_ordinals(ordinals, num_documents, artifact.name)
         if len(first) != len(other):
             raise DataError(f"{artifact.name} has {len(first)} first documents and {len(other)} others.")
-        return Links([first], [other], [known], opened.meta["compared"], opened.meta["rejected"])
+        return Links([first], [other], [known], [pairs], opened.meta["compared"], opened.meta["rejected"])
 
 
-def write_index_keys(files: TaskFiles, name: str, keys: Keys, kind: KeyKind, log_partitions: int) -> Artifact:
-    """Write a partition's sorted keys as an index keeps them."""
+def write_index_keys(
+    files: TaskFiles, name: str, keys: Keys, kind: KeyKind, log_partitions: int, *, with_ordinals: bool
+) -> Artifact:
+    """Write a partition's sorted keys as an index keeps them; with_ordinals: of exact hashes too, to choose from."""
     arrays: dict[str, npt.NDArray[Any]] = {"keys": keys.keys}
-    arrays |= {"low": keys.low} if kind == "exact" else {"ordinals": keys.ordinals}
+    if kind == "exact":
+        arrays["low"] = keys.low
+    if kind == "bands" or with_ordinals:
+        arrays["ordinals"] = keys.ordinals
     return files.write_columns(name, arrays, {"log_partitions": log_partitions})
 
 
@@ -91,7 +118,7 @@ class Linker:
         """
         links = Links()
         if self.nominates:
-            return self._nominate(chunks, links)
+            return self._nominate(chunks, links, partition)
         left: list[Keys] = []
         chunk, following = next(chunks, None), next(chunks, None)
         has_several = following is not None
@@ -113,7 +140,7 @@ class Linker:
             links.compared, links.rejected = self.verifier.compared, self.verifier.rejected
         return links
 
-    def _nominate(self, chunks: Iterator[Keys], links: Links) -> Links:
+    def _nominate(self, chunks: Iterator[Keys], links: Links, partition: int) -> Links:
         """Pairs of documents with equal keys. Of a chunk only what later members of its buckets need is held on to."""
         left = Keys.empty()
         for chunk in chunks:
@@ -124,6 +151,11 @@ class Linker:
             links.first.append(first)
             links.other.append(other)
             left = both.take(is_needed)
+        if self.is_needed_sorted:
+            left = left.take(np.argsort(left.keys, kind="stable"))
+            if self.index is not None:
+                links.in_index.append(_candidates(left, self.index, partition, self.log_partitions))
+            links.sorted_keys = left if self.keeps_keys else None
         return links
 
     def _link_chunk(self, chunk: Keys, links: Links) -> BoolArray:
@@ -176,6 +208,24 @@ class Linker:
                 rows = rows[~is_hit]
                 place[rows] += 1
         return np.unique(keys.ordinals[known])
+
+
+def _candidates(keys: Keys, index: IndexReader, partition: int, log_partitions: int) -> IndexPairs:
+    """Each document with the first INDEX_CANDIDATES documents of every earlier run that have one of its keys."""
+    numbers = {run: number for number, (run, _) in enumerate(index.runs)}
+    found: list[IndexPairs] = []
+    for run, theirs in index.ranges("bands", partition, log_partitions):
+        their_keys, their_ordinals = theirs["keys"], theirs["ordinals"]
+        place = np.searchsorted(their_keys, keys.keys)
+        for _ in range(INDEX_CANDIDATES):
+            rows = np.flatnonzero(place < len(their_keys))
+            rows = rows[their_keys[place[rows]] == keys.keys[rows]]
+            if not len(rows):
+                break
+            number = np.full(len(rows), numbers[run], np.uint16)
+            found.append(IndexPairs(keys.ordinals[rows], number, their_ordinals[place[rows]]))
+            place[rows] += 1
+    return IndexPairs.concatenate(found)
 
 
 def exact_roots(parts: Iterable[Links], num_documents: int) -> tuple[UInt32Array, UInt32Array]:

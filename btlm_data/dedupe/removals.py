@@ -160,8 +160,9 @@ def _evidence(
     if compared is not None:
         codes = compared["gone"].astype(np.uint64) << np.uint64(32) | compared["anchor"].astype(np.uint64)
         by_code = np.argsort(codes)
-        near = np.flatnonzero(has_kept & ~is_equal)
-        wanted = roots[removed[near]].astype(np.uint64) << np.uint64(32) | roots[kept[near]].astype(np.uint64)
+        near = np.flatnonzero(~is_equal)
+        anchors = np.where(has_kept[near], roots[kept[near]], np.uint32(clusters.NOBODY)).astype(np.uint64)
+        wanted = roots[removed[near]].astype(np.uint64) << np.uint64(32) | anchors
         place = np.minimum(np.searchsorted(codes, wanted, sorter=by_code), max(0, len(codes) - 1))
         is_there = codes[by_code[place]] == wanted if len(codes) else np.zeros(len(near), np.bool_)
         near, place = near[is_there], by_code[place[is_there]]
@@ -172,6 +173,10 @@ def _evidence(
         values["containment"][near] = shared / gone
         values["kept_containment"][near] = shared / anchor
         known[near] = True
+        in_index = np.flatnonzero(~has_kept & ~known)  # not compared: an index has the very text
+        known[in_index] = True
+        for value in values.values():
+            value[in_index] = 1.0
     has_bands = has_kept & (keys.shape[1] > 0)
     return {
         "bands": pa.array(bands, pa.uint16(), mask=~has_bands),

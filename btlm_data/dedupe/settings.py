@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from btlm_data.dedupe.index import IndexKind, IndexReader
+from btlm_data.dedupe.index import IndexKind, IndexReader, Needs
 from btlm_data.recipe.models import DedupeSettings
 
 KeyKind = Literal["exact", "bands"]
@@ -25,6 +25,13 @@ class ClusterSettings:
     def key_kinds(self) -> tuple[KeyKind, ...]:
         """Exact hashes, then (unless method is exact) bands."""
         return ("exact", "bands") if self.dedupe.method == "minhash" else ("exact",)
+
+    @property
+    def index_needs(self) -> Needs:
+        """What an index must have kept of every document."""
+        if self.dedupe.method != "minhash" or self.dedupe.verify == "none":
+            return None
+        return "texts" if self.by_text else "signatures"
 
     @property
     def index_kind(self) -> IndexKind:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from btlm_data.dedupe.groups import GROUP_BYTES
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
-from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
 from btlm_data.estimate import Estimate, Rates
+from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
 
 # What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may give.
 SORT_BYTES: dict[KeyKind, int] = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8 + 8}
-_PAIR_BYTES = 8 * (LEADERS + NEIGHBOURS)  # of the pairs that a key nominates at most, where texts are compared
+_PAIR_BYTES = 8 * (
+    LEADERS + NEIGHBOURS
+)  # of the pairs that a key nominates at most, where texts are compared
 SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
 _GROUP_DOCUMENTS = 2**20  # most documents of one split task, so that there are tasks enough for many workers
+_COMPONENTS_BYTES = 21  # of a document's row in components.cols
 _DOCUMENT_BYTES = 16  # that joining holds: union-find, flags, fates, sizes of clusters (clusters.py)
 
 
@@ -51,11 +55,15 @@ class Sizes:
         per_document = SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
         return max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
 
-    def estimate(self, rates: Rates) -> list[Estimate]:
-        """What the steps take (steps.py), without comparing pairs, and without what an index of earlier runs holds."""
+    def estimate(self, rates: Rates, parts: int) -> list[Estimate]:
+        """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier runs holds.
+
+        parts: of the source.
+        """
         documents = self.num_documents
         keys = documents * sum(self.settings.keys_per_document(kind) for kind in self.settings.key_kinds)
-        in_memory = self.fits_in_memory
+        by_text = self.settings.by_text
+        in_memory = self.fits_in_memory and not by_text
         joining = rates.process_bytes + _DOCUMENT_BYTES * documents
         key_bytes = 16 + 8 * self.settings.keys_per_document("bands") if in_memory else 8
         cluster = Estimate(
@@ -63,14 +71,14 @@ class Sizes:
             tasks=1,
             documents=documents,
             read_bytes=(34 + key_bytes) * documents,
-            work_bytes=5 * documents,
+            work_bytes=(5 if by_text else 5 + _COMPONENTS_BYTES) * documents,
             memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
             cpu_seconds=rates.task
             + documents * rates.cluster_document
             + keys * (rates.split_key + rates.sort_key) * in_memory,
         )
         if in_memory:
-            return [cluster]
+            return [cluster, *self._estimate_evidence(rates, parts)]
         steps = self._estimate_kind("exact", rates)
         steps.append(
             Estimate(
@@ -84,7 +92,42 @@ class Sizes:
         )
         if "bands" in self.settings.key_kinds:
             steps += self._estimate_kind("bands", rates)
-        return [*steps, cluster]
+        if not by_text:
+            return [*steps, cluster, *self._estimate_evidence(rates, parts)]
+        members, *evidence = self._estimate_evidence(rates, parts)
+        components = Estimate(
+            "dedupe.components",
+            tasks=1,
+            documents=documents,
+            read_bytes=8 * documents,
+            work_bytes=_COMPONENTS_BYTES * documents,
+            memory_bytes=joining,
+            cpu_seconds=rates.task + documents * rates.cluster_document,
+        )
+        partitions = 1 << self.log_partitions("bands")
+        pairs = Estimate(
+            "dedupe.pairs",
+            tasks=partitions,
+            read_bytes=4 * documents * partitions,
+            memory_bytes=rates.process_bytes + 4 * documents,
+            cpu_seconds=partitions * rates.task,
+        )
+        compare = Estimate("dedupe.compare", tasks=0, memory_bytes=rates.process_bytes + 3 * GROUP_BYTES)
+        return [*steps, components, pairs, members, compare, cluster, *evidence]
+
+    def _estimate_evidence(self, rates: Rates, parts: int) -> list[Estimate]:
+        """Looking up who is in a component, and removals.parquet; nobody is, without duplicates."""
+        members = Estimate(
+            "dedupe.members",
+            tasks=parts,
+            documents=self.num_documents,
+            read_bytes=4 * self.num_documents,
+            memory_bytes=rates.process_bytes,
+            cpu_seconds=parts * rates.task + self.num_documents * rates.cluster_document / 10,
+        )
+        removals = Estimate("dedupe.removals", tasks=0, memory_bytes=rates.process_bytes)
+        table = Estimate("dedupe.table", tasks=1, memory_bytes=rates.process_bytes, cpu_seconds=rates.task)
+        return [members, removals, table]
 
     def _estimate_kind(self, kind: KeyKind, rates: Rates) -> list[Estimate]:
         """Splitting and sorting one kind of keys; the split files are removed when they are sorted."""

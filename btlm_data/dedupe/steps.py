@@ -27,7 +27,7 @@ from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
 from btlm_data.engine.runner import Runner
-from btlm_data.kernels import buckets, union_find
+from btlm_data.kernels import union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
@@ -212,7 +212,9 @@ def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     edges = linker.link(chunks, partition)
     edges.write(files, task.outputs[0][1])
     if edges.sorted_keys is not None:
-        links.write_index_keys(files, task.outputs[1][1], edges.sorted_keys, kind, log)
+        links.write_index_keys(
+            files, task.outputs[1][1], edges.sorted_keys, kind, log, with_ordinals=settings.by_text
+        )
     advance(task.weight)
     return Counts()
 
@@ -253,7 +255,9 @@ def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     union_find.flatten(parent)
     found = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
     counts = clusters.decide(files, blocks, clusters.by_components(files, blocks, settings.dedupe, found))
-    counts.extra["groups"] = components.write(files, COMPONENTS, blocks, settings.dedupe, found)
+    counts.extra["groups"] = components.write(
+        files, COMPONENTS, blocks, settings.dedupe, found, np.empty(0, np.uint32)
+    )
     if settings.dedupe.verify == "signature":
         counts.extra["summary"]["verified_pairs"] = {"compared": compared, "below_threshold": rejected}
     return counts
@@ -270,7 +274,9 @@ def _link_in_one_go(
     all_keys, _ = keys.partitioned(files, blocks, settings, kind, 0, first_copies)
     edges = _linker(task, settings, files, kind, 0).link(iter([all_keys]), 0)
     if edges.sorted_keys is not None:
-        links.write_index_keys(files, f"{clusters.FOLDER}/{kind}-000000.cols", edges.sorted_keys, kind, 0)
+        links.write_index_keys(
+            files, f"{clusters.FOLDER}/{kind}-000000.cols", edges.sorted_keys, kind, 0, with_ordinals=False
+        )
     return edges
 
 

@@ -29,16 +29,19 @@ from btlm_data.task_files import TaskFiles, write_list
 COMPONENTS = f"dedupe/components/{components.NAME}"
 # Plans the step that writes the members: (components, number of groups, with texts).
 MembersPlanner = Callable[[Artifact, int, bool], Step]
+# Plans the step that writes the texts that stay, for an index: (components, fates).
+KeptTextsPlanner = Callable[[Artifact, Artifact], Step]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What the steps leave. members, pairs: lists of files. compared: of each group, its pairs and decisions."""
+    """What the steps leave. members: list of files. compared: decisions of each group. keys: sorted, for an index."""
 
     cluster: TaskResult
     components: Artifact
     members: Artifact
     compared: Sequence[Artifact]
+    keys: Sequence[Artifact]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class TextSteps:
 
     def run(self, runner: Runner) -> Compared:
         """Run what is needed."""
-        ignored: list[Artifact] = []
-        exact = self.steps.run_exact(runner, ignored)
-        edges = self.steps.run_sort(runner, "bands", exact, ignored)
+        sorted_keys: list[Artifact] = []
+        exact = self.steps.run_exact(runner, sorted_keys)
+        edges = self.steps.run_sort(runner, "bands", exact, sorted_keys)
         [result] = runner.run(self._components(exact, edges))
         joined, num_groups = result.outputs[0], result.counts.extra["groups"]
         pairs = [r.outputs[0] for r in runner.run(self._pairs(joined, num_groups, edges))]
@@ -66,7 +69,7 @@ class TextSteps:
         summary["compared_pairs"] = {
             key: sum(r.counts.extra[key] for r in results) for key in ("compared", "similar", "not_compared")
         }
-        return Compared(done, joined, members, compared)
+        return Compared(done, joined, members, compared, sorted_keys)
 
     def _components(self, exact: Artifact, edges: Sequence[Artifact]) -> Step:
         steps = self.steps
@@ -141,11 +144,16 @@ def join(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     keys.check_ordinals(roots, num_documents, exact.name)
     keys.check_ordinals(known, num_documents, exact.name)
     parent = roots.copy()
+    nominated = [np.empty(0, np.uint32)]
     for artifact in task.through["edges"]:
-        links.unite(parent, links.Links.read(files, artifact, num_documents))
+        edges = links.Links.read(files, artifact, num_documents)
+        links.unite(parent, edges)
+        nominated += [np.unique(pairs.document) for pairs in edges.in_index]
     union_find.flatten(parent)
     found = clusters.Components(roots, parent, np.unique(roots[known]))
-    num_groups = components.write(files, task.outputs[0][1], blocks, settings.dedupe, found)
+    num_groups = components.write(
+        files, task.outputs[0][1], blocks, settings.dedupe, found, np.concatenate(nominated)
+    )
     advance(num_documents)
     return Counts(extra={"groups": num_groups})
 
@@ -156,12 +164,15 @@ def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     blocks = block_table.read_table(files, task.through["blocks"][0])
     joined = files.columns(task.through["components"][0])
     anchors = np.full(num_documents, clusters.NOBODY, np.uint32)
+    known = [joined["known"]]
     for artifact in task.through["compared"]:
         compared = files.columns(artifact)
         gone, anchor = compared["gone"], compared["anchor"]
-        for ordinals in (gone, anchor):
+        is_here = anchor != clusters.NOBODY
+        for ordinals in (gone, anchor[is_here]):
             keys.check_ordinals(ordinals, num_documents, artifact.name)
         anchors[gone] = anchor
-    found = clusters.Components(joined["root"], joined["cluster"], joined["known"])
+        known.append(gone[~is_here])
+    found = clusters.Components(joined["root"], joined["cluster"], np.concatenate(known))
     decider = clusters.by_texts(blocks, settings.dedupe, found, joined["best"], anchors)
     return clusters.decide(files, blocks, decider)

@@ -181,6 +181,13 @@ class CleanSettings(_Settings):
     )
 
 
+# dedupe.preset: what each published method does differently from our own.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Soboleva et al. 2023 and their scripts: connected components of documents that share a band
+    "slimpajama": {"verify": "none", "bands": 9, "rows": 13, "num_perm": 128, "max_removed": 0.8},
+}
+
+
 class DedupeSettings(_Settings):
     """Exact and near-duplicates, within and across sources, and train against holdout."""
 
@@ -191,13 +198,18 @@ class DedupeSettings(_Settings):
         "affine32",
         description="hash functions: datasketch 2's, or those of datasketch before 2 (SlimPajama's)",
     )
-    bands: int = Field(
-        9, ge=1, le=4096, description="bands of the MinHash signature; one equal band is a match"
+    preset: Literal["slimpajama"] | None = Field(
+        None,
+        description="the settings of a published corpus, where others are not given: slimpajama is 9 bands x 13 rows, "
+        "verify: none",
     )
-    rows: int = Field(13, ge=1, le=4096, description="hash values in a band")
+    bands: int = Field(
+        16, ge=1, le=4096, description="bands of the MinHash signature; one equal band nominates a pair"
+    )
+    rows: int = Field(8, ge=1, le=4096, description="hash values in a band")
     num_perm: int = Field(128, ge=4, le=4096, description="hash values in a signature; at least bands x rows")
     verify: Literal["text", "signature", "none"] = Field(
-        "none",
+        "text",
         description="what decides about pairs that share a band: their texts (a document goes only if it is similar to "
         "one that stays), their whole signatures, or nothing more (all connected documents but one go)",
     )
@@ -227,6 +239,13 @@ class DedupeSettings(_Settings):
     index: Name | None = Field(
         None, description="folder of an index of earlier runs: drop what matches it, add what is new"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, value: Any) -> Any:
+        """What a preset sets stands below what is given."""
+        preset = value.get("preset") if isinstance(value, dict) else None
+        return {**PRESETS.get(preset, {}), **value} if isinstance(preset, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> DedupeSettings:

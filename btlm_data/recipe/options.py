@@ -74,10 +74,12 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Deduplication": (
         Flag("--dedupe", "dedupe.method"),
+        Flag("--dedupe-preset", "dedupe.preset"),
         Flag("--bands", "dedupe.bands", "N"),
         Flag("--rows", "dedupe.rows", "N"),
         Flag("--num-perm", "dedupe.num_perm", "N"),
         Flag("--dedupe-verify", "dedupe.verify"),
+        Flag("--similarity", "dedupe.similarity"),
         Flag("--threshold", "dedupe.threshold", "S"),
         Flag("--keep", "dedupe.keep"),
         Flag("--source-priority", "dedupe.source_priority", "NAME"),

@@ -60,7 +60,9 @@ def sketch_bytes(settings: Settings) -> int:
 def keeps_signatures(settings: Settings) -> bool:
     """Whether sketches have whole signatures: for comparing pairs, or for an index."""
     dedupe = settings.dedupe
-    return dedupe.method == "minhash" and (dedupe.verify == "signature" or dedupe.index is not None)
+    return dedupe.method == "minhash" and (
+        dedupe.verify == "signature" or (dedupe.verify == "none" and dedupe.index is not None)
+    )
 
 
 def needs_sha256(settings: Settings) -> bool:

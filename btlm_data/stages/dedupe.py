@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btlm_data.blocks import Block
-from btlm_data.dedupe.clusters import check_safety
+from btlm_data.dedupe.clusters import check_safety, texts_that_stay
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.removals import Evidence
 from btlm_data.dedupe.removals import run as run_removals
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Sizes
 from btlm_data.dedupe.steps import COMPONENTS, VERSION, Steps
-from btlm_data.dedupe.text_steps import MembersPlanner, TextSteps, list_members
+from btlm_data.dedupe.text_steps import KeptTextsPlanner, MembersPlanner, TextSteps, list_members
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError
 from btlm_data.estimate import Estimate, Workload
@@ -50,7 +50,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     if dedupe.method == "none":
         return []
     settings = ClusterSettings(dedupe, workload.run.memory_per_worker)
-    return Sizes(workload.volume.documents, settings).estimate(workload.rates)
+    return Sizes(workload.volume.documents, settings).estimate(workload.rates, workload.volume.parts)
 
 
 def run(
@@ -60,8 +60,9 @@ def run(
     dedupe: DedupeSettings,
     how: Run,
     plan_members: MembersPlanner,
+    plan_kept_texts: KeptTextsPlanner,
 ) -> Deduplicated | None:
-    """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks. plan_members: members.py.
+    """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks. plan_members, plan_kept_texts: members.py.
 
     Raises SafetyStop if a source would lose more than `max_removed` of its bytes, ConfigError for an index of another kind.
     """
@@ -77,7 +78,9 @@ def run(
     index = None
     if dedupe.index is not None:
         with runner.removing_damaged():
-            index = Index(dedupe.index, _content(runner, blocks, settings), settings.index_kind)
+            index = Index(
+                dedupe.index, _content(runner, blocks, settings), settings.index_kind, settings.index_needs
+            )
         settings = replace(settings, index=index.reader)
     lineage = digest(
         VERSION,
@@ -93,7 +96,7 @@ def run(
     if settings.by_text:
         compared = TextSteps(steps, plan_members).run(runner)
         result, components, members = compared.cluster, compared.components, compared.members
-        num_groups = len(compared.compared)
+        num_groups, keys = len(compared.compared), list(compared.keys)
     else:
         result, keys = steps.run(runner)
         [components] = [file for file in result.outputs if file.name == COMPONENTS]
@@ -120,12 +123,18 @@ def run(
         f"{work.shown}/{files['clusters.parquet'].name}",
     )
     if index is not None and not index.is_added:
-        keeps_signatures = "bands" in settings.key_kinds
+        keeps_signatures = "bands" in settings.key_kinds and not settings.by_text
         sketches = (
             [(b.first_ordinal, b.sketch) for b in blocks if b.sketch is not None] if keeps_signatures else []
         )
         with runner.removing_damaged():
-            index.add(keys, sketches, total, work)
+            texts, stays = [], None
+            if settings.by_text:
+                kept = plan_kept_texts(components, files["fates.cols"])
+                texts = [artifact for result in runner.run(kept) for artifact in result.outputs]
+                stays = texts_that_stay(Columns(work, components), Columns(work, files["fates.cols"]))
+            index.add(keys, sketches, total, work, texts, stays)
+            runner.discard_files("dedupe/kept-texts")
     return Deduplicated(
         files["fates.cols"],
         files["clusters.parquet"],
@@ -146,4 +155,4 @@ def _content(runner: Runner, blocks: Sequence[Block], settings: ClusterSettings)
         for block in blocks
         if block.sketch is not None
     ]
-    return digest(list(settings.index_kind), settings.dedupe.holdout, texts)[:32]
+    return digest(list(settings.index_kind), settings.index_needs, settings.dedupe.holdout, texts)[:32]

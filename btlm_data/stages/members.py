@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.dedupe.clusters import texts_that_stay
+from btlm_data.dedupe.index import pack
 from btlm_data.dedupe.members import Members, MembersWriter, Texts, gather, rows_of
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, token_text
@@ -103,19 +106,80 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
         texts = Texts.none(len(rows))
         if task.args["texts"]:
             needed = rows[components.rows("compared", *here)[rows]]
-            exact = sketch["exact"][needed]
-            some, is_right = _from_tokens(files, block, settings, needed, exact)
-            if not is_right.all():
-                read = again.texts(number, needed[~is_right], exact[~is_right])
-                some = _merged(some, is_right, read)
-                from_source += int(np.count_nonzero(~is_right))
-            from_tokens += int(np.count_nonzero(is_right))
+            some, count = _texts(files, block, number, settings, needed, again)
+            from_tokens, from_source = from_tokens + count, from_source + len(needed) - count
             lengths = np.zeros(len(rows), np.int64)
             lengths[np.searchsorted(rows, needed)] = np.diff(some.offsets)
             texts = Texts(some.utf8, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
         writer.add(Members(columns, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
     writer.flush()
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
+
+
+def plan_kept(
+    parts: Sequence[PartBlocks], components: Artifact, fates: Artifact, settings: CleanSettings
+) -> Step:
+    """A task per part: the texts that stay, as an index keeps them (dedupe/index.py)."""
+    tasks = [
+        Task(
+            id=part.task.id,
+            inputs=part.task.inputs,
+            reads={
+                "components": [components],
+                "fates": [fates],
+                "sketches": [block.sketch for block in part.blocks if block.sketch is not None],
+                "docs": [block.docs for block in part.blocks],
+            },
+            through={"tokens": [block.tokens for block in part.blocks]},
+            weight=max(1, sum(block.num_documents for block in part.blocks)),
+            hints={"blocks": part.blocks, "ranges": clean.ranges_of(part.task)},
+        )
+        for part in parts
+    ]
+    name = "dedupe.kept-texts"
+    return Step(name, VERSION, write_kept, tasks, settings, settings.products["docs"], "doc")
+
+
+def write_kept(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+    """Write the texts of one part that stay, a file for each block."""
+    blocks: Sequence[Block] = task.hints["blocks"]
+    components, fates = (files.columns(task.reads[name][0]) for name in ("components", "fates"))
+    stays = texts_that_stay(components, fates)
+    again = _SourceAgain(blocks, task, settings, files)
+    for number, block in enumerate(blocks):
+        rows = np.flatnonzero(stays[block.first_ordinal : block.last_ordinal])
+        texts = _texts(files, block, number, settings, rows, again)[0]
+        bounds = texts.offsets.tolist()
+        frames, frame_bounds = pack([texts.utf8[a:b].tobytes() for a, b in pairwise(bounds)])
+        files.write_columns(
+            f"dedupe/kept-texts/{task.id}-{number:05d}.cols",
+            {
+                "ordinals": rows.astype(np.uint32) + np.uint32(block.first_ordinal),
+                "frames": frames,
+                "bounds": frame_bounds,
+            },
+            {"first_ordinal": block.first_ordinal, "last_ordinal": block.last_ordinal},
+        )
+        advance(block.num_documents)
+    return Counts()
+
+
+def _texts(
+    files: TaskFiles,
+    block: Block,
+    number: int,
+    settings: CleanSettings,
+    rows: Int64Array,
+    again: _SourceAgain,
+) -> tuple[Texts, int]:
+    """Normalised texts of some rows of a part's block, and how many of them are from its tokens."""
+    assert block.sketch is not None
+    exact = files.columns(block.sketch)["exact"][rows]
+    texts, is_right = _from_tokens(files, block, settings, rows, exact)
+    if not is_right.all():
+        read = again.texts(number, rows[~is_right], exact[~is_right])
+        texts = _merged(texts, is_right, read)
+    return texts, int(np.count_nonzero(is_right))
 
 
 def _from_tokens(

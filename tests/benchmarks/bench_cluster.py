@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -131,7 +132,7 @@ def _child(work_dir: Path, count: int) -> None:
     from btlm_data.recipe.models import DedupeSettings, Run
     from btlm_data.stages import dedupe
     from btlm_data.storage import open_store
-    from tests.stages.runs import Context
+    from tests.stages.runs import Context, no_texts, plan_places
 
     blocks = [_decode(row) for row in json.loads((work_dir / "blocks.json.all").read_text())]
 
@@ -142,7 +143,15 @@ def _child(work_dir: Path, count: int) -> None:
         how = Run(workers=1, accept_removal=True).model_copy(update={"memory": memory})
         with Context(work_dir).runner() as runner:
             table = write_table(open_store(work_dir), chosen)
-            result = dedupe.run(runner, chosen, table, DedupeSettings(), how)
+            result = dedupe.run(
+                runner,
+                chosen,
+                table,
+                DedupeSettings(verify="none"),
+                how,
+                partial(plan_places, chosen),
+                no_texts,
+            )
         assert result is not None
         return runner.seconds, dict(result.summary)
 

@@ -27,7 +27,8 @@ def compared(texts: list[str], pairs: list[tuple[int, int]]) -> list[tuple[int, 
     for a, b in pairs:
         parts = [n.utf8[n.offsets[i] : n.offsets[i + 1]] for i in (a, b)]
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        found.append(tuple(shingles.count(np.concatenate(parts), offsets)))
+        counts = shingles.count(np.concatenate(parts), offsets)
+        found.append((counts.shared, counts.first, counts.second))
     return found
 
 

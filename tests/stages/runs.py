@@ -8,11 +8,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from btlm_data import pipeline
+from btlm_data.blocks import Block
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.local import LocalEngine
@@ -23,8 +25,9 @@ from btlm_data.formats.columns import Columns
 from btlm_data.places import Places
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
+from btlm_data.stages import members
 from btlm_data.storage import open_store
-from btlm_data.task import Step, Task
+from btlm_data.task import Artifact, Step, Task
 from btlm_data.task_files import TaskFiles
 
 
@@ -115,3 +118,16 @@ def prepare(source: Path | str, out: Path, **options: Any) -> pipeline.Prepared:
     given = {"source.name": str(source), "run.out": str(out), "run.workers": 1}
     given |= {key.replace("__", "."): value for key, value in options.items()}
     return pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
+
+
+def plan_places(blocks: Sequence[Block], components: Artifact, num_groups: int, with_texts: bool) -> Step:
+    """As one part of a source that cannot be read: only places are asked for."""
+    assert not with_texts
+    part = members.PartBlocks(Task("000000", hints={"ranges": []}), blocks)
+    settings: Any = SimpleNamespace(products={"docs": ""})
+    return members.plan([part], components, num_groups, settings, with_texts)
+
+
+def no_texts(components: Artifact, fates: Artifact) -> Step:
+    """For runs that compare no texts: an index keeps none."""
+    raise AssertionError("texts are asked for")

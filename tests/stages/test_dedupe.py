@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasketch
@@ -40,7 +39,7 @@ from btlm_data.formats import columns
 from btlm_data.formats.columns import DamagedError
 from btlm_data.kernels import minhash
 from btlm_data.recipe.models import DedupeSettings, Run
-from btlm_data.stages import dedupe, members
+from btlm_data.stages import dedupe
 from btlm_data.stages.dedupe import Deduplicated
 from btlm_data.storage import open_store
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -48,7 +47,7 @@ from btlm_data.task_files import TaskFiles
 from tests.reference import clusters as reference
 from tests.reference import minhash as reference_minhash
 from tests.reference.clusters import Document
-from tests.stages.runs import Context, Killed, Mortal, flip, opened
+from tests.stages.runs import Context, Killed, Mortal, flip, no_texts, opened, plan_places
 
 BANDS = 3
 NUM_PERM = 8
@@ -121,14 +120,6 @@ def mix(value: int) -> int:
     return (value + 1) * 0x9E3779B97F4A7C15 % 2**64
 
 
-def plan_members(blocks: list[Block], components: Artifact, num_groups: int, with_texts: bool) -> Step:
-    """As one part of a source that cannot be read: only places are asked for."""
-    assert not with_texts
-    part = members.PartBlocks(Task("000000", hints={"ranges": []}), blocks)
-    settings: Any = SimpleNamespace(products={"docs": ""})
-    return members.plan([part], components, num_groups, settings, with_texts)
-
-
 def deduplicate(
     work_dir: Path,
     blocks: list[Block],
@@ -140,7 +131,13 @@ def deduplicate(
     table = write_table(open_store(work_dir), blocks)
     with (context or Context(work_dir)).runner() as runner:
         result = dedupe.run(
-            runner, blocks, table, settings, how or Run(workers=1), functools.partial(plan_members, blocks)
+            runner,
+            blocks,
+            table,
+            settings,
+            how or Run(workers=1),
+            functools.partial(plan_places, blocks),
+            no_texts,
         )
     assert result is not None
     return result
@@ -835,7 +832,7 @@ def test_no_flipped_bit_of_an_index_record_makes_a_smaller_index(tmp_path: Path)
     kind = IndexKind(SETTINGS.scheme, BANDS, 2, NUM_PERM)
 
     def held() -> list[Any]:
-        reader = Index(str(index), "another run", kind).reader
+        reader = Index(str(index), "another run", kind, "signatures").reader
         found: list[Any] = [len(reader.runs)]
         for name in ("exact", "bands"):
             for _, arrays in reader.ranges(name, 0, 0):

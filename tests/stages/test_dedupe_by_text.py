@@ -1,0 +1,291 @@
+"""Duplicates decided by their texts: whole runs against sets of strings in plain Python."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from btlm_data import pipeline, preparation
+from btlm_data.errors import ConfigError, DataError
+from btlm_data.formats import dataset, ledger
+from btlm_data.progress import Lines
+from btlm_data.recipe.load import load
+from btlm_data.recipe.models import DedupeSettings
+from btlm_data.sources.local import SAMPLE
+from btlm_data.tokenizer import load_tokenizer
+from tests.reference.shingles import features, jaccard
+from tests.tokenizer import makers
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tokenizer_checked_once() -> Iterator[None]:
+    """A tokenizer checks itself for a second whenever it is loaded; once is enough here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "load_tokenizer", functools.lru_cache(load_tokenizer))
+        yield
+
+
+def run(source: Path | str, out: Path, **options: Any) -> dict[str, Any]:
+    """Prepare in this process; options by dotted key with `__` for the dot. Returns the summary of duplicates."""
+    given = {"source.name": str(source), "run.out": str(out), "run.workers": 1, "seq_len": 128}
+    given |= {"clean.min_chars": 0, "dedupe.max_removed": 1}
+    given |= {key.replace("__", "."): value for key, value in options.items()}
+    pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
+    summary = dataset.read_set(out).dedupe
+    assert summary is not None
+    assert ledger.imbalances(dataset.read_set(out).ledger) == []
+    return summary
+
+
+def removals(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "removals.parquet").to_pylist()
+    return rows
+
+
+def write(folder: Path, texts: list[str], name: str = "train.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps({"text": text, "meta": {"redpajama_set_name": "web"}}) for text in texts)
+    (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("ka", "lo", "mi", "né", "Su")
+    for b in ("ra", "ti", "mo", "ß")
+    for c in ("x", "day", "语")
+]
+
+
+def some_texts(count: int, seed: int) -> list[str]:
+    """Originals, copies of them with up to a fifth of the words edited, copies of copies, and pages of one template."""
+    rng = random.Random(seed)
+    template = " ".join(rng.choices(WORDS, k=80))
+    texts: list[str] = []
+    while len(texts) < count:
+        chance = rng.random()
+        if chance < 0.4 or not texts:
+            texts.append(" ".join(rng.choices(WORDS, k=rng.randrange(30, 120))))
+        elif chance < 0.55:
+            texts.append(template + " " + " ".join(rng.choices(WORDS, k=rng.randrange(5, 60))))
+        elif chance < 0.65:
+            texts.append(rng.choice(texts).upper() + " !")
+        else:
+            words = rng.choice(texts).split()
+            for _ in range(rng.randrange(1, 2 + len(words) // 5)):
+                words[rng.randrange(len(words))] = rng.choice(WORDS)
+            texts.append(" ".join(words))
+    return texts
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("keep", ["first", "longest"])
+def test_documents_go_exactly_where_a_text_like_theirs_stays(tmp_path: Path, seed: int, keep: str) -> None:
+    """With a row to a band nearly everything alike is nominated; buckets are small enough for all pairs."""
+    texts = some_texts(60, seed)
+    threshold = 0.7
+    run(
+        write(tmp_path / "in", texts),
+        tmp_path / "out",
+        dedupe__bands=64,
+        dedupe__rows=2,
+        dedupe__threshold=threshold,
+        dedupe__keep=keep,
+    )
+    rows = removals(tmp_path / "out")
+    sets = [features(text) for text in texts]
+    gone = {row["document"]: row["kept_document"] for row in rows}
+    for row in rows:
+        a, b = sets[row["document"]], sets[row["kept_document"]]
+        assert row["similarity"] == jaccard(a, b) >= threshold
+        assert (row["containment"], row["kept_containment"]) == (len(a & b) / len(a), len(a & b) / len(b))
+        assert row["kept_document"] not in gone, "whatever stands for a removed document stays"
+        assert (row["line"], row["kept_line"]) == (row["document"], row["kept_document"])
+        assert row["bytes"] == len(unicodedata.normalize("NFC", texts[row["document"]]).encode())
+    stays = [i for i in range(len(texts)) if i not in gone]
+    order = {i: (-len(texts[i].encode()) if keep == "longest" else 0, i) for i in range(len(texts))}
+    unseen = [
+        (i, j) for i in stays for j in stays if order[i] < order[j] and jaccard(sets[i], sets[j]) >= threshold
+    ]
+    assert not unseen, "two that stay are not alike: 64 bands of 2 rows miss no such pair here"
+    assert 5 < len(gone) < 40
+
+
+def test_a_chain_keeps_its_ends(tmp_path: Path) -> None:
+    words = [f"word{i:04d}" for i in range(400)]
+    texts = [" ".join(words[k : k + 300]) for k in (0, 30, 60)]
+    where = {"dedupe.bands": 64, "dedupe.rows": 2, "dedupe.threshold": 0.75}
+    options = {key.replace(".", "__"): value for key, value in where.items()}
+    run(write(tmp_path / "in", texts), tmp_path / "text", **options)
+    [row] = removals(tmp_path / "text")
+    assert (row["document"], row["kept_document"], row["cluster_size"]) == (1, 0, 3)
+    run(tmp_path / "in", tmp_path / "none", dedupe__verify="none", **options)
+    assert [row["document"] for row in removals(tmp_path / "none")] == [1, 2]
+    assert [row["similarity"] for row in removals(tmp_path / "none")] == [None, None]
+
+
+def test_containment_removes_what_another_document_holds(tmp_path: Path) -> None:
+    words = [f"word{i:04d}" for i in range(400)]
+    texts = [" ".join(words), " ".join(words[:240])]
+    options = {"dedupe__bands": 64, "dedupe__rows": 2}
+    assert run(write(tmp_path / "in", texts), tmp_path / "jaccard", **options)["clusters"] == 1
+    assert removals(tmp_path / "jaccard") == []
+    run(tmp_path / "in", tmp_path / "containment", dedupe__similarity="containment", **options)
+    [row] = removals(tmp_path / "containment")
+    assert (row["document"], row["containment"]) == (1, 1.0)
+    assert row["similarity"] < 0.7
+
+
+def test_holdout_stays_and_train_goes_only_for_a_text_like_it(tmp_path: Path) -> None:
+    words = [f"word{i:04d}" for i in range(500)]
+    near, far = " ".join(words[:300]), " ".join(words[60:360])
+    held = " ".join(words[5:305])
+    folder = write(write(tmp_path / "in", [near, far, held.upper()]), [held], "validation.jsonl")
+    run(folder, tmp_path / "out", dedupe__bands=64, dedupe__rows=2)
+    found = {row["document"]: (row["reason"], row["kept_split"]) for row in removals(tmp_path / "out")}
+    assert found == {
+        0: ("near_duplicate_of_holdout", "validation"),
+        2: ("duplicate_of_holdout", "validation"),
+    }
+
+
+# One outcome, however it is come by ---------------------------------------------------------------------------------
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """What must be the same every time."""
+    names = ("clusters.parquet", "removals.parquet", "dropped.parquet", "train/documents.parquet")
+    return {name: (out / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sample") / "out"
+    run("sample", out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run__workers": 2},
+        {"run__memory": 200_000},
+        {"run__memory": 30_000, "run__workers": 2},
+    ],
+)
+def test_workers_and_memory_change_no_byte(sample_run: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    run("sample", tmp_path / "out", **options)
+    assert contents(tmp_path / "out") == contents(sample_run)
+
+
+def outcome(out: Path) -> list[tuple[Any, ...]]:
+    """Removals without what only a tokenizer or an index changes."""
+    return [(row["file"], row["line"], row["reason"], row["similarity"]) for row in removals(out)]
+
+
+@pytest.mark.parametrize("maker", ["llama2", "word_level"])
+def test_the_tokenizer_changes_nothing(sample_run: Path, tmp_path: Path, maker: str) -> None:
+    """Texts that tokens do not give back are read from the source once more."""
+    path = tmp_path / "tokenizer.json"
+    getattr(makers, maker)().save(str(path))
+    run("sample", tmp_path / "out", tokenizer__name=str(path), tokenizer__eos=_any_token(path))
+    assert outcome(tmp_path / "out") == outcome(sample_run)
+    counts = _receipt_counts(tmp_path / "out", "dedupe.members")
+    assert sum(one["from_source"] for one in counts) > 50
+    assert sum(one["from_tokens"] for one in counts) == 0
+    assert sum(one["from_source"] for one in _receipt_counts(sample_run, "dedupe.members")) == 0
+
+
+def _any_token(path: Path) -> str:
+    config = json.loads(path.read_text())
+    added = [token["content"] for token in config["added_tokens"]]
+    return str(added[-1] if added else max(config["model"]["vocab"], key=config["model"]["vocab"].get))
+
+
+def _receipt_counts(out: Path, step: str) -> list[dict[str, Any]]:
+    folder = out / ".work" / "receipts" / step
+    return [
+        json.loads(path.read_text())["receipt"]["counts"]["extra"] for path in sorted(folder.glob("*.json"))
+    ]
+
+
+def test_a_changed_source_is_noticed_where_it_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    makers.llama2().save(str(path))
+    text = " ".join(WORDS * 2)
+    folder = write(tmp_path / "in", [text, text.replace("kara", "other", 1)])
+    options = {"tokenizer__name": str(path), "tokenizer__eos": _any_token(path)}
+    given = {"run__stop_after": "clean", **options}
+    with pytest.raises(DataError, match=r"There is no .*dataset\.json"):
+        run(folder, tmp_path / "out", **given)
+    stamp = (folder / "train.jsonl").stat()
+    data = (folder / "train.jsonl").read_bytes().replace(b"other", b"othre")
+    (folder / "train.jsonl").write_bytes(data)
+    os.utime(folder / "train.jsonl", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with pytest.raises(DataError, match=r"train.jsonl has changed since it was read: the document at offset"):
+        run(folder, tmp_path / "out", **options)
+
+
+def test_two_runs_with_an_index_between_remove_what_one_run_removes(tmp_path: Path) -> None:
+    texts = sample_texts()
+    half = len(texts) // 2
+    write(tmp_path / "both", texts[:half], "a.jsonl")
+    write(tmp_path / "both", texts[half:], "b.jsonl")
+    write(tmp_path / "1", texts[:half], "a.jsonl")
+    write(tmp_path / "2", texts[half:], "b.jsonl")
+    run(tmp_path / "both", tmp_path / "out")
+    index = str(tmp_path / "index")
+    for name in ("1", "2"):
+        run(tmp_path / name, tmp_path / f"out-{name}", dedupe__index=index)
+    whole = {(row["file"], row["line"]): row["similarity"] for row in removals(tmp_path / "out")}
+    parts = [removals(tmp_path / f"out-{name}") for name in ("1", "2")]
+    assert {(row["file"], row["line"]): row["similarity"] for rows in parts for row in rows} == whole
+    in_index = [row for row in parts[1] if row["reason"] == "in_index"]
+    assert len(in_index) > 10
+    assert any(0.8 <= row["similarity"] < 1 for row in in_index)
+    # Again, in a fresh folder, although the index now holds both.
+    run(tmp_path / "2", tmp_path / "again", dedupe__index=index)
+    assert removals(tmp_path / "again") == parts[1]
+
+
+def test_an_index_without_texts_says_what_it_lacks(tmp_path: Path) -> None:
+    texts = sample_texts()[:40]
+    index = str(tmp_path / "index")
+    run(write(tmp_path / "1", texts[:20]), tmp_path / "out-1", dedupe__index=index, dedupe__verify="none")
+    with pytest.raises(ConfigError, match=r"kept no texts of its documents, so dedupe\.verify=text cannot"):
+        run(write(tmp_path / "2", texts[20:]), tmp_path / "out-2", dedupe__index=index)
+
+
+def sample_texts() -> list[str]:
+    """Texts of the sample corpus's train files, in order."""
+    found = []
+    for path in sorted(SAMPLE.glob("train/**/*.zst")):
+        for line in zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read().split(b"\n"):
+            try:
+                text = json.loads(line)["text"]
+                text.encode()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            found.append(text)
+    return found
+
+
+# Presets ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_preset_stands_below_what_is_given() -> None:
+    preset = DedupeSettings.model_validate({"preset": "slimpajama", "rows": 12})
+    assert (preset.verify, preset.bands, preset.rows, preset.max_removed) == ("none", 9, 12, 0.8)
+    assert DedupeSettings().verify == "text"
+    again = DedupeSettings.model_validate(preset.model_dump())
+    assert again == preset
