@@ -30,17 +30,20 @@ stress: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 
-# The same tests with the newest of every dependency, and with the oldest that pyproject.toml allows.
+# What touches libraries most, with the newest of every dependency, and with the oldest that pyproject.toml allows.
+# All tests: make newest oldest TRIED="tests -m 'not stress and not bench'"
+TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_places.py -m "not stress and not bench"
+
 newest:
-	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt -e '.[dev]'
-	.venv-newest/bin/python -m pytest -n 2 -m "not stress and not bench"
+	test -d .venv-newest || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -c constraints.txt -e '.[dev]'
+	.venv-newest/bin/python -m pytest -n 2 $(TRIED)
 
 oldest:
-	$(PYTHON) -m venv .venv-oldest
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python tools/lowest_versions.py > .venv-oldest/lowest.txt
 	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c .venv-oldest/lowest.txt -e '.[dev]'
-	.venv-oldest/bin/python -m pytest -n 2 -m "not stress and not bench"
+	.venv-oldest/bin/python -m pytest -n 2 $(TRIED)
 
 # BTLM's two data sets are disjoint parts of one corpus, so both pipelines name both parts; the second finds them prepared.
 stage1: $(VENV)/.train

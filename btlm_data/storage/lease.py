@@ -127,6 +127,7 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
             if version is not None:
                 return Lease(store, name, state, version)
             watched = None
+            time.sleep(0.02)
         else:
             time.sleep(0.5)
 

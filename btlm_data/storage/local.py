@@ -10,6 +10,7 @@ import mmap
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import BinaryIO
 
 from btlm_data.errors import DataError, OutputError
 from btlm_data.storage.base import LEASE_SUFFIXES, TEMPORARY_SUFFIX, Entry, check_name
+
+_CLAIM_SECONDS = 10.0  # replacing a file takes milliseconds: an older claim is a dead process's
 
 
 @dataclass(frozen=True)
@@ -209,12 +212,27 @@ class LocalStore:
         return _version(data)
 
     def replace_version(self, name: str, data: bytes, version: str) -> str | None:
-        """Replace `name` if its content is still that of `version`."""
+        """Replace `name` if its content is still that of `version`.
+
+        The new content is laid beside it first, under a name that only one of those who replace that version can make.
+        """
+        path = self.path(name)
+        claim = path.with_name(f".{path.name}.{version[:16]}{TEMPORARY_SUFFIX}")
+        if self.create_new(claim.relative_to(self.root).as_posix(), data) is None:
+            _remove_stale(claim)
+            return None
         present = self.read_version(name)
         if present is None or present[1] != version:
+            claim.unlink(missing_ok=True)
             return None
-        self.write(name, data, durable=False)
-        return _version(data)
+        try:
+            claim.replace(path)
+        except FileNotFoundError:  # taken for a dead process's, or swept
+            return None
+        except OSError as error:
+            raise as_output_error(error, path) from error
+        after = self.read_version(name)
+        return after[1] if after is not None and after[0] == data else None
 
     def read_version(self, name: str) -> tuple[bytes, str] | None:
         """Content and its hash."""
@@ -240,6 +258,13 @@ class LocalStore:
                     "never through a link. Remove the link, or choose another folder."
                 )
             folder = folder.parent
+
+
+def _remove_stale(claim: Path) -> None:
+    """Remove a claim whose process died while it replaced a file."""
+    with contextlib.suppress(OSError):
+        if abs(time.time() - claim.stat().st_mtime) > _CLAIM_SECONDS:
+            claim.unlink()
 
 
 def as_output_error(error: OSError, path: Path | str) -> OutputError:

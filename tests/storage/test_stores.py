@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from btlm_data.errors import DataError, OutputError
 from btlm_data.storage import Store, check_name, lease, open_store
+from btlm_data.storage.local import LocalStore
 from btlm_data.storage.retry import LONGEST_WISH, Retry, TransientError
 
 
@@ -92,6 +94,48 @@ def test_versions_decide_who_was_first(store: Store) -> None:
     assert store.replace_version("lock", b"four", first) is None
     assert store.read_version("lock") == (b"three", second)
     assert store.read_version("no lock") is None
+
+
+def test_of_those_who_replace_one_version_at_once_one_does(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    ready = threading.Barrier(4)
+
+    class Slow(LocalStore):
+        def read_version(self, name: str) -> tuple[bytes, str] | None:
+            present = super().read_version(name)
+            time.sleep(0.01)  # between the comparison and the replacement
+            return present
+
+    def replace(number: int, version: str) -> None:
+        ready.wait()
+        won[number] = Slow(tmp_path).replace_version("lock", b"%d" % number, version)
+
+    for _ in range(20):
+        won: dict[int, str | None] = {}
+        version = store.create_new("lock", b"dead")
+        assert version is not None
+        threads = [threading.Thread(target=replace, args=(n, version)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [(winner, new)] = [(number, new) for number, new in won.items() if new is not None]
+        assert store.read_version("lock") == (b"%d" % winner, new)
+        assert os.listdir(tmp_path) == ["lock"]
+        store.delete(["lock"])
+
+
+def test_a_claim_of_a_process_that_died_while_replacing_does_not_stay(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    version = store.create_new("lock", b"dead")
+    assert version is not None
+    claim = tmp_path / f".lock.{version[:16]}.btlm-tmp"
+    claim.write_bytes(b"died here")
+    assert store.replace_version("lock", b"new", version) is None
+    os.utime(claim, (0, 0))
+    assert store.replace_version("lock", b"new", version) is None  # removed by this attempt
+    assert store.replace_version("lock", b"new", version) is not None
+    assert os.listdir(tmp_path) == ["lock"]
 
 
 def test_a_lease_has_one_holder(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
