@@ -71,7 +71,18 @@ class _Resumable:
                 "Load another one, or with strict=False."
             )
         self.samples_streamed = saved.samples_streamed
+        if dataset.config.strict_compat:
+            self.batches.forget_num_samples()
         self.batches.seek(saved.samples_streamed)
+
+    def _streamed(self) -> Iterator[int]:
+        """samples_streamed after each batch of the pass that begins."""
+        self.samples_streamed = self.batches.start - self.batches.skipped
+        return (end - self.batches.skipped for _, end in self.batches.spans())
+
+    def _finish(self) -> None:
+        """The pass is over: the next one is of the next epoch."""
+        self.batches.finish(self.samples_streamed + self.batches.skipped)
 
 
 class ResumableBatches(_Resumable, Sampler[list[int]]):
@@ -89,11 +100,10 @@ class ResumableBatches(_Resumable, Sampler[list[int]]):
         self.samples_streamed = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        self.samples_streamed = self.batches.start
-        for (_, end), indices in zip(self.batches.spans(), self.batches, strict=True):
-            self.samples_streamed = end
+        for streamed, indices in zip(self._streamed(), self.batches, strict=True):
+            self.samples_streamed = streamed
             yield indices
-        self.batches.finish(self.samples_streamed)
+        self._finish()
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -113,15 +123,14 @@ class RestartableDataLoader(_Resumable, DataLoader[Batch]):
         super().__init__(dataset, batch_size=None, sampler=batches, collate_fn=_as_it_is, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's is a class of its own
-        self.samples_streamed = self.batches.start
         batches = super().__iter__()  # starts the workers, before any thread of ours
         with self._reading_ahead() as ahead:
-            for (_, end), batch in zip(self.batches.spans(), batches, strict=True):
-                self.samples_streamed = end
+            for streamed, batch in zip(self._streamed(), batches, strict=True):
+                self.samples_streamed = streamed
                 if ahead is not None:
                     ahead.consumed()
                 yield batch
-        self.batches.finish(self.samples_streamed)
+        self._finish()
 
     def _reading_ahead(self) -> contextlib.AbstractContextManager[ReadAhead | None]:
         if not self.dataset.is_remote:

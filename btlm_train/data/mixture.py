@@ -19,12 +19,22 @@ class Mixture:
     max(len / weight), int(T * weight) samples of each, a source's own samples repeating in order. Shuffled
     later on, sources stand one after the other; else they are interleaved by a seeded shuffle of the places,
     each source keeping its own order.
+
+    compared: the lengths that T is computed from, where they are others than the sources' own (strict_compat).
     """
 
-    def __init__(self, lengths: Sequence[int], weights: Sequence[float], interleave: bool, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        weights: Sequence[float],
+        interleave: bool,
+        seed: int,
+        compared: Sequence[int] | None = None,
+    ) -> None:
         total = sum(weights)
         shares = [weight / total for weight in weights]
-        heavy = [length / share for length, share in zip(lengths, shares, strict=True) if share > 0.05]
+        pairs = zip(lengths if compared is None else compared, shares, strict=True)
+        heavy = [length / share for length, share in pairs if share > 0.05]
         if not heavy:
             raise ConfigError(
                 f"No set of mixture has more than 5% of the weight (weights {list(weights)}), so an epoch "

@@ -112,7 +112,8 @@ class GlobalBatches(Sampler[list[int]]):
         self.pad_last = config.pad_last
         self.rank = rank
         self.world_size = world_size
-        self.start = self.stop = 0
+        self.skips_short_rest = config.strict_compat and not config.drop_last
+        self.start = self.stop = self.skipped = 0
         self.seek(0)
 
     def seek(self, position: int) -> None:
@@ -122,12 +123,24 @@ class GlobalBatches(Sampler[list[int]]):
         An epoch's samples that fill no batch thus open the next one (drop_last). A first epoch shorter than a
         batch is joined with the second one, as the Model Zoo does; if both are too short, the pass has no
         batch and the next one ends an epoch later.
+
+        With strict_compat, and without drop_last, what is left of an epoch is passed over if it is less than a
+        batch: so does the Model Zoo. `skipped` counts it, since it was not consumed.
         """
         length = self.order.epoch_length
         self.start = position
         self.stop = (position // length + 1) * length
+        self.skipped = 0
+        if self.skips_short_rest and self.stop - position < self.batch_size:
+            self.skipped = self.stop - position
+            self.start = self.stop
+            self.stop += length
         if self.drop_last and self.stop - position < self.batch_size:
             self.stop += length
+
+    def forget_num_samples(self) -> None:
+        """From now on an epoch is as long as the data, as in the Model Zoo after a restart."""
+        self.order = SampleOrder(self.order.num_samples, None, self.order.shuffle, self.order.seed)
 
     def finish(self, position: int) -> None:
         """A pass is over, `position` samples consumed: continue with the next epoch."""

@@ -159,8 +159,14 @@ class HDF5Dataset(Dataset[Any]):
                         f"{entry.data_subset}). Remove it."
                     )
             lengths = [len(source) for source in self._sources]
+            compared = None
+            if (
+                config.strict_compat
+            ):  # the original pairs the weights above 0 with all sets, from the first on
+                entries = (config.mixture or ())[: len(used)]
+                compared = [len(Source(entry.data_dir, entry.data_subset, config)) for entry in entries]
             self._mixture = Mixture(
-                lengths, [entry.weight for entry in used], not config.shuffle, config.shuffle_seed
+                lengths, [entry.weight for entry in used], not config.shuffle, config.shuffle_seed, compared
             )
         kinds = {(source.by_sample, source.sequence_length) for source in self._sources}
         if len(kinds) > 1:
@@ -243,6 +249,8 @@ class HDF5Dataset(Dataset[Any]):
         state["mixture_params"] = (
             None if mixture is None else [entry.model_dump(exclude_unset=True) for entry in mixture]
         )
+        if self.config.strict_compat:
+            state["strict_compat"] = True
         state["data"] = [source.shards.fingerprint() for source in self._sources]
         return state
 

@@ -58,7 +58,8 @@ class DataConfig(_Settings):
     batch_size is global: all ranks and all micro-batches together. max_sequence_length belongs to the corpus
     format alone. num_samples is the length of an epoch in samples (None: the length of the data). data_subset
     holds ascending ranges of fractions ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and
-    persistent_workers matter with num_workers only. Ours alone: cache_dir and cache_size, where blocks of
+    persistent_workers matter with num_workers only. Ours alone: strict_compat, the original's
+    order where it is deterministic and a fault of the original's (docs/own-loader.md); cache_dir and cache_size, where blocks of
     shards in stores are kept (default: in the user's cache folder), and how many bytes of them at most.
     """
 
@@ -78,6 +79,7 @@ class DataConfig(_Settings):
     prefetch_factor: Annotated[int, Field(ge=1, le=100_000)] | None = 10
     persistent_workers: bool = True
     use_worker_cache: bool = False
+    strict_compat: bool = False
     cache_dir: Annotated[str | None, BeforeValidator(_paths_as_text)] = None
     cache_size: Annotated[Size, Field(ge=2**24)] = CACHE_BYTES
     # Accepted because published parameter files carry them; this reader has no use for them.

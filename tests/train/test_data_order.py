@@ -266,3 +266,81 @@ def test_rank_outside_the_world_is_refused(tmp_path: Path) -> None:
     processor = GptHDF5MapDataProcessor({**config, "data_dir": str(tmp_path / "a")})
     with pytest.raises(ConfigError, match="Rank 2 of 2"):
         processor.create_dataloader(rank=2, world_size=2)
+
+
+class Original:
+    """The published sampler, in the cases where ours differs: what it was told at first, and again on a restart."""
+
+    def __init__(self, count: int, size: int, epoch_length: int, drop_last: bool, streamed: int = 0) -> None:
+        self.count, self.size, self.length, self.drop_last = count, size, epoch_length, drop_last
+        self.epoch, self.offset = divmod(streamed, epoch_length)
+        self.left: list[int] = []
+        if epoch_length - self.offset < size:
+            self.left = self.order()
+
+    def order(self) -> list[int]:
+        generator = torch.Generator().manual_seed(self.epoch)
+        if self.length <= self.count:
+            order = torch.randperm(self.count, generator=generator).tolist()[: self.length]
+        else:
+            copies = [i for _ in range(-(-self.length // self.count) - 1) for i in range(self.count)]
+            copies = (copies + torch.randperm(self.count, generator=generator).tolist())[: self.length]
+            order = [copies[i] for i in torch.randperm(self.length, generator=generator).tolist()]
+        order = order[self.offset :]
+        self.epoch, self.offset = self.epoch + 1, 0
+        return order
+
+    def next_pass(self) -> list[list[int]]:
+        pool = (self.left if self.drop_last else []) + self.order()
+        whole = len(pool) // self.size * self.size
+        batches = [pool[at : at + self.size] for at in range(0, whole, self.size)]
+        if self.drop_last:
+            self.left = pool[whole:]
+        elif pool[whole:]:
+            batches.append(pool[whole:])
+        return batches
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(
+    ("count", "size", "num_samples"), [(7, 10, None), (7, 3, None), (7, 3, 17), (10, 4, 6)]
+)
+@pytest.mark.parametrize("stop", [0, 1, 2, 3])
+def test_strict_compat_is_the_originals_order(
+    tmp_path: Path, count: int, size: int, num_samples: int | None, drop_last: bool, stop: int
+) -> None:
+    config: dict[str, Any] = {
+        "batch_size": size, "shuffle": True, "drop_last": drop_last, "num_samples": num_samples, "use_vsl": False,
+        "strict_compat": True,
+    }  # fmt: skip
+    write_folders(tmp_path, {"a": {"x.h5": count}}, config)
+    given = {**config, "data_dir": str(tmp_path / "a")}
+    loader = GptHDF5MapDataProcessor(given).create_dataloader()
+    original = Original(count, size, num_samples or count, drop_last)
+    expected = [batch for _ in range(4) for batch in original.next_pass()][:stop]
+    found = [identities(batch, config) for batch in itertools.islice(repeated(loader), stop)]
+    assert found == [[index + 1 for index in batch] for batch in expected]
+    state = loader.state_dict()
+    streamed = sum(map(len, expected))
+    assert state["samples_streamed"] == streamed
+    again = GptHDF5MapDataProcessor(given).create_dataloader()
+    again.load_state_dict(state)
+    restarted = Original(count, size, count, drop_last, streamed)  # num_samples is forgotten
+    assert take_passes(again, config, 4) == [
+        [[index + 1 for index in batch] for batch in restarted.next_pass()] for _ in range(4)
+    ]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_strict_compat_pairs_weights_with_the_wrong_sets(tmp_path: Path, shuffle: bool) -> None:
+    """An epoch is as long as the sets' lengths say, but those of a mixture with sets of weight 0 are taken in order."""
+    config: dict[str, Any] = {"batch_size": 1, "shuffle": shuffle, "use_vsl": False}
+    write_folders(tmp_path, {"a": {"x.h5": 12}, "b": {"x.h5": 5}, "c": {"x.h5": 6}}, config)
+    weights = {"a": 0, "b": 1, "c": 3}
+    mixture = [{"data_dir": str(tmp_path / name), "weight": weight} for name, weight in weights.items()]
+    ours = GptHDF5MapDataProcessor({**config, "mixture": mixture}).dataset
+    theirs = GptHDF5MapDataProcessor({**config, "mixture": mixture, "strict_compat": True}).dataset
+    assert len(ours) == int(20 * 0.25) + int(20 * 0.75)  # max(5 / 0.25, 6 / 0.75)
+    assert len(theirs) == int(48 * 0.25) + int(48 * 0.75)  # max(12 / 0.25, 5 / 0.75)
+    with pytest.raises(ConfigError, match="strict_compat: True then, not a setting now"):
+        ours.load_state_dict(theirs.state_dict())
