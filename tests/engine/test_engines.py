@@ -364,7 +364,7 @@ def node_lost(site: Site, engine: str, corpus: Path, out: Path) -> None:
             cluster.remove_node(lost, allow_graceful=False)
             code, words = finish(driver)
         finally:
-            cluster.shutdown()
+            cluster.shutdown()  # type: ignore[no-untyped-call]
         assert code == 0, words
         return
     with helped(site, out) as helpers:
