@@ -16,9 +16,9 @@ from btlm_data.formats.shard_formats.base import Balance, ShardFormat
 from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
-from btlm_data.stages import documents, dropped, shuffle
+from btlm_data.stages import documents, dropped
 from btlm_data.stages.pack import SampleSet
-from btlm_data.stages.stream import StreamIndex
+from btlm_data.stages.stream import StreamIndex, StreamSettings
 from btlm_data.task import Artifact, Counts
 
 LIBRARIES = ("h5py", "isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
@@ -73,7 +73,7 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
         for index in _streams_of(p, prepared)
     }
     assert p.fates is not None
-    leaving = dropped.plan(p.blocks, p.fates, shuffle.StreamSettings(p.settings, p.splits), kept)
+    leaving = dropped.plan(p.blocks, p.fates, StreamSettings(p.settings, p.splits), kept)
     missing = [result.outputs[0] for result in p.step(leaving)]
     places |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
     tables = documents.plan_tables(places)

@@ -50,7 +50,7 @@ from btlm_data.stages import (
     shard,
     shuffle,
 )
-from btlm_data.stages.stream import Stream
+from btlm_data.stages.stream import Stream, StreamSettings
 from btlm_data.storage import is_remote, lease, open_store
 from btlm_data.storage.digest import checksum
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -344,7 +344,13 @@ def _shuffle(p: Preparation) -> None:
     p.splits = tuple(split for split in SPLITS if split in own | drawn)
     num_bytes = sum(amount.bytes for (_, _, cell), amount in p.counts["clean"].cells.items() if cell == "out")
     p.streams = shuffle.run(
-        p.step, p.runner, p.blocks, p.fates, shuffle.StreamSettings(p.settings, p.splits), num_bytes
+        p.step,
+        p.runner,
+        p.blocks,
+        p.fates,
+        StreamSettings(p.settings, p.splits),
+        num_bytes,
+        p.run.memory_per_worker,
     )
 
 
@@ -364,10 +370,9 @@ def _pack(p: Preparation) -> None:
                 sample_set = pack.SampleSet(prepared.place(split), index, packing)
                 prepared.splits[split] = PreparedSplit(sample_set)
         p.sets.append(prepared)
-    assert p.table is not None
     tokens = [block.tokens.checksum for block in p.blocks]
-    indices = [bucket.file.checksum for index in p.streams.values() for bucket in index.buckets]
-    source = pack.StreamSource(p.table, digest(tokens, indices), p.run.memory_per_worker)
+    indices = [bucket.content for index in p.streams.values() for bucket in index.buckets]
+    source = pack.StreamSource(digest(tokens, indices), p.run.memory_per_worker)
     sample_sets = [split.sample_set for prepared in p.sets for split in prepared.splits.values()]
     p.shard_step = shard.plan(p.runner, sample_sets, source, pack.FormatSettings.of(p.settings.format))
 
@@ -388,6 +393,7 @@ def _shard(p: Preparation) -> Mapping[str, Dataset]:
             split.files = files.get(split.sample_set.folder, [])
     datasets = finish.write(p)
     p.runner.discard_files("pack")
+    shuffle.discard_passed(p.runner)
     p.runner.tidy(work_folder.FOLDERS)
     p.runner.stores.work.sweep()  # of workers that died
     Fetcher.of(p.run, p.inputs.listing).release(p.inputs.listing.files)

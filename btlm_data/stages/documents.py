@@ -71,7 +71,9 @@ def plan_documents(indices: Mapping[str, StreamIndex], table: Artifact, kept: Se
         Task(
             id=f"{index.stream.name}-{number:06d}",
             args={"start": bucket.start, "kept": list(kept)},
-            reads={"index": [bucket.file], "blocks": [table]},
+            inputs=[bucket.content],
+            reads={"blocks": [table]},
+            through={"index": [bucket.file]},
             outputs=[("work", f"shard/documents/{index.stream.name}-{number:06d}.parquet")],
             weight=max(1, bucket.num_documents),
         )
@@ -85,19 +87,20 @@ def documents(task: Task, settings: None, files: TaskFiles) -> Counts:
     """Join one bucket's index with the blocks' tables."""
     import pyarrow as pa
 
-    index = files.columns(task.reads["index"][0])
+    [index_file] = task.through["index"]
+    index = files.columns(index_file)
     blocks = block_table.read_table(files, task.reads["blocks"][0])
-    index_block, ordinals = index["block"], index["ordinal"]
+    ordinals = index["ordinal"]
     count = len(ordinals)
-    if count and int(index_block.max()) >= len(blocks):
-        raise DataError(f"{task.reads['index'][0].name} names a block that there is not.")
+    if count and int(ordinals.max()) >= blocks[-1].last_ordinal:
+        raise DataError(f"{index_file.name} names a document that there is not.")
+    firsts = np.array([block.first_ordinal for block in blocks], np.uint64)
+    index_block = np.searchsorted(firsts, ordinals, side="right") - 1
     rows_of = Rows(count, task.args["kept"])
     order = np.argsort(index_block, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(index_block[order])) + 1) if count else []:
         block = blocks[int(index_block[rows[0]])]
         numbers = (ordinals[rows] - np.uint64(block.first_ordinal)).astype(np.int64)
-        if int(numbers.max()) >= block.num_documents or int(numbers.min()) < 0:
-            raise DataError(f"{task.reads['index'][0].name} names a document that {block.docs.name} has not.")
         rows_of.add(files, block, rows, numbers)
     columns = rows_of.columns()
     table = pa.table(

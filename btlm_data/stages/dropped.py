@@ -24,7 +24,8 @@ from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.stages.documents import Rows, write_parquet
-from btlm_data.stages.shuffle import GROUP_DOCUMENTS, StreamSettings, groups_of, places_of
+from btlm_data.stages.shuffle import GROUP_DOCUMENTS, groups_of, places_of
+from btlm_data.stages.stream import StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 

@@ -1,7 +1,8 @@
 """Decide which rows each stream becomes, and prepare on disk what a format needs for that.
 
 reads   a stretch of a stream (stages/stream.py)
-writes  pack/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats)
+writes  pack/cut/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats); where a shard would find
+        its rows in too many of them, pack/merge/...: the same, of ranges of shards
 unit    a stretch, as the format asks for; many formats ask for none
 balance tokens in = tokens kept as label positions + what the format drops, by reason
 
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import blocks as block_table
 from btlm_data.advance import advance
-from btlm_data.errors import DataError
+from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import FORMATS, get_format, load_format
@@ -32,6 +33,8 @@ from btlm_data.task_files import TaskFiles
 
 VERSION = 3
 TOKENS_PER_FILE = 16_777_216  # default shard: 8,192 samples of 2,048 tokens
+MERGE_PIECE = 4 * 2**20  # bytes of one packed file that one merge reads
+LEAST_PIECE = 2**20  # bytes of one packed file that a shard reads, at least on average
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -56,21 +59,19 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """Where tasks find the tokens of streams. table: of the blocks. lineage: of everything that decides the
-    streams.
-    """
+    """Where tasks find the tokens of streams. lineage: of everything that decides the streams."""
 
-    table: Artifact
     lineage: str
     memory_per_worker: int
 
-    def reads(self, buckets: Sequence[Bucket], packed: Sequence[Artifact] = ()) -> dict[str, Any]:
+    def reads(
+        self, index: StreamIndex, buckets: Sequence[Bucket], packed: Sequence[Artifact] = ()
+    ) -> dict[str, Any]:
         """The fields of a Task that reads some buckets of a stream, or packed files.
 
-        Which blocks hold the tokens, and so which files are read, follows from the lineage: it is no part of
-        the digest.
+        Which files hold the tokens follows from the lineage and the memory: it is no part of the digest.
         """
-        through = {"blocks": [self.table], "index": [bucket.file for bucket in buckets], "packed": packed}
+        through = {"tokens": [index.tokens], "index": [bucket.file for bucket in buckets], "packed": packed}
         return {"inputs": [self.lineage], "through": through, "hints": {"buckets": buckets}}
 
 
@@ -97,12 +98,27 @@ class FormatSettings:
         return digest(VERSION, self.name)
 
 
+class PackedFile(NamedTuple):
+    """A packed file. shards: [first, last) that it has rows of, or None where that is not cut."""
+
+    file: Artifact
+    shards: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True)
 class PackedSet:
-    """What is packed of a split: files in order, and how many rows of the split each fills."""
+    """What is packed of a split: files in order, and how many rows of the split each stretch fills."""
 
-    files: tuple[Artifact, ...] = ()
+    files: tuple[PackedFile, ...] = ()
     rows: tuple[int, ...] = ()
+
+    def files_of(self, shard: int) -> list[Artifact]:
+        """The files that have rows of a shard."""
+        return [
+            packed.file
+            for packed in self.files
+            if packed.shards is None or packed.shards[0] <= shard < packed.shards[1]
+        ]
 
 
 def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
@@ -120,7 +136,8 @@ def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
 def estimate(workload: Workload) -> list[Estimate]:
     """What preparing rows on disk takes; nothing where the format needs none."""
     rates, shard_format = workload.rates, get_format(workload.settings.format)
-    tasks = tokens = packed_bytes = longest = 0
+    tasks = tokens = packed_bytes = longest = merges = 0
+    memory = workload.run.memory_per_worker
     for size, packing in prepared_streams(workload):
         stretches = shard_format.stretches(size, packing, workload.run.memory_per_worker)
         if stretches:
@@ -128,19 +145,45 @@ def estimate(workload: Workload) -> list[Estimate]:
             tokens += size.tokens
             packed_bytes += shard_format.packed_bytes(size, packing)
             longest = max(longest, *(stop - start for _, (start, stop) in stretches))
+            if not shard_format.plans_by_packing:
+                num_shards = shard_format.plan(size, packing, ()).num_files
+                each = shard_format.packed_bytes(size, packing) // len(stretches)
+                merges = max(merges, _num_merges(each, len(stretches), num_shards, memory))
     if not tasks:
         return []
     return [
         Estimate(
-            "pack",
+            "pack.cut",
             tasks=tasks,
             documents=workload.stream.documents,
             read_bytes=tokens * workload.token_bytes + 32 * workload.stream.documents,
             work_bytes=packed_bytes,
             memory_bytes=rates.process_bytes + 4 * workload.token_bytes * longest,
             cpu_seconds=tasks * rates.task + packed_bytes * rates.pack_byte,
-        )
+        ),
+        *(
+            Estimate(
+                "pack.merge",
+                tasks=tasks,
+                documents=workload.stream.documents,
+                read_bytes=packed_bytes,
+                work_bytes=packed_bytes,
+                memory_bytes=rates.process_bytes + workload.run.memory_per_worker // 2,
+                cpu_seconds=tasks * rates.task + packed_bytes * rates.move_byte,
+            )
+            for _ in range(merges)
+        ),
     ]
+
+
+def _num_merges(file_bytes: int, num_files: int, num_shards: int, memory: int) -> int:
+    """How many passes `merged` makes."""
+    passes, span, most = 0, num_shards, max(2, memory // 4 // MERGE_PIECE)
+    while span > 1 and file_bytes / span < LEAST_PIECE:
+        ranges = max(2, min(file_bytes // MERGE_PIECE, span))
+        file_bytes = file_bytes * min(most, num_files) // ranges
+        num_files, span, passes = -(-num_files // most), -(-span // ranges), passes + 1
+    return passes
 
 
 def packing_of(settings: Settings, seq_len: int, split: str, dtype: str, eos_id: int) -> Packing:
@@ -170,7 +213,7 @@ def plan(sample_sets: Sequence[SampleSet], settings: FormatSettings, source: Str
         )
         for number, stretch in enumerate(stretches):
             start, stop = stretch.tokens
-            reads = source.reads(sample_set.index.overlapping(start, stop))
+            reads = source.reads(sample_set.index, sample_set.index.overlapping(start, stop))
             name = f"{sample_set.name}-{number:06d}"
             tasks.append(
                 Task(
@@ -181,12 +224,12 @@ def plan(sample_sets: Sequence[SampleSet], settings: FormatSettings, source: Str
                         "rows": list(stretch.rows),
                         "tokens": [start, stop],
                     },
-                    outputs=[("work", f"pack/{name}.cols")],
+                    outputs=[("work", f"pack/cut/{name}.cols")],
                     weight=stop - start,
                     **reads | {"hints": reads["hints"] | {"folder": sample_set.folder}},
                 )
             )
-    return Step("pack", VERSION, work, tasks, settings, settings.digest, "token")
+    return Step("pack.cut", VERSION, work, tasks, settings, settings.digest, "token")
 
 
 def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
@@ -202,14 +245,95 @@ def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     return Counts(extra={"rows": packed.rows})
 
 
+def merged(
+    runner: Runner, sample_set: SampleSet, packed: PackedSet, settings: FormatSettings, source: StreamSource
+) -> PackedSet:
+    """The packed files of a split, merged by ranges of shards until a shard finds its rows in long pieces of few files.
+
+    As runs.py does with tokens: each pass makes the pieces longer by the same factor.
+    """
+    shard_format, packing, size = settings.shard_format, sample_set.packing, sample_set.size
+    plan = shard_format.plan(size, packing, ())
+    total = sum(one.file.size for one in packed.files)
+    shard_bytes = total // max(1, plan.num_files)
+    files = [PackedFile(one.file, (0, plan.num_files)) for one in packed.files]
+    batch = max(2, source.memory_per_worker // 4 // MERGE_PIECE)
+    number = 0
+    while files and _piece(files, shard_bytes) < LEAST_PIECE:
+        number += 1
+        step = _plan_merge(number, sample_set, files, batch, settings, source)
+        results = runner.run(step)
+        files = [
+            PackedFile(result.outputs[0], tuple(task.args["shards"]))
+            for task, result in zip(step.tasks, results, strict=True)
+        ]
+        if all(last - first == 1 for _, (first, last) in files):  # type: ignore[misc]
+            break
+    return PackedSet(tuple(files), packed.rows)
+
+
+def _piece(files: Sequence[PackedFile], shard_bytes: int) -> float:
+    """Bytes that a shard reads of one file, on average."""
+    spans = [last - first for _, shards in files if shards is not None for first, last in [shards]]
+    size = sum(one.file.size for one in files) / len(files)
+    return min(float(shard_bytes), size / max(1.0, sum(spans) / len(spans)))
+
+
+def _plan_merge(
+    number: int,
+    sample_set: SampleSet,
+    files: Sequence[PackedFile],
+    batch: int,
+    settings: FormatSettings,
+    source: StreamSource,
+) -> Step:
+    """One pass: a task per range of shards and batch of the files that have it."""
+    by_range: dict[tuple[int, int], list[PackedFile]] = {}
+    for one in files:
+        assert one.shards is not None
+        by_range.setdefault(one.shards, []).append(one)
+    tasks: list[Task] = []
+    for (first, last), having in sorted(by_range.items()):
+        size = sum(one.file.size for one in having) // len(having)
+        ranges = max(2, min(size // MERGE_PIECE, last - first)) if last - first > 1 else 1
+        edges = [first + (last - first) * i // ranges for i in range(ranges + 1)]
+        for low, high in pairwise(edges):
+            for begin in range(0, len(having), batch):
+                chosen = having[begin : begin + batch]
+                name = f"{sample_set.name}-{len(tasks):06d}"
+                tasks.append(
+                    Task(
+                        id=name,
+                        args={"shards": [low, high], "packing": sample_set.packing.to_json()},
+                        inputs=[source.lineage],
+                        reads={"packed": [one.file for one in chosen]},
+                        outputs=[("work", f"pack/merge/{sample_set.name}/{number}/{name}.cols")],
+                        weight=max(1, size * len(chosen) // ranges),
+                    )
+                )
+    step = f"pack.merge.{sample_set.name}.{number}"
+    return Step(step, VERSION, merge, tasks, settings, settings.digest, "B")
+
+
+def merge(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
+    """One packed file out of a range of several."""
+    first, last = task.args["shards"]
+    packed = settings.shard_format.merge(
+        [files.columns(file) for file in task.reads["packed"]], (first, last)
+    )
+    files.write_columns(task.outputs[0][1], packed.columns)
+    advance(task.weight)
+    return Counts()
+
+
 class TaskStream(StreamReader):
     """The stream that a task planned with a StreamSource names, as formats see it (StreamAccess)."""
 
     @classmethod
     def of(cls, task: Task, packing: Packing, files: TaskFiles) -> TaskStream:
         """The stream of a task."""
-        [table] = task.through["blocks"]
-        return cls(files, table, task.hints["buckets"], packing.dtype, packing.eos_id)
+        [listed] = task.through["tokens"]
+        return cls(files, listed, task.hints["buckets"], packing.dtype, packing.eos_id)
 
     def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Block, first token in the block, and length (without EOS) of the documents that begin in [start,
@@ -227,7 +351,4 @@ class TaskStream(StreamReader):
 
     def tokens_of_block(self, block: int, starts: Int64Array, lengths: Int64Array) -> npt.NDArray[Any]:
         """A block's tokens, of which those in [starts[i], starts[i] + lengths[i]) may be looked at."""
-        blocks = block_table.read_table(self.files, self.table)
-        if not 0 <= block < len(blocks):
-            raise DataError(f"A packed file names block {block}, and there are {len(blocks)}.")
-        return self.files.columns(blocks[block].tokens).scattered("tokens", starts, lengths)
+        return self._opened(block).scattered("tokens", starts, lengths)

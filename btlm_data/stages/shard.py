@@ -18,7 +18,7 @@ from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Packing, RowPlan, Shard, StreamSize, row_tokens
 from btlm_data.formats.shard_formats.writer import ShardInfo
 from btlm_data.stages import documents, dropped, pack
-from btlm_data.stages.pack import FormatSettings, PackedSet, SampleSet, StreamSource, TaskStream
+from btlm_data.stages.pack import FormatSettings, PackedFile, PackedSet, SampleSet, StreamSource, TaskStream
 from btlm_data.task import Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -68,7 +68,14 @@ def plan(
         for task, result in zip(packing.tasks, runner.run(packing), strict=True):
             before = packed.get(task.hints["folder"], PackedSet())
             rows = (*before.rows, int(result.counts.extra["rows"]))
-            packed[task.hints["folder"]] = PackedSet((*before.files, *result.outputs), rows)
+            files = tuple(PackedFile(file) for file in result.outputs)
+            packed[task.hints["folder"]] = PackedSet((*before.files, *files), rows)
+        if not settings.shard_format.plans_by_packing:
+            by_folder = {sample_set.folder: sample_set for sample_set in sample_sets}
+            packed = {
+                folder: pack.merged(runner, by_folder[folder], files, settings, source)
+                for folder, files in packed.items()
+            }
     return _step(sample_sets, packed, source, settings)
 
 
@@ -113,7 +120,7 @@ def _plan_set(
                 },
                 outputs=[("out", f"{sample_set.folder}/{rows.file_name(number)}")],
                 weight=(last - first) * row_tokens(shard_format, packing.seq_len),
-                **source.reads(buckets, packed.files),
+                **source.reads(sample_set.index, buckets, packed.files_of(number)),
             )
         )
     return tasks

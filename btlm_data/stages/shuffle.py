@@ -1,9 +1,10 @@
 """Where each document stands in its token stream, `doc_1 EOS doc_2 EOS ...`: a seeded order, and prefix sums.
 
-Two steps make the index of every stream, both from tables only (no token is moved):
+Two steps make the index of every stream. Tokens are moved only where they exceed the page cache (runs.py):
 
     scatter  a group of blocks   -> its kept documents' records, sorted by order key, cut at the buckets' edges
-    sort     one bucket          -> its records from every group, merged: the index of one stretch of the stream
+    [merge   ranges of the keys, out of several groups, where tokens are moved more than once]
+    sort     some buckets        -> their records from every group, merged: the index of a stretch of the stream each
 
 The order key is a seeded hash of the document's identity (`shuffle: samples|documents`), or its ordinal (`none`). Buckets are
 ranges of keys, so how many there are does not change the order; ties (never seen) fall to the ordinal. Prefix sums over the
@@ -11,10 +12,9 @@ buckets' totals then give every document its place, and stages/stream.py can fil
 
 With shares each document belongs to one set by a seeded hash. A mix repeats documents: copy c of a document has its own key.
 
-    shuffle/scatter/GROUP.cols      per stream s: `s/key` uint64, `s/block` uint32, `s/start` uint64, `s/length` uint32,
-                                    `s/ordinal` uint64, `s/edges` (buckets + 1,) uint64: rows of each bucket
+    shuffle/scatter/GROUP.cols      the records of each stream (runs.py)
     shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the bucket's
-                                    beginning)
+                                    beginning); `block` numbers a file of the stream's list of tokens
 
 balance documents in = out + other sets' + left out by the mix; + repeats. tokens = lengths + one EOS each.
 """
@@ -34,50 +34,20 @@ from btlm_data.blocks import Block
 from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
-from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
-from btlm_data.recipe.models import Settings
 from btlm_data.records.base import BATCH_BYTES
 from btlm_data.splits import SPLITS
-from btlm_data.stages.stream import Bucket, Stream, StreamIndex
+from btlm_data.stages import runs, sorting
+from btlm_data.stages.runs import RECORD, Moves, Records, Run
+from btlm_data.stages.stream import ORDER_VERSION, Bucket, Stream, StreamIndex, StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 2
 BUCKET_BYTES = (
     256 * 2**20
 )  # of text, about 64 M tokens: what one bucket's index and one stretch of stream may need
 GROUP_DOCUMENTS = 500_000
 GROUP_BLOCKS = 256
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What decides the streams."""
-
-    settings: Settings
-    splits: tuple[str, ...]  # the splits that can have documents
-
-    @property
-    def streams(self) -> list[Stream]:
-        """Every stream, sets outermost."""
-        divided = any(part.share is not None for part in self.settings.seq_len)
-        return [
-            Stream(s, split)
-            for s in range(len(self.settings.seq_len) if divided else 1)
-            for split in self.splits
-        ]
-
-    def of_set(self, set_index: int) -> int:
-        """The set whose stream a prepared length reads: its own with shares, else the common one."""
-        return set_index if self.settings.seq_len[set_index].share is not None else 0
-
-    @property
-    def digest(self) -> str:
-        """Of what decides which documents stand where."""
-        s = self.settings
-        shares = [part.share for part in s.seq_len] if any(part.share for part in s.seq_len) else None
-        return digest(VERSION, s.shuffle != "none", s.seed, s.mix, shares, list(self.splits))
 
 
 _RECORD_BYTES = 32  # of a document in an index, before and after sorting
@@ -86,8 +56,14 @@ _RECORD_BYTES = 32  # of a document in an index, before and after sorting
 def estimate(workload: Workload) -> list[Estimate]:
     """What ordering the documents takes."""
     volume, stream, rates = workload.volume, workload.stream, workload.rates
+    token_bytes = stream.tokens * workload.token_bytes
+    moves = Moves.plan(volume.tokens * workload.token_bytes, workload.run.memory_per_worker)
+    moved = token_bytes if moves.passes else 0
     groups = max(
-        1, -(-volume.documents // GROUP_DOCUMENTS), -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES))
+        1,
+        -(-volume.documents // GROUP_DOCUMENTS),
+        -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES)),
+        -(-moved // moves.run_bytes),
     )
     num_streams = len(StreamSettings(workload.settings, SPLITS[: workload.splits]).streams)
     buckets = num_streams * bucket_count(volume.text_bytes)
@@ -98,12 +74,27 @@ def estimate(workload: Workload) -> list[Estimate]:
             "shuffle.scatter",
             tasks=groups,
             documents=volume.documents,
-            read_bytes=30 * volume.documents,
-            work_bytes=index_bytes,
-            memory_bytes=rates.process_bytes + held * -(-stream.documents // groups),
+            read_bytes=30 * volume.documents + moved,
+            work_bytes=index_bytes + moved,
+            memory_bytes=rates.process_bytes + held * -(-stream.documents // groups) + moved // groups,
             cpu_seconds=groups * rates.task
+            + moved * rates.move_byte
             + volume.documents * num_streams * rates.scatter_document / 2
             + stream.documents * rates.scatter_document / 2,
+        ),
+        *(
+            Estimate(
+                f"shuffle.merge-{number}",
+                tasks=groups,
+                documents=stream.documents,
+                read_bytes=index_bytes + moved,
+                work_bytes=index_bytes + moved,
+                memory_bytes=rates.process_bytes + held * -(-stream.documents // groups) + moves.run_bytes,
+                cpu_seconds=groups * rates.task
+                + stream.documents * rates.order_document
+                + moved * rates.move_byte,
+            )
+            for number in range(2, moves.passes + 1)
         ),
         Estimate(
             "shuffle.sort",
@@ -129,43 +120,79 @@ def run(
     fates: Artifact,
     settings: StreamSettings,
     num_bytes: int,
+    memory: int,
 ) -> dict[str, StreamIndex]:
-    """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning."""
+    """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning. memory: of a worker."""
     num_buckets = bucket_count(num_bytes)
-    groups = [result.outputs[0] for result in step(plan_scatter(blocks, fates, num_buckets, settings))]
-    name = "shuffle/groups.json"
-    runner.named.add(name)
-    results = iter(step(plan_sort(num_buckets, write_list(runner.stores.work, name, groups), settings)))
+    moves = Moves.plan(sum(block.tokens.size for block in blocks), memory)
+    scattering = plan_scatter(blocks, fates, num_buckets, settings, moves)
+    by_stream = _runs_of(scattering, step(scattering), settings, num_buckets)
+    for number in range(2, moves.passes + 1):
+        merging = sorting.plan_merge(number, by_stream, settings, moves)
+        by_stream = sorting.merged_runs(merging, step(merging), settings)
     indices: dict[str, StreamIndex] = {}
+    ordering = sorting.plan_sort(runner, by_stream, settings, num_buckets, moves)
+    buckets: dict[str, list[Bucket]] = {stream.name: [] for stream in settings.streams}
+    for task, result in zip(ordering.tasks, step(ordering), strict=True):
+        found = buckets[task.args["stream"]]
+        for file, extra in zip(result.outputs, result.counts.extra["buckets"], strict=True):
+            start = found[-1].start + found[-1].num_tokens if found else 0
+            found.append(Bucket(file, start, extra["num_tokens"], extra["num_documents"], extra["content"]))
     for stream in settings.streams:
-        buckets, start = [], 0
-        for _ in range(num_buckets):
-            result = next(results)
-            num_tokens = result.counts.extra["num_tokens"]
-            buckets.append(Bucket(result.outputs[0], start, num_tokens, result.counts.extra["num_documents"]))
-            start += num_tokens
-        indices[stream.name] = StreamIndex(stream, tuple(buckets))
+        tokens = [run.tokens for run in by_stream[stream.name] if run.tokens is not None]
+        name = f"shuffle/tokens-{stream.name}.json"
+        runner.named.add(name)
+        tokens = tokens if moves.passes else [block.tokens for block in blocks]
+        listed = write_list(runner.stores.work, name, tokens)
+        indices[stream.name] = StreamIndex(stream, tuple(buckets[stream.name]), listed)
     return indices
 
 
-def groups_of(blocks: Sequence[Block]) -> list[list[int]]:
-    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents."""
+def discard_passed(runner: Runner) -> None:
+    """Remove the tokens of all passes but the last: the dataset is complete."""
+    folders = {entry.name.split("/")[1] for entry in runner.stores.work.list("shuffle")}
+    passes = sorted(int(name.removeprefix("merge-")) for name in folders if name.startswith("merge-"))
+    if passes:
+        runner.discard_files("shuffle/scatter")
+    for number in passes[:-1]:
+        runner.discard_files(f"shuffle/merge-{number}")
+
+
+def _runs_of(
+    step: Step, results: Sequence[TaskResult], settings: StreamSettings, num_buckets: int
+) -> dict[str, list[Run]]:
+    """What `scatter` made, by stream."""
+    by_stream: dict[str, list[Run]] = {stream.name: [] for stream in settings.streams}
+    for task, result in zip(step.tasks, results, strict=True):
+        files = {file.name: file for file in result.outputs}
+        name = task.outputs[0][1]
+        for stream, found in by_stream.items():
+            found.append(Run(files[name], files.get(runs.tokens_name(name, stream)), 0, num_buckets))
+    return by_stream
+
+
+def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> list[list[int]]:
+    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents, and of so many bytes of tokens."""
     groups: list[list[int]] = []
-    num_held = 0
+    num_held = bytes_held = 0
     for number, block in enumerate(blocks):
-        if not groups or num_held + block.num_documents > GROUP_DOCUMENTS or len(groups[-1]) >= GROUP_BLOCKS:
+        is_full = num_held + block.num_documents > GROUP_DOCUMENTS
+        if most_token_bytes is not None:
+            is_full = is_full or bytes_held + block.tokens.size > most_token_bytes
+        if not groups or is_full or len(groups[-1]) >= GROUP_BLOCKS:
             groups.append([])
-            num_held = 0
+            num_held = bytes_held = 0
         groups[-1].append(number)
         num_held += block.num_documents
+        bytes_held += block.tokens.size
     return groups
 
 
 def plan_scatter(
-    blocks: Sequence[Block], fates: Artifact, num_buckets: int, settings: StreamSettings
+    blocks: Sequence[Block], fates: Artifact, num_buckets: int, settings: StreamSettings, moves: Moves
 ) -> Step:
-    """A task per group of consecutive blocks of about GROUP_DOCUMENTS documents."""
-    groups = groups_of(blocks)
+    """A task per group of consecutive blocks."""
+    groups = groups_of(blocks, moves.run_bytes if moves.passes else None)
     total = blocks[-1].last_ordinal if blocks else 0
     tasks = [
         Task(
@@ -176,6 +203,7 @@ def plan_scatter(
                 ],
                 "buckets": num_buckets,
                 "total": total,
+                "run": number if moves.passes else None,
             },
             reads={
                 "docs": [blocks[i].docs for i in group],
@@ -187,14 +215,14 @@ def plan_scatter(
         )
         for number, group in enumerate(groups)
     ]
-    return Step("shuffle.scatter", VERSION, scatter, tasks, settings, settings.digest, "doc")
+    return Step("shuffle.scatter", ORDER_VERSION, scatter, tasks, settings, settings.digest, "doc")
 
 
 def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     """Give each kept document its stream(s) and order key; count every stage from `dedupe` to `shuffle`."""
     fates = files.columns(task.reads["fates"][0])
     stages = {name: Counts() for name in ("dedupe", "holdout", "tokenize", "shuffle")}
-    records: dict[str, list[tuple[npt.NDArray[Any], ...]]] = {stream.name: [] for stream in settings.streams}
+    records: dict[str, list[Records]] = {stream.name: [] for stream in settings.streams}
     described = zip(task.args["blocks"], task.reads["docs"], task.reads["tokens"], strict=True)
     for (number, split, first, count), docs_file, tokens_file in described:
         tokens = files.columns(tokens_file)
@@ -205,26 +233,22 @@ def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         ordinals = np.arange(first, first + count, dtype=np.uint64)
         for stream in settings.streams:
             chosen, keys = _choose(table, stream, settings, ordinals, stages["shuffle"])
-            if len(chosen):
-                block_numbers = np.full(len(chosen), number, np.uint32)
-                records[stream.name].append(
-                    (keys, block_numbers, starts[chosen], lengths[chosen], ordinals[chosen])
-                )
+            part = np.empty(len(chosen), RECORD)
+            part["key"], part["block"], part["start"] = keys, number, starts[chosen]
+            part["length"], part["ordinal"] = lengths[chosen], ordinals[chosen]
+            records[stream.name].append(part)
         advance(count)
     edges = _bucket_edges(task.args["buckets"], task.args["total"], settings)
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, parts in records.items():
-        kinds = (np.uint64, np.uint32, np.uint64, np.uint32, np.uint64)
-        joined = [
-            np.concatenate([part[i] for part in parts]) if parts else np.empty(0, kind)
-            for i, kind in enumerate(kinds)
-        ]
-        order = np.argsort(joined[0], kind="stable")
-        key, block_number, start, length, ordinal = (column[order] for column in joined)
-        bounds = np.concatenate([np.searchsorted(key, edges), [len(key)]]).astype(np.uint64)
-        arrays |= {f"{name}/key": key, f"{name}/block": block_number, f"{name}/start": start}
-        arrays |= {f"{name}/length": length, f"{name}/ordinal": ordinal, f"{name}/edges": bounds}
-    files.write_columns(task.outputs[0][1], arrays)
+    name = task.outputs[0][1]
+    streams: dict[str, tuple[Records, npt.NDArray[Any]]] = {}
+    for stream_name, parts in records.items():
+        in_order, origin = runs.in_order(parts)
+        if task.args["run"] is not None:
+            sources = [files.columns(file)["tokens"] for file in task.reads["tokens"]]
+            runs.move(files, name, stream_name, task.args["run"], sources, in_order, origin)
+        bounds = np.concatenate([np.searchsorted(in_order["key"], edges), [len(in_order)]])
+        streams[stream_name] = (in_order, bounds)
+    runs.write(files, name, streams, 0)
     return Counts(extra={"stages": {name: counts.to_json() for name, counts in stages.items()}})
 
 
@@ -389,47 +413,3 @@ def _count_choice(
             counts.add(
                 split, sources[index], cell, int(documents[index]), int(size[index]), int(count[index])
             )
-
-
-def plan_sort(num_buckets: int, groups: Artifact, settings: StreamSettings) -> Step:
-    """A task per stream and bucket. groups: the list of scattered files."""
-    tasks = [
-        Task(
-            id=f"{stream.name}-{bucket:06d}",
-            args={"stream": stream.name, "bucket": bucket},
-            reads={"groups": [groups]},
-            outputs=[("work", f"shuffle/sort/{stream.name}-{bucket:06d}.cols")],
-        )
-        for stream in settings.streams
-        for bucket in range(num_buckets)
-    ]
-    return Step("shuffle.sort", VERSION, sort, tasks, settings, settings.digest, "task")
-
-
-def sort(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
-    """Merge one bucket of every group into the index of its stretch of the stream."""
-    name, bucket = task.args["stream"], task.args["bucket"]
-    fields = ("key", "block", "start", "length", "ordinal")
-    parts: list[list[npt.NDArray[Any]]] = []
-    for group_file in files.read_list(task.reads["groups"][0]):
-        group = files.columns(group_file)
-        first, last = (int(edge) for edge in group.rows(f"{name}/edges", bucket, bucket + 2))
-        parts.append([group.rows(f"{name}/{field}", first, last) for field in fields])
-    key, block, start, length, ordinal = (
-        np.concatenate([part[i] for part in parts]) for i in range(len(fields))
-    )
-    order = np.argsort(key, kind="stable")  # ties keep the groups' order, which is the ordinals'
-    length = length[order]
-    ends = np.cumsum(length.astype(np.uint64) + np.uint64(1))
-    total = int(ends[-1]) if len(ends) else 0
-    offset = ends - length - np.uint64(1)
-    arrays = {
-        "block": block[order],
-        "start": start[order],
-        "length": length,
-        "ordinal": ordinal[order],
-        "offset": offset,
-    }
-    files.write_columns(task.outputs[0][1], arrays)
-    advance(1)
-    return Counts(extra={"num_tokens": total, "num_documents": len(length)})

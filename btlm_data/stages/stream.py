@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import blocks as block_table
-from btlm_data.blocks import Block
 from btlm_data.errors import DataError
+from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
+from btlm_data.recipe.models import Settings
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
 
 Int64Array = npt.NDArray[np.int64]
+ORDER_VERSION = 3  # increased whenever the steps that order documents write otherwise
+_NEAR = 8192  # tokens between documents that are read with them
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,55 @@ class Stream:
         return f"{self.set_index}-{self.split}"
 
 
+@dataclass(frozen=True)
+class StreamSettings:
+    """What decides the streams."""
+
+    settings: Settings
+    splits: tuple[str, ...]  # the splits that can have documents
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Every stream, sets outermost."""
+        divided = any(part.share is not None for part in self.settings.seq_len)
+        return [
+            Stream(s, split)
+            for s in range(len(self.settings.seq_len) if divided else 1)
+            for split in self.splits
+        ]
+
+    def of_set(self, set_index: int) -> int:
+        """The set whose stream a prepared length reads: its own with shares, else the common one."""
+        return set_index if self.settings.seq_len[set_index].share is not None else 0
+
+    @property
+    def digest(self) -> str:
+        """Of what decides which documents stand where."""
+        s = self.settings
+        shares = [part.share for part in s.seq_len] if any(part.share for part in s.seq_len) else None
+        return digest(ORDER_VERSION, s.shuffle != "none", s.seed, s.mix, shares, list(self.splits))
+
+
 class Bucket(NamedTuple):
-    """The index of one stretch of a stream. start: its first token's position in the stream."""
+    """The index of one stretch of a stream. start: its first token's position in the stream.
+
+    content: checksum of what it says of the stream, wherever the tokens lie.
+    """
 
     file: Artifact
     start: int
     num_tokens: int
     num_documents: int
+    content: str
 
 
 @dataclass(frozen=True)
 class StreamIndex:
-    """The whole index of one stream, as the driver knows it: its buckets in order."""
+    """The whole index of one stream, as the driver knows it: its buckets in order. tokens: the list of files of tokens."""
 
     stream: Stream
     buckets: tuple[Bucket, ...]
+    tokens: Artifact
 
     @property
     def num_tokens(self) -> int:
@@ -69,10 +105,12 @@ class StreamIndex:
 
 @dataclass(frozen=True)
 class StreamReader:
-    """Tokens of a stream, for one task. buckets: those that the task names. dtype: of the tokens."""
+    """Tokens of a stream, for one task. buckets: those that the task names. listed: the list of files of tokens. dtype: of
+    the tokens.
+    """
 
     files: TaskFiles
-    table: Artifact
+    listed: Artifact
     buckets: Sequence[Bucket]
     dtype: str
     eos_id: int
@@ -90,9 +128,22 @@ class StreamReader:
             place = index.rows("offset", first, last).astype(np.int64) + (bucket.start - start)
             order = np.lexsort((begin, block))
             for number, rows in _by_block(block, order):
-                tokens = self._opened(number).scattered("tokens", begin[rows], length[rows])
-                place_documents(tokens, begin[rows], length[rows], place[rows], out, self.eos_id)
+                tokens, first_token = self._tokens(number, begin[rows], length[rows])
+                place_documents(
+                    tokens, begin[rows] - first_token, length[rows], place[rows], out, self.eos_id
+                )
         return out
+
+    def _tokens(self, number: int, begin: Int64Array, length: Int64Array) -> tuple[npt.NDArray[Any], int]:
+        """Tokens of a file with these documents in them, and the number of the first of these tokens in the file.
+
+        Where the documents lie side by side, as they do after a move, only that part is read.
+        """
+        opened = self._opened(number)
+        low, high = int(begin.min()), int((begin + length).max())
+        if low >= 0 and high - low <= 2 * int(length.sum()) + _NEAR:
+            return opened.rows("tokens", low, high), low
+        return opened.scattered("tokens", begin, length), 0
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
         """Samples anywhere in a stream of `total` tokens, (m, L+1); 0 behind the end.
@@ -151,7 +202,12 @@ class StreamReader:
         return self.files.kept(key, make)
 
     def _opened(self, number: int) -> Columns:
-        return self.files.columns(_block(self.files, self.table, number).tokens)
+        there = self.files.read_list(self.listed)
+        if not 0 <= number < len(there):
+            raise DataError(
+                f"The index of a stream names file {number} of tokens, and there are {len(there)}."
+            )
+        return self.files.columns(there[number])
 
 
 def _check_places(opened: Columns, begin: Int64Array, size: Int64Array, number: int) -> None:
@@ -162,13 +218,6 @@ def _check_places(opened: Columns, begin: Int64Array, size: Int64Array, number: 
             f"The index of a stream names tokens beyond the {num_tokens:,} of block {number}. "
             "Remove the work folder and rerun the same command."
         )
-
-
-def _block(files: TaskFiles, table: Artifact, number: int) -> Block:
-    blocks = block_table.read_table(files, table)
-    if number >= len(blocks):
-        raise DataError(f"The index of a stream names block {number}, and there are {len(blocks)}.")
-    return blocks[number]
 
 
 def _by_block(block: npt.NDArray[Any], order: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:

@@ -51,6 +51,9 @@ class PairsFormat:
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         raise NotImplementedError
 
+    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
+        raise NotImplementedError
+
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         return RowPlan((size.tokens - 1) // packing.seq_len, packing.samples_per_file)
 

@@ -213,6 +213,12 @@ class ShardFormat(Protocol):
         """Pack one stretch."""
         ...
 
+    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
+        """The rows of shards [first, last) out of several packed files, as one packed file. Only of formats whose rows
+        stand elsewhere than the stream has them.
+        """
+        ...
+
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """How many rows and files the stream becomes. packed_rows: of each stretch, if plans_by_packing."""
         ...

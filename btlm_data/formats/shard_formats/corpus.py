@@ -62,6 +62,10 @@ class CorpusFormat:
         """Never asked for."""
         raise NotImplementedError
 
+    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
+        """Never asked for: rows stand in the stream's order."""
+        raise NotImplementedError
+
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """A row a token; shards end at multiples of samples_per_file sequences."""
         return RowPlan(size.tokens, packing.samples_per_file * packing.seq_len)

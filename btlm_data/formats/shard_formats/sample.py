@@ -6,15 +6,14 @@ tokens fit in memory (the page cache), each shard takes its samples from the str
 `pack` cuts stretches of the stream into rows, sorts them by destination, and each shard reads its own part of
 every stretch.
 
-    rows (m, L+1) tokens sorted by destination, place (m,) uint64 destinations, edges (files + 1,) uint64:
-    rows of each shard
+    rows (m, L+1) tokens sorted by destination, place (m,) uint64 destinations, first (1,) uint64 the first shard
+    that the file has rows of, edges (shards + 1,) uint64 the rows of each from there on
 
 Ledger: tokens in = label positions + 1 (a stream's first token is never a label) + the dropped tail.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -47,6 +46,7 @@ from btlm_data.formats.shard_formats.writer import (
     ShardWriter,
     sample_planes,
 )
+from btlm_data.storage import page_cache
 
 if TYPE_CHECKING:
     from btlm_data.kernels.checks import Prints, Vocabulary
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 _OURS = frozenset({"mask order", "padding"})  # rules that other writers need not keep
 _STRETCH_TOKENS = 16_777_216  # of a stretch, where memory has room for it
 _MOST_STRETCHES = 4096  # so that a shard's part of each is not too short
-_MOST_MEMORY = 8 * 2**30  # bytes of tokens that may be fetched in any order
 
 
 class SampleFormat:
@@ -72,10 +71,10 @@ class SampleFormat:
 
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
         """None where samples are not shuffled or the stream fits in memory; else some tens of MB each."""
-        if not packing.is_shuffled or _fits_memory(size.tokens * np.dtype(packing.dtype).itemsize):
+        if not packing.is_shuffled or page_cache.fits(size.tokens * np.dtype(packing.dtype).itemsize):
             return []
         length, count = packing.seq_len, _num_samples(size, packing)
-        by_memory = memory // 4 // (2 * 4 * (length + 1))  # the stretch, its rows, and what blocks map
+        by_memory = memory // 4 // (2 * 4 * (length + 1))  # the stretch, its rows, and what files map
         step = max(1, min(by_memory, max(_STRETCH_TOKENS // length, count // _MOST_STRETCHES)))
         bounds = [(first, min(first + step, count)) for first in range(0, count, step)]
         return [Stretch(rows, _tokens_of(rows, size, length)) for rows in bounds]
@@ -95,7 +94,25 @@ class SampleFormat:
         place = place[order]
         borders = np.arange(plan.num_files + 1, dtype=np.uint64) * np.uint64(plan.rows_per_file)
         edges = np.searchsorted(place, borders).astype(np.uint64)
-        return Packed({"rows": rows, "place": place, "edges": edges}, last - first)
+        return Packed(
+            {"rows": rows, "place": place, "edges": edges, "first": np.zeros(1, np.uint64)}, last - first
+        )
+
+    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
+        """The rows of some shards, from all the files, by destination."""
+        parts, places, edges = [], [], np.zeros(shards[1] - shards[0] + 1, np.uint64)
+        for file in packed:
+            base = int(file.rows("first", 0, 1)[0])
+            bounds = file.rows("edges", shards[0] - base, shards[1] - base + 1)
+            begin, end = int(bounds[0]), int(bounds[-1])
+            edges += bounds - bounds[0]
+            parts.append(file.rows("rows", begin, end))
+            places.append(file.rows("place", begin, end))
+        place = np.concatenate(places)
+        order = np.argsort(place)
+        first = np.array(shards[:1], np.uint64)
+        rows = np.concatenate(parts)[order]
+        return Packed({"rows": rows, "place": place[order], "edges": edges, "first": first}, len(rows))
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """One row a sample, the padded one included."""
@@ -216,14 +233,6 @@ def _tokens_of(rows: tuple[int, int], size: StreamSize, length: int) -> tuple[in
     return rows[0] * length, min(rows[1] * length + 1, size.tokens)
 
 
-def _fits_memory(num_bytes: int) -> bool:
-    """Whether a stream's tokens can stay in the page cache while its samples are fetched in any order."""
-    if "BTLM_SCATTER" in os.environ:  # tests make both ways run on small data; the bytes are the same
-        return False
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return num_bytes <= min(installed // 4, _MOST_MEMORY)
-
-
 def _from_stretches(packed: Sequence[PackedFile], number: int, first: int, last: int) -> npt.NDArray[Any]:
     """Rows [first, last), those of shard `number`, in their final order, (last - first, L+1), from every
     packed stretch.
@@ -233,7 +242,8 @@ def _from_stretches(packed: Sequence[PackedFile], number: int, first: int, last:
     rows: npt.NDArray[Any] | None = None
     is_filled = np.zeros(last - first, np.bool_)
     for stretch in packed:
-        begin, end = (int(edge) for edge in stretch.rows("edges", number, number + 2))
+        base = int(stretch.rows("first", 0, 1)[0])
+        begin, end = (int(edge) for edge in stretch.rows("edges", number - base, number - base + 2))
         if begin == end:
             continue
         part = stretch.rows("rows", begin, end)
