@@ -101,12 +101,19 @@ def test_ten_times_as_much_takes_ten_times_as_much_of_everything_but_memory(shar
         pairs.setdefault(step.step, []).append(step)
     for name, (one, ten) in ((name, pair) for name, pair in pairs.items() if len(pair) == 2):
         for field in ("documents", "source_bytes", "work_bytes", "out_bytes", "freed_bytes"):
-            if name.startswith("pack") or field == "freed_bytes":
-                continue  # packed on disk only where the stream does not fit memory
+            if name.startswith("pack") or name == "shuffle.scatter" or field == "freed_bytes":
+                continue  # packed on disk, and tokens moved, only where the stream does not fit memory
             assert getattr(ten, field) == pytest.approx(10 * getattr(one, field), rel=0.01), (name, field)
-        if name not in ("acquire", "tokenize", "shard.write", "pack", "dedupe.cluster"):
+        if name not in (
+            "acquire",
+            "tokenize",
+            "shard.write",
+            "pack.cut",
+            "dedupe.cluster",
+            "shuffle.scatter",
+        ):
             assert ten.cpu_seconds == pytest.approx(10 * one.cpu_seconds, rel=0.2), name
-        if one.tasks > 8:
+        if one.tasks > 8 and name != "shuffle.scatter":
             assert ten.memory_bytes < 1.5 * one.memory_bytes, name
     assert {step.step for step in planning.estimates(large)} >= {"dedupe.split-bands", "dedupe.sort-bands"}
 

@@ -2,7 +2,7 @@
 
 reads   a stretch of a stream (stages/stream.py)
 writes  pack/cut/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats); where a shard would find
-        its rows in too many of them, pack/merge/...: the same, of ranges of shards
+        its rows in too many of them, pack/merge-N/...: the same, of ranges of shards
 unit    a stretch, as the format asks for; many formats ask for none
 balance tokens in = tokens kept as label positions + what the format drops, by reason
 
@@ -11,7 +11,7 @@ What rows are is the format's to say (ShardFormat); here are the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -99,10 +99,10 @@ class FormatSettings:
 
 
 class PackedFile(NamedTuple):
-    """A packed file. shards: [first, last) that it has rows of, or None where that is not cut."""
+    """A packed file. shards: [first, last) that it has rows of, as far as the driver knows."""
 
     file: Artifact
-    shards: tuple[int, int] | None = None
+    shards: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,8 @@ class PackedSet:
     rows: tuple[int, ...] = ()
 
     def files_of(self, shard: int) -> list[Artifact]:
-        """The files that have rows of a shard."""
-        return [
-            packed.file
-            for packed in self.files
-            if packed.shards is None or packed.shards[0] <= shard < packed.shards[1]
-        ]
+        """The files that may have rows of a shard."""
+        return [packed.file for packed in self.files if packed.shards[0] <= shard < packed.shards[1]]
 
 
 def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
@@ -163,7 +159,7 @@ def estimate(workload: Workload) -> list[Estimate]:
         ),
         *(
             Estimate(
-                "pack.merge",
+                f"pack.merge-{number}",
                 tasks=tasks,
                 documents=workload.stream.documents,
                 read_bytes=packed_bytes,
@@ -171,7 +167,7 @@ def estimate(workload: Workload) -> list[Estimate]:
                 memory_bytes=rates.process_bytes + workload.run.memory_per_worker // 2,
                 cpu_seconds=tasks * rates.task + packed_bytes * rates.move_byte,
             )
-            for _ in range(merges)
+            for number in range(1, merges + 1)
         ),
     ]
 
@@ -179,7 +175,8 @@ def estimate(workload: Workload) -> list[Estimate]:
 def _num_merges(file_bytes: int, num_files: int, num_shards: int, memory: int) -> int:
     """How many passes `merged` makes."""
     passes, span, most = 0, num_shards, max(2, memory // 4 // MERGE_PIECE)
-    while span > 1 and file_bytes / span < LEAST_PIECE:
+    total = file_bytes * num_files
+    while span > 1 and file_bytes / span < min(LEAST_PIECE, total / num_shards):
         ranges = max(2, min(file_bytes // MERGE_PIECE, span))
         file_bytes = file_bytes * min(most, num_files) // ranges
         num_files, span, passes = -(-num_files // most), -(-span // ranges), passes + 1
@@ -246,56 +243,60 @@ def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
 
 
 def merged(
-    runner: Runner, sample_set: SampleSet, packed: PackedSet, settings: FormatSettings, source: StreamSource
-) -> PackedSet:
-    """The packed files of a split, merged by ranges of shards until a shard finds its rows in long pieces of few files.
+    runner: Runner,
+    packed: Mapping[str, PackedSet],
+    sample_sets: Sequence[SampleSet],
+    settings: FormatSettings,
+    source: StreamSource,
+) -> dict[str, PackedSet]:
+    """Packed files by folder, merged by ranges of shards until each shard finds its rows in long pieces of few files.
 
     As runs.py does with tokens: each pass makes the pieces longer by the same factor.
     """
-    shard_format, packing, size = settings.shard_format, sample_set.packing, sample_set.size
-    plan = shard_format.plan(size, packing, ())
-    total = sum(one.file.size for one in packed.files)
-    shard_bytes = total // max(1, plan.num_files)
-    files = [PackedFile(one.file, (0, plan.num_files)) for one in packed.files]
-    batch = max(2, source.memory_per_worker // 4 // MERGE_PIECE)
+    by_folder = {sample_set.folder: sample_set for sample_set in sample_sets}
+    shards = {
+        folder: settings.shard_format.plan(by_folder[folder].size, by_folder[folder].packing, ()).num_files
+        for folder in packed
+    }
+    files = {
+        folder: [PackedFile(one.file, (0, shards[folder])) for one in packed_set.files]
+        for folder, packed_set in packed.items()
+    }
     number = 0
-    while files and _piece(files, shard_bytes) < LEAST_PIECE:
+    while short := [folder for folder in files if _is_short(files[folder], shards[folder])]:
         number += 1
-        step = _plan_merge(number, sample_set, files, batch, settings, source)
-        results = runner.run(step)
-        files = [
-            PackedFile(result.outputs[0], tuple(task.args["shards"]))
-            for task, result in zip(step.tasks, results, strict=True)
+        tasks = [
+            task for folder in short for task in _plan_merge(number, by_folder[folder], files[folder], source)
         ]
-        if all(last - first == 1 for _, (first, last) in files):  # type: ignore[misc]
-            break
-    return PackedSet(tuple(files), packed.rows)
+        for folder in short:
+            files[folder] = []
+        step = Step(f"pack.merge-{number}", VERSION, merge, tasks, settings, settings.digest, "B")
+        for task, result in zip(step.tasks, runner.run(step), strict=True):
+            first, last = task.args["shards"]
+            files[task.hints["folder"]].append(PackedFile(result.outputs[0], (first, last)))
+    return {folder: PackedSet(tuple(files[folder]), packed[folder].rows) for folder in packed}
 
 
-def _piece(files: Sequence[PackedFile], shard_bytes: int) -> float:
-    """Bytes that a shard reads of one file, on average."""
-    spans = [last - first for _, shards in files if shards is not None for first, last in [shards]]
-    size = sum(one.file.size for one in files) / len(files)
-    return min(float(shard_bytes), size / max(1.0, sum(spans) / len(spans)))
+def _is_short(files: Sequence[PackedFile], num_shards: int) -> bool:
+    """Whether a shard would read short pieces of files that it shares with others."""
+    spans = [last - first for _, (first, last) in files]
+    size = sum(one.file.size for one in files)
+    piece = size / max(1, sum(spans))
+    return bool(spans) and max(spans) > 1 and piece < min(LEAST_PIECE, size / num_shards)
 
 
 def _plan_merge(
-    number: int,
-    sample_set: SampleSet,
-    files: Sequence[PackedFile],
-    batch: int,
-    settings: FormatSettings,
-    source: StreamSource,
-) -> Step:
-    """One pass: a task per range of shards and batch of the files that have it."""
+    number: int, sample_set: SampleSet, files: Sequence[PackedFile], source: StreamSource
+) -> list[Task]:
+    """One pass over a split: a task per range of shards and batch of the files that have it."""
+    batch = max(2, source.memory_per_worker // 4 // MERGE_PIECE)
     by_range: dict[tuple[int, int], list[PackedFile]] = {}
     for one in files:
-        assert one.shards is not None
         by_range.setdefault(one.shards, []).append(one)
     tasks: list[Task] = []
     for (first, last), having in sorted(by_range.items()):
         size = sum(one.file.size for one in having) // len(having)
-        ranges = max(2, min(size // MERGE_PIECE, last - first)) if last - first > 1 else 1
+        ranges = min(max(2, size // MERGE_PIECE), last - first)
         edges = [first + (last - first) * i // ranges for i in range(ranges + 1)]
         for low, high in pairwise(edges):
             for begin in range(0, len(having), batch):
@@ -307,12 +308,12 @@ def _plan_merge(
                         args={"shards": [low, high], "packing": sample_set.packing.to_json()},
                         inputs=[source.lineage],
                         reads={"packed": [one.file for one in chosen]},
-                        outputs=[("work", f"pack/merge/{sample_set.name}/{number}/{name}.cols")],
+                        outputs=[("work", f"pack/merge-{number}/{name}.cols")],
                         weight=max(1, size * len(chosen) // ranges),
+                        hints={"folder": sample_set.folder},
                     )
                 )
-    step = f"pack.merge.{sample_set.name}.{number}"
-    return Step(step, VERSION, merge, tasks, settings, settings.digest, "B")
+    return tasks
 
 
 def merge(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:

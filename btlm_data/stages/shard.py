@@ -23,6 +23,7 @@ from btlm_data.task import Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 3
+_ALL = 2**48  # shards: more than there are
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -68,14 +69,10 @@ def plan(
         for task, result in zip(packing.tasks, runner.run(packing), strict=True):
             before = packed.get(task.hints["folder"], PackedSet())
             rows = (*before.rows, int(result.counts.extra["rows"]))
-            files = tuple(PackedFile(file) for file in result.outputs)
+            files = tuple(PackedFile(file, (0, _ALL)) for file in result.outputs)
             packed[task.hints["folder"]] = PackedSet((*before.files, *files), rows)
         if not settings.shard_format.plans_by_packing:
-            by_folder = {sample_set.folder: sample_set for sample_set in sample_sets}
-            packed = {
-                folder: pack.merged(runner, by_folder[folder], files, settings, source)
-                for folder, files in packed.items()
-            }
+            packed = pack.merged(runner, packed, sample_sets, settings, source)
     return _step(sample_sets, packed, source, settings)
 
 

@@ -63,7 +63,7 @@ def estimate(workload: Workload) -> list[Estimate]:
         1,
         -(-volume.documents // GROUP_DOCUMENTS),
         -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES)),
-        -(-moved // moves.run_bytes),
+        min(-(-moved // moves.run_bytes), -(-volume.text_bytes // BATCH_BYTES)),
     )
     num_streams = len(StreamSettings(workload.settings, SPLITS[: workload.splits]).streams)
     buckets = num_streams * bucket_count(volume.text_bytes)
