@@ -90,7 +90,8 @@ def the_source_changes_during_the_run(bench: Bench, change: Callable[[Path], Non
 
     for number in range(3):
         bench.corpus(f"src/{number}.jsonl", 30, number)
-    original, changed = clean.read_batches, []
+    original = clean.read_batches
+    changed: list[Path] = []
 
     def changing(path: Path, *arguments: object, **options: object) -> object:
         if path.name == "1.jsonl" and not changed:
