@@ -9,7 +9,7 @@ PARAMS ?=
 PARAMS1 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_2k.yaml)
 PARAMS2 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_8k.yaml)
 
-.PHONY: demo test check stress bench newest oldest stage1 stage2 clean
+.PHONY: demo test check docs stress bench newest oldest stage1 stage2 clean
 
 demo: $(VENV)/.base
 	$(BIN)/btlm-data prepare --source sample --seq-len 2048 --out shards/
@@ -23,6 +23,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# The documentation as a site that opens from the disk: build/site/index.html.
+docs: $(VENV)/.dev
+	$(BIN)/python tools/write_docs.py --check
+	$(BIN)/mkdocs build --quiet
+	@echo "Open build/site/index.html."
 
 stress: $(VENV)/.dev
 	$(BIN)/python -m pytest -m stress --timeout 7200

@@ -11,6 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tests.browser import browser as browser
+from tests.browser import chromium as chromium
+from tests.browser import find_faults as find_faults
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:

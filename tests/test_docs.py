@@ -8,8 +8,11 @@ import os
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ RUN = {
     "README.md": 4,
     "own-corpus.md": 11,
     "not-for.md": 3,
-    "inspect.md": 5,
+    "inspect.md": 8,
+    "index.md": 3,
 }  # page -> least number of commands
 
 
@@ -119,6 +123,9 @@ def run_words(words: list[str], folder: Path) -> None:
     module = words[0].replace("-", "_")
     code = f"from {module}.cli import main; main()"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    if words[:2] == ["btlm-data", "serve"]:
+        run_server([sys.executable, "-c", code, *words[1:], "--port", "0"], folder, environment)
+        return
     done = subprocess.run(
         [sys.executable, "-c", code, *words[1:]],
         cwd=folder,
@@ -128,6 +135,19 @@ def run_words(words: list[str], folder: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+
+
+def run_server(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+    """Start a server, ask it for its first page, and end it as Ctrl-C does."""
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            with urllib.request.urlopen(line.split()[1], timeout=60) as answer:
+                assert answer.status == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -147,6 +167,7 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
         (tmp_path / "my_corpus/web/part-0.jsonl.gz").unlink()
     if name == "inspect.md":
         run_words(shlex.split("btlm-data prepare --source sample --limit 60 --out shards/"), tmp_path)
+        run_words(shlex.split("btlm-data prepare --source sample --limit 50 --out other/"), tmp_path)
     commands = printed_commands(page)
     assert len(commands) >= RUN[name]
     for words in commands:

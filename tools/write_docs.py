@@ -1,6 +1,6 @@
-"""Write the documentation that the program itself knows: docs/cli.md and docs/recipes.md.
+"""Write the documentation that the program itself knows: docs/cli.md, docs/recipes.md and docs/reference.md.
 
-python tools/write_docs.py            write both
+python tools/write_docs.py            write them
 python tools/write_docs.py --check    exit 1 if either is stale (tests do this)
 """
 
@@ -15,6 +15,9 @@ from pydantic import BaseModel
 
 from btlm_data.cli import cli
 from btlm_data.recipe.models import Recipe, Settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from write_reference import reference
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _RECIPES_INTRO = """# Recipes
@@ -113,7 +116,7 @@ def commands() -> str:
 def main() -> None:
     """Write or check."""
     stale = []
-    for name, text in (("cli.md", commands()), ("recipes.md", recipes())):
+    for name, text in (("cli.md", commands()), ("recipes.md", recipes()), ("reference.md", reference())):
         path = DOCS / name
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:

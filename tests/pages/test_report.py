@@ -181,7 +181,7 @@ def test_a_report_that_fails_costs_no_dataset(tmp_path: Path, monkeypatch: pytes
     prepare(tmp_path / "out")
     assert not (tmp_path / "out/report.html").exists()
     assert publish.write_beside(str(tmp_path / "out"))[0].startswith(
-        "report.html could not be written (ZeroDivisionError"
+        "the pages beside the dataset could not be written (ZeroDivisionError"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.pages.conftest import Browser
+from tests.browser import Browser
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

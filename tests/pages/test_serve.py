@@ -24,7 +24,8 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from btlm_data.serve import pairs, run_state
 from btlm_data.serve.served import Served
-from tests.pages.conftest import PLANTED, Browser
+from tests.browser import Browser
+from tests.pages.conftest import PLANTED
 
 ROOT = Path(__file__).resolve().parents[2]
 

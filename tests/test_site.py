@@ -1,0 +1,95 @@
+"""The documentation site: it builds without a warning, is searchable, asks no server for anything, and is spelt right."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("material", reason="needs the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+class Loaded(HTMLParser):
+    """What a page loads by itself, and the links in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe", "source") and values.get("src"):
+            self.loaded.append(str(values["src"]))
+        if tag == "link" and values.get("rel") in ("stylesheet", "icon", "preconnect", "preload"):
+            self.loaded.append(str(values["href"]))
+        if tag == "a" and values.get("href"):
+            self.links.append(str(values["href"]))
+
+
+def test_every_page_is_there_and_needs_no_server(site: Path) -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        built = site / page.relative_to(ROOT / "docs").with_suffix(".html")
+        found = Loaded(built.read_text())
+        assert found.loaded
+        assert not [address for address in found.loaded if re.match(r"(https?:)?//", address)], built
+        for link in found.links:
+            target, _, anchor = link.partition("#")
+            if "://" in link or link.startswith("mailto:"):
+                continue
+            path = (built.parent / target).resolve() if target else built
+            assert path.exists(), f"{page.name}: {link}"
+            if anchor and path.suffix == ".html":
+                assert f'id="{anchor}"' in path.read_text(), f"{page.name}: {link}"
+
+
+def test_it_can_be_searched(site: Path) -> None:
+    text = (site / "search/search_index.js").read_text()
+    index = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    titles = " ".join(entry["title"] for entry in index["docs"])
+    for word in ("Recipes", "Deduplication", "Exit codes"):
+        assert word in titles, word
+
+
+def test_the_site_opens_in_a_browser_from_the_disk(site: Path, browser: Any) -> None:
+    watched = browser.open((site / "own-corpus.html").as_uri(), width=375)
+    assert watched.problems == []
+    assert [url for url in watched.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert watched.page.locator("h1").first.inner_text().startswith("Your own corpus in ten minutes")
+    wide = browser.open((site / "index.html").as_uri()).page
+    wide.locator(".md-search__input").fill("decontaminate")
+    wide.locator(".md-search-result__link").first.wait_for()
+    assert wide.locator(".md-search-result__link").count() >= 1
+
+
+def test_spelling() -> None:
+    pytest.importorskip("codespell_lib", reason="needs the extra docs")
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
