@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -283,7 +284,7 @@ def test_the_same_bytes_on_ray_and_on_a_real_slurm(
 
 ENGINES = ("local", "workers", "ray", "parsl", "slurm")
 DISTURBANCES = ("undisturbed", "workers killed", "driver killed", "node lost", "poison", "full disk")
-BYTES = 100_000_000
+BYTES = int(os.environ.get("BTLM_STRESS_BYTES", "100_000_000"))
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +384,7 @@ def node_lost(site: Site, engine: str, corpus: Path, out: Path) -> None:
 
 
 def poison(site: Site, engine: str, corpus: Path, out: Path) -> None:
-    deadly = disturbed.write_corpus(out.parent / "deadly", 60_000_000, poison=True)
+    deadly = disturbed.write_corpus(out.parent / "deadly", 51_000_000, poison=True)
     options = [*recipe(deadly), "--filter", '{name: deadly, function: "deadly_filter:deadly"}']
     site.environment["PYTHONPATH"] = f"{disturbed.ROOT}:{deadly.parent}"
     with helped(site, out, threading.Event()):

@@ -15,6 +15,7 @@ from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.stages import pack, runs, shuffle
 from btlm_data.stages.runs import RECORD, Moves
+from tests.benchmarks import bench_linear
 from tests.engine.disturbed import contents
 
 
@@ -59,6 +60,26 @@ def test_moved_tokens_give_the_same_bytes(
     assert {"shuffle.merge-2", "shuffle.merge-3"} <= folders
     if options.get("shards__samples_per_file"):
         assert {"pack.merge-1", "pack.merge-2"} <= folders
+
+
+def test_reads_stay_long_however_many_tokens_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = bench_linear.Scale(400_000, 20_000, 20_000, 10_000, 40_000, 160_000, 8)
+    mean: dict[int, dict[str, float]] = {}
+    passes: dict[int, int] = {}
+    for num_tokens in (100_000, 800_000):
+        folder = tmp_path / str(num_tokens)
+        blocks, fates = bench_linear.build(folder, num_tokens, scale)
+        with monkeypatch.context() as patch:
+            found, _, passes[num_tokens] = bench_linear.prepare(folder, blocks, fates, scale, patch)
+        moving = {step: reads for step, reads in found.items() if "merge" in step}
+        assert all(reads.tokens.mean > scale.piece / 2 for reads in moving.values())
+        assert max(reads.most_opens for reads in found.values()) < 200
+        mean[num_tokens] = {step: found[step].tokens.mean for step in ("pack.cut", "shard.write")}
+    assert passes == {100_000: 1, 800_000: 2}
+    for step in ("pack.cut", "shard.write"):
+        assert mean[800_000][step] > 0.4 * mean[100_000][step], mean
 
 
 @settings(max_examples=200, deadline=None)
