@@ -297,6 +297,23 @@ def _existing(path: Path) -> Path:
     metavar="N",
     help="Draw N samples and show them.  [default: 2 with --full and --json]",
 )
+@click.option(
+    "--duplicates",
+    is_flag=True,
+    help="Show removed documents beside those kept for them, differences marked: a sample, drawn by a seed.",
+)
+@click.option("--source", metavar="NAME", help="With --duplicates: removed documents of this source.")
+@click.option("--reason", metavar="REASON", help="With --duplicates: removed for this reason.")
+@click.option("--similarity", metavar="A-B", help="With --duplicates: pairs so similar, such as 0.80-0.85.")
+@click.option("--cluster", type=click.IntRange(0), metavar="N", help="With --duplicates: of component N.")
+@click.option("--largest", is_flag=True, help="With --duplicates: of the largest component.")
+@click.option(
+    "--from",
+    "source_folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="With --duplicates: where the source's files are.  [default: where the run read them]",
+)
 @click.option("--full", is_flag=True, help="Show every figure, not only the first screen.")
 @click.option(
     "--html",
@@ -313,6 +330,8 @@ def inspect(
     num_samples: int | None,
     full: bool,
     html: str | None,
+    duplicates: bool,
+    **conditions: Any,
 ) -> None:
     """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
 
@@ -320,7 +339,15 @@ def inspect(
     btlm-data inspect shards/
     btlm-data inspect shards/ --sample 17
     btlm-data inspect shards/ --html
+    btlm-data inspect shards/ --duplicates --similarity 0.80-0.85
     """
+    if not duplicates and any(value is not None and value is not False for value in conditions.values()):
+        raise ConfigError(
+            "--source, --reason, --similarity, --cluster, --largest and --from choose removed documents. Add --duplicates."
+        )
+    if duplicates:
+        _inspect_duplicates(path, as_json, num_samples, **conditions)
+        return
     _load_kernels()
     if html is not None:
         from btlm_data.pages import publish
@@ -339,6 +366,25 @@ def inspect(
         render.render(report, terminal.console(), full=full, samples=bool(samples or num_samples))
 
 
+def _inspect_duplicates(
+    path: Path,
+    as_json: bool,
+    count: int | None,
+    source_folder: Path | None,
+    similarity: str | None,
+    **conditions: Any,
+) -> None:
+    from btlm_data.inspection import duplicates
+
+    between = duplicates.parse_range(similarity) if similarity is not None else None
+    wanted = duplicates.Wanted(count=10 if count is None else count, similarity=between, **conditions)
+    found = duplicates.pairs(_existing(path), wanted, source_folder)
+    if as_json:
+        terminal.echo(terminal.to_json(duplicates.to_builtins(found), indent=1))
+    else:
+        duplicates.render(found, terminal.console())
+
+
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
@@ -354,13 +400,26 @@ def inspect(
     help="Also read N documents from the --source, tokenize them, and find them in the shards.",
 )
 @click.option(
+    "--removals",
+    type=click.IntRange(1, 10**7),
+    metavar="N",
+    help="Also read N removed documents and those kept for them from the source, and compare their texts again.",
+)
+@click.option(
     "--signers",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Require a signature by one of these keys (a file of allowed_signers, as ssh-keygen reads it).",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each check.")
-def verify(path: Path, source: Path | None, deep: int | None, signers: Path | None, as_json: bool) -> None:
+def verify(
+    path: Path,
+    source: Path | None,
+    deep: int | None,
+    removals: int | None,
+    signers: Path | None,
+    as_json: bool,
+) -> None:
     """Read everything again: checksums, shapes, masks, labels, token ids, ledger. Exit code 1 if it is wrong.
 
     \b
@@ -383,7 +442,9 @@ def verify(path: Path, source: Path | None, deep: int | None, signers: Path | No
         else:
             show(check, console)
 
-    checks = verification.verify(_existing(path), report, source, signers, deep or 0)
+    checks = verification.verify(
+        _existing(path), report, source, signers, verification.Again(deep or 0, removals or 0)
+    )
     if not as_json:
         show(summary(checks, perf_counter() - start), console)
     if not verification.passed(checks):

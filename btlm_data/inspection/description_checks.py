@@ -182,7 +182,7 @@ def _check_outputs(opened: Opened, manifest: Dataset, tell: Report) -> None:
         if name not in listed
     ]
     counts: list[str] = []
-    for name in sorted(listed & {"rejects.jsonl", "examples.jsonl", "clusters.parquet"}):
+    for name in sorted(listed & {"rejects.jsonl", "examples.jsonl", "clusters.parquet", "removals.parquet"}):
         try:
             counts.append(_count_output(opened.root / name, name, manifest, problems))
         except DataError as error:
@@ -196,6 +196,7 @@ def _implied_outputs(manifest: Dataset) -> Iterator[tuple[str, str]]:
     dedupe, holdout = (manifest.configuration.get(key) for key in ("dedupe", "holdout"))
     if not isinstance(dedupe, dict) or dedupe.get("method") != "none":
         yield "clusters.parquet", "deduplication writes"
+        yield "removals.parquet", "deduplication writes"
     if isinstance(holdout, dict) and holdout.get("decontaminate"):
         yield "contamination.parquet", "decontamination writes"
 
@@ -228,6 +229,13 @@ def _count_output(path: Path, name: str, manifest: Dataset, problems: list[str])
     require_regular(path)
     with reading(path), pq.ParquetFile(path) as table:
         rows = int(table.metadata.num_rows)
+    if name == "removals.parquet":
+        dropped_documents = sum(
+            amounts.documents for row in manifest.rows("dedupe") for amounts in row.dropped.values()
+        )
+        if rows != dropped_documents:
+            problems.append(f"{name}: {rows} rows, the ledger's dedupe drops {dropped_documents} documents")
+        return f"{rows} removals"
     said = (manifest.dedupe or {}).get("documents_in_clusters")
     if isinstance(said, int) and rows != said:
         problems.append(f"{name}: {rows} rows, {FILE_NAME} dedupe.documents_in_clusters is {said}")

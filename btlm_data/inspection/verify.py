@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import check_description, check_provenance
+from btlm_data.inspection.duplicates import check_removals
 from btlm_data.inspection.file_checks import check_checksums, check_files, check_pages
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
@@ -41,18 +43,28 @@ _NEED_A_MANIFEST = (
 )
 
 
+class Again(NamedTuple):
+    """What is to be read from the source once more: so many documents, so many pairs of removals.parquet."""
+
+    documents: int = 0
+    removals: int = 0
+
+
+NOTHING_AGAIN = Again()
+
+
 def verify(
     path: Path,
     report_line: Callable[[Check], None],
     source: Path | None = None,
     signers: Path | None = None,
-    num_documents: int = 0,
+    again: Again = NOTHING_AGAIN,
 ) -> list[Check]:
     """Check the dataset, split or shard at `path`; each check is reported as soon as it is made, and all are
     returned.
 
     source: also compare the input files with those in this folder (or with this file, where there is one).
-    num_documents: also read and tokenize so many documents of it again. signers: whose signatures count
+    again: how many documents of it to read and tokenize again, and how many removed pairs to compare again. signers: whose signatures count
     (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
     """
     opened = open_path(path)
@@ -68,9 +80,9 @@ def verify(
     if described is not None and opened.chosen is None:
         check_pages(opened.root, described.checksum, report)
     if opened.sets is None:
-        _verify_set(opened, report, "", source, num_documents)
+        _verify_set(opened, report, "", source, again)
     else:
-        _verify_sets(opened, report, source, num_documents)
+        _verify_sets(opened, report, source, again)
     return checks
 
 
@@ -79,7 +91,7 @@ def passed(checks: Iterable[Check]) -> bool:
     return all(check.ok is not False for check in checks)
 
 
-def _verify_sets(opened: Opened, report: Report, source: Path | None, num_documents: int) -> None:
+def _verify_sets(opened: Opened, report: Report, source: Path | None, again: Again) -> None:
     assert opened.sets is not None
     sets: dict[str, Opened] = {}
     problems = [opened.problem] if opened.problem is not None else []
@@ -110,7 +122,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None, num_docume
     tell_problems(report, "sets", problems, f"{len(opened.sets.names)} sets: {', '.join(opened.sets.names)}")
     check_provenance(opened.root, opened.sets, None, report)
     for name, one in sets.items():
-        _verify_set(one, report, f"{name}: ", source, num_documents)
+        _verify_set(one, report, f"{name}: ", source, again)
     manifests = [one.manifest for one in sets.values()]
     if len(sets) < len(opened.sets.names) or not all(manifests):
         report(Check("sets disjoint", None, "not made: not every set has a readable dataset.json"))
@@ -123,7 +135,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None, num_docume
         check_disjoint(report, "sets disjoint", groups, "no document is in two sets")
 
 
-def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None, num_documents: int) -> None:
+def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None, again: Again) -> None:
     def tell(check: Check) -> None:
         report(Check(prefix + check.name, check.ok, check.detail, check.place))
 
@@ -163,5 +175,7 @@ def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None
         check_disjoint(tell, "splits disjoint", tables, "no document is in two splits")
     if source is not None:
         check_inputs(manifest, source, tell)
-        if num_documents:
-            check_documents(opened, manifest, source, num_documents, tell)
+        if again.documents:
+            check_documents(opened, manifest, source, again.documents, tell)
+    if again.removals:
+        check_removals(opened, manifest, source, again.removals, tell)

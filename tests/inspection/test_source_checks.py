@@ -61,7 +61,7 @@ def prepare(source: Path, out: Path, **options: Any) -> Path:
 
 
 def checks(out: Path, source: Path, num_documents: int = 1000) -> dict[str, Check]:
-    return {c.name: c for c in verify(out, lambda check: None, source, None, num_documents)}
+    return {c.name: c for c in verify(out, lambda check: None, source, None, Again(num_documents))}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,324 @@
+"""Removed documents beside the ones that were kept for them: rows of removals.parquet, and both texts from the source."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.filters import modules_named, plan_filters
+from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
+from btlm_data.formats import provenance
+from btlm_data.formats.dataset import Dataset, InputFile
+from btlm_data.formats.guarded import require_regular
+from btlm_data.formats.sealed_json import read_small
+from btlm_data.inspection.check import Check, Report, counted, tell_problems
+from btlm_data.inspection.description_checks import settings_of
+from btlm_data.inspection.opening import Opened, open_path, reading
+from btlm_data.inspection.source_checks import NORMALIZERS, options_of, path_of_input, records_at
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TABLE = "removals.parquet"
+SEED = 0xD0B1E
+SHOWN_WORDS = 120  # of each text, from shortly before the first difference
+_BEFORE = 12
+MARKS = ("«", "»")  # around words that the other text does not have there
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pairs: a seeded sample of those that all the given conditions hold for. largest: of the largest component."""
+
+    count: int = 10
+    source: str | None = None
+    reason: str | None = None
+    similarity: tuple[float, float] | None = None
+    cluster: int | None = None
+    largest: bool = False
+    seed: int = SEED
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of removals.parquet with both texts, as cleaning left them. kept_text: None where an index has it."""
+
+    row: dict[str, Any]
+    text: str
+    kept_text: str | None
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """A range such as 0.80-0.85, both ends included. Raises ConfigError for anything else."""
+    low, dash, high = text.partition("-")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (1.0, 0.0)
+    if not dash or not 0 <= found[0] <= found[1] <= 1:
+        raise ConfigError(f"--similarity {text!r} is not a range. Write for example 0.80-0.85.")
+    return found
+
+
+def pairs(path: Path, wanted: Wanted, source: Path | None = None) -> list[Pair]:
+    """The pairs asked for, in the order of the table. source: the source's folder; None: where the run read it.
+
+    Raises DataError where the dataset has no such table, InputError where the source is not there.
+    """
+    opened = open_path(path)
+    manifest = _manifest(opened)
+    rows = list(_choose(opened.root / TABLE, wanted))
+    texts = _Texts(opened, manifest, source).read(rows)
+    return [
+        Pair(row, texts[row["file"], row["offset"]], texts.get((row["kept_file"], row["kept_offset"])))
+        for row in rows
+    ]
+
+
+def _manifest(opened: Opened) -> Dataset:
+    if opened.manifest is None:
+        raise DataError(
+            f"{opened.root} has no dataset.json of one set, so nothing says where its documents came from. "
+            "Name the folder of a prepared set."
+        )
+    return opened.manifest
+
+
+def _choose(path: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Rows that meet the conditions, at most `count` of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise DataError(
+            f"There is no {path}. A dataset has it where documents were deduplicated by a version that lists removals; "
+            "prepare it again."
+        )
+    require_regular(path)
+    with reading(path):
+        file = pq.ParquetFile(path)
+        places: list[tuple[int, int]] = []
+        largest = -1
+        if wanted.largest:
+            largest = max(
+                (
+                    pc.max(file.read_row_group(g, columns=["cluster_size"])["cluster_size"]).as_py() or 0
+                    for g in range(file.metadata.num_row_groups)
+                ),
+                default=0,
+            )
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(
+                group, columns=["source", "reason", "similarity", "cluster", "cluster_size"]
+            )
+            mask = np.ones(len(table), np.bool_)
+            for column, value in (
+                ("source", wanted.source),
+                ("reason", wanted.reason),
+                ("cluster", wanted.cluster),
+                ("cluster_size", largest if wanted.largest else None),
+            ):
+                if value is not None:
+                    same = pc.equal(table[column].cast(pa.string()), str(value))
+                    mask &= same.to_numpy(zero_copy_only=False).astype(np.bool_)
+            if wanted.similarity is not None:
+                similarity = table["similarity"].to_numpy(zero_copy_only=False)
+                mask &= (similarity >= wanted.similarity[0]) & (similarity <= wanted.similarity[1])
+            places += [(group, row) for row in np.flatnonzero(mask).tolist()]
+        draw = np.random.default_rng(wanted.seed).permutation(len(places))[: wanted.count]
+        for group, row in (places[k] for k in np.sort(draw).tolist()):
+            yield file.read_row_group(group).slice(row, 1).to_pylist()[0]
+
+
+class _Texts:
+    """Reads documents out of the source and cleans them as the run did."""
+
+    def __init__(self, opened: Opened, manifest: Dataset, source: Path | None) -> None:
+        settings = settings_of(manifest.configuration)
+        if isinstance(settings, str):
+            raise DataError(f"The configuration in dataset.json is not valid ({settings}). Restore the file.")
+        if modules_named(settings.clean.filters):
+            raise DataError(
+                "A filter of this dataset names a Python function, which is not run for a received dataset."
+            )
+        self._settings = settings
+        self._filters = plan_filters(settings.clean.filters)
+        self._inputs = {file.name: file for file in manifest.inputs}
+        self._source = source
+        self._root = opened.root
+
+    def read(self, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], str]:
+        """Texts by file and offset."""
+        wanted: dict[str, set[int]] = {}
+        for row in rows:
+            for name, offset in ((row["file"], row["offset"]), (row["kept_file"], row["kept_offset"])):
+                if name is not None:
+                    wanted.setdefault(name, set()).add(offset)
+        found: dict[tuple[str, int], str] = {}
+        for name, offsets in wanted.items():
+            if name not in self._inputs:
+                raise DataError(f"{TABLE} names {name!r}, which is not among the inputs in dataset.json.")
+            path = self._path(self._inputs[name])
+            options = options_of(self._settings.source)
+            whole = self._filters.needs_metadata
+            for batch, index in records_at(path, self._inputs[name], offsets, options, whole=whole):
+                text = NORMALIZERS[self._settings.clean.normalize](batch.texts[index])
+                if self._filters.entries:
+                    records = [batch.records[index]] if batch.records is not None else None
+                    one = Documents([text], [batch.sources[index]], [name], [batch.offsets[index]], records)
+                    text = self._filters.apply(one)[1][0]
+                found[name, batch.offsets[index]] = text
+            if missing := offsets - {offset for file, offset in found if file == name}:
+                raise DataError(
+                    f"{path} has no record at byte {min(missing):,}: it is not the file that was read."
+                )
+        return found
+
+    def _path(self, file: InputFile) -> Path:
+        if self._source is not None:
+            return path_of_input(self._source, file)
+        record = self._root / provenance.FILE_NAME
+        if not record.exists():
+            raise InputError(
+                f"There is no {record}, which says where the source is. Name its folder with --from."
+            )
+        made = provenance.decode(read_small(record, provenance.MAX_BYTES), str(record))
+        url = next((place.url for place in made.inputs if place.name == file.name), "")
+        if "://" in url or not Path(url).exists():
+            raise InputError(
+                f"{file.name} was read from {url or 'a place that nothing names'}, which is no file on this machine. "
+                "Name a folder that holds the source's files with --from."
+            )
+        return Path(url)
+
+
+# Showing ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Words:
+    """A stretch of a text as words; differs: those that the other text does not have at this place."""
+
+    words: tuple[str, ...]
+    differs: tuple[bool, ...]
+
+    def marked(self) -> str:
+        """As plain text, differing words in marks."""
+        return " ".join(
+            f"{MARKS[0]}{word}{MARKS[1]}" if is_other else word
+            for word, is_other in zip(self.words, self.differs, strict=True)
+        )
+
+
+def side_by_side(one: str, other: str) -> tuple[Words, Words]:
+    """SHOWN_WORDS words of each text from shortly before their first difference, compared word by word."""
+    a, b = one.split(), other.split()
+    same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - _BEFORE)
+    a, b = a[start : start + SHOWN_WORDS], b[start : start + SHOWN_WORDS]
+    differs = ([True] * len(a), [True] * len(b))
+    for block in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
+        differs[0][block.a : block.a + block.size] = [False] * block.size
+        differs[1][block.b : block.b + block.size] = [False] * block.size
+    return Words(tuple(a), tuple(differs[0])), Words(tuple(b), tuple(differs[1]))
+
+
+def to_builtins(found: Sequence[Pair]) -> list[dict[str, Any]]:
+    """For --json: each row, with `text` and `kept_text`."""
+    return [{**pair.row, "text": pair.text, "kept_text": pair.kept_text} for pair in found]
+
+
+def render(found: Sequence[Pair], console: Console) -> None:
+    """Print pairs side by side."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        console.print("No removed document meets these conditions.")
+    for pair in found:
+        row = pair.row
+        similarity = "not compared" if row["similarity"] is None else f"similarity {row['similarity']:.3f}"
+        if row["containment"] is not None:
+            similarity += f", {row['containment']:.1%} of it in the kept one"
+        console.print(
+            f"{row['reason']}: {similarity}; {counted(row['bands'] or 0, 'band')} shared; component "
+            f"{row['cluster']} of {counted(row['cluster_size'], 'document')}",
+            style="bold",
+            highlight=False,
+        )
+        table = Table(box=None, pad_edge=False, expand=True)
+        for prefix, title in (("", "removed"), ("kept_", "kept")):
+            place = (
+                f"{title}: {row[f'{prefix}source']}, {row[f'{prefix}file']} line {row[f'{prefix}line'] + 1}"
+                if row[f"{prefix}file"] is not None
+                else f"{title}: in an index of earlier runs"
+            )
+            table.add_column(Text(place), ratio=1, overflow="fold")
+        cells = (
+            [_styled(words) for words in side_by_side(pair.text, pair.kept_text)]
+            if pair.kept_text is not None
+            else [Text(" ".join(pair.text.split()[:SHOWN_WORDS])), Text("")]
+        )
+        table.add_row(*cells)
+        console.print(table)
+        console.print()
+
+
+def _styled(words: Words) -> Any:
+    from rich.text import Text
+
+    text = Text()
+    for word, is_other in zip(words.words, words.differs, strict=True):
+        text.append(f"{MARKS[0]}{word}{MARKS[1]}" if is_other else word, style="yellow" if is_other else "")
+        text.append(" ")
+    return text
+
+
+# Checking -----------------------------------------------------------------------------------------------------------
+
+
+def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count: int, tell: Report) -> None:
+    """Read `count` drawn pairs from the source and count their features again."""
+    from btlm_data.kernels import minhash, shingles
+
+    name = "removals again"
+    problems: list[str] = []
+    compared = 0
+    try:
+        rows = list(_choose(opened.root / TABLE, Wanted(count)))
+        texts = _Texts(opened, manifest, source).read(rows)
+    except BtlmError as error:
+        tell(Check(name, None, f"not made: {error}"))
+        return
+    for row in rows:
+        if row["similarity"] is None or row["kept_file"] is None:
+            continue
+        both = [texts[row["file"], row["offset"]], texts[row["kept_file"], row["kept_offset"]]]
+        encoded = [text.encode() for text in both]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        normalised = minhash.normalise(both, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        counts = shingles.count(normalised.utf8, normalised.offsets)
+        found = {
+            "similarity": counts.shared / (counts.first + counts.second - counts.shared),
+            "containment": counts.shared / counts.first,
+            "kept_containment": counts.shared / counts.second,
+        }
+        compared += 1
+        problems += [
+            f"{TABLE}, document {row['document']}: {key} is {row[key]}, the texts give {value}"
+            for key, value in found.items()
+            if row[key] != value
+        ]
+    tell_problems(
+        tell,
+        name,
+        problems,
+        f"{counted(compared, 'pair')} read from the source and compared: as alike as {TABLE} says",
+    )
