@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "kernels": {"errors"},
     "storage": {"errors", "redact"},
     "formats": GROUND | {"kernels", "storage"},
-    "records": {"advance", "errors"},
+    "records": {"advance", "errors", "formats.parquet_footer", "formats.thrift_compact"},
     "sources": GROUND | {"formats.dataset", "records", "storage", "terminal"},
     "places": {"storage", "task"},
     "task_files": {"errors", "formats.columns", "places", "storage", "task"},

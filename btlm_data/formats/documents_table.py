@@ -15,6 +15,7 @@ import numpy as np
 
 from btlm_data.errors import DataError
 from btlm_data.formats.guarded import reading, require_regular
+from btlm_data.formats.parquet_footer import check_footer
 
 DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
 _NAMES = ("file", "source")
@@ -35,6 +36,8 @@ class DocumentTable:
         require_regular(path)
         with reading(path):
             self._file = pq.ParquetFile(path)
+            with path.open("rb") as opened:
+                check_footer(opened, self._file)
             self.num_rows: int = self._file.metadata.num_rows
             self.columns: list[str] = self._file.schema_arrow.names
             missing = [name for name in needed if name not in self.columns]

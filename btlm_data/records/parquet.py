@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from btlm_data.advance import advance
+from btlm_data.formats.parquet_footer import check_footer
 from btlm_data.records.base import ReadRequest, RecordFormat
 from btlm_data.records.batch import RecordBatch, Reject
 from btlm_data.records.json_lines import add_reject
@@ -28,6 +29,7 @@ def read(request: ReadRequest) -> Iterator[RecordBatch]:
     with request.path.open("rb") as file:
         try:
             table = pq.ParquetFile(request.path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            check_footer(file, table)
             reader = TableReader(request, table.schema_arrow)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             batch = request.new_batch()
@@ -69,14 +71,15 @@ def _group(
 
     metadata = table.metadata.row_group(group)
     num_rows, selections = metadata.num_rows, reader.selections
-    columns = [
-        column
-        for column in map(metadata.column, range(metadata.num_columns))
-        if selections is None
-        or any(f"{column.path_in_schema}.".startswith(f"{path}.") for path in selections)
-    ]
-    stored = sum(column.total_compressed_size for column in columns)
+    stored = 0
     try:
+        columns = [
+            column
+            for column in map(metadata.column, range(metadata.num_columns))
+            if selections is None
+            or any(f"{column.path_in_schema}.".startswith(f"{path}.") for path in selections)
+        ]
+        stored = sum(column.total_compressed_size for column in columns)
         bounds = [column_bounds(file, column) for column in columns]
     except (OSError, ValueError, OverflowError) as error:
         yield RowsLost(num_rows, *_group_problem(group, num_rows, num_rows, error), stored)

@@ -5,8 +5,7 @@ each value once, however many rows name it; DELTA_BYTE_ARRAY stores of each valu
 one before. The reader uses exactly the sizes in the page headers, so reading the headers first tells what to
 expect.
 
-Source: parquet-format, parquet.thrift (PageHeader: 1 type, 2 uncompressed_page_size, 3 compressed_page_size);
-Thrift compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
+Source: parquet-format, parquet.thrift (PageHeader: 1 type, 2 uncompressed_page_size, 3 compressed_page_size).
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from btlm_data.formats.thrift_compact import INTEGERS, Compact
+
 _DICTIONARY_PAGE = 2
 _HEADER_BYTES = 2**12  # most headers are below 100 bytes; statistics of long values make some longer
 _MAX_HEADER_BYTES = 2**24
-_MAX_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _page_header(file: BinaryIO, position: int, most: int) -> tuple[int, int, in
         file.seek(position)
         data = file.read(wanted)
         try:
-            values, length = _Compact(data).page_header()
+            values, length = _page_header_of(Compact(data))
         except IndexError:
             if len(data) < wanted or wanted >= most:
                 return None
@@ -79,75 +79,12 @@ def _page_header(file: BinaryIO, position: int, most: int) -> tuple[int, int, in
         return length, values[1], values[2], values[3]
 
 
-class _Compact:
-    """Reads Thrift's compact protocol. IndexError: the data end too early; ValueError: they are something
-    else.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._position = data, 0
-
-    def page_header(self) -> tuple[dict[int, int], int]:
-        """The integer fields of the struct, and its length."""
-        values: dict[int, int] = {}
-        for number, kind in self._fields():
-            if kind in (4, 5, 6):
-                values[number] = self._zigzag()
-            else:
-                self._skip(kind, 0)
-        return values, self._position
-
-    def _fields(self) -> Any:
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._zigzag()
-            yield number, head & 15
-
-    def _byte(self) -> int:
-        value = self._data[self._position]
-        self._position += 1
-        return value
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("a number of more than 64 bits")
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
-
-    def _advance(self, count: int) -> None:
-        if count > len(self._data) - self._position:
-            raise IndexError
-        self._position += count
-
-    def _skip(self, kind: int, depth: int) -> None:
-        if depth > _MAX_DEPTH:
-            raise ValueError("nested too deeply")
-        if kind in (1, 2):
-            return
-        if kind == 3:
-            self._advance(1)
-        elif kind in (4, 5, 6):
-            self._varint()
-        elif kind == 7:
-            self._advance(8)
-        elif kind == 8:
-            self._advance(self._varint())
-        elif kind in (9, 10):
-            head = self._byte()
-            count = head >> 4 if head >> 4 < 15 else self._varint()
-            for _ in range(count):
-                self._skip(3 if head & 15 in (1, 2) else head & 15, depth + 1)
-        elif kind == 12:
-            for _, inner in self._fields():
-                self._skip(inner, depth + 1)
+def _page_header_of(data: Compact) -> tuple[dict[int, int], int]:
+    """The integer fields of the struct, and its length."""
+    values: dict[int, int] = {}
+    for number, kind in data.fields():
+        if kind in INTEGERS:
+            values[number] = data.integer()
         else:
-            raise ValueError(f"type {kind} does not occur in a page header")
+            data.skip(kind)
+    return values, data.position
