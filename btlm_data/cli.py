@@ -678,6 +678,7 @@ def diff(left: Path, right: Path, as_json: bool) -> None:
 
 
 cli.add_command(lineage_commands.trace)
+cli.add_command(lineage_commands.forget)
 
 
 def main() -> None:

@@ -111,3 +111,55 @@ def trace(
         else:
             for text in render.lines(answer):
                 terminal.echo(text)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--list", "listed", type=click.Path(path_type=Path), metavar="FILE",
+              help="What is to be forgotten: a line for each, an id, a URL or a hash, or JSON as for `trace --list`.")  # fmt: skip
+@click.option("--id", "ids", multiple=True, metavar="ID", help="The document with this id, or FILE#OFFSET.")
+@click.option("--url", "urls", multiple=True, metavar="URL", help="The documents with this URL.")
+@click.option("--hash", "hashes", multiple=True, metavar="HEX", help="The documents with this text hash.")
+@click.option(
+    "--text", "passages", multiple=True, metavar="PASSAGE", help="Every document with this exact passage."
+)
+@click.option("--reason", default="", metavar="WORDS", help="For the certificate: who asked, and why.")
+@click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, metavar="RUNDIR",
+              help="A training run: the certificate says at which steps it had seen the documents.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
+def forget(
+    path: Path, listed: Path | None, ids: tuple[str, ...], urls: tuple[str, ...], hashes: tuple[str, ...],
+    passages: tuple[str, ...], reason: str, runs: tuple[Path, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Take documents out of a prepared dataset, and write a certificate of it (forgotten.json).
+
+    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its place, so a training run can go
+    on. A kill at any moment leaves the old dataset or the new one. The work folder inside the dataset is removed; other places
+    that still hold the text are named.
+
+    \b
+    btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"
+    btlm-data forget shards/ --list ids.txt --run runs/stage1
+    """
+    from btlm_data.lineage import queries
+
+    asked: list[Query] = []
+    for kind, values in (("id", ids), ("url", urls), ("hash", hashes), ("text", passages)):
+        asked += [queries.make(kind, value) for value in values]  # type: ignore[arg-type]  # one of its kinds
+    if listed is not None:
+        asked += queries.read_list(listed)
+    if not asked or not all(query.is_of_documents for query in asked):
+        raise ConfigError(
+            "Which documents are to be forgotten? Give --id, --url, --hash, --text, or --list with such lines."
+        )
+    from msgspec import to_builtins
+
+    from btlm_data.lineage import render
+    from btlm_data.lineage.forget import forget as take_out
+
+    outcome = take_out(path, asked, reason=reason, runs=runs)
+    if as_json:
+        terminal.echo(terminal.to_json(to_builtins(outcome, enc_hook=str)))
+        return
+    for text in render.forgotten_lines(outcome, path):
+        terminal.echo(text)

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ RUN = {
     "not-for.md": 3,
     "inspect.md": 8,
     "index.md": 3,
+    "forget.md": 7,
 }  # page -> least number of commands
 
 
@@ -91,6 +93,7 @@ def write_corpora(folder: Path) -> None:
     def text(words: int = 150) -> str:
         return " ".join(rng.choice(vocabulary) for _ in range(words))
 
+    shutil.copytree(ROOT / "examples/optout", folder / "examples/optout")
     mine = folder / "my_corpus"
     for name in ("web", "books", "heldout"):
         (mine / name).mkdir(parents=True)

@@ -79,6 +79,7 @@ MAY_IMPORT = {
     "inspection": GROUND
     | {
         "storage",
+        "lineage.masks",
         "lineage.places",
         "terminal",
         "records",

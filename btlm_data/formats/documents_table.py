@@ -136,6 +136,13 @@ class DocumentTable:
             for row, values in zip(numbers, taken, strict=True):
                 yield {"row": row, **values}
 
+    def arrow(self, group: int) -> Any:
+        """One row group as an Arrow table, checked."""
+        with reading(self.path):
+            table = self._file.read_row_group(group)
+            table.validate(full=True)
+            return table
+
     def matching(self, wanted: Mapping[str, Collection[Any]]) -> list[int]:
         """Rows whose value in every named column is one of those wanted, in order.
 

@@ -11,7 +11,7 @@ received.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
@@ -20,8 +20,10 @@ from msgspec import Meta
 
 from btlm_data.task import Amount, Counts
 
-Stage = Literal["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
+Stage = Literal["acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle", "pack", "shard", "forget"]
+STAGES: tuple[Stage, ...] = get_args(Stage)[
+    :-1
+]  # of a run; `forget` has rows where documents were taken out later
 STAGES_OF_DOCUMENTS: tuple[Stage, ...] = STAGES[:6]
 ALL_SOURCES = "*"
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -35,6 +37,7 @@ _UNITS: dict[str, tuple[str, ...]] = {
     "tokenize": ("documents", "bytes"),
     "pack": ("tokens",),
     "shard": ("tokens",),
+    "forget": ("tokens",),
 }
 
 
@@ -118,7 +121,7 @@ def imbalances(rows: Iterable[Row]) -> list[str]:
         seen.add(key)
     present = {row.stage for row in rows}
     problems += [f"no row of the stage {stage}" for stage in STAGES if stage not in present]
-    return problems + _chain_problems(rows, [stage for stage in STAGES if stage in present])
+    return problems + _chain_problems(rows, [stage for stage in (*STAGES, "forget") if stage in present])
 
 
 def _row_problems(row: Row) -> Iterator[str]:
@@ -130,7 +133,7 @@ def _row_problems(row: Row) -> Iterator[str]:
             yield f"{place}: in + added is {received} {unit}, out + dropped is {left}"
 
 
-def _chain_problems(rows: Iterable[Row], present: list[Stage]) -> list[str]:
+def _chain_problems(rows: Iterable[Row], present: Sequence[Stage]) -> list[str]:
     problems: list[str] = []
     sides: dict[tuple[str, str], dict[tuple[str, str], Amount]] = {}
     for row in rows:
@@ -143,7 +146,7 @@ def _chain_problems(rows: Iterable[Row], present: list[Stage]) -> list[str]:
         if any(source == ALL_SOURCES for _, source in received):
             out = _merge_sources(out)
         units: tuple[str, ...] = ("tokens",)
-        if after not in ("pack", "shard"):
+        if after not in ("pack", "shard", "forget"):
             tokenized = STAGES.index(before) >= STAGES.index("tokenize")
             units = Amount._fields if tokenized else ("documents", "bytes")
         for key in sorted({*out, *received}):

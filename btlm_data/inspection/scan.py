@@ -25,6 +25,8 @@ from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.formats.shard_formats.base import RowPlace, row_shape
 from btlm_data.inspection.lookup import origins
 from btlm_data.inspection.opening import Opened, layout_of
+from btlm_data.lineage.masks import Masks
+from btlm_data.lineage.places import SplitView
 
 BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
 PIECE_BYTES = 16 << 20  # of shard data in memory per thread
@@ -49,6 +51,7 @@ class Job:
     seq_len: int | None
     vocab_size: int
     eos_id: int
+    masks: Masks | None = None  # of documents that were forgotten
 
     @property
     def bucket(self) -> int:
@@ -63,6 +66,7 @@ class Scan:
     layout: shards.ShardLayout | None = None
     error: str | None = None
     sha256: str | None = None
+    unmasked: str | None = None  # a place of a forgotten document that is not masked
     real: int = 0
     eos: int = 0
     faults: dict[str, list[int]] = field(default_factory=dict)
@@ -86,6 +90,7 @@ def plan_jobs(opened: Opened) -> list[Job]:
         if opened.chosen is not None and split != opened.chosen:
             continue
         entry = manifest.splits.get(split) if manifest else None
+        masks = _masks(opened, split) if entry is not None else None
         listed = {file.name: file for file in entry.files} if entry else {}
         first, num_samples = 0, None
         if entry is not None and manifest is not None and get_format(manifest.format).follows_stream:
@@ -107,10 +112,22 @@ def plan_jobs(opened: Opened) -> list[Job]:
                         seq_len=manifest.seq_len if manifest else None,
                         vocab_size=min(opened.vocab_size or MAX_TOKEN, MAX_TOKEN),
                         eos_id=-1 if opened.eos_id is None else opened.eos_id,
+                        masks=masks,
                     )
                 )
             first += file.n_examples if file else 0
     return jobs
+
+
+def _masks(opened: Opened, split: str) -> Masks | None:
+    """The places of forgotten documents; None where there are none, or their table cannot be read (`documents` says so)."""
+    manifest = opened.manifest
+    if manifest is None or "forgotten" not in manifest.other_inputs:
+        return None
+    try:
+        return Masks(SplitView(opened.root, manifest, split))
+    except DataError:
+        return None
 
 
 def scan_all(jobs: Sequence[Job]) -> list[Scan]:
@@ -174,6 +191,9 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
     prints = checks.Prints(scan.ends, scan.borders, job.bucket)
     for start, rows in _pieces(job.path):
         first = job.first_row + start
+        if job.masks is not None and job.masks.by_row:
+            rows = np.array(rows)
+            scan.unmasked = scan.unmasked or job.masks.undo(rows, first)
         order = None
         if is_known and shard_format.planes:
             places = np.arange(first, first + len(rows), dtype=np.uint64)

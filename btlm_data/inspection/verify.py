@@ -20,6 +20,7 @@ from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import check_description, check_provenance
 from btlm_data.inspection.duplicates import check_removals
 from btlm_data.inspection.file_checks import check_checksums, check_files, check_pages
+from btlm_data.inspection.forgotten_checks import check_forgotten
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
@@ -165,6 +166,7 @@ def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None
             tell(Check(name, None, "not made: only a dataset.json could say what to expect"))
         return
     check_streams(opened, manifest, jobs, scans, tell)
+    check_forgotten(opened, manifest, jobs, scans, tell)
     check_ledger(manifest, tell)
     tables = [(split, [(split, opened.documents_path(split))]) for split in manifest.splits]
     if opened.chosen is not None:

@@ -52,7 +52,8 @@ class Place:
 
     document: its row in documents.parquet. row: of the split (in the corpus format: the position in the stream of `positions[0]`).
     positions: of the row where its tokens or its EOS are inputs (corpus: of the shard, counted in tokens). labels: of the row
-    where they are labels. tokens: of the document, those that are inputs here (EOS counts as the last).
+    where they are labels. tokens, label_tokens: of the document, those that are inputs and labels here (EOS counts as
+    the last).
     """
 
     document: int
@@ -60,12 +61,7 @@ class Place:
     positions: tuple[int, int]
     labels: tuple[int, int]
     tokens: tuple[int, int]
-
-    @property
-    def touched(self) -> tuple[int, int]:
-        """Positions where the document is input or label."""
-        ranges = [pair for pair in (self.positions, self.labels) if pair[0] < pair[1]]
-        return min(first for first, _ in ranges), max(last for _, last in ranges)
+    label_tokens: tuple[int, int]
 
 
 class SplitView:
@@ -176,7 +172,10 @@ class SplitView:
         first, last = (min(max(at - base, 0), real) for at in (extent.begin, extent.end))
         first_label, last_label = (min(max(at - 1 - base, 0), real) for at in (extent.begin, extent.end))
         tokens = (base + first - extent.begin, base + last - extent.begin) if first < last else (0, 0)
-        return Place(extent.row, row, (first, last), (first_label, last_label), tokens)
+        labels = (0, 0)
+        if first_label < last_label:
+            labels = (base + first_label + 1 - extent.begin, base + last_label + 1 - extent.begin)
+        return Place(extent.row, row, (first, last), (first_label, last_label), tokens, labels)
 
     def _corpus_places(self, extent: Extent) -> list[Place]:
         places = []
@@ -186,7 +185,8 @@ class SplitView:
             if first >= last:
                 break
             where = (first - low, last - low)
-            places.append(Place(extent.row, first, where, where, (first - extent.begin, last - extent.begin)))
+            tokens = (first - extent.begin, last - extent.begin)
+            places.append(Place(extent.row, first, where, where, tokens, tokens))
         return places
 
     def _vsl_places(self, extent: Extent) -> list[Place]:
@@ -202,7 +202,8 @@ class SplitView:
     def _vsl_place(document: int, row: int, pieces: Any, k: int) -> Place:
         column, length, start = int(pieces.column[k]), int(pieces.length[k]), int(pieces.start[k])
         where = (column, column + length)
-        return Place(document, row, where, where, (start, start + length))
+        labels = (start + 1, start + length + 1)
+        return Place(document, row, where, where, (start, start + length), labels)
 
     # Places to documents -----------------------------------------------------------------------------------------
 
@@ -231,7 +232,7 @@ class SplitView:
                 if before + behind < place.positions[1] - place.positions[0]:
                     where = (place.positions[0] + before, place.positions[1] - behind)
                     tokens = (place.tokens[0] + before, place.tokens[1] - behind)
-                    found.append(Place(place.document, place.row + before, where, where, tokens))
+                    found.append(Place(place.document, place.row + before, where, where, tokens, tokens))
         return found
 
     def between(self, start: int, stop: int) -> list[Extent]:

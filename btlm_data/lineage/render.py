@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
+from btlm_data.lineage.forget import Outcome
 from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundPlace
 
 _MOST_PLACES = 20  # of one document, that are listed one by one
@@ -36,6 +38,8 @@ def document_lines(document: FoundDocument) -> Iterator[str]:
             yield f"    {name}: {value[:200]}"
     if document.hash is not None:
         yield f"    hash {document.hash}"
+    if document.forgotten:
+        yield "    forgotten: its tokens are masked"
     if document.passage is not None:
         yield f"    the passage is in its tokens {document.passage[0]:,} to {document.passage[1]:,}"
     if not document.places:
@@ -87,3 +91,20 @@ def _dropped(gone: DroppedDocument) -> Iterator[str]:
     yield f"    left at {gone.stage}: {gone.reason}{detail}"
     for name in gone.kept:
         yield f"    stays in its place: {name}"
+
+
+def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
+    """What `forget` did, and what it could not reach."""
+    for question in outcome.nothing:
+        yield f"not found: {question}"
+    for question in outcome.done:
+        yield f"forgotten before: {question}"
+    if outcome.certificate is None:
+        return
+    yield f"{outcome.documents:,} documents are masked: {outcome.masked:,} label positions in {outcome.shards:,} shards."
+    for seen in outcome.seen_by:
+        first = f", first at step {seen.first_steps[0]:,}" if seen.first_steps else ""
+        yield f"{seen.run} had seen them at {seen.steps_seen:,} steps{first}; {seen.steps_to_come:,} steps to come meet the masked ones."
+    yield "Their text is still in:"
+    yield from (f"  {place}" for place in outcome.still_held)
+    yield f"Certificate: {outcome.certificate}. Next: `btlm-data verify {path}`, and sign it again if it was signed."

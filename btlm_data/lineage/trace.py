@@ -72,6 +72,7 @@ class FoundDocument(msgspec.Struct, frozen=True):
     stream: tuple[int, int]
     places: list[FoundPlace]
     passage: tuple[int, int] | None = None
+    forgotten: bool = False
 
 
 class DroppedDocument(msgspec.Struct, frozen=True):
@@ -229,6 +230,7 @@ class _Tracer:
             stream=(extent.begin, extent.end),
             places=[self._place(of_set, view, place) for place in shown],
             passage=passage,
+            forgotten=bool(document.get("forgotten")),
         )
 
     def _place(self, of_set: SetView, view: SplitView, place: Place) -> FoundPlace:

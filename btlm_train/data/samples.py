@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from btlm_train.data.mixture import Mixture
 from btlm_train.data.read_ahead import Rows
 from btlm_train.data.settings import FEATURES, VSL_FEATURES, DataConfig
 from btlm_train.data.shard_set import ShardSet
-from btlm_train.data.state import data_differences
+from btlm_train.data.state import after_forgetting, data_differences
 
 Int64Array = npt.NDArray[np.int64]
 Batch = dict[str, torch.Tensor]
@@ -275,7 +276,12 @@ class HDF5Dataset(Dataset[Any]):
                 differences += [] if key in optional else [f"{key}: absent then, {now!r} now"]
             elif key not in may_differ and key != "data" and state[key] != now:
                 differences.append(f"{key}: {state[key]!r} then, {now!r} now")
-        changed = data_differences(state["data"], ours["data"]) if "data" in state else []
+        changed = []
+        if "data" in state:
+            manifests = [manifest for source in self._sources for manifest in source.shards.manifests]
+            folders = [Path(m.path).parent for m in manifests if "://" not in str(m.path)]
+            then = after_forgetting(state["data"], ours["data"], folders)
+            changed = data_differences(then, ours["data"])
         if differences or changed:
             kind = ConfigError if differences else DataError
             listing = "\n  ".join(differences + changed)

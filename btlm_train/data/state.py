@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from btlm_data.errors import DataError
+from btlm_data.formats import forgotten
 
 STATE_VERSION = 1
 # name, rows, bytes, probe, SHA-256
@@ -49,6 +51,24 @@ def parse_state(state: Mapping[str, Any]) -> LoaderState:
             "Use a newer program."
         )
     return parsed
+
+
+def after_forgetting(then: Any, now: list[dict[str, Any]], folders: Sequence[Path]) -> Any:
+    """Saved fingerprints, with each shard that has since lost documents (`btlm-data forget`) as it is now.
+
+    The certificates in the datasets' folders say which; samples stand where they stood, so a run may go on.
+    """
+    replaced = {
+        before: after for folder in folders for before, after in forgotten.read(folder).replaced().items()
+    }
+    if not replaced or not isinstance(then, list) or len(then) != len(now):
+        return then
+    renewed = []
+    for old, new in zip(then, now, strict=True):
+        present = {file[4]: file for file in new["files"] if file[4] is not None}
+        files = [present.get(replaced.get(file[4], file[4]), file) for file in old["files"]]
+        renewed.append({**old, "files": files})
+    return renewed
 
 
 def data_differences(then: Any, now: list[dict[str, Any]], limit: int = 8) -> list[str]:

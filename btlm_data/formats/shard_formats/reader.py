@@ -156,6 +156,22 @@ class ShardReader:
             planes[row - start] = np.frombuffer(data, self.dtype)
         return planes
 
+    @property
+    def chunk_rows(self) -> int | None:
+        """Rows in a chunk, where a row of chunks is one chunk through the same filters; None for other files."""
+        if self._chunks is None or self._chunks[1:] != self.shape[1:]:
+            return None
+        table = self._table or self._read_table()
+        is_plain = table.skipped is None or not np.asarray(table.skipped).any()
+        return self._chunks[0] if is_plain and bool((np.asarray(table.offsets) >= 0).all()) else None
+
+    def stored_chunks(self, first: int, last: int) -> tuple[bytes, list[int]]:
+        """Chunks [first, last) as they are stored, end to end, and their sizes; of a file with `chunk_rows`."""
+        table = self._table or self._read_table()
+        places = zip(table.offsets[first:last].tolist(), table.sizes[first:last].tolist(), strict=True)
+        parts = [self.source.read_at(offset, size) for offset, size in places]
+        return b"".join(parts), [len(part) for part in parts]
+
     def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """All rows in order, as (first row, rows), at most max_bytes (but at least one row) at a time.
 

@@ -1,0 +1,61 @@
+"""Check that forgotten documents are masked, all of them and nothing else, as their certificates and the ledger say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from btlm_data.errors import DataError
+from btlm_data.formats import forgotten
+from btlm_data.formats.dataset import Dataset
+from btlm_data.inspection.check import Check, Report, tell_problems
+from btlm_data.inspection.opening import Opened
+from btlm_data.inspection.scan import Job, Scan
+from btlm_data.lineage.masks import Masks
+
+
+def check_forgotten(
+    opened: Opened, manifest: Dataset, jobs: Sequence[Job], scans: Sequence[Scan], tell: Report
+) -> None:
+    """One check: certificates, tables, ledger and shards agree. Not made where nothing was forgotten."""
+    if "forgotten" not in manifest.other_inputs:
+        tell(Check("forgotten", None, "not made: no document was taken out"))
+        return
+    try:
+        chain = forgotten.read(opened.root)
+    except DataError as error:
+        tell(Check("forgotten", False, "the certificates cannot be used", str(error)))
+        return
+    problems = [
+        f"{opened.name(job.path)}: {scan.unmasked} is not masked"
+        for job, scan in zip(jobs, scans, strict=True)
+        if scan.unmasked
+    ]
+    if chain.questions != manifest.other_inputs["forgotten"]:
+        problems.append(f"{forgotten.FILE_NAME}: its questions are not those that dataset.json names")
+    masks = {job.split: job.masks for job in jobs if job.masks is not None}
+    for split, mask in masks.items():
+        problems += _account_problems(manifest, chain, split, mask)
+    count = sum(len(one.documents) for one in chain.certificates)
+    masked = sum(mask.num_labels for mask in masks.values())
+    told = f"{count:,} documents are masked, {masked:,} label positions, as {len(chain.certificates)} certificates say"
+    tell_problems(tell, "forgotten", problems, told)
+
+
+def _account_problems(manifest: Dataset, chain: forgotten.Forgotten, split: str, masks: Masks) -> list[str]:
+    said = sum(amounts.tokens for row in manifest.rows("forget", split) for amounts in row.dropped.values())
+    certified = [
+        one for certificate in chain.certificates for one in certificate.documents if one.split == split
+    ]
+    found = {place.document for places in masks.by_row.values() for place in places}
+    problems = []
+    if said != masks.num_labels:
+        problems.append(
+            f"the ledger (forget, {split}) says {said} masked tokens, the table of documents {masks.num_labels}"
+        )
+    if sum(one.masked for one in certified) != masks.num_labels:
+        problems.append(
+            f"the certificates say {sum(one.masked for one in certified)} masked tokens of {split}, the table {masks.num_labels}"
+        )
+    if not found <= {one.document for one in certified}:
+        problems.append(f"{split}/documents.parquet: a document is forgotten that no certificate names")
+    return problems

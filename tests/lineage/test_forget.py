@@ -1,0 +1,240 @@
+"""`btlm-data forget`: what is masked and what stays, that verify knows, that a training run goes on, and kills at every write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from btlm_data.cli import cli
+from btlm_data.errors import DataError, InputError
+from btlm_data.formats import dataset, forgotten
+from btlm_data.formats.shard_formats import vsl
+from btlm_data.inspection import verify
+from btlm_data.inspection.check import Check
+from btlm_data.lineage import forget as forgetting
+from btlm_data.lineage.datasets import SetView, open_dataset
+from btlm_data.lineage.forget import forget
+from btlm_data.lineage.queries import make
+from btlm_data.lineage.trace import trace
+from btlm_train.data.loader import GptHDF5MapDataProcessor
+from tests.lineage.corpora import Truth, prepared, records
+
+GONE = ["doc-3", "doc-40", "doc-41", "doc-77"]
+
+
+def made(
+    folder: Path, form: str, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[SetView, list[dict[str, Any]]]:
+    monkeypatch.setattr(vsl, "WINDOW_TOKENS", 900)
+    documents = records(90, 11)
+    return prepared(
+        folder, documents, format=form, seq_len=32, shards__samples_per_file=20, **options
+    ), documents
+
+
+def faults(root: Path) -> list[Check]:
+    return [check for check in verify.verify(root, lambda _: None) if check.ok is False]
+
+
+def rows(root: Path) -> dict[str, Any]:
+    found = {}
+    for path in sorted(root.glob("train/*.h5")):
+        with h5py.File(path) as file:
+            found[path.name] = file["data"][:]
+    return found
+
+
+@pytest.mark.parametrize("form", ["sample", "vsl", "corpus"])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_documents_are_masked_and_all_else_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, compression: str
+) -> None:
+    of_set, documents = made(tmp_path, form, monkeypatch, shards__compression=compression)
+    root, view = of_set.root, of_set.splits["train"]
+    truth = Truth(of_set, "train", documents)
+    wanted = [name for name in GONE if name in {row["id"] for row in truth.rows}]
+    before, inodes = rows(root), {p.name: p.stat().st_ino for p in root.glob("train/*.h5")}
+    chosen = [row["row"] for row in truth.rows if row["id"] in wanted]
+    extents = view.extents(chosen)
+    expected = {name: data.copy() for name, data in before.items()}
+    touched, masked = set(), 0
+    for extent in extents:
+        for place in view.places(extent):
+            number, row = view.shard_of(place.row)
+            name = view.entry.files[number].name
+            touched.add(name)
+            if form == "corpus":
+                expected[name][slice(*place.positions)] = truth.eos
+                continue
+            expected[name][row, 0, slice(*place.positions)] = truth.eos
+            expected[name][row, 1, slice(*place.labels)] = 0
+            expected[name][row, 2, slice(*place.labels)] = truth.eos
+            masked += place.labels[1] - place.labels[0]
+    outcome = forget(root, [make("id", name) for name in wanted], reason="a mail")
+    assert (outcome.documents, outcome.masked, outcome.nothing) == (len(wanted), masked, [])
+    after = rows(root)
+    for name, data in after.items():
+        assert np.array_equal(data, expected[name]), name
+        assert (root / "train" / name).stat().st_ino == inodes[name] or name in touched
+    assert faults(root) == []
+    assert not (root / ".work").exists()
+    # Nobody finds them any more, but by the hash of a text that was known before.
+    texts = {row["id"]: truth.texts[row["id"]] for row in truth.rows}
+    [renewed] = open_dataset(root)
+    others = [text for name, text in texts.items() if name not in wanted]
+    answers = trace(root, [make("text", texts[name]) for name in wanted])
+    for name, answer in zip(wanted, answers, strict=True):
+        assert len(answer.documents) == sum(texts[name] in text for text in others)
+    hashes = [row["hash"].hex() for row in truth.rows if row["id"] in wanted]
+    for answer in trace(root, [make("hash", value) for value in hashes]):
+        assert any(document.forgotten and document.fields == {"url": None} for document in answer.documents)
+    assert not any(answer.documents for answer in trace(root, [make("id", name) for name in wanted]))
+    chain = forgotten.read(root)
+    assert [one.hash for one in chain.certificates[0].documents] == [
+        row["hash"].hex() for row in truth.rows if row["row"] in chosen
+    ]
+    assert (
+        renewed.manifest.rows("forget", "train")[0].out.tokens
+        == renewed.manifest.splits["train"].label_tokens - masked
+    )
+    # Once more, and others: certificates are chained; what is gone is known as gone.
+    again = forget(root, [make("id", wanted[0])])
+    assert (again.documents, again.done, again.certificate) == (0, [f"id {wanted[0]}"], None)
+    other = next(row["id"] for row in truth.rows if row["id"] not in wanted)
+    forget(root, [make("id", other), make("id", wanted[0])])
+    second = forgotten.read(root)
+    assert len(second.certificates) == 2
+    assert second.certificates[1].previous == second.certificates[0].digest
+    assert faults(root) == []
+
+
+def test_what_is_not_masked_as_certified_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_set, _ = made(tmp_path, "sample", monkeypatch)
+    root, view = of_set.root, of_set.splits["train"]
+    [row] = view.table.matching({"id": {"doc-3"}})
+    forget(root, [make("id", "doc-3")])
+    [place, *_] = view.places(view.extents([row])[0])
+    number, shard_row = view.shard_of(place.row)
+    path = root / "train" / view.entry.files[number].name
+    good = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["data"][shard_row, 1, place.labels[0]] = 1
+    found = {check.name: check.place for check in faults(root)}
+    assert "is not masked" in (found["forgotten"] or "")
+    path.write_bytes(good)
+    assert faults(root) == []
+    certificates = root / forgotten.FILE_NAME
+    whole = certificates.read_bytes()
+    certificates.write_bytes(whole.replace(b'"reason": ""', b'"reason": "x"'))
+    with pytest.raises(DataError, match="checksum"):
+        forgotten.read(root)
+    assert {"forgotten", "checksums"} <= {check.name for check in faults(root)}
+    certificates.write_bytes(whole)
+    chain = forgotten.read(root)
+    broken = forgotten.Forgotten([*chain.certificates, *chain.certificates])
+    certificates.write_bytes(forgotten.encode(broken))
+    with pytest.raises(DataError, match="certificate 2 does not follow"):
+        forgotten.read(root)
+
+
+def test_a_training_run_goes_on_with_the_masked_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_set, _ = made(tmp_path, "sample", monkeypatch)
+    config = {"data_dir": str(of_set.root / "train"), "batch_size": 3, "shuffle": True}
+    loader = GptHDF5MapDataProcessor(config).create_dataloader(rank=0, world_size=1)
+    whole = [batch["input_ids"].numpy() for batch in loader]
+    loader = GptHDF5MapDataProcessor(config).create_dataloader(rank=0, world_size=1)
+    next(iter(loader))
+    state = loader.state_dict()
+    forget(of_set.root, [make("id", "doc-3")])
+    continued = GptHDF5MapDataProcessor(config).create_dataloader(rank=0, world_size=1)
+    continued.load_state_dict(state)
+    for before, after in zip(whole[1:], continued, strict=True):
+        changed = (before != after["input_ids"].numpy()).any(1)
+        assert (after["attention_mask"].numpy()[changed] == 0).any() or not changed.any()
+
+
+class Killed(BaseException):
+    """What ends the program."""
+
+
+@pytest.mark.parametrize("form", ["sample", "corpus"])
+def test_a_kill_at_any_write_leaves_the_old_dataset_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    of_set, _ = made(tmp_path / "made", form, monkeypatch)
+    base = tmp_path / "base"
+    shutil.copytree(of_set.root, base, ignore=shutil.ignore_patterns(".work"))
+    old = rows(base)
+    shutil.copytree(base, tmp_path / "new")
+    forget(tmp_path / "new", [make("id", "doc-3")])
+    new = rows(tmp_path / "new")
+    steps = 0
+    while True:
+        root = tmp_path / f"kill-{steps}"
+        shutil.copytree(base, root)
+        left = [steps]
+
+        def dying(call: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
+            def killed(*args: Any, **kwargs: Any) -> Any:
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+                return call(*args, **kwargs)
+
+            return killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", dying(os.fsync))
+            patch.setattr(os, "link", dying(os.link))
+            patch.setattr(forgetting, "exchange", dying(forgetting.exchange))
+            patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+            try:
+                forget(root, [make("id", "doc-3")])
+                died = False
+            except Killed:
+                died = True
+        found = rows(root)
+        is_old = all(np.array_equal(found[name], data) for name, data in old.items())
+        assert is_old or all(np.array_equal(found[name], data) for name, data in new.items())
+        assert faults(root) == [] if steps % 10 == 0 else dataset.read(root)
+        forget(root, [make("id", "doc-3")])  # the same command again
+        assert all(np.array_equal(rows(root)[name], data) for name, data in new.items())
+        assert [p.name for p in root.parent.glob(".kill-*.forget")] == []
+        shutil.rmtree(root)
+        if not died:
+            break
+        steps += 1
+    assert steps > 15
+
+
+def test_several_sets_and_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too many values"):
+        prepared(tmp_path, records(60, 2), seq_len=[16, 32])
+    root = tmp_path / "out"
+    with pytest.raises(InputError, match=r"No document of .* answers the question: id doc-x"):
+        forget(root, [make("id", "doc-x")])
+    with pytest.raises(DataError, match=r"There is no .*train/dataset\.json"):
+        forget(root / "msl16" / "train", [make("id", "doc-3")])
+    with pytest.raises(InputError, match="is one of the sets of"):
+        forget(root / "msl16", [make("id", "doc-3")])
+    result = CliRunner().invoke(
+        cli, ["forget", str(root), "--id", "doc-3", "--id", "doc-x", "--reason", "a mail", "--json"]
+    )
+    value = json.loads(result.output)
+    assert (value["documents"], value["nothing"]) == (2, ["id doc-x"])
+    assert any("source" in place for place in value["still_held"])
+    assert faults(root) == []
+    told = CliRunner().invoke(cli, ["forget", str(root), "--id", "doc-4"]).output
+    assert "2 documents are masked" in told
+    assert faults(root) == []
