@@ -25,6 +25,7 @@ from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.forget import forget
 from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
+from btlm_data.storage.exchange import exchange as swap
 from btlm_train.data.loader import GptHDF5MapDataProcessor
 from tests.lineage.corpora import Truth, prepared, records
 
@@ -197,7 +198,7 @@ def test_a_kill_at_any_write_leaves_the_old_dataset_or_the_new(
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", dying(os.fsync))
             patch.setattr(os, "link", dying(os.link))
-            patch.setattr(forgetting, "exchange", dying(forgetting.exchange))
+            patch.setattr(forgetting, "exchange", dying(swap))
             patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
             try:
                 forget(root, [make("id", "doc-3")])
