@@ -158,6 +158,12 @@ def forget(
     from btlm_data.lineage.forget import forget as take_out
 
     outcome = take_out(path, asked, reason=reason, runs=runs)
+    if outcome.pages:  # made again, about the dataset as it is now
+        from btlm_data.pages import publish
+
+        report, card = "report.html" in outcome.pages, None if "README.md" in outcome.pages else "none"
+        for warning in publish.write_beside(str(path), report=report, card=card):
+            terminal.note(warning)
     if as_json:
         terminal.echo(terminal.to_json(to_builtins(outcome, enc_hook=str)))
         return

@@ -103,7 +103,7 @@ MAY_IMPORT = {
     },
     "hub_upload": {"errors", "formats"},
     "pages": {"errors", "terminal", "formats", "inspection", "output_folder", "storage"},
-    "lineage_commands": {"entry", "errors", "lineage", "splits", "terminal"},
+    "lineage_commands": {"entry", "errors", "lineage", "pages", "splits", "terminal"},
     "cli": {
         "lineage_commands",
         "entry",

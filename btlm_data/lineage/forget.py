@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from btlm_data.errors import DataError, InputError
-from btlm_data.formats import dataset, forgotten, ledger, provenance
+from btlm_data.formats import dataset, forgotten, ledger, pages, provenance
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, ShardFile, StoredFile
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.forgotten import Certificate, ChangedShard, Forgotten, ForgottenDocument, SeenBy
@@ -49,7 +49,8 @@ _FIRST_STEPS = 1000
 @dataclass
 class Outcome:
     """What was done. documents: masked, over all sets; nothing: questions that no document answers (in words); done: those that an
-    earlier certificate answers; certificate: where it stands.
+    earlier certificate answers; certificate: where it stands; pages: those beside the dataset that were about the old one, and are
+    gone.
     """
 
     documents: int = 0
@@ -60,6 +61,7 @@ class Outcome:
     still_held: list[str] = field(default_factory=list)
     seen_by: list[SeenBy] = field(default_factory=list)
     certificate: Path | None = None
+    pages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -117,6 +119,7 @@ def _forget(
             f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
         )
     outcome.still_held = _still_held(root, sets)
+    outcome.pages = [name for name in pages.PAGES if _is_ours(root / name)]
     opened = [(str(run), open_run(run)) for run in runs]
     _copy(root, staging)
     for plan in plans:
@@ -173,8 +176,11 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
         ]
     if not (root / WORK_FOLDER).is_dir():
         places.append("the work folder, where --work-dir named one")
-    if (root / "report.html").exists():
-        places.append("report.html, which shows samples")
+    places += [
+        f"{name}, which is not as this program wrote it"
+        for name in pages.PAGES
+        if (root / name).exists() and not _is_ours(root / name)
+    ]
     return [*places, "the models that were trained on it, and their checkpoints"]
 
 
@@ -182,7 +188,7 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
 
 
 def _copy(root: Path, staging: Path) -> None:
-    """The dataset's folder once more: every file a link to the same bytes, but without the work folder and the signature."""
+    """The dataset's folder once more: every file a link to the same bytes, but without the work folder, signature and pages."""
     for folder, folders, names in os.walk(root):
         here = Path(folder).relative_to(root)
         if here == Path():
@@ -190,8 +196,19 @@ def _copy(root: Path, staging: Path) -> None:
         (staging / here).mkdir(parents=True)
         shutil.copystat(folder, staging / here)
         for name in names:
-            if name != SIGNATURE:
+            is_page = here == Path() and name in pages.PAGES and _is_ours(Path(folder) / name)
+            if name != SIGNATURE and not is_page:
                 _link(Path(folder) / name, staging / here / name)
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether a page beside the dataset is as this program wrote it: it is about the old dataset, and may show its texts."""
+    seal = (
+        pages.seal_of(page.read_bytes())
+        if page.is_file() and page.stat().st_size <= pages.MAX_BYTES
+        else None
+    )
+    return seal is not None and seal.holds
 
 
 def _link(source: Path, target: Path) -> None:

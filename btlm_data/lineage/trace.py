@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from btlm_data.errors import ConfigError, DataError
+from btlm_data.formats import forgotten
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.passages import find_passages, passage_of
@@ -254,6 +255,13 @@ class _Tracer:
         return of_set.tokenizer.decode(kept)[:TEXT_CHARS]
 
     def _nothing(self, query: Query) -> str:
+        asked = forgotten.question(query.kind, query.value)
+        for of_set in self.sets:
+            for certificate in forgotten.read(of_set.root).certificates:
+                if asked in certificate.asked:
+                    return (
+                        f"it was forgotten: {forgotten.FILE_NAME} has the certificate of {certificate.when}"
+                    )
         where = " or ".join(of_set.name or "the dataset" for of_set in self.sets)
         if query.kind == "text":
             return f"no document of {where} has this passage; texts of dropped documents are not kept"
