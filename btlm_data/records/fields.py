@@ -16,6 +16,7 @@ import msgspec
 MISSING = object()
 _MAX_JSON_STRING = 2**20  # a longer string is not looked into
 _SHOWN_FIELDS = 8
+MAX_SOURCE_NAME = 1000  # characters: every name stands in dataset.json, in each stage of the ledger
 _JOIN_HINT = "; source.text_join joins the strings of a list"
 
 
@@ -53,8 +54,9 @@ def from_json_string(value: str | bytes) -> Any:
 
 
 def source_name(value: Any, default: str) -> str:
-    """A source name from the field's value: a string that is not empty, else `default`."""
-    return value if isinstance(value, str) and value and is_encodable(value) else default
+    """A source name from the field's value: a string that is not empty and no whole text, else `default`."""
+    is_name = isinstance(value, str) and 0 < len(value) <= MAX_SOURCE_NAME and is_encodable(value)
+    return value if is_name else default
 
 
 def is_encodable(text: str) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from btlm_data.records.base import ReadRequest
 from btlm_data.records.batch import UNNAMED_SOURCE
 from btlm_data.records.fields import (
+    MAX_SOURCE_NAME,
     MISSING,
     descend,
     from_json_string,
@@ -98,7 +99,7 @@ class RecordDecoder:
             names = [
                 record.literal if name is None else name for name, record in zip(names, records, strict=True)
             ]
-        return [name or UNNAMED_SOURCE for name in names]
+        return [name if name and len(name) <= MAX_SOURCE_NAME else UNNAMED_SOURCE for name in names]
 
     def _name_of(self, record: Any, steps: Sequence[str]) -> str | None:
         for depth, step in enumerate(steps):

@@ -40,7 +40,7 @@ def hidden_characters_in_arguments(bench: Bench, place: str) -> None:
         bench.run(*words, "--json")
 
 
-@probe(GROUP, "[red]x", "a[/b]", "[link=http://x]y", "[bold]", ":smile:", "%s%d", "{0}", "\\n")
+@probe(GROUP, "[red]x", "a[/b]", "[link=x]y", "[bold]", ":smile:", "%s%d", "{0}", "\\n")
 def markup_in_names(bench: Bench, name: str) -> None:
     bench.corpus(f"{name}.d/z.jsonl")
     for more in ([], ["--plan"]):

@@ -17,7 +17,7 @@ import pytest
 from btlm_data import pipeline
 from btlm_data.formats import dataset
 from btlm_data.inspection.check import Check
-from btlm_data.inspection.verify import passed, verify
+from btlm_data.inspection.verify import Again, passed, verify
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from tests.reference.dataset import edit_manifest

@@ -173,3 +173,12 @@ def test_a_record_fares_the_same_in_company_and_alone(
     assert [r.reason for b in together for r in b.rejects] == [
         r.reason for b in alone for r in b.rejects if r.line == 0
     ]
+
+
+@pytest.mark.parametrize("flawed", [False, True], ids=["at once", "line by line"])
+def test_a_whole_text_is_no_source_name(tmp_path: Path, flawed: bool) -> None:
+    """Every name stands in dataset.json: one record must not make that unreadable."""
+    names = ["x" * 1000, "x" * 1001, "x" * 100_000]
+    records = [{"text": "a", "meta": {"redpajama_set_name": name}} for name in names]
+    path = write(tmp_path, *records, *([b"{broken\n"] if flawed else []))
+    assert sources(path) == [names[0], "unnamed", "unnamed"]
