@@ -170,7 +170,7 @@ def test_every_option_of_a_recipe_sets_an_existing_key_once() -> None:
         (["--seq-len", "2048:0.75", "--seq-len", "8192:0.25"], "seq_len.1.share", 0.25),
         (["--eos", "[SEP]"], "tokenizer.eos", "[SEP]"),
         (["--memory", "4GB"], "run.memory", 4 * 10**9),
-        (["--dedupe-verify"], "dedupe.verify", True),
+        (["--dedupe-verify", "signature"], "dedupe.verify", "signature"),
         (["--set", "tokenizer.eos=0"], "tokenizer.eos", "0"),
     ],
 )  # fmt: skip

@@ -15,12 +15,13 @@ from btlm_data.cleaning.filters import modules_named, plan_filters
 from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
 from btlm_data.formats import provenance
 from btlm_data.formats.dataset import Dataset, InputFile
-from btlm_data.formats.guarded import require_regular
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.sealed_json import read_small
-from btlm_data.inspection.check import Check, Report, counted, tell_problems
+from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import settings_of
-from btlm_data.inspection.opening import Opened, open_path, reading
+from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.source_checks import NORMALIZERS, options_of, path_of_input, records_at
+from btlm_data.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
