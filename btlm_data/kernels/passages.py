@@ -85,7 +85,7 @@ def needles(
 
 def _anchors(length: int) -> list[int]:
     middle = length // 2
-    return sorted({max(0, min(length - 1, middle + step)) for step in range(-8, 9)})
+    return sorted({max(0, min(length - 1, middle + step)) for step in range(-6, 7, 2)})
 
 
 @jit

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset
 from btlm_data.formats.dataset import DROPPED, FILE_NAME, Dataset
@@ -49,6 +52,11 @@ class SetView:
                 "differs). Restore that tokenizer."
             )
         return found
+
+    @cached_property
+    def token_bytes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The bytes of text that each id stands for, as Tokenizer.bytes_of_tokens gives them."""
+        return self.tokenizer.bytes_of_tokens()
 
     def _tokenizer_place(self) -> tuple[str, str | None]:
         from btlm_data.formats import provenance

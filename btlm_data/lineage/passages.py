@@ -58,7 +58,7 @@ def find_passages(
     """Every place of the passages, by split, in the order of the stream."""
     from btlm_data.kernels import passages as kernel
 
-    data, starts = of_set.tokenizer.bytes_of_tokens()
+    data, starts = of_set.token_bytes
     sought = kernel.needles(passages, data, starts[1:], of_set.manifest.tokenizer.eos_id)
     found: dict[str, list[PassageHit]] = {}
     for name in splits:

@@ -14,7 +14,6 @@ from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.queries import Query
 
 _URLS = ("url", "uri", "warc-target-uri")
-_MOST_COPIES = 20  # kept documents of a cluster that are named
 
 
 @dataclass
@@ -108,15 +107,17 @@ def rejected(root: Path, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]
     return found
 
 
-def kept_instead(of_set: SetView, document: Mapping[str, Any]) -> list[str]:
-    """FILE#OFFSET of the documents that stay of a duplicate's cluster, out of clusters.parquet; none where it does not say."""
-    path = of_set.root / "clusters.parquet"
+def kept_instead(of_set: SetView, document: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """(FILE#OFFSET of the document that stays in a duplicate's place, how similar the two are in words), out of
+    removals.parquet; nothing where it does not say.
+    """
+    path = of_set.root / "removals.parquet"
     if not path.exists():
-        return []
-    table = DocumentTable(path, ("document", "cluster", "kept", "file", "offset"))
-    own = table.matching({"file": {document["file"]}, "offset": {document["offset"]}})
-    clusters = {member["cluster"] for member in table.described(own)}
-    if not clusters:
-        return []
-    kept = table.matching({"cluster": clusters, "kept": {True}})
-    return [f"{member['file']}#{member['offset']}" for member in table.described(kept[:_MOST_COPIES])]
+        return [], None
+    table = DocumentTable(path, ("file", "offset", "kept_file", "kept_offset", "similarity"))
+    rows = table.matching({"file": {document["file"]}, "offset": {document["offset"]}})
+    for removal in table.described(rows):
+        kept = [] if removal["kept_file"] is None else [f"{removal['kept_file']}#{removal['kept_offset']}"]
+        similarity = removal["similarity"]
+        return kept, None if similarity is None else f"similarity {similarity:.3f}"
+    return [], None

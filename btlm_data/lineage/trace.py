@@ -372,7 +372,7 @@ def _fields(document: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _dropped(of_set: SetView, document: Mapping[str, Any]) -> DroppedDocument:
-    kept = search.kept_instead(of_set, document) if document["stage"] == "dedupe" else []
+    kept, detail = search.kept_instead(of_set, document) if document["stage"] == "dedupe" else ([], None)
     return DroppedDocument(
         set=of_set.name,
         split=document["split"],
@@ -384,7 +384,7 @@ def _dropped(of_set: SetView, document: Mapping[str, Any]) -> DroppedDocument:
         bytes=document["bytes"],
         stage=document["stage"],
         reason=document["reason"],
-        detail=None,
+        detail=detail,
         kept=kept,
         fields=_fields(document),
     )

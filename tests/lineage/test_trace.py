@@ -83,6 +83,7 @@ def test_documents_that_left_are_answered_with_where_and_why(
     assert (gone.stage, gone.reason) == ("dedupe", "exact_duplicate")
     kept = one(trace(of_set.root, [make("id", "doc-8")])).documents[0]
     assert gone.kept == [f"docs.jsonl#{kept.offset}"]
+    assert gone.detail in (None, "similarity 1.000")
     assert not unknown.documents
     assert "was not made from it" in (unknown.note or "")
 
