@@ -8,6 +8,7 @@ Requests are repeated by one policy (retry.py); what fails in the end is told in
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import io
 import os
@@ -450,8 +451,11 @@ _TAGS = (
 
 
 def _tag(info: dict[str, Any]) -> str:
-    """What file systems call the version of an object: a checksum where there is one, else a time."""
-    return next((str(info[key]) for key in _TAGS if info.get(key)), "")
+    """What file systems call the version of an object: a checksum where there is one, else a time (which some give
+    as a number in a listing and as a date elsewhere).
+    """
+    found = next((info[key] for key in _TAGS if info.get(key)), "")
+    return str(found.timestamp() if isinstance(found, datetime.datetime) else found)
 
 
 def _is_precondition(error: OSError) -> bool:

@@ -2,7 +2,7 @@
 
     FOLDER/used                     bytes in the cache, counted before they are written
     FOLDER/locks/0 ... 255          who fetches a stretch holds its lock, so that it is fetched once
-    FOLDER/KEY/NUMBER               one block and its checksum; KEY names an object in one state
+    FOLDER/KEY/NUMBER               one block behind its checksum; KEY names an object in one state
     FOLDER/KEY/NUMBER.part          being written
     FOLDER/KEY/digests              checksums of all blocks of a file that was checked as a whole
 
@@ -25,8 +25,8 @@ from pathlib import Path
 import xxhash
 
 logger = logging.getLogger(__name__)
-BLOCK_BYTES = 2**17  # five or so compressed samples of 8,192 tokens
-STRETCH = 32  # blocks that one request may bring
+BLOCK_BYTES = 2**16  # two or three compressed samples of 8,192 tokens
+STRETCH = 64  # blocks that one request may bring
 DIGEST_BYTES = 16
 _LOCKS = 256
 _ROOM = 0.9  # how full the cache is left when room was made
@@ -70,15 +70,18 @@ class BlockCache:
 
     def load(self, key: str, number: int) -> bytes | None:
         """A block, or None if it is not there, or no longer what was written."""
-        path = self._path(key, number)
         try:
-            with open(path, "rb") as file:
-                stored = file.read()
-            os.utime(path)
+            file = os.open(self._path(key, number), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        data = stored[:-DIGEST_BYTES]
-        if digest(data) == stored[-DIGEST_BYTES:]:
+        try:
+            check = os.read(file, DIGEST_BYTES)
+            data = os.read(file, BLOCK_BYTES + 1)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        if digest(data) == check:
             return data
         self.discard(key, [number])
         return None
@@ -127,7 +130,7 @@ class BlockCache:
         return f"{self.settings.folder}/{key}/{number}"
 
     def _store(self, key: str, number: int, data: bytes) -> None:
-        self._write(self.folder / key / str(number), data + digest(data))
+        self._write(self.folder / key / str(number), digest(data) + data)
 
     def _write(self, path: Path, stored: bytes) -> None:
         """Write a file whole. A disk that is full or read-only costs the cache, not the run."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import logging
 import os
 import queue
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 REQUESTS = 16  # under way at once
 _OPEN = 128  # shards whose tables of chunks are kept
 _MOST_AHEAD = 2**30  # bytes
+_MOST_TOGETHER = 32  # batches whose blocks are asked for together
 _PATIENCE = 2.0  # seconds
 
 Rows = tuple[RemoteObject, int, int]  # a shard, the first of its rows that is needed, the end of them
@@ -41,7 +43,7 @@ class ReadAhead:
         ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
         share = num_bytes // 4 // max(1, int(ranks) if ranks.isdecimal() else 1)
         self._limit = max(BLOCK_BYTES, min(share, _MOST_AHEAD))
-        self._batches = batches
+        self._batches = iter(batches)
         self._wanted: queue.Queue[tuple[RemoteShard, Sequence[int]] | None] = queue.Queue(2 * REQUESTS)
         self._changed = threading.Condition()
         self._ahead: collections.deque[int] = collections.deque()  # bytes asked for by each batch to come
@@ -83,22 +85,32 @@ class ReadAhead:
 
     def _look(self) -> None:
         try:
-            for rows in self._batches:
+            size = 1
+            while rows := list(itertools.islice(self._batches, size)):
                 asked = 0
-                for shard, numbers in self._missing(rows):
+                for shard, numbers in self._missing(itertools.chain.from_iterable(rows)):
                     asked += len(numbers) * BLOCK_BYTES
                     for group in _stretches(numbers):
                         self._put((shard, group))
-                with self._changed:
-                    if self._behind:
-                        self._behind -= 1
-                    else:
-                        self._ahead.append(asked)
-                    self._changed.wait_for(lambda: self._closed or sum(self._ahead) <= self._limit)
-                    if self._closed:
-                        return
+                if not self._wait_after(len(rows), asked):
+                    return
+                # The first batches come one by one, so that the first is there soon; later ones together, in
+                # fewer requests.
+                share = max(1, self._limit // 4 // max(1, asked // len(rows)))
+                size = min(2 * size, _MOST_TOGETHER, share)
         except BtlmError as error:
             logger.debug("Reading ahead ended: %s", error)
+
+    def _wait_after(self, count: int, asked: int) -> bool:
+        """Note what `count` batches asked for, and wait while that is far ahead; False where all is over."""
+        with self._changed:
+            for number in range(count):
+                if self._behind:
+                    self._behind -= 1
+                else:
+                    self._ahead.append(asked * (number + 1) // count - asked * number // count)
+            self._changed.wait_for(lambda: self._closed or sum(self._ahead) <= self._limit)
+            return not self._closed
 
     def _missing(self, rows: Iterable[Rows]) -> Iterator[tuple[RemoteShard, list[int]]]:
         """For each shard of a batch the blocks that are not in the cache, ascending."""

@@ -93,9 +93,14 @@ class RemoteFile:
         if stop <= offset:
             return b""
         first, last = offset // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES
-        blocks = self._blocks(range(first, last + 1))
         if first == last:
-            return blocks[0][offset - first * BLOCK_BYTES : stop - first * BLOCK_BYTES]
+            block = IN_MEMORY.get(self._key, first)
+            if block is None:
+                (block,) = self._blocks(range(first, first + 1))
+            else:
+                self.used.add(first)
+            return block[offset - first * BLOCK_BYTES : stop - first * BLOCK_BYTES]
+        blocks = self._blocks(range(first, last + 1))
         blocks[-1] = blocks[-1][: stop - last * BLOCK_BYTES]
         blocks[0] = blocks[0][offset - first * BLOCK_BYTES :]
         return b"".join(blocks)

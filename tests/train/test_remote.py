@@ -201,6 +201,21 @@ def test_a_flipped_block_on_the_disk_is_fetched_again(proxy: Proxy, folder: Path
     assert hashes(loader_of(PLACE, tmp_path / "cache")) == expected
 
 
+def test_other_stores_are_asked_whether_the_shard_is_still_the_same(folder: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    place = f"memory://{tmp_path.name}/set"
+    for path in sorted(folder.rglob("*.*")):
+        files.pipe_file(f"{place}/{path.relative_to(folder)}", path.read_bytes())
+    assert hashes(loader_of(place, tmp_path / "cache")) == hashes(loader_of(folder, tmp_path / "none"))
+    loader = loader_of(place, tmp_path / "other")
+    files.pipe_file(f"{place}/train/data-00001.h5", (folder / "train" / "data-00001.h5").read_bytes())
+    block_cache.IN_MEMORY.clear()
+    with pytest.raises(DataError, match="changed or went away while it was in use"):
+        hashes(loader)
+
+
 FOREIGN: dict[str, dict[str, Any]] = {
     "contiguous": {},
     "lzf": {"chunks": (2, 3, LENGTH), "compression": "lzf"},
