@@ -248,6 +248,8 @@ def _usage(error: click.ClickException) -> str:
     """The message of a wrong option, and which command's help to read."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
+    if "unexpected extra argument" in message:
+        message += ". A pattern must be in quotes ('data/*.jsonl'), or the shell puts the files in its place."
     if context is None:
         return message
     return f"{message}\nSee `{context.command_path} --help`."

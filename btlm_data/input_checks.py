@@ -21,6 +21,38 @@ SHOWN = 3
 FEW = 10  # so many bad records, and no more than half of all, are bad records and no wrong setting
 
 
+class RejectWords:
+    """What the rejects of a run come to, in words: each damaged place, and advice for reasons that have some."""
+
+    def __init__(self) -> None:
+        self._places: list[str] = []
+        self._num_places = 0
+        self._undecodable: Counter[str] = Counter()
+
+    def add(self, reject: Mapping[str, Any]) -> None:
+        """Take note of one line of rejects.jsonl."""
+        if reject["reason"] in FILE_REASONS:
+            self._num_places += 1
+            if len(self._places) < SHOWN:
+                self._places.append(f"{reject['file']}: {reject['detail']}")
+        elif reject["reason"] == "invalid_utf8":
+            self._undecodable[reject["file"]] += 1
+
+    def warnings(self) -> list[str]:
+        """A sentence or two for each thing to know."""
+        found = [f"{place}." for place in self._places]
+        if self._num_places > len(found):
+            found.append(f"{self._num_places - len(found):,} more damaged places; rejects.jsonl lists them.")
+        if self._undecodable:
+            (name, _), number = self._undecodable.most_common(1)[0], self._undecodable.total()
+            what = "record is" if number == 1 else "records are"
+            found.append(
+                f"{number:,} {what} not UTF-8, most of them in {name}. If such text is in another encoding, name it: "
+                "--set source.encoding=latin-1 (all files are then read so)."
+            )
+        return found
+
+
 def check_rejected(
     inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str
 ) -> None:

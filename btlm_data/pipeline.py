@@ -31,6 +31,7 @@ from btlm_data.output_folder import OutputFolder
 from btlm_data.places import Places, Stores
 from btlm_data.preparation import Inputs, Preparation, PreparedSet, PreparedSplit
 from btlm_data.recipe.models import Recipe, Run
+from btlm_data.records.batch import FILE_REASONS
 from btlm_data.records.reader import count_records
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
@@ -270,7 +271,8 @@ def _clean(p: Preparation) -> None:
     )
     input_checks.check_source_names(p.inputs, p.counts["acquire"])
     if ordinal == 0:
-        raise InputError(_nothing_left(p.counts, p.inputs.listing.files, p.runner.stores.work.shown))
+        words = _nothing_left(p.counts, p.inputs.listing.files, p.runner.stores.work.shown)
+        raise InputError("\n".join([words, *p.warnings]))
 
 
 def _dedupe(p: Preparation) -> None:
@@ -438,7 +440,7 @@ def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
     """
     store = p.runner.stores.work
     examples = rejects.Examples(p.settings.clean.rejected_sample)
-    count = 0
+    count, words = 0, input_checks.RejectWords()
     with store.create("rejects.jsonl", durable=False) as creating:
         for block in p.blocks:
             if block.rejects is None:
@@ -454,12 +456,14 @@ def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
                         value["file"], value["line"], value["reason"], value["detail"]
                     )
                 value["line"] += 1
+                words.add(value)
                 creating.file.write((json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n").encode())
                 count += 1
         files = [Artifact("rejects.jsonl", *measure(creating.file))]
     data = "".join(f"{line}\n" for line in examples.lines()).encode()
     store.write("examples.jsonl", data, durable=False)
     files.append(Artifact("examples.jsonl", len(data), checksum(data)))
+    p.warnings += words.warnings()
     return count, files
 
 
@@ -489,12 +493,14 @@ def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], wor
         ]
         for reason, amount in dropped:
             reasons[reason] = reasons.get(reason, 0) + amount.documents
-        if dropped:
+        if any(reason not in FILE_REASONS for reason, _ in dropped):
             advice.append(told)
     if not reasons:
         return f"No document is left: there is no record at all in {where}."
     listed = ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
-    return f"No document is left after cleaning: {listed}, in {where}. {'. '.join(advice)}."
+    return " ".join(
+        [f"No document is left after cleaning: {listed}, in {where}.", *(f"{one}." for one in advice)]
+    )
 
 
 def _check_text(recipe: Recipe) -> None:

@@ -33,6 +33,10 @@ class Amount(NamedTuple):
         """Sum, field by field."""
         return Amount(self.documents + other.documents, self.bytes + other.bytes, self.tokens + other.tokens)
 
+    def minus(self, other: Amount) -> Amount:
+        """Difference, field by field."""
+        return Amount(self.documents - other.documents, self.bytes - other.bytes, self.tokens - other.tokens)
+
 
 @dataclass
 class Counts:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from btlm_data.pipeline import Prepared
 from btlm_data.recipe.models import Recipe
+from btlm_data.records.batch import FILE_REASONS
 from btlm_data.task import Amount
 from btlm_data.wording import amount, counted, duration
 
@@ -39,8 +40,8 @@ class Outcome:
 
     complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was
     done. read, kept: documents and bytes of text before and after all stages that drop; None where nothing
-    was read. dropped: documents by stage and reason. rejected: records that could not be read. seconds: wall
-    time of this run.
+    was read. dropped: documents by stage and reason. rejected: records that could not be read. damaged: places
+    in files where an unknown number of records could not be. seconds: wall time of this run.
     """
 
     out: str
@@ -54,6 +55,7 @@ class Outcome:
     kept: dict[str, int] | None
     dropped: dict[str, dict[str, int]]
     rejected: int
+    damaged: int = 0
     splits: list[SplitOutcome] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -69,12 +71,15 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
     """
     amounts: dict[str, tuple[Amount, Amount]] = {}
     dropped: dict[str, dict[str, int]] = {}
+    damaged = Amount()
     for stage in _DROPPING:
         came, left = Amount(), Amount()
         for (_, _, kind), value in prepared.stages[stage].cells.items():
             came = came.plus(value) if kind == "in" else came
             left = left.plus(value) if kind == "out" else left
-            if kind.startswith("drop:") and value.documents:
+            if kind.removeprefix("drop:") in FILE_REASONS:
+                damaged = damaged.plus(value)
+            elif kind.startswith("drop:") and value.documents:
                 reasons = dropped.setdefault(stage, {})
                 reasons[kind[5:]] = reasons.get(kind[5:], 0) + value.documents
         if came.documents:
@@ -89,10 +94,11 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
         unchanged=prepared.already_done,
         stopped_after=None if prepared.complete else recipe.run.stop_after,
         seconds=round(seconds, 3),
-        read=_counted(first) if amounts else None,
+        read=_counted(first.minus(damaged)) if amounts else None,
         kept=_counted(last) if amounts else None,
         dropped=dropped,
-        rejected=prepared.num_rejects,
+        rejected=prepared.num_rejects - damaged.documents,
+        damaged=damaged.documents,
         splits=list(_splits(prepared)) if prepared.complete else [],
         warnings=list(prepared.warnings),
     )
@@ -186,9 +192,11 @@ def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, di
 def _places(outcome: Outcome) -> str:
     """Where the dataset is, and where the rest is."""
     text = f"Dataset: {_shown(outcome.folder)}; work files, safe to delete: {_shown(outcome.work_dir)}"
-    if outcome.rejected:
+    missing = [counted(outcome.rejected, "record")] * bool(outcome.rejected)
+    missing += [counted(outcome.damaged, "damaged place")] * bool(outcome.damaged)
+    if missing:
         listed = _shown(f"{outcome.folder}/rejects.jsonl")
-        text += f"; {counted(outcome.rejected, 'record')} could not be read, listed in {listed}"
+        text += f"; {' and '.join(missing)} could not be read, listed in {listed}"
     return text + "."
 
 

@@ -56,7 +56,17 @@ else:
         WrapValidator(lambda value, check: value if value in tuple(FORMATS) else check(value)),
     ]
 
+
+def _whole(value: object) -> object:
+    """1e6 on the command line, as YAML reads it in a recipe."""
+    is_power = isinstance(value, str) and re.fullmatch(
+        r"\s*[0-9]{1,15}(?:\.[0-9]{1,15})?[eE]\+?[0-9]{1,2}\s*", value
+    )
+    return float(str(value)) if is_power else value
+
+
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=2**60)]
+Number = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 FieldName = Annotated[str, Field(min_length=1, max_length=1000)]
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
@@ -90,7 +100,7 @@ class SourceSettings(_Settings):
         max_length=100,
         description="record fields kept in documents.parquet, for example url,meta.timestamp",
     )
-    limit: int | None = Field(
+    limit: Number | None = Field(
         None, ge=1, le=10**15, description="read only the first N records of each split"
     )
     revision: Name | None = Field(None, description="hub revision; resolved and recorded in dataset.json")
@@ -341,9 +351,11 @@ def parse_sets(value: object) -> object:
             if not re.fullmatch(r"\s*[0-9]{1,9}\s*", length) or (
                 colon and not re.fullmatch(r"\s*[0-9]*\.?[0-9]{1,20}\s*", share)
             ):
+                several = re.fullmatch(r"\s*[0-9]+(?:\s*[,;]\s*[0-9]+)+\s*", item) is not None
+                example = " ".join(f"--seq-len {one}" for one in re.findall("[0-9]+", item))
                 raise ValueError(
                     f"{item[:80]!r} is not a sequence length; write 2048, or 2048:0.75 for a share of the "
-                    "documents"
+                    "documents" + (f"; for several, {example[:80]}, or [a, b] in a recipe" if several else "")
                 )
             sets.append({"seq_len": int(length), "share": float(share) if share else None})
         elif isinstance(item, int) and not isinstance(item, bool):

@@ -141,7 +141,7 @@ class Damage:
 class Compression:
     """How a compressed file becomes bytes.
 
-    decompress(file, piece_bytes, max_window): pieces of about piece_bytes, and a Damage at each place that
+    starts: whether bytes (64, or fewer of a shorter file) are the beginning of such a file. decompress(file, piece_bytes, max_window): pieces of about piece_bytes, and a Damage at each place that
     cannot be read; what comes behind it, if anything, was found again. Every byte that can be decompressed is
     given, wherever the damage lies. Memory is bounded by max_window plus some MB, whatever the file claims.
     Raises OSError only for the file itself.
@@ -149,4 +149,5 @@ class Compression:
 
     name: str
     endings: tuple[str, ...]
+    starts: Callable[[bytes], bool]
     decompress: Callable[[BinaryIO, int, int], Iterator[bytes | Damage]]

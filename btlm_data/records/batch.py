@@ -14,6 +14,7 @@ FILE_REASONS = frozenset(
         "unreadable_file",
         "window_too_large",
         "git_lfs_pointer",
+        "not_data",
         "wrong_encoding",
         "missing_package",
     }

@@ -3,25 +3,20 @@
 The separator is the one with which the header has a column of the text field's name: a comma, tab, semicolon
 or bar; by default a comma for .csv and a tab for .tsv. Rows may span lines inside quotes. A row of another
 number of fields than the header is rejected, as its text is likely cut. The offset of a record is that of its
-row's first byte.
+row's first byte. What programs write besides the standard is the subject of `delimited_rows.py`.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from btlm_data.records.base import MAX_BATCH_RECORDS, WHOLE, ReadRequest, RecordFormat
 from btlm_data.records.batch import UNNAMED_SOURCE, RecordBatch, Reject, too_large
+from btlm_data.records.delimited_rows import DelimitedFile, Row
 from btlm_data.records.fields import MISSING, is_encodable, lookup, source_name, why_no_text
 from btlm_data.records.json_lines import add_reject
-from btlm_data.records.lines import chunks
-from btlm_data.records.stream import BOM
-
-_MAX_HEADER_BYTES = 2**20
-_MAX_FIELD_CHARS = 2**25  # the csv module takes four bytes for each while it reads a field
+from btlm_data.records.stream import open_stream
 
 
 class DelimitedRow:
@@ -37,95 +32,26 @@ class DelimitedRow:
         return dict(zip(self._header, self._row, strict=False))
 
 
-class _Lines:
-    """Physical lines of a file as the csv module wants them; knows what it has taken."""
-
-    def __init__(self, request: ReadRequest) -> None:
-        self._chunks = chunks(replace(request, stretch=WHOLE))
-        self.end = 0  # the byte behind the last line taken
-        self.num_lines = 0  # lines taken so far
-        self.too_long = 0  # bytes of a line that was dropped behind the last one
-        self.problem: Reject | None = None
-        self._taken = iter(self._lines())
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line, self.end = next(self._taken)
-        self.num_lines += 1
-        if line is None:
-            raise csv.Error("interrupted")  # the row that has begun ends here
-        return line
-
-    def _lines(self) -> Iterator[tuple[str | None, int]]:
-        for chunk in self._chunks:
-            start = 0
-            for end in chunk.ends:
-                line = chunk.data[start:end]
-                if chunk.offset + start == 0:
-                    line = line.removeprefix(BOM)
-                yield line.decode("utf-8", "surrogateescape"), chunk.offset + end
-                start = end
-            chunk.data = b""
-            if chunk.too_long:
-                self.too_long = chunk.too_long
-                yield None, chunk.end
-            if chunk.damage is not None:
-                damage, lost = chunk.damage, len(chunk.tail)
-                detail = f"{damage.detail}; {lost:,} bytes of an unfinished row were dropped"
-                self.problem = Reject(
-                    0, chunk.offset + chunk.cut, damage.reason, detail, damage.stored_bytes + lost
-                )
-                yield None, chunk.end
-
-
 def _read(request: ReadRequest, default: str) -> Iterator[RecordBatch]:
-    max_bytes = request.options.max_record_bytes
-    csv.field_size_limit(_MAX_FIELD_CHARS)
-    lines = _Lines(request)
-    header, delimiter = _header(lines, request, default)
-    header_problem = _header_problem(header, request)
-    rows = csv.reader(lines, delimiter=delimiter)
-    batch, held, number = request.new_batch(), 0, 0
-    resume_at = request.stretch.resume_at
-    while True:
-        offset, line = lines.end, lines.num_lines
-        row, error = _next_row(rows)
-        if row is None and not error:
-            break
-        size = lines.end - offset
-        if lines.problem is not None or lines.too_long:
-            _add_loss(batch, lines, line, offset, max_bytes)
-        elif offset >= resume_at and (row or error):
-            _add(batch, request, header, header_problem, row or [], error, line, offset, size)
-            held += size
-        number = lines.num_lines
-        if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
-            batch.num_lines, batch.end = number, lines.end
+    with open_stream(replace(request, stretch=WHOLE)) as stream:
+        file = DelimitedFile(request, stream, default, request.fields.text)
+        reader = _RowReader(request, file.header, _header_problem(file.header, request))
+        batch, held = request.new_batch(), 0
+        if file.lost is not None:
+            _add_loss(batch, file, 0, 0, request.options.max_record_bytes)
+        for row in file.rows():
+            if file.lost is not None:
+                _add_loss(batch, file, row.line, row.offset, request.options.max_record_bytes)
+            elif row.offset >= request.stretch.resume_at and (row.fields or row.error):
+                reader.add(batch, row)
+                held += row.num_bytes
+            if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
+                batch.num_lines, batch.end = file.num_lines, file.end
+                yield batch
+                batch, held = request.new_batch(), 0
+        if batch.num_records:
+            batch.num_lines, batch.end, batch.final = file.num_lines, file.end, True
             yield batch
-            batch, held = request.new_batch(), 0
-    if batch.num_records:
-        batch.num_lines, batch.end, batch.final = number, lines.end, True
-        yield batch
-
-
-def _header(lines: _Lines, request: ReadRequest, default: str) -> tuple[list[str], str]:
-    """The names of the columns, and the separator."""
-    try:
-        first = next(lines, "")
-    except csv.Error:
-        first = ""
-    names: dict[str, list[str]] = {}
-    for delimiter in (default, *",\t;|"):
-        try:
-            names[delimiter] = next(csv.reader([first[:_MAX_HEADER_BYTES]], delimiter=delimiter), [])
-        except csv.Error:
-            names[delimiter] = []
-    for delimiter, header in names.items():
-        if request.fields.text in header or request.fields.text.split(".")[0] in header:
-            return header, delimiter
-    return names[default], default
 
 
 def _header_problem(header: list[str], request: ReadRequest) -> tuple[str, str] | None:
@@ -138,69 +64,68 @@ def _header_problem(header: list[str], request: ReadRequest) -> tuple[str, str] 
     return None
 
 
-def _next_row(rows: Any) -> tuple[list[str] | None, str]:
-    """The next row, or (None, "") at the end, or (None, what is wrong with it)."""
-    try:
-        return next(rows, None), ""
-    except csv.Error as error:
-        return None, str(error)
+@dataclass(frozen=True)
+class _RowReader:
+    """Turns rows into documents and rejects. header_problem: why no row can have a text."""
 
+    request: ReadRequest
+    header: list[str]
+    header_problem: tuple[str, str] | None
 
-def _add(
-    batch: RecordBatch,
-    request: ReadRequest,
-    header: list[str],
-    header_problem: tuple[str, str] | None,
-    row: list[str],
-    error: str,
-    line: int,
-    offset: int,
-    size: int,
-) -> None:
-    record = DelimitedRow(header, row)
-    problem = header_problem
-    text: Any = None
-    if error:
-        problem = ("malformed_row", error)
-    elif size > request.options.max_record_bytes:
-        problem = ("record_too_large", f"more than {request.options.max_record_bytes} bytes")
-    elif len(row) != len(header) and problem is None:
-        problem = (
-            "malformed_row",
-            f"{len(row)} fields where the header has {len(header)}; is a quote missing?",
-        )
-    elif problem is None:
-        fields = record.fields()
-        text = lookup(fields, request.fields.text)
-        if not isinstance(text, str):
-            problem = why_no_text(text, request.fields.text, header, "column")
-        elif not is_encodable(text):
-            problem = ("invalid_utf8", "bytes that are not UTF-8")
-        else:
-            name = (
-                lookup(fields, request.fields.source) if request.file.source is None else request.file.source
-            )
-            batch.texts.append(text)
-            batch.sources.append(source_name(name, UNNAMED_SOURCE))
-            batch.lines.append(line)
-            batch.offsets.append(offset)
-            if batch.records is not None:
-                batch.records.append(record)
+    def add(self, batch: RecordBatch, row: Row) -> None:
+        """Add one row."""
+        record = DelimitedRow(self.header, row.fields)
+        found = self._problem(row) or self._text(record)
+        if isinstance(found, tuple):
+            batch.rejects.append(Reject(row.line, row.offset, *found, row.num_bytes))
+            if batch.rejected_records is not None:
+                batch.rejected_records.append(record)
             return
-    assert problem is not None
-    batch.rejects.append(Reject(line, offset, *problem, size))
-    if batch.rejected_records is not None:
-        batch.rejected_records.append(record)
+        name = self.request.file.source
+        if name is None:
+            name = source_name(lookup(record.fields(), self.request.fields.source), UNNAMED_SOURCE)
+        batch.texts.append(found)
+        batch.sources.append(name)
+        batch.lines.append(row.line)
+        batch.offsets.append(row.offset)
+        if batch.records is not None:
+            batch.records.append(record)
+
+    def _problem(self, row: Row) -> tuple[str, str] | None:
+        """Reason and detail where the row itself is bad."""
+        max_bytes = self.request.options.max_record_bytes
+        if row.error:
+            return "malformed_row", row.error
+        if row.num_bytes > max_bytes:
+            return "record_too_large", f"more than {max_bytes} bytes"
+        if self.header_problem is not None:
+            return self.header_problem
+        if row.fields == self.header:
+            return "malformed_row", "the header once more"
+        if len(row.fields) != len(self.header):
+            spans = f", over {row.num_lines:,} lines" if row.num_lines > 1 else ""
+            return (
+                "malformed_row",
+                f"{len(row.fields)} fields{spans} where the header has {len(self.header)}; is a quote missing?",
+            )
+        return None
+
+    def _text(self, record: DelimitedRow) -> str | tuple[str, str]:
+        text = lookup(record.fields(), self.request.fields.text)
+        if not isinstance(text, str):
+            return why_no_text(text, self.request.fields.text, self.header, "column")
+        return text if is_encodable(text) else ("invalid_utf8", "bytes that are not UTF-8")
 
 
-def _add_loss(batch: RecordBatch, lines: _Lines, line: int, offset: int, max_bytes: int) -> None:
-    """What could not be read behind the last line taken."""
-    if lines.too_long:
-        add_reject(batch, too_large(line, offset, lines.too_long, max_bytes))
-    if lines.problem is not None:
-        problem = lines.problem
+def _add_loss(batch: RecordBatch, file: DelimitedFile, line: int, offset: int, max_bytes: int) -> None:
+    """What could not be read behind the last row taken."""
+    lost = file.lost
+    assert lost is not None
+    if lost.too_long:
+        add_reject(batch, too_large(line, offset, lost.too_long, max_bytes))
+    if (problem := lost.problem) is not None:
         add_reject(batch, Reject(line, problem.offset, problem.reason, problem.detail, problem.num_bytes))
-    lines.too_long, lines.problem = 0, None
+    file.lost = None
 
 
 def _read_csv(request: ReadRequest) -> Iterator[RecordBatch]:

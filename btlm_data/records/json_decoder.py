@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from btlm_data.records.fields import (
     MISSING,
     descend,
     from_json_string,
+    is_strings,
     joined,
     kind,
     lookup,
@@ -26,6 +28,10 @@ from btlm_data.records.stream import BOM
 # Python's parser takes up to 24 bytes of memory for one of JSON ("{},{},{},..."). Longer records are parsed by
 # msgspec alone, which looks only at the fields wanted, but also refuses NaN and lone surrogates anywhere.
 _MAX_PYTHON_BYTES = 16 * 2**20
+
+_BETWEEN_OBJECTS = re.compile(r"[ \t\r\n,\ufeff\x1e]*")  # 1e begins a record of RFC 7464
+
+_COLUMNS = "the object holds columns, not a record: field {name!r} is an array, and so are all others; write an object for each document"
 
 Problem = tuple[str, str]
 """Reason and detail."""
@@ -122,7 +128,7 @@ class RecordDecoder:
             return None, ("invalid_utf8", f"byte 0x{line[error.start]:02x} at column {error.start}")
         try:
             # int() refuses more than 4,300 digits; the fast path does not
-            value = json.loads(string, parse_int=float)
+            value = json.loads(string, parse_int=float, strict=False)
         except ValueError as error:
             return None, ("invalid_json", str(error))
         except RecursionError:
@@ -131,6 +137,8 @@ class RecordDecoder:
             return None, ("not_an_object", f"found {kind(value)}")
         text = joined(lookup(value, self._name), self._text_join)
         if not isinstance(text, str):
+            if is_strings(text) and _holds_columns(value):
+                return None, ("text_not_a_string", _COLUMNS.format(name=self._name))
             return None, why_no_text(text, self._name, list(value))
         if not text.isascii():
             try:
@@ -159,6 +167,38 @@ class RecordDecoder:
                 else:
                     return self._texts([record], steps)[0], self._names([record], steps)[0]
         return None, (problem, detail)
+
+
+def _holds_columns(value: Mapping[str, Any]) -> bool:
+    """Whether an object looks like a table: every field a list, all of one length."""
+    lengths = {len(column) if isinstance(column, list) else -1 for column in value.values()}
+    return len(value) > 1 and len(lengths) == 1 and -1 not in lengths
+
+
+def objects_in(line: bytes) -> list[tuple[int, int]]:
+    """Where the objects are, [begin, end), in a line that is not one object but several, one behind the other
+    or with commas between or behind them; empty if it is anything else.
+    """
+    if len(line) > _MAX_PYTHON_BYTES:
+        return []
+    string, parser = line.decode("utf-8"), json.JSONDecoder(parse_int=float, strict=False)
+    parts: list[tuple[int, int]] = []
+    place, byte = 0, 0
+    while True:
+        gap = _BETWEEN_OBJECTS.match(string, place)
+        assert gap is not None
+        byte += len(gap[0].encode())
+        if gap.end() == len(string):
+            return parts
+        try:
+            value, place = parser.raw_decode(string, gap.end())
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        size = len(string[gap.end() : place].encode())
+        parts.append((byte, byte + size))
+        byte += size
 
 
 def _struct(

@@ -10,7 +10,7 @@ import numpy as np
 
 from btlm_data.records.base import ReadRequest
 from btlm_data.records.batch import RecordBatch, Reject, too_large
-from btlm_data.records.json_decoder import JsonRecord, RecordDecoder
+from btlm_data.records.json_decoder import JsonRecord, RecordDecoder, objects_in
 from btlm_data.records.lines import Chunk, chunks
 from btlm_data.records.stream import BOM, ByteStream
 
@@ -120,12 +120,25 @@ class LineReader:
 def add_record(
     batch: RecordBatch, decoder: RecordDecoder, record: bytes, line: int, offset: int, max_bytes: int
 ) -> None:
-    """Add one record of JSON, as a document or a reject; a blank one is none."""
+    """Add one record of JSON, as a document or a reject; a blank one is none.
+
+    Several objects in its place (files joined without a newline between them) are several documents, and the
+    zero bytes that a disk or a download leaves where it did not finish are damage around it.
+    """
     if len(record) > max_bytes:
         add_reject(batch, too_large(line, offset, len(record), max_bytes))
-    elif record.removeprefix(BOM).strip():
+        return
+    if record[:1] == b"\0" or record[-2:].rstrip()[-1:] == b"\0":
+        zeros = len(record) - len(rest := record.strip(b"\0\r\n"))
+        detail = f"{zeros:,} zero bytes, as a disk or a download leaves them that did not finish"
+        add_reject(batch, Reject(line, offset, "corrupt_file", detail, zeros))
+        offset, record = offset + record.find(rest), rest
+    if record.removeprefix(BOM).strip():
         text, other = decoder.decode_line(record)
-        if text is None:
+        if text is None and other[0] == "invalid_json" and (parts := objects_in(record)):
+            for begin, end in parts:
+                add_record(batch, decoder, record[begin:end], line, offset + begin, max_bytes)
+        elif text is None:
             raw = JsonRecord(record, 0, len(record)) if batch.records is not None else None
             add_reject(batch, Reject(line, offset, other[0], other[1], len(record)), raw)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from typing import ClassVar
 
 from btlm_data.records.base import MAX_BATCH_RECORDS, Damage, ReadRequest
 from btlm_data.records.stream import ByteStream, open_stream
@@ -35,28 +36,33 @@ class Chunk:
     is_last: bool = False
 
 
+@dataclass(frozen=True)
 class LineBorders:
-    """Records end at newlines (byte 10)."""
+    """Records end at newlines (byte 10), or at another mark of one byte."""
 
-    overlap = 0  # bytes of a border that may stand at the end of a piece whose border is not seen yet
+    mark: bytes = b"\n"
+    overlap: ClassVar[int] = (
+        0  # bytes of a border that may stand at the end of a piece whose border is not seen yet
+    )
 
     def last(self, data: bytes, stop: int) -> int:
         """End of the last whole record in data[:stop]; 0 if there is none."""
-        return data.rfind(b"\n", 0, stop) + 1
+        return data.rfind(self.mark, 0, stop) + 1
 
     def first(self, data: bytes, start: int = 0) -> int:
         """End of the first record that ends at or behind `start`; 0 if there is none."""
-        return data.find(b"\n", start) + 1
+        return data.find(self.mark, start) + 1
 
     def ends(self, data: bytes, cut: int) -> list[int]:
         """Offset behind each record in data[:cut], of which the last may lack its border; of a few more than
         one batch holds at most.
         """
         ends: list[int] = []
-        end = data.find(b"\n", 0, cut) + 1
+        mark = self.mark
+        end = data.find(mark, 0, cut) + 1
         while end and len(ends) <= MAX_BATCH_RECORDS:
             ends.append(end)
-            end = data.find(b"\n", end, cut) + 1
+            end = data.find(mark, end, cut) + 1
         if cut and len(ends) <= MAX_BATCH_RECORDS and (not ends or ends[-1] != cut):
             ends.append(cut)
         return ends
@@ -88,6 +94,7 @@ class ParagraphBorders:
 
 Borders = LineBorders | ParagraphBorders
 LINES = LineBorders()
+OLD_MAC_LINES = LineBorders(b"\r")
 PARAGRAPHS = ParagraphBorders()
 
 

@@ -13,6 +13,7 @@ from btlm_data.records.json_lines import add_reject
 from btlm_data.records.parquet_pages import column_bounds
 from btlm_data.records.tables import RowsLost, RowsWithoutColumns, TableReader
 
+_MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 _MAX_ROWS = 65536
 _BUFFER_BYTES = 2**20  # a column is read in pieces of this many, not as a whole
 _SHARED_BYTES = 128 * 2**20  # most that the rows of one Arrow batch may take where they share their values
@@ -34,13 +35,30 @@ def read(request: ReadRequest) -> Iterator[RecordBatch]:
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             batch = request.new_batch()
             batch.final = True
-            add_reject(batch, Reject(0, 0, *problem(error), request.path.stat().st_size))
+            add_reject(batch, Reject(0, 0, *_file_problem(file, error), request.path.stat().st_size))
             yield batch
             return
         start, stop = request.stretch.start, request.stretch.stop
         groups = range(start, table.num_row_groups if stop is None else min(stop, table.num_row_groups))
         first_row = sum(table.metadata.row_group(i).num_rows for i in range(start))
         yield from reader.read(_parts(request, reader, table, file, groups), first_row)
+
+
+def _file_problem(file: BinaryIO, error: BaseException) -> tuple[str, str]:
+    """Reason and detail of a file that cannot be opened at all."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    begin = file.read(4)
+    file.seek(max(0, size - 4))
+    end = file.read(4)
+    if _ENCRYPTED in (begin, end):
+        return (
+            "corrupt_file",
+            "an encrypted Parquet file, which cannot be read; write it again without encryption",
+        )
+    if begin == _MAGIC and end != _MAGIC:
+        return "truncated_file", "the file ends before its footer, without which no row of it can be read"
+    return problem(error)
 
 
 def problem(error: BaseException) -> tuple[str, str]:
@@ -132,4 +150,4 @@ def _group_problem(group: int, lost: int, num_rows: int, error: BaseException) -
     return reason, f"row group {group}: {detail}; {lost:,} of its {num_rows:,} rows were not read"
 
 
-PARQUET = RecordFormat("parquet", (".parquet",), read, compressible=False)
+PARQUET = RecordFormat("parquet", (".parquet", ".parq", ".pq"), read, compressible=False)

@@ -19,9 +19,10 @@ from btlm_data.records.base import (
     Stretch,
 )
 from btlm_data.records.batch import RecordBatch, Reject
+from btlm_data.records.first_bytes import file_problem
 from btlm_data.records.formats import FORMATS
 from btlm_data.records.json_lines import add_reject
-from btlm_data.records.stream import file_problem, is_utf8
+from btlm_data.records.stream import is_utf8
 
 
 def read_batches(
@@ -39,7 +40,7 @@ def read_batches(
     """
     request = ReadRequest(path, file, options, stretch, batch_bytes, with_records)
     try:
-        problem = file_problem(path) if stretch.start == 0 else None
+        problem = file_problem(path, file) if stretch.start == 0 else None
         if problem is None:
             yield from FORMATS[file.format].read(request)
             return

@@ -8,16 +8,15 @@ import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import BinaryIO
 
 from btlm_data.advance import advance
 from btlm_data.errors import ConfigError
 from btlm_data.records.base import Damage, ReadRequest
 from btlm_data.records.compression import COMPRESSIONS
+from btlm_data.records.first_bytes import HEAD_BYTES, compressed_twice, compression_of, not_data
 
 PIECE_BYTES = 2**17
-_HEAD_BYTES = 64
 BOM = b"\xef\xbb\xbf"
 _UTF16 = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _UTF32 = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
@@ -104,16 +103,18 @@ def open_stream(request: ReadRequest) -> Iterator[ByteStream]:
     """
     options = request.options
     with request.path.open("rb") as raw:
-        if request.file.compression == "none":
+        compression = compression_of(raw, request.file.compression)
+        is_plain = compression == "none"
+        if is_plain:
             pieces: Iterator[bytes | Damage] = iter(lambda: raw.read(PIECE_BYTES), b"")
+        elif request.stretch.start:  # called plain and cut in ranges; the first one reads it all
+            pieces = iter(())
         else:
-            codec = COMPRESSIONS[request.file.compression]
-            pieces = codec.decompress(raw, PIECE_BYTES, options.max_window)
-        is_plain = request.file.compression == "none"
+            pieces = COMPRESSIONS[compression].decompress(raw, PIECE_BYTES, options.max_window)
         if not is_utf8(options.encoding):
             pieces, is_plain = _in_utf8(pieces, options.encoding), False
         elif is_plain:
-            head = raw.read(_HEAD_BYTES)
+            head = raw.read(HEAD_BYTES)
             raw.seek(0)
             if (damage := _wrong_encoding(head, request)) is not None:
                 pieces, is_plain = iter([damage] if request.stretch.start == 0 else []), False
@@ -124,11 +125,21 @@ def open_stream(request: ReadRequest) -> Iterator[ByteStream]:
 
 def _checked(pieces: Iterator[bytes | Damage], request: ReadRequest) -> Iterator[bytes | Damage]:
     first = next(pieces, b"")
-    if isinstance(first, bytes) and (damage := _wrong_encoding(first[:_HEAD_BYTES], request)) is not None:
+    if isinstance(first, bytes) and (damage := _not_records(first, request)) is not None:
         yield damage
         return
     yield first
     yield from pieces
+
+
+def _not_records(head: bytes, request: ReadRequest) -> Damage | None:
+    """What is wrong with all of a file that begins so when decompressed."""
+    size = request.path.stat().st_size
+    if (damage := compressed_twice(head[:HEAD_BYTES])) is not None:
+        return Damage(damage.reason, damage.detail, size)
+    if (words := not_data(head[:1024], request.file.format)) is not None:
+        return Damage("not_data", words, size)
+    return _wrong_encoding(head[:HEAD_BYTES], request)
 
 
 def _wrong_encoding(head: bytes, request: ReadRequest) -> Damage | None:
@@ -191,19 +202,3 @@ def foreign_encoding(head: bytes) -> str | None:
     if len(head) >= 8 and head[0:8:2] == b"\0\0\0\0" and b"\0" not in head[1:8:2]:
         return "utf-16-be"
     return None
-
-
-def file_problem(path: Path) -> Damage | None:
-    """What the first bytes as stored tell: a pointer of Git LFS stands where the file should be."""
-    with path.open("rb") as file:
-        head = file.read(1024)
-    if not head.startswith(b"version https://git-lfs.github.com/spec/"):
-        return None
-    size = next(
-        (line[5:] for line in head.decode("ascii", "replace").splitlines() if line[:5] == "size "), "?"
-    )
-    detail = (
-        f"a pointer of Git LFS stands in place of the file (of {size} bytes); "
-        "fetch it with `git lfs pull`, or download it again"
-    )
-    return Damage("git_lfs_pointer", detail, len(head))

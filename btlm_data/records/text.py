@@ -146,4 +146,4 @@ def _add(
         batch.records.append(TextRecord(text))
 
 
-TEXT = RecordFormat("txt", (".txt",), read)
+TEXT = RecordFormat("txt", (".txt", ".text"), read)

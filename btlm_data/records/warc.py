@@ -159,17 +159,38 @@ def _text(record: Any, max_bytes: int) -> tuple[str | None, int]:
     if record.record_type == WarcRecordType.conversion:
         data = record.reader.read(max_bytes)
         return bytes(data).decode("utf-8", "replace"), len(data)
-    record.parse_http(auto_decode="all", max_header_len=_MAX_HEADER_BYTES)
+    record, data = _answer(bytes(record.reader.read(max_bytes)), max_bytes)
     if record.http_headers is None or record.http_headers.status_code != 200:
         return None, 0
     kind = (record.http_content_type or "").split(";")[0].strip().lower()
     if kind not in _TEXT_TYPES:
         return None, 0
-    data = bytes(record.reader.read(max_bytes))
     page = bytes_to_str(data, record.http_charset or detect_encoding(data) or "utf-8")
     if kind == "text/plain":
         return page.encode("utf-8", "replace").decode("utf-8"), len(data)
     return extract_plain_text(page, main_content=True), len(data)
+
+
+def _answer(content: bytes, max_bytes: int) -> tuple[Any, bytes]:
+    """The headers and the body of an HTTP answer.
+
+    Some archives hold bodies that the crawler has unpacked already under headers that still say `gzip` or
+    `chunked`: what cannot be unpacked is taken as it is.
+    """
+    from fastwarc.warc import WarcRecord
+
+    for decoding in ("all", "none"):
+        record: Any = WarcRecord()
+        record.set_bytes_content(content)
+        record.is_http = True
+        try:
+            record.parse_http(auto_decode=decoding, max_header_len=_MAX_HEADER_BYTES)
+            return record, bytes(record.reader.read(max_bytes))
+        except BaseException as error:
+            _raise_unless_about_data(error)
+            if decoding == "none":
+                raise
+    raise AssertionError  # one of the two has returned or raised
 
 
 WARC = RecordFormat("warc", (".warc", ".wet", ".warc.wet"), _read)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from btlm_data.errors import ConfigError
 from btlm_data.recipe import yaml_file
 from btlm_data.recipe.validation import explain
+from btlm_data.sources.names import shown
 from btlm_data.splits import Split
 
 _Place = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -143,4 +144,6 @@ def suggestion(name: str, known: dict[str, Corpus]) -> str:
     meant = f"Did you mean {near[0]}? " if near else ""
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         meant = f"If it is a data set on the Hugging Face hub, write --source hf://datasets/{name}. "
+    if (slash := re.match(r"([a-z][a-z0-9+.-]+):/(?!/)", name)) is not None:
+        meant = f"A URL has two slashes: {shown(f'{slash[1]}://{name[slash.end() :]}')}. "
     return f"{meant}Registered sources are {listed}; or name a file, a folder or a URL."

@@ -74,9 +74,12 @@ def parse_url(url: str) -> Place:
     """
     match = _URL.fullmatch(url.rstrip("/"))
     if match is None:
+        rest = url.removeprefix("hf://").strip("/")
+        meant = f"hf://datasets/{rest}" if _URL.fullmatch(f"hf://datasets/{rest}") else ""
+        example = meant or "hf://datasets/DKYoon/SlimPajama-6B/data/*.parquet"
         raise ConfigError(
             f"{shown(url)!r} is no data set on the hub. The form is hf://datasets/ORG/NAME[@REVISION][/GLOB], "
-            "for example hf://datasets/DKYoon/SlimPajama-6B/data/*.parquet."
+            f"for example {shown(example)}."
         )
     revision = match["revision"]
     return Place(match["repository"], unquote(revision) if revision else None, match["path"])

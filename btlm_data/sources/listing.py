@@ -37,6 +37,7 @@ from btlm_data.splits import SPLITS, Split
 logger = logging.getLogger(__name__)
 # Reasons that need no word on the screen: no one takes such files for the corpus.
 _QUIET = ("hidden", "description")
+_EMPTY = "empty file"
 
 
 def list_files(settings: SourceSettings, run: Run) -> Listing:
@@ -55,7 +56,9 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
         try:
             listing = _list_place(settings.name, _Wanted(splits=settings.splits), settings, run)
         except InputError as error:
-            if not is_local(settings.name) or path_of(settings.name).exists() or settings.name.count("/") > 1:
+            if not is_local(settings.name) or path_of(settings.name).exists():
+                raise
+            if settings.name.count("/") > 1 and ":/" not in settings.name:  # plainly a path
                 raise
             raise InputError(f"{error}\n{corpora.suggestion(settings.name, known)}") from None
     listing = _select(settings, listing)
@@ -124,6 +127,8 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
     else:
         names, skipped = choose(entries, found.glob, wanted.all_globs)
         skipped += found.left_out
+        skipped += [(_EMPTY, name) for name in names if entries[name].size == 0]
+        names = [name for name in names if entries[name].size]
     left_out = count_left_out(
         (reason, shown(name)) for reason, name in sorted(skipped, key=lambda item: item[1])
     )
@@ -136,6 +141,7 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
         raise kind(
             f"No corpus file {where}; found {there}. Name a file, a folder or a pattern with {readable()}."
         )
+    _refuse_idle_rules(wanted.splits, names, url)
     files = []
     by_layout = wanted.globs is None and is_layout(names)
     for name, placed in wanted.place(names).items():
@@ -165,6 +171,17 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
     if by_layout:
         provenance["layout"] = "RedPajama-1T"
     return Listing(tuple(files), provenance, left_out=left_out, secrets=found.secrets)
+
+
+def _refuse_idle_rules(rules: Mapping[Split, Sequence[str]], names: Sequence[str], url: str) -> None:
+    """A misspelt pattern of source.splits would train on what was to be held out. Raises ConfigError."""
+    for split, patterns in rules.items():
+        for pattern in patterns:
+            if not any(map(matcher(pattern), names)):
+                raise ConfigError(
+                    f"The pattern {shown(pattern)!r} for {split} (--split-rule, source.splits) matches no file of "
+                    f"{shown(without_secrets(url))}. Patterns are relative to it; it has for example {shown(names[0])}."
+                )
 
 
 def _list_corpus(settings: SourceSettings, run: Run, corpus: Corpus) -> Listing:
@@ -284,6 +301,20 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
             "is" if number == 1 else "are",
             "; ".join(one.words() for one in loud[:8]),
         )
+    if any(
+        name.split("/")[-2:-1] == ["_delta_log"] or name == "_delta_log/"
+        for one in listing.left_out
+        for name in one.names
+    ):
+        logger.warning(
+            "The source is a Delta table, and its Parquet files are read as they lie: rows that were changed or deleted "
+            "later are read too. Write its present version into a folder of its own to avoid that."
+        )
+    for twins in _same_files(listing):
+        logger.warning(
+            "%s are the same file (a link), and both are read. Remove the link, or name a pattern without it.",
+            " and ".join(map(shown, twins)),
+        )
     for twins in _twins(listing):
         logger.warning(
             "%s look like the same file stored twice; both are read. Remove one, or name a pattern for the other.",
@@ -295,6 +326,15 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
         for rule in rules:
             if split != "train" or "named alone" in rule.reason:
                 logger.info("Files of the split %s: %s", split, rule.words())
+
+
+def _same_files(listing: Listing) -> list[list[str]]:
+    """The first few names of local files that lead to the same file; empty ones cannot be listed."""
+    by_stamp: dict[str, list[str]] = {}
+    for file in listing.files:
+        if file.stamp is not None:
+            by_stamp.setdefault(file.stamp, []).append(file.name)
+    return [names for names in by_stamp.values() if len(names) > 1][:3]
 
 
 def _twins(listing: Listing) -> list[list[str]]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
+from btlm_data.records.compression import COMPRESSIONS
 from btlm_data.records.formats import classify
 from btlm_data.sources.globs import matcher, select
 from btlm_data.sources.names import shown
 
 _DESCRIPTION = "description of the data"
+_UNFINISHED_DOWNLOAD = "unfinished download"
+_ARCHIVE = re.compile(r"\.(?:zip|tar|tgz|tar\.[a-z0-9]+|7z|rar)$")
 _UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".incomplete", ".aria2", ".download")
 # What lies beside data and describes it, by the name without its ending.
 _PAPERS = r"""
     readme licen[cs]es? copying copyright notices? authors contributors contributing acknowledge?ments?
     citation changelog changes code_of_conduct requirements robots checksums (?:md5|sha1|sha256|sha512)(?:sums?)?
-    (?:dataset|data|model)_?card
+    (?:dataset|data|model)_?card urls? (?:file|path|url)_?(?:list|names?)s? filelist merges
 """
 _RECORDS = r"""
-    about config croissant dataset_dict dataset_infos? features generation_config index manifest meta metadata
-    package package-lock schema special_tokens_map state stats statistics summary tokenizer tokenizer_config
-    version vocab
+    about added_tokens config croissant dataset_dict dataset_infos? dataset-metadata features generation_config
+    index manifest meta metadata package package-lock preprocessor_config schema special_tokens_map state stats
+    statistics summary tokenizer tokenizer_config version vocab
 """
 _LANGUAGE = r"(?:[-_.][a-z]{2}(?:[-_][a-z]{2})?)?"  # README.de.md, LICENSE-en.txt
 _PAPER = re.compile(rf"(?:{'|'.join(_PAPERS.split())}){_LANGUAGE}")
@@ -38,12 +42,12 @@ def ignored(part: str, *, is_folder: bool) -> str | None:
     """
     if part.startswith("."):
         return "hidden (name begins with a dot)"
-    if part.startswith("_"):
-        return "bookkeeping of Spark and the like (name begins with _)"
     if part == "__MACOSX":
         return "bookkeeping of an archiver"
+    if part.startswith("_"):
+        return "bookkeeping of Spark and the like (name begins with _)"
     if not is_folder and part.lower().endswith(_UNFINISHED):
-        return "unfinished download"
+        return _UNFINISHED_DOWNLOAD
     return None
 
 
@@ -64,12 +68,10 @@ def choose(
         candidates, folders = select(names, glob)
         left_out += [("folder that the pattern matches beside files", f"{name}/") for name in folders]
     data: list[str] = []
+    candidates = set(candidates)
+    has_documents = any(f"/{name}".find("/documents/") >= 0 for name in candidates)
     for name in sorted(candidates):
-        *folders, last = name.split("/")
-        reason = next((why for part in folders if (why := ignored(part, is_folder=True))), None)
-        reason = reason or ignored(last, is_folder=False)
-        if reason is None and classify(last) is None:
-            reason = _DESCRIPTION if _is_description(last) else f"unknown ending {_ending(last)}"
+        reason = _why_not(name, candidates, has_documents=has_documents)
         if reason is None:
             data.append(name)
         else:
@@ -77,6 +79,25 @@ def choose(
     if wanted is not None:
         return data, left_out
     return _without_descriptions(data, left_out)
+
+
+def _why_not(name: str, names: AbstractSet[str], *, has_documents: bool) -> str | None:
+    """Why a file is no part of the corpus, judging by its own name and those beside it."""
+    *folders, last = name.split("/")
+    reason = next((why for part in folders if (why := ignored(part, is_folder=True))), None)
+    reason = reason or ignored(last, is_folder=False)
+    if reason is None and f"{name}.aria2" in names:  # aria2 keeps its notes there while it downloads
+        reason = _UNFINISHED_DOWNLOAD
+    if reason is None and has_documents and "attributes" in folders and "documents" not in folders:
+        reason = "attributes of documents (dolma's layout)"
+    if reason is None and classify(last) is None:
+        if _is_description(last):
+            reason = _DESCRIPTION
+        elif _ARCHIVE.search(last.lower()) is not None:
+            reason = "archive; unpack it first:"
+        else:
+            reason = f"unknown ending {_ending(last)}"
+    return reason
 
 
 def _without_descriptions(
@@ -130,6 +151,10 @@ def _is_description(name: str) -> bool:
 
 
 def _ending(name: str) -> str:
-    """The ending of a file name as a reason names it: `.bz2`, or `(none)`."""
-    ending = name.rpartition(".")[2]
-    return shown(f".{ending.lower()}") if 0 < len(ending) < len(name) - 1 and len(ending) <= 20 else "(none)"
+    """The ending of a file name as a reason names it: `.pdf`, `.arc.gz`, or `(none)`."""
+    stem, _, ending = name.lower().rpartition(".")
+    if not stem or not 0 < len(ending) <= 20:
+        return "(none)"
+    packed = any(f".{ending}" in codec.endings for codec in COMPRESSIONS.values())
+    inner = stem.rpartition(".")[2] if packed and "." in stem else ""
+    return shown(f".{inner}.{ending}" if 0 < len(inner) <= 20 else f".{ending}")

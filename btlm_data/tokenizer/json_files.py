@@ -59,6 +59,7 @@ def decode(data: bytes, path: Path, kind: type[T] | Any) -> T:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"The tokenizer file {path} is not valid JSON: {error}. Download it again: it may be cut short."
+            f"The tokenizer file {path} is not valid JSON: {error}. Name the tokenizer.json of a Hugging Face "
+            "tokenizer (a sentencepiece .model has to be converted); if it is one, download it again."
         ) from None
     return value

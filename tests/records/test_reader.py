@@ -222,7 +222,7 @@ def test_a_text_field_above_the_source_field_is_still_read(tmp_path: Path) -> No
     [
         (b'{"text": "caf\xe9"}', "invalid_utf8", "byte 0xe9 at column 13"),
         (b'{"text": "\\ud83d!"}', "lone_surrogate", "\\ud83d at character 0"),
-        (b'{"text": "x', "invalid_json", "Invalid control character at: line 1 column 12"),
+        (b'{"text": "x', "invalid_json", "Unterminated string starting at: line 1 column 10"),
         (b"[" * 100_000, "invalid_json", "nested too deeply"),
         (b"[]", "not_an_object", "found an array"),
         (b'{"body": "x", "id": 1}', "missing_text", "no field 'text'; found 'body', 'id'"),
@@ -327,9 +327,30 @@ def test_an_empty_file_has_no_record(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt.gz", "a.txt.zst"])
 def test_what_is_not_what_its_name_says_is_one_reject(tmp_path: Path, name: str) -> None:
-    path, file = write(tmp_path, b'{"text": "plain"}\n', name)
+    path, file = write(tmp_path, b"\x01\x02 neither text nor packed", name)
     (reject,) = rejects(read(path, file, Fields()))
     assert reject.reason in ("corrupt_file", "truncated_file")
+
+
+@pytest.mark.parametrize("packing", ["none", "gzip", "zstd", "bzip2", "xz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt", "a.txt.bz2", "a.json.xz"])
+def test_a_file_is_read_as_what_it_is(tmp_path: Path, name: str, packing: str) -> None:
+    data = b'{"text": "plain"}\n' * 3
+    path, file = write(tmp_path, compress(data, packing), name)
+    texts = ["plain"] * 3 if file.format != "txt" else [data.decode()]
+    for batch_bytes in (1, 2**20):
+        found = list(read(path, file, Fields(), batch_bytes=batch_bytes))
+        assert [text for block in found for text in block.texts] == texts
+        assert rejects(iter(found)) == []
+
+
+def test_a_packed_file_that_is_called_plain_is_read_once_when_cut_in_ranges(tmp_path: Path) -> None:
+    path, file = write(tmp_path, gzip.compress(b'{"text": "plain"}\n' * 3), "a.jsonl")
+    size = path.stat().st_size
+    found = [
+        list(read(path, file, Fields(), start, stop)) for start, stop in ((0, size // 2), (size // 2, None))
+    ]
+    assert [[text for block in blocks for text in block.texts] for blocks in found] == [["plain"] * 3, []]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt"])
@@ -583,7 +604,8 @@ def test_flipped_and_cut_parquet_never_raises(tmp_path: Path) -> None:
         blocks = list(read(path, file, Fields(), batch_bytes=1000))
         damaged += any(r.reason == "corrupt_file" for r in rejects(iter(blocks)))
         path.write_bytes(stored[:position])
-        assert [r.reason for r in rejects(read(path, file, Fields()))] == ["corrupt_file"]
+        reason = "corrupt_file" if position < 4 else "truncated_file"
+        assert [r.reason for r in rejects(read(path, file, Fields()))] == [reason]
     assert damaged > 0
 
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+_BETWEEN = " \t\r\n,\ufeff\x1e"
+
 
 @dataclass(frozen=True)
 class Document:
@@ -41,9 +43,40 @@ def read(
         size = len(line) + (number < len(lines) - 1)
         if size > max_bytes:
             found.append(Bad(number, offset, "record_too_large", size))
-        elif (record := line.removeprefix(b"\xef\xbb\xbf")).strip():
-            found.append(_record(record, number, offset, size, text_field, source_field))
+        elif line[:1] == b"\0" or line.rstrip()[-1:] == b"\0":
+            rest = line.strip(b"\0\r\n")
+            found.append(Bad(number, offset, "corrupt_file", size - len(rest)))
+            found += _records(rest, number, offset + line.find(rest), len(rest), text_field, source_field)
+        else:
+            found += _records(line, number, offset, size, text_field, source_field)
         offset += size
+    return found
+
+
+def _records(
+    line: bytes, number: int, offset: int, size: int, text_field: str, source_field: str
+) -> list[Document | Bad]:
+    """What is in a line: a record, or nothing, or several objects."""
+    record = line.removeprefix(b"\xef\xbb\xbf")
+    if not record.strip():
+        return []
+    one = _record(record, number, offset, size, text_field, source_field)
+    if not isinstance(one, Bad) or one.reason != "invalid_json":
+        return [one]
+    found: list[Document | Bad] = []
+    text = line.decode()
+    rest = text.lstrip(_BETWEEN)
+    while rest:
+        begin = len(text[: len(text) - len(rest)].encode())
+        try:
+            value, end = json.JSONDecoder(strict=False).raw_decode(rest)
+        except ValueError:
+            return [one]
+        if not isinstance(value, dict):
+            return [one]
+        part = rest[:end].encode()
+        found.append(_record(part, number, offset + begin, len(part), text_field, source_field))
+        rest = rest[end:].lstrip(_BETWEEN)
     return found
 
 
@@ -51,7 +84,7 @@ def _record(
     line: bytes, number: int, offset: int, size: int, text_field: str, source_field: str
 ) -> Document | Bad:
     try:
-        value: Any = json.loads(line.decode())
+        value: Any = json.loads(line.decode(), strict=False)
     except UnicodeDecodeError:
         return Bad(number, offset, "invalid_utf8", size)
     except ValueError:

@@ -41,4 +41,4 @@ def _decompress(file: BinaryIO, piece_bytes: int, max_window: int) -> Iterator[b
     return decompress(_CODEC, file, piece_bytes, max_window)
 
 
-BZIP2 = Compression("bzip2", (".bz2",), _decompress)
+BZIP2 = Compression("bzip2", (".bz2",), _is_start, _decompress)

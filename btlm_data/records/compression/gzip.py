@@ -115,4 +115,4 @@ def _decompress(file: BinaryIO, piece_bytes: int, max_window: int) -> Iterator[b
     return decompress(_CODEC, file, piece_bytes, max_window)
 
 
-GZIP = Compression("gzip", (".gz", ".gzip"), _decompress)
+GZIP = Compression("gzip", (".gz", ".gzip"), _is_start, _decompress)

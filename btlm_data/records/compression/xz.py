@@ -45,4 +45,4 @@ def _decompress(file: BinaryIO, piece_bytes: int, max_window: int) -> Iterator[b
     return decompress(_CODEC, file, piece_bytes, max_window)
 
 
-XZ = Compression("xz", (".xz",), _decompress)
+XZ = Compression("xz", (".xz",), _is_start, _decompress)

@@ -101,6 +101,12 @@ def _frame(
             piece = decompressor.decompress(data[block.start : block.end])
         except zstandard.ZstdError as error:
             reason = str(error).split(": ")[-1]
+            if "ictionary" in reason:
+                detail = (
+                    f"the zstd frame at byte {frame.start} was compressed with a dictionary, which is not in the file; "
+                    "decompress it with `zstd -d -D DICTIONARY`"
+                )
+                return skip, Damage("corrupt_file", detail, frame.end - frame.start), frame.end
             if "memory" in reason or "window" in reason:
                 detail = f"the zstd frame at byte {frame.start} asks for a window above 2 GiB"
                 return skip, Damage("window_too_large", detail, frame.end - frame.start), frame.end
@@ -145,4 +151,8 @@ def _next_frame(data: mmap.mmap, frame: Frame, position: int) -> int:
     return len(data) if found < 0 else found
 
 
-ZSTD = Compression("zstd", (".zst", ".zstd"), _decompress)
+def _is_start(data: bytes) -> bool:
+    return data[:4] == zstd_frames.MAGIC or zstd_frames.is_skippable(data[:4])
+
+
+ZSTD = Compression("zstd", (".zst", ".zstd"), _is_start, _decompress)

@@ -58,7 +58,7 @@ def walk(data: mmap.mmap | bytes, position: int = 0) -> Iterator[Frame | Garbage
     size = len(data)
     while position < size:
         magic = data[position : position + 4]
-        if magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F:
+        if is_skippable(magic):
             end = position + 8 + int.from_bytes(data[position + 4 : position + 8], "little")
             if end > size:
                 yield Frame(position, size, 0, is_cut=True)
@@ -75,6 +75,11 @@ def walk(data: mmap.mmap | bytes, position: int = 0) -> Iterator[Frame | Garbage
             end = size if end < 0 else end
             yield Garbage(position, end)
         position = end
+
+
+def is_skippable(magic: bytes) -> bool:
+    """Whether a skippable frame begins with these four bytes."""
+    return magic[1:] == b"\x2a\x4d\x18" and 0x50 <= magic[0] <= 0x5F
 
 
 def read_frame(data: mmap.mmap | bytes, start: int) -> Frame:
