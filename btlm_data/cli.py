@@ -20,7 +20,7 @@ from btlm_data.errors import ConfigError, InputError, Interrupted, install_comma
 from btlm_data.splits import SPLITS
 
 if TYPE_CHECKING:
-    from btlm_data.recipe.models import Recipe
+    from btlm_data.recipe.models import Recipe, Run
 
 
 logger = logging.getLogger(__name__)
@@ -197,10 +197,23 @@ def _prepare(
 
     path = _find_recipe(recipe_name) if recipe_name is not None else None
     recipe = load(path, overrides(options, assignments), trust=trust)
+    _check_memory(recipe.run)
     if plan:
         _plan(recipe, as_json)
     else:
         _execute(recipe, as_json)
+
+
+def _check_memory(run: Run) -> None:
+    """Raise ConfigError where --memory is less than the processes of the run take."""
+    if run.engine != "local" or run.memory is None or run.memory >= run.least_memory:
+        return
+    fewer = run.model_copy(update={"workers": 1}).least_memory
+    or_fewer = f", or --workers 1 and at least {fewer // 10**6:,} MB" if run.workers > 1 else ""
+    raise ConfigError(
+        f"--memory (run.memory): {run.memory:,} bytes are less than a run with {run.workers} "
+        f"worker{'s' * (run.workers > 1)} takes. Give --memory {run.least_memory // 10**6}MB or more{or_fewer}."
+    )
 
 
 def _load_kernels() -> None:

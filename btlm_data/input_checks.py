@@ -18,6 +18,8 @@ from btlm_data.stages.block_writer import UNREADABLE
 from btlm_data.task import Counts
 
 SHOWN = 3
+_NAME_BYTES = 16_000  # of the counts of one source name in all stages, measured with 10,000 names
+_FEW_NAMES = 5_000  # no more than other data of a run
 FEW = 10  # so many bad records, and no more than half of all, are bad records and no wrong setting
 
 
@@ -118,6 +120,21 @@ def _fields_in_words(description: Description, file: SourceFile, tried: str) -> 
     if candidates := description.text_candidates(tried):
         lines.append(f"If the text is in {candidates[0]!r}, rerun with --text-field {candidates[0]}.")
     return lines
+
+
+def check_memory_of_names(inputs: Inputs, acquired: Counts) -> None:
+    """Raise SafetyStop if the accounts of so many source names take more than the --memory given."""
+    run = inputs.run
+    names = {source for (_, source, cell) in acquired.cells if cell == "in"}
+    needed = run.least_memory + len(names) * _NAME_BYTES
+    if run.memory is None or needed <= max(run.memory, run.least_memory + _FEW_NAMES * _NAME_BYTES):
+        return
+    example = json.dumps(min(names), ensure_ascii=False)
+    raise SafetyStop(
+        f"The field {inputs.options.fields.source!r} names {len(names):,} sources, for example {example}; the accounts of so "
+        f"many take {needed / 1e9:.1f} GB together with the rest, more than --memory. If the field is no name of a source, "
+        f"name another with --source-field; else rerun with --memory {-(-needed // 10**8) / 10:.1f}GB."
+    )
 
 
 def check_source_names(inputs: Inputs, acquired: Counts) -> None:

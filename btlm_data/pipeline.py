@@ -269,6 +269,7 @@ def _clean(p: Preparation) -> None:
     input_checks.check_rejected(
         p.inputs, p.counts["acquire"], _rejected(p), f"{p.runner.stores.work.shown}/rejects.jsonl"
     )
+    input_checks.check_memory_of_names(p.inputs, p.counts["acquire"])
     input_checks.check_source_names(p.inputs, p.counts["acquire"])
     if ordinal == 0:
         words = _nothing_left(p.counts, p.inputs.listing.files, p.runner.stores.work.shown)

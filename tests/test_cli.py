@@ -53,6 +53,11 @@ def test_the_written_docs_are_the_programs_own_words() -> None:
         (["prepare", "--source", "sample", "--set", "clean.minchars=3"], 2, "Did you mean clean.min_chars?"),
         (["prepare", "--source", "sample", "--set", "nonsense"], 2, "is not KEY=VALUE"),
         (["prepare", "--source", "sample", "--memory", "lots"], 2, "'lots' is not a size"),
+        (
+            ["prepare", "--source", "sample", "--memory", "100MB", "--workers", "2"],
+            2,
+            "Give --memory 1050MB or more, or --workers 1 and at least 600 MB",
+        ),
         (["prepare", "--source", "/nowhere/at/all"], 3, "does not exist"),
         (["prepare", "--source", "sample", "--tokenizer", "/nowhere/tokenizer.json"], 2, "tokenizer"),
         (["run", "nowhere.yaml"], 2, "There is no recipe nowhere.yaml"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from btlm_data import pipeline
+from btlm_data import input_checks, pipeline
 from btlm_data.errors import ConfigError, SafetyStop
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
@@ -112,3 +112,15 @@ def test_a_source_inside_the_output_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "out/corpus/a.jsonl", [{"text": "document " * 9}])
     with pytest.raises(ConfigError, match=r"lies inside .*a folder that this run writes to"):
         run(source, tmp_path / "out")
+
+
+def test_so_many_source_names_that_memory_cannot_be_kept_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_checks, "_FEW_NAMES", 5)
+    records = [{"text": f"document {i}", "meta": {"redpajama_set_name": f"https://{i}"}} for i in range(20)]
+    source = write(tmp_path / "a.jsonl", records)
+    with pytest.raises(SafetyStop, match=r"names 20 sources, for example \"https://0\".*--memory 0\.7GB"):
+        run(source, tmp_path / "out", run__memory="600MB")
+    assert run(source, tmp_path / "out", run__memory="700MB").complete
+    assert run(source, tmp_path / "other").complete

@@ -149,7 +149,10 @@ def test_splits_as_anywhere_else(folder: Path, listed: Listed) -> None:
         "folder name begins with `eval`",
         "file name begins with `val`",
     ]
-    said = {"name": str(folder), "splits": {"test": ["dev/*"], "validation": ["none"]}}
+    said = {"name": str(folder), "splits": {"test": ["dev/*"], "validation": ["v*.jsonl", "none"]}}
+    with pytest.raises(ConfigError, match="'none' for validation"):
+        listed(said)
+    said = {"name": str(folder), "splits": {"test": ["dev/*"]}}
     assert {file.name: file.split for file in listed(said).files if file.split != "train"} == {
         "dev/d.jsonl": "test"
     }
