@@ -36,7 +36,7 @@ def claim(store: Store) -> None:
     if store.size(MARK) is not None:
         try:
             version = json.loads(store.read(MARK))["format_version"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             version = None
         if version != FORMAT_VERSION:
             raise OutputError(

@@ -116,7 +116,7 @@ def read_board(store: Store) -> Board | None:
         value = json.loads(present[0])
         jobs = value.get("jobs")
         return Board(str(value["state"]), tuple(jobs) if jobs else None)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.formats.guarded import require_regular
+from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.queries import Query
 
@@ -95,7 +95,7 @@ def rejected(root: Path, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]
         return []
     require_regular(path)
     found = []
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         for line in file:
             record = json.loads(line)
             numbers = [

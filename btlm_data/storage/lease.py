@@ -159,6 +159,6 @@ def _encode(state: dict[str, Any]) -> bytes:
 def _decode(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data[:4096])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -26,12 +26,18 @@ MINE = "somebody else's\n"
 
 
 class Probe(NamedTuple):
-    """One attack. slow: takes processes of its own or seconds; only in the whole run."""
+    """One attack. number: of its value among those of one function. slow: takes processes of its own, or seconds."""
 
     group: str
     name: str
     attack: Callable[[Bench], None]
+    number: int
     slow: bool
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is made in the tests, and not only in the whole run: the first value of what takes no seconds."""
+        return self.number == 0 and not self.slow
 
 
 PROBES: list[Probe] = []
@@ -45,11 +51,11 @@ def probe(
     def register(function: Callable[..., None]) -> Callable[..., None]:
         name = function.__name__.replace("_", " ")
         if not values:
-            PROBES.append(Probe(group, name, function, slow))
-        for value in values:
+            PROBES.append(Probe(group, name, function, 0, slow))
+        for number, value in enumerate(values):
             attack = functools.partial(_with_value, function, value)
             label = value.__name__ if callable(value) else str(value)
-            PROBES.append(Probe(group, f"{name}: {label[:60]!r}", attack, slow))
+            PROBES.append(Probe(group, f"{name}: {label[:60]!r}", attack, number, slow))
         return function
 
     return register

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import socket
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from tests.attacks.bench import EVIL, Bench, probe
+from tests.attacks.bench import EVIL, Bench, probe, rename_in_manifest
 
 GROUP = "hostile files"
 MB = 2**20
@@ -292,3 +293,32 @@ def a_small_limit_of_memory(bench: Bench) -> None:
                 done.stderr[-300:],
             )
             assert b"Traceback" not in done.stderr, (kilobytes, arguments, done.stderr[-600:])
+
+
+@probe(
+    GROUP, "[" * 4096, "", "null", "\0" * 100, '{"a":' * 800, '{"expires": "x", "pid": "y"}', EVIL, slow=True
+)
+def a_record_of_a_run(bench: Bench, text: str) -> None:
+    """Leases, marks and the mark of the work folder, as a disk or a stranger left them."""
+    bench.write("src/a.jsonl", GOOD * 3)
+    for name in ("out/preparing.lease", "work/run.lease", "work/work-folder.json", "out/preparing.json", "out/dataset.json",
+                 "text/text.json", "work/blocks.json"):  # fmt: skip
+        for folder in ("out", "work", "text"):
+            shutil.rmtree(bench.root / folder, ignore_errors=True)
+        bench.write(name, text)
+        ended = bench.prepare("src", "out", "--dedupe", "none", "--work-dir", bench.root / "work", "--emit-text",
+                              bench.root / "text", code=None)  # fmt: skip
+        assert ended.code in (0, 4), (name, ended.words)
+
+
+@probe(GROUP, "[" * 50_000, "{}", "null", '{"file": 5, "offset": [], "line": "x"}', EVIL, '{"reason": 1}')
+def lines_of_a_received_dataset(bench: Bench, line: str) -> None:
+    root = bench.dataset()
+    for name in ("rejects.jsonl", "examples.jsonl"):
+        path = root / name
+        path.write_text(f"{line}\n" * 3, encoding="utf-8")
+        rename_in_manifest(root, path)
+    bench.run("inspect", root, "--full")
+    assert bench.failing_checks(root)
+    bench.run("trace", root, "--file", "train/a.jsonl", "--line", "100")
+    bench.run("trace", root, "--id", "train/a.jsonl#5", "--json")

@@ -18,7 +18,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "one",
     [
-        pytest.param(one, marks=pytest.mark.stress if one.slow else (), id=f"{one.group}: {one.name}")
+        pytest.param(one, marks=() if one.is_quick else pytest.mark.stress, id=f"{one.group}: {one.name}")
         for one in PROBES
     ],
 )
