@@ -153,6 +153,8 @@ def check_source_names(inputs: Inputs, acquired: Counts) -> None:
         ("source.exclude_sources (--exclude-source)", () if by_place else settings.source.exclude_sources),
         ("mix (--mix)", tuple(settings.mix)),
         ("dedupe.source_priority (--source-priority)", settings.dedupe.source_priority),
+        ("dedupe.expected_removed", tuple(settings.dedupe.expected_removed)),
+        ("run.accept_removal_of (--accept-removal-of)", inputs.run.accept_removal_of),
     ]
     for key, wanted in used:
         for name in wanted:

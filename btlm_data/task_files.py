@@ -134,6 +134,11 @@ def write_list(store: Store, name: str, artifacts: Sequence[Artifact]) -> Artifa
     return Artifact(name, len(data), digest.checksum(data))
 
 
+def read_list(store: Store, artifact: Artifact) -> list[Artifact]:
+    """Inverse of write_list, outside of a task."""
+    return [Artifact(*row) for row in json.loads(store.read(artifact.name))]
+
+
 class _Kept:
     """A few values by key, the least recently used dropped first. Keys are content, so that no value can be stale."""
 

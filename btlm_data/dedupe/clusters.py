@@ -22,7 +22,6 @@ import numpy.typing as npt
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.dedupe.cluster_table import ClusterRows
-from btlm_data.errors import SafetyStop
 from btlm_data.fates import Fate
 from btlm_data.formats.columns import Columns
 from btlm_data.kernels import buckets
@@ -135,6 +134,8 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
     removals = Removals()
     largest = _largest(clusters, flags)
     shown: dict[int, dict[str, Any]] = {}
+    in_clusters: dict[int, dict[str, int]] = {ordinal: {} for ordinal, _ in largest}
+    documents: dict[str, int] = {}
     num_clustered = 0
     with files.create(TABLE) as creating, ClusterRows(creating.file) as rows:
         for block in blocks:
@@ -178,6 +179,13 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
                         "offset": int(docs["offset"][row]),
                         "bytes": int(num_bytes[row]),
                     }
+                if block.split == "train":
+                    _count_in_cluster(in_clusters[ordinal], clusters[here] == ordinal, docs, block_fates)
+            if block.split == "train":
+                for source, amount in zip(
+                    sources, np.bincount(docs["source"], minlength=len(sources)), strict=True
+                ):
+                    documents[source] = documents.get(source, 0) + int(amount)
             advance(block.num_documents)
     files.write_columns(CLUSTERS, {"cluster": clusters})
     files.write_columns(FATES, {"fate": fate})
@@ -186,9 +194,27 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
     counts.extra["summary"] = {
         "clusters": int(np.count_nonzero(flags & _SEVERAL)),
         "documents_in_clusters": num_clustered,
-        "largest_clusters": [shown[ordinal] for ordinal, _ in largest],
+        "largest_clusters": [
+            shown[ordinal]
+            | {
+                "removed": {
+                    name: [gone, documents[name]] for name, gone in sorted(in_clusters[ordinal].items())
+                }
+            }
+            for ordinal, _ in largest
+        ],
     }
     return counts
+
+
+def _count_in_cluster(
+    gone: dict[str, int], is_member: npt.NDArray[np.bool_], docs: Columns, fate: UInt8Array
+) -> None:
+    """Add a block's documents of one component that go, by source."""
+    codes = docs["source"][is_member & (fate != _KEPT)]
+    for code, amount in zip(*np.unique(codes, return_counts=True), strict=True):
+        name = docs.meta["sources"][int(code)]
+        gone[name] = gone.get(name, 0) + int(amount)
 
 
 @dataclass
@@ -219,27 +245,6 @@ def texts_that_stay(components: Columns, fates: Columns) -> npt.NDArray[np.bool_
     is_first = roots == np.arange(len(roots), dtype=np.uint32)
     kept: npt.NDArray[np.bool_] = is_first & (fates["fate"][components["best"][roots]] == _KEPT)
     return kept
-
-
-def check_safety(counts: Counts, max_removed: float, accept: bool, table: str) -> None:
-    """Raise SafetyStop if train loses more than `max_removed` of a source's bytes and that was not accepted.
-
-    table: where the clusters are listed, for the message.
-    """
-    if accept:
-        return
-    for source, (gone, total) in sorted(counts.extra["removed"].items()):
-        if gone > max_removed * total:
-            shown = "\n".join(
-                f"  {cluster['documents']:,} documents like the one of {cluster['bytes']:,} bytes at offset "
-                f"{cluster['offset']} of {cluster['file']} ({cluster['source']})"
-                for cluster in counts.extra["summary"]["largest_clusters"]
-            )
-            raise SafetyStop(
-                f"Deduplication would remove {gone / total:.1%} of the bytes of {source}, more than "
-                f"dedupe.max_removed = {max_removed:.0%}. The largest clusters, all listed in {table}:\n{shown}\n"
-                "Look at them; if they are right, rerun the same command with --accept-removal."
-            )
 
 
 def _count(

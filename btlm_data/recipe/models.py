@@ -69,6 +69,7 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=2**60)]
 Number = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 FieldName = Annotated[str, Field(min_length=1, max_length=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
 
 
@@ -249,7 +250,19 @@ class DedupeSettings(_Settings):
         True, description="remove train documents that are (near-)duplicates of validation or test documents"
     )
     max_removed: float = Field(
-        0.8, gt=0, le=1, description="stop when more than this share of a source's bytes would be removed"
+        0.5, gt=0, le=1, description="stop when more than this share of a source's bytes would be removed"
+    )
+    expected_removed: dict[Name, tuple[Share, Share]] = Field(
+        default_factory=dict,
+        max_length=100_000,
+        description="for sources by name, the least and the most of their bytes that may be removed, for example "
+        "`{web: [0.3, 0.6]}`; stop outside of it. Takes the place of max_removed there",
+    )
+    max_component: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="stop when one component would take more than this share of a source's documents (and more than 1,000)",
     )
     index: Name | None = Field(
         None, description="folder of an index of earlier runs: drop what matches it, add what is new"
@@ -463,7 +476,10 @@ class Run(_Settings):
         description="for ray: address of the cluster. Default: RAY_ADDRESS, or one started on this machine",
     )
     strict: bool = Field(False, description="the first record that cannot be read ends the run with an error")
-    accept_removal: bool = Field(False, description="continue although dedupe.max_removed is exceeded")
+    accept_removal: bool = Field(False, description="continue whatever deduplication would remove")
+    accept_removal_of: tuple[Name, ...] = Field(
+        (), max_length=100_000, description="continue whatever deduplication would remove of these sources"
+    )
     allow_missing_source: bool = Field(
         False, description="accept source names in settings that no document has"
     )

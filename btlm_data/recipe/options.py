@@ -86,6 +86,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--dedupe-index", "dedupe.index", "DIR"),
         Flag("--max-removed", "dedupe.max_removed", "SHARE"),
         Flag("--accept-removal", "run.accept_removal"),
+        Flag("--accept-removal-of", "run.accept_removal_of", "NAME"),
     ),
     "Validation and test": (
         Flag("--holdout", "holdout.fraction", "SHARE"),

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btlm_data.blocks import Block
-from btlm_data.dedupe.clusters import check_safety, texts_that_stay
+from btlm_data.dedupe import gates
+from btlm_data.dedupe.clusters import texts_that_stay
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.removals import Evidence
 from btlm_data.dedupe.removals import run as run_removals
@@ -28,6 +29,7 @@ from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import DedupeSettings, Run
 from btlm_data.task import Artifact, Counts
+from btlm_data.task_files import read_list
 
 MAX_DOCUMENTS = 2**32 - 1
 
@@ -88,7 +90,9 @@ def run(
             [b.split, b.num_documents, b.docs.checksum, b.sketch.checksum if b.sketch else None]
             for b in blocks
         ],
-        dedupe.model_dump(mode="json", exclude={"max_removed", "index"}),
+        dedupe.model_dump(
+            mode="json", exclude={"max_removed", "max_component", "expected_removed", "preset", "index"}
+        ),
         index.reader.lineage if index is not None else None,
     )
     steps = Steps(blocks, table, settings, lineage, keeps_keys=index is not None and not index.is_added)
@@ -116,11 +120,13 @@ def run(
             compared.compared if settings.by_text else (),
         ),
     )
-    check_safety(
-        result.counts,
-        dedupe.max_removed,
-        how.accept_removal,
-        f"{work.shown}/{files['clusters.parquet'].name}",
+    evidence = gates.Evidence(work, files["clusters.parquet"], removals, read_list(work, members))
+    gates.check(
+        result.counts.extra["removed"],
+        result.counts.extra["summary"],
+        dedupe,
+        how.accept_removal or how.accept_removal_of,
+        evidence,
     )
     if index is not None and not index.is_added:
         keeps_signatures = "bands" in settings.key_kinds and not settings.by_text

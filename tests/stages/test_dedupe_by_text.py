@@ -16,7 +16,8 @@ import pytest
 import zstandard
 
 from btlm_data import pipeline, preparation
-from btlm_data.errors import ConfigError, DataError
+from btlm_data.dedupe import gates
+from btlm_data.errors import ConfigError, DataError, SafetyStop
 from btlm_data.formats import dataset, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
@@ -289,3 +290,48 @@ def test_a_preset_stands_below_what_is_given() -> None:
     assert DedupeSettings().verify == "text"
     again = DedupeSettings.model_validate(preset.model_dump())
     assert again == preset
+
+
+# Gates --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_shows_the_least_similar_pairs_and_one_source_is_accepted(tmp_path: Path) -> None:
+    words = [f"word{i:04d}" for i in range(300)]
+    texts = [" ".join(words), " ".join(["another", *words[1:]]), " ".join([*words[:250], "end"])]
+    folder = write(tmp_path / "in", texts)
+    with pytest.raises(SafetyStop) as stop:
+        run(folder, tmp_path / "out", dedupe__max_removed=0.5)
+    message = str(stop.value)
+    assert "% of the bytes of web, more than dedupe.max_removed = 50%" in message
+    assert "The 2 least similar pairs" in message
+    least = min(jaccard(features(texts[0]), features(text)) for text in texts[1:])
+    assert f"similarity {least:.3f}: train.jsonl line 3, for train.jsonl line 1" in message
+    assert "    another word0001 word0002" in message
+    assert "--accept-removal-of web" in message
+    run(folder, tmp_path / "out", dedupe__max_removed=0.5, run__accept_removal_of=["web"])
+    assert len(removals(tmp_path / "out")) == 2
+
+
+def test_an_expected_range_stops_on_both_sides(tmp_path: Path) -> None:
+    words = " ".join(f"word{i:04d}" for i in range(300))
+    folder = write(tmp_path / "in", [words, words, "something else " * 40])
+    for between in ([0.7, 0.9], [0.0, 0.3]):
+        with pytest.raises(SafetyStop, match=r"dedupe\.expected_removed says"):
+            run(folder, tmp_path / "out", dedupe__expected_removed={"web": between})
+    run(folder, tmp_path / "out", dedupe__expected_removed={"web": [0.3, 0.6]})
+    with pytest.raises(
+        ConfigError, match=r'dedupe\.expected_removed names the source "wep".*Did you mean "web"'
+    ):
+        run(folder, tmp_path / "other", dedupe__expected_removed={"wep": [0.0, 1.0]})
+
+
+def test_a_component_that_takes_much_of_a_source_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "FEW", 3)
+    words = " ".join(f"word{i:04d}" for i in range(60))
+    others = [" ".join(f"other{i:02d}{k:02d}" for k in range(60)) for i in range(20)]
+    folder = write(tmp_path / "in", [words] * 5 + others)
+    with pytest.raises(SafetyStop, match=r"One component .* would take 16\.0% of the documents of web"):
+        run(folder, tmp_path / "out")
+    run(folder, tmp_path / "out", dedupe__max_component=0.2)
