@@ -207,10 +207,13 @@ def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
 
     largest_id: seen in the shards, from which GPT-2's is guessed where nothing names one.
     """
-    from btlm_data.tokenizer import load_tokenizer
+    from btlm_data.tokenizer import already_open, load_tokenizer
 
     guess = None
     if opened.manifest is not None:
+        recorded = opened.manifest.tokenizer
+        if (loaded := already_open(recorded.fingerprint, recorded.eos_id)) is not None:
+            return FoundTokenizer(loaded)
         name, revision = _recorded_place(opened)
     else:
         revision = None

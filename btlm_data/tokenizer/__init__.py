@@ -9,6 +9,6 @@ verdicts.py, trial.py, self_check.py, probes.py   whether it can be used, and by
 """
 
 from btlm_data.tokenizer.loading import load_tokenizer
-from btlm_data.tokenizer.tokenizer import Tokenizer, TokenizerSpec
+from btlm_data.tokenizer.tokenizer import Tokenizer, TokenizerSpec, already_open
 
-__all__ = ["Tokenizer", "TokenizerSpec", "load_tokenizer"]
+__all__ = ["Tokenizer", "TokenizerSpec", "already_open", "load_tokenizer"]
