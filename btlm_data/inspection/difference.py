@@ -1,7 +1,8 @@
 """What two prepared datasets have in common, and in what they differ.
 
-A document is the same in both if it begins at the same byte (or row) of the same input file; a file is the same if its
-recorded digest is, or its name and size where no digest is recorded.
+A document is the same in both if its cleaned text has the same hash (documents.parquet, `hash`). Where one of the two has no
+hashes, it is the same if it begins at the same byte (or row) of the same input file; a file is the same if its recorded
+digest is, or its name and size where no digest is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import xxhash
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import DOCUMENTS, Dataset, read_set
 from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.guarded import reading
 
+HASH = "hash"  # column of documents.parquet: 16 bytes
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: multiplication by it permutes
 
 
@@ -160,8 +163,16 @@ def _shares(split: str, one: Dataset, other: Dataset) -> list[Amount]:
 
 
 def _documents(split: str, left: tuple[Path, Dataset], right: tuple[Path, Dataset]) -> Common:
+    sides = [
+        (root / split / DOCUMENTS, dataset) for root, dataset in (left, right) if split in dataset.splits
+    ]
+    hashed = all(HASH in DocumentTable(path).columns for path, _ in sides)
     a, b = (
-        _identities(root / split / DOCUMENTS, dataset) if split in dataset.splits else np.empty(0, np.uint64)
+        _hashes(root / split / DOCUMENTS)
+        if hashed and split in dataset.splits
+        else _identities(root / split / DOCUMENTS, dataset)
+        if split in dataset.splits
+        else np.empty(0, np.uint64)
         for root, dataset in (left, right)
     )
     length = min(len(a), len(b))
@@ -170,6 +181,23 @@ def _documents(split: str, left: tuple[Path, Dataset], right: tuple[Path, Datase
     a, b = np.unique(a), np.unique(b)
     both = len(np.intersect1d(a, b, assume_unique=True))
     return Common(split, both, len(a) - both, len(b) - both, first)
+
+
+def _hashes(path: Path) -> npt.NDArray[np.uint64]:
+    """The first half of the hash of each document's text, in stream order: (n,) uint64."""
+    import pyarrow.parquet as pq
+
+    with reading(path), pq.ParquetFile(path) as file:
+        parts = [np.empty(0, np.uint64)]
+        for group in range(file.metadata.num_row_groups):
+            column = file.read_row_group(group, columns=[HASH]).column(HASH).combine_chunks()
+            column = column.chunk(0) if hasattr(column, "chunks") else column
+            width = column.type.byte_width
+            data = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :][
+                : len(column) * width
+            ]
+            parts.append(np.ascontiguousarray(data.reshape(-1, width)[:, :8]).view("<u8").reshape(-1))
+    return np.concatenate(parts)
 
 
 def _identities(path: Path, dataset: Dataset) -> npt.NDArray[np.uint64]:

@@ -230,13 +230,37 @@ class LargeCluster(msgspec.Struct, frozen=True):
     source: str = "?"
 
 
+class Removal(msgspec.Struct, frozen=True):
+    """A removed document, and the one kept for it. kept_file: None where that is in an index of earlier runs."""
+
+    reason: str
+    similarity: float
+    file: str
+    line: int
+    kept_file: str | None
+    kept_line: int | None
+
+
+class SimilarityBar(msgspec.Struct, frozen=True):
+    """How many removed documents have a similarity from `low` up to `high`."""
+
+    low: float
+    high: float
+    count: int
+
+
 class Duplicates(msgspec.Struct, frozen=True):
-    """What deduplication found. dropped: by reason. clusters: None where clusters.parquet is missing."""
+    """What deduplication found. dropped: by reason. clusters: None where clusters.parquet is missing.
+
+    similarities: of removed documents whose texts were compared with those kept for them. border: the least alike of them.
+    """
 
     method: str
     dropped: dict[str, Amounts]
     clusters: Clusters | None
     largest_clusters: list[LargeCluster]
+    similarities: list[SimilarityBar] = []
+    border: list[Removal] = []
 
 
 class Example(msgspec.Struct, frozen=True):

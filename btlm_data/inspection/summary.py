@@ -294,13 +294,49 @@ def _duplicates(opened: Opened, manifest: Dataset, unknown: list[str]) -> report
             clusters = _clusters(path)
         except DataError as error:
             unknown.append(str(error))
+    similarities: list[report.SimilarityBar] = []
+    border: list[report.Removal] = []
+    if (removals := opened.root / "removals.parquet").exists():
+        try:
+            similarities, border = _removals(removals)
+        except DataError as error:
+            unknown.append(str(error))
     largest = (manifest.dedupe or {}).get("largest_clusters")
     return report.Duplicates(
         method=str(method),
         dropped=dropped,
         clusters=clusters,
         largest_clusters=_large_clusters(largest) if isinstance(largest, list) else [],
+        similarities=similarities,
+        border=border,
     )
+
+
+NUM_BORDER = 12
+SIMILARITY_STEP = 0.05
+
+
+def _removals(path: Path) -> tuple[list[report.SimilarityBar], list[report.Removal]]:
+    """How alike removed documents are to those kept for them. Raises DataError if the table is damaged."""
+    import pyarrow.parquet as pq
+
+    require_regular(path)
+    columns = ["reason", "similarity", "file", "line", "kept_file", "kept_line"]
+    with reading(path):
+        table = pq.read_table(path, columns=columns)
+        values = table.column("similarity").to_numpy(zero_copy_only=False).astype(np.float64)
+        compared = np.flatnonzero(~np.isnan(values))
+        if not len(compared):
+            return [], []
+        edges = np.round(np.arange(0, 1 + SIMILARITY_STEP, SIMILARITY_STEP), 2)
+        counts = np.histogram(values[compared], edges)[0].tolist()
+        first = next(k for k, count in enumerate(counts) if count)
+        bars = [
+            report.SimilarityBar(float(edges[k]), float(edges[k + 1]), counts[k])
+            for k in range(first, len(counts))
+        ]
+        order = compared[np.argsort(values[compared], kind="stable")][:NUM_BORDER]
+        return bars, [report.Removal(**row) for row in table.take(order).to_pylist()]
 
 
 def _large_clusters(values: list[Any]) -> list[report.LargeCluster]:

@@ -131,8 +131,25 @@ def duplicates(report: Report) -> Iterator[Element]:
                 unit="documents",
                 what="clusters",
             )
-    if found.largest_clusters:
+    if found.similarities:
+        yield histogram(
+            [(f"{one.low:.2f} to {one.high:.2f}", one.count) for one in found.similarities],
+            caption="Removed documents by similarity to the one that was kept", unit="similarity", what="documents",
+        )  # fmt: skip
+    if found.border:
         rows: list[list[Element | str]] = [
+            [
+                f"{one.similarity:.3f}", words(one.reason), f"{one.file} line {one.line + 1:,}",
+                "in an index of earlier runs" if one.kept_file is None else f"{one.kept_file} line {(one.kept_line or 0) + 1:,}",
+            ]
+            for one in found.border
+        ]  # fmt: skip
+        yield table(
+            ("similarity", "reason", "removed", "kept"), rows, numbers=(0,),
+            caption="At the border: the removed documents that are least alike (`btlm-data serve` shows both texts)",
+        )  # fmt: skip
+    if found.largest_clusters:
+        rows = [
             [f"{cluster.documents:,}", cluster.source, cluster.file, f"{cluster.offset:,}"]
             for cluster in found.largest_clusters
         ]

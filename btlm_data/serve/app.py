@@ -26,8 +26,8 @@ from btlm_data.inspection.opening import open_path
 from btlm_data.pages import report_page
 from btlm_data.serve import run_state, views
 from btlm_data.serve.guard import Guard
-from btlm_data.serve.originals import Originals
-from btlm_data.serve.pairs import Pairs, Verdicts
+from btlm_data.serve.originals import Original, Originals
+from btlm_data.serve.pairs import Pairs, Place, Verdicts
 from btlm_data.serve.served import Served
 from btlm_data.terminal import visible
 
@@ -196,13 +196,15 @@ class _Views:
         k = request.path_params["k"]
         pairs = self.site.pairs(k)
         if not len(pairs):
-            raise DataError("No document was dropped as a duplicate, or there is no clusters.parquet.")
+            raise DataError("No document was dropped as a duplicate, or there is no removals.parquet.")
         number = _whole(request.query_params, "n", secrets.randbelow(len(pairs)))
         if number >= len(pairs):
             raise DataError(f"There are {len(pairs):,} pairs, numbered from 0.")
-        kept, dropped = (
-            self.site.originals[k].read(place.file, place.offset) for place in pairs.pair(number)
-        )
+        found = pairs.pair(number)
+        dropped = self.site.originals[k].read(found.removed.file, found.removed.offset)
+        kept = Original(None, "its text is in the corpus of an earlier run")
+        if found.kept is not None:
+            kept = self.site.originals[k].read(found.kept.file, found.kept.offset)
         chance = secrets.randbelow(len(pairs))
         return f"Duplicates, pair {number:,}", views.pair(
             k, pairs, number, (kept, dropped), self.site.verdicts[k], chance
@@ -229,9 +231,17 @@ class _Views:
         pairs, verdicts = self.site.pairs(k), self.site.verdicts[k]
         listed = []
         for number, verdict in sorted(verdicts.said.items()):
-            kept, dropped = pairs.pair(number)
-            places = [{"file": p.file, "offset": p.offset, "document": p.document} for p in (kept, dropped)]
-            listed.append({"pair": number, "verdict": verdict, "kept": places[0], "dropped": places[1]})
+            found = pairs.pair(number)
+            kept = _as_json(found.kept) if found.kept is not None else None
+            listed.append(
+                {
+                    "pair": number,
+                    "verdict": verdict,
+                    "similarity": found.similarity,
+                    "kept": kept,
+                    "dropped": _as_json(found.removed),
+                }
+            )
         manifest = self.site.datasets[k].opened.manifest
         checksum = manifest.checksum if manifest is not None else None
         return JSONResponse({"dataset": checksum, "tally": verdicts.tally(), "verdicts": listed})
@@ -255,6 +265,10 @@ class _Views:
         return "Comparison", views.comparison(
             difference.compare(*roots), [self.site.names[k] for k in chosen]
         )
+
+
+def _as_json(place: Place) -> dict[str, Any]:
+    return {"file": place.file, "offset": place.offset, "document": place.document}
 
 
 def _whole(query: Mapping[str, Any], key: str, default: int) -> int:

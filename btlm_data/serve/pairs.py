@@ -1,7 +1,8 @@
-"""Pairs of duplicates: a document that was dropped and the one that stands for its cluster; and verdicts on them.
+"""Pairs of duplicates: a document that was dropped and the one that was kept for it; and verdicts on them.
 
-Pairs come from clusters.parquet: each dropped document with the first kept one of its cluster. A person says of each whether
-it was right to drop it; of verdicts on pairs drawn at random, the share of right ones estimates the precision.
+Pairs are the rows of removals.parquet, the least alike first: those at the border of what counts as a duplicate. A person
+says of each whether it was right to drop it; of verdicts on pairs drawn at random, the share of right ones estimates the
+precision.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.formats.guarded import reading, require_regular
+from btlm_data.inspection.duplicates import TABLE
 
 MAX_WORDS = 2500  # of each text that are compared
 Z = 1.959964  # of a 95 % interval
@@ -26,53 +28,63 @@ Verdict = Literal["right", "wrong"]
 
 @dataclass(frozen=True)
 class Place:
-    """A document of a pair: where it stands in the source."""
+    """A document of a pair: where it stands in the source. document: its number there; None where it is not known."""
 
-    document: int
+    document: int | None
     source: str
     file: str
     offset: int
     bytes: int
-    fate: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A removed document and the one kept for it, None where that is in an index of earlier runs.
+
+    similarity: None where the texts were not compared.
+    """
+
+    removed: Place
+    kept: Place | None
+    reason: str
+    similarity: float | None
 
 
 class Pairs:
-    """The pairs of one dataset. Columns are held as numbers: about 40 bytes a document in a cluster."""
+    """The pairs of one dataset. The table is held as Arrow columns: about 60 bytes a pair."""
 
     def __init__(self, root: Path) -> None:
         import pyarrow.parquet as pq
 
-        path = root / "clusters.parquet"
-        self._columns: dict[str, Any] = {}
-        self.dropped: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        path = root / TABLE
+        self._table: Any = None
+        self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
         if not path.exists():
             return
         require_regular(path)
         with reading(path):
-            table = pq.read_table(path).unify_dictionaries().combine_chunks()
-            self._columns = {name: table.column(name) for name in table.column_names}
-            clusters = table.column("cluster").to_numpy().astype(np.int64)
-            kept = table.column("kept").to_numpy(zero_copy_only=False)
-        first: dict[int, int] = {}
-        for row in np.flatnonzero(kept).tolist():
-            first.setdefault(int(clusters[row]), row)
-        rows = np.flatnonzero(~kept)
-        stands = np.array([first.get(cluster, -1) for cluster in clusters[rows].tolist()], np.int64)
-        self.dropped, self._stands = rows[stands >= 0], stands[stands >= 0]
+            self._table = pq.read_table(path)
+            similarity = self._table.column("similarity").to_numpy(zero_copy_only=False).astype(np.float64)
+        self._order = np.argsort(similarity, kind="stable")  # those that were not compared come last
 
     def __len__(self) -> int:
-        return len(self.dropped)
+        return len(self._order)
 
-    def pair(self, number: int) -> tuple[Place, Place]:
-        """(kept, dropped) of pair `number`."""
-        return self._place(int(self._stands[number])), self._place(int(self.dropped[number]))
+    def pair(self, number: int) -> Pair:
+        """Pair `number`, from 0 on."""
+        row = self._table.slice(int(self._order[number]), 1).to_pylist()[0]
+        kept = _place(row, "kept_") if row["kept_file"] is not None else None
+        return Pair(_place(row, ""), kept, row["reason"], row["similarity"])
 
-    def _place(self, row: int) -> Place:
-        values = {
-            name: self._columns[name][row].as_py()
-            for name in ("document", "source", "file", "offset", "bytes", "fate")
-        }
-        return Place(**values)
+
+def _place(row: dict[str, Any], prefix: str) -> Place:
+    return Place(
+        row[f"{prefix}document"],
+        row[f"{prefix}source"] or "",
+        row[f"{prefix}file"],
+        row[f"{prefix}offset"],
+        row[f"{prefix}bytes"],
+    )
 
 
 @dataclass

@@ -274,7 +274,7 @@ def pair(
     k: int, pairs: Pairs, index: int, texts: tuple[Original, Original], verdicts: Verdicts, chance: int
 ) -> list[Element]:
     """A pair of duplicates side by side, and the verdicts so far."""
-    places = pairs.pair(index)
+    found = pairs.pair(index)
     shown: tuple[Any, Any] = ([], [])
     note = ""
     if texts[0].text is not None and texts[1].text is not None:
@@ -282,14 +282,15 @@ def pair(
         shown = (left, right)
         note = "" if complete else "Only the first words of both are compared."
     panes = tag("div", class_="pair")
-    for name, place, pieces, original in zip(("Kept", "Dropped"), places, shown, texts, strict=True):
+    names = ("Kept", f"Dropped: {found.reason.replace('_', ' ')}")
+    for name, place, pieces, original in zip(names, (found.kept, found.removed), shown, texts, strict=True):
         text = tag("pre", dir="auto", tabindex="0")
         for piece, differs in pieces:
             add(text, tag("mark", piece) if differs else piece)
         if original.text is None:
             add(text, f"({original.why})")
-        add(panes, tag("div", tag("h2", f"{name}: {_fate(place)}"), tag("p", f"{place.source or '(unnamed)'} · {place.file} · "
-            f"byte or row {place.offset:,} · {size(place.bytes)}", class_="quiet"), text))  # fmt: skip
+        add(panes, tag("div", tag("h2", name), tag("p", _where(place), class_="quiet"), text))
+    alike = "" if found.similarity is None else f" Similarity {found.similarity:.3f}."
     tally = verdicts.tally()
     said = "No verdict yet."
     if tally["precision"] is not None:
@@ -332,11 +333,15 @@ def pair(
         tag("span", f" pair {index:,} of {len(pairs):,}"),
         class_="buttons",
     )
-    return [buttons, form, tag("p", note or "Words that differ are marked."), panes]
+    return [buttons, form, tag("p", (note or "Words that differ are marked.") + alike), panes]
 
 
-def _fate(place: Place) -> str:
-    return place.fate.replace("_", " ")
+def _where(place: Place | None) -> str:
+    if place is None:
+        return "in an index of earlier runs"
+    return (
+        f"{place.source or '(unnamed)'} · {place.file} · byte or row {place.offset:,} · {size(place.bytes)}"
+    )
 
 
 def _pressed(mine: str | None, verdict: str) -> str:

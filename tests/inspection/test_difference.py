@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import btlm_data
 from btlm_data.inspection import difference, difference_text
 from tests.reference import dataset
 from tests.reference.dataset import documents, edit_manifest
@@ -70,6 +71,19 @@ def test_files_of_other_content_have_no_document_in_common(tmp_path: Path) -> No
     found = difference.compare(tmp_path / "a", tmp_path / "b")
     assert found.changed == ["train/a.jsonl"]
     assert found.documents == [difference.Common("train", 0, 20, 20, 0)]
+
+
+def test_equal_texts_in_other_files_are_in_common(tmp_path: Path) -> None:
+    texts = [f"document {number} " + "some words that are long enough " * 8 for number in range(30)]
+    for name, chosen in (("a", texts), ("b", texts[:20][::-1] + ["another text " * 30])):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in chosen))
+        recipe = {"source": str(path), "seq_len": 64, "shuffle": "none", "dedupe": {"method": "none"}}
+        btlm_data.prepare(recipe, run__out=str(tmp_path / f"{name}-out"), run__workers=1, run__report=False)
+    found = difference.compare(tmp_path / "a-out", tmp_path / "b-out")
+    assert found.documents == [difference.Common("train", 20, 10, 1, 0)]
+    assert found.only_left == ["a.jsonl"]
 
 
 def test_the_command_speaks_json_and_words(tmp_path: Path) -> None:
