@@ -50,7 +50,7 @@ def test_an_unknown_key_at_any_depth_is_named_with_its_line_and_nearest_name(
         ("seed: -1\n", 1, ["seed", "must be at least 0", "-1"]),
         ("\nformat: hdf5\n", 2, ["format", "'sample', 'corpus' or 'vsl'", "hdf5"]),
         ("dedupe:\n  threshold: 1.5\n", 2, ["dedupe.threshold", "1.5"]),
-        ("dedupe:\n  bands: 20\n", 1, ["dedupe", "bands x rows = 260"]),
+        ("dedupe:\n  bands: 20\n", 1, ["dedupe", "bands x rows = 160"]),
         ("run:\n  memory: lots\n", 2, ["run.memory", "'lots' is not a size", "4GB"]),
         ("seq_len: [2048, big]\n", 1, ["'big' is not a sequence length", "2048:0.75"]),
         ("seq_len: [10, 10]\n", None, ["10 is named twice"]),
@@ -285,7 +285,7 @@ def test_a_damaged_dataset_is_an_error_in_words(tmp_path: Path, content: bytes) 
         ("seq_len: [2048:0.75, 8192:0.25]", "seq_len.1.seq_len", 8192),
         ("seed: 010", "seed", 10),
         ("mix: {2020: 1, null: 0.5}", "mix", {"2020": 1.0, "null": 0.5}),
-        ("dedupe: {verify: yes}", "dedupe.verify", True),
+        ("dedupe: {verify: none}", "dedupe.verify", "none"),
     ],
 )  # fmt: skip
 def test_values_mean_what_their_writer_means(tmp_path: Path, text: str, key: str, value: object) -> None:
@@ -346,7 +346,8 @@ def test_every_number_and_text_of_a_recipe_is_bounded() -> None:
             assert {"maxLength", "pattern"} & schema.keys(), path
         elif kind == "array":
             assert "maxItems" in schema or path.startswith("source.splits"), path
-            visit(schema["items"], f"{path}[]")
+            for item in schema.get("prefixItems", [schema.get("items")]):
+                visit(item, f"{path}[]")
         elif kind == "object":
             for name, inner in schema.get("properties", {}).items():
                 visit(inner, f"{path}.{name}".lstrip("."))
