@@ -42,7 +42,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=2000 State=UNKNOWN
-PartitionName=short Nodes={host} Default=YES MaxTime=60 OverSubscribe=FORCE:8 State=UP
+PartitionName=short Nodes={host} Default=YES MaxTime=INFINITE OverSubscribe=FORCE:8 State=UP
 """
 
 

@@ -38,7 +38,7 @@ def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_byt
     (folder / "deadly_filter.py").write_text(FILTER)
     for number in range(-(-num_bytes // file_bytes)):
         chance = random.Random(number)
-        words = [f"w{chance.randrange(50_000)}" for _ in range(3000)]
+        words = [f"w{chance.randrange(50_000)}" for _ in range(20_000)]
         with (corpus / f"part-{number:03d}.jsonl").open("w") as file:
             while file.tell() < file_bytes:
                 first = chance.randrange(2000)
