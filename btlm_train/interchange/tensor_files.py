@@ -24,6 +24,9 @@ import torch
 from torch import Tensor
 
 from btlm_data.errors import ConfigError, DataError
+from btlm_data.formats.shard_formats.byte_source import LocalFile
+from btlm_data.formats.shard_formats.hdf5_file import Damaged, NotPlain
+from btlm_data.formats.shard_formats.hdf5_members import BITSHUFFLE, BLOSC, LZ4, ZSTD, read_members
 from btlm_train.checkpoint import read_tensors
 from btlm_train.files import read_json_object
 
@@ -162,15 +165,22 @@ def _flat(loaded: Any, file: Path) -> dict[str, Tensor]:
 def _read_hdf5(file: Path) -> dict[str, Tensor]:
     """The Model Zoo's HDF5 checkpoints: a dataset `model.NAME` for each tensor, bfloat16 as 16-bit integers.
 
-    Layouts that read other files (external storage, virtual datasets, links) are refused, and so is a dataset
-    that says to be far larger than what is stored of it. LZ4, the default there, is read if hdf5plugin is
-    installed.
+    Before the library opens it, our own parser looks at each tensor: layouts that read other files (external
+    storage, virtual datasets, links), other filters, and addresses or sizes that the file cannot have are
+    refused. LZ4, the default there, is read if hdf5plugin is installed.
     """
+    source = LocalFile(file)
+    try:
+        read_members(source, _is_of_the_model, frozenset({BITSHUFFLE, BLOSC, LZ4, ZSTD}))
+    except (Damaged, NotPlain) as error:
+        raise DataError(f"{file} is not read: {error}. Only tensors stored in the file are.") from None
+    finally:
+        source.close()
     with contextlib.suppress(ImportError):
         importlib.import_module("hdf5plugin")
     try:
         with h5py.File(file, "r", locking=False) as opened:
-            names = {key: unquote(key) for key in opened if unquote(key).startswith("model.")}
+            names = {key: unquote(key) for key in opened if _is_of_the_model(key)}
             state = {
                 name.removeprefix("model."): _hdf5_tensor(opened, key, f"{file}: {name[:200]!r}")
                 for key, name in names.items()
@@ -186,6 +196,10 @@ def _read_hdf5(file: Path) -> dict[str, Tensor]:
     if not state:
         raise DataError(f"{file} holds no tensor of a model. It is not an HDF5 checkpoint of the Model Zoo.")
     return state
+
+
+def _is_of_the_model(key: str) -> bool:
+    return unquote(key).startswith("model.")
 
 
 def _hdf5_tensor(opened: Any, key: str, shown: str) -> Tensor:

@@ -492,6 +492,32 @@ def _linked(file: Any, folder: Path) -> None:
     file["model.model.ln_f.bias"] = h5py.ExternalLink("/etc/passwd", "/data")
 
 
+def _soft_linked(file: Any, folder: Path) -> None:
+    del file["model.model.ln_f.bias"]
+    file["model.model.ln_f.bias"] = h5py.SoftLink("/model.model.ln_f.weight")
+
+
+def hdf5_bytes(change: Callable[[bytearray], None]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        hdf5(
+            lambda file, _: _replaced(
+                file, "model.model.ln_f.bias", shape=(16,), dtype="f4", chunks=(16,), data=range(16)
+            )
+        )(folder)
+        content = bytearray((folder / "checkpoint.mdl").read_bytes())
+        change(content)
+        (folder / "checkpoint.mdl").write_bytes(content)
+
+    return apply
+
+
+def _chunk_elsewhere(content: bytearray) -> None:
+    """The only chunk of the file is said to lie 2^40 bytes further on."""
+    node = next(i for i in range(len(content)) if content[i : i + 5] == b"TREE\x01")
+    address = node + 24 + 8 + 2 * 8  # sizes of the key, its corner and the element's offset
+    content[address : address + 8] = (2**40).to_bytes(8, "little")
+
+
 def _huge(file: Any, folder: Path) -> None:
     _replaced(file, "model.model.ln_f.bias", shape=(2**40,), dtype="f4", chunks=(2**16,))
 
@@ -585,14 +611,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: ((folder / "model.safetensors").unlink(), (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))),
         "torn, or not an archive",
     ),
-    "hdf5 external": (hdf5(_external), "not a tensor stored"),
-    "hdf5 virtual": (hdf5(_virtual), "not a tensor stored"),
-    "hdf5 link": (hdf5(_linked), "is a link"),
-    "hdf5 huge": (hdf5(_huge), "far fewer are stored"),
-    "hdf5 group": (hdf5(lambda file, folder: file.create_group("model.model.extra")), "not a tensor stored"),
+    "hdf5 external": (hdf5(_external), "stored in other files"),
+    "hdf5 virtual": (hdf5(_virtual), "newer kind|is a virtual dataset"),
+    "hdf5 link": (hdf5(_linked), "newer kind|is a link"),
+    "hdf5 soft link": (hdf5(_soft_linked), "is a link"),
+    "hdf5 huge": (hdf5(_huge), "more than a file of .* can hold"),
+    "hdf5 chunk behind the end": (hdf5_bytes(_chunk_elsewhere), "would lie outside the file"),
+    "hdf5 group": (hdf5(lambda file, folder: file.create_group("model.model.extra")), "is a group|has no shape|not a tensor stored"),
     "hdf5 text": (
         hdf5(lambda file, folder: file.create_dataset("model.model.x", data="text")),
-        "not a tensor stored",
+        "a single value",
     ),
     "hdf5 no model": (
         hdf5(lambda file, folder: [file.__delitem__(key) for key in list(file) if key.startswith("model.")]),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +106,7 @@ def read_head(source: ByteSource) -> Stored:
     try:
         head, root = read_superblock(source)
         messages = list(read_messages(head, root, "root group"))
-        return _dataset(head, _find_data(head, messages), _n_examples(messages))
+        return read_dataset(head, _find_data(head, messages), _n_examples(messages))
     except (struct.error, IndexError):  # a field lies behind the end of its structure
         raise Damaged("a description in its head is cut off") from None
 
@@ -154,7 +155,19 @@ def _link(data: bytes) -> int | None:
 
 
 def _find_symbol(head: Head, tree: int, heap: int) -> int:
-    """Address of `data` in a group of the older kind: a B-tree over nodes of symbols, names in a heap."""
+    """Address of `data` in a group of the older kind."""
+    for name, target, kind in symbols(head, tree, heap):
+        if name == b"data":
+            if kind == 2:
+                raise NotPlain("its `data` is a link to something elsewhere, which is not followed")
+            return target
+    raise NotPlain('it has no dataset "data"')
+
+
+def symbols(head: Head, tree: int, heap: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, address and kind (2: a soft link) of each member of a group of the older kind: a B-tree over nodes of
+    symbols, names in a heap.
+    """
     start = head.bytes_at(heap, 32, "root group's heap of names")
     if start[:4] != b"HEAP":
         raise Damaged("its root group has no heap of names")
@@ -178,16 +191,15 @@ def _find_symbol(head: Head, tree: int, heap: int) -> int:
             todo += [struct.unpack_from("<Q", entries, 16 * i + 8)[0] for i in range(used)]
         elif start[:4] == b"SNOD":
             (used,) = struct.unpack_from("<H", start, 6)
-            symbols = head.bytes_at(address + 8, 40 * used, "root group's symbols")
+            entries = head.bytes_at(address + 8, 40 * used, "root group's symbols")
             for i in range(used):
-                name, target, kind = struct.unpack_from("<QQI", symbols, 40 * i)
-                if names[name : name + 5] == b"data\0":
-                    if kind == 2:
-                        raise NotPlain("its `data` is a link to something elsewhere, which is not followed")
-                    return int(target)
+                at, target, kind = struct.unpack_from("<QQI", entries, 40 * i)
+                end = names.find(b"\0", at)
+                if at >= len(names) or end < 0:
+                    raise Damaged("a name in its root group is cut off")
+                yield names[at:end], int(target), int(kind)
         else:
             raise Damaged("its root group's index is damaged")
-    raise NotPlain('it has no dataset "data"')
 
 
 def _n_examples(messages: list[Message]) -> int | None:
@@ -220,7 +232,12 @@ def _n_examples(messages: list[Message]) -> int | None:
 # The dataset ------------------------------------------------------------------------------------------------
 
 
-def _dataset(head: Head, address: int, n_examples: int | None) -> Stored:
+def read_dataset(
+    head: Head, address: int, n_examples: int | None = None, more_filters: frozenset[int] = frozenset()
+) -> Stored:
+    """The dataset whose header is at `address`. more_filters: allowed beside those that are read here. Raises Damaged
+    or NotPlain, calling it `data`.
+    """
     found: dict[int, bytes] = {}
     for message in read_messages(head, address, "dataset"):
         if message.kind == 0x0007:
@@ -238,7 +255,7 @@ def _dataset(head: Head, address: int, n_examples: int | None) -> Stored:
             raise Damaged(f"its `data` has no {what}")
     try:
         shape, dtype = _dataspace(found[0x0001]), _datatype(found[0x0003])
-        filters = _filters(found[0x000B]) if 0x000B in found else ()
+        filters = _filters(found[0x000B], more_filters) if 0x000B in found else ()
         fill = _fill_value(found, dtype.itemsize)
         layout = found[0x0008]
         if layout[0] not in (3, 4, 5):
@@ -330,7 +347,7 @@ def _datatype(data: bytes) -> np.dtype[np.generic]:
     raise NotPlain("its `data` is not an array of whole or floating-point numbers of a usual size")
 
 
-def _filters(data: bytes) -> tuple[int, ...]:
+def _filters(data: bytes, more: frozenset[int]) -> tuple[int, ...]:
     """Filter numbers in the order in which they are applied when writing."""
     version, count = data[0], data[1]
     if version not in (1, 2):
@@ -346,7 +363,7 @@ def _filters(data: bytes) -> tuple[int, ...]:
             at += 2
         values = struct.unpack_from("<HH", data, at)[1]
         at += 4 + name_size + 4 * values + (4 if version == 1 and values % 2 else 0)
-        if number not in _FILTERS:
+        if number not in _FILTERS | more:
             raise NotPlain(
                 f"its `data` went through HDF5 filter {number}; gzip, shuffle, fletcher32 and lzf can be "
                 "read. Write it again with gzip"
