@@ -87,7 +87,7 @@ def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequ
     parent = open_store(root.parent)
     if root.is_symlink():
         raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
-    with hold(parent, f".{root.name}.forget.lock", f"The dataset {root} is", option="path", heartbeat=False):
+    with hold(parent, f".{root.name}.forget.lock", f"The dataset {root} is", option="folder"):
         staging = root.parent / f".{root.name}.forget"
         if staging.exists():  # a killed call left it: a half-built new dataset, or the old one
             shutil.rmtree(staging)
