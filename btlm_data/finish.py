@@ -63,7 +63,7 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     """documents.parquet of every split of every set, and dropped.parquet of every set; returns them by their names."""
     assert p.table is not None
     kept = list(p.settings.source.kept_columns)
-    step = documents.plan_documents(p.streams, p.table, kept)
+    step = documents.plan_documents(p.streams, p.table, kept, p.copies)
     parts = {task.id: result.outputs[0] for task, result in zip(step.tasks, p.step(step), strict=True)}
     places: dict[str, Sequence[Artifact]] = {
         f"{prepared.place(index.stream.split)}/{dataset.DOCUMENTS}": [

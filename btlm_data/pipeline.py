@@ -293,6 +293,7 @@ def _dedupe(p: Preparation) -> None:
     if result is None:
         return
     p.dedupe_fates, p.clusters, p.removals = result.fates, result.clusters, result.removals
+    p.copies = result.copies
     p.dedupe_summary, p.index_lineage = result.summary, result.index_lineage
     if p.run.stop_after in (
         "dedupe",

@@ -169,6 +169,7 @@ class Preparation:
     dedupe_fates: Artifact | None = None
     clusters: Artifact | None = None  # clusters.parquet
     removals: Artifact | None = None  # removals.parquet
+    copies: Artifact | None = None  # clusters.cols: how many documents each kept one stands for
     dedupe_summary: Mapping[str, Any] | None = None
     index_lineage: list[list[str]] = field(default_factory=list)  # of the dedupe index
     fates: Artifact | None = None  # holdout

@@ -1,7 +1,8 @@
 """Components become fates: which documents stay, which go and why; and the list of clusters that people look at.
 
 dedupe/cluster/fates.cols      `fate` (N,) uint8 by ordinal: fates.py
-dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected component
+dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected component; `copies` (N,)
+                               uint32: how many documents a kept one stands for, itself included
 dedupe/cluster/clusters.parquet   see cluster_table.py
 dedupe/cluster/removed.cols    `removed` (r,) uint32 ascending, the documents that go; `kept` (r,) uint32, the one kept for each
                                (NOBODY: it is in an index)
@@ -129,6 +130,7 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
     clusters, flags = decider.clusters, decider.flags
     total = len(clusters)
     fate = np.empty(total, np.uint8)
+    copies = np.ones(total, np.uint32)
     counts = Counts()
     removed: dict[str, list[int]] = {}
     removals = Removals()
@@ -145,6 +147,7 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
             kept = np.empty(block.num_documents, np.uint32)
             decider.fates(block, block_fates, kept)
             removals.add(block.first_ordinal, block_fates, kept)
+            _add_copies(block_fates, kept, copies)
             sources: list[str] = docs.meta["sources"]
             num_bytes = docs["num_bytes"].astype(np.int64)
             _count(counts, removed, block.split, sources, docs["source"], num_bytes, block_fates)
@@ -187,7 +190,7 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
                 ):
                     documents[source] = documents.get(source, 0) + int(amount)
             advance(block.num_documents)
-    files.write_columns(CLUSTERS, {"cluster": clusters})
+    files.write_columns(CLUSTERS, {"cluster": clusters, "copies": copies})
     files.write_columns(FATES, {"fate": fate})
     files.write_columns(REMOVED, removals.arrays())
     counts.extra["removed"] = removed
@@ -413,6 +416,13 @@ def _fates_of_texts(
             out[i] = _NEAR_DUPLICATE_OF_HOLDOUT
         else:
             out[i] = _NEAR_DUPLICATE if is_best else _EXACT_DUPLICATE
+
+
+@jit
+def _add_copies(fate: UInt8Array, kept: UInt32Array, copies: UInt32Array) -> None:
+    for i in range(len(fate)):
+        if fate[i] != _KEPT and kept[i] != NOBODY:
+            copies[kept[i]] += np.uint32(1)
 
 
 @jit

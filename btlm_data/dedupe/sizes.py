@@ -71,7 +71,7 @@ class Sizes:
             tasks=1,
             documents=documents,
             read_bytes=(34 + key_bytes) * documents,
-            work_bytes=(5 if by_text else 5 + _COMPONENTS_BYTES) * documents,
+            work_bytes=(9 if by_text else 9 + _COMPONENTS_BYTES) * documents,
             memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
             cpu_seconds=rates.task
             + documents * rates.cluster_document

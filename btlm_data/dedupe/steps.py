@@ -31,7 +31,7 @@ from btlm_data.kernels import union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 3
+VERSION = 4
 COMPONENTS = f"{clusters.FOLDER}/{components.NAME}"
 
 

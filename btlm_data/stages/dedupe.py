@@ -36,11 +36,12 @@ MAX_DOCUMENTS = 2**32 - 1
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """What the stage hands on. counts: its cells of the ledger. index_lineage: of the index it matched against."""
+    """What the stage hands on. copies: clusters.cols. counts: its cells of the ledger. index_lineage: of the index it matched against."""
 
     fates: Artifact
     clusters: Artifact
     removals: Artifact
+    copies: Artifact
     summary: Mapping[str, Any]
     counts: Counts
     index_lineage: list[list[str]]
@@ -145,6 +146,7 @@ def run(
         files["fates.cols"],
         files["clusters.parquet"],
         removals,
+        files["clusters.cols"],
         result.counts.extra["summary"],
         result.counts,
         index.reader.lineage if index is not None else [],

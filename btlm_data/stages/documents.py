@@ -1,7 +1,8 @@
 """documents.parquet: which document stands where in a split's stream, and where it came from.
 
 A row per document in stream order (a document repeated by a mix has several): `stream_offset` uint64 (its first token's
-position in the split's stream), `tokens` uint32 (without EOS), `file` and `source` (dictionary-encoded strings), `line`
+position in the split's stream), `tokens` uint32 (without EOS), `copies` uint32 (documents of the source that it stands for, itself
+included: one more than deduplication dropped for it), `file` and `source` (dictionary-encoded strings), `line`
 uint64 (0-based), `offset` uint64 (bytes into the decompressed file; row for parquet), `bytes` and `chars` uint32 and `hash`
 (16 bytes: XXH3, 128 bits) of the cleaned text; and, where asked for, `id` and `fields.NAME`: strings out of the record, null
 where it has none.
@@ -30,7 +31,7 @@ from btlm_data.storage import digest
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 3
+VERSION = 4
 _ROW_GROUP = 131_072
 _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 
@@ -65,14 +66,18 @@ def estimate(workload: Workload) -> list[Estimate]:
     ]
 
 
-def plan_documents(indices: Mapping[str, StreamIndex], table: Artifact, kept: Sequence[str]) -> Step:
-    """A task per bucket of each stream. table: of the blocks. kept: columns of the records' own fields."""
+def plan_documents(
+    indices: Mapping[str, StreamIndex], table: Artifact, kept: Sequence[str], copies: Artifact | None
+) -> Step:
+    """A task per bucket of each stream. table: of the blocks. kept: columns of the records' own fields. copies: a columns
+    file with `copies` (N,) by ordinal; None where nothing was deduplicated.
+    """
     tasks = [
         Task(
             id=f"{index.stream.name}-{number:06d}",
             args={"start": bucket.start, "kept": list(kept)},
             inputs=[bucket.content],
-            reads={"blocks": [table]},
+            reads={"blocks": [table], "copies": [copies] if copies is not None else []},
             through={"index": [bucket.file]},
             outputs=[("work", f"shard/documents/{index.stream.name}-{number:06d}.parquet")],
             weight=max(1, bucket.num_documents),
@@ -107,12 +112,25 @@ def documents(task: Task, settings: None, files: TaskFiles) -> Counts:
         {
             "stream_offset": index["offset"] + np.uint64(task.args["start"]),
             "tokens": np.asarray(index["length"]),
+            "copies": _copies(task, files, ordinals),
             **columns,
         }
     )
     write_parquet(files, task, iter([table]))
     advance(max(1, count))
     return Counts()
+
+
+def _copies(task: Task, files: TaskFiles, ordinals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """How many documents each of these stands for."""
+    if not task.reads["copies"]:
+        return np.ones(len(ordinals), np.uint32)
+    places = ordinals.astype(np.int64)
+    copies = files.columns(task.reads["copies"][0]).scattered(
+        "copies", places, np.ones(len(places), np.int64)
+    )
+    chosen: npt.NDArray[np.uint32] = copies[places]
+    return chosen
 
 
 class Rows:

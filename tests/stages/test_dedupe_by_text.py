@@ -7,6 +7,7 @@ import json
 import os
 import random
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,20 @@ def sample_texts() -> list[str]:
                 continue
             found.append(text)
     return found
+
+
+@pytest.mark.parametrize("verify", ["text", "none"])
+def test_kept_documents_say_how_many_they_stand_for(tmp_path: Path, verify: str) -> None:
+    texts = some_texts(60, 9)
+    options = {"dedupe__bands": 32, "dedupe__rows": 4, "dedupe__verify": verify}
+    run(write(tmp_path / "in", texts), tmp_path / "out", **options)
+    table = pq.read_table(tmp_path / "out/train/documents.parquet").to_pylist()
+    kept_for = Counter(row["kept_line"] for row in removals(tmp_path / "out"))
+    assert {row["line"]: row["copies"] for row in table} == {
+        row["line"]: 1 + kept_for[row["line"]] for row in table
+    }
+    assert sum(row["copies"] for row in table) == len(texts)
+    assert max(row["copies"] for row in table) > 2
 
 
 # Presets ------------------------------------------------------------------------------------------------------------
