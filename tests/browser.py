@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
+SCREENSHOTS = os.environ.get(
+    "SCREENSHOTS"
+)  # a folder that gets a picture of each page that a test has opened
+
+
+def _keep(page: Any) -> None:
+    """Keep a picture of a page, named by its address, colours and width."""
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    place = re.sub(r"^[a-z]+://[^/]*/|[^A-Za-z0-9]+", "-", page.url).strip("-")[-60:]
+    name = f"{place or 'front'}-{'dark' if dark else 'light'}-{page.viewport_size['width']}.png"
+    page.screenshot(path=os.path.join(str(SCREENSHOTS), name), full_page=True)
 
 
 @dataclass
@@ -44,6 +57,9 @@ class Browser:
 
     def close(self) -> None:
         for context in self._contexts:
+            if SCREENSHOTS is not None:
+                for page in context.pages:
+                    _keep(page)
             context.close()
         self._contexts.clear()
 

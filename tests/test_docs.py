@@ -170,7 +170,7 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
         (tmp_path / "my_corpus/web/part-0.jsonl.gz").unlink()
     if name == "inspect.md":
         run_words(shlex.split("btlm-data prepare --source sample --limit 60 --out shards/"), tmp_path)
-        run_words(shlex.split("btlm-data prepare --source sample --limit 50 --out other/"), tmp_path)
+        run_words(shlex.split("btlm-data prepare --source sample --limit 60 --seed 1 --out other/"), tmp_path)
     commands = printed_commands(page)
     assert len(commands) >= RUN[name]
     for words in commands:

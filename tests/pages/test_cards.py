@@ -26,7 +26,11 @@ def problems(root: Path) -> list[str]:
 
 
 def prepare(out: Path, **settings: Any) -> None:
-    recipe = {"source": "sample", "seq_len": 128, "run": {"out": str(out), "workers": 1, "report": False}}
+    recipe = {
+        "source": "sample",
+        "seq_len": 128,
+        "run": {"out": str(out), "workers": 1, "report": False, "accept_removal": True},
+    }
     btlm_data.prepare(recipe, **{"source__limit": 25, **settings})
 
 

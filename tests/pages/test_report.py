@@ -126,7 +126,7 @@ def test_of_every_kind_of_shards(tmp_path: Path) -> None:
 
 def test_several_sets_on_one_page(tmp_path: Path) -> None:
     recipe = {"source": "sample", "seq_len": ["128:0.5", "64:0.5"], "run": {"out": str(tmp_path / "out")}}
-    btlm_data.prepare(recipe, source__limit=40, run__workers=1)
+    btlm_data.prepare(recipe, source__limit=40, run__workers=1, run__accept_removal=True)
     page = (tmp_path / "out/report.html").read_text()
     assert 'id="msl128-verdicts"' in page
     assert 'id="msl64-verdicts"' in page
@@ -144,7 +144,11 @@ def small(tmp_path: Path) -> Path:
 
 
 def prepare(out: Path, **settings: object) -> None:
-    recipe = {"source": "sample", "seq_len": 128, "run": {"out": str(out), "workers": 1}}
+    recipe = {
+        "source": "sample",
+        "seq_len": 128,
+        "run": {"out": str(out), "workers": 1, "accept_removal": True},
+    }
     btlm_data.prepare(recipe, **{"source__limit": 20, **settings})  # type: ignore[arg-type]
 
 

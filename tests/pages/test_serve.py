@@ -226,6 +226,21 @@ def test_pages_are_quiet_narrow_and_accessible(
     assert browser.open(address + path, dark=True).problems == [], "also under its policy"
 
 
+def test_enormous_documents_do_not_break_the_page(address: str, shards: Path, browser: Browser) -> None:
+    served = Served(shards, "shards")
+    largest = [
+        (row["bytes"], row["tokens"], split, row["row"])
+        for split in served.splits
+        for row in served.documents(split, count=10_000)[0]
+    ]
+    assert max(largest)[0] > 1_000_000 - 10, "the line of a million characters"
+    assert max(row[1] for row in largest) > 100_000
+    for _, _, split, number in sorted(largest)[-2:]:
+        watched = browser.open(f"{address}/0/document?split={split}&row={number}", width=375)
+        assert watched.problems == []
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
 def test_keys_move_and_a_verdict_is_kept(address: str, browser: Browser) -> None:
     page = browser.open(f"{address}/0/sample?split=train&n=0").page
     page.keyboard.press("n")
