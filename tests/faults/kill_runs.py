@@ -134,8 +134,9 @@ def kill(run: Run, kind: str, chance: random.Random) -> str:
             os.kill(chance.choice(workers), signal.SIGKILL)
         return "worker"
     if kind == "group":
-        os.killpg(run.pid, signal.SIGKILL)
-        return "group"
+        with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet
+            os.killpg(run.pid, signal.SIGKILL)
+            return "group"
     os.kill(run.pid, signal.SIGKILL)
     return "parent"
 
