@@ -262,7 +262,7 @@ def outside(log: Path, folder: Path) -> list[str]:
             if " = -1 " in line or not (changing.match(line) or ("open" in line and writing.search(line))):
                 continue
             for path in re.findall(r'"(/[^"]*)"', line):
-                if not path.startswith((str(folder), *_HARMLESS)):
+                if not path.startswith((str(folder), *_HARMLESS)) and "__pycache__" not in path:
                     found[path] += 1
     return [f"{path} ({count} times)" for path, count in found.most_common()]
 
@@ -290,6 +290,7 @@ def main() -> None:
         print("\n".join(outside(given.strace_log, given.folder.resolve())) or "Nothing outside was touched.")
         return
     folder = Path(tempfile.mkdtemp(prefix="btlm-fuzz-", dir=given.folder)).resolve()
+    tempfile.tempdir = str(folder)
     if given.case is not None:
         print(_one(given.reader[0], given.seed, given.case, folder) or "nothing wrong", folder)
         return
