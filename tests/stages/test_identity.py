@@ -47,7 +47,7 @@ RECORDS: list[dict[str, Any]] = [
 def prepared(folder: Path, records: list[dict[str, Any]], **settings: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "docs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    prepare(folder / "docs.jsonl", folder / "out", **{"seq_len": 32, **settings})
+    prepare(folder / "docs.jsonl", folder / "out", **{"seq_len": 32, "dedupe__max_removed": 1, **settings})
     return folder / "out"
 
 
