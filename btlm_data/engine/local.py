@@ -47,7 +47,7 @@ class LocalEngine:
         forks = sys.platform == "linux" and threading.active_count() == 1
         self._context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self._progress: Any = self._context.RawArray(ctypes.c_uint64, self.workers + 1)
-        self._reading: Any = self._context.RawArray(ctypes.c_char * _NAME_BYTES, self.workers)
+        self._reading: Any = self._context.RawArray(ctypes.c_char, self.workers * _NAME_BYTES)
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +136,7 @@ class LocalEngine:
         assert self._nursery is not None
         self._pool.remove(worker)
         status = self._nursery.reap(worker.process_id)
-        name = self._reading[worker.slot].value.decode("utf-8", "replace")
+        name = _slot(self._reading, worker.slot).value.decode("utf-8", "replace")
         reason, log = worker.death(status, name), worker.log()
         worker.close()
         return reason, log
@@ -295,6 +295,7 @@ def _work(connection: Connection, trace: int, slot: int, shared: tuple[Any, Any]
     """Body of a worker: do jobs until the driver closes its end. Never returns. shared: units done, names of files read."""
     code = 1
     progress, names = shared
+    own = _slot(names, slot)
     try:
         _die_with(nursery)
         faulthandler.enable(trace)
@@ -303,7 +304,7 @@ def _work(connection: Connection, trace: int, slot: int, shared: tuple[Any, Any]
             progress[slot] += amount
 
         def reading(name: str) -> None:
-            names[slot].value = name.encode("utf-8", "replace")[-_NAME_BYTES:]
+            own.value = name.encode("utf-8", "replace")[-_NAME_BYTES:]
 
         while True:
             try:
@@ -327,6 +328,11 @@ def _work(connection: Connection, trace: int, slot: int, shared: tuple[Any, Any]
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _slot(names: Any, slot: int) -> Any:
+    """A worker's part of the shared names. They are one array, since only such a one reaches a spawned process."""
+    return (ctypes.c_char * _NAME_BYTES).from_buffer(names, slot * _NAME_BYTES)
 
 
 def _die_with(parent: int) -> None:

@@ -52,13 +52,13 @@ def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_byt
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file of a dataset that must be the same every time."""
+    """Every file of a dataset that must be the same every time, without what the command adds to the dataset."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(out.rglob("*"))
         if path.is_file()
         and ".work" not in path.parts
-        and path.name not in ("provenance.json", "report.html")
+        and path.name not in ("provenance.json", "report.html", "README.md", "croissant.json")
     }
 
 

@@ -68,7 +68,7 @@ class ByFile(LocalEngine):
     "options",
     [
         {},
-        {"run.memory": "40KB", "dedupe.verify": True, "format": "vsl", "holdout.fraction": 0.1},
+        {"run.memory": "40KB", "dedupe.verify": "signature", "format": "vsl", "holdout.fraction": 0.1},
         {
             "dedupe.method": "exact",
             "dedupe.index": "INDEX",
