@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +217,35 @@ def test_other_stores_are_asked_whether_the_shard_is_still_the_same(folder: Path
     block_cache.IN_MEMORY.clear()
     with pytest.raises(DataError, match="changed or went away while it was in use"):
         hashes(loader)
+
+
+def test_a_data_set_of_the_hub(folder: Path, tmp_path: Path) -> None:
+    """In an interpreter of its own: the hub's client reads HF_ENDPOINT when it is imported."""
+    from tests.hub import Hub
+
+    script = f"""
+import sys
+from pathlib import Path
+from btlm_train.data import GptHDF5MapDataProcessor
+def labels(place):
+    settings = {{"data_dir": place, "batch_size": 7, "shuffle": True, "cache_dir": {str(tmp_path / "cache")!r}}}
+    return [batch["labels"].tolist() for batch in GptHDF5MapDataProcessor(settings).create_dataloader()]
+assert labels("hf://datasets/org/name") == labels("hf://datasets/org/name/train") == labels({str(folder)!r})
+print("same")
+"""
+    with Hub() as hub:
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+        hub.add("org/name", files)
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.stdout == "same\n", done.stderr
 
 
 FOREIGN: dict[str, dict[str, Any]] = {
