@@ -295,6 +295,26 @@ def test_chunked_loss_equals_cross_entropy(tokens: int, monkeypatch: pytest.Monk
     assert torch.equal(hits, model.logits(model(ids)).argmax(-1) == labels)
 
 
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="PyTorch has it since 2.13")
+def test_the_loss_equals_pytorchs_fused_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(70, 8, generator=generator)
+    weight = torch.randn(31, 8, generator=generator)
+    labels = torch.randint(0, 31, (70,), generator=generator)
+    results = []
+    ours: Any = btlm_model._SummedCrossEntropy
+    for fused in (False, True):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if fused:
+            loss: Any = F.linear_cross_entropy(h * 0.7, w, labels, reduction="sum")
+        else:
+            loss = ours.apply(h, w, labels, torch.ones_like(labels), 0.7)
+        loss.backward()
+        results.append((loss.detach(), h.grad, w.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_activation_checkpointing_changes_no_gradient() -> None:
     plain, recomputed = (
         reference_model("hf").train(),
