@@ -248,7 +248,7 @@ def of_a_work_file_are_noticed_or_without_effect(bench: Bench, pattern: str) -> 
 def of_an_index_are_noticed(bench: Bench, pattern: str) -> None:
     bench.corpus("a.jsonl")
     bench.corpus("b.jsonl", 20)  # the first documents again
-    index = ("--dedupe-index", bench.root / "index", "--accept-removal", "--set", "dedupe.verify=true")
+    index = ("--dedupe-index", bench.root / "index", "--accept-removal", "--set", "dedupe.verify=signature")
     bench.prepare("a.jsonl", "first", *index)
     shutil.copytree(bench.root / "index", bench.root / "kept")
     bench.corpus("c.jsonl", 60)

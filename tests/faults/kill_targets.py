@@ -92,7 +92,7 @@ def _prepare_corpus(inputs: Path, folder: Path) -> list[str]:
     return [
         *["prepare", "--source", str(inputs / "corpus"), "--seq-len", "64:0.5", "--seq-len", "32:0.5"],
         *["--out", str(folder / "out"), "--memory", "60KB", "--samples-per-file", "100"],
-        *["--set", "dedupe.verify=true", "--set", "holdout.fraction=0.1", "--set", "clean.min_chars=50"],
+        *["--set", "dedupe.verify=signature", "--set", "holdout.fraction=0.1", "--set", "clean.min_chars=50"],
     ]
 
 
