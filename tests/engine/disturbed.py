@@ -41,10 +41,7 @@ def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_byt
         words = [f"w{chance.randrange(50_000)}" for _ in range(20_000)]
         with (corpus / f"part-{number:03d}.jsonl").open("w") as file:
             while file.tell() < file_bytes:
-                first = chance.randrange(2000)
-                text = f"{number} {file.tell()} " + " ".join(
-                    words[first : first + chance.randrange(100, 900)]
-                )
+                text = " ".join(chance.choices(words, k=chance.randrange(100, 900)))
                 file.write(json.dumps({"text": text}) + "\n")
             if poison and number == 1:
                 file.write(json.dumps({"text": POISON * 10}) + "\n")
@@ -167,9 +164,8 @@ def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Proces
             found.append(process)
         if engine == "parsl" and "process_worker_pool" in line:
             with contextlib.suppress(psutil.Error):
-                parent = process.parent()
-                if parent is not None and "process_worker_pool" in " ".join(parent.cmdline()):
-                    found.append(process)
+                children = process.children(recursive=True)
+                found += [one for one in children if "resource_tracker" not in " ".join(one.cmdline())]
     return found
 
 

@@ -299,7 +299,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
 
 def recipe(corpus: Path) -> list[str]:
     """Options of a run over a corpus of `disturbed`."""
-    return ["--source", str(corpus), "--seq-len", "512", "--samples-per-file", "2000", "--max-removed", "1"]
+    return ["--source", str(corpus), "--seq-len", "512", "--samples-per-file", "2000", "--accept-removal"]
 
 
 @pytest.mark.stress
@@ -335,6 +335,8 @@ def workers_killed(site: Site, engine: str, corpus: Path, out: Path) -> None:
 
         with killing(find, 1.0, 12) as killed:
             code, words = finish(driver)
+        if code == 5:  # one task was hit three times: the same command, undisturbed, does what is left
+            code, words = finish(site.start(out, *recipe(corpus)))
     assert killed
     assert code == 0, words
 
@@ -375,9 +377,9 @@ def node_lost(site: Site, engine: str, corpus: Path, out: Path) -> None:
             helpers[0].kill()
         else:
             disturbed.wait_for(lambda: len(workers_of(driver, "parsl")) >= 2, 120)
-            manager = workers_of(driver, "parsl")[0].parent()
-            assert manager is not None
-            for process in [manager, *manager.children(recursive=True)]:
+            worker = workers_of(driver, "parsl")[0]
+            managers = [one for one in worker.parents() if "process_worker_pool" in " ".join(one.cmdline())]
+            for process in [*managers, worker]:
                 process.kill()
         code, words = finish(driver)
     assert code == 0, words
