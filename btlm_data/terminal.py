@@ -33,6 +33,7 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
+_MOST_SHOWN = 2000  # characters at each end of a line of an error message
 
 
 def visible(text: str) -> str:
@@ -78,7 +79,7 @@ def error(message: str) -> None:
     """Print an error on standard error, its first word in red."""
     label = "\x1b[1;31merror:\x1b[0m" if has_colour(sys.stderr) else "error:"
     try:
-        sys.stderr.write(f"{_wrapped(f'{label} {visible(redact(message))}')}\n")
+        sys.stderr.write(f"{_wrapped(f'{label} {_shortened(visible(redact(message)))}')}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
@@ -183,6 +184,16 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(redact(super().format(record))).replace("\n", "\n    ")
+
+
+def _shortened(text: str) -> str:
+    """The middle of very long lines left out: a message may quote a value from outside that is a whole text."""
+    return "\n".join(
+        f"{line[:_MOST_SHOWN]} [... {len(line) - 2 * _MOST_SHOWN:,} characters ...] {line[-_MOST_SHOWN:]}"
+        if len(line) > 3 * _MOST_SHOWN
+        else line
+        for line in text.split("\n")
+    )
 
 
 def _wrapped(text: str) -> str:

@@ -111,3 +111,11 @@ def test_errors_on_a_terminal_are_broken_between_words(monkeypatch: pytest.Monke
     assert all(
         line.startswith("  ") for line in lines[lines.index(next(x for x in lines if "detail" in x)) :]
     )
+
+
+def test_a_whole_text_in_a_message_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.error(f"The name {'x' * 100_000} is too long.\nChoose another.")
+    shown = capsys.readouterr().err
+    assert len(shown) < 5000
+    assert shown.startswith("error: The name xxx")
+    assert shown.endswith("is too long.\nChoose another.\n")
