@@ -292,6 +292,14 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _dataset(path: Path) -> Path:
+    """The path, unless it is a folder in which nothing was prepared. Raises InputError."""
+    names = ("dataset.json", "preparing.json")
+    if os.path.isdir(_existing(path)) and not any(os.path.lexists(path / name) for name in names):
+        raise InputError(f"There is no {path / names[0]}. Name a dataset folder made by `btlm-data prepare`.")
+    return path
+
+
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
@@ -441,6 +449,9 @@ def verify(
     """
     if deep is not None and source is None:
         raise ConfigError("--deep reads documents from the source. Name its folder with --source.")
+    for option, named in (("--source", source), ("--signers", signers)):
+        if named is not None and "://" not in str(named) and not os.path.lexists(named.expanduser()):
+            raise InputError(f"There is no {named}. Check the path given to {option}.")
     from time import perf_counter
 
     _load_kernels()
@@ -541,7 +552,7 @@ def sign(path: Path, key: Path) -> None:
     """
     from btlm_data.inspection import signature
 
-    written = signature.sign(_existing(path), key.expanduser())
+    written = signature.sign(_dataset(path), key.expanduser())
     terminal.echo(f"Signed: {written}. Next: `btlm-data verify {path} --signers FILE`.")
 
 
@@ -601,7 +612,7 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
     from btlm_data import export as exporting
     from btlm_data.wording import counted
 
-    done = exporting.export(_existing(path), to, out, splits=splits, overwrite=overwrite)
+    done = exporting.export(_dataset(path), to, out, splits=splits, overwrite=overwrite)
     for name, written in done.items():
         for split, part in written.items():
             unit = (

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data import seeding
-from btlm_data.errors import DataError
+from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading
 from btlm_data.formats.shard_formats import get_format
@@ -175,7 +175,7 @@ def sample(
     total = num_sequences(opened, rows)
     if not 0 <= number < total:
         which = f"The samples are 0 to {total - 1:,}." if total else "It has none."
-        raise DataError(f"There is no sample {number} in {split}. {which} Name another with --sample.")
+        raise ConfigError(f"There is no sample {number} in {split}. {which} Name another with --sample.")
     length = sequence_length(opened, rows)
     content = planes(opened, rows, number)
     start: int | None

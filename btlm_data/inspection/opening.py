@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from btlm_data.errors import DataError
+from btlm_data.errors import DataError, InputError
 from btlm_data.formats.dataset import (
     DOCUMENTS,
     FILE_NAME,
@@ -104,14 +104,14 @@ def open_path(path: Path) -> Opened:
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}. Check its permissions."
         ) from error
-    raise DataError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
+    raise InputError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
 
 
 def _open_file(path: Path) -> Opened:
     if path.name == FILE_NAME:
         return _open_folder(path.parent)
     if path.suffix not in (".h5", ".hdf5"):
-        raise DataError(
+        raise InputError(
             f"{path} is no shard: its name does not end in .h5. Name a dataset folder, a split folder or "
             "a shard (.h5)."
         )
@@ -164,7 +164,7 @@ def _open_folder(path: Path) -> Opened:
     splits = _foreign_splits(path)
     preparing = _preparing(path)
     if not splits and preparing is None:
-        raise DataError(
+        raise InputError(
             f"{path} holds no shards (*.h5) and no {FILE_NAME}. Name a dataset folder, a split folder or "
             "a shard."
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from btlm_data.errors import DataError
+from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import provenance
 from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
@@ -423,7 +423,7 @@ def _samples(
 ) -> list[report.Sample]:
     """The samples asked for, or a few drawn."""
     if split is not None and split not in rows:
-        raise DataError(
+        raise ConfigError(
             f"There is no split {split!r} in {opened.path}. It has {', '.join(rows) or 'none'}; name one "
             "with --split."
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from btlm_data import seeding
-from btlm_data.errors import DataError
+from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection import lookup
 from btlm_data.inspection.opening import open_path
@@ -89,7 +89,7 @@ def test_no_such_sample_is_an_error_that_names_the_range(tmp_path: Path) -> None
     rows = lookup.rows_of(opened, "train")
     for number in (-1, rows.total):
         with pytest.raises(
-            DataError, match=f"no sample {number} in train. The samples are 0 to {rows.total - 1}"
+            ConfigError, match=f"no sample {number} in train. The samples are 0 to {rows.total - 1}"
         ):
             lookup.sample(opened, "train", number, rows)
 

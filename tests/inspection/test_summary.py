@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from btlm_data.errors import DataError
+from btlm_data.errors import ConfigError
 from btlm_data.inspection import figures, render, summary
 from btlm_data.inspection.document_measures import RunCounter, expected_run
 from btlm_data.inspection.report import Report, SetsReport
@@ -127,9 +127,9 @@ def test_a_sample_asked_for_is_shown_with_its_documents(root: Path) -> None:
     text = shown(report)
     assert "validation/a.jsonl" in text
     assert "EOS" in text
-    with pytest.raises(DataError, match="There is no split 'dev'"):
+    with pytest.raises(ConfigError, match="There is no split 'dev'"):
         inspect(root, split="dev")
-    with pytest.raises(DataError, match="There is no sample 99999"):
+    with pytest.raises(ConfigError, match="There is no sample 99999"):
         inspect(root, sample=[99999])
 
 

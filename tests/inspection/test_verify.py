@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from btlm_data import terminal
-from btlm_data.errors import DataError
+from btlm_data.errors import InputError
 from btlm_data.formats import input_digest
 from btlm_data.inspection.check import Check, show, summary
 from btlm_data.inspection.description_checks import GPT2
@@ -610,10 +610,10 @@ def test_model_zoo_parameters_tell_the_vocabulary(tmp_path: Path) -> None:
 
 def test_nothing_there_is_an_error_in_words(tmp_path: Path) -> None:
     for path in (tmp_path / "no", tmp_path):
-        with pytest.raises(DataError, match="Name a dataset folder"):
+        with pytest.raises(InputError, match="Name a dataset folder"):
             verify(path, lambda check: None)
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(DataError, match="is no shard"):
+    with pytest.raises(InputError, match="is no shard"):
         verify(tmp_path / "x.txt", lambda check: None)
 
 
