@@ -85,7 +85,7 @@ class PilotEngine:
             executors=[executor],
             run_dir=self._folder.name,
             retries=0,
-            strategy="simple" if self._site.provider != "local" else "none",
+            strategy="simple",  # pilot jobs that end are followed by others
             usage_tracking=0,
             initialize_logging=True,
         )

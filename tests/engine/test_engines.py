@@ -329,6 +329,8 @@ def workers_killed(site: Site, engine: str, corpus: Path, out: Path) -> None:
         driver = site.start(out, *recipe(corpus))
 
         def find() -> Sequence[psutil.Process]:
+            if not (out / ".work" / status.NAME).exists():
+                return []  # the engine is still starting
             if engine == "workers":
                 return [psutil.Process(helper.pid) for helper in helpers if helper.poll() is None]
             return workers_of(driver, "parsl" if engine == "slurm" else engine)
