@@ -259,7 +259,9 @@ def _count(
     num_bytes: npt.NDArray[np.int64],
     fate: UInt8Array,
 ) -> None:
-    """Add one block's documents and bytes by source and fate, and what each source loses: source -> [removed, all] bytes of train."""
+    """Add one block's documents and bytes by source and fate, and what each source loses: source -> removed and all bytes,
+    and removed documents, of train.
+    """
     cells = codes.astype(np.int64) * len(Fate) + fate
     documents = np.bincount(cells, minlength=len(sources) * len(Fate)).reshape(-1, len(Fate))
     # A float sum is exact up to 2^53 bytes; a block is far smaller.
@@ -275,9 +277,10 @@ def _count(
                 cell = "out" if f == Fate.KEPT else f"drop:{f.reason}"
                 counts.add(split, source, cell, int(documents[code, f]), int(amounts[code, f]))
         if split == "train":
-            gone = removed.setdefault(source, [0, 0])
+            gone = removed.setdefault(source, [0, 0, 0])
             gone[0] += int(amounts[code].sum() - amounts[code, Fate.KEPT])
             gone[1] += int(amounts[code].sum())
+            gone[2] += int(documents[code].sum() - documents[code, Fate.KEPT])
 
 
 def best_of(

@@ -16,6 +16,7 @@ from btlm_data.task import Artifact
 SHOWN_PAIRS = 10
 SHOWN_CHARS = 90
 FEW = 1000  # documents: a component that removes fewer is not worth a stop
+HANDFUL = 5  # documents: a share of fewer says nothing about a source
 
 
 def check(
@@ -27,16 +28,16 @@ def check(
 ) -> None:
     """Raise SafetyStop where a source's train documents would go as no setting expects, unless that is accepted.
 
-    removed: source -> bytes that would go, all bytes. accepted: whether everything is, or the sources that are.
+    removed: source -> bytes that would go, all bytes, documents that would go. accepted: whether everything is, or the sources that are.
     """
     if accepted is True:
         return
     named = set(accepted or ())
     questions = [
         question
-        for source, (gone, total) in sorted(removed.items())
+        for source, (gone, total, documents) in sorted(removed.items())
         if source not in named and total
-        for question in [_question(source, gone / total, dedupe)]
+        for question in [_question(source, gone / total, documents, dedupe)]
         if question is not None
     ]
     sources = [source for source, _ in questions]
@@ -74,7 +75,7 @@ def check(
     )
 
 
-def _question(source: str, share: float, dedupe: DedupeSettings) -> tuple[str, str] | None:
+def _question(source: str, share: float, documents: int, dedupe: DedupeSettings) -> tuple[str, str] | None:
     expected = dedupe.expected_removed.get(source)
     if expected is not None:
         low, high = expected
@@ -84,7 +85,7 @@ def _question(source: str, share: float, dedupe: DedupeSettings) -> tuple[str, s
             f"Deduplication would remove {share:.1%} of the bytes of {source}; dedupe.expected_removed says {low:.1%} to "
             f"{high:.1%}."
         )
-    if share <= dedupe.max_removed:
+    if share <= dedupe.max_removed or documents < HANDFUL:
         return None
     return source, (
         f"Deduplication would remove {share:.1%} of the bytes of {source}, more than dedupe.max_removed = "

@@ -356,6 +356,14 @@ def test_safety_stop_shows_the_largest_clusters_and_is_overridden(tmp_path: Path
     assert run(tmp_path, blocks, max_removed=0.8, accept=True).count("kept") == 2
 
 
+def test_a_handful_of_documents_stops_no_run(tmp_path: Path) -> None:
+    few = [Document(0, (1, 1, 1), source="web")] * 5
+    assert run(tmp_path / "few", write_blocks(tmp_path / "few", few)).count("kept") == 1
+    blocks = write_blocks(tmp_path / "more", [*few, few[0]])
+    with pytest.raises(SafetyStop, match="of web, more than"):
+        run(tmp_path / "more", blocks, max_removed=0.5)
+
+
 def test_verification_drops_candidates_that_are_not_alike(tmp_path: Path) -> None:
     """Signatures repeat bands as 0 0 1 1 2 2 2 2: sharing bands 0 and 1 agrees in 4 of 8 values, sharing 2 as well in 8."""
     documents = [
