@@ -17,7 +17,7 @@ import random
 import resource
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def build(corpus: Path, num_documents: int, num_pages: int, rng: random.Random) 
     base = list(originals(corpus, num_documents))
     truth = Truth()
     places = [truth.add(text, distinct=True) for text in base[: num_documents // 2]]
-    kinds = [
+    kinds: list[Callable[[str], str]] = [
         lambda text: text,
         lambda text: edited(text, 0.003, rng),
         lambda text: edited(text, 0.01, rng),
