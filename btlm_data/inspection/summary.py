@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from btlm_data.errors import ConfigError, DataError
+from btlm_data.errors import ConfigError, DataError, InputError
 from btlm_data.formats import provenance
 from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
@@ -58,7 +58,7 @@ def inspect(
     for name in opened.sets.names:
         try:
             sets[name] = _inspect_set(open_path(opened.root / name), sample, split, num_samples)
-        except DataError as error:
+        except (DataError, InputError) as error:
             unknown.append(f"set {name}: {error}")
     return SetsReport(str(opened.root), sets, unknown)
 

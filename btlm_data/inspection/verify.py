@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from btlm_data.errors import DataError
+from btlm_data.errors import DataError, InputError
 from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger
 from btlm_data.inspection.check import Check, Report, tell_problems
@@ -103,7 +103,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None, again: Aga
                 problems.append(f"{name}/{FILE_NAME}: missing")
                 continue
             sets[name] = open_path(folder)
-        except DataError as error:
+        except (DataError, InputError) as error:
             problems.append(str(error))
             continue
         value = sets[name].manifest
