@@ -17,7 +17,9 @@ from tests import costs
 # Stages that do nothing of their own: starting and listing, and tokens, which are made in the pass of `clean`.
 WITHOUT_STEPS = {"acquire", "tokenize"}
 SMALL_BYTES = 200_000  # of a step's files, below which heads and checksums of files are most of them
-SMALL_SECONDS = 0.15  # of CPU, below which loading a compiled kernel is most of it
+SMALL_SECONDS = 0.4  # of CPU, below which a compiled kernel's loading or one collection of garbage is most of it
+# What these take follows from how many duplicates there are, which no plan can know.
+OF_DUPLICATES = {"dedupe.members", "dedupe.compare", "dedupe.removals"}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +75,10 @@ def check(real: dict[str, Any]) -> None:
     assert steps.keys() - WITHOUT_STEPS == real["steps"].keys()
     for name, took in real["steps"].items():
         expected = steps[name]
-        assert took["tasks"] / 2 <= expected.tasks <= 2 * took["tasks"] + 1, name
+        if name not in OF_DUPLICATES:
+            assert took["tasks"] / 2 <= expected.tasks <= 2 * took["tasks"] + 1, name
         for field in ("work_bytes", "out_bytes"):
-            if took[field] > SMALL_BYTES:
+            if took[field] > SMALL_BYTES and name not in OF_DUPLICATES:
                 assert 0.6 <= getattr(expected, field) / took[field] <= 1.7, (name, field)
         if took["cpu_seconds"] > SMALL_SECONDS:
             assert 1 / 3 <= expected.cpu_seconds / took["cpu_seconds"] <= 3, name
@@ -110,6 +113,7 @@ def test_ten_times_as_much_takes_ten_times_as_much_of_everything_but_memory(shar
             "shard.write",
             "pack.cut",
             "dedupe.cluster",
+            "dedupe.table",
             "shuffle.scatter",
         ):
             assert ten.cpu_seconds == pytest.approx(10 * one.cpu_seconds, rel=0.2), name
