@@ -17,7 +17,9 @@ from tests import costs
 # Stages that do nothing of their own: starting and listing, and tokens, which are made in the pass of `clean`.
 WITHOUT_STEPS = {"acquire", "tokenize"}
 SMALL_BYTES = 200_000  # of a step's files, below which heads and checksums of files are most of them
-SMALL_SECONDS = 0.4  # of CPU, below which a compiled kernel's loading or one collection of garbage is most of it
+SMALL_SECONDS = (
+    0.4  # of CPU, below which a compiled kernel's loading or one collection of garbage is most of it
+)
 # What these take follows from how many duplicates there are, which no plan can know.
 OF_DUPLICATES = {"dedupe.members", "dedupe.compare", "dedupe.removals"}
 

@@ -63,9 +63,9 @@ def write_file(path: Path, first: int, count: int) -> None:
 
 CHOICES: dict[str, list[Any]] = {
     "dedupe.method": ["minhash", "minhash", "minhash", "exact", "none"],
-    "dedupe.bands": [9, 9, 2, 20],
-    "dedupe.rows": [13, 2, 6],
-    "dedupe.verify": [False, False, True],
+    "dedupe.bands": [16, 9, 2, 20],
+    "dedupe.rows": [8, 13, 2, 6],
+    "dedupe.verify": ["text", "text", "none", "signature"],
     "dedupe.keep": ["first", "longest"],
     "dedupe.max_removed": [1.0, 1.0, 0.05],
     "run.memory": ["1GB", "40KB", "10KB"],
@@ -86,7 +86,7 @@ CHANGES = st.dictionaries(
 
 def prepare(source: Path, out: Path | str, work: Path | str, options: dict[str, Any]) -> pipeline.Prepared:
     given = {"source.name": str(source), "run.out": str(out), "run.work_dir": str(work), **options}
-    if given.get("dedupe.bands", 9) * given.get("dedupe.rows", 13) > 128:
+    if given.get("dedupe.bands", 16) * given.get("dedupe.rows", 8) > 128:
         given["dedupe.rows"] = 6
     return pipeline.prepare(load(None, {k: (v, "test") for k, v in given.items() if v is not None}), Lines())
 

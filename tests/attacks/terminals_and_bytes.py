@@ -141,7 +141,7 @@ def interrupts(bench: Bench, times: int) -> None:
 
 
 @probe(GROUP)
-def hidden_characters_are_what_terminals_obey() -> None:
+def hidden_characters_are_what_terminals_obey(bench: Bench) -> None:
     import unicodedata
 
     shown = [

@@ -442,7 +442,7 @@ def test_ctrl_c_ends_at_once_leaves_nobody_and_says_how_to_go_on(tmp_path: Path)
 @pytest.mark.parametrize(
     ("lines", "said", "listed"),
     [
-        ("", r"no record at all in 1 file \(a\.jsonl\)\.", None),
+        ("\n", r"no record at all in 1 file \(a\.jsonl\)\.", None),
         ('{"text": "hi"}\n', "1 x too_short, in 1 file", "examples.jsonl"),
         ('{"content": "a text in another field"}\n', r"1 x \w+, in 1 file", "rejects.jsonl"),
     ],
