@@ -117,6 +117,8 @@ def _read(path: Path, trust: bool) -> YamlFile:
 
 
 def _read_json(path: Path) -> Any:
+    if path.exists() and not path.is_file():  # a pipe would be waited for without an end
+        raise ConfigError(f"{path} is not a regular file. Name a recipe or a dataset.json.")
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)
