@@ -290,8 +290,10 @@ def _describe(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
 def render(plan: Plan, console: Console) -> None:
     """Print a plan."""
     described = Table(box=None, show_header=False, pad_edge=False)
+    described.add_column(no_wrap=True, style="bold")
+    described.add_column(overflow="fold")  # a long path is shown whole
     for stage, description in plan.descriptions:
-        described.add_row(Text(stage, style="bold"), description)
+        described.add_row(stage, description)
     console.print(described)
     console.print()
     costs = Table(box=None, pad_edge=False, header_style="bold")

@@ -257,8 +257,8 @@ def test_keys_move_and_a_verdict_is_kept(address: str, browser: Browser) -> None
 
     page.goto(f"{address}/0/pairs?n=0")
     edited = page.locator("mark").all_inner_texts()
-    page.keyboard.press("y")
-    page.wait_for_load_state()
+    with page.expect_navigation():
+        page.keyboard.press("y")
     page.goto(f"{address}/0/pairs?n=0")
     assert page.locator("button[aria-pressed=true]").inner_text() == "Right to drop it"
     said = json.loads(ask(address, "/0/verdicts.json")[1])
