@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from btlm_data import pipeline
 from btlm_data.advance import listening
