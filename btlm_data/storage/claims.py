@@ -10,7 +10,6 @@ and is gone (seen at once), or if its heartbeat has not changed for `lease.EXPIR
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import secrets
 import threading
@@ -44,7 +43,7 @@ class Worker:
 
     def take(self, step: str, task: str) -> bool:
         """Claim a task; False if another process has it."""
-        return self._store.create_new(f"{CLAIMS}/{step}/{task}", _encode(self.state)) is not None
+        return self._store.create_new(f"{CLAIMS}/{step}/{task}", lease.encode_state(self.state)) is not None
 
     def release(self, step: str, task: str) -> None:
         """Give a task back."""
@@ -59,7 +58,7 @@ class Worker:
             self._store.delete([f"{WORKERS}/{self.name}"])
 
     def _write(self) -> None:
-        self._store.write(f"{WORKERS}/{self.name}", _encode(self.state), durable=False)
+        self._store.write(f"{WORKERS}/{self.name}", lease.encode_state(self.state), durable=False)
 
     def _beat(self) -> None:
         while not self._stop.wait(lease.HEARTBEAT):
@@ -84,7 +83,7 @@ class Watch:
             present = self._store.read_version(entry.name)
             if present is not None:
                 key = entry.name.removeprefix(f"{CLAIMS}/{step}/" if step else f"{CLAIMS}/")
-                found[key] = _decode(present[0])
+                found[key] = lease.decode_state(present[0])
         return found
 
     def is_dead(self, claim: dict[str, Any]) -> bool:
@@ -94,7 +93,7 @@ class Watch:
             return not alive
         worker, now = str(claim.get("worker")), time.monotonic()
         present = self._store.read_version(f"{WORKERS}/{worker}")
-        beat = _decode(present[0]).get("beat") if present is not None else None
+        beat = lease.decode_state(present[0]).get("beat") if present is not None else None
         seen = self._beats.get(worker)
         if seen is None or seen[0] != beat:
             self._beats[worker] = (beat, now)
@@ -131,15 +130,3 @@ def working(store: Store) -> Iterator[Worker]:
         yield worker
     finally:
         worker.close()
-
-
-def _encode(state: dict[str, Any]) -> bytes:
-    return (json.dumps(state, sort_keys=True) + "\n").encode()
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data[:4096])
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -51,7 +51,7 @@ class Lease:
         while not self._stop.wait(HEARTBEAT):
             self._state["beat"] += 1
             try:
-                version = self._store.replace_version(self._name, _encode(self._state), self._version)
+                version = self._store.replace_version(self._name, encode_state(self._state), self._version)
             except BtlmError:
                 continue  # the store has a fault; the next heartbeat may come through
             if version is None:
@@ -64,7 +64,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(timeout=HEARTBEAT)
         present = self._store.read_version(self._name)
-        if present is not None and _decode(present[0]).get("token") == self._state["token"]:
+        if present is not None and decode_state(present[0]).get("token") == self._state["token"]:
             self._store.delete([self._name])
 
 
@@ -100,7 +100,7 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
     unreadable = 0
     watched: tuple[str, float] | None = None  # the version seen first, and when
     while True:
-        version = store.create_new(name, _encode(state))
+        version = store.create_new(name, encode_state(state))
         if version is not None:
             return Lease(store, name, state, version)
         present = store.read_version(name)
@@ -113,7 +113,7 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
                 )
             time.sleep(0.02)
             continue
-        holder, now = _decode(present[0]), time.monotonic()
+        holder, now = decode_state(present[0]), time.monotonic()
         alive = is_alive(holder)
         is_beating = watched is not None and watched[0] != present[1]
         if alive or (alive is None and is_beating):
@@ -123,7 +123,7 @@ def _take(store: Store, name: str, state: dict[str, Any], purpose: str, option: 
             )
         watched = watched or (present[1], now)
         if alive is False or "token" not in holder or now - watched[1] >= EXPIRY:
-            version = store.replace_version(name, _encode(state), present[1])
+            version = store.replace_version(name, encode_state(state), present[1])
             if version is not None:
                 return Lease(store, name, state, version)
             watched = None
@@ -152,11 +152,13 @@ def is_alive(holder: dict[str, Any]) -> bool | None:
     return began is not None and began == holder.get("started")
 
 
-def _encode(state: dict[str, Any]) -> bytes:
+def encode_state(state: dict[str, Any]) -> bytes:
+    """What a lease's or a claim's file holds."""
     return (json.dumps(state, sort_keys=True) + "\n").encode()
 
 
-def _decode(data: bytes) -> dict[str, Any]:
+def decode_state(data: bytes) -> dict[str, Any]:
+    """The state in such a file; empty where it is none."""
     try:
         value = json.loads(data[:4096])
     except (ValueError, RecursionError):
