@@ -21,7 +21,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import BtlmError
@@ -161,6 +161,7 @@ def test_any_bytes_at_all(tmp_path: Path, name: str, start: int, data: bytes) ->
     name=st.sampled_from(["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt"]),
     text=st.text(st.sampled_from('{}[]",:\\\n\r\t ;|tex0é\ufeff\x00'), max_size=80),
 )
+@example(name="a.tsv", text='\n"\r0')  # a carriage return within a line whose quote is never closed
 def test_any_text_at_all(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text, newline="")
