@@ -298,3 +298,16 @@ def test_nothing_from_a_hostile_corpus_reaches_the_terminal(tmp_path: Path) -> N
         assert done.returncode == code, done.stderr
         shown = done.stdout + done.stderr
         assert not re.search("[\x07\x1b\x9b\u202a-\u202e\u2066-\u2069]", shown), arguments
+
+
+def test_memory_below_any_process_cuts_work_into_the_smallest_pieces(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": f"Document {n} says {n * n}. " * 12}) + "\n" for n in range(40)))
+    options = ["--source", source, "--seq-len", "16", "--workers", "1"]
+    little = run("prepare", *map(str, options), "--memory", "40KB", "--out", str(tmp_path / "little"))
+    assert little.returncode == 0, little.stderr
+    assert "40,000 bytes, less than any process takes" in little.stderr
+    plenty = run("prepare", *map(str, options), "--out", str(tmp_path / "plenty"))
+    assert "less than any process" not in plenty.stderr
+    shards = [(tmp_path / name / "train/data-00000.h5").read_bytes() for name in ("little", "plenty")]
+    assert shards[0] == shards[1]

@@ -461,7 +461,7 @@ class Run(_Settings):
     memory: Annotated[Size, Field(ge=10_000)] | None = Field(
         None,
         description="memory of the whole run; at least 600 MB, and 450 MB for each worker but the first. Default: 1 GB "
-        "for each worker",
+        "for each worker. From 10 kB to 1 MB: the smallest pieces, to try on a small corpus what happens to a large one",
     )
     engine: Literal["local", "workers", "ray", "parsl"] = Field(
         "local",

@@ -8,7 +8,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from btlm_data import entry, terminal
 
@@ -28,17 +28,10 @@ class Ended(NamedTuple):
         return self.output + self.errors
 
 
-def allow_little_memory() -> None:
-    """Let commands of this process be given less memory than they take, so that small corpora go the ways of large ones."""
-    cli: Any = importlib.import_module("btlm_data.cli")
-    cli._check_memory = lambda run: None
-
-
 def command(*arguments: object, program: str = "btlm_data") -> Ended:
     """A command in this process; how it ended. Raises AssertionError for what may never happen."""
     out, err = io.StringIO(), io.StringIO()
     cli = importlib.import_module(f"{program}.cli").cli
-    allow_little_memory()
     words = [str(argument) for argument in arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = entry._exit_code(cli, words)

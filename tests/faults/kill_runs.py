@@ -25,7 +25,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from tests.faults.commands import allow_little_memory
 from tests.faults.kill_targets import TARGETS, Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +63,6 @@ def load_programs(targets: list[Target]) -> None:
     from btlm_data.kernels import load_numba_without_scipy
     from btlm_data.tokenizer import load_tokenizer
 
-    allow_little_memory()
     load_numba_without_scipy()
     pipeline.warm_up(load_tokenizer("gpt2"))
     for module in ("btlm_data.finish", "btlm_data.inspection.outcome", "btlm_data.export"):
@@ -92,7 +90,7 @@ def _become(program: str, arguments: list[str], log: Path, *, fresh: bool) -> No
         os.dup2(output, 2)
         os.environ["PYTHONPATH"] = str(ROOT)
         if fresh:
-            script = f"from tests.faults import commands; commands.allow_little_memory(); from {program}.cli import main; main()"
+            script = f"from {program}.cli import main; main()"
             os.execv(sys.executable, [sys.executable, "-c", script, *arguments])
         sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
         from btlm_data import entry

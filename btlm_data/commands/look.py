@@ -1,0 +1,178 @@
+"""`inspect`, `serve` and `diff`: what is in a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from btlm_data import terminal
+from btlm_data.commands import shared
+from btlm_data.errors import ConfigError, install_command
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+@click.option(
+    "--split", type=shared.SPLIT, help="Show samples of this split.  [default: train, or the first]"
+)
+@click.option(
+    "--sample",
+    "samples",
+    multiple=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Show sample N and the documents it is made of; repeatable.",
+)
+@click.option(
+    "--num-samples",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Draw N samples and show them.  [default: 2 with --full and --json]",
+)
+@click.option(
+    "--duplicates",
+    is_flag=True,
+    help="Show removed documents beside those kept for them, differences marked: a sample, drawn by a seed.",
+)
+@click.option("--source", metavar="NAME", help="With --duplicates: removed documents of this source.")
+@click.option("--reason", metavar="REASON", help="With --duplicates: removed for this reason.")
+@click.option("--similarity", metavar="A-B", help="With --duplicates: pairs so similar, such as 0.80-0.85.")
+@click.option("--cluster", type=click.IntRange(0), metavar="N", help="With --duplicates: of component N.")
+@click.option("--largest", is_flag=True, help="With --duplicates: of the largest component.")
+@click.option(
+    "--from",
+    "source_folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="With --duplicates: where the source's files are.  [default: where the run read them]",
+)
+@click.option("--full", is_flag=True, help="Show every figure, not only the first screen.")
+@click.option(
+    "--html",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Write everything to a page that needs nothing else.  [default: report.html in the dataset]",
+)
+def inspect(
+    path: Path,
+    as_json: bool,
+    split: str | None,
+    samples: tuple[int, ...],
+    num_samples: int | None,
+    full: bool,
+    html: str | None,
+    duplicates: bool,
+    **conditions: Any,
+) -> None:
+    """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
+
+    \b
+    btlm-data inspect shards/
+    btlm-data inspect shards/ --sample 17
+    btlm-data inspect shards/ --html
+    btlm-data inspect shards/ --duplicates --similarity 0.80-0.85
+    """
+    if not duplicates and any(value is not None and value is not False for value in conditions.values()):
+        raise ConfigError(
+            "--source, --reason, --similarity, --cluster, --largest and --from choose removed documents. Add --duplicates."
+        )
+    if duplicates:
+        _inspect_duplicates(path, as_json, num_samples, **conditions)
+        return
+    shared.load_kernels()
+    if html is not None:
+        from btlm_data.pages import publish
+
+        terminal.echo(
+            f"Written: {publish.write_report(shared.existing(path), html)}. Open it with a browser."
+        )
+        return
+    from msgspec import to_builtins
+
+    from btlm_data.inspection import render, summary
+
+    drawn = num_samples if num_samples is not None else 2 if full or as_json else 0
+    report = summary.inspect(shared.existing(path), sample=samples, split=split, num_samples=drawn)
+    if as_json:
+        terminal.echo(terminal.to_json(to_builtins(report), indent=1))
+    else:
+        render.render(report, terminal.console(), full=full, samples=bool(samples or num_samples))
+
+
+def _inspect_duplicates(
+    path: Path,
+    as_json: bool,
+    count: int | None,
+    source_folder: Path | None,
+    similarity: str | None,
+    **conditions: Any,
+) -> None:
+    from btlm_data.inspection import duplicates
+
+    between = duplicates.parse_range(similarity) if similarity is not None else None
+    wanted = duplicates.Wanted(count=10 if count is None else count, similarity=between, **conditions)
+    found = duplicates.pairs(shared.existing(path), wanted, source_folder)
+    if as_json:
+        terminal.echo(terminal.to_json(duplicates.to_builtins(found), indent=1))
+    else:
+        duplicates.render(found, terminal.console())
+
+
+@click.command()
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option(
+    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any that is free."
+)
+def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
+    """Look at datasets, and at runs in progress, in a browser: samples, documents, duplicates, search.
+
+    PATHS are dataset folders, or work folders of runs. Other machines can connect only if --host says so, and
+    then only with the token in the printed address.
+
+    \b
+    btlm-data serve shards/
+    btlm-data serve shards/ other/ --port 9000
+    """
+    for path in paths:
+        shared.existing(path)
+    shared.load_kernels()
+    try:
+        from btlm_data.serve import app
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"`btlm-data serve` needs the package {error.name}. Install it with {install_command('serve')}."
+        ) from None
+
+    def ready(address: str) -> None:
+        terminal.echo(f"Open {address} (Ctrl-C ends it).")
+        terminal.finish()
+
+    app.listen(paths, host, port, ready)
+
+
+@click.command()
+@click.argument("left", type=click.Path(path_type=Path))
+@click.argument("right", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def diff(left: Path, right: Path, as_json: bool) -> None:
+    """Compare two datasets: settings, input files, counts, shares, documents in common, order.
+
+    Exit code 0 whether they differ or not; with --json, `equal` says it.
+
+    \b
+    btlm-data diff shards/ other/
+    """
+    from msgspec import to_builtins
+
+    from btlm_data.inspection import difference, difference_text
+
+    found = difference.compare(shared.existing(left), shared.existing(right))
+    if as_json:
+        terminal.echo(terminal.to_json(to_builtins(found), indent=1))
+    else:
+        difference_text.show(found, terminal.console())

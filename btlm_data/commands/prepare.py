@@ -1,0 +1,250 @@
+"""`prepare` and `run`: from a recipe and its options to a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from btlm_data import entry, terminal
+from btlm_data.commands import shared
+from btlm_data.errors import ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from btlm_data.recipe.models import Recipe, Run
+
+
+logger = logging.getLogger(__name__)
+_LEAST_MEANT_BYTES = (
+    10**6
+)  # --memory below it is no limit that anybody has, but a test of the ways of a large corpus
+_MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
+
+
+class RecipeCommand(entry.Command):
+    """A command with an option for the settings of a recipe.
+
+    They are made on demand: --help of the program stays quick.
+    """
+
+    _complete = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All parameters; the recipe's options come first."""
+        if not self._complete:
+            from btlm_data.recipe.options import options
+
+            self._complete = True
+            self.params[:0] = list(options(_source_names))
+        return super().get_params(ctx)
+
+
+def _source_names() -> list[str]:
+    from btlm_data.sources import corpora
+
+    return sorted([*corpora.BUILT_IN, "sample"])
+
+
+def _recipe_names() -> list[str]:
+    return sorted({path.stem for folder in _recipe_folders() for path in folder.glob("*.yaml")})
+
+
+_RECIPE = entry.Completed(_recipe_names, files=True)
+
+
+def _common_options(command: Any) -> Any:
+    """The options of `prepare` and `run` that set no recipe key."""
+    for option in (
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="Print the result (or the plan) as JSON.",
+        ),
+        click.option(
+            "--plan",
+            is_flag=True,
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="Print files, stages, disk, memory and an estimate of the time; run nothing.",
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="Any setting of a recipe by its dotted key (docs/recipes.md); repeatable.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(cls=RecipeCommand)
+@click.option(
+    "--config",
+    cls=entry.GroupedOption,
+    group=_MOST_USED,
+    type=_RECIPE,
+    metavar="RECIPE",
+    help="A recipe file; options given here win over it.",
+)
+@_common_options
+def prepare(config: str | None, **options: Any) -> None:
+    """Prepare a corpus: from text to verified shards. Run again, it continues where an earlier run stopped.
+
+    Reads the source, writes the dataset (shards, dataset.json, tables) to --out, and keeps intermediate files
+    in the work folder.
+
+    \b
+    btlm-data prepare --source my_corpus/ --seq-len 2048 --out shards/
+    """
+    _prepare(config, trust=False, **options)
+
+
+@click.command("run", cls=RecipeCommand)
+@click.argument("recipe", type=_RECIPE)
+@click.option(
+    "--trust",
+    is_flag=True,
+    cls=entry.GroupedOption,
+    group=_MOST_USED,
+    help="Let a dataset.json name code to run (filter functions) and an index to write.",
+)
+@_common_options
+def run_recipe(recipe: str, trust: bool, **options: Any) -> None:
+    """Prepare what a recipe describes: a file, the name of a shipped recipe, or a dataset.json to repeat.
+
+    From a dataset.json only what decides the data is repeated, never where or how the other run worked.
+
+    \b
+    btlm-data run pipelines/sample.yaml
+    """
+    _prepare(recipe, trust=trust, **options)
+
+
+def _recipe_folders() -> list[Path]:
+    package = Path(__file__).resolve().parent.parent
+    return [folder for folder in (package / "pipelines", package.parent / "pipelines") if folder.is_dir()]
+
+
+def _find_recipe(name: str) -> Path:
+    """A path, the dataset.json of a dataset folder, or the name of a recipe inside the package (stage1).
+
+    Raises ConfigError with the shipped names if there is no such thing.
+    """
+    from btlm_data.formats.dataset import FILE_NAME
+
+    path = Path(name)
+    if not name:
+        raise ConfigError(
+            "The name of the recipe is empty. Name a recipe file, such as pipelines/sample.yaml."
+        )
+    if os.path.isfile(path / FILE_NAME):
+        return path / FILE_NAME
+    if os.path.lexists(path):
+        return path
+    for folder in _recipe_folders():
+        candidate = folder / (path.name if name.endswith(".yaml") else f"{name}.yaml")
+        if os.path.isfile(candidate) and candidate.parent == folder:
+            return candidate
+    raise ConfigError(
+        f"There is no recipe {name[:200]}. Name a recipe file, a dataset.json, or a shipped recipe: "
+        f"{', '.join(_recipe_names())}."
+    )
+
+
+def _prepare(
+    recipe_name: str | None,
+    *,
+    trust: bool,
+    plan: bool,
+    as_json: bool,
+    assignments: tuple[str, ...],
+    **options: Any,
+) -> None:
+    from btlm_data.recipe.load import load
+    from btlm_data.recipe.options import overrides
+
+    path = _find_recipe(recipe_name) if recipe_name is not None else None
+    recipe = load(path, overrides(options, assignments), trust=trust)
+    _check_memory(recipe.run)
+    if plan:
+        _plan(recipe, as_json)
+    else:
+        _execute(recipe, as_json)
+
+
+def _check_memory(run: Run) -> None:
+    """Raise ConfigError where --memory is less than the processes of the run take.
+
+    Less than any process could ever have is taken for what it must be: a small corpus shall go the ways of a large one,
+    in the smallest pieces. A warning says that the processes take what they take.
+    """
+    if run.engine != "local" or run.memory is None or run.memory >= run.least_memory:
+        return
+    if run.memory < _LEAST_MEANT_BYTES:
+        logger.warning(
+            "--memory (run.memory) is %s bytes, less than any process takes. Work is cut into the smallest pieces, as a "
+            "large corpus would be; the processes of this run still take about %d MB.",
+            f"{run.memory:,}",
+            run.least_memory // 10**6,
+        )
+        return
+    fewer = run.model_copy(update={"workers": 1}).least_memory
+    or_fewer = f", or --workers 1 and at least {fewer // 10**6:,} MB" if run.workers > 1 else ""
+    raise ConfigError(
+        f"--memory (run.memory): {run.memory:,} bytes are less than a run with {run.workers} "
+        f"worker{'s' * (run.workers > 1)} takes. Give --memory {run.least_memory // 10**6}MB or more{or_fewer}."
+    )
+
+
+def _plan(recipe: Recipe, as_json: bool) -> None:
+    shared.load_kernels()
+    from btlm_data import planning
+
+    plan = planning.measure(recipe)
+    if as_json:
+        terminal.echo(terminal.to_json(dataclasses.asdict(plan), indent=1))
+    else:
+        planning.render(plan, terminal.console())
+
+
+def _execute(recipe: Recipe, as_json: bool) -> None:
+    shared.load_kernels()
+    from btlm_data import pipeline
+    from btlm_data.inspection import outcome
+    from btlm_data.pages import publish
+    from btlm_data.progress import Bars, Lines
+
+    logger.debug("settings: %s", recipe.settings.model_dump_json(exclude_defaults=True))
+    logger.debug("run: %s", recipe.run.model_dump_json(exclude_defaults=True))
+    console = terminal.console(stderr=True)
+    quiet = entry.is_quiet(click.get_current_context())
+    start = perf_counter()
+    try:
+        with Bars(console) if console.is_terminal and not quiet else Lines() as events:
+            prepared = pipeline.prepare(recipe, events)
+        if prepared.complete:
+            prepared.warnings += publish.write_beside(
+                recipe.run.out, report=recipe.run.report, card=recipe.run.card
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted. What was finished is kept in the work folder, and no file is half-written. "
+            "Run the same command again; it continues from here."
+        ) from None
+    report = outcome.summarise(prepared, recipe, perf_counter() - start)
+    if as_json:
+        terminal.echo(terminal.to_json(dataclasses.asdict(report), indent=1))
+    elif not quiet:
+        outcome.render(report, console)

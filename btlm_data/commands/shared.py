@@ -1,0 +1,56 @@
+"""What several commands need: paths that must exist, names to complete, compiled code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from btlm_data import entry
+from btlm_data.errors import ConfigError, InputError
+from btlm_data.splits import SPLITS
+
+_LEAST_ADDRESS_SPACE = 1_000_000_000  # below it, numba and OpenBLAS end the process without an exception
+
+SPLIT = entry.Completed(lambda: SPLITS)
+
+
+def existing(path: Path) -> Path:
+    """The path, if it exists. Raises InputError: a path that does not exist is a typo, not damage."""
+    if "://" not in str(path) and not os.path.lexists(path):
+        raise InputError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
+    return path
+
+
+def dataset(path: Path) -> Path:
+    """The path, unless it is a folder in which nothing was prepared. Raises InputError."""
+    names = ("dataset.json", "preparing.json")
+    if os.path.isdir(existing(path)) and not any(os.path.lexists(path / name) for name in names):
+        raise InputError(f"There is no {path / names[0]}. Name a dataset folder made by `btlm-data prepare`.")
+    return path
+
+
+def load_kernels() -> None:
+    """Import what is compiled.
+
+    Raises ConfigError where the shell's memory limit would make it crash instead of fail.
+    """
+    limit = _address_space()
+    if limit is not None and limit < _LEAST_ADDRESS_SPACE:
+        raise ConfigError(
+            f"The shell allows each process {limit // 10**6:,} MB of memory (ulimit -v), and this program "
+            f"needs {_LEAST_ADDRESS_SPACE // 10**6:,} MB at least. Raise the limit, for example with "
+            "ulimit -v unlimited."
+        )
+    from btlm_data.kernels import load_numba_without_scipy
+
+    load_numba_without_scipy()
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that this process may use; None without a limit."""
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit

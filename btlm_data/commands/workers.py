@@ -1,0 +1,68 @@
+"""`worker` and `status`: runs that go on in several places."""
+
+from __future__ import annotations
+
+import click
+
+from btlm_data import terminal
+from btlm_data.commands import shared
+
+
+@click.command()
+@click.argument("work_dir", metavar="WORKDIR")
+@click.option(
+    "--rank",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="R",
+    help="Which of several workers this is: where in the list of tasks it begins to look.",
+)
+@click.option(
+    "--world",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many workers there are, about; any number may come and go.",
+)
+@click.option(
+    "--idle",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="End after so long without anything to do.",
+)
+def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
+    """Do tasks of the run in a work folder, beside other workers, until the run is over.
+
+    The run itself is `btlm-data prepare --engine workers`, anywhere. Point a worker only at work folders of
+    people whose recipes you would run.
+
+    \b
+    btlm-data worker work/ --rank $SLURM_ARRAY_TASK_ID --world 64
+    """
+    shared.load_kernels()
+    from btlm_data.engine import worker as working
+    from btlm_data.storage import open_store
+    from btlm_data.wording import counted
+
+    done = working.work(open_store(work_dir), working.Share(rank, world), idle)
+    terminal.echo(f"This worker did {counted(done, 'task')}.")
+
+
+@click.command()
+@click.argument("work_dir", metavar="WORKDIR")
+@click.option("--watch", is_flag=True, help="Show it again every two seconds until the run is over.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def status(work_dir: str, watch: bool, as_json: bool) -> None:
+    """Show what the run in a work folder is doing: stages, tasks, speed, time left, slowest tasks, errors.
+
+    \b
+    btlm-data status shards/.work --watch
+    """
+    from btlm_data import run_status
+    from btlm_data.storage import open_store
+
+    run_status.show(open_store(work_dir), terminal.console(), watch=watch, as_json=as_json)
