@@ -302,7 +302,9 @@ def test_nothing_from_a_hostile_corpus_reaches_the_terminal(tmp_path: Path) -> N
 
 def test_memory_below_any_process_cuts_work_into_the_smallest_pieces(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
-    source.write_text("".join(json.dumps({"text": f"Document {n} says {n * n}. " * 12}) + "\n" for n in range(40)))
+    source.write_text(
+        "".join(json.dumps({"text": f"Document {n} says {n * n}. " * 12}) + "\n" for n in range(40))
+    )
     options = ["--source", source, "--seq-len", "16", "--workers", "1"]
     little = run("prepare", *map(str, options), "--memory", "40KB", "--out", str(tmp_path / "little"))
     assert little.returncode == 0, little.stderr

@@ -302,8 +302,8 @@ def _filter_without_places(entry: Any) -> Any:
     }
 
 
-def _last_part(place: object) -> str:
-    return str(place).rstrip("/").rsplit("/", 1)[-1]
+def _last_part(path: object) -> str:
+    return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
 def fingerprint_of(
@@ -382,19 +382,19 @@ class _Store(Protocol):
     def read(self, name: str) -> bytes: ...
 
 
-def read(place: Path | _Store) -> Dataset | SetList:
+def read(location: Path | _Store) -> Dataset | SetList:
     """The dataset.json of a folder (or the file itself), local or in a store. Raises DataError if it is
     missing or wrong.
     """
-    return decode(*read_bytes(place))
+    return decode(*read_bytes(location))
 
 
-def read_set(place: Path | _Store) -> Dataset:
+def read_set(location: Path | _Store) -> Dataset:
     """The same, where one set is expected."""
-    value = read(place)
+    value = read(location)
     if isinstance(value, SetList):
         raise DataError(
-            f"{_shown(place)} holds {len(value.sets)} sets, one was expected. Name one of "
+            f"{_shown(location)} holds {len(value.sets)} sets, one was expected. Name one of "
             f"{', '.join(value.names)}."
         )
     return value
@@ -407,32 +407,32 @@ def read_sets(folder: Path) -> dict[str, Dataset]:
         return {"": value}
     sets: dict[str, Dataset] = {}
     for entry in value.sets:
-        sets[entry.name] = one = read_set(folder / entry.name)
-        if one.checksum != entry.checksum:
+        sets[entry.name] = dataset = read_set(folder / entry.name)
+        if dataset.checksum != entry.checksum:
             raise DataError(
-                f"{folder / entry.name / FILE_NAME} has checksum {one.checksum}, {folder / FILE_NAME} "
+                f"{folder / entry.name / FILE_NAME} has checksum {dataset.checksum}, {folder / FILE_NAME} "
                 f"says {entry.checksum}. "
                 "The two are not of one run: restore them from one copy, or prepare the dataset again."
             )
     return sets
 
 
-def read_bytes(place: Path | _Store) -> tuple[bytes, str]:
+def read_bytes(location: Path | _Store) -> tuple[bytes, str]:
     """(content, name for messages) of a dataset.json; only a regular file of bounded size is read."""
-    if not isinstance(place, Path):
-        shown = f"{place.shown.rstrip('/')}/{FILE_NAME}"
-        size = place.size(FILE_NAME)
+    if not isinstance(location, Path):
+        shown = f"{location.shown.rstrip('/')}/{FILE_NAME}"
+        size = location.size(FILE_NAME)
         if size is None:
             raise missing(shown)
         if size > MAX_BYTES:
             raise refused(shown, f"it has {size:,} bytes, more than any dataset.json")
-        return place.read(FILE_NAME), shown
-    path = place if place.name == FILE_NAME else place / FILE_NAME
+        return location.read(FILE_NAME), shown
+    path = location if location.name == FILE_NAME else location / FILE_NAME
     return read_small(path, MAX_BYTES), str(path)
 
 
-def _shown(place: Path | _Store) -> str:
-    return str(place) if isinstance(place, Path) else place.shown
+def _shown(location: Path | _Store) -> str:
+    return str(location) if isinstance(location, Path) else location.shown
 
 
 def _split_order(name: str) -> int:

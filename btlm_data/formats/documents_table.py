@@ -82,14 +82,14 @@ class DocumentTable:
         """
         group = max(0, bisect_right(self._group_starts(), start) - 1)
         while group < self.num_groups:
-            found = self.read(group, columns)
-            offset = found["stream_offset"].astype(np.int64)
+            columns_read = self.read(group, columns)
+            offset = columns_read["stream_offset"].astype(np.int64)
             first = max(0, int(np.searchsorted(offset, start, side="right")) - 1)
             last = int(np.searchsorted(offset, stop, side="left"))
             base = self.group_rows(group)[0]
             for k in range(first, last):
-                if offset[k] + int(found["tokens"][k]) >= start:
-                    yield {"row": base + k, **_values(found, k)}
+                if offset[k] + int(columns_read["tokens"][k]) >= start:
+                    yield {"row": base + k, **_values(columns_read, k)}
             group += 1
             if group < self.num_groups and self._group_starts()[group] >= stop:
                 return
@@ -99,9 +99,9 @@ class DocumentTable:
         if self._starts is None:
             self._starts = []
             with reading(self.path):
-                place = self._file.schema_arrow.names.index("stream_offset")
+                column = self._file.schema_arrow.names.index("stream_offset")
                 for group in range(self.num_groups):
-                    statistics = self._file.metadata.row_group(group).column(place).statistics
+                    statistics = self._file.metadata.row_group(group).column(column).statistics
                     if not self._group_rows[group]:
                         self._starts.append(self._starts[-1] if self._starts else 0)
                     elif statistics is not None and statistics.has_min_max:
@@ -118,12 +118,12 @@ class DocumentTable:
         self, rows: Sequence[int], columns: Sequence[str] = DOCUMENT_COLUMNS
     ) -> Iterator[dict[str, Any]]:
         """Documents by their rows, which must be sorted; each row group is read once."""
-        current, found, first = -1, dict[str, Any](), 0
+        current, group_columns, first = -1, dict[str, Any](), 0
         for row in rows:
             group = bisect_right(self._first_rows, row) - 1
             if group != current:
-                current, found, first = group, self.read(group, columns), self._first_rows[group]
-            yield {"row": row, **_values(found, row - first)}
+                current, group_columns, first = group, self.read(group, columns), self._first_rows[group]
+            yield {"row": row, **_values(group_columns, row - first)}
 
     def described(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Every column of some rows, which must be sorted, as plain values; None where there is no value."""
@@ -151,7 +151,7 @@ class DocumentTable:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        found: list[int] = []
+        rows: list[int] = []
         for group in range(self.num_groups):
             if not all(self._may_hold(group, name, values) for name, values in wanted.items()):
                 continue
@@ -160,14 +160,14 @@ class DocumentTable:
                 for name, values in wanted.items():
                     column = self._file.read_row_group(group, columns=[name]).column(name)
                     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-                    here = pc.is_in(column, value_set=pa.array(sorted(values), kind))
-                    mask = here if mask is None else pc.and_(mask, here)
+                    is_match = pc.is_in(column, value_set=pa.array(sorted(values), kind))
+                    mask = is_match if mask is None else pc.and_(mask, is_match)
                     if not pc.any(mask).as_py():
                         break
                 else:
                     first = self._first_rows[group]
-                    found += (first + np.flatnonzero(mask.to_numpy())).tolist()
-        return found
+                    rows += (first + np.flatnonzero(mask.to_numpy())).tolist()
+        return rows
 
     def _may_hold(self, group: int, name: str, values: Collection[Any]) -> bool:
         """Whether a row group can hold one of some values in a column, as far as its statistics tell."""

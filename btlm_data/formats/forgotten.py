@@ -101,7 +101,7 @@ class Forgotten(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def questions(self) -> str:
         """SHA-256 of all that was asked, the same for all sets of a dataset: a part of its fingerprint."""
-        return hashlib.sha256(canonical([one.asked for one in self.certificates])).hexdigest()
+        return hashlib.sha256(canonical([certificate.asked for certificate in self.certificates])).hexdigest()
 
     def replaced(self) -> dict[str, str]:
         """SHA-256 of each shard as it was at any time -> as it is now."""

@@ -129,8 +129,8 @@ def _row_problems(row: Row) -> Iterator[str]:
         received = getattr(row.received, unit) + sum(getattr(a, unit) for a in row.added.values())
         left = getattr(row.out, unit) + sum(getattr(a, unit) for a in row.dropped.values())
         if received != left:
-            place = f"{row.stage} {row.split} {row.source}"
-            yield f"{place}: in + added is {received} {unit}, out + dropped is {left}"
+            step = f"{row.stage} {row.split} {row.source}"
+            yield f"{step}: in + added is {received} {unit}, out + dropped is {left}"
 
 
 def _chain_problems(rows: Iterable[Row], present: Sequence[Stage]) -> list[str]:

@@ -60,10 +60,10 @@ def _sealed(before: str, after: str, dataset: str) -> bytes:
 
 def seal_of(data: bytes) -> Seal | None:
     """The seal of a page; None if it has none."""
-    found = _SEAL.search(data, 0, _HEAD)
-    if found is None:
+    match = _SEAL.search(data, 0, _HEAD)
+    if match is None:
         return None
-    return Seal(found[1].decode(), _hash(data[: found.start(2)], data[found.end(2) :]) == found[2].decode())
+    return Seal(match[1].decode(), _hash(data[: match.start(2)], data[match.end(2) :]) == match[2].decode())
 
 
 def _hash(head: bytes, tail: bytes) -> str:

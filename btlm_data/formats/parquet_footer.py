@@ -64,8 +64,8 @@ def _check(data: Compact, columns: Sequence[_Column]) -> None:
             for _ in _structs(data, None):
                 for field, inner in data.fields():
                     if field == 1 and inner in LISTS:
-                        for place in _structs(data, len(columns)):
-                            _check_chunk(data, columns[place])
+                        for index in _structs(data, len(columns)):
+                            _check_chunk(data, columns[index])
                     else:
                         data.skip(inner)
         else:

@@ -122,7 +122,7 @@ def _explain(
     for key in keys:
         value = value[key]  # type: ignore[index]  # a key of it, by construction
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    message = re.sub(r"^Object (missing|contains)", lambda found: f"it {found[1]}", message).replace("`", "")
+    message = re.sub(r"^Object (missing|contains)", lambda verb: f"it {verb[1]}", message).replace("`", "")
     for pattern, expected in {SHA256_PATTERN: "64 hexadecimal digits", **words}.items():
         message = message.replace(f"str matching regex {pattern!r}", expected)
     message = message.splitlines()[0]

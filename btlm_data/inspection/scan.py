@@ -22,7 +22,7 @@ from btlm_data.formats.dataset import ShardFile, Split
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats import reader as shards
-from btlm_data.formats.shard_formats.base import RowPlace, row_shape
+from btlm_data.formats.shard_formats.base import RowContext, row_shape
 from btlm_data.inspection.lookup import origins
 from btlm_data.inspection.opening import Opened, layout_of
 from btlm_data.lineage.masks import Masks
@@ -198,7 +198,7 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
         if is_known and shard_format.planes:
             places = np.arange(first, first + len(rows), dtype=np.uint64)
             order = origins(job.opened, job.split, places, job.num_samples or 1)
-        place = RowPlace(first, is_known, order, job.num_samples or 0, num_labels, is_ours)
+        place = RowContext(first, is_known, order, job.num_samples or 0, num_labels, is_ours)
         checked = shard_format.check(rows, place, vocabulary, prints)
         scan.real += checked.num_labels
         scan.eos += checked.num_ends

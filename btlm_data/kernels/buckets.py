@@ -113,14 +113,14 @@ def _scatter(
         if chosen[i]:
             for band in range(keys.shape[1]):
                 partition = np.int64(keys[i, band] >> shift) if log_partitions > 0 else 0
-                place = cursors[partition]
-                if place < 0 or place >= len(out_keys):
+                slot = cursors[partition]
+                if slot < 0 or slot >= len(out_keys):
                     return False
-                out_keys[place] = keys[i, band]
+                out_keys[slot] = keys[i, band]
                 if len(low) > 0:
-                    out_low[place] = low[i]
-                out_ordinals[place] = first_ordinal + i
-                cursors[partition] = place + 1
+                    out_low[slot] = low[i]
+                out_ordinals[slot] = first_ordinal + i
+                cursors[partition] = slot + 1
     return True
 
 
@@ -316,8 +316,8 @@ def _nominate(
             if members[k] < num_done:
                 continue
             leaders = min(k, begin + LEADERS)
-            for place in range(begin, leaders + min(NEIGHBOURS, k - leaders)):
-                earlier = place if place < leaders else k - 1 - (place - leaders)
+            for rank in range(begin, leaders + min(NEIGHBOURS, k - leaders)):
+                earlier = rank if rank < leaders else k - 1 - (rank - leaders)
                 first[written] = ordinals[members[earlier]]
                 other[written] = ordinals[members[k]]
                 written += 1
@@ -395,9 +395,9 @@ def _attach(
                 break
             state[2] += 1
         if out[i] == ordinals[i]:
-            place = state[0] % len(leader_ordinals)
-            leader_signatures[place] = signatures[i]
-            leader_ordinals[place] = ordinals[i]
+            slot = state[0] % len(leader_ordinals)
+            leader_signatures[slot] = signatures[i]
+            leader_ordinals[slot] = ordinals[i]
             state[0] += 1
 
 

@@ -4,7 +4,7 @@ A general compressor looks for repeats at every byte. Rows of token ids repeat o
 sample's labels are its inputs one token on, so this one looks at a quarter of the positions and does not look
 at the labels at all:
 
-    inputs   LZ77 over tokens: one probe of a hash of two tokens, then of the last place of this token
+    inputs   LZ77 over tokens: one probe of a hash of two tokens, then of the last position of this token
     mask     four literals and a run, the same bits in every full row
     labels   a copy from 2L - 1 tokens back where that is within deflate's window (L <= 4096), else the inputs' bits again
 
@@ -73,7 +73,7 @@ class _Costs(NamedTuple):
 class _Found(NamedTuple):
     """A search's memory and its result for a group of rows.
 
-    tables (3, 2^15) uint16: last place of each unit, pair and triple, by hash. distances (3, body) uint16:
+    tables (3, 2^15) uint16: last position of each unit, pair and triple, by hash. distances (3, body) uint16:
     how far back that is, for each position of a row. ops: operations of all rows, one behind another; ends
     (rows,) int64: where each row's end.
     """
@@ -164,7 +164,7 @@ def _deflate(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Search and code all rows, some at a time so that the operations stay in the processor's cache."""
     group = max(1, _GROUP_UNITS // shape.body)
-    found = _memory(shape.body, group)
+    matches = _memory(shape.body, group)
     costs = _Costs((code.a & np.uint64(63)).astype(np.uint8), (code.b & np.uint64(63)).astype(np.uint8))
     # No operation takes more bits than the literals it stands for can: MAX_CODE_BITS a byte.
     units = shape.body * (2 if shape.repeat else 1) + 2
@@ -186,8 +186,8 @@ def _deflate(
     for start in range(0, len(rows), group):
         some = buffer[: len(rows) - start]
         some[:] = rows[start : start + group]
-        _find(some, shape, costs, found)
-        _emit(some, shape, found, bitstrings, out, offsets[start:])
+        _find(some, shape, costs, matches)
+        _emit(some, shape, matches, bitstrings, out, offsets[start:])
     return out[: offsets[-1]], offsets
 
 
@@ -209,15 +209,15 @@ def _counts(
     """
     width = shape.width
     sample = rows[:: max(1, rows.size // _SAMPLED_UNITS)].copy()
-    found = _memory(shape.body, len(sample))
+    matches = _memory(shape.body, len(sample))
     # Bits of each part before anything is known.
     guess = _Costs(np.full(ENTRIES, 8, np.uint8), np.full(ENTRIES, 8, np.uint8))
     guess.a[MATCH:], guess.b[MATCH:ALONE] = 3, 4
     if shape.hint == shape.body:
         # Good for the counters of the vsl layout; in text it would take bits from what is better.
         guess.b[PREVIOUS] = _NEVER
-    _find(sample, shape, guess, found)
-    ops = found.ops[: found.ends[len(sample) - 1]]
+    _find(sample, shape, guess, matches)
+    ops = matches.ops[: matches.ends[len(sample) - 1]]
     a = np.bincount((ops & np.uint64(1023)).astype(np.int64), minlength=ENTRIES)
     b = np.bincount((ops >> np.uint64(10) & np.uint64(1023)).astype(np.int64), minlength=ENTRIES)
     counts, distance_counts = np.zeros(286, np.int64), b[MATCH : MATCH + 30].copy()
@@ -239,19 +239,19 @@ def _counts(
 
 
 @jit
-def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -> None:
+def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found) -> None:
     """LZ77 over each row's first `body` units: writes the operations, and each row's end among them, to
-    `found`.
+    `matches`.
 
-    First the last place of each unit, pair and triple, for all positions and without a branch; then a walk
-    that takes the longest match found, or a single unit's where that is cheaper than its literals. Places are
+    First the last position of each unit, pair and triple, for all positions and without a branch; then a walk
+    that takes the longest match found, or a single unit's where that is cheaper than its literals. Positions are
     kept modulo 2^16 and the tables are not cleared between rows: what they say is only ever a hint, the units
     themselves are compared. At distance `hint` every position is tried (`body`: at none). Unit 0 is always a
     literal and never copied from, so that a sample's labels can start at unit 1.
     """
     body, width, hint = shape.body, shape.width, shape.hint
     cost_a, cost_b = costs.a, costs.b
-    tables, distances, ops, ends = found.tables, found.distances, found.ops, found.ends
+    tables, distances, ops, ends = matches.tables, matches.distances, matches.ops, matches.ends
     symbol, base_distance, extra = DISTANCE_SYMBOL, DISTANCE_BASE, DISTANCE_EXTRA
     item = rows.itemsize
     per_load = 8 // item
@@ -273,22 +273,22 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -
     for r in range(len(rows)):
         row = rows[r]
         for i in range(1, last + 1):
-            one = np.uint64(row[i])
-            pair = (one | np.uint64(row[i + 1]) << np.uint64(32)) * multiplier
+            single_unit = np.uint64(row[i])
+            pair = (single_unit | np.uint64(row[i + 1]) << np.uint64(32)) * multiplier
             triple = (pair ^ np.uint64(row[i + 2])) * multiplier
-            place = np.uint16(base + i)
+            position = np.uint16(base + i)
             limit = np.uint16(min(i - 1, window))
-            h = (one * multiplier) >> shift
-            d = np.uint16(place - tables[0, h])
-            tables[0, h] = place
+            h = (single_unit * multiplier) >> shift
+            d = np.uint16(position - tables[0, h])
+            tables[0, h] = position
             distances[0, i] = d if d <= limit else none
             h = pair >> shift
-            d = np.uint16(place - tables[1, h])
-            tables[1, h] = place
+            d = np.uint16(position - tables[1, h])
+            tables[1, h] = position
             distances[1, i] = d if d <= limit else none
             h = triple >> shift
-            d = np.uint16(place - tables[2, h])
-            tables[2, h] = place
+            d = np.uint16(position - tables[2, h])
+            tables[2, h] = position
             distances[2, i] = d if d <= limit else none
         base += body
         i = 0
@@ -300,14 +300,21 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, found: _Found) -
                 single = np.int64(distances[0, i])
                 d2 = np.int64(distances[1, i])
                 d3 = np.int64(distances[2, i])
-                here = load64(row, i * item)
-                # A distance of 0 is no hint, and the comparison of a place with itself counts as nothing.
-                n2 = (trailing_zeros(here ^ load64(row, (i - d2) * item)) >> to_units) * min(d2, np.int64(1))
-                n3 = (trailing_zeros(here ^ load64(row, (i - d3) * item)) >> to_units) * min(d3, np.int64(1))
+                loaded = load64(row, i * item)
+                # A distance of 0 is no hint, and the comparison of a position with itself counts as nothing.
+                n2 = (trailing_zeros(loaded ^ load64(row, (i - d2) * item)) >> to_units) * min(
+                    d2, np.int64(1)
+                )
+                n3 = (trailing_zeros(loaded ^ load64(row, (i - d3) * item)) >> to_units) * min(
+                    d3, np.int64(1)
+                )
                 length = max(n2, n3)
                 distance = d3 if n3 >= n2 else d2
-                if i > hint and (trailing_zeros(here ^ load64(row, (i - hint) * item)) >> to_units) >= length:
-                    length = trailing_zeros(here ^ load64(row, (i - hint) * item)) >> to_units
+                if (
+                    i > hint
+                    and (trailing_zeros(loaded ^ load64(row, (i - hint) * item)) >> to_units) >= length
+                ):
+                    length = trailing_zeros(loaded ^ load64(row, (i - hint) * item)) >> to_units
                     distance = np.int64(hint)
                 if length == per_load:
                     while length < longest and i + length + per_load <= body:
@@ -373,7 +380,7 @@ def _put(
 def _emit(
     rows: npt.NDArray[Any],
     shape: _Shape,
-    found: _Found,
+    matches: _Found,
     code: _Bitstrings,
     out: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
@@ -382,7 +389,7 @@ def _emit(
     stream.
     """
     body, width, planes = shape.body, shape.width, shape.planes
-    ops, ends = found.ops, found.ends
+    ops, ends = matches.ops, matches.ends
     header, header_bits, tail, tail_bits = code.header, code.header_bits, code.tail, code.tail_bits
     code_a, code_b, end = code.a, code.b, code.end
     six, low, byte = np.uint64(6), np.uint64(63), np.uint64(255)
@@ -415,7 +422,7 @@ def _emit(
                 count = np.uint64(min(56, body_bits - j))
                 bits = (load64(out, body_at + j // 8) >> body_bit) & ((np.uint64(1) << count) - np.uint64(1))
                 at, acc, n = _put(out, at, acc, n, bits, count)
-        one, two = _adler_sums(row, 1 if planes == 3 else 0, body, width)
+        byte_sum, weighted_sum = _adler_sums(row, 1 if planes == 3 else 0, body, width)
         size = np.uint64(body * width)
         if planes == 3:
             # Each plane's bytes weigh their distance from the end of the stream. Inputs: unit 0, then units
@@ -432,16 +439,18 @@ def _emit(
                 first_one += value
                 first_two += (size - np.uint64(j)) * value
             units = np.uint64(body)
-            two = (
-                first_two + two + np.uint64(2) * size * (first_one + one)
+            weighted_sum = (
+                first_two + weighted_sum + np.uint64(2) * size * (first_one + byte_sum)
                 + np.uint64(2) * units * (units + np.uint64(1)) + size * units
-                + two + np.uint64(4) * one + last_two
+                + weighted_sum + np.uint64(4) * byte_sum + last_two
             )  # fmt: skip
-            one = first_one + one + units + one + last_one
+            byte_sum = first_one + byte_sum + units + byte_sum + last_one
             size *= np.uint64(3)
         at, acc, n = _put(out, at, acc, n, end >> six, end & low)
         at += 1 if n else 0
-        adler = ((two + size) % np.uint64(65521)) << np.uint64(16) | (one + np.uint64(1)) % np.uint64(65521)
+        adler = ((weighted_sum + size) % np.uint64(65521)) << np.uint64(16) | (
+            byte_sum + np.uint64(1)
+        ) % np.uint64(65521)
         for j in range(4):
             out[at + j] = (adler >> np.uint64(24 - 8 * j)) & byte
         at += 4
@@ -457,11 +466,11 @@ def _adler_sums(row: npt.NDArray[Any], start: int, stop: int, width: int) -> tup
     multiplication.
     """
     byte = np.uint64(255)
-    one, runs, within = np.uint64(0), np.uint64(0), np.uint64(0)
+    byte_sum, runs, within = np.uint64(0), np.uint64(0), np.uint64(0)
     for i in range(start, stop):
         token = np.uint64(row[i])
         b1, b2, b3 = (token >> np.uint64(8)) & byte, (token >> np.uint64(16)) & byte, token >> np.uint64(24)
-        one += (token & byte) + b1 + b2 + b3
-        runs += one
+        byte_sum += (token & byte) + b1 + b2 + b3
+        runs += byte_sum
         within += b1 + np.uint64(2) * b2 + np.uint64(3) * b3
-    return one, np.uint64(width) * runs - within
+    return byte_sum, np.uint64(width) * runs - within

@@ -548,9 +548,9 @@ def exact_hashes(n: Normalised) -> UInt64Array:
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(len(n), 2)
 
 
-def similarity(one: UInt32Array, other: UInt32Array) -> npt.NDArray[np.float64]:
+def similarity(left: UInt32Array, right: UInt32Array) -> npt.NDArray[np.float64]:
     """Estimated Jaccard similarity of signatures (n, P) and (n, P): the share of equal values, (n,)."""
-    return np.asarray(np.count_nonzero(one == other, axis=-1) / one.shape[-1])
+    return np.asarray(np.count_nonzero(left == right, axis=-1) / left.shape[-1])
 
 
 def to_lean_minhash(

@@ -34,9 +34,9 @@ def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArr
     return _checked_permute(index, n, seed, inverse=False)
 
 
-def unpermute_index(place: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
+def unpermute_index(permuted: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
     """The inverse of `permute_index`."""
-    return _checked_permute(place, n, seed, inverse=True)
+    return _checked_permute(permuted, n, seed, inverse=True)
 
 
 def _checked_permute(

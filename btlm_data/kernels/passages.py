@@ -26,7 +26,7 @@ FOUND, CUT = (
 class Needles(NamedTuple):
     """Passages to look for, and the tokens that can cover their anchors.
 
-    data, ends: the passages' bytes, end to end. first (vocabulary + 1,), query, place: token t may stand at place[k] of passage
+    data, ends: the passages' bytes, end to end. first (vocabulary + 1,), query, offset: token t may stand at offset[k] of passage
     query[k] (where its first byte lies; negative: before the passage) for k in [first[t], first[t + 1]).
     token_data, token_ends: the bytes of tokens. barrier: the token that ends documents.
     """
@@ -35,21 +35,21 @@ class Needles(NamedTuple):
     ends: Int64Array
     first: Int64Array
     query: Int64Array
-    place: Int64Array
+    offset: Int64Array
     token_data: npt.NDArray[np.uint8]
     token_ends: Int64Array
     barrier: int
 
 
 class Hits(NamedTuple):
-    """Where passages stand, (k,) each. query; row; token: the one at the anchor, and place: where in the passage it begins;
+    """Where passages stand, (k,) each. query; row; token: the one at the anchor, and offset: where in the passage it begins;
     begin, end: the tokens [begin, end) of the row that hold what of the passage lies in it; state: FOUND or CUT.
     """
 
     query: Int64Array
     row: Int64Array
     token: Int64Array
-    place: Int64Array
+    offset: Int64Array
     begin: Int64Array
     end: Int64Array
     state: Int64Array
@@ -63,24 +63,24 @@ def needles(
         raise ValueError("an empty passage stands everywhere")
     data = np.frombuffer(b"".join(passages), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, passages), np.int64, len(passages)))
-    tokens, queries, places = [], [], []
+    tokens, queries, offsets = [], [], []
     starts = ends - np.diff(np.concatenate([np.zeros(1, np.int64), ends]))
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         passage = data[start:end]
         best: tuple[Int64Array, Int64Array] | None = None
         # The anchor whose tokens are fewest, of some that lie in the middle.
         for anchor in _anchors(len(passage)):
-            found = _covering(passage, anchor, token_data, token_ends)
-            if best is None or len(found[0]) < len(best[0]):
-                best = found
+            covering = _covering(passage, anchor, token_data, token_ends)
+            if best is None or len(covering[0]) < len(best[0]):
+                best = covering
         assert best is not None
         tokens.append(best[0])
-        places.append(best[1])
+        offsets.append(best[1])
         queries.append(np.full(len(best[0]), number, np.int64))
-    token, query, place = (np.concatenate(parts) for parts in (tokens, queries, places))
+    token, query, offset = (np.concatenate(parts) for parts in (tokens, queries, offsets))
     order = np.argsort(token, kind="stable")
     first = np.searchsorted(token[order], np.arange(len(token_ends) + 1)).astype(np.int64)
-    return Needles(data, ends, first, query[order], place[order], token_data, token_ends, barrier)
+    return Needles(data, ends, first, query[order], offset[order], token_data, token_ends, barrier)
 
 
 def _anchors(length: int) -> list[int]:
@@ -95,24 +95,24 @@ def _covering(
     token_data: npt.NDArray[np.uint8],
     token_ends: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(token, place) of every way in which a token can cover the anchor and fit the passage."""
-    tokens, places = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)]
+    """(token, offset) of every way in which a token can cover the anchor and fit the passage."""
+    tokens, offsets = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)]
     begin = np.int64(0)
     for token in range(len(token_ends)):
         end = token_ends[token]
         for j in range(end - begin):
-            place = anchor - j
+            offset = anchor - j
             fits = True
             for x in range(end - begin):
-                at = place + x
+                at = offset + x
                 if 0 <= at < len(passage) and token_data[begin + x] != passage[at]:
                     fits = False
                     break
             if fits:
                 tokens.append(np.int64(token))
-                places.append(np.int64(place))
+                offsets.append(np.int64(offset))
         begin = end
-    return np.array(tokens, np.int64), np.array(places, np.int64)
+    return np.array(tokens, np.int64), np.array(offsets, np.int64)
 
 
 def find(rows: npt.NDArray[Any], real: Int64Array, breaks: npt.NDArray[np.bool_], sought: Needles) -> Hits:
@@ -130,7 +130,7 @@ def find(rows: npt.NDArray[Any], real: Int64Array, breaks: npt.NDArray[np.bool_]
     while True:
         out = np.empty((room, len(Hits._fields)), np.int64)
         count = _find(
-            rows, real, breaks, sought.data, sought.ends, sought.first, sought.query, sought.place,
+            rows, real, breaks, sought.data, sought.ends, sought.first, sought.query, sought.offset,
             sought.token_data, sought.token_ends, sought.barrier, out,
         )  # fmt: skip
         if count == -1:
@@ -151,7 +151,7 @@ def _find(
     ends: npt.NDArray[np.int64],
     first: npt.NDArray[np.int64],
     query: npt.NDArray[np.int64],
-    place: npt.NDArray[np.int64],
+    offset: npt.NDArray[np.int64],
     token_data: npt.NDArray[np.uint8],
     token_ends: npt.NDArray[np.int64],
     barrier: int,
@@ -173,18 +173,18 @@ def _find(
                 size = token_ends[token] - (token_ends[token - 1] if token > 0 else np.int64(0))
                 # To the left of the token, then to its right.
                 fits, is_cut = True, False
-                left, at = t, place[k]
+                left, at = t, offset[k]
                 while at > 0:
                     if left == 0 or (has_breaks and breaks[row, left]):
                         is_cut = True
                         break
                     left -= 1
-                    other = np.int64(ids[left])
-                    if other == barrier or other < 0 or other >= vocabulary:
+                    neighbour = np.int64(ids[left])
+                    if neighbour == barrier or neighbour < 0 or neighbour >= vocabulary:
                         fits = False
                         break
-                    begin = token_ends[other - 1] if other > 0 else np.int64(0)
-                    width = token_ends[other] - begin
+                    begin = token_ends[neighbour - 1] if neighbour > 0 else np.int64(0)
+                    width = token_ends[neighbour] - begin
                     if width == 0:
                         fits = False
                         break
@@ -198,17 +198,17 @@ def _find(
                     at -= take
                 if not fits:
                     continue
-                right, at = t + 1, place[k] + size
+                right, at = t + 1, offset[k] + size
                 while at < length:
                     if right >= real[row] or (has_breaks and breaks[row, right]):
                         is_cut = True
                         break
-                    other = np.int64(ids[right])
-                    if other == barrier or other < 0 or other >= vocabulary:
+                    neighbour = np.int64(ids[right])
+                    if neighbour == barrier or neighbour < 0 or neighbour >= vocabulary:
                         fits = False
                         break
-                    begin = token_ends[other - 1] if other > 0 else np.int64(0)
-                    width = token_ends[other] - begin
+                    begin = token_ends[neighbour - 1] if neighbour > 0 else np.int64(0)
+                    width = token_ends[neighbour] - begin
                     if width == 0:
                         fits = False
                         break
@@ -224,7 +224,7 @@ def _find(
                 if not fits:
                     continue
                 if count < len(out):
-                    out[count, 0], out[count, 1], out[count, 2], out[count, 3] = q, row, t, place[k]
+                    out[count, 0], out[count, 1], out[count, 2], out[count, 3] = q, row, t, offset[k]
                     out[count, 4], out[count, 5], out[count, 6] = left, right, np.int64(is_cut)
                 count += 1
     return count

@@ -78,7 +78,7 @@ def _find(
     afresh = np.empty(len(starts) - 1, np.int64)
     for token in range(len(afresh)):
         afresh[token] = _step(0, starts[token], starts[token + 1], blob, pattern, failures)
-    found = np.full(rows.shape[0], -1, np.int64)
+    positions = np.full(rows.shape[0], -1, np.int64)
     for row in range(rows.shape[0]):
         state = 0
         for position in range(rows.shape[1]):
@@ -88,6 +88,6 @@ def _find(
             else:
                 state = _step(state, starts[token], starts[token + 1], blob, pattern, failures)
             if state == len(pattern):
-                found[row] = position
+                positions[row] = position
                 break
-    return found
+    return positions

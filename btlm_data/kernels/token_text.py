@@ -80,17 +80,17 @@ def _decode(
 ) -> None:
     """Nearly all tokens are short: _WIDTH bytes are copied at once, and what is too much is overwritten by what follows."""
     for i in range(len(starts)):
-        place = offsets[i]
+        start = offsets[i]
         for k in range(starts[i], starts[i] + lengths[i]):
             token = np.int64(tokens[k])
             size = token_offsets[token + 1] - token_offsets[token]
             if size <= _WIDTH:
                 for j in range(_WIDTH):
-                    out[place + j] = padded[token, j]
+                    out[start + j] = padded[token, j]
             else:
                 for j in range(size):
-                    out[place + j] = utf8[token_offsets[token] + j]
-            place += size
+                    out[start + j] = utf8[token_offsets[token] + j]
+            start += size
 
 
 @jit

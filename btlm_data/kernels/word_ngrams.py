@@ -157,12 +157,12 @@ def build_table(utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops
 
 @jit
 def _equal(
-    one: UInt8Array, start: int, stop: int, other: UInt8Array, other_start: int, other_stop: int
+    left: UInt8Array, start: int, stop: int, right: UInt8Array, right_start: int, right_stop: int
 ) -> bool:
-    if stop - start != other_stop - other_start:
+    if stop - start != right_stop - right_start:
         return False
     k = 0
-    while k < stop - start and one[start + k] == other[other_start + k]:
+    while k < stop - start and left[start + k] == right[right_start + k]:
         k += 1
     return k == stop - start
 
@@ -182,9 +182,9 @@ def _build_table(
         bits[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
         slot = (hashes[g] >> np.uint64(32)) & mask
         while slots[slot] != NONE:
-            there = slots[slot]
-            if hashes[there] == hashes[g] and _equal(
-                utf8, starts[there], stops[there], utf8, starts[g], stops[g]
+            candidate = slots[slot]
+            if hashes[candidate] == hashes[g] and _equal(
+                utf8, starts[candidate], stops[candidate], utf8, starts[g], stops[g]
             ):
                 break
             slot = (slot + np.uint64(1)) & mask
@@ -242,14 +242,14 @@ def _find(
                 bit = h & bit_mask
                 if (bits[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1):
                     start = word_starts[seen % NGRAM_WORDS]
-                    place = (h >> np.uint64(32)) & mask
-                    while slots[place] != NONE:
-                        g = slots[place]
+                    probe = (h >> np.uint64(32)) & mask
+                    while slots[probe] != NONE:
+                        g = slots[probe]
                         if hashes[g] == h and _equal(utf8, start, i, eval_utf8, starts[g], stops[g]):
                             hits[c] += np.uint32(1)
                             first[c] = g if first[c] == NONE else first[c]
                             break
-                        place = (place + np.uint64(1)) & mask
+                        probe = (probe + np.uint64(1)) & mask
             i += 1
 
 

@@ -18,13 +18,13 @@ from btlm_data.storage.base import Creating, Entry, Store, check_name, is_remote
 __all__ = ["Creating", "Entry", "Store", "check_name", "is_remote", "open_store"]
 
 
-def open_store(place: str | Path) -> Store:
+def open_store(location: str | Path) -> Store:
     """The store at a folder or URL. Nothing is created, read or asked before the first call that needs it.
 
-    place: a path (relative to the current folder), `file://PATH`, or a URL that fsspec opens. Raises ConfigError for
+    location: a path (relative to the current folder), `file://PATH`, or a URL that fsspec opens. Raises ConfigError for
     a scheme that nothing installed can open.
     """
-    text = str(place)
+    text = str(location)
     if is_remote(text):
         from btlm_data.storage.remote import RemoteStore
 

@@ -93,9 +93,9 @@ class Store(Protocol):
         """A small file and its version, or None if it is not there."""
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is a URL other than file://."""
-    return "://" in place and not place.startswith("file://")
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL other than file://."""
+    return "://" in location and not location.startswith("file://")
 
 
 def check_name(name: str) -> str:

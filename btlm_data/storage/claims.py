@@ -78,13 +78,13 @@ class Watch:
 
     def claims(self, step: str = "") -> dict[str, dict[str, Any]]:
         """Claims of a step (of all) by task ("STEP/TASK")."""
-        found = {}
+        states = {}
         for entry in self._store.list(f"{CLAIMS}/{step}" if step else CLAIMS):
             present = self._store.read_version(entry.name)
             if present is not None:
                 key = entry.name.removeprefix(f"{CLAIMS}/{step}/" if step else f"{CLAIMS}/")
-                found[key] = lease.decode_state(present[0])
-        return found
+                states[key] = lease.decode_state(present[0])
+        return states
 
     def is_dead(self, claim: dict[str, Any]) -> bool:
         """Whether the process of a claim is gone."""

@@ -14,13 +14,13 @@ _HERE = -100  # AT_FDCWD: paths are relative to the current folder
 _EXCHANGE, _SWAP = 2, 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 
 
-def exchange(one: Path, other: Path) -> None:
+def exchange(left: Path, right: Path) -> None:
     """Let two folders on one file system change their names.
 
     Raises OutputError where the file system or the machine cannot do that.
     """
     library = ctypes.CDLL(None, use_errno=True)
-    first, second = os.fsencode(one), os.fsencode(other)
+    first, second = os.fsencode(left), os.fsencode(right)
     try:
         if sys.platform == "darwin":
             failed = library.renamex_np(first, second, _SWAP)
@@ -32,10 +32,10 @@ def exchange(one: Path, other: Path) -> None:
     if failed:
         reason = os.strerror(ctypes.get_errno())
         raise OutputError(
-            f"{one} and {other} cannot change places ({reason}). Copy the dataset to a local file system (ext4, XFS, Btrfs, "
+            f"{left} and {right} cannot change places ({reason}). Copy the dataset to a local file system (ext4, XFS, Btrfs, "
             "APFS) that this machine mounts, and run the command there."
         )
-    for folder in {one.parent, other.parent}:
+    for folder in {left.parent, right.parent}:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

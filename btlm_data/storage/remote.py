@@ -80,19 +80,21 @@ class RemoteStore:
 
         def ask(files: Any, root: str) -> dict[str, dict[str, Any]]:
             files.invalidate_cache()
-            found: dict[str, dict[str, Any]] = files.find(f"{root}/{prefix}" if prefix else root, detail=True)
-            return found
+            listing: dict[str, dict[str, Any]] = files.find(
+                f"{root}/{prefix}" if prefix else root, detail=True
+            )
+            return listing
 
         if prefix:
             check_name(prefix)
         try:
-            found = self._ask(ask, prefix, writes=False)
+            listing = self._ask(ask, prefix, writes=False)
         except FileNotFoundError:
             return []
         root = self._files()[1]
         entries = []
-        for place, info in found.items():
-            name = place[len(root) :].lstrip("/") if place.startswith(root) else ""
+        for key, info in listing.items():
+            name = key[len(root) :].lstrip("/") if key.startswith(root) else ""
             if name and info.get("type") != "directory" and not name.endswith(TEMPORARY_SUFFIX):
                 entries.append(Entry(name, int(info.get("size") or 0)))
         return sorted(entries)
@@ -119,22 +121,22 @@ class RemoteStore:
         return cast(bytes, data)
 
     def entries(self) -> Sequence[RemoteEntry] | None:
-        """What lies directly below this place, sorted by name, by one listing; None if there is no such place."""
+        """The entries directly below this prefix, sorted by name, from one listing; None if the prefix does not exist."""
 
         def ask(files: Any, root: str) -> Sequence[dict[str, Any]]:
             files.invalidate_cache()
-            found: Sequence[dict[str, Any]] = files.ls(root, detail=True)
-            return found
+            listing: Sequence[dict[str, Any]] = files.ls(root, detail=True)
+            return listing
 
         try:
-            found = self._ask(ask, "", writes=False)
+            listing = self._ask(ask, "", writes=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
         root = self._files()[1]
         entries = []
-        for info in found:
-            place = str(info["name"]).rstrip("/")
-            name = place[len(root) :].lstrip("/") if place.startswith(root) else ""
+        for info in listing:
+            key = str(info["name"]).rstrip("/")
+            name = key[len(root) :].lstrip("/") if key.startswith(root) else ""
             if name and "/" not in name and not name.endswith(TEMPORARY_SUFFIX):
                 is_folder = info.get("type") == "directory"
                 entries.append(RemoteEntry(name, int(info.get("size") or 0), _tag(info), is_folder))
@@ -148,14 +150,14 @@ class RemoteStore:
         check_name(name)
 
         def ask(files: Any, root: str) -> bytes | None:
-            place = f"{root}/{name}"
+            key = f"{root}/{name}"
             try:
                 if self._has_conditions() and tag:
-                    data = _read_if_match(files, place, start, stop, tag)
+                    data = _read_if_match(files, key, start, stop, tag)
                 else:
-                    data = files.cat_file(place, start=start, end=stop)
+                    data = files.cat_file(key, start=start, end=stop)
                     files.invalidate_cache()
-                    if _tag(files.info(place)) != tag:
+                    if _tag(files.info(key)) != tag:
                         return None
             except FileNotFoundError:
                 return None
@@ -217,13 +219,13 @@ class RemoteStore:
             part = chosen[first : first + 1000]
 
             def ask(files: Any, root: str, part: list[str] = part) -> None:
-                places = [f"{root}/{name}" for name in part]
+                keys = [f"{root}/{name}" for name in part]
                 try:
-                    files.rm(places) if len(places) > 1 else files.rm_file(places[0])
+                    files.rm(keys) if len(keys) > 1 else files.rm_file(keys[0])
                 except FileNotFoundError:
-                    for place in places:
+                    for key in keys:
                         with contextlib.suppress(FileNotFoundError):
-                            files.rm_file(place)
+                            files.rm_file(key)
 
             self._ask(ask, part[0], writes=True)
 
@@ -236,18 +238,18 @@ class RemoteStore:
         check_name(name)
 
         def ask(files: Any, root: str) -> bool:
-            place = f"{root}/{name}"
+            key = f"{root}/{name}"
             if self._has_conditions():
                 try:
-                    files.pipe_file(place, data, mode="create")
+                    files.pipe_file(key, data, mode="create")
                 except FileExistsError:
                     return False
                 return True
             files.invalidate_cache()
-            if files.exists(place):
+            if files.exists(key):
                 return False
-            files.pipe_file(place, data)
-            return bool(files.cat_file(place) == data)  # the last writer has it; the others see that
+            files.pipe_file(key, data)
+            return bool(files.cat_file(key) == data)  # the last writer has it; the others see that
 
         if not self._ask(ask, name, writes=True):
             return None
@@ -258,13 +260,13 @@ class RemoteStore:
         """Put with the condition that the object is still `version` (S3: If-Match)."""
 
         def ask(files: Any, root: str) -> bool:
-            place = f"{root}/{name}"
+            key = f"{root}/{name}"
             if self._has_conditions():
                 try:
                     files.call_s3(
                         "put_object",
-                        Bucket=place.split("/", 1)[0],
-                        Key=place.split("/", 1)[1],
+                        Bucket=key.split("/", 1)[0],
+                        Key=key.split("/", 1)[1],
                         Body=data,
                         IfMatch=version,
                     )
@@ -276,8 +278,8 @@ class RemoteStore:
             present = self.read_version(name)
             if present is None or present[1] != version:
                 return False
-            files.pipe_file(place, data)
-            return bool(files.cat_file(place) == data)
+            files.pipe_file(key, data)
+            return bool(files.cat_file(key) == data)
 
         if not self._ask(ask, name, writes=True):
             return None
@@ -290,9 +292,9 @@ class RemoteStore:
 
         def ask(files: Any, root: str) -> tuple[bytes, str]:
             files.invalidate_cache()
-            place = f"{root}/{name}"
-            before = files.info(place)
-            data = files.cat_file(place)
+            key = f"{root}/{name}"
+            before = files.info(key)
+            data = files.cat_file(key)
             tag = str(before.get("ETag") or "")
             return data, tag if self._has_conditions() and tag else hashlib.sha256(data).hexdigest()
 
@@ -305,17 +307,17 @@ class RemoteStore:
         size = path.stat().st_size
 
         def ask(files: Any, root: str) -> None:
-            place = f"{root}/{name}"
+            key = f"{root}/{name}"
             if self._puts_atomically():
-                files.put_file(str(path), place)
+                files.put_file(str(path), key)
             else:
-                folder, _, last = place.rpartition("/")
+                folder, _, last = key.rpartition("/")
                 files.makedirs(folder, exist_ok=True)
                 temporary = f"{folder}/.{last}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
                 files.put_file(str(path), temporary)
-                files.mv(temporary, place)
+                files.mv(temporary, key)
             files.invalidate_cache()
-            stored = int(files.info(place).get("size") or 0)
+            stored = int(files.info(key).get("size") or 0)
             if stored != size:
                 raise TransientError(f"{stored:,} bytes arrived of {size:,}")
 
@@ -419,11 +421,11 @@ def _no_permission(shown: str, name: str, error: Exception, *, writes: bool) -> 
     )
 
 
-def _read_if_match(files: Any, place: str, start: int, stop: int, tag: str) -> bytes:
+def _read_if_match(files: Any, path: str, start: int, stop: int, tag: str) -> bytes:
     """A range of an S3 object, on the condition that it still has the ETag."""
     import fsspec.asyn
 
-    bucket, _, key = place.partition("/")
+    bucket, _, key = path.partition("/")
 
     async def read() -> bytes:
         answer = await files._call_s3(
@@ -454,8 +456,8 @@ def _tag(info: dict[str, Any]) -> str:
     """What file systems call the version of an object: a checksum where there is one, else a time (which some give
     as a number in a listing and as a date elsewhere).
     """
-    found = next((info[key] for key in _TAGS if info.get(key)), "")
-    return str(found.timestamp() if isinstance(found, datetime.datetime) else found)
+    value = next((info[key] for key in _TAGS if info.get(key)), "")
+    return str(value.timestamp() if isinstance(value, datetime.datetime) else value)
 
 
 def _is_precondition(error: OSError) -> bool:

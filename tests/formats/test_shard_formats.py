@@ -17,7 +17,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import FORMATS, format_of_rows, get_format
 from btlm_data.formats.shard_formats.base import (
     Packing,
-    RowPlace,
+    RowContext,
     Shard,
     ShardFormat,
     StreamSize,
@@ -153,7 +153,7 @@ def test_every_row_passes_the_formats_own_checks_and_counts_balance(
     labels = 0
     for rows in shards:
         assert rows.shape[1:] == row_shape(shard_format, how.seq_len)
-        place = RowPlace(0, False, None, 0, 0, True)
+        place = RowContext(0, False, None, 0, 0, True)
         checked = shard_format.check(rows, place, Vocabulary(VOCABULARY, EOS), Prints(ends, borders, 1))
         assert not checked.faults
         labels += checked.num_labels

@@ -17,8 +17,8 @@ from btlm_data.formats.shard_formats.base import (
     Packed,
     PackedFile,
     Packing,
+    RowContext,
     RowFaults,
-    RowPlace,
     RowPlan,
     Shard,
     StreamAccess,
@@ -79,7 +79,7 @@ class PairsFormat:
         return Balance(kept, {"first_token_is_no_label": 1, "unfilled_tail": size.tokens - 1 - kept})
 
     def check(
-        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+        self, rows: npt.NDArray[Any], place: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         shifted = (rows[:, 1, :-1] != rows[:, 0, 1:]).any(axis=1)
         outside = (rows >= vocabulary.size).any(axis=(1, 2))

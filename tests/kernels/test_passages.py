@@ -28,7 +28,7 @@ def test_every_place_is_found_and_no_other(rows: list[list[int]], texts: list[st
     found = list(zip(*(values[whole].tolist() for values in fields), strict=True))
     assert set(found) == plain.find(rows, VOCABULARY, wanted, 0)
     # One hit is one place: the same tokens may hold a passage twice ("a" in "aab"), but not the same bytes.
-    places = list(zip(*(v[whole].tolist() for v in (*fields, hits.token, hits.place)), strict=True))
+    places = list(zip(*(v[whole].tolist() for v in (*fields, hits.token, hits.offset)), strict=True))
     assert len(places) == len(set(places))
 
 

@@ -145,8 +145,8 @@ class Packed(NamedTuple):
     rows: int
 
 
-class RowPlace(NamedTuple):
-    """Where rows that are checked stand. first: number of the first of them in its split.
+class RowContext(NamedTuple):
+    """What is known about rows being checked. first: number of the first of them in its split.
 
     is_known: whether rows stand where the format puts them, so that what different files hold can be
     compared; then order (n,) is each row's number in the stream (None where that is `first` and on), of
@@ -238,7 +238,7 @@ class ShardFormat(Protocol):
         ...
 
     def check(
-        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+        self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         """Check rows by the format's rules, and add what other files must match to the prints
         (kernels/checks.py).

@@ -14,8 +14,8 @@ from btlm_data.formats.shard_formats.base import (
     Packed,
     PackedFile,
     Packing,
+    RowContext,
     RowFaults,
-    RowPlace,
     RowPlan,
     Shard,
     StreamAccess,
@@ -85,14 +85,14 @@ class CorpusFormat:
         return Balance(size.tokens, {})
 
     def check(
-        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+        self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         """Ids; the print of ends gains the ends of documents."""
         from btlm_data.kernels.checks import scan_stream
 
-        if not place.is_known:
+        if not context.is_known:
             prints = prints._replace(bucket=2**62)  # all in one bucket, which is not looked at
-        bad, ends = scan_stream(rows, place.first, vocabulary, prints)
+        bad, ends = scan_stream(rows, context.first, vocabulary, prints)
         faults = [] if bad < 0 else [RowFaults("token", np.array([bad]), np.zeros(1, np.int64))]
         return Checked(faults, len(rows), ends)
 

@@ -135,15 +135,15 @@ def _btree(table: _Table, index: ChunkIndex) -> None:
             todo += [(child, level - 1) for child in entries["child"].tolist()]
             continue
         corners = entries["corner"][:, :rank]
-        places = corners // chunks
+        cells = corners // chunks
         if (corners % chunks).any() or entries["corner"][:, rank].any():
             raise Damaged("a chunk of its `data` does not begin where chunks begin")
-        inside = (places < grid).all(axis=1)  # a dataset that was made smaller may have chunks beyond its end
+        inside = (cells < grid).all(axis=1)  # a dataset that was made smaller may have chunks beyond its end
         if inside.all():
-            numbers = np.ravel_multi_index(tuple(places.astype(np.int64).T), table.grid)
+            numbers = np.ravel_multi_index(tuple(cells.astype(np.int64).T), table.grid)
         else:
             entries = entries[inside]
-            numbers = np.ravel_multi_index(tuple(places[inside].astype(np.int64).T), table.grid)
+            numbers = np.ravel_multi_index(tuple(cells[inside].astype(np.int64).T), table.grid)
         table.add(numbers, entries["child"], entries["size"].astype(np.uint64), entries["mask"])
 
 
@@ -172,8 +172,8 @@ def _element_width(table: _Table, client: int, width: int) -> int:
 
 
 def _fixed_array(table: _Table, index: ChunkIndex) -> None:
-    what = "index of chunks"
-    data = table.head.checked(index.address, 28, b"FAHD", what)
+    structure = "index of chunks"
+    data = table.head.checked(index.address, 28, b"FAHD", structure)
     _, client, width, page_bits, count, address = struct.unpack("<4B2Q", data)
     width = _element_width(table, client, width)
     if count != len(table.offsets):
@@ -182,12 +182,12 @@ def _fixed_array(table: _Table, index: ChunkIndex) -> None:
     if address == UNDEFINED:
         return
     if count <= page:
-        data = table.head.checked(address, 14 + width * count + 4, b"FADB", what)
+        data = table.head.checked(address, 14 + width * count + 4, b"FADB", structure)
         table.add_in_order(0, data[10:], width)
         return
     num_pages = -(-count // page)
     bitmap_bytes = -(-num_pages // 8)
-    data = table.head.checked(address, 14 + bitmap_bytes + 4, b"FADB", what)
+    data = table.head.checked(address, 14 + bitmap_bytes + 4, b"FADB", structure)
     written = np.unpackbits(np.frombuffer(data[10:], np.uint8))
     at = address + 14 + bitmap_bytes + 4
     for number in range(num_pages):
@@ -228,8 +228,8 @@ class _Extensible:
 
 
 def _extensible_array(table: _Table, index: ChunkIndex) -> None:
-    what = "index of chunks"
-    data = table.head.checked(index.address, 72, b"EAHD", what)
+    structure = "index of chunks"
+    data = table.head.checked(index.address, 72, b"EAHD", structure)
     _, client, width, bits, in_index, min_elements, min_pointers, page_bits = struct.unpack_from("<8B", data)
     (block,) = struct.unpack_from("<Q", data, 56)
     if block == UNDEFINED:
@@ -250,7 +250,7 @@ def _extensible_array(table: _Table, index: ChunkIndex) -> None:
     num_direct = 2 * (min_pointers - 1)
     num_super = max(0, array.num_super - direct_super)
     size = 14 + array.width * in_index + 8 * (num_direct + num_super)
-    data = table.head.checked(block, size + 4, b"EAIB", what)[10:]
+    data = table.head.checked(block, size + 4, b"EAIB", structure)[10:]
     table.add_in_order(0, data[: array.width * in_index], array.width)
     pointers = struct.unpack_from(f"<{num_direct + num_super}Q", data, array.width * in_index)
     first, direct = in_index, list(pointers[:num_direct])

@@ -45,25 +45,27 @@ class Head:
         self.source = source
         self.base = base
 
-    def bytes_at(self, address: int, count: int, what: str) -> bytes:
+    def bytes_at(self, address: int, count: int, structure: str) -> bytes:
         """`count` bytes at `address`. Raises Damaged where the file does not have them."""
         offset = self.base + address
         if address == UNDEFINED or count < 0 or offset + count > self.source.size:
-            raise Damaged(f"its {what} would lie outside the file, at byte {offset} of {self.source.size}")
+            raise Damaged(
+                f"its {structure} would lie outside the file, at byte {offset} of {self.source.size}"
+            )
         data = self.source.read_at(offset, count)
         if len(data) != count:
-            raise Damaged(f"its {what} at byte {offset} cannot be read whole")
+            raise Damaged(f"its {structure} at byte {offset} cannot be read whole")
         return data
 
-    def checked(self, address: int, count: int, signature: bytes, what: str) -> bytes:
+    def checked(self, address: int, count: int, signature: bytes, structure: str) -> bytes:
         """A structure of the newer kind, without its signature and checksum (4 bytes each), both of which
         must be right.
         """
-        data = self.bytes_at(address, count, what)
+        data = self.bytes_at(address, count, structure)
         if data[:4] != signature:
-            raise Damaged(f"there is no {what} at byte {self.base + address}")
+            raise Damaged(f"there is no {structure} at byte {self.base + address}")
         if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):
-            raise Damaged(f"the checksum of its {what} at byte {self.base + address} is wrong")
+            raise Damaged(f"the checksum of its {structure} at byte {self.base + address} is wrong")
         return data[4:-4]
 
 
@@ -101,49 +103,49 @@ def read_superblock(source: ByteSource) -> tuple[Head, int]:
 # Object headers ---------------------------------------------------------------------------------------------
 
 
-def read_messages(head: Head, address: int, what: str) -> Iterator[Message]:
+def read_messages(head: Head, address: int, object_name: str) -> Iterator[Message]:
     """The messages of an object header of either version, continuation blocks included."""
-    start = head.bytes_at(address, 6, f"header of the {what}")
+    start = head.bytes_at(address, 6, f"header of the {object_name}")
     newer = start[:4] == b"OHDR"
     if newer:
         if start[4] != 2:
-            raise NotPlain(f"the header of its {what} is of version {start[4]}")
+            raise NotPlain(f"the header of its {object_name} is of version {start[4]}")
         flags = start[5]
         width = 1 << (flags & 3)
         prefix = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0) + width
-        sized = head.bytes_at(address, prefix, f"header of the {what}")
+        sized = head.bytes_at(address, prefix, f"header of the {object_name}")
         size = int.from_bytes(sized[-width:], "little")
         blocks = [(address, prefix + size + 4, prefix)]
     else:
         if start[0] != 1:
-            raise Damaged(f"there is no header of its {what} at byte {head.base + address}")
+            raise Damaged(f"there is no header of its {object_name} at byte {head.base + address}")
         flags = 0
-        (size,) = struct.unpack_from("<I", head.bytes_at(address, 16, f"header of the {what}"), 8)
+        (size,) = struct.unpack_from("<I", head.bytes_at(address, 16, f"header of the {object_name}"), 8)
         blocks = [(address + 16, size, 0)]
     total, number = 0, 0
     while number < len(blocks):
         block_address, block_size, skipped = blocks[number]
         total += block_size
         if total > MAX_HEADER_BYTES or len(blocks) > MAX_HEADER_BLOCKS:
-            raise NotPlain(f"the header of its {what} is larger than any shard's")
+            raise NotPlain(f"the header of its {object_name} is larger than any shard's")
         if newer:
             signature = b"OHDR" if number == 0 else b"OCHK"
-            body = head.checked(block_address, block_size, signature, f"header of the {what}")[
+            body = head.checked(block_address, block_size, signature, f"header of the {object_name}")[
                 max(0, skipped - 4) :
             ]
         else:
-            body = head.bytes_at(block_address, block_size, f"header of the {what}")
-        for message in _split(body, newer, bool(flags & 4), what):
+            body = head.bytes_at(block_address, block_size, f"header of the {object_name}")
+        for message in _split(body, newer, bool(flags & 4), object_name):
             if message.kind == 0x0010:
                 if len(message.data) < 16:
-                    raise Damaged(f"the header of its {what} continues nowhere")
+                    raise Damaged(f"the header of its {object_name} continues nowhere")
                 blocks.append((*struct.unpack_from("<QQ", message.data), 4 if newer else 0))
             elif message.kind != 0:
                 yield message
         number += 1
 
 
-def _split(body: bytes, newer: bool, ordered: bool, what: str) -> Iterator[Message]:
+def _split(body: bytes, newer: bool, ordered: bool, object_name: str) -> Iterator[Message]:
     """The messages in one block of an object header."""
     at, prefix = 0, (4 + 2 * ordered if newer else 8)
     while at + prefix <= len(body):
@@ -152,7 +154,7 @@ def _split(body: bytes, newer: bool, ordered: bool, what: str) -> Iterator[Messa
         else:
             kind, size, flags = struct.unpack_from("<HHB", body, at)
         if at + prefix + size > len(body):
-            raise Damaged(f"a message in the header of its {what} is longer than the header")
+            raise Damaged(f"a message in the header of its {object_name} is longer than the header")
         yield Message(kind, flags, body[at + prefix : at + prefix + size])
         at += prefix + size
 

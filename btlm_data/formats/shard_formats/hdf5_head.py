@@ -238,7 +238,7 @@ def read_dataset(
     """The dataset whose header is at `address`. more_filters: allowed beside those that are read here. Raises Damaged
     or NotPlain, calling it `data`.
     """
-    found: dict[int, bytes] = {}
+    messages: dict[int, bytes] = {}
     for message in read_messages(head, address, "dataset"):
         if message.kind == 0x0007:
             raise NotPlain(
@@ -247,17 +247,17 @@ def read_dataset(
         if message.kind in (0x0001, 0x0003, 0x0004, 0x0005, 0x0008, 0x000B):
             if message.flags & 2:
                 raise NotPlain("the description of its `data` is shared with other objects of the file")
-            found.setdefault(message.kind, message.data)
+            messages.setdefault(message.kind, message.data)
         elif message.kind in (0x0002, 0x0006, 0x0011):
             raise NotPlain("its `data` is a group, not a dataset")
-    for kind, what in ((0x0001, "shape"), (0x0003, "type"), (0x0008, "layout")):
-        if kind not in found:
-            raise Damaged(f"its `data` has no {what}")
+    for kind, property_name in ((0x0001, "shape"), (0x0003, "type"), (0x0008, "layout")):
+        if kind not in messages:
+            raise Damaged(f"its `data` has no {property_name}")
     try:
-        shape, dtype = _dataspace(found[0x0001]), _datatype(found[0x0003])
-        filters = _filters(found[0x000B], more_filters) if 0x000B in found else ()
-        fill = _fill_value(found, dtype.itemsize)
-        layout = found[0x0008]
+        shape, dtype = _dataspace(messages[0x0001]), _datatype(messages[0x0003])
+        filters = _filters(messages[0x000B], more_filters) if 0x000B in messages else ()
+        fill = _fill_value(messages, dtype.itemsize)
+        layout = messages[0x0008]
         if layout[0] not in (3, 4, 5):
             raise NotPlain(f"the layout of its `data` is of version {layout[0]}; 3 to 5 are known")
         if layout[1] == 3:
@@ -353,7 +353,7 @@ def _filters(data: bytes, more: frozenset[int]) -> tuple[int, ...]:
     if version not in (1, 2):
         raise NotPlain(f"the filters of its `data` are of version {version}")
     at = 8 if version == 1 else 2
-    found = []
+    numbers = []
     for _ in range(count):
         (number,) = struct.unpack_from("<H", data, at)
         at += 2
@@ -368,24 +368,24 @@ def _filters(data: bytes, more: frozenset[int]) -> tuple[int, ...]:
                 f"its `data` went through HDF5 filter {number}; gzip, shuffle, fletcher32 and lzf can be "
                 "read. Write it again with gzip"
             )
-        found.append(number)
-    return tuple(found)
+        numbers.append(number)
+    return tuple(numbers)
 
 
-def _fill_value(found: dict[int, bytes], itemsize: int) -> bytes:
+def _fill_value(messages: dict[int, bytes], itemsize: int) -> bytes:
     """Bytes of one element that was never written."""
     value = b""
-    if 0x0005 in found:
-        data = found[0x0005]
+    if 0x0005 in messages:
+        data = messages[0x0005]
         if data[0] in (1, 2) and (data[0] == 1 or data[3]):
             (size,) = struct.unpack_from("<I", data, 4)
             value = data[8 : 8 + size]
         elif data[0] == 3 and data[1] & 0x20:
             (size,) = struct.unpack_from("<I", data, 2)
             value = data[6 : 6 + size]
-    elif 0x0004 in found:
-        (size,) = struct.unpack_from("<I", found[0x0004])
-        value = found[0x0004][4 : 4 + size]
+    elif 0x0004 in messages:
+        (size,) = struct.unpack_from("<I", messages[0x0004])
+        value = messages[0x0004][4 : 4 + size]
     return value if len(value) == itemsize else bytes(itemsize)
 
 

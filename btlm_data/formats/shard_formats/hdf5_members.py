@@ -27,7 +27,7 @@ def read_members(
     Raises Damaged or NotPlain. A root group of the newest kind (`libver="latest"`, many members) is not read.
     """
     head, root = read_superblock(source)
-    found: dict[str, Stored] = {}
+    members: dict[str, Stored] = {}
     try:
         table = next((m.data for m in read_messages(head, root, "root group") if m.kind == 0x0011), None)
         if table is None or len(table) < 16:
@@ -44,7 +44,7 @@ def read_members(
                     read_chunk_table(head, stored)
             except (Damaged, NotPlain) as error:
                 raise type(error)(str(error).replace("`data`", repr(name[:200]))) from None
-            found[name] = stored
+            members[name] = stored
     except (struct.error, IndexError):
         raise Damaged("a description in its head is cut off") from None
-    return found
+    return members

@@ -36,8 +36,10 @@ class SampleStream:
         tokens = np.empty(int((joined + 1).sum()), dtype)
         first = 0
         for block, sizes in zip(blocks, lengths, strict=False):
-            places = starts[first : first + len(sizes)]
-            place_documents(block["tokens"], block["starts"].astype(np.int64), sizes, places, tokens, eos_id)
+            document_starts = starts[first : first + len(sizes)]
+            place_documents(
+                block["tokens"], block["starts"].astype(np.int64), sizes, document_starts, tokens, eos_id
+            )
             first += len(sizes)
         return SampleStream(tokens, starts, joined)
 
@@ -47,8 +49,8 @@ class SampleStream:
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
         """Row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 behind the end, (m, L+1)."""
-        places = samples[:, None] * length + np.arange(length + 1)
-        return np.where(places < total, self.tokens[np.minimum(places, total - 1)], 0).astype(
+        positions = samples[:, None] * length + np.arange(length + 1)
+        return np.where(positions < total, self.tokens[np.minimum(positions, total - 1)], 0).astype(
             self.tokens.dtype
         )
 

@@ -168,8 +168,8 @@ class ShardReader:
     def stored_chunks(self, first: int, last: int) -> tuple[bytes, list[int]]:
         """Chunks [first, last) as they are stored, end to end, and their sizes; of a file with `chunk_rows`."""
         table = self._table or self._read_table()
-        places = zip(table.offsets[first:last].tolist(), table.sizes[first:last].tolist(), strict=True)
-        parts = [self.source.read_at(offset, size) for offset, size in places]
+        extents = zip(table.offsets[first:last].tolist(), table.sizes[first:last].tolist(), strict=True)
+        parts = [self.source.read_at(offset, size) for offset, size in extents]
         return b"".join(parts), [len(part) for part in parts]
 
     def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
@@ -203,8 +203,8 @@ class ShardReader:
         if self._chunks is None:
             return False
         checking = [
-            1 << place
-            for place, number in enumerate(self._stored.filters)
+            1 << position
+            for position, number in enumerate(self._stored.filters)
             if number in (hdf5_head.DEFLATE, hdf5_head.FLETCHER32)
         ]
         table = self._table or self._read_table()
@@ -268,10 +268,10 @@ class ShardReader:
         else:
             block = np.empty((self._chunks[0], *self.shape[1:]), self.dtype)
             starts = (range(0, *axis) for axis in zip(self.shape[1:], self._chunks[1:], strict=True))
-            for place, corner in enumerate(itertools.product(*starts)):
+            for index, corner in enumerate(itertools.product(*starts)):
                 bounds = zip(corner, self._chunks[1:], strict=True)
                 target = block[(slice(None), *(slice(at, at + size) for at, size in bounds))]
-                target[...] = self._chunk(number * self._per_row + place)[tuple(map(slice, target.shape))]
+                target[...] = self._chunk(number * self._per_row + index)[tuple(map(slice, target.shape))]
         if self._chunks[0] > 1:
             self._kept = number, block
         return block

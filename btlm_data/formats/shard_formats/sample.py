@@ -28,8 +28,8 @@ from btlm_data.formats.shard_formats.base import (
     Packed,
     PackedFile,
     Packing,
+    RowContext,
     RowFaults,
-    RowPlace,
     RowPlan,
     Shard,
     StreamAccess,
@@ -88,31 +88,31 @@ class SampleFormat:
         """Cut one stretch into rows and sort them by destination."""
         first, last = stretch.rows
         plan = self.plan(size, packing, ())
-        place = destinations(first, last, plan.rows, packing.seed, packing.purpose)
-        order = np.argsort(place)
+        rows_to = destinations(first, last, plan.rows, packing.seed, packing.purpose)
+        order = np.argsort(rows_to)
         rows = cut_rows(stream.stretch(*stretch.tokens), last - first, packing.seq_len)[order]
-        place = place[order]
+        rows_to = rows_to[order]
         borders = np.arange(plan.num_files + 1, dtype=np.uint64) * np.uint64(plan.rows_per_file)
-        edges = np.searchsorted(place, borders).astype(np.uint64)
+        edges = np.searchsorted(rows_to, borders).astype(np.uint64)
         return Packed(
-            {"rows": rows, "place": place, "edges": edges, "first": np.zeros(1, np.uint64)}, last - first
+            {"rows": rows, "place": rows_to, "edges": edges, "first": np.zeros(1, np.uint64)}, last - first
         )
 
     def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
         """The rows of some shards, from all the files, by destination."""
-        parts, places, edges = [], [], np.zeros(shards[1] - shards[0] + 1, np.uint64)
+        parts, row_parts, edges = [], [], np.zeros(shards[1] - shards[0] + 1, np.uint64)
         for file in packed:
             base = int(file.rows("first", 0, 1)[0])
             bounds = file.rows("edges", shards[0] - base, shards[1] - base + 1)
             begin, end = int(bounds[0]), int(bounds[-1])
             edges += bounds - bounds[0]
             parts.append(file.rows("rows", begin, end))
-            places.append(file.rows("place", begin, end))
-        place = np.concatenate(places)
-        order = np.argsort(place)
+            row_parts.append(file.rows("place", begin, end))
+        rows_to = np.concatenate(row_parts)
+        order = np.argsort(rows_to)
         first = np.array(shards[:1], np.uint64)
         rows = np.concatenate(parts)[order]
-        return Packed({"rows": rows, "place": place[order], "edges": edges, "first": first}, len(rows))
+        return Packed({"rows": rows, "place": rows_to[order], "edges": edges, "first": first}, len(rows))
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """One row a sample, the padded one included."""
@@ -135,18 +135,18 @@ class SampleFormat:
             else:
                 samples = origins(first, last, shard.plan.rows, packing.seed, packing.purpose)
                 rows = stream.samples(samples.astype(np.int64), length, shard.size.tokens)
-            # Only the stream's last sample can be short, so its place is all that is looked for.
+            # Only the stream's last sample can be short, so only its row is looked up.
             last_sample = shard.plan.rows - 1
             short = labels - last_sample * length
             if short < length:
-                place = int(
+                row = int(
                     destinations(
                         last_sample, last_sample + 1, shard.plan.rows, packing.seed, packing.purpose
                     )[0]
                 )
-                if first <= place < last:
+                if first <= row < last:
                     real = np.full(last - first, length, np.int64)
-                    real[place - first] = short
+                    real[row - first] = short
         else:
             start, stop = _tokens_of(shard.rows, shard.size, length)
             rows = cut_rows(stream.stretch(start, stop), last - first, length)
@@ -160,19 +160,23 @@ class SampleFormat:
         return Balance(kept, {"first_token_is_no_label": 1, "unfilled_tail": size.tokens - 1 - kept})
 
     def check(
-        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+        self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         """Masks, padding, label shift, ids; the prints gain ends of documents and borders of samples."""
         from btlm_data.kernels.checks import scan_samples
 
         length = rows.shape[2]
         order = np.full(len(rows), -1, np.int64)
-        if place.is_known:
-            order = np.arange(place.first, place.first + len(rows)) if place.order is None else place.order
-        result = scan_samples(rows, order, max(1, place.num_samples), vocabulary, prints)
-        faults = faults_of(result, self.rules, frozenset() if place.is_ours else _OURS)
-        if place.is_known:
-            expected = np.clip(place.num_labels - order * length, 0, length)
+        if context.is_known:
+            order = (
+                np.arange(context.first, context.first + len(rows))
+                if context.order is None
+                else context.order
+            )
+        result = scan_samples(rows, order, max(1, context.num_samples), vocabulary, prints)
+        faults = faults_of(result, self.rules, frozenset() if context.is_ours else _OURS)
+        if context.is_known:
+            expected = np.clip(context.num_labels - order * length, 0, length)
             wrong = np.flatnonzero(result.real != expected)
             if len(wrong):
                 codes = length + np.minimum(result.real, expected)[wrong]
@@ -247,13 +251,13 @@ def _from_stretches(packed: Sequence[PackedFile], number: int, first: int, last:
         if begin == end:
             continue
         part = stretch.rows("rows", begin, end)
-        place = stretch.rows("place", begin, end).astype(np.int64) - first
+        rows_to = stretch.rows("place", begin, end).astype(np.int64) - first
         if rows is None:
             rows = np.empty((last - first, part.shape[1]), part.dtype)
-        if int(place.min()) < 0 or int(place.max()) >= last - first:
+        if int(rows_to.min()) < 0 or int(rows_to.max()) >= last - first:
             raise DataError(f"A packed stretch holds samples that do not belong to shard {number}.")
-        rows[place] = part
-        is_filled[place] = True
+        rows[rows_to] = part
+        is_filled[rows_to] = True
     if rows is None or not is_filled.all():
         raise DataError(f"The packed samples of shard {number} are incomplete. Rerun the same command.")
     return rows

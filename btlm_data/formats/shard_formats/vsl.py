@@ -30,7 +30,7 @@ from btlm_data.formats.shard_formats.base import (
     Packed,
     PackedFile,
     Packing,
-    RowPlace,
+    RowContext,
     RowPlan,
     Shard,
     StreamAccess,
@@ -136,7 +136,7 @@ class VslFormat:
         return Balance(size.tokens - size.documents, {"first_of_document_is_no_label": size.documents})
 
     def check(
-        self, rows: npt.NDArray[Any], place: RowPlace, vocabulary: Vocabulary, prints: Prints
+        self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's
         end.
@@ -144,7 +144,7 @@ class VslFormat:
         from btlm_data.kernels.checks import scan_vsl
 
         result = scan_vsl(rows, vocabulary)
-        faults = faults_of(result, self.rules, frozenset() if place.is_ours else _OURS)
+        faults = faults_of(result, self.rules, frozenset() if context.is_ours else _OURS)
         return Checked(faults, int(result.real.sum()), int(result.eos.sum()))
 
 
@@ -171,11 +171,11 @@ def _pieces(
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*_COLUMNS, "row")}
     for number in np.flatnonzero(np.bincount(window, minlength=len(packed))).tolist():
         bounds = packed[number]["edges"]
-        places = np.flatnonzero(window == number)
-        first = bounds[rows[places] - edges[number]].astype(np.int64)
-        counts = bounds[rows[places] - edges[number] + 1].astype(np.int64) - first
+        positions = np.flatnonzero(window == number)
+        first = bounds[rows[positions] - edges[number]].astype(np.int64)
+        counts = bounds[rows[positions] - edges[number] + 1].astype(np.int64) - first
         chosen = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
-        parts["row"].append(np.repeat(places, counts))
+        parts["row"].append(np.repeat(positions, counts))
         for name in _COLUMNS:
             column = packed[number][name][chosen]
             parts[name].append(column if name == "ends" else column.astype(np.int64))
