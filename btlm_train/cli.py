@@ -405,14 +405,14 @@ def batch(run: Path, step: int, no_text: bool, as_json: bool) -> None:
     from btlm_data.lineage import render, trace
 
     last = None
-    for rank, place, document in trace.batch(run, step, texts=not no_text):
+    for rank, batch_index, document in trace.batch(run, step, texts=not no_text):
         if as_json:
-            values = {"step": step, "rank": rank, "place": place, **to_builtins(document)}
+            values = {"step": step, "rank": rank, "place": batch_index, **to_builtins(document)}
             terminal.echo(terminal.to_json(values))
             continue
-        if (rank, place) != last:
-            terminal.echo(f"step {step}, rank {rank}, place {place} of the batch")
-            last = rank, place
+        if (rank, batch_index) != last:
+            terminal.echo(f"step {step}, rank {rank}, place {batch_index} of the batch")
+            last = rank, batch_index
         for text in render.document_lines(structs.replace(document, hash=None)):
             terminal.echo(text)
 

@@ -80,7 +80,7 @@ MAY_IMPORT = {
     | {
         "storage",
         "lineage.masks",
-        "lineage.places",
+        "lineage.split_view",
         "terminal",
         "records",
         "cleaning",

@@ -26,7 +26,7 @@ from btlm_data.formats.shard_formats import reader as shards
 from btlm_data.formats.shard_formats.base import ShardFormat
 from btlm_data.inspection.opening import Opened, layout_of
 from btlm_data.inspection.report import DocumentPart, Sample, Segment
-from btlm_data.lineage.places import SplitView
+from btlm_data.lineage.split_view import SplitView
 
 if TYPE_CHECKING:
     from btlm_data.tokenizer import Tokenizer

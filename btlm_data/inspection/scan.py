@@ -26,7 +26,7 @@ from btlm_data.formats.shard_formats.base import RowContext, row_shape
 from btlm_data.inspection.lookup import origins
 from btlm_data.inspection.opening import Opened, layout_of
 from btlm_data.lineage.masks import Masks
-from btlm_data.lineage.places import SplitView
+from btlm_data.lineage.split_view import SplitView
 
 BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
 PIECE_BYTES = 16 << 20  # of shard data in memory per thread

@@ -13,7 +13,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats import dataset
 from btlm_data.formats.dataset import DROPPED, FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.lineage.places import SplitView
+from btlm_data.lineage.split_view import SplitView
 from btlm_data.tokenizer import Tokenizer, load_tokenizer
 
 _COLUMNS_OF_DROPPED = ("file", "line", "offset", "source", "bytes", "hash", "split", "stage", "reason")
@@ -44,21 +44,21 @@ class SetView:
         named = self.manifest.tokenizer
         settings = self.manifest.configuration.get("tokenizer")
         eos = settings.get("eos") if isinstance(settings, dict) else None
-        place, revision = self._tokenizer_place()
-        found = load_tokenizer(place, eos=eos, backend="reference", revision=revision)
-        if found.fingerprint != named.fingerprint:
+        path, revision = self._tokenizer_path()
+        tokenizer = load_tokenizer(path, eos=eos, backend="reference", revision=revision)
+        if tokenizer.fingerprint != named.fingerprint:
             raise DataError(
-                f"The tokenizer {place} on this machine is not the one that made the ids of {self.root} (its fingerprint "
+                f"The tokenizer {path} on this machine is not the one that made the ids of {self.root} (its fingerprint "
                 "differs). Restore that tokenizer."
             )
-        return found
+        return tokenizer
 
     @cached_property
     def token_bytes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """The bytes of text that each id stands for, as Tokenizer.bytes_of_tokens gives them."""
         return self.tokenizer.bytes_of_tokens()
 
-    def _tokenizer_place(self) -> tuple[str, str | None]:
+    def _tokenizer_path(self) -> tuple[str, str | None]:
         from btlm_data.formats import provenance
 
         name = self.manifest.tokenizer.name

@@ -32,9 +32,9 @@ from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.passages import find_passages, passage_of
-from btlm_data.lineage.places import Extent, SplitView
 from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
+from btlm_data.lineage.split_view import Extent, SplitView
 from btlm_data.storage import digest, open_store
 from btlm_data.storage.exchange import exchange
 from btlm_data.storage.lease import hold
@@ -105,7 +105,10 @@ def _forget(
     outcome = Outcome()
     plans, answered = _find(sets, queries)
     asked_before = {
-        asked for of_set in sets for one in forgotten.read(of_set.root).certificates for asked in one.asked
+        asked
+        for of_set in sets
+        for certificate in forgotten.read(of_set.root).certificates
+        for asked in certificate.asked
     }
     for number, query in enumerate(queries):
         if number not in answered:
@@ -143,45 +146,45 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
     passages = [number for number, query in enumerate(queries) if query.kind == "text"]
     for of_set in sets:
         plan = _Plan(of_set)
-        found: dict[str, dict[int, Extent]] = {}
+        extents: dict[str, dict[int, Extent]] = {}
         for name, view in of_set.splits.items():
             for document, numbers in search.in_table(view.table, wanted):
                 if not document.get("forgotten"):
                     extent = Extent(document["row"], document["stream_offset"], document["tokens"])
-                    found.setdefault(name, {})[extent.row] = extent
+                    extents.setdefault(name, {})[extent.row] = extent
                     answered.update(numbers)
         if passages:
             texts = [passage_of(queries[number].value, of_set) for number in passages]
             for name, hits in find_passages(of_set, list(of_set.splits), texts).items():
                 for hit in hits:
-                    found.setdefault(name, {})[hit.document.row] = hit.document
+                    extents.setdefault(name, {})[hit.document.row] = hit.document
                     answered.add(passages[hit.query])
-        plan.extents = {name: [chosen[row] for row in sorted(chosen)] for name, chosen in found.items()}
+        plan.extents = {name: [chosen[row] for row in sorted(chosen)] for name, chosen in extents.items()}
         plans.append(plan)
     return plans, answered
 
 
 def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
     """Places that hold the documents' text and are not this command's to change, in words."""
-    places = []
+    locations = []
     made = provenance.read(sets[0].root)
     run = made.configuration.get("run", {}) if made is not None else {}
     source = made.source.get("name") if made is not None else None
-    places.append(f"the source that the dataset was prepared from{f' ({source})' if source else ''}")
+    locations.append(f"the source that the dataset was prepared from{f' ({source})' if source else ''}")
     if isinstance(run, dict):
-        places += [
+        locations += [
             f"{words} {run[key]}"
             for key, words in (("emit_text", "the emitted text"), ("work_dir", "the work folder"))
             if run.get(key)
         ]
     if not (root / WORK_FOLDER).is_dir():
-        places.append("the work folder, where --work-dir named one")
-    places += [
+        locations.append("the work folder, where --work-dir named one")
+    locations += [
         f"{name}, which is not as this program wrote it"
         for name in pages.PAGES
         if (root / name).exists() and not _is_ours(root / name)
     ]
-    return [*places, "the models that were trained on it, and their checkpoints"]
+    return [*locations, "the models that were trained on it, and their checkpoints"]
 
 
 # The new dataset ------------------------------------------------------------------------------------------------
@@ -190,15 +193,15 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
 def _copy(root: Path, staging: Path) -> None:
     """The dataset's folder once more: every file a link to the same bytes, but without the work folder, signature and pages."""
     for folder, folders, names in os.walk(root):
-        here = Path(folder).relative_to(root)
-        if here == Path():
+        relative = Path(folder).relative_to(root)
+        if relative == Path():
             folders[:] = [name for name in folders if name != WORK_FOLDER]
-        (staging / here).mkdir(parents=True)
-        shutil.copystat(folder, staging / here)
+        (staging / relative).mkdir(parents=True)
+        shutil.copystat(folder, staging / relative)
         for name in names:
-            is_page = here == Path() and name in pages.PAGES and _is_ours(Path(folder) / name)
+            is_page = relative == Path() and name in pages.PAGES and _is_ours(Path(folder) / name)
             if name != SIGNATURE and not is_page:
-                _link(Path(folder) / name, staging / here / name)
+                _link(Path(folder) / name, staging / relative / name)
 
 
 def _is_ours(page: Path) -> bool:
@@ -241,10 +244,10 @@ def _write_set(
         hashes = {d["row"]: d.get("hash") for d in view.table.described([extent.row for extent in extents])}
         touched: set[int] = set()
         for extent in extents:
-            places = view.places(extent)
-            masks.add(places)
-            touched |= {view.shard_of(place.row)[0] for place in places}
-            masked = 0 if view.is_corpus else sum(place.labels[1] - place.labels[0] for place in places)
+            spans = view.spans(extent)
+            masks.add(spans)
+            touched |= {view.shard_of(span.row)[0] for span in spans}
+            masked = 0 if view.is_corpus else sum(span.labels[1] - span.labels[0] for span in spans)
             value = hashes[extent.row]
             documents.append(
                 ForgottenDocument(name, extent.row, value.hex() if value else None, extent.tokens, masked)
@@ -288,7 +291,7 @@ def _write_set(
         of_set.manifest,
         splits=splits,
         ledger=rows,
-        outputs=sorted(outputs, key=lambda one: one.name),
+        outputs=sorted(outputs, key=lambda output: output.name),
         other_inputs=others,
     )
     _publish(folder, msgspec.structs.replace(value, fingerprint=value.expected_fingerprint()))
@@ -303,9 +306,9 @@ def _seen(run: Run, plan: _Plan) -> tuple[int, list[int], int]:
     for name, extents in plan.extents.items():
         view = plan.of_set.splits[name]
         for extent in extents:
-            for place in view.places(extent):
-                number, row = view.shard_of(place.row)
-                rows = place.positions if view.is_corpus else (row, row + 1)
+            for span in view.spans(extent):
+                number, row = view.shard_of(span.row)
+                rows = span.positions if view.is_corpus else (row, row + 1)
                 asked.append(
                     (os.fspath(view.path(number).absolute()), view.entry.files[number].sha256, *rows)
                 )
@@ -327,7 +330,7 @@ def _with_masked(rows: list[ledger.Row], split: str, masked: int) -> list[ledger
         dropped={"masked": ledger.Amounts(tokens=masked)} if masked else {},
         out=ledger.Amounts(tokens=received.tokens - masked),
     )
-    return [one for one in rows if (one.stage, one.split) != ("forget", split)] + [row]
+    return [entry for entry in rows if (entry.stage, entry.split) != ("forget", split)] + [row]
 
 
 def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> ShardInfo:
@@ -368,9 +371,9 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
 def _runs(masks: Masks, first: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
     """(start, stop, touched) of runs of chunks of a shard of `count` rows, the first of which is row `first` of the split."""
     touched = np.zeros(-(-count // size), bool)
-    for row, places in masks.by_row.items():
-        for place in places:
-            length = place.positions[1] - place.positions[0] if masks.view.is_corpus else 1
+    for row, spans in masks.by_row.items():
+        for span in spans:
+            length = span.positions[1] - span.positions[0] if masks.view.is_corpus else 1
             low, high = max(row - first, 0), min(row - first + length, count)
             if low < high:
                 touched[low // size : -(-high // size)] = True

@@ -12,38 +12,38 @@ from typing import Any
 
 import numpy.typing as npt
 
-from btlm_data.lineage.places import Place, SplitView
+from btlm_data.lineage.split_view import Span, SplitView
 
 
 class Masks:
-    """The masked places of a split: by row of the split, or (corpus) by stream position."""
+    """The masked spans of a split: by row of the split, or (corpus) by stream position."""
 
     def __init__(self, view: SplitView) -> None:
         self.view = view
-        self.by_row: dict[int, list[Place]] = {}
+        self.by_row: dict[int, list[Span]] = {}
         self.num_labels = 0
         rows = view.table.matching({"forgotten": {True}}) if "forgotten" in view.table.columns else []
         for extent in view.extents(rows):
-            self.add(view.places(extent))
+            self.add(view.spans(extent))
 
-    def add(self, places: list[Place]) -> None:
-        """More places to be masked."""
-        for place in places:
-            self.by_row.setdefault(place.row, []).append(place)
-            self.num_labels += 0 if self.view.is_corpus else place.labels[1] - place.labels[0]
+    def add(self, spans: list[Span]) -> None:
+        """Add spans to be masked."""
+        for span in spans:
+            self.by_row.setdefault(span.row, []).append(span)
+            self.num_labels += 0 if self.view.is_corpus else span.labels[1] - span.labels[0]
 
     def apply(self, rows: npt.NDArray[Any], first: int) -> bool:
         """Mask what of rows [first, first + n) of the split is to be masked, in place; whether there was any."""
         eos = self.view.manifest.tokenizer.eos_id
         changed = False
-        for row, place in self._within(first, len(rows)):
+        for row, span in self._within(first, len(rows)):
             changed = True
             if self.view.is_corpus:
-                rows[row : row + place.positions[1] - place.positions[0]] = eos
+                rows[row : row + span.positions[1] - span.positions[0]] = eos
                 continue
-            rows[row, 0, slice(*place.positions)] = eos
-            rows[row, 1, slice(*place.labels)] = 0
-            rows[row, 2, slice(*place.labels)] = eos
+            rows[row, 0, slice(*span.positions)] = eos
+            rows[row, 1, slice(*span.labels)] = 0
+            rows[row, 2, slice(*span.labels)] = eos
         return changed
 
     def undo(self, rows: npt.NDArray[Any], first: int) -> str | None:
@@ -51,48 +51,48 @@ class Masks:
         rows that are not. Returns in words what is not masked although it should be, None if all is.
         """
         eos = self.view.manifest.tokenizer.eos_id
-        other = 1 if eos == 0 else 0
-        for row, place in self._within(first, len(rows)):
-            low, high = place.positions
+        filler = 1 if eos == 0 else 0
+        for row, span in self._within(first, len(rows)):
+            low, high = span.positions
             if self.view.is_corpus:
-                part, tokens = rows[row : row + high - low], place.tokens
+                part, tokens = rows[row : row + high - low], span.tokens
                 if (part != eos).any():
                     return f"token {first + row} of the stream"
-                part[: _without_eos(self._tokens(place), tokens)] = other
+                part[: _without_eos(self._tokens(span), tokens)] = filler
                 continue
-            (start, stop), name = place.labels, f"row {first + row} of the split"
+            (start, stop), name = span.labels, f"row {first + row} of the split"
             if (rows[row, 0, low:high] != eos).any():
                 return f"{name}, input_ids positions {low} to {high}"
             if (rows[row, 2, start:stop] != eos).any() or (rows[row, 1, start:stop] != 0).any():
                 return f"{name}, labels and attention_mask positions {start} to {stop}"
-            count = self._tokens(place)
-            rows[row, 0, low : low + _without_eos(count, place.tokens)] = other
+            count = self._tokens(span)
+            rows[row, 0, low : low + _without_eos(count, span.tokens)] = filler
             rows[row, 1, start:stop] = 1
-            rows[row, 2, start : start + _without_eos(count, place.label_tokens)] = other
+            rows[row, 2, start : start + _without_eos(count, span.label_tokens)] = filler
         return None
 
-    def _tokens(self, place: Place) -> int:
-        [extent] = self.view.extents([place.document])
+    def _tokens(self, span: Span) -> int:
+        [extent] = self.view.extents([span.document])
         return extent.tokens
 
-    def _within(self, first: int, count: int) -> list[tuple[int, Place]]:
-        """(row from `first` on, place) of the masked places that begin in some rows. A corpus's places are cut at the rows' ends."""
+    def _within(self, first: int, count: int) -> list[tuple[int, Span]]:
+        """(row counted from `first`, span) of the masked spans that begin in some rows. The spans of a corpus are cut at the rows' ends."""
         if not self.view.is_corpus:
             if len(self.by_row) < count:
                 chosen = [row for row in self.by_row if first <= row < first + count]
             else:
                 chosen = [row for row in range(first, first + count) if row in self.by_row]
-            return [(row - first, place) for row in chosen for place in self.by_row[row]]
-        found = []
-        for start, places in self.by_row.items():
-            for place in places:
-                size = place.positions[1] - place.positions[0]
+            return [(row - first, span) for row in chosen for span in self.by_row[row]]
+        within = []
+        for start, spans in self.by_row.items():
+            for span in spans:
+                size = span.positions[1] - span.positions[0]
                 low, high = max(start, first), min(start + size, first + count)
                 if low < high:
-                    where = (place.positions[0] + low - start, place.positions[0] + high - start)
-                    tokens = (place.tokens[0] + low - start, place.tokens[0] + high - start)
-                    found.append((low - first, Place(place.document, low, where, where, tokens, tokens)))
-        return found
+                    where = (span.positions[0] + low - start, span.positions[0] + high - start)
+                    tokens = (span.tokens[0] + low - start, span.tokens[0] + high - start)
+                    within.append((low - first, Span(span.document, low, where, where, tokens, tokens)))
+        return within
 
 
 def _without_eos(count: int, tokens: tuple[int, int]) -> int:

@@ -19,7 +19,7 @@ from btlm_data.cleaning.normalize import normalizer
 from btlm_data.errors import ConfigError
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.lineage.datasets import SetView
-from btlm_data.lineage.places import Extent, Place, SplitView
+from btlm_data.lineage.split_view import Extent, Span, SplitView
 
 PIECE_BYTES = 16 << 20
 MAX_THREADS = 16
@@ -55,12 +55,12 @@ def passage_of(text: str, of_set: SetView) -> bytes:
 def find_passages(
     of_set: SetView, splits: Sequence[str], passages: Sequence[bytes]
 ) -> dict[str, list[PassageHit]]:
-    """Every place of the passages, by split, in the order of the stream."""
+    """Every hit of the passages, by split, in the order of the stream."""
     from btlm_data.kernels import passages as kernel
 
     data, starts = of_set.token_bytes
     sought = kernel.needles(passages, data, starts[1:], of_set.manifest.tokenizer.eos_id)
-    found: dict[str, list[PassageHit]] = {}
+    hits_by_split: dict[str, list[PassageHit]] = {}
     for name in splits:
         view = of_set.splits[name]
         jobs = [_Job(view, number) for number in range(len(view.entry.files))]
@@ -69,8 +69,8 @@ def find_passages(
         with ThreadPoolExecutor(min(MAX_THREADS, cores, max(1, len(jobs)))) as pool:
             for raw in pool.map(lambda job: _scan(job, sought), jobs):
                 hits |= _resolved(view, raw, sought)
-        found[name] = sorted(hits, key=lambda hit: (hit.document.begin, hit.tokens, hit.query))
-    return found
+        hits_by_split[name] = sorted(hits, key=lambda hit: (hit.document.begin, hit.tokens, hit.query))
+    return hits_by_split
 
 
 class _Raw(NamedTuple):
@@ -137,24 +137,24 @@ def _pieces(
 def _resolved(view: SplitView, raw: Sequence[_Raw], sought: Any) -> set[PassageHit]:
     """What shards showed, as tokens of documents; passages that were cut are followed through the document."""
     hits: set[PassageHit] = set()
-    places: dict[int, list[Place]] = {}
-    for found in raw:
+    spans: dict[int, list[Span]] = {}
+    for hit in raw:
         if view.is_corpus:
-            position = found.row + found.token
+            position = hit.row + hit.token
             [extent] = view.between(position, position + 1)
             token = position - extent.begin
-            begin, end = found.begin - found.token + token, found.end - found.token + token
+            begin, end = hit.begin - hit.token + token, hit.end - hit.token + token
         else:
-            if found.row not in places:
-                places[found.row] = view.documents_in(found.row)
-            place = next(p for p in places[found.row] if p.positions[0] <= found.token < p.positions[1])
-            [extent] = view.extents([place.document])
-            shift = place.tokens[0] - place.positions[0]
-            token, begin, end = found.token + shift, found.begin + shift, found.end + shift
-        if not found.is_cut:
-            hits.add(PassageHit(found.query, extent, (begin, end)))
-        elif (whole := _followed(view, extent, token, found.query, sought)) is not None:
-            hits.add(PassageHit(found.query, extent, whole))
+            if hit.row not in spans:
+                spans[hit.row] = view.documents_in(hit.row)
+            span = next(p for p in spans[hit.row] if p.positions[0] <= hit.token < p.positions[1])
+            [extent] = view.extents([span.document])
+            shift = span.tokens[0] - span.positions[0]
+            token, begin, end = hit.token + shift, hit.begin + shift, hit.end + shift
+        if not hit.is_cut:
+            hits.add(PassageHit(hit.query, extent, (begin, end)))
+        elif (whole := _followed(view, extent, token, hit.query, sought)) is not None:
+            hits.add(PassageHit(hit.query, extent, whole))
     return hits
 
 

@@ -17,7 +17,7 @@ Kind = Literal["sample", "row", "tokens", "id", "url", "hash", "line", "text", "
 MAX_LIST_BYTES = 2**30
 MAX_PASSAGE_BYTES = 2**20
 _HASH = re.compile(r"[0-9a-fA-F]{32}\Z")
-_PLACE = re.compile(r"(?P<file>.+)#(?P<offset>[0-9]{1,18})\Z", re.DOTALL)
+_FILE_AND_OFFSET = re.compile(r"(?P<file>.+)#(?P<offset>[0-9]{1,18})\Z", re.DOTALL)
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
@@ -39,9 +39,9 @@ class Query:
         return self.kind not in ("sample", "row", "tokens")
 
     @property
-    def place(self) -> tuple[str, int] | None:
+    def file_and_offset(self) -> tuple[str, int] | None:
         """(file, offset) where the value is a document's FILE#OFFSET."""
-        match = _PLACE.match(self.value) if self.kind in ("id", "any") else None
+        match = _FILE_AND_OFFSET.match(self.value) if self.kind in ("id", "any") else None
         return (match["file"], int(match["offset"])) if match else None
 
     @property

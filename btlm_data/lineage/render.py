@@ -7,9 +7,9 @@ from itertools import groupby
 from pathlib import Path
 
 from btlm_data.lineage.forget import Outcome
-from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundPlace
+from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundSpan
 
-_MOST_PLACES = 20  # of one document, that are listed one by one
+_MOST_SPANS = 20  # of one document, that are listed one by one
 _MOST_STEPS = 8
 _KINDS = {"id": "id", "url": "URL", "hash": "hash", "line": "line", "text": "passage", "any": "document"}
 
@@ -44,38 +44,37 @@ def document_lines(document: FoundDocument) -> Iterator[str]:
         yield f"    the passage is in its tokens {document.passage[0]:,} to {document.passage[1]:,}"
     if not document.places:
         yield "    in no sample: an unpadded tail leaves it out"
-    for place in document.places[:_MOST_PLACES]:
-        yield from _place(place)
-    if len(document.places) > _MOST_PLACES:
-        yield f"    and {len(document.places) - _MOST_PLACES:,} more places (--json has all)"
+    for span in document.places[:_MOST_SPANS]:
+        yield from _span_lines(span)
+    if len(document.places) > _MOST_SPANS:
+        yield f"    and {len(document.places) - _MOST_SPANS:,} more places (--json has all)"
 
 
-def _place(place: FoundPlace) -> Iterator[str]:
-    shard = "/".join(place.shard.split("/")[-2:])
-    if place.sample is None:
-        where = f"tokens {place.positions[0]:,} to {place.positions[1]:,}"
-    elif place.positions[0] == place.positions[1]:
-        where = (
-            f"row {place.row:,} (sample {place.sample:,}), only as the label of position {place.labels[0]:,}"
-        )
+def _span_lines(span: FoundSpan) -> Iterator[str]:
+    shard = "/".join(span.shard.split("/")[-2:])
+    if span.sample is None:
+        where = f"tokens {span.positions[0]:,} to {span.positions[1]:,}"
+    elif span.positions[0] == span.positions[1]:
+        where = f"row {span.row:,} (sample {span.sample:,}), only as the label of position {span.labels[0]:,}"
     else:
-        where = f"row {place.row:,} (sample {place.sample:,}), positions {place.positions[0]:,} to {place.positions[1]:,}"
+        where = f"row {span.row:,} (sample {span.sample:,}), positions {span.positions[0]:,} to {span.positions[1]:,}"
     yield f"    {shard} {where}"
-    if place.seen is not None:
-        yield f"      {_steps(place)}"
-    if place.text is not None:
-        yield from (f"      | {line}" for line in place.text.splitlines() or [""])
+    if span.seen is not None:
+        yield f"      {_steps(span)}"
+    if span.text is not None:
+        yield from (f"      | {line}" for line in span.text.splitlines() or [""])
 
 
-def _steps(place: FoundPlace) -> str:
-    seen = sorted(place.seen or [], key=lambda one: (not one.done, one.step))
+def _steps(span: FoundSpan) -> str:
+    seen = sorted(span.seen or [], key=lambda sighting: (not sighting.done, sighting.step))
     if not seen:
         return "at no step of the run"
     parts = []
-    for done, steps in groupby(seen, lambda one: one.done):
+    for done, steps in groupby(seen, lambda sighting: sighting.done):
         chosen = list(steps)
         named = ", ".join(
-            f"{one.step:,} (rank {one.rank}, place {one.place})" for one in chosen[:_MOST_STEPS]
+            f"{sighting.step:,} (rank {sighting.rank}, place {sighting.place})"
+            for sighting in chosen[:_MOST_STEPS]
         )
         more = f" and {len(chosen) - _MOST_STEPS:,} more" if len(chosen) > _MOST_STEPS else ""
         parts.append(
@@ -106,5 +105,5 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
         first = f", first at step {seen.first_steps[0]:,}" if seen.first_steps else ""
         yield f"{seen.run} had seen them at {seen.steps_seen:,} steps{first}; {seen.steps_to_come:,} steps to come meet the masked ones."
     yield "Their text is still in:"
-    yield from (f"  {place}" for place in outcome.still_held)
+    yield from (f"  {location}" for location in outcome.still_held)
     yield f"Certificate: {outcome.certificate}. Next: `btlm-data verify {path}`, and sign it again if it was signed."

@@ -17,21 +17,21 @@ GROUP = "btlm_data.runs"
 
 
 class SeenSample(Protocol):
-    """A sample in a run. query: which of those asked for. step: from 0; rank: whose slice of the batch; place: in the batch."""
+    """A sample in a run. query: the index of the query that it answers. step: from 0; rank: whose slice of the batch; batch_index: its position in the batch."""
 
     query: int
     step: int
     rank: int
-    place: int
+    batch_index: int
     epoch: int
 
 
 class BatchSample(Protocol):
-    """A sample of a batch. shard: path of the file where it begins; row: in it (of a corpus: its first token); length: rows that
+    """A sample of a batch. batch_index: its position in the batch; shard: path of the file where it begins; row: in it (of a corpus: its first token); length: rows that
     it takes (of a corpus: its input tokens).
     """
 
-    place: int
+    batch_index: int
     rank: int
     shard: str
     row: int

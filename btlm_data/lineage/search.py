@@ -18,12 +18,12 @@ _URLS = ("url", "uri", "warc-target-uri")
 
 @dataclass
 class Wanted:
-    """What is looked for: value -> numbers of the questions. places, lines: (file, offset) and (file, line from 0)."""
+    """What is looked for: value -> numbers of the questions. offsets, lines: (file, offset) and (file, line from 0)."""
 
     ids: dict[str, list[int]] = field(default_factory=dict)
     urls: dict[str, list[int]] = field(default_factory=dict)
     hashes: dict[bytes, list[int]] = field(default_factory=dict)
-    places: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    offsets: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     lines: dict[tuple[str, int], list[int]] = field(default_factory=dict)
 
     @staticmethod
@@ -37,8 +37,8 @@ class Wanted:
                 wanted.urls.setdefault(query.value, []).append(number)
             if (digest := query.digest) is not None:
                 wanted.hashes.setdefault(digest, []).append(number)
-            if (place := query.place) is not None:
-                wanted.places.setdefault(place, []).append(number)
+            if (location := query.file_and_offset) is not None:
+                wanted.offsets.setdefault(location, []).append(number)
             if query.kind == "line":
                 wanted.lines.setdefault(query.file_and_line, []).append(number)
         return wanted
@@ -51,21 +51,21 @@ class Wanted:
             yield from ({column: set(self.urls)} for column in url_columns(columns))
         if self.hashes and "hash" in columns:
             yield {"hash": set(self.hashes)}
-        for pairs, name in ((self.places, "offset"), (self.lines, "line")):
+        for pairs, name in ((self.offsets, "offset"), (self.lines, "line")):
             if pairs:
                 yield {"file": {file for file, _ in pairs}, name: {number for _, number in pairs}}
 
     def answered_by(self, document: Mapping[str, Any]) -> list[int]:
         """The questions that a document of a table answers."""
-        found = [
+        numbers = [
             *self.ids.get(document.get("id") or "", ()),
             *self.hashes.get(document.get("hash") or b"", ()),
-            *self.places.get((document["file"], document["offset"]), ()),
+            *self.offsets.get((document["file"], document["offset"]), ()),
             *self.lines.get((document["file"], document["line"]), ()),
         ]
         for column in url_columns(list(document)):
-            found += self.urls.get(document[column] or "", ())
-        return sorted(set(found))
+            numbers += self.urls.get(document[column] or "", ())
+        return sorted(set(numbers))
 
 
 def url_columns(columns: Sequence[str]) -> list[str]:
@@ -84,27 +84,27 @@ def document_name(document: Mapping[str, Any]) -> str:
 def in_table(table: DocumentTable, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]]]:
     """(document, questions it answers) of a table, in its order."""
     rows = sorted({row for search in wanted.searches(table.columns) for row in table.matching(search)})
-    found = [(document, wanted.answered_by(document)) for document in table.described(rows)]
-    return [(document, numbers) for document, numbers in found if numbers]
+    candidates = [(document, wanted.answered_by(document)) for document in table.described(rows)]
+    return [(document, numbers) for document, numbers in candidates if numbers]
 
 
 def rejected(root: Path, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]]]:
-    """Records of rejects.jsonl at the places asked for."""
+    """Records of rejects.jsonl at the files and offsets (or lines) that are searched for."""
     path = root / "rejects.jsonl"
-    if not (wanted.places or wanted.lines) or not path.exists():
+    if not (wanted.offsets or wanted.lines) or not path.exists():
         return []
     require_regular(path)
-    found = []
+    records = []
     with reading(path), path.open("rb") as file:
         for line in file:
             record = json.loads(line)
             numbers = [
-                *wanted.places.get((record["file"], record["offset"]), ()),
+                *wanted.offsets.get((record["file"], record["offset"]), ()),
                 *wanted.lines.get((record["file"], record["line"] - 1), ()),
             ]
             if numbers:
-                found.append((record, sorted(set(numbers))))
-    return found
+                records.append((record, sorted(set(numbers))))
+    return records
 
 
 def kept_instead(of_set: SetView, document: Mapping[str, Any]) -> tuple[list[str], str | None]:

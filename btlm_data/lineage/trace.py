@@ -17,9 +17,9 @@ from btlm_data.formats import forgotten
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.passages import find_passages, passage_of
-from btlm_data.lineage.places import Extent, Place, SplitView
 from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
+from btlm_data.lineage.split_view import Extent, Span, SplitView
 
 TEXT_CHARS = 20_000  # of one document's part in a sample, that are shown
 
@@ -36,8 +36,8 @@ class Sighting(msgspec.Struct, frozen=True):
     done: bool
 
 
-class FoundPlace(msgspec.Struct, frozen=True):
-    """A place of a document. sample: the row of the split, None in a corpus; row: in the shard (corpus: its first token).
+class FoundSpan(msgspec.Struct, frozen=True):
+    """A span of a document in the shards. sample: the row of the split, None in a corpus; row: in the shard (corpus: its first token).
 
     positions, labels: of the sample (corpus: tokens of the shard) where its tokens or EOS are inputs, and labels. tokens: of the
     document. text: where asked for. seen: by the run.
@@ -71,7 +71,7 @@ class FoundDocument(msgspec.Struct, frozen=True):
     hash: str | None
     fields: dict[str, str | None]
     stream: tuple[int, int]
-    places: list[FoundPlace]
+    places: list[FoundSpan]
     passage: tuple[int, int] | None = None
     forgotten: bool = False
 
@@ -117,7 +117,7 @@ def trace(
     """Answer questions of the dataset at `path`, in order.
 
     split: ask of this split only (samples, rows and tokens: train by default). run: a training run's folder: also say which steps
-    saw the samples. texts: give the text of each place. Raises BtlmError for everything that a user can correct.
+    saw the samples. texts: give the text of each span. Raises BtlmError for everything that a user can correct.
     """
     sets = open_dataset(path)
     opened = open_run(run) if run is not None else None
@@ -149,9 +149,9 @@ class _Tracer:
         answers = []
         for number, query in enumerate(queries):
             if query.is_of_documents:
-                found, gone = documents[numbers[number]], dropped[numbers[number]]
-                note = None if found or gone else self._nothing(query)
-                answers.append(Answer(query.kind, query.value, found, gone, note))
+                kept, removed = documents[numbers[number]], dropped[numbers[number]]
+                note = None if kept or removed else self._nothing(query)
+                answers.append(Answer(query.kind, query.value, kept, removed, note))
             else:
                 answers.append(Answer(query.kind, query.value, self._standing(query), []))
         return self._with_sightings(answers)
@@ -169,9 +169,9 @@ class _Tracer:
         for of_set in self.sets:
             for view in self.splits(of_set).values():
                 for document, answered in search.in_table(view.table, wanted):
-                    found = self.document(of_set, view, document)
+                    described = self.document(of_set, view, document)
                     for number in answered:
-                        documents[number].append(found)
+                        documents[number].append(described)
             if passages:
                 self._find_passages(of_set, queries, passages, documents)
             if of_set.dropped is not None:
@@ -197,8 +197,8 @@ class _Tracer:
             rows = sorted({hit.document.row for hit in hits})
             described = {document["row"]: document for document in view.table.described(rows)}
             for hit in hits:
-                found = self.document(of_set, view, described[hit.document.row], hit.tokens)
-                documents[numbers[hit.query]].append(found)
+                located = self.document(of_set, view, described[hit.document.row], hit.tokens)
+                documents[numbers[hit.query]].append(located)
 
     def document(
         self,
@@ -206,15 +206,13 @@ class _Tracer:
         view: SplitView,
         document: Mapping[str, Any],
         passage: tuple[int, int] | None = None,
-        places: Sequence[Place] | None = None,
+        spans: Sequence[Span] | None = None,
     ) -> FoundDocument:
-        """A document of a table, with its places (all, or those given)."""
+        """A document of a table, with its spans (all, or those given)."""
         extent = Extent(document["row"], document["stream_offset"], document["tokens"])
-        shown = view.places(extent) if places is None else places
+        shown = view.spans(extent) if spans is None else spans
         if passage is not None:
-            shown = [
-                place for place in shown if place.tokens[0] < passage[1] and passage[0] < place.tokens[1]
-            ]
+            shown = [span for span in shown if span.tokens[0] < passage[1] and passage[0] < span.tokens[1]]
         return FoundDocument(
             set=of_set.name,
             split=view.name,
@@ -229,24 +227,24 @@ class _Tracer:
             hash=document["hash"].hex() if document.get("hash") is not None else None,
             fields=_fields(document),
             stream=(extent.begin, extent.end),
-            places=[self._place(of_set, view, place) for place in shown],
+            places=[self._found_span(of_set, view, span) for span in shown],
             passage=passage,
             forgotten=bool(document.get("forgotten")),
         )
 
-    def _place(self, of_set: SetView, view: SplitView, place: Place) -> FoundPlace:
-        shard, row = view.shard_of(place.row)
+    def _found_span(self, of_set: SetView, view: SplitView, span: Span) -> FoundSpan:
+        shard, row = view.shard_of(span.row)
         text = None
         if self.texts:
-            ids = view.inputs(place)[place.positions[0] : place.positions[1]]
+            ids = view.inputs(span)[span.positions[0] : span.positions[1]]
             text = self._text(of_set, ids)
-        return FoundPlace(
+        return FoundSpan(
             shard=os.fspath(view.path(shard)),
             row=row,
-            sample=None if view.is_corpus else place.row,
-            positions=place.positions,
-            labels=place.labels,
-            tokens=place.tokens,
+            sample=None if view.is_corpus else span.row,
+            positions=span.positions,
+            labels=span.labels,
+            tokens=span.tokens,
             text=text,
         )
 
@@ -282,19 +280,19 @@ class _Tracer:
 
     def _standing(self, query: Query) -> list[FoundDocument]:
         """What stands at a sample, a row or a range of tokens; of each set, where there are several."""
-        found = []
+        answers = []
         for of_set in self.sets:
             splits = self.splits(of_set)
             view = splits.get(self.split or "train") or next(iter(splits.values()))
-            by_document: dict[int, list[Place]] = {}
-            for place in self._places(view, query):
-                by_document.setdefault(place.document, []).append(place)
+            by_document: dict[int, list[Span]] = {}
+            for span in self._spans_at(view, query):
+                by_document.setdefault(span.document, []).append(span)
             described = view.table.described(sorted(by_document))
-            documents = [self.document(of_set, view, d, places=by_document[d["row"]]) for d in described]
-            found += sorted(documents, key=lambda document: _first_position(document))
-        return found
+            documents = [self.document(of_set, view, d, spans=by_document[d["row"]]) for d in described]
+            answers += sorted(documents, key=lambda document: _first_position(document))
+        return answers
 
-    def _places(self, view: SplitView, query: Query) -> list[Place]:
+    def _spans_at(self, view: SplitView, query: Query) -> list[Span]:
         if query.kind == "tokens":
             start, stop = query.range
             if start >= view.entry.stream_tokens:
@@ -304,10 +302,10 @@ class _Tracer:
             if view.is_corpus:
                 return view.corpus_documents(start, stop)
             return [
-                place
+                span
                 for extent in view.between(start, stop)
-                for place in view.places(extent)
-                if extent.begin + place.tokens[0] < stop and start < extent.begin + place.tokens[1]
+                for span in view.spans(extent)
+                if extent.begin + span.tokens[0] < stop and start < extent.begin + span.tokens[1]
             ]
         if query.kind == "sample":
             number = int(query.value)
@@ -328,19 +326,21 @@ class _Tracer:
         }
         asked: dict[tuple[str, str | None, int, int], int] = {}
 
-        def key(place: FoundPlace) -> tuple[str, str | None, int, int]:
-            shard = os.path.abspath(place.shard)
-            first, last = (place.row, place.row + 1) if place.sample is not None else place.positions
+        def key(span: FoundSpan) -> tuple[str, str | None, int, int]:
+            shard = os.path.abspath(span.shard)
+            first, last = (span.row, span.row + 1) if span.sample is not None else span.positions
             return shard, hashes.get(shard), first, last
 
-        places = [place for answer in answers for document in answer.documents for place in document.places]
-        for place in places:
-            asked.setdefault(key(place), len(asked))
+        spans = [span for answer in answers for document in answer.documents for span in document.places]
+        for span in spans:
+            asked.setdefault(key(span), len(asked))
         seen: list[list[Sighting]] = [[] for _ in asked]
         done = self.run.steps_done
         for sighting in self.run.seen(list(asked)):
             seen[sighting.query].append(
-                Sighting(sighting.step, sighting.rank, sighting.place, sighting.epoch, sighting.step < done)
+                Sighting(
+                    sighting.step, sighting.rank, sighting.batch_index, sighting.epoch, sighting.step < done
+                )
             )
         return [
             msgspec.structs.replace(
@@ -349,8 +349,8 @@ class _Tracer:
                     msgspec.structs.replace(
                         document,
                         places=[
-                            msgspec.structs.replace(place, seen=seen[asked[key(place)]])
-                            for place in document.places
+                            msgspec.structs.replace(span, seen=seen[asked[key(span)]])
+                            for span in document.places
                         ],
                     )
                     for document in answer.documents
@@ -361,8 +361,8 @@ class _Tracer:
 
 
 def _first_position(document: FoundDocument) -> tuple[int, int]:
-    place = document.places[0]
-    return (place.sample or 0, min(place.positions[0], place.labels[0]))
+    span = document.places[0]
+    return (span.sample or 0, min(span.positions[0], span.labels[0]))
 
 
 def _fields(document: Mapping[str, Any]) -> dict[str, str | None]:
@@ -409,12 +409,12 @@ def _rejected(of_set: SetView, record: Mapping[str, Any]) -> DroppedDocument:
 
 
 def batch(run: Path, step: int, *, texts: bool = True) -> list[tuple[int, int, FoundDocument]]:
-    """(rank, place in the batch, document) of everything a run's step took; the shards must be where they were.
+    """(rank, index in the batch, document) of everything a run's step took; the shards must be where they were.
 
     Raises DataError if they lie in no prepared dataset.
     """
     opened = open_run(run)
-    found = []
+    taken = []
     tracers: dict[Path, tuple[_Tracer, SetView]] = {}
     for sample in opened.batch(step):
         shard = Path(sample.shard)
@@ -427,12 +427,12 @@ def batch(run: Path, step: int, *, texts: bool = True) -> list[tuple[int, int, F
         if view is None:
             raise DataError(f"{shard} lies in no split of {root}. Restore the dataset where the run read it.")
         row = view.row_in(shard.name, sample.row)
-        places: dict[int, list[Place]] = {}
-        for place in (
+        spans: dict[int, list[Span]] = {}
+        for span in (
             view.corpus_documents(row, row + sample.length) if view.is_corpus else view.documents_in(row)
         ):
-            places.setdefault(place.document, []).append(place)
-        for document in view.table.described(sorted(places)):
-            shown = tracer.document(of_set, view, document, places=places[document["row"]])
-            found.append((sample.rank, sample.place, shown))
-    return found
+            spans.setdefault(span.document, []).append(span)
+        for document in view.table.described(sorted(spans)):
+            shown = tracer.document(of_set, view, document, spans=spans[document["row"]])
+            taken.append((sample.rank, sample.batch_index, shown))
+    return taken

@@ -199,7 +199,7 @@ def _summary(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[s
     yield "## Summary of training content (EU, Article 53(1)(d) of Regulation (EU) 2024/1689)\n"
     yield "Filled from what the preparation knows of this dataset. A provider's summary covers all data of a model, so it has to be completed.\n"
     yield "### 1. General information\n"
-    place = _place(made)
+    address = _place(made)
     answers = [
         ("1.1 Provider", FILL), ("1.2 Model", FILL), ("1.3 Modality", "Text"),
         ("1.3 Size of the text", f"{bracket} tokens ({tokens:,} tokens of {plain(first.tokenizer.name)}, {number(_bytes(first))}B of text)"),
@@ -208,7 +208,7 @@ def _summary(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[s
     ]  # fmt: skip
     yield from _table(("field", "answer"), [list(answer) for answer in answers])
     yield "### 2. List of data sources\n"
-    known = f"This dataset was made from {plain(place)}" if place else FILL
+    known = f"This dataset was made from {plain(address)}" if address else FILL
     answers = [
         ("2.1 Publicly available datasets", f"{known}. {FILL}: whether it is one, and its licence"),
         ("2.2 Private datasets of third parties", FILL), ("2.3 Crawled and scraped data", FILL), ("2.4 User data", FILL),

@@ -56,14 +56,14 @@ def table(
     )
 
 
-def histogram(bars: Sequence[tuple[str, int]], *, caption: str, unit: str, what: str) -> Element:
-    """A table of (label, count) with bars. unit: what the labels are of; what: what is counted."""
+def histogram(bars: Sequence[tuple[str, int]], *, caption: str, unit: str, counted: str) -> Element:
+    """A table of (label, count) with bars. unit: what the labels are of; counted: what is counted."""
     most = max((count for _, count in bars), default=0) or 1
     total = sum(count for _, count in bars) or 1
     rows: list[list[Element | str]] = [
         [label, f"{count:,}", f"{100 * count / total:.1f} %", bar(count / most)] for label, count in bars
     ]
-    return table((unit, what, "share", ""), rows, numbers=(0, 1, 2), caption=caption)
+    return table((unit, counted, "share", ""), rows, numbers=(0, 1, 2), caption=caption)
 
 
 def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
@@ -85,14 +85,14 @@ def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
 
     chart = svg(720, 356, label=label, class_="chart")
     for power in range(low, high + 1):
-        place = y(10.0**power)
-        add(chart, tag("line", x1=left, x2=left + width, y1=place, y2=place, class_="grid"))
+        line_y = y(10.0**power)
+        add(chart, tag("line", x1=left, x2=left + width, y1=line_y, y2=line_y, class_="grid"))
         name = f"{100 * 10.0**power:.{max(0, -power - 2)}f} %"
-        add(chart, tag("text", name, x=left - 8, y=place + 4, text_anchor="end"))
+        add(chart, tag("text", name, x=left - 8, y=line_y + 4, text_anchor="end"))
     for power in range(x_decades + 1):
-        place = x(10.0**power)
-        add(chart, tag("line", x1=place, x2=place, y1=top, y2=top + height, class_="grid"))
-        add(chart, tag("text", f"{10**power:,}", x=place, y=top + height + 18, text_anchor="middle"))
+        line_x = x(10.0**power)
+        add(chart, tag("line", x1=line_x, x2=line_x, y1=top, y2=top + height, class_="grid"))
+        add(chart, tag("text", f"{10**power:,}", x=line_x, y=top + height + 18, text_anchor="middle"))
     first = ranks[0][1]
     law = [(rank, first / rank) for rank, _ in ranks if first / rank >= 10.0**low]
     add(chart, tag("polyline", points=_points([(x(r), y(s)) for r, s in law]), class_="law"))
@@ -112,7 +112,7 @@ def stacked(parts: Sequence[Sequence[float]], colours: Sequence[int], *, label: 
     step = width / max(1, len(parts))
     chart = svg(width, height, label=label, class_="chart stacked", preserveAspectRatio="none")
     for k, shares in enumerate(parts):
-        place = 0.0
+        top = 0.0
         for colour, share in zip(colours, shares, strict=True):
             if share > 0:
                 size = share * height
@@ -121,13 +121,13 @@ def stacked(parts: Sequence[Sequence[float]], colours: Sequence[int], *, label: 
                     tag(
                         "rect",
                         x=k * step,
-                        y=place,
+                        y=top,
                         width=step + 0.3,
                         height=size,
                         class_=colour_class(colour),
                     ),
                 )
-                place += size
+                top += size
     return chart
 
 
@@ -145,5 +145,5 @@ def colour_class(number: int) -> str:
     return f"c{min(number, COLOURS)}"
 
 
-def _points(places: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

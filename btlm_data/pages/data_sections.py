@@ -21,8 +21,8 @@ QUANTILE_NAMES = {"0": "shortest", "0.05": "5 %", "0.25": "25 %", "0.5": "median
 
 def _ranges(bars: Sequence[Bar]) -> list[tuple[str, int]]:
     return [
-        (f"{one.first:,}" if one.first == one.last else f"{one.first:,} to {one.last:,}", one.count)
-        for one in bars
+        (f"{bar.first:,}" if bar.first == bar.last else f"{bar.first:,} to {bar.last:,}", bar.count)
+        for bar in bars
     ]
 
 
@@ -49,7 +49,7 @@ def lengths(report: Report) -> Iterator[Element]:
                 _ranges(value.tokens.histogram),
                 caption=f"{name}: documents by length",
                 unit="tokens",
-                what="documents",
+                counted="documents",
             )
 
 
@@ -58,16 +58,16 @@ def tokens(report: Report) -> Iterator[Element]:
     yield tag(
         "p", "How often tokens occur. A healthy text corpus stays near a straight line over the middle ranks."
     )
-    for name, one in list(report.tokens.items())[:1]:
-        yield from _frequencies(report, name, one)
+    for name, split_tokens in list(report.tokens.items())[:1]:
+        yield from _frequencies(report, name, split_tokens)
     rows: list[list[Element | str]] = []
-    for name, one in report.tokens.items():
-        repeat = one.longest_repeat
+    for name, split_tokens in report.tokens.items():
+        repeat = split_tokens.longest_repeat
         rows.append([
-            name, number(one.tokens), f"{one.distinct:,}",
-            percent(1 - one.vocabulary_share) if one.vocabulary_share is not None else "not known",
-            f"{one.entropy_bits:.2f}", f"{repeat.length:,} × {_quoted(repeat.text, repeat.id)}",
-            "all rows" if one.all else f"{one.rows:,} rows",
+            name, number(split_tokens.tokens), f"{split_tokens.distinct:,}",
+            percent(1 - split_tokens.vocabulary_share) if split_tokens.vocabulary_share is not None else "not known",
+            f"{split_tokens.entropy_bits:.2f}", f"{repeat.length:,} × {_quoted(repeat.text, repeat.id)}",
+            "all rows" if split_tokens.all else f"{split_tokens.rows:,} rows",
         ])  # fmt: skip
     columns = (
         "split",
@@ -81,15 +81,17 @@ def tokens(report: Report) -> Iterator[Element]:
     yield table(columns, rows, numbers=(1, 2, 3, 4), caption="Vocabulary")
 
 
-def _frequencies(report: Report, name: str, one: Tokens) -> Iterator[Element]:
-    ranks = [(rank.rank, rank.share) for rank in one.ranks if rank.share > 0]
+def _frequencies(report: Report, name: str, split_tokens: Tokens) -> Iterator[Element]:
+    ranks = [(rank.rank, rank.share) for rank in split_tokens.ranks if rank.share > 0]
     vocabulary = report.identity.tokenizer.vocab_size if report.identity is not None else None
     seen = (
-        f"{one.distinct:,} of {vocabulary:,} ids were seen"
+        f"{split_tokens.distinct:,} of {vocabulary:,} ids were seen"
         if vocabulary
-        else f"{one.distinct:,} ids were seen"
+        else f"{split_tokens.distinct:,} ids were seen"
     )
-    amount = "in all tokens" if one.all else f"in {number(one.tokens)} tokens drawn from all"
+    amount = (
+        "in all tokens" if split_tokens.all else f"in {number(split_tokens.tokens)} tokens drawn from all"
+    )
     label = (
         f"Share of all tokens by rank in {name}: the most common token makes {percent(ranks[0][1])}, "
         f"rank {ranks[len(ranks) // 2][0]:,} makes {percent(ranks[len(ranks) // 2][1])}. {seen} {amount}; "
@@ -97,10 +99,10 @@ def _frequencies(report: Report, name: str, one: Tokens) -> Iterator[Element]:
     )
     if len(ranks) > 1:
         yield tag("figure", zipf(ranks, label=label), tag("figcaption", label))
-    top = one.most_common[0].share or 1.0
+    top = split_tokens.most_common[0].share or 1.0
     rows: list[list[Element | str]] = [
         [_quoted(entry.text, entry.id), f"{entry.id:,}", percent(entry.share), bar(entry.share / top)]
-        for entry in one.most_common
+        for entry in split_tokens.most_common
     ]
     yield table(("token", "id", "share", ""), rows, numbers=(1, 2), caption=f"{name}: the most common tokens")
 
@@ -111,47 +113,48 @@ def _quoted(text: str | None, token: int) -> str:
 
 def duplicates(report: Report) -> Iterator[Element]:
     """What deduplication found."""
-    found = report.duplicates
-    if found is None:
+    summary = report.duplicates
+    if summary is None:
         yield tag("p", "Duplicates were not looked for.")
         return
     yield tag(
-        "p", f"Documents that are equal or nearly equal ({found.method}); of each cluster one document stays."
+        "p",
+        f"Documents that are equal or nearly equal ({summary.method}); of each cluster one document stays.",
     )
-    if found.clusters is not None:
+    if summary.clusters is not None:
         yield facts({
-            "clusters": f"{found.clusters.clusters:,} of {counted(found.clusters.documents, 'document')}",
-            "largest": counted(found.clusters.largest, "document"),
-            **{words(reason): counted(amounts.documents, "document") for reason, amounts in found.dropped.items()},
+            "clusters": f"{summary.clusters.clusters:,} of {counted(summary.clusters.documents, 'document')}",
+            "largest": counted(summary.clusters.largest, "document"),
+            **{words(reason): counted(amounts.documents, "document") for reason, amounts in summary.dropped.items()},
         })  # fmt: skip
-        if found.clusters.histogram:
+        if summary.clusters.histogram:
             yield histogram(
-                _ranges(found.clusters.histogram),
+                _ranges(summary.clusters.histogram),
                 caption="Clusters by size",
                 unit="documents",
-                what="clusters",
+                counted="clusters",
             )
-    if found.similarities:
+    if summary.similarities:
         yield histogram(
-            [(f"{one.low:.2f} to {one.high:.2f}", one.count) for one in found.similarities],
-            caption="Removed documents by similarity to the one that was kept", unit="similarity", what="documents",
+            [(f"{bar.low:.2f} to {bar.high:.2f}", bar.count) for bar in summary.similarities],
+            caption="Removed documents by similarity to the one that was kept", unit="similarity", counted="documents",
         )  # fmt: skip
-    if found.border:
+    if summary.border:
         rows: list[list[Element | str]] = [
             [
-                f"{one.similarity:.3f}", words(one.reason), f"{one.file} line {one.line + 1:,}",
-                "in an index of earlier runs" if one.kept_file is None else f"{one.kept_file} line {(one.kept_line or 0) + 1:,}",
+                f"{pair.similarity:.3f}", words(pair.reason), f"{pair.file} line {pair.line + 1:,}",
+                "in an index of earlier runs" if pair.kept_file is None else f"{pair.kept_file} line {(pair.kept_line or 0) + 1:,}",
             ]
-            for one in found.border
+            for pair in summary.border
         ]  # fmt: skip
         yield table(
             ("similarity", "reason", "removed", "kept"), rows, numbers=(0,),
             caption="At the border: the removed documents that are least alike (`btlm-data serve` shows both texts)",
         )  # fmt: skip
-    if found.largest_clusters:
+    if summary.largest_clusters:
         rows = [
             [f"{cluster.documents:,}", cluster.source, cluster.file, f"{cluster.offset:,}"]
-            for cluster in found.largest_clusters
+            for cluster in summary.largest_clusters
         ]
         yield table(
             ("documents", "source", "file", "at byte or row"), rows, numbers=(0, 3),
@@ -169,11 +172,11 @@ def packing(report: Report) -> Iterator[Element]:
         rows.append([name, f"{split.positions:,}", number(padded), percent(used), bar(used or 0)])
     columns = ("split", "positions", "padding", "used", "")
     yield table(columns, rows, numbers=(1, 2, 3), caption="Positions")
-    for name, one in list(report.tokens.items())[:1]:
-        if one.documents_per_sample:
+    for name, split_tokens in list(report.tokens.items())[:1]:
+        if split_tokens.documents_per_sample:
             yield histogram(
-                _ranges(one.documents_per_sample), caption=f"{name}: documents that a sample has a part of",
-                unit="documents", what="samples measured",
+                _ranges(split_tokens.documents_per_sample), caption=f"{name}: documents that a sample has a part of",
+                unit="documents", counted="samples measured",
             )  # fmt: skip
 
 
@@ -181,23 +184,23 @@ def shuffle(report: Report) -> Iterator[Element]:
     """How well the stream is mixed."""
     yield tag("p", "The share of each source should look the same along the whole stream.")
     numbers = {source.source: number for number, source in enumerate(report.read)}
-    for name, one in list(report.shuffle.items())[:MAX_SPLITS]:
+    for name, order in list(report.shuffle.items())[:MAX_SPLITS]:
         yield tag("h3", name)
-        if one.mix is not None and (report.splits[name].documents or 0) >= FEW_DOCUMENTS:
-            colours = [numbers.get(source, COLOURS) for source in one.mix.sources]
-            spread = _spread(one.mix.parts)
+        if order.mix is not None and (report.splits[name].documents or 0) >= FEW_DOCUMENTS:
+            colours = [numbers.get(source, COLOURS) for source in order.mix.sources]
+            spread = _spread(order.mix.parts)
             label = (
                 f"Sources along the stream of {name}, from its beginning on the left to its end on the right, in "
-                f"{counted(len(one.mix.parts), 'stretch')}es of equally many documents. The share of the largest source goes from "
+                f"{counted(len(order.mix.parts), 'stretch')}es of equally many documents. The share of the largest source goes from "
                 f"{percent(spread[0])} to {percent(spread[1])}."
             ).replace("stretchs", "stretch")
             yield tag(
                 "figure",
-                stacked(one.mix.parts, colours, label=label),
-                legend(one.mix.sources, colours),
+                stacked(order.mix.parts, colours, label=label),
+                legend(order.mix.sources, colours),
                 tag("figcaption", label),
             )
-        rows = list(_order(one))
+        rows = list(_order(order))
         if rows:
             yield table(
                 ("figure", "found", "if shuffled well", "measured on"),
@@ -212,27 +215,27 @@ def _spread(parts: Sequence[Sequence[float]]) -> tuple[float, float]:
     return min(first), max(first)
 
 
-def _order(one: Shuffle) -> Iterator[list[Element | str]]:
-    for figure, found in (
-        ("documents against the source's order", one.documents),
-        ("samples against the stream's", one.samples),
+def _order(order: Shuffle) -> Iterator[list[Element | str]]:
+    for figure, correlation in (
+        ("documents against the source's order", order.documents),
+        ("samples against the stream's", order.samples),
     ):
-        if found is not None:
+        if correlation is not None:
             yield [
-                f"rank correlation of {figure}", f"{found.rank_correlation:+.4f}", f"0 ± {found.standard_deviation:.4f}",
-                f"{found.measured_on:,}",
+                f"rank correlation of {figure}", f"{correlation.rank_correlation:+.4f}", f"0 ± {correlation.standard_deviation:.4f}",
+                f"{correlation.measured_on:,}",
             ]  # fmt: skip
-    if one.runs is not None:
+    if order.runs is not None:
         yield [
-            f"longest run of one source ({one.runs.source})",
-            f"{one.runs.longest_run:,}",
-            f"{one.runs.expected:.0f}",
+            f"longest run of one source ({order.runs.source})",
+            f"{order.runs.longest_run:,}",
+            f"{order.runs.expected:.0f}",
             "",
         ]
-    if one.neighbours is not None:
+    if order.neighbours is not None:
         yield [
-            "samples that continue the one before", percent(one.neighbours.continued), percent(one.neighbours.expected),
-            f"{one.neighbours.measured_on:,}",
+            "samples that continue the one before", percent(order.neighbours.continued), percent(order.neighbours.expected),
+            f"{order.neighbours.measured_on:,}",
         ]  # fmt: skip
 
 
@@ -246,89 +249,91 @@ def samples(shown: Sequence[SampleTokens], eos: int | None) -> Iterator[Element]
         "Each token has a colour of its own; dashed lines are borders of documents. Point at a token, or use the arrow keys, "
         "to see its id, label and mask. A struck-through token is not trained on.",
     )
-    for one in shown:
-        yield from sample(one, eos)
+    for tokens in shown:
+        yield from sample(tokens, eos)
 
 
-def sample(one: SampleTokens, eos: int | None) -> Iterator[Element]:
+def sample(tokens: SampleTokens, eos: int | None) -> Iterator[Element]:
     """One sample: where it is, its documents, its tokens."""
-    place = one.sample
-    name = f"{place.split}-{place.sample}"
-    yield tag("h3", f"Sample {place.sample:,} of {place.split}", id=f"sample-{name}")
-    padding = place.positions - place.real_positions
-    said = f"{place.file}, row {place.row:,}; {place.real_positions:,} of {place.positions:,} positions hold tokens"
-    yield tag("p", said + ("." if not padding else f", {padding:,} are padding."), class_="quiet")
-    if place.note:
-        yield tag("p", place.note, class_="quiet")
-    if place.documents:
+    row = tokens.sample
+    name = f"{row.split}-{row.sample}"
+    yield tag("h3", f"Sample {row.sample:,} of {row.split}", id=f"sample-{name}")
+    padding = row.positions - row.real_positions
+    caption = (
+        f"{row.file}, row {row.row:,}; {row.real_positions:,} of {row.positions:,} positions hold tokens"
+    )
+    yield tag("p", caption + ("." if not padding else f", {padding:,} are padding."), class_="quiet")
+    if row.note:
+        yield tag("p", row.note, class_="quiet")
+    if row.documents:
         rows: list[list[Element | str]] = [
             [
                 f"{document.document:,}", document.source, document.file, f"{document.line:,}",
                 f"{document.token_range[0]:,} to {document.token_range[1]:,} of {document.tokens:,}",
                 f"{document.positions[0]:,} to {document.positions[1]:,}",
             ]
-            for document in place.documents
+            for document in row.documents
         ]  # fmt: skip
         columns = ("document", "source", "file", "line", "its tokens", "at positions")
         listed = tag(
             "details", table(columns, rows, numbers=(0, 3, 4, 5), caption="Documents of this sample")
         )
-        listed.insert(0, tag("summary", counted(len(place.documents), "document")))
+        listed.insert(0, tag("summary", counted(len(row.documents), "document")))
         yield listed
-    yield from _text(one, name, eos)
+    yield from _text(tokens, name, eos)
 
 
-def _text(one: SampleTokens, name: str, eos: int | None) -> Iterator[Element]:
-    place = one.sample
-    shown = min(len(one.ids), MAX_TOKENS)
+def _text(tokens: SampleTokens, name: str, eos: int | None) -> Iterator[Element]:
+    row = tokens.sample
+    shown = min(len(tokens.ids), MAX_TOKENS)
     text = tag(
         "div", class_="text", data_sample=f"data-{name}", data_panel=f"panel-{name}", dir="auto", role="group",
-        tabindex="-1", aria_label=f"Tokens of sample {place.sample:,} of {place.split}",
+        tabindex="-1", aria_label=f"Tokens of sample {row.sample:,} of {row.split}",
     )  # fmt: skip
     of = []
-    ends = {segment.positions[1] for segment in place.segments}
-    for k, segment in enumerate(place.segments):
+    ends = {segment.positions[1] for segment in row.segments}
+    for k, segment in enumerate(row.segments):
         first, last = segment.positions
         if first >= shown:
             break
-        text.append(_border(one, k))
+        text.append(_border(tokens, k))
         for position in range(first, min(last, shown)):
             classes = []
-            if eos is not None and one.ids[position] == eos:
+            if eos is not None and tokens.ids[position] == eos:
                 classes.append("eos")
-            if not one.mask[position]:
+            if not tokens.mask[position]:
                 classes.append("off")
-            follows = position + 1 < len(one.ids) and position + 1 not in ends
-            if follows and one.labels[position] != one.ids[position + 1]:
+            follows = position + 1 < len(tokens.ids) and position + 1 not in ends
+            if follows and tokens.labels[position] != tokens.ids[position + 1]:
                 classes.append("bad")
-            text.append(tag("b", one.texts[position], class_=" ".join(classes) or None))
+            text.append(tag("b", tokens.texts[position], class_=" ".join(classes) or None))
             of.append(k)
     yield text
-    if shown < len(one.ids):
+    if shown < len(tokens.ids):
         yield tag(
             "p",
-            f"{len(one.ids) - shown:,} more tokens: `btlm-data inspect --sample {place.sample}`.",
+            f"{len(tokens.ids) - shown:,} more tokens: `btlm-data inspect --sample {row.sample}`.",
             class_="quiet",
         )
     yield tag("div", "No token is chosen.", class_="token", id=f"panel-{name}", aria_live="polite")
     value = {
-        "ids": one.ids[:shown].tolist(),
-        "labels": one.labels[:shown].tolist(),
-        "mask": one.mask[:shown].tolist(),
-        "positions": one.positions[:shown].tolist() if one.positions is not None else None,
+        "ids": tokens.ids[:shown].tolist(),
+        "labels": tokens.labels[:shown].tolist(),
+        "mask": tokens.mask[:shown].tolist(),
+        "positions": tokens.positions[:shown].tolist() if tokens.positions is not None else None,
         "of": of,
-        "documents": [f"{d.document:,} ({d.file}, line {d.line:,})" for d in place.documents or ()],
+        "documents": [f"{d.document:,} ({d.file}, line {d.line:,})" for d in row.documents or ()],
     }
     yield data_block(f"data-{name}", value)
 
 
-def _border(one: SampleTokens, k: int) -> Element:
-    documents = one.sample.documents
+def _border(tokens: SampleTokens, k: int) -> Element:
+    documents = tokens.sample.documents
     if documents is None:
         return tag("span", "another document" if k else "the sample begins", class_="border")
     document = documents[k]
-    said = f"document {document.document:,} · {document.source or 'no source'} · {document.file} line {document.line:,}"
-    return tag("span", said + (" (continues)" if document.token_range[0] else ""), class_="border")
+    caption = f"document {document.document:,} · {document.source or 'no source'} · {document.file} line {document.line:,}"
+    return tag("span", caption + (" (continues)" if document.token_range[0] else ""), class_="border")
 
 
 # What is not in the dataset ---------------------------------------------------------------------------------------
@@ -341,9 +346,9 @@ def dropped(report: Report) -> Iterator[Element]:
         "Some of each reason: the places of records that could not be read, and the beginnings of documents dropped.",
     )
     rows: list[list[Element | str]] = [
-        [words(reason), one.file, f"{one.line:,}", one.detail]
+        [words(reason), reject.file, f"{reject.line:,}", reject.detail]
         for reason, listed in sorted(report.rejects.items())
-        for one in listed
+        for reject in listed
     ]
     if rows:
         yield table(
@@ -355,10 +360,10 @@ def dropped(report: Report) -> Iterator[Element]:
     for reason, examples in sorted(report.examples.items()):
         block = tag("details", tag("summary", f"{words(reason)}: {counted(len(examples), 'example')}"))
         for example in examples:
-            place = f"{example.source or 'no source'} · {example.file} · byte or row {example.offset}"
+            location = f"{example.source or 'no source'} · {example.file} · byte or row {example.offset}"
             add(
                 block,
-                tag("p", place, class_="quiet"),
+                tag("p", location, class_="quiet"),
                 tag("pre", example.text or "(no text)", dir="auto", tabindex="0"),
             )
         yield block

@@ -70,12 +70,12 @@ def verdicts(report: Report) -> list[Element]:
 
 def _verdict(verdict: Verdict) -> Element:
     mark = {"warning": "!", "unknown": "?", "good": "✓"}[verdict.level]
-    said = {"warning": "Warning: ", "unknown": "Unclear: ", "good": ""}[verdict.level]
+    prefix = {"warning": "Warning: ", "unknown": "Unclear: ", "good": ""}[verdict.level]
     text = verdict.text[:1].upper() + verdict.text[1:] + "."
     return tag(
         "li",
         tag("span", f"{mark} ", class_="mark", aria_hidden="true"),
-        tag("strong", said) if said else None,
+        tag("strong", prefix) if prefix else None,
         text,
         tag("p", f"What to do: {verdict.advice}") if verdict.advice and verdict.level == "warning" else None,
         class_=verdict.level,
@@ -241,8 +241,8 @@ def splits(report: Report) -> Element:
 
 def identity(report: Report) -> Iterator[Element]:
     """What dataset.json says that the dataset is."""
-    one = report.identity
-    if one is None:
+    configured = report.identity
+    if configured is None:
         yield tag("p", "These shards have no dataset.json: what they were made of is not known.")
         return
     yield tag(
@@ -250,22 +250,22 @@ def identity(report: Report) -> Iterator[Element]:
     )
     yield facts(
         {
-            "format": f"{one.format}, {one.seq_len:,} positions a sample, tail: {one.tail}",
-            "tokenizer": f"{one.tokenizer.name}, {one.tokenizer.vocab_size:,} ids, documents end with {one.tokenizer.eos_id}",
-            "tokenizer fingerprint": one.tokenizer.fingerprint,
+            "format": f"{configured.format}, {configured.seq_len:,} positions a sample, tail: {configured.tail}",
+            "tokenizer": f"{configured.tokenizer.name}, {configured.tokenizer.vocab_size:,} ids, documents end with {configured.tokenizer.eos_id}",
+            "tokenizer fingerprint": configured.tokenizer.fingerprint,
             "order": {"samples": "documents and samples shuffled", "documents": "documents shuffled"}.get(
-                one.shuffle, "as in the source"
+                configured.shuffle, "as in the source"
             )
-            + f", seed {one.seed}",
-            "dataset fingerprint": one.fingerprint,
-            "checksum of dataset.json": one.checksum,
+            + f", seed {configured.seed}",
+            "dataset fingerprint": configured.fingerprint,
+            "checksum of dataset.json": configured.checksum,
             **{
                 f"not read: {left.reason}": f"{counted(left.files, 'file')}: {', '.join(left.names)}"
-                for left in one.left_out
+                for left in configured.left_out
             },
         }
     )
-    text = json.dumps(one.configuration, indent=1, ensure_ascii=False)
+    text = json.dumps(configured.configuration, indent=1, ensure_ascii=False)
     text = text if len(text) <= MAX_CONFIGURATION else f"{text[:MAX_CONFIGURATION]}\n..."
     yield tag("details", tag("summary", "The whole configuration"), tag("pre", text, tabindex="0"))
 

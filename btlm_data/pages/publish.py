@@ -73,9 +73,9 @@ def write_beside(out: str, *, report: bool = True, card: str | None = None) -> l
                     )
     except Exception as error:  # a page must never cost the dataset that it is about
         logger.debug("the pages could not be written", exc_info=True)
-        said = str(error) if isinstance(error, BtlmError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, BtlmError) else f"{type(error).__name__}: {error}"
         warnings.append(
-            f"the pages beside the dataset could not be written ({said}); the dataset is complete"
+            f"the pages beside the dataset could not be written ({reason}); the dataset is complete"
         )
     return warnings
 

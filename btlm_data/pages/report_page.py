@@ -36,7 +36,8 @@ def build(path: Path) -> bytes:
     report = summary.inspect(path, num_samples=0)
     if isinstance(report, SetsReport):
         articles = [
-            (name, one, _drawn(open_path(Path(report.path) / name))) for name, one in report.sets.items()
+            (name, set_report, _drawn(open_path(Path(report.path) / name)))
+            for name, set_report in report.sets.items()
         ]
     else:
         articles = [("", report, _drawn(open_path(path)))]
@@ -88,12 +89,12 @@ def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, lis
         raw_style(style),
     )
     contents, main = tag("ol"), tag("main", id="main")
-    for prefix, one, shown in articles:
+    for prefix, set_report, shown in articles:
         if prefix:
             add(main, tag("h2", f"Set {prefix}", id=prefix))
             add(contents, tag("li", tag("a", tag("strong", prefix), href=f"#{prefix}")))
-        add(main, overview_sections.tiles(one))
-        for identifier, heading, content in _sections(one, shown):
+        add(main, overview_sections.tiles(set_report))
+        for identifier, heading, content in _sections(set_report, shown):
             identifier = f"{prefix}-{identifier}" if prefix else identifier
             add(contents, tag("li", tag("a", heading, href=f"#{identifier}")))
             classes = "long" if identifier.endswith(("samples", "dropped")) else None

@@ -64,14 +64,14 @@ def sankey(
 
     received = read
     for number, stage in enumerate(stages, 1):
-        place = left + step * number
+        x = left + step * number
         height = max(received, stage.kept) * scale
-        add(picture, tag("text", stage.name, x=place + NODE / 2, y=18, class_="stage", text_anchor="middle"))
-        add(picture, tag("rect", x=place, y=TOP, width=NODE, height=max(height, 1), class_="node"))
+        add(picture, tag("text", stage.name, x=x + NODE / 2, y=18, class_="stage", text_anchor="middle"))
+        add(picture, tag("rect", x=x, y=TOP, width=NODE, height=max(height, 1), class_="node"))
         if stage.dropped is not None:
-            _drop(picture, stage.dropped, place + NODE, TOP + stage.kept * scale, scale, step)
+            _drop(picture, stage.dropped, x + NODE, TOP + stage.kept * scale, scale, step)
         if number < len(stages):
-            _band(picture, place + NODE, TOP, place + step, TOP, stage.kept * scale, "flow main")
+            _band(picture, x + NODE, TOP, x + step, TOP, stage.kept * scale, "flow main")
         received = stage.kept
 
     start = left + step * len(stages) + NODE

@@ -27,7 +27,7 @@ from btlm_data.pages import report_page
 from btlm_data.serve import run_state, views
 from btlm_data.serve.guard import Guard
 from btlm_data.serve.originals import Original, Originals
-from btlm_data.serve.pairs import Pairs, Place, Verdicts
+from btlm_data.serve.pairs import PairDocument, Pairs, Verdicts
 from btlm_data.serve.served import Served
 from btlm_data.terminal import visible
 
@@ -188,8 +188,8 @@ class _Views:
         served = self.site.datasets[k]
         text = request.query_params.get("q", "")[:MAX_QUERY]
         began = time.perf_counter()
-        found = served.search(text, served.splits, self.site.workers) if text else None
-        return "Search", views.search(k, served, text, found, time.perf_counter() - began)
+        result = served.search(text, served.splits, self.site.workers) if text else None
+        return "Search", views.search(k, served, text, result, time.perf_counter() - began)
 
     def pairs(self, request: Request) -> Content:
         """A pair of duplicates; without a number, one at random."""
@@ -200,11 +200,11 @@ class _Views:
         number = _whole(request.query_params, "n", secrets.randbelow(len(pairs)))
         if number >= len(pairs):
             raise DataError(f"There are {len(pairs):,} pairs, numbered from 0.")
-        found = pairs.pair(number)
-        dropped = self.site.originals[k].read(found.removed.file, found.removed.offset)
+        shown = pairs.pair(number)
+        dropped = self.site.originals[k].read(shown.removed.file, shown.removed.offset)
         kept = Original(None, "its text is in the corpus of an earlier run")
-        if found.kept is not None:
-            kept = self.site.originals[k].read(found.kept.file, found.kept.offset)
+        if shown.kept is not None:
+            kept = self.site.originals[k].read(shown.kept.file, shown.kept.offset)
         chance = secrets.randbelow(len(pairs))
         return f"Duplicates, pair {number:,}", views.pair(
             k, pairs, number, (kept, dropped), self.site.verdicts[k], chance
@@ -230,16 +230,16 @@ class _Views:
             return PlainTextResponse("There is no such dataset.\n", 404)
         pairs, verdicts = self.site.pairs(k), self.site.verdicts[k]
         listed = []
-        for number, verdict in sorted(verdicts.said.items()):
-            found = pairs.pair(number)
-            kept = _as_json(found.kept) if found.kept is not None else None
+        for number, verdict in sorted(verdicts.by_pair.items()):
+            shown = pairs.pair(number)
+            kept = _as_json(shown.kept) if shown.kept is not None else None
             listed.append(
                 {
                     "pair": number,
                     "verdict": verdict,
-                    "similarity": found.similarity,
+                    "similarity": shown.similarity,
                     "kept": kept,
-                    "dropped": _as_json(found.removed),
+                    "dropped": _as_json(shown.removed),
                 }
             )
         manifest = self.site.datasets[k].opened.manifest
@@ -267,8 +267,8 @@ class _Views:
         )
 
 
-def _as_json(place: Place) -> dict[str, Any]:
-    return {"file": place.file, "offset": place.offset, "document": place.document}
+def _as_json(document: PairDocument) -> dict[str, Any]:
+    return {"file": document.file, "offset": document.offset, "document": document.document}
 
 
 def _whole(query: Mapping[str, Any], key: str, default: int) -> int:

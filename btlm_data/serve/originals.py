@@ -52,16 +52,16 @@ class Originals:
         if made is None:
             self.why = "there is no provenance.json, so the place of the source is not known"
             return
-        self._places = {place.name: place.url for place in made.inputs}
+        self._places = {origin.name: origin.url for origin in made.inputs}
 
     def read(self, file: str, offset: int) -> Original:
         """The record of `file` that begins at `offset`."""
         if self._settings is None or not self._places:
             return Original(None, self.why)
-        entry, place = self._inputs.get(file), self._places.get(file)
-        if entry is None or place is None:
+        entry, url = self._inputs.get(file), self._places.get(file)
+        if entry is None or url is None:
             return Original(None, f"{file} is not among the dataset's inputs")
-        path = _local(place)
+        path = _local(url)
         if path is None:
             return Original(None, f"{file} is not on this machine")
         try:
@@ -74,9 +74,9 @@ class Originals:
         return Original(None, f"{path} has no readable record at {offset:,}")
 
 
-def _local(place: str) -> Path | None:
+def _local(url: str) -> Path | None:
     """The path of a file: URL or a plain path; None for what lies elsewhere."""
-    if "://" not in place:
-        return Path(place)
-    parts = urlsplit(place)
+    if "://" not in url:
+        return Path(url)
+    parts = urlsplit(url)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None

@@ -27,8 +27,8 @@ Verdict = Literal["right", "wrong"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A document of a pair: where it stands in the source. document: its number there; None where it is not known."""
+class PairDocument:
+    """A document of a pair, and its position in the source. document: its number there; None where it is not known."""
 
     document: int | None
     source: str
@@ -44,8 +44,8 @@ class Pair:
     similarity: None where the texts were not compared.
     """
 
-    removed: Place
-    kept: Place | None
+    removed: PairDocument
+    kept: PairDocument | None
     reason: str
     similarity: float | None
 
@@ -73,12 +73,12 @@ class Pairs:
     def pair(self, number: int) -> Pair:
         """Pair `number`, from 0 on."""
         row = self._table.slice(int(self._order[number]), 1).to_pylist()[0]
-        kept = _place(row, "kept_") if row["kept_file"] is not None else None
-        return Pair(_place(row, ""), kept, row["reason"], row["similarity"])
+        kept = _document(row, "kept_") if row["kept_file"] is not None else None
+        return Pair(_document(row, ""), kept, row["reason"], row["similarity"])
 
 
-def _place(row: dict[str, Any], prefix: str) -> Place:
-    return Place(
+def _document(row: dict[str, Any], prefix: str) -> PairDocument:
+    return PairDocument(
         row[f"{prefix}document"],
         row[f"{prefix}source"] or "",
         row[f"{prefix}file"],
@@ -89,20 +89,20 @@ def _place(row: dict[str, Any], prefix: str) -> Place:
 
 @dataclass
 class Verdicts:
-    """What a person said of the pairs of one dataset."""
+    """The verdicts of a person on the pairs of one dataset, by the number of the pair."""
 
-    said: dict[int, Verdict] = field(default_factory=dict)
+    by_pair: dict[int, Verdict] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, pair: int, verdict: Verdict) -> None:
         """Keep a verdict; a second one on the same pair replaces the first."""
         with self._lock:
-            self.said[pair] = verdict
+            self.by_pair[pair] = verdict
 
     def tally(self) -> dict[str, Any]:
         """Counts, the share of right ones, and its 95 % interval; None where there is no verdict."""
-        right = sum(verdict == "right" for verdict in self.said.values())
-        total = len(self.said)
+        right = sum(verdict == "right" for verdict in self.by_pair.values())
+        total = len(self.by_pair)
         low, high = interval(right, total)
         return {
             "right": right,
@@ -126,8 +126,8 @@ def interval(successes: int, total: int) -> tuple[float, float]:
 def differences(left: str, right: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]], bool]:
     """Both texts in pieces, (piece, whether it differs), by words; and whether all of both was compared."""
     words = [re.findall(r"\S+\s*|\s+", text) for text in (left, right)]
-    complete = all(len(one) <= MAX_WORDS for one in words)
-    a, b = (one[:MAX_WORDS] for one in words)
+    complete = all(len(side_words) <= MAX_WORDS for side_words in words)
+    a, b = (side_words[:MAX_WORDS] for side_words in words)
     matcher = difflib.SequenceMatcher(None, [w.strip() for w in a], [w.strip() for w in b], autojunk=False)
     pieces: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
     for kind, a0, a1, b0, b1 in matcher.get_opcodes():

@@ -42,20 +42,20 @@ def is_work_folder(path: Path) -> bool:
 def read(path: Path) -> RunState:
     """The state of a run now; its steps in the order in which they began."""
     now = time.time()
-    found: list[tuple[float, StepState]] = []
+    steps: list[tuple[float, StepState]] = []
     receipts = path / RECEIPTS
     for folder in receipts.iterdir() if receipts.is_dir() else ():
         times = sorted(_times(folder))
         if times:
             span = times[-1] - times[0]
             rate = (len(times) - 1) / span if span > 0 else None
-            found.append((times[0], StepState(folder.name, len(times), rate, max(0.0, now - times[-1]))))
-    found.sort(key=lambda item: (item[0], item[1].name))
+            steps.append((times[0], StepState(folder.name, len(times), rate, max(0.0, now - times[-1]))))
+    steps.sort(key=lambda item: (item[0], item[1].name))
     try:
         held = now - (path / LEASE).stat().st_mtime < EXPIRY
     except OSError:
         held = False
-    return RunState([state for _, state in found], held)
+    return RunState([state for _, state in steps], held)
 
 
 def _times(folder: Path) -> list[float]:

@@ -40,8 +40,8 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search gave. complete: everything was searched; False where it ended at MAX_HITS."""
+class SearchResult:
+    """The hits of a search. complete: whether everything was searched; False where it stopped at MAX_HITS."""
 
     hits: list[Hit]
     complete: bool
@@ -65,9 +65,9 @@ class Served:
     @cached_property
     def report(self) -> Report:
         """What `inspect` finds out; measured when first asked for."""
-        found = summary.inspect(self.opened.path, num_samples=0)
-        assert not isinstance(found, SetsReport)
-        return found
+        report = summary.inspect(self.opened.path, num_samples=0)
+        assert not isinstance(report, SetsReport)
+        return report
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -143,8 +143,8 @@ class Served:
         number = document["stream_offset"] // manifest.seq_len
         if number >= total:
             return None
-        found = lookup.destinations(self.opened, split, np.array([number], np.uint64), total)
-        return None if found is None else int(found[0])
+        destinations = lookup.destinations(self.opened, split, np.array([number], np.uint64), total)
+        return None if destinations is None else int(destinations[0])
 
     def documents(
         self, split: str, *, source: str = "", file: str = "", first: int = 0, count: int = 50
@@ -157,7 +157,7 @@ class Served:
             table = self.table(split)
             if table is None:
                 raise DataError(f"documents.parquet of {split} is missing, so documents cannot be listed.")
-            found: list[dict[str, Any]] = []
+            documents: list[dict[str, Any]] = []
             for group in range(table.num_groups):
                 begin, end = table.group_rows(group)
                 if end <= first:
@@ -171,12 +171,14 @@ class Served:
                         wanted &= np.array([bool(test(text)) for text in names] or [False])[codes]
                 rows = begin + np.flatnonzero(wanted)
                 for row in rows.tolist():
-                    if len(found) == count:
-                        return found, row
-                    found.append({"row": row, **{key: _value(columns[key], row - begin) for key in columns}})
-            return found, None
+                    if len(documents) == count:
+                        return documents, row
+                    documents.append(
+                        {"row": row, **{key: _value(columns[key], row - begin) for key in columns}}
+                    )
+            return documents, None
 
-    def search(self, text: str, splits: Sequence[str], workers: int) -> Found:
+    def search(self, text: str, splits: Sequence[str], workers: int) -> SearchResult:
         """Samples in which `text` stands, letter by letter; a text across the border of two samples is not found.
 
         Raises DataError if the tokenizer is not at hand.
@@ -189,12 +191,12 @@ class Served:
         hits: list[Hit] = []
         with ThreadPoolExecutor(workers) as pool:
             pieces = [piece for split in splits for piece in self._pieces(split)]
-            for found in pool.map(lambda piece: self._search_piece(piece, pattern), pieces):
-                hits += found
+            for hits_of_piece in pool.map(lambda piece: self._search_piece(piece, pattern), pieces):
+                hits += hits_of_piece
                 if len(hits) >= MAX_HITS:
                     pool.shutdown(cancel_futures=True)
-                    return Found(hits[:MAX_HITS], False)
-        return Found(hits, True)
+                    return SearchResult(hits[:MAX_HITS], False)
+        return SearchResult(hits, True)
 
     def _pieces(self, split: str) -> Iterator[_Piece]:
         rows = self.rows(split)
@@ -213,13 +215,13 @@ class Served:
             for begin in range(0, piece.count, step):
                 data = shards.ids(piece.path, begin, min(begin + step, piece.count))
                 ids = (data[None, :] if corpus else data).astype(np.int32)
-                found = find_text(ids, pattern.blob, pattern.starts, pattern.text)
-                for row in np.flatnonzero(found >= 0).tolist():
-                    place = piece.first + begin + (int(found[row]) if corpus else row)
+                positions = find_text(ids, pattern.blob, pattern.starts, pattern.text)
+                for row in np.flatnonzero(positions >= 0).tolist():
+                    index = piece.first + begin + (int(positions[row]) if corpus else row)
                     hits.append(
-                        Hit(piece.split, place // length, place % length)
+                        Hit(piece.split, index // length, index % length)
                         if corpus
-                        else Hit(piece.split, place, int(found[row]))
+                        else Hit(piece.split, index, int(positions[row]))
                     )
                 if len(hits) >= MAX_HITS:
                     break

@@ -14,9 +14,9 @@ from btlm_data.pages.charts import bar, table
 from btlm_data.pages.elements import add, document, tag
 from btlm_data.pages.overview_sections import facts as listed
 from btlm_data.serve.originals import Original
-from btlm_data.serve.pairs import Pairs, Place, Verdicts, differences
+from btlm_data.serve.pairs import PairDocument, Pairs, Verdicts, differences
 from btlm_data.serve.run_state import RunState
-from btlm_data.serve.served import Found, Served
+from btlm_data.serve.served import SearchResult, Served
 
 VIEWS = (
     ("report", "Report"),
@@ -61,8 +61,8 @@ def page(
     links = tag("ul", class_="views")
     if current is not None:
         for key, name in VIEWS:
-            here = "page" if key == view else None
-            add(links, tag("li", tag("a", name, href=address(current, key), aria_current=here)))
+            current_page = "page" if key == view else None
+            add(links, tag("li", tag("a", name, href=address(current, key), aria_current=current_page)))
     body = tag(
         "body",
         tag("a", "Skip to the content", href="#main", class_="skip"),
@@ -91,10 +91,10 @@ def link(text: str, href: str, key: str | None = None) -> Element:
 def sample(k: int, served: Served, split: str, index: int, chance: int) -> list[Element]:
     """One sample of a split. chance: a sample drawn at random, for the link."""
     total = served.num_samples(split)
-    one = served.sample(split, index)
+    shown = served.sample(split, index)
     manifest = served.opened.manifest
     eos = manifest.tokenizer.eos_id if manifest is not None else served.opened.eos_id
-    origin = one.sample.stream_sample
+    origin = shown.sample.stream_sample
     bar_ = tag(
         "p",
         link("previous", address(k, "sample", split=split, n=max(0, index - 1)), "p"),
@@ -106,13 +106,13 @@ def sample(k: int, served: Served, split: str, index: int, chance: int) -> list[
         class_="buttons",
     )
     documents = tag("ul")
-    for part in one.sample.documents or ():
+    for part in shown.sample.documents or ():
         add(documents, tag("li", link(f"document {part.document:,}", address(k, "document", split=split, row=part.document)),
             f" {part.source or '(unnamed)'}, {part.file} line {part.line:,}"))  # fmt: skip
     return [
         _choose_sample(k, served, split, index),
         bar_,
-        tag("section", *data_sections.sample(one, eos)),
+        tag("section", *data_sections.sample(shown, eos)),
         tag("section", tag("h2", "Its documents, with the original text beside"), documents)
         if len(documents)
         else tag("p"),
@@ -171,10 +171,10 @@ def documents(
         ]
         for row in rows
     ]  # fmt: skip
-    found: list[Element] = [form]
+    content: list[Element] = [form]
     if not cells:
-        return [*found, tag("p", "No document is like that.")]
-    found.append(
+        return [*content, tag("p", "No document is like that.")]
+    content.append(
         table(
             ("document", "source", "file", "line", "tokens", "text"),
             cells,
@@ -183,9 +183,9 @@ def documents(
         )
     )
     if after is not None:
-        found.append(tag("p", link("more", address(k, "documents", split=split, source=query.get("source"),
+        content.append(tag("p", link("more", address(k, "documents", split=split, source=query.get("source"),
                                                    file=query.get("file"), first=after), "n")))  # fmt: skip
-    return found
+    return content
 
 
 def one_document(
@@ -226,19 +226,19 @@ def one_document(
         class_="buttons",
     )
     same = text is not None and original.text is not None and original.text == text
-    said = (
+    note = (
         tag("p", "Both are equal.")
         if same
         else tag("p", "Cleaning, or the limit of what is shown, makes a difference.")
     )
     return [
         buttons,
-        tag("section", listed(facts), said if text is not None and original.text is not None else tag("p")),
+        tag("section", listed(facts), note if text is not None and original.text is not None else tag("p")),
         panes,
     ]
 
 
-def search(k: int, served: Served, text: str, found: Found | None, seconds: float) -> list[Element]:
+def search(k: int, served: Served, text: str, hits: SearchResult | None, seconds: float) -> list[Element]:
     """The search for text in samples."""
     form = tag(
         "form",
@@ -248,7 +248,7 @@ def search(k: int, served: Served, text: str, found: Found | None, seconds: floa
         class_="line",
     )
     result: list[Element] = [form]
-    if found is None:
+    if hits is None:
         return [
             *result,
             tag(
@@ -256,13 +256,13 @@ def search(k: int, served: Served, text: str, found: Found | None, seconds: floa
                 "Letter by letter, in the tokens of every sample. To look by source or file, use Documents.",
             ),
         ]
-    count = counted(len(found.hits), "sample")
-    said = f"{count} hold it" if found.complete else f"The first {count} that hold it"
-    result.append(tag("p", f"{said} ({seconds:.2f} s).", role="status"))
+    count = counted(len(hits.hits), "sample")
+    summary = f"{count} hold it" if hits.complete else f"The first {count} that hold it"
+    result.append(tag("p", f"{summary} ({seconds:.2f} s).", role="status"))
     items = [
         tag("li", link(f"{hit.split} {hit.sample:,}", address(k, "sample", split=hit.split, n=hit.sample)),
             f" at position {hit.position:,}")
-        for hit in found.hits
+        for hit in hits.hits
     ]  # fmt: skip
     return [*result, tag("ol", *items)]
 
@@ -274,7 +274,7 @@ def pair(
     k: int, pairs: Pairs, index: int, texts: tuple[Original, Original], verdicts: Verdicts, chance: int
 ) -> list[Element]:
     """A pair of duplicates side by side, and the verdicts so far."""
-    found = pairs.pair(index)
+    shown_pair = pairs.pair(index)
     shown: tuple[Any, Any] = ([], [])
     note = ""
     if texts[0].text is not None and texts[1].text is not None:
@@ -282,23 +282,25 @@ def pair(
         shown = (left, right)
         note = "" if complete else "Only the first words of both are compared."
     panes = tag("div", class_="pair")
-    names = ("Kept", f"Dropped: {found.reason.replace('_', ' ')}")
-    for name, place, pieces, original in zip(names, (found.kept, found.removed), shown, texts, strict=True):
+    names = ("Kept", f"Dropped: {shown_pair.reason.replace('_', ' ')}")
+    for name, listed_document, pieces, original in zip(
+        names, (shown_pair.kept, shown_pair.removed), shown, texts, strict=True
+    ):
         text = tag("pre", dir="auto", tabindex="0")
         for piece, differs in pieces:
             add(text, tag("mark", piece) if differs else piece)
         if original.text is None:
             add(text, f"({original.why})")
-        add(panes, tag("div", tag("h2", name), tag("p", _where(place), class_="quiet"), text))
-    alike = "" if found.similarity is None else f" Similarity {found.similarity:.3f}."
+        add(panes, tag("div", tag("h2", name), tag("p", _where(listed_document), class_="quiet"), text))
+    alike = "" if shown_pair.similarity is None else f" Similarity {shown_pair.similarity:.3f}."
     tally = verdicts.tally()
-    said = "No verdict yet."
+    status = "No verdict yet."
     if tally["precision"] is not None:
-        said = (
+        status = (
             f"{tally['right']} right, {tally['wrong']} wrong: {percent(tally['precision'])} right, between "
             f"{percent(tally['low'])} and {percent(tally['high'])} with 95 % confidence."
         )
-    mine = verdicts.said.get(index)
+    verdict = verdicts.by_pair.get(index)
     form = tag(
         "form",
         tag("input", type="hidden", name="pair", value=str(index)),
@@ -309,7 +311,7 @@ def pair(
             name="verdict",
             value="right",
             data_key="y",
-            aria_pressed=_pressed(mine, "right"),
+            aria_pressed=_pressed(verdict, "right"),
         ),
         tag(
             "button",
@@ -317,9 +319,9 @@ def pair(
             name="verdict",
             value="wrong",
             data_key="x",
-            aria_pressed=_pressed(mine, "wrong"),
+            aria_pressed=_pressed(verdict, "wrong"),
         ),
-        tag("span", said, role="status"),
+        tag("span", status, role="status"),
         method="post",
         action=f"/{k}/verdict",
         class_="line",
@@ -336,16 +338,14 @@ def pair(
     return [buttons, form, tag("p", (note or "Words that differ are marked.") + alike), panes]
 
 
-def _where(place: Place | None) -> str:
-    if place is None:
+def _where(document: PairDocument | None) -> str:
+    if document is None:
         return "in an index of earlier runs"
-    return (
-        f"{place.source or '(unnamed)'} · {place.file} · byte or row {place.offset:,} · {size(place.bytes)}"
-    )
+    return f"{document.source or '(unnamed)'} · {document.file} · byte or row {document.offset:,} · {size(document.bytes)}"
 
 
-def _pressed(mine: str | None, verdict: str) -> str:
-    return "true" if mine == verdict else "false"
+def _pressed(given: str | None, verdict: str) -> str:
+    return "true" if given == verdict else "false"
 
 
 # Runs -------------------------------------------------------------------------------------------------------------
@@ -361,8 +361,8 @@ def run(state: RunState) -> list[Element]:
         ]
         for step in state.steps
     ]  # fmt: skip
-    said = "A process is at work here." if state.held else "No process is at work here."
-    content = [tag("p", said, role="status")]
+    status = "A process is at work here." if state.held else "No process is at work here."
+    content = [tag("p", status, role="status")]
     if rows:
         columns = ("step", "tasks done", "tasks a second", "last one", "")
         content.append(table(columns, rows, numbers=(1, 2, 3), caption="Steps"))
@@ -375,49 +375,52 @@ def _ago(seconds: float) -> str:
     return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
 
 
-def comparison(found: Difference, names: Sequence[str]) -> list[Element]:
+def comparison(difference: Difference, names: Sequence[str]) -> list[Element]:
     """Two datasets beside each other."""
     left, right = names
     parts: list[Element] = []
-    if found.equal:
+    if difference.equal:
         parts.append(tag("p", "The same dataset: both dataset.json have the same checksum."))
 
     def section(heading: str, *content: Element) -> None:
         parts.append(tag("section", tag("h2", heading), *content))
 
-    settings = [[one.key, one.left, one.right] for one in (*found.settings, *found.tokenizers)]
+    settings = [
+        [setting.key, setting.left, setting.right]
+        for setting in (*difference.settings, *difference.tokenizers)
+    ]
     section("Settings", _or_same(settings, left, right, "Settings that differ"))
     files: list[list[Element | str]] = [
-        [name, said]
-        for names_of, said in ((found.only_left, f"only in {left}"), (found.only_right, f"only in {right}"), (found.changed, "of other content"))
+        [name, change]
+        for names_of, change in ((difference.only_left, f"only in {left}"), (difference.only_right, f"only in {right}"), (difference.changed, "of other content"))
         for name in names_of[:200]
     ]  # fmt: skip
     section(
         "Input files",
         table(("file", ""), files, caption="Input files that differ") if files else tag("p", "The same."),
     )
-    counts = [[one.name, number(one.left), number(one.right)] for one in found.counts]
+    counts = [[count.name, number(count.left), number(count.right)] for count in difference.counts]
     section("Counts", _or_same(counts, left, right, "Counts that differ"))
-    for split, shares in found.shares.items():
+    for split, shares in difference.shares.items():
         rows: list[list[Element | str]] = []
-        most = max((max(one.left or 0, one.right or 0) for one in shares), default=0) or 1.0
-        for one in shares:
-            bars = tag("div", bar((one.left or 0) / most), bar((one.right or 0) / most, colour=1))
-            rows.append([one.name or "(unnamed)", percent(one.left), percent(one.right), bars])
+        most = max((max(share.left or 0, share.right or 0) for share in shares), default=0) or 1.0
+        for share in shares:
+            bars = tag("div", bar((share.left or 0) / most), bar((share.right or 0) / most, colour=1))
+            rows.append([share.name or "(unnamed)", percent(share.left), percent(share.right), bars])
         columns = ("source", left, right, f"{left} above, {right} below")
         section(
             f"Shares of {split}", table(columns, rows, numbers=(1, 2), caption=f"Tokens of {split} by source")
         )
     documents: list[list[Element | str]] = [
         [
-            one.split, f"{one.both:,}", f"{one.only_left:,}", f"{one.only_right:,}",
-            "none" if one.first_difference is None else f"document {one.first_difference:,}",
+            order.split, f"{order.both:,}", f"{order.only_left:,}", f"{order.only_right:,}",
+            "none" if order.first_difference is None else f"document {order.first_difference:,}",
         ]
-        for one in found.documents
+        for order in difference.documents
     ]  # fmt: skip
     heads = ("split", "in both", f"only {left}", f"only {right}", "first difference in order")
     section("Documents in common", table(heads, documents, numbers=(1, 2, 3), caption="Documents by split"))
-    return parts + [tag("p", note) for note in found.notes]
+    return parts + [tag("p", note) for note in difference.notes]
 
 
 def _or_same(rows: Sequence[Sequence[Element | str]], left: str, right: str, caption: str) -> Element:

@@ -77,23 +77,23 @@ class History(msgspec.Struct, frozen=True):
 
 class Seen(NamedTuple):
     """A sample in a run. query: which of the rows asked for; sample: its number in its set; step: counted from 0, the batch that
-    brings the model from this step to the next; rank, place: whose slice it is in, and where in the global batch; epoch.
+    brings the model from this step to the next; rank: whose slice of the batch it is in; batch_index: its position in the global batch; epoch.
     """
 
     query: int
     sample: int
     step: int
     rank: int
-    place: int
+    batch_index: int
     epoch: int
 
 
 class InBatch(NamedTuple):
-    """A sample of a batch. shard: absolute path of the file where it begins; row: in it (of a corpus: its first token); length:
+    """A sample of a batch. batch_index: its position in the global batch; shard: absolute path of the file where it begins; row: in it (of a corpus: its first token); length:
     rows that it takes (of a corpus: its input tokens, which may go on in the next shard).
     """
 
-    place: int
+    batch_index: int
     rank: int
     shard: str
     row: int
@@ -179,8 +179,8 @@ class _Set:
     def number_of(self, path: str, sha256: str | None) -> int | None:
         """The number of a shard, by its path, else by its content."""
         by_path = {shard.path: number for number, shard in enumerate(self.source.shards)}
-        if (found := by_path.get(path)) is not None:
-            return found
+        if (number := by_path.get(path)) is not None:
+            return number
         return next(
             (
                 n
@@ -197,7 +197,7 @@ class Steps:
     def __init__(self, part: Part) -> None:
         self.part = part
         self.sets = [_Set(source) for source in part.sources]
-        lengths = [len(one.subset) for one in self.sets]
+        lengths = [len(samples_of_set.subset) for samples_of_set in self.sets]
         weights = [source.weight for source in part.sources]
         self.mixture: Mixture | None = None
         if weights[0] is not None:
@@ -235,12 +235,12 @@ class Steps:
         epochs, within = divmod(position - stop, length)
         return part.step + first_pass + epochs * -(-length // part.batch_size) + within // part.batch_size
 
-    def rank_of(self, place: int, count: int) -> int:
-        """Whose slice of a batch of `count` samples a place is in."""
+    def rank_of(self, batch_index: int, count: int) -> int:
+        """The rank whose slice of a batch of `count` samples holds an index."""
         if self.part.pad_last:
             count = self.part.batch_size
         ranks = self.part.world_size
-        return next(rank for rank in range(ranks) if (rank + 1) * count // ranks > place)
+        return next(rank for rank in range(ranks) if (rank + 1) * count // ranks > batch_index)
 
     def batch(self, step: int) -> Iterator[InBatch]:
         """The samples of one step, in their order."""
@@ -249,15 +249,15 @@ class Steps:
         sets, samples = np.zeros_like(indices), indices
         if self.mixture is not None:
             sets, samples = self.mixture.locate(indices)
-        for place, (number, sample) in enumerate(zip(sets.tolist(), samples.tolist(), strict=True)):
-            one = self.sets[number]
-            row = int(one.subset.stored(np.array([sample]))[0])
-            length = one.source.length
+        for batch_index, (number, sample) in enumerate(zip(sets.tolist(), samples.tolist(), strict=True)):
+            chosen_set = self.sets[number]
+            row = int(chosen_set.subset.stored(np.array([sample]))[0])
+            length = chosen_set.source.length
             row = row if length is None else row * length
-            shard = bisect.bisect_right(one.ends, row)
-            before = int(one.ends[shard - 1]) if shard else 0
-            rank = self.rank_of(place, end - first)
-            yield InBatch(place, rank, one.source.shards[shard].path, row - before, length or 1)
+            shard = bisect.bisect_right(chosen_set.ends, row)
+            before = int(chosen_set.ends[shard - 1]) if shard else 0
+            rank = self.rank_of(batch_index, end - first)
+            yield InBatch(batch_index, rank, chosen_set.source.shards[shard].path, row - before, length or 1)
 
     def seen(self, asked: Sequence[tuple[str, str | None, int, int]], steps: tuple[int, int]) -> list[Seen]:
         """Where rows were seen at steps [first, last) of this part, in that order.
@@ -268,9 +268,9 @@ class Steps:
             return []
         start, stop = self.span(steps[0])[0], self.span(steps[1] - 1)[1]
         indices, queries, samples = [], [], []
-        for number, one in enumerate(self.sets):
-            query, sample = _samples_of(one, asked)
-            chosen = one.subset.chosen(sample)
+        for number, samples_of_set in enumerate(self.sets):
+            query, sample = _samples_of(samples_of_set, asked)
+            chosen = samples_of_set.subset.chosen(sample)
             query, sample, chosen = (values[chosen >= 0] for values in (query, sample, chosen))
             index, which = chosen, np.arange(len(chosen))
             if self.mixture is not None:
@@ -280,34 +280,37 @@ class Steps:
             samples.append(sample[which])
         index, query, sample = (np.concatenate(parts) for parts in (indices, queries, samples))
         positions, numbers = self.order.positions_of(index, start, stop)
-        found = []
+        sightings = []
         for position, k in zip(positions.tolist(), numbers.tolist(), strict=True):
             step = self.step_of(position)
             first, end = self.span(step)
             rank = self.rank_of(position - first, end - first)
             epoch = position // self.order.epoch_length
-            found.append(Seen(int(query[k]), int(sample[k]), step, rank, position - first, epoch))
-        return found
+            sightings.append(Seen(int(query[k]), int(sample[k]), step, rank, position - first, epoch))
+        return sightings
 
 
 def _samples_of(
-    one: _Set, asked: Sequence[tuple[str, str | None, int, int]]
+    samples_of_set: _Set, asked: Sequence[tuple[str, str | None, int, int]]
 ) -> tuple[Int64Array, Int64Array]:
     """(query, sample of the set) of what is asked for, as far as the set has it."""
     queries, samples = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for query, (path, sha256, first, last) in enumerate(asked):
-        shard = one.number_of(path, sha256)
+        shard = samples_of_set.number_of(path, sha256)
         if shard is None:
             continue
-        base = int(one.ends[shard - 1]) if shard else 0
+        base = int(samples_of_set.ends[shard - 1]) if shard else 0
         low, high = base + first, base + last
         if (
-            one.source.length is not None
+            samples_of_set.source.length is not None
         ):  # a token is an input of one sample, and perhaps the label of the one before
-            low, high = max(0, low - 1) // one.source.length, (high - 1) // one.source.length + 1
-        found = np.arange(low, min(high, one.count))
-        queries.append(np.full(len(found), query, np.int64))
-        samples.append(found)
+            low, high = (
+                max(0, low - 1) // samples_of_set.source.length,
+                (high - 1) // samples_of_set.source.length + 1,
+            )
+        numbers = np.arange(low, min(high, samples_of_set.count))
+        queries.append(np.full(len(numbers), query, np.int64))
+        samples.append(numbers)
     return np.concatenate(queries), np.concatenate(samples)
 
 
@@ -328,12 +331,12 @@ class RunHistory:
     def _parts(self) -> list[tuple[Steps, tuple[int, int]]]:
         """Each part with the steps [first, last) that count: those before a later part begins."""
         parts = self.history.parts
-        found = []
+        parts_with_steps = []
         for number, part in enumerate(parts):
             end = min([part.until, *(later.step for later in parts[number + 1 :])])
             if part.step < end:
-                found.append((Steps(part), (part.step, end)))
-        return found
+                parts_with_steps.append((Steps(part), (part.step, end)))
+        return parts_with_steps
 
     @cached_property
     def steps_done(self) -> int:

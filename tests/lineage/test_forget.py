@@ -70,7 +70,7 @@ def test_documents_are_masked_and_all_else_stays(
     expected = {name: data.copy() for name, data in before.items()}
     touched, masked = set(), 0
     for extent in extents:
-        for place in view.places(extent):
+        for place in view.spans(extent):
             number, row = view.shard_of(place.row)
             name = view.entry.files[number].name
             touched.add(name)
@@ -126,7 +126,7 @@ def test_what_is_not_masked_as_certified_is_a_fault(tmp_path: Path, monkeypatch:
     root, view = of_set.root, of_set.splits["train"]
     [row] = view.table.matching({"id": {"doc-3"}})
     forget(root, [make("id", "doc-3")])
-    [place, *_] = view.places(view.extents([row])[0])
+    [place, *_] = view.spans(view.extents([row])[0])
     number, shard_row = view.shard_of(place.row)
     path = root / "train" / view.entry.files[number].name
     good = path.read_bytes()

@@ -157,7 +157,7 @@ def test_history_says_what_the_reader_delivered(case: dict[str, Any]) -> None:
             told = [
                 (
                     one.rank,
-                    one.place,
+                    one.batch_index,
                     ids_of(one.shard, one.row, corpus=case["corpus"]),
                 )
                 for one in run.batch(step)
@@ -191,7 +191,7 @@ def test_history_says_what_the_reader_delivered(case: dict[str, Any]) -> None:
         last = max(delivered)
         for found in run.seen(asked):
             if found.step <= last:
-                answers[found.query].add((found.step, found.rank, found.place))
+                answers[found.query].add((found.step, found.rank, found.batch_index))
         if not case["corpus"] or len(case["sets"]) == 1:
             assert answers == wanted
 

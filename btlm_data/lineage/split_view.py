@@ -47,8 +47,8 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a document (or a part of one) stands. Positions are ranges [first, last), empty where first = last.
+class Span:
+    """The positions of a document, or a part of one, in one row. Positions are ranges [first, last), empty where first = last.
 
     document: its row in documents.parquet. row: of the split (in the corpus format: the position in the stream of `positions[0]`).
     positions: of the row where its tokens or its EOS are inputs (corpus: of the shard, counted in tokens). labels: of the row
@@ -142,7 +142,7 @@ class SplitView:
         move = unpermute_index if inverse else permute_index
         return move(values.astype(np.uint64), self.num_rows, salt).astype(np.int64)
 
-    # Documents to places -----------------------------------------------------------------------------------------
+    # Documents to spans ------------------------------------------------------------------------------------------
 
     def extents(self, documents: Sequence[int]) -> list[Extent]:
         """Where documents stand in the stream. documents: their rows in the table, sorted."""
@@ -151,22 +151,22 @@ class SplitView:
             for document in self.table.rows(documents, ("stream_offset", "tokens"))
         ]
 
-    def places(self, extent: Extent) -> list[Place]:
-        """Every place of a document, in the order of the stream."""
+    def spans(self, extent: Extent) -> list[Span]:
+        """Every span of a document, in the order of the stream."""
         if self.is_corpus:
-            return self._corpus_places(extent)
+            return self._corpus_spans(extent)
         if self.format == "vsl":
-            return self._vsl_places(extent)
+            return self._vsl_spans(extent)
         first, last = max(0, extent.begin - 1), min(extent.end, self.num_labels)
         if first >= last:
             return []
         samples = np.arange(first // self.length, (last - 1) // self.length + 1)
         return [
-            self._sample_place(extent, sample, row)
+            self._sample_span(extent, sample, row)
             for sample, row in zip(samples.tolist(), self.rows_of(samples).tolist(), strict=True)
         ]
 
-    def _sample_place(self, extent: Extent, sample: int, row: int) -> Place:
+    def _sample_span(self, extent: Extent, sample: int, row: int) -> Span:
         base = sample * self.length
         real = min(self.length, self.num_labels - base)
         first, last = (min(max(at - base, 0), real) for at in (extent.begin, extent.end))
@@ -175,10 +175,10 @@ class SplitView:
         labels = (0, 0)
         if first_label < last_label:
             labels = (base + first_label + 1 - extent.begin, base + last_label + 1 - extent.begin)
-        return Place(extent.row, row, (first, last), (first_label, last_label), tokens, labels)
+        return Span(extent.row, row, (first, last), (first_label, last_label), tokens, labels)
 
-    def _corpus_places(self, extent: Extent) -> list[Place]:
-        places = []
+    def _corpus_spans(self, extent: Extent) -> list[Span]:
+        spans = []
         for number in range(bisect_right(self._first, extent.begin) - 1, len(self.entry.files)):
             low, high = self._first[number], self._first[number + 1]
             first, last = max(extent.begin, low), min(extent.end, high)
@@ -186,28 +186,28 @@ class SplitView:
                 break
             where = (first - low, last - low)
             tokens = (first - extent.begin, last - extent.begin)
-            places.append(Place(extent.row, first, where, where, tokens, tokens))
-        return places
+            spans.append(Span(extent.row, first, where, where, tokens, tokens))
+        return spans
 
-    def _vsl_places(self, extent: Extent) -> list[Place]:
+    def _vsl_spans(self, extent: Extent) -> list[Span]:
         first, base, pieces = self._window_of(extent.row)
         low = int(np.searchsorted(pieces.document, extent.row - first))
         high = int(np.searchsorted(pieces.document, extent.row - first, side="right"))
         rows = self.rows_of(base + pieces.row[low:high]).tolist()
         return [
-            self._vsl_place(extent.row, row, pieces, k) for row, k in zip(rows, range(low, high), strict=True)
+            self._vsl_span(extent.row, row, pieces, k) for row, k in zip(rows, range(low, high), strict=True)
         ]
 
     @staticmethod
-    def _vsl_place(document: int, row: int, pieces: Any, k: int) -> Place:
+    def _vsl_span(document: int, row: int, pieces: Any, k: int) -> Span:
         column, length, start = int(pieces.column[k]), int(pieces.length[k]), int(pieces.start[k])
         where = (column, column + length)
         labels = (start + 1, start + length + 1)
-        return Place(document, row, where, where, (start, start + length), labels)
+        return Span(document, row, where, where, (start, start + length), labels)
 
     # Places to documents -----------------------------------------------------------------------------------------
 
-    def documents_in(self, row: int) -> list[Place]:
+    def documents_in(self, row: int) -> list[Span]:
         """What stands in a row (in the corpus format: in the seq_len tokens from stream position `row` on), in order of
         positions: every document that has an input or a label there.
         """
@@ -219,21 +219,21 @@ class SplitView:
         sample = int(self.samples_of(np.array([row]))[0])
         base = sample * self.length
         stop = min(base + self.length, self.num_labels) + 1
-        return [self._sample_place(extent, sample, row) for extent in self.between(base, stop)]
+        return [self._sample_span(extent, sample, row) for extent in self.between(base, stop)]
 
-    def corpus_documents(self, start: int, stop: int) -> list[Place]:
+    def corpus_documents(self, start: int, stop: int) -> list[Span]:
         """What stands at tokens [start, stop) of a corpus, and no more of each document."""
         stop = min(stop, self.num_rows)
-        found = []
+        spans = []
         for extent in self.between(start, stop):
-            for place in self._corpus_places(extent):
-                before = max(0, start - place.row)
-                behind = max(0, place.row + place.positions[1] - place.positions[0] - stop)
-                if before + behind < place.positions[1] - place.positions[0]:
-                    where = (place.positions[0] + before, place.positions[1] - behind)
-                    tokens = (place.tokens[0] + before, place.tokens[1] - behind)
-                    found.append(Place(place.document, place.row + before, where, where, tokens, tokens))
-        return found
+            for span in self._corpus_spans(extent):
+                before = max(0, start - span.row)
+                behind = max(0, span.row + span.positions[1] - span.positions[0] - stop)
+                if before + behind < span.positions[1] - span.positions[0]:
+                    where = (span.positions[0] + before, span.positions[1] - behind)
+                    tokens = (span.tokens[0] + before, span.tokens[1] - behind)
+                    spans.append(Span(span.document, span.row + before, where, where, tokens, tokens))
+        return spans
 
     def between(self, start: int, stop: int) -> list[Extent]:
         """The documents with a token or their EOS at stream positions [start, stop)."""
@@ -242,13 +242,13 @@ class SplitView:
             for document in self.table.between(start, stop, ("stream_offset", "tokens"))
         ]
 
-    def _vsl_documents(self, packed: int, row: int) -> list[Place]:
+    def _vsl_documents(self, packed: int, row: int) -> list[Span]:
         for first, _, base, pieces in self._packed_windows:
             if base <= packed < base + pieces.num_rows:
                 chosen = np.flatnonzero(pieces.row == packed - base)
                 ordered = chosen[np.argsort(pieces.column[chosen])]
                 return [
-                    self._vsl_place(first + int(pieces.document[k]), row, pieces, k) for k in ordered.tolist()
+                    self._vsl_span(first + int(pieces.document[k]), row, pieces, k) for k in ordered.tolist()
                 ]
         raise DataError(
             f"{self.root / self.name} has {self.num_rows:,} samples, but its documents do not fill sample {packed:,}. "
@@ -269,17 +269,17 @@ class SplitView:
         from btlm_data.kernels.packing import pack_documents
 
         most = self.manifest.configuration.get("max_documents_per_sample") or 0
-        found, base = [], 0
+        extents, base = [], 0
         for first, lengths in windows(self.table):
             pieces = pack_documents(lengths, self.length, most)
-            found.append((first, len(lengths), base, pieces))
+            extents.append((first, len(lengths), base, pieces))
             base += pieces.num_rows
         if base != self.num_rows:
             raise DataError(
                 f"{self.root / self.name}: packing its documents once more gives {base:,} samples, and it has "
                 f"{self.num_rows:,}. Run `btlm-data verify`."
             )
-        return found
+        return extents
 
     # Tokens ------------------------------------------------------------------------------------------------------
 
@@ -289,20 +289,20 @@ class SplitView:
         """
         last = extent.tokens if last is None else min(last, extent.tokens)
         parts = []
-        for place in self.places(extent):
-            low, high = max(first, place.tokens[0]), min(last, place.tokens[1])
+        for span in self.spans(extent):
+            low, high = max(first, span.tokens[0]), min(last, span.tokens[1])
             if low < high:
-                at = place.positions[0] - place.tokens[0]
-                parts.append(self.inputs(place)[low + at : high + at])
+                at = span.positions[0] - span.tokens[0]
+                parts.append(self.inputs(span)[low + at : high + at])
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def inputs(self, place: Place) -> Int64Array:
-        """The input ids of a place's row; of a corpus, the tokens of its shard up to the place's end."""
-        number, row = self.shard_of(place.row)
+    def inputs(self, span: Span) -> Int64Array:
+        """The input ids of the row of a span; of a corpus, the tokens of its shard up to the end of the span."""
+        number, row = self.shard_of(span.row)
         with ShardReader(self.path(number)) as shard:
             if self.is_corpus:
-                out = np.zeros(place.positions[1], np.int64)
-                out[place.positions[0] :] = shard.read(*place.positions)
+                out = np.zeros(span.positions[1], np.int64)
+                out[span.positions[0] :] = shard.read(*span.positions)
                 return out
             return np.asarray(shard.read(row, row + 1)[0][0], np.int64)
 

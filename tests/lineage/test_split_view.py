@@ -58,7 +58,7 @@ def check(truth: Truth) -> None:
     seen_inputs, seen_labels = np.zeros(inputs.shape, int), np.zeros(inputs.shape, int)
     by_row: dict[int, set[Any]] = {}
     for extent, tokens in zip(view.extents(range(len(truth.tokens))), truth.tokens, strict=True):
-        for place in view.places(extent):
+        for place in view.spans(extent):
             first, last = place.positions
             if corpus:
                 shard, row = view.shard_of(place.row)
