@@ -39,7 +39,7 @@ bench: $(VENV)/.dev
 
 # What touches libraries most, with the newest of every dependency, and with the oldest that pyproject.toml allows.
 # All tests: make newest oldest TRIED="tests -m 'not stress and not bench'"
-TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_places.py -m "not stress and not bench"
+TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_locations.py -m "not stress and not bench"
 
 newest:
 	test -d .venv-newest || $(PYTHON) -m venv .venv-newest

@@ -27,8 +27,8 @@ from btlm_data.errors import ConfigError, InputError
 from btlm_data.fingerprint import digest
 from btlm_data.formats import ledger, rejects
 from btlm_data.formats.dataset import Dataset, ShardFile
+from btlm_data.locations import Locations, Stores
 from btlm_data.output_folder import OutputFolder
-from btlm_data.places import Places, Stores
 from btlm_data.preparation import Inputs, Preparation, PreparedSet, PreparedSplit
 from btlm_data.recipe.models import Recipe, Run
 from btlm_data.records.batch import FILE_REASONS
@@ -73,7 +73,7 @@ class Prepared:
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
 
 
-def places(run: Run) -> Places:
+def locations(run: Run) -> Locations:
     """Where a run's files lie, absolute. A remote --out has its work folder beside the current folder by default."""
     out = open_store(run.out)
     if run.work_dir is not None:
@@ -82,7 +82,7 @@ def places(run: Run) -> Places:
         work = open_store(f"{run.out.rstrip('/').rpartition('/')[2]}.work").url
     else:
         work = open_store(f"{run.out}/.work").url
-    return Places(work, out.url, open_store(run.emit_text).url if run.emit_text is not None else None)
+    return Locations(work, out.url, open_store(run.emit_text).url if run.emit_text is not None else None)
 
 
 def prepare(recipe: Recipe, events: Events) -> Prepared:
@@ -90,7 +90,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
 
     Raises BtlmError for everything that a user can correct.
     """
-    where = places(recipe.run)
+    where = locations(recipe.run)
     stores = where.open()
     inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
     with _held(stores) as leases, open_engine(recipe.run.engine, _engine_settings(recipe.run)) as engine:
@@ -228,7 +228,7 @@ def plan_clean(inputs: Inputs, runner: Runner) -> Step:
 
 def idle_runner(recipe: Recipe) -> Runner:
     """A runner that can tell what is done, and is not used to do anything."""
-    where = places(recipe.run)
+    where = locations(recipe.run)
     engine = open_engine("local", EngineSettings(1))
     return Runner(where, where.open(), engine, _NoEvents(), skip_failed=recipe.run.skip_failed)
 

@@ -21,7 +21,7 @@ from btlm_data.formats.columns import Columns
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import RowPlan, Shard, StreamSize
 from btlm_data.formats.shard_formats.in_memory import PackedColumns, SampleStream
-from btlm_data.places import Stores
+from btlm_data.locations import Stores
 from btlm_data.preparation import Inputs
 from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns, DamagedError
-from btlm_data.places import Stores
+from btlm_data.locations import Stores
 from btlm_data.storage import Creating, Store, digest
 from btlm_data.task import Artifact, StoreName, Task
 

@@ -46,7 +46,7 @@ def main(source: str, out: str, *assignments: str) -> None:
     for key, _, value in (assignment.partition("=") for assignment in assignments):
         given[key] = json.loads(value) if value[:1] in ("[", "{") else value
     recipe = load(None, {key: (value, "test") for key, value in given.items()})
-    work = open_store(pipeline.places(recipe.run).work)
+    work = open_store(pipeline.locations(recipe.run).work)
     steps: dict[str, dict[str, float]] = {}
     peak = 0
 

@@ -57,7 +57,7 @@ class FreshEngine:
         for job in jobs:
             do(job)
             self.num_jobs += 1
-            yield read_all(open_store(job.places.work), job.step)[job.task.id]
+            yield read_all(open_store(job.locations.work), job.step)[job.task.id]
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ class Histories(RuleBasedStateMachine):
 
 
 class HistoriesOnS3(Histories):
-    """The work folder and the dataset are places in a bucket; one worker (tests/test_places.py has two).
+    """The work folder and the dataset are places in a bucket; one worker (tests/test_locations.py has two).
 
     This process never asks s3fs itself, whose threads a forked child would miss: it looks at the bucket through boto3.
     """

@@ -49,12 +49,12 @@ MAY_IMPORT = {
     "formats": GROUND | {"kernels", "storage"},
     "records": {"advance", "errors", "formats.parquet_footer", "formats.thrift_compact"},
     "sources": GROUND | {"formats.dataset", "records", "storage", "terminal"},
-    "places": {"storage", "task"},
-    "task_files": {"errors", "formats.columns", "places", "storage", "task"},
+    "locations": {"storage", "task"},
+    "task_files": {"errors", "formats.columns", "locations", "storage", "task"},
     "blocks": {"storage", "task", "task_files"},
     "dedupe": WORK | {"engine.runner"},
     "stages": WORK | {"cleaning", "records", "sources", "tokenizer", "dedupe", "engine.runner"},
-    "engine": GROUND | {"formats.columns", "places", "storage", "task_files"},
+    "engine": GROUND | {"formats.columns", "locations", "storage", "task_files"},
     "work_folder": {"errors", "storage"},
     "output_folder": {"errors", "formats", "splits", "storage", "task", "task_files"},
     "preparation": WORK
@@ -66,15 +66,15 @@ MAY_IMPORT = {
         "engine",
         "finish",
         "input_checks",
+        "locations",
         "output_folder",
-        "places",
         "preparation",
         "records",
         "sources",
         "stages",
     }
     | {"work_folder"},
-    "planning": WORK | {"pipeline", "places", "preparation", "sources", "stages"},
+    "planning": WORK | {"pipeline", "locations", "preparation", "sources", "stages"},
     "lineage": GROUND | {"formats", "kernels", "storage", "terminal", "tokenizer", "cleaning.normalize"},
     "inspection": GROUND
     | {

@@ -96,13 +96,13 @@ def texts(record: Any) -> Iterator[str]:
 def _json_records(text: str, name: str) -> Iterator[Any]:
     # Lines end at "\n" alone: str.splitlines would also cut strings at U+2028 and U+0085, which JSON allows
     # in them.
-    found = []
+    values = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                found.append(json.loads(line))
+                values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                if number == 1 or not found:
+                if number == 1 or not values:
                     whole = _whole_json(text)
                     if whole is not None:
                         yield from whole
@@ -112,9 +112,9 @@ def _json_records(text: str, name: str) -> Iterator[Any]:
                     "must be "
                     "read. Correct the file."
                 ) from error
-    if len(found) == 1 and isinstance(found[0], list):
-        found = found[0]
-    yield from found
+    if len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    yield from values
 
 
 def _whole_json(text: str) -> list[Any] | None:

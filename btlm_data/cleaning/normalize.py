@@ -93,11 +93,11 @@ def normalize_ftfy(text: str) -> str:
     pieces: list[str] = []
     done = start = 0
     while start < len(text):
-        found = (_SUSPECT_OR_ENTITY if start < entities_until else _SUSPECT).search(text, start)
-        if found is None:
+        suspect = (_SUSPECT_OR_ENTITY if start < entities_until else _SUSPECT).search(text, start)
+        if suspect is None:
             break
-        begin = text.rfind("\n", start, found.start()) + 1 or start
-        end = text.find("\n", found.start()) + 1 or len(text)
+        begin = text.rfind("\n", start, suspect.start()) + 1 or start
+        end = text.find("\n", suspect.start()) + 1 or len(text)
         if end - begin > _MAX_SEGMENT:
             return ftfy.whole(text)  # cuts a long line at places that depend on it
         line = text[begin:end]

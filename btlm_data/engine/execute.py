@@ -10,7 +10,7 @@ from typing import Any
 from btlm_data.advance import listening
 from btlm_data.engine import receipts
 from btlm_data.engine.receipts import Receipt
-from btlm_data.places import Places
+from btlm_data.locations import Locations
 from btlm_data.task import Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -25,12 +25,12 @@ class Job:
     settings: Any
     task: Task
     digest: str
-    places: Places
+    locations: Locations
 
     @staticmethod
-    def of(step: Step, task: Task, digest: str, places: Places) -> Job:
+    def of(step: Step, task: Task, digest: str, locations: Locations) -> Job:
         """A task of a step as a job."""
-        return Job(step.name, step.version, step.work, step.settings, task, digest, places)
+        return Job(step.name, step.version, step.work, step.settings, task, digest, locations)
 
 
 def execute(
@@ -40,7 +40,7 @@ def execute(
     file from outside that is opened. Raises what the work function raises.
     """
     start = perf_counter()
-    stores = job.places.open()
+    stores = job.locations.open()
     files = TaskFiles(stores, job.task)
     with listening(advance, reading):
         counts = job.work(job.task, job.settings, files)

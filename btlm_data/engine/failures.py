@@ -37,7 +37,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def do_all(engine: Engine, jobs: Sequence[Job], failed: list[Failure]) -> Iterator[Receipt | Lost | None]:
-    """Do the jobs of one step, lost ones again; yields as `Engine.map` does. `failed` gains those that were lost every time."""
+    """Do the jobs of one step, and lost jobs again; yields as `Engine.map` does. Jobs lost every time are added to `failed`."""
     reasons: dict[str, tuple[str, ...]] = {}
     for attempt in range(1, MOST_TRIES + 1):
         lost: list[Lost] = []
@@ -50,8 +50,8 @@ def do_all(engine: Engine, jobs: Sequence[Job], failed: list[Failure]) -> Iterat
         if not lost:
             return
         if attempt == MOST_TRIES:
-            failed += [_failure(one, reasons[one.job.task.id]) for one in lost]
-        jobs = [one.job for one in lost]
+            failed += [_failure(loss, reasons[loss.job.task.id]) for loss in lost]
+        jobs = [loss.job for loss in lost]
 
 
 def _failure(lost: Lost, reasons: tuple[str, ...]) -> Failure:
@@ -72,13 +72,13 @@ def write(store: Store, failure: Failure) -> None:
 
 def read_all(store: Store, step: str = "") -> list[Failure]:
     """The failures of a step, or of all, in the order of their names; what is torn is left out."""
-    found = []
+    failures = []
     for entry in store.list(f"{FOLDER}/{step}" if step else FOLDER):
         try:
-            found.append(msgspec.json.decode(store.read(entry.name), type=Failure))
+            failures.append(msgspec.json.decode(store.read(entry.name), type=Failure))
         except msgspec.DecodeError:
             continue
-    return found
+    return failures
 
 
 def forget(store: Store, step: str) -> None:

@@ -50,14 +50,14 @@ class FreeWorkersEngine:
         """Post the jobs, yield what becomes of them."""
         if not jobs:
             return
-        store, step = open_store(jobs[0].places.work), jobs[0].step
-        there = published.publish(store, jobs)
+        store, step = open_store(jobs[0].locations.work), jobs[0].step
+        publication = published.publish(store, jobs)
         self._clear(store, step)
-        published.post(store, there)
+        published.post(store, publication)
         try:
             yield from self._wait(store, {job.task.id: job for job in jobs})
         finally:
-            store.delete([published.BOARD, there.name])
+            store.delete([published.BOARD, publication.name])
             self._clear(store, step)
 
     def _wait(self, store: Store, waiting: dict[str, Job]) -> Iterator[Receipt | Lost | None]:
@@ -91,9 +91,13 @@ class FreeWorkersEngine:
     def _new_receipts(self, store: Store, step: str, waiting: dict[str, Job]) -> list[Receipt]:
         """Receipts of tasks that are waited for."""
         names = [receipts.name_of(step, task) for task in waiting]
-        there = {entry.name for entry in store.list(f"{receipts.FOLDER}/{step}")}
-        found = receipts.read(store, [name for name in names if name in there])
-        return [one for one in found if one.task in waiting and one.digest == waiting[one.task].digest]
+        present = {entry.name for entry in store.list(f"{receipts.FOLDER}/{step}")}
+        new = receipts.read(store, [name for name in names if name in present])
+        return [
+            receipt
+            for receipt in new
+            if receipt.task in waiting and receipt.digest == waiting[receipt.task].digest
+        ]
 
     def _clear(self, store: Store, step: str) -> None:
         """Remove claims that dead workers left on the step, and errors."""

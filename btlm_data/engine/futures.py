@@ -58,15 +58,15 @@ class Futures(Generic[F]):
         """As `Engine.map`."""
         if not jobs:
             return
-        store = open_store(jobs[0].places.work)
-        there = published.publish(store, jobs)
+        store = open_store(jobs[0].locations.work)
+        publication = published.publish(store, jobs)
         waiting, pending = deque(jobs), dict[Any, Job]()
         asked = time.monotonic()
         try:
             while waiting or pending:
                 while waiting and len(pending) < self._pool.window:
                     job = waiting.popleft()
-                    pending[self._pool.submit(there.pointer(job.task.id))] = job
+                    pending[self._pool.submit(publication.pointer(job.task.id))] = job
                 for future in self._pool.wait(list(pending), _POLL_SECONDS):
                     self._has_answered = True
                     yield self._ended(future, pending.pop(future))
@@ -77,7 +77,7 @@ class Futures(Generic[F]):
         finally:
             if pending:
                 self._pool.cancel(list(pending))
-            store.delete([there.name])
+            store.delete([publication.name])
 
     def _ended(self, future: F, job: Job) -> Receipt | Lost:
         try:

@@ -206,26 +206,26 @@ class _Nursery:
     """The process that makes workers, as the driver knows it: asked for one thing at a time."""
 
     def __init__(self, context: Any, progress: Any, reading: Any) -> None:
-        ours, theirs = socket.socketpair()
-        self._socket = ours
-        inherited = ours.fileno() if context.get_start_method() == "fork" else None
+        parent_end, child_end = socket.socketpair()
+        self._socket = parent_end
+        inherited = parent_end.fileno() if context.get_start_method() == "fork" else None
         self._process = context.Process(
-            target=_nurse, args=(theirs, inherited, progress, reading, os.getpid()), name="btlm nursery"
+            target=_nurse, args=(child_end, inherited, progress, reading, os.getpid()), name="btlm nursery"
         )
         self._process.start()
-        theirs.close()
+        child_end.close()
 
     def make(self, slot: int) -> _Worker:
         """A new worker. Raises BtlmError if the nursery is gone."""
-        ours, theirs = multiprocessing.Pipe()
+        parent_end, child_end = multiprocessing.Pipe()
         trace = tempfile.TemporaryFile()  # noqa: SIM115 - the worker has it as long as it lives
         with contextlib.ExitStack() as on_failure:
-            on_failure.callback(ours.close)
+            on_failure.callback(parent_end.close)
             on_failure.callback(trace.close)
-            with theirs:
-                child = self._ask(f"make {slot}", [theirs.fileno(), trace.fileno()])
+            with child_end:
+                child = self._ask(f"make {slot}", [child_end.fileno(), trace.fileno()])
             on_failure.pop_all()
-        return _Worker(slot, child, ours, trace)
+        return _Worker(slot, child, parent_end, trace)
 
     def reap(self, process_id: int) -> int:
         """Exit code of a worker that has ended (negative: the signal)."""

@@ -27,7 +27,7 @@ from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import BtlmError, DataError
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import DamagedError
-from btlm_data.places import Places
+from btlm_data.locations import Locations
 from btlm_data.storage import Store, open_store
 from btlm_data.storage.claims import Worker
 from btlm_data.task import Artifact
@@ -71,7 +71,7 @@ def publish(store: Store, jobs: Sequence[Job]) -> Published:
             first.version,
             values.encode(first.work),
             values.encode(first.settings),
-            values.encode(first.places),
+            values.encode(first.locations),
         ]
     )
     name = f"{FOLDER}/{first.step}-{digest([job.digest for job in jobs])[:16]}.jobs"
@@ -84,7 +84,7 @@ def publish(store: Store, jobs: Sequence[Job]) -> Published:
             creating.file.write(line)
             index[job.task.id] = (position, len(line))
             position += len(line)
-        last = _line([[task, *place] for task, place in index.items()])
+        last = _line([[task, *extent] for task, extent in index.items()])
         creating.file.write(last)
     return Published(store.url, name, len(head), index, (position, len(last)))
 
@@ -130,15 +130,15 @@ def read_index(store: Store, board: Board) -> Published:
 
 def load(pointer: Pointer) -> Job:
     """The job at a place. Raises DataError if it is not there, or of another version of this program."""
-    step, version, work, settings, places = _head(pointer.work, pointer.jobs, pointer.head)
+    step, version, work, settings, locations = _head(pointer.work, pointer.jobs, pointer.head)
     task_digest, task = _parse(open_store(pointer.work), pointer.jobs, pointer.offset, pointer.length)
-    return Job(step, version, work, settings, values.decode(task), task_digest, places)
+    return Job(step, version, work, settings, values.decode(task), task_digest, locations)
 
 
 @lru_cache(maxsize=2)
-def _head(work: str, jobs: str, length: int) -> tuple[str, int, Any, Any, Places]:
-    step, version, function, settings, places = _parse(open_store(work), jobs, 0, length)
-    return step, version, values.decode(function), values.decode(settings), values.decode(places)
+def _head(work: str, jobs: str, length: int) -> tuple[str, int, Any, Any, Locations]:
+    step, version, function, settings, locations = _parse(open_store(work), jobs, 0, length)
+    return step, version, values.decode(function), values.decode(settings), values.decode(locations)
 
 
 def do(pointer: Pointer) -> bytes:

@@ -17,7 +17,7 @@ from btlm_data.engine.receipts import Receipt
 from btlm_data.engine.status import StatusFile
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import DamagedError
-from btlm_data.places import Places, Stores
+from btlm_data.locations import Locations, Stores
 from btlm_data.storage.lease import Lease
 from btlm_data.task import Step, StoreName, Task, TaskResult
 
@@ -57,7 +57,7 @@ class Runner:
     skip_failed: tasks that were put aside (failures.py) are skipped where their step can count what is not read.
     """
 
-    places: Places
+    locations: Locations
     stores: Stores
     engine: Engine
     events: Events
@@ -70,13 +70,13 @@ class Runner:
     num_tasks: dict[str, int] = field(default_factory=dict)
 
     def proved(self, step: Step) -> dict[str, TaskResult]:
-        """Results of the tasks whose receipts are of the right digest and whose outputs are there with their sizes."""
-        there = self._listing(step)
+        """Results of the tasks whose receipts are of the right digest and whose outputs exist with their sizes."""
+        sizes = self._listing(step)
         done: dict[str, TaskResult] = {}
         by_task = receipts.read_all(self.stores.work, step.name)
         for task in step.tasks:
             receipt = by_task.get(task.id)
-            if receipt is not None and self._is_proof(receipt, step, task, there):
+            if receipt is not None and self._is_proof(receipt, step, task, sizes):
                 done[task.id] = receipt.result()
         return done
 
@@ -115,7 +115,7 @@ class Runner:
 
     def _do(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> list[Failure]:
         """Do the tasks; `done` gains their results. Returns those that were lost every time and could not be skipped."""
-        jobs = [Job.of(step, task, task_digest(step, task), self.places) for task in todo]
+        jobs = [Job.of(step, task, task_digest(step, task), self.locations) for task in todo]
         failed = self._failed_before(step, jobs)
         known = {failure.task for failure in failed}
         titles = {job.task.id: failures.title_of(job) for job in jobs}
@@ -142,7 +142,7 @@ class Runner:
         for failure in failed:
             logger.warning("%s: %s is skipped (--skip-failed)", step.name, failure.title)
             task = skipping(by_id[failure.task])
-            job = Job.of(replace(step, work=step.skip), task, task_digest(step, task), self.places)
+            job = Job.of(replace(step, work=step.skip), task, task_digest(step, task), self.locations)
             done[task.id] = execute(job).result()
         return []
 
@@ -183,7 +183,7 @@ class Runner:
 
     def _listing(self, step: Step) -> dict[tuple[StoreName, str], int]:
         """Sizes of the files that the step's tasks may have written."""
-        there: dict[tuple[StoreName, str], int] = {
+        sizes: dict[tuple[StoreName, str], int] = {
             ("work", entry.name): entry.size for entry in self.stores.work.list(step.folder)
         }
         folders = {
@@ -193,11 +193,11 @@ class Runner:
             if store != "work"
         }
         for store, folder in sorted(folders):
-            there |= {(store, entry.name): entry.size for entry in self.stores[store].list(folder)}
-        return there
+            sizes |= {(store, entry.name): entry.size for entry in self.stores[store].list(folder)}
+        return sizes
 
     def _is_proof(
-        self, receipt: Receipt, step: Step, task: Task, there: dict[tuple[StoreName, str], int]
+        self, receipt: Receipt, step: Step, task: Task, sizes: dict[tuple[StoreName, str], int]
     ) -> bool:
         """Whether the receipt proves that the task is done."""
         digests = {task_digest(step, task)}
@@ -206,7 +206,7 @@ class Runner:
         if receipt.digest not in digests:
             return False
         outputs = {(artifact.store, artifact.name): artifact.size for artifact in receipt.artifacts}
-        is_whole = all(there.get(place) == size for place, size in outputs.items())
+        is_whole = all(sizes.get(output) == size for output, size in outputs.items())
         return is_whole and outputs.keys() >= set(task.outputs)
 
     def _forget(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> None:

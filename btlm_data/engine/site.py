@@ -68,18 +68,18 @@ class Site(BaseModel):
 
     def make_provider(self) -> Any:
         """Parsl's provider. Raises ConfigError for options that it does not have."""
-        place, names = _PROVIDERS[self.provider]
-        module, _, name = place.partition(":")
+        target, names = _PROVIDERS[self.provider]
+        module, _, name = target.partition(":")
         arguments: dict[str, Any] = {
             "init_blocks": self.nodes,
             "max_blocks": self.nodes,
             "min_blocks": 0,
             "worker_init": self._init(),
         }
-        for ours, theirs in names.items():
-            value = getattr(self, ours, None)
+        for field_name, argument in names.items():
+            value = getattr(self, field_name, None)
             if value is not None:
-                arguments[theirs] = value
+                arguments[argument] = value
         arguments |= self.provider_options
         try:
             return getattr(importlib.import_module(module), name)(**arguments)
@@ -100,9 +100,9 @@ class Site(BaseModel):
         return "\n".join([*lines, self.worker_init])
 
 
-def read_site(place: str) -> Site:
+def read_site(path: str) -> Site:
     """Read a site file. Raises ConfigError naming file, line and setting."""
-    file = yaml_file.read(Path(place).expanduser(), "site file")
+    file = yaml_file.read(Path(path).expanduser(), "site file")
     try:
         return Site.model_validate(file.tree)
     except ValidationError as error:

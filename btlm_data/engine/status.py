@@ -79,7 +79,7 @@ class StatusFile:
         if result is not None:
             step.done += 1
             if len(step.slowest) < _SLOWEST or result.seconds > step.slowest[-1][1]:
-                step.slowest = sorted([*step.slowest, (title, result.seconds)], key=lambda one: -one[1])[
+                step.slowest = sorted([*step.slowest, (title, result.seconds)], key=lambda task: -task[1])[
                     :_SLOWEST
                 ]
         self._write(force=False)

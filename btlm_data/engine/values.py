@@ -77,10 +77,10 @@ def decode(value: Any) -> Any:
 
 def function(name: str) -> Callable[..., Any]:
     """A function of this project by "module:name"."""
-    found = _find(name)
-    if not isinstance(found, FunctionType):
+    value = _find(name)
+    if not isinstance(value, FunctionType):
         raise _foreign(name)
-    return found
+    return value
 
 
 def _make(name: str, fields: dict[str, Any]) -> Any:

@@ -64,13 +64,13 @@ def work(store: Store, share: Share, idle: float) -> int:
 def _work_on(store: Store, board: Board, worker: Worker, share: Share) -> int:
     """Do tasks of what the board names, as long as it names that; how many were done."""
     try:
-        there = published.read_index(store, board)
+        publication = published.read_index(store, board)
     except DataError:  # the step has just ended
         return 0
-    step = there.name.rpartition("/")[2].rpartition("-")[0]
+    step = publication.name.rpartition("/")[2].rpartition("-")[0]
     done = 0
     begun = time.monotonic()
-    for task in _free(store, step, there, share):
+    for task in _free(store, step, publication, share):
         if not worker.take(step, task):
             continue
         try:
@@ -79,7 +79,7 @@ def _work_on(store: Store, board: Board, worker: Worker, share: Share) -> int:
                 return done
             if _is_done(store, step, task):
                 continue
-            _do(store, there, step, task)
+            _do(store, publication, step, task)
             done += 1
         finally:
             worker.release(step, task)
@@ -88,11 +88,11 @@ def _work_on(store: Store, board: Board, worker: Worker, share: Share) -> int:
     return done
 
 
-def _free(store: Store, step: str, there: Published, share: Share) -> list[str]:
+def _free(store: Store, step: str, publication: Published, share: Share) -> list[str]:
     """Tasks that are neither done nor claimed, beginning at this worker's share of the list."""
     done = {entry.name for entry in store.list(f"{receipts.FOLDER}/{step}")}
     claimed = {entry.name for entry in store.list(f"{CLAIMS}/{step}")}
-    tasks = list(there.index)
+    tasks = list(publication.index)
     first = share.rank % share.world * len(tasks) // share.world
     return [
         task
@@ -105,11 +105,11 @@ def _is_done(store: Store, step: str, task: str) -> bool:
     return store.size(receipts.name_of(step, task)) is not None
 
 
-def _do(store: Store, there: Published, step: str, task: str) -> None:
+def _do(store: Store, publication: Published, step: str, task: str) -> None:
     """Do a task; an error is left for the driver to read."""
     begun = time.monotonic()
     try:
-        execute(published.load(there.pointer(task)))
+        execute(published.load(publication.pointer(task)))
     except _Ended:
         raise
     except Exception as error:

@@ -40,16 +40,16 @@ def _result_problems(manifest: Dataset) -> list[str]:
     """The last stages against the splits."""
     problems: list[str] = []
     for split, entry in manifest.splits.items():
-        for stage, unit, said, key in (
+        for stage, unit, stated, key in (
             ("shuffle", "documents", entry.documents, "documents"),
             ("shuffle", "tokens", entry.stream_tokens, "stream_tokens"),
             ("shard", "tokens", entry.label_tokens, "label_tokens"),
         ):
             amounts = [getattr(e.out, unit) for e in manifest.ledger if (e.stage, e.split) == (stage, split)]
-            if sum(amounts) != said:
+            if sum(amounts) != stated:
                 problems.append(
                     f"{FILE_NAME} ledger, {stage} {split}: out is {sum(amounts)} {unit}, "
-                    f"splits.{split}.{key} is {said}"
+                    f"splits.{split}.{key} is {stated}"
                 )
     return problems
 
@@ -68,8 +68,8 @@ def check_disjoint(tell: Report, name: str, groups: Sequence[_Group], detail: st
         parts = max(1, -(-total // KEYS_IN_MEMORY))
         for part in range(parts):
             for key in _shared_keys(tables, part, parts):
-                if place := _shared_document(tables, key):
-                    tell(Check(name, False, "a document is in both", place))
+                if location := _shared_document(tables, key):
+                    tell(Check(name, False, "a document is in both", location))
                     return
     except DataError as error:
         tell(Check(name, None, f"not checked: {error}"))
@@ -91,13 +91,15 @@ def _keys(columns: dict[str, Any]) -> npt.NDArray[np.uint64]:
 
 def _shared_keys(tables: _Tables, part: int, parts: int) -> Iterator[int]:
     """Keys of one part that two groups have."""
-    found: dict[int, list[npt.NDArray[np.uint64]]] = {}
+    keys_by_number: dict[int, list[npt.NDArray[np.uint64]]] = {}
     for number, _, _, table in tables:
         for _, columns in table.batches(("file", "offset")):
             keys = _keys(columns)
-            found.setdefault(number, []).append(keys if parts == 1 else keys[keys % np.uint64(parts) == part])
+            keys_by_number.setdefault(number, []).append(
+                keys if parts == 1 else keys[keys % np.uint64(parts) == part]
+            )
     distinct = [
-        np.unique(np.concatenate(keys)) for keys in found.values() if keys
+        np.unique(np.concatenate(keys)) for keys in keys_by_number.values() if keys
     ]  # a mix repeats documents within a group
     if distinct:
         everything = np.sort(np.concatenate(distinct))
@@ -115,7 +117,7 @@ def _shared_document(tables: _Tables, key: int) -> str | None:
                 where = (
                     f"{label if label == split else f'{label}/{split}'}/documents.parquet row {first + row}"
                 )
-                other = seen.setdefault(document, (number, where))
-                if other[0] != number:
-                    return f"{document[0]} offset {document[1]} is in {other[1]} and in {where}"
+                earlier = seen.setdefault(document, (number, where))
+                if earlier[0] != number:
+                    return f"{document[0]} offset {document[1]} is in {earlier[1]} and in {where}"
     return None

@@ -39,11 +39,11 @@ Report = Callable[[Check], None]
 
 
 def show(check: Check, console: Console) -> None:
-    """Print a check as one line, with the place of the first fault indented below it."""
+    """Print a check as one line, with the location of the first fault indented below it."""
     from rich.text import Text
 
-    place = f"\n         {check.place}" if check.place else ""
-    text = f" {check.name:<28} {check.detail}{place}"
+    location = f"\n         {check.place}" if check.place else ""
+    text = f" {check.name:<28} {check.detail}{location}"
     console.print(Text.assemble((check.mark, COLOURS[check.ok]), visible(text)), soft_wrap=True)
 
 

@@ -64,8 +64,8 @@ def _configuration_problems(manifest: Dataset) -> Iterator[str]:
         yield f"configuration: {settings}"
         return
     for key in ("format", "shuffle", "seed"):
-        if (said := getattr(manifest, key)) != (set_to := getattr(settings, key)):
-            yield f"{key}: {said!r}, configuration.{key} is {set_to!r}"
+        if (stated := getattr(manifest, key)) != (set_to := getattr(settings, key)):
+            yield f"{key}: {stated!r}, configuration.{key} is {set_to!r}"
     position, lengths = manifest.set, settings.seq_len
     names = [part.name for part in lengths] if len(lengths) > 1 else [""]
     if position.names != names:
@@ -96,9 +96,9 @@ def _configuration_problems(manifest: Dataset) -> Iterator[str]:
 def settings_of(configuration: Mapping[str, Any]) -> Settings | str:
     """The settings that a configuration records, or in words what is wrong with them."""
     complete = dict(configuration)
-    for section, place in (("source", "corpus"), ("tokenizer", "gpt2")):
+    for section, name in (("source", "corpus"), ("tokenizer", "gpt2")):
         if isinstance(complete.get(section, {}), dict):
-            complete[section] = {"name": place, **complete.get(section, {})}
+            complete[section] = {"name": name, **complete.get(section, {})}
     try:
         return Settings.model_validate(complete)
     except ValidationError as error:
@@ -156,16 +156,16 @@ def _ledger_contradictions(manifest: Dataset, settings: Settings) -> Iterator[st
 
 def _check_tokenizer(manifest: Dataset, tell: Report) -> None:
     """The tokenizer that is inside the package is known; any other is compared where it is used."""
-    said = manifest.tokenizer
-    if said.name != GPT2.name:
-        tell(Check("tokenizer", None, f"not made: {said.name} is not inside the package"))
+    stated = manifest.tokenizer
+    if stated.name != GPT2.name:
+        tell(Check("tokenizer", None, f"not made: {stated.name} is not inside the package"))
         return
     chosen = manifest.configuration.get("tokenizer")
     own_eos = isinstance(chosen, dict) and chosen.get("eos") is not None
     problems = [
-        f"{FILE_NAME} tokenizer.{key}: {getattr(said, key)!r}, expected {getattr(GPT2, key)!r} of gpt2"
+        f"{FILE_NAME} tokenizer.{key}: {getattr(stated, key)!r}, expected {getattr(GPT2, key)!r} of gpt2"
         for key in ("fingerprint", "vocab_size", "eos_id")
-        if getattr(said, key) != getattr(GPT2, key) and not (own_eos and key == "eos_id")
+        if getattr(stated, key) != getattr(GPT2, key) and not (own_eos and key == "eos_id")
     ]
     tell_problems(tell, "tokenizer", problems, "gpt2: its fingerprint, vocabulary and end of document")
 
@@ -204,26 +204,26 @@ def _implied_outputs(manifest: Dataset) -> Iterator[tuple[str, str]]:
 def _count_output(path: Path, name: str, manifest: Dataset, problems: list[str]) -> str:
     """Compare the rows of one output with the ledger; returns what was counted, in words."""
     if name == "rejects.jsonl":
-        found = _reasons(path, name)
+        reasons = _reasons(path, name)
         expected = Counter[str]()
         for row in manifest.rows("acquire"):
             expected.update({reason: amounts.documents for reason, amounts in row.dropped.items()})
         problems += [
-            f"{name}: {found[reason]} records of {reason}, the ledger says {expected[reason]}"
-            for reason in sorted({*found, *expected})
-            if found[reason] != expected[reason]
+            f"{name}: {reasons[reason]} records of {reason}, the ledger says {expected[reason]}"
+            for reason in sorted({*reasons, *expected})
+            if reasons[reason] != expected[reason]
         ]
-        return f"{found.total()} rejected records"
+        return f"{reasons.total()} rejected records"
     if name == "examples.jsonl":
-        found = _reasons(path, name)
+        reasons = _reasons(path, name)
         dropped = {reason for row in manifest.rows("clean") for reason in row.dropped}
         clean = manifest.configuration.get("clean")
         if not isinstance(clean, dict) or clean.get("rejected_sample") != 0:
             missing = sorted(
-                reason for reason in dropped if not found[reason] and not reason.endswith("_by_cleaning")
+                reason for reason in dropped if not reasons[reason] and not reason.endswith("_by_cleaning")
             )
             problems += [f"{name}: no example of {reason}, which the ledger drops" for reason in missing]
-        return f"{found.total()} examples"
+        return f"{reasons.total()} examples"
     import pyarrow.parquet as pq
 
     require_regular(path)
@@ -236,16 +236,16 @@ def _count_output(path: Path, name: str, manifest: Dataset, problems: list[str])
         if rows != dropped_documents:
             problems.append(f"{name}: {rows} rows, the ledger's dedupe drops {dropped_documents} documents")
         return f"{rows} removals"
-    said = (manifest.dedupe or {}).get("documents_in_clusters")
-    if isinstance(said, int) and rows != said:
-        problems.append(f"{name}: {rows} rows, {FILE_NAME} dedupe.documents_in_clusters is {said}")
+    stated = (manifest.dedupe or {}).get("documents_in_clusters")
+    if isinstance(stated, int) and rows != stated:
+        problems.append(f"{name}: {rows} rows, {FILE_NAME} dedupe.documents_in_clusters is {stated}")
     return f"{rows} documents in clusters"
 
 
 def _reasons(path: Path, name: str) -> Counter[str]:
     """How many lines of a JSON Lines file there are of each `reason`. Raises DataError naming the line."""
     require_regular(path)
-    found = Counter[str]()
+    reasons = Counter[str]()
     decoder = msgspec.json.Decoder(_Line)
     with reading(path), path.open("rb") as file:
         number = 0
@@ -254,10 +254,10 @@ def _reasons(path: Path, name: str) -> Counter[str]:
             try:
                 if len(line) > MAX_LINE_BYTES:
                     raise DataError(f"{name} line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                found[decoder.decode(line).reason] += 1
+                reasons[decoder.decode(line).reason] += 1
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise DataError(f"{name} line {number}: {error}") from None
-    return found
+    return reasons
 
 
 class _Line(msgspec.Struct):

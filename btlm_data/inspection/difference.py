@@ -74,30 +74,35 @@ class Difference(msgspec.Struct, frozen=True):
 
 def compare(left: Path, right: Path) -> Difference:
     """Compare the datasets of one set each in two folders. Raises DataError if one cannot be read."""
-    one, other = read_set(left), read_set(right)
+    left_set, right_set = read_set(left), read_set(right)
     notes: list[str] = []
     documents = []
-    for split in _both(one.splits, other.splits):
+    for split in _both(left_set.splits, right_set.splits):
         try:
-            documents.append(_documents(split, (left, one), (right, other)))
+            documents.append(_documents(split, (left, left_set), (right, right_set)))
         except DataError as error:
             notes.append(str(error))
     files = [
-        {file.name: _identity(file.digest, file.name, file.size) for file in d.inputs} for d in (one, other)
+        {file.name: _identity(file.digest, file.name, file.size) for file in d.inputs}
+        for d in (left_set, right_set)
     ]
     return Difference(
         left=str(left),
         right=str(right),
-        equal=one.checksum == other.checksum,
-        settings=list(_settings(one.configuration, other.configuration)),
-        tokenizers=list(_settings(msgspec.to_builtins(one.tokenizer), msgspec.to_builtins(other.tokenizer))),
+        equal=left_set.checksum == right_set.checksum,
+        settings=list(_settings(left_set.configuration, right_set.configuration)),
+        tokenizers=list(
+            _settings(msgspec.to_builtins(left_set.tokenizer), msgspec.to_builtins(right_set.tokenizer))
+        ),
         only_left=sorted(files[0].keys() - files[1].keys()),
         only_right=sorted(files[1].keys() - files[0].keys()),
         changed=sorted(
             name for name in files[0].keys() & files[1].keys() if files[0][name] != files[1][name]
         ),
-        counts=[amount for amount in _counts(one, other) if amount.left != amount.right],
-        shares={split: _shares(split, one, other) for split in _both(one.splits, other.splits)},
+        counts=[amount for amount in _counts(left_set, right_set) if amount.left != amount.right],
+        shares={
+            split: _shares(split, left_set, right_set) for split in _both(left_set.splits, right_set.splits)
+        },
         documents=documents,
         notes=notes,
     )
@@ -127,16 +132,16 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _counts(one: Dataset, other: Dataset) -> Iterator[Amount]:
-    for split in _both(one.splits, other.splits):
-        entries = [dataset.splits.get(split) for dataset in (one, other)]
+def _counts(left: Dataset, right: Dataset) -> Iterator[Amount]:
+    for split in _both(left.splits, right.splits):
+        entries = [dataset.splits.get(split) for dataset in (left, right)]
         for name, field in (
             ("samples", "samples"), ("documents", "documents"), ("tokens", "label_tokens"), ("tokens of the stream", "stream_tokens")
         ):  # fmt: skip
             yield Amount(f"{split}: {name}", *(None if e is None else getattr(e, field) for e in entries))
     for stage in ("acquire", "clean", "dedupe", "holdout"):
         reasons: dict[str, list[int]] = {}
-        for k, dataset in enumerate((one, other)):
+        for k, dataset in enumerate((left, right)):
             for row in dataset.rows(stage):
                 for reason, amounts in row.dropped.items():
                     reasons.setdefault(reason, [0, 0])[k] += amounts.documents
@@ -144,10 +149,10 @@ def _counts(one: Dataset, other: Dataset) -> Iterator[Amount]:
             yield Amount(f"dropped in {stage}: {reason.replace('_', ' ')}", *pair)
 
 
-def _shares(split: str, one: Dataset, other: Dataset) -> list[Amount]:
+def _shares(split: str, left: Dataset, right: Dataset) -> list[Amount]:
     """Shares of the tokens by source; the largest first."""
     sums: dict[str, list[float]] = {}
-    for k, dataset in enumerate((one, other)):
+    for k, dataset in enumerate((left, right)):
         rows = dataset.rows("shuffle", split)
         total = sum(row.out.tokens for row in rows) or 1
         for row in rows:

@@ -11,17 +11,17 @@ from btlm_data.inspection.parts import Cells, Text, indented, table
 MAX_ROWS = 40
 
 
-def show(found: Difference, console: Console) -> None:
+def show(difference: Difference, console: Console) -> None:
     """Print the comparison: what is equal is said in a line, what differs in tables."""
-    console.print(Text(f"{found.left} and {found.right}", "bold"), soft_wrap=True)
-    if found.equal:
+    console.print(Text(f"{difference.left} and {difference.right}", "bold"), soft_wrap=True)
+    if difference.equal:
         console.print(Text("The same dataset: both dataset.json have the same checksum.", "green"))
         return
-    _settings(console, "Settings", [[s.key, s.left, s.right] for s in found.settings], "the same")
-    _settings(console, "Tokenizer", [[s.key, s.left, s.right] for s in found.tokenizers], "the same")
-    _inputs(found, console)
-    _settings(console, "Counts", [_counted(amount) for amount in found.counts], "the same")
-    for split, shares in found.shares.items():
+    _settings(console, "Settings", [[s.key, s.left, s.right] for s in difference.settings], "the same")
+    _settings(console, "Tokenizer", [[s.key, s.left, s.right] for s in difference.tokenizers], "the same")
+    _inputs(difference, console)
+    _settings(console, "Counts", [_counted(amount) for amount in difference.counts], "the same")
+    for split, shares in difference.shares.items():
         rows: list[Cells] = [
             [share.name or "(unnamed)", percent(share.left), percent(share.right)]
             for share in shares[:MAX_ROWS]
@@ -30,14 +30,14 @@ def show(found: Difference, console: Console) -> None:
     console.print(Text("Documents in common", "bold cyan"))
     documents: list[Cells] = [
         [
-            one.split, f"{one.both:,}", f"{one.only_left:,}", f"{one.only_right:,}",
-            "none" if one.first_difference is None else f"document {one.first_difference:,}",
+            order.split, f"{order.both:,}", f"{order.only_left:,}", f"{order.only_right:,}",
+            "none" if order.first_difference is None else f"document {order.first_difference:,}",
         ]
-        for one in found.documents
+        for order in difference.documents
     ]  # fmt: skip
     columns = ("split", "in both", "only left", "only right", "first difference in order")
     console.print(indented(table(columns, documents, right=(1, 2, 3))))
-    for note in found.notes:
+    for note in difference.notes:
         console.print(Text(note, "yellow"))
 
 
@@ -58,16 +58,16 @@ def _counted(amount: Amount) -> Cells:
     ]
 
 
-def _inputs(found: Difference, console: Console) -> None:
+def _inputs(difference: Difference, console: Console) -> None:
     console.print(Text("Input files", "bold cyan"))
-    said = []
+    changes = []
     for words, names in (
-        ("only left", found.only_left),
-        ("only right", found.only_right),
-        ("of other content", found.changed),
+        ("only left", difference.only_left),
+        ("only right", difference.only_right),
+        ("of other content", difference.changed),
     ):
         if names:
-            said.append(
+            changes.append(
                 f"{counted(len(names), 'file')} {words}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
             )
-    console.print(indented(Text("\n".join(said) or "the same")))
+    console.print(indented(Text("\n".join(changes) or "the same")))

@@ -77,8 +77,8 @@ def source_mix(
     if not len(codes) or not tokens.sum():
         return None
     stretches = min(MIX_STRETCHES, len(codes))
-    place = np.arange(len(codes)) * stretches // len(codes)
-    sums = np.bincount(place * len(names) + codes, tokens, minlength=stretches * len(names))
+    stretch = np.arange(len(codes)) * stretches // len(codes)
+    sums = np.bincount(stretch * len(names) + codes, tokens, minlength=stretches * len(names))
     by_source = sums.reshape(stretches, len(names))
     order = np.lexsort((np.arange(len(names)), -by_source.sum(axis=0)))
     shown = order if len(order) <= MIX_SOURCES else order[: MIX_SOURCES - 1]

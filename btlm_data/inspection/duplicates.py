@@ -59,12 +59,12 @@ def parse_range(text: str) -> tuple[float, float]:
     """A range such as 0.80-0.85, both ends included. Raises ConfigError for anything else."""
     low, dash, high = text.partition("-")
     try:
-        found = float(low), float(high)
+        bounds = float(low), float(high)
     except ValueError:
-        found = (1.0, 0.0)
-    if not dash or not 0 <= found[0] <= found[1] <= 1:
+        bounds = (1.0, 0.0)
+    if not dash or not 0 <= bounds[0] <= bounds[1] <= 1:
         raise ConfigError(f"--similarity {text!r} is not a range. Write for example 0.80-0.85.")
-    return found
+    return bounds
 
 
 def pairs(path: Path, wanted: Wanted, source: Path | None = None) -> list[Pair]:
@@ -105,7 +105,7 @@ def _choose(path: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
     require_regular(path)
     with reading(path):
         file = pq.ParquetFile(path)
-        places: list[tuple[int, int]] = []
+        candidates: list[tuple[int, int]] = []
         largest = -1
         if wanted.largest:
             largest = max(
@@ -132,9 +132,9 @@ def _choose(path: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
             if wanted.similarity is not None:
                 similarity = table["similarity"].to_numpy(zero_copy_only=False)
                 mask &= (similarity >= wanted.similarity[0]) & (similarity <= wanted.similarity[1])
-            places += [(group, row) for row in np.flatnonzero(mask).tolist()]
-        draw = np.random.default_rng(wanted.seed).permutation(len(places))[: wanted.count]
-        for group, row in (places[k] for k in np.sort(draw).tolist()):
+            candidates += [(group, row) for row in np.flatnonzero(mask).tolist()]
+        draw = np.random.default_rng(wanted.seed).permutation(len(candidates))[: wanted.count]
+        for group, row in (candidates[k] for k in np.sort(draw).tolist()):
             yield file.read_row_group(group).slice(row, 1).to_pylist()[0]
 
 
@@ -162,7 +162,7 @@ class _Texts:
             for name, offset in ((row["file"], row["offset"]), (row["kept_file"], row["kept_offset"])):
                 if name is not None:
                     wanted.setdefault(name, set()).add(offset)
-        found: dict[tuple[str, int], str] = {}
+        texts: dict[tuple[str, int], str] = {}
         for name, offsets in wanted.items():
             if name not in self._inputs:
                 raise DataError(f"{TABLE} names {name!r}, which is not among the inputs in dataset.json.")
@@ -173,14 +173,16 @@ class _Texts:
                 text = NORMALIZERS[self._settings.clean.normalize](batch.texts[index])
                 if self._filters.entries:
                     records = [batch.records[index]] if batch.records is not None else None
-                    one = Documents([text], [batch.sources[index]], [name], [batch.offsets[index]], records)
-                    text = self._filters.apply(one)[1][0]
-                found[name, batch.offsets[index]] = text
-            if missing := offsets - {offset for file, offset in found if file == name}:
+                    documents = Documents(
+                        [text], [batch.sources[index]], [name], [batch.offsets[index]], records
+                    )
+                    text = self._filters.apply(documents)[1][0]
+                texts[name, batch.offsets[index]] = text
+            if missing := offsets - {offset for file, offset in texts if file == name}:
                 raise DataError(
                     f"{path} has no record at byte {min(missing):,}: it is not the file that was read."
                 )
-        return found
+        return texts
 
     def _path(self, file: InputFile) -> Path:
         if self._source is not None:
@@ -191,10 +193,10 @@ class _Texts:
                 f"There is no {record}, which says where the source is. Name its folder with --from."
             )
         made = provenance.decode(read_small(record, provenance.MAX_BYTES), str(record))
-        url = next((place.url for place in made.inputs if place.name == file.name), "")
+        url = next((origin.url for origin in made.inputs if origin.name == file.name), "")
         if "://" in url or not Path(url).exists():
             raise InputError(
-                f"{file.name} was read from {url or 'a place that nothing names'}, which is no file on this machine. "
+                f"{file.name} was read from {url or 'an unknown location'}, which is no file on this machine. "
                 "Name a folder that holds the source's files with --from."
             )
         return Path(url)
@@ -218,9 +220,9 @@ class Words:
         )
 
 
-def side_by_side(one: str, other: str) -> tuple[Words, Words]:
+def side_by_side(left: str, right: str) -> tuple[Words, Words]:
     """SHOWN_WORDS words of each text from shortly before their first difference, compared word by word."""
-    a, b = one.split(), other.split()
+    a, b = left.split(), right.split()
     same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     start = max(0, same - _BEFORE)
     a, b = a[start : start + SHOWN_WORDS], b[start : start + SHOWN_WORDS]
@@ -231,19 +233,19 @@ def side_by_side(one: str, other: str) -> tuple[Words, Words]:
     return Words(tuple(a), tuple(differs[0])), Words(tuple(b), tuple(differs[1]))
 
 
-def to_builtins(found: Sequence[Pair]) -> list[dict[str, Any]]:
+def to_builtins(chosen: Sequence[Pair]) -> list[dict[str, Any]]:
     """For --json: each row, with `text` and `kept_text`."""
-    return [{**pair.row, "text": pair.text, "kept_text": pair.kept_text} for pair in found]
+    return [{**pair.row, "text": pair.text, "kept_text": pair.kept_text} for pair in chosen]
 
 
-def render(found: Sequence[Pair], console: Console) -> None:
+def render(chosen: Sequence[Pair], console: Console) -> None:
     """Print pairs side by side."""
     from rich.table import Table
     from rich.text import Text
 
-    if not found:
+    if not chosen:
         console.print("No removed document meets these conditions.")
-    for pair in found:
+    for pair in chosen:
         row = pair.row
         similarity = "not compared" if row["similarity"] is None else f"similarity {row['similarity']:.3f}"
         if row["containment"] is not None:
@@ -256,12 +258,12 @@ def render(found: Sequence[Pair], console: Console) -> None:
         )
         table = Table(box=None, pad_edge=False, expand=True)
         for prefix, title in (("", "removed"), ("kept_", "kept")):
-            place = (
+            heading = (
                 f"{title}: {row[f'{prefix}source']}, {row[f'{prefix}file']} line {row[f'{prefix}line'] + 1}"
                 if row[f"{prefix}file"] is not None
                 else f"{title}: in an index of earlier runs"
             )
-            table.add_column(Text(place), ratio=1, overflow="fold")
+            table.add_column(Text(heading), ratio=1, overflow="fold")
         cells = (
             [_styled(words) for words in side_by_side(pair.text, pair.kept_text)]
             if pair.kept_text is not None
@@ -306,7 +308,7 @@ def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         normalised = minhash.normalise(both, np.frombuffer(b"".join(encoded), np.uint8), offsets)
         counts = shingles.count(normalised.utf8, normalised.offsets)
-        found = {
+        numbers = {
             "similarity": counts.shared / (counts.first + counts.second - counts.shared),
             "containment": counts.shared / counts.first,
             "kept_containment": counts.shared / counts.second,
@@ -314,7 +316,7 @@ def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count
         compared += 1
         problems += [
             f"{TABLE}, document {row['document']}: {key} is {row[key]}, the texts give {value}"
-            for key, value in found.items()
+            for key, value in numbers.items()
             if row[key] != value
         ]
     tell_problems(

@@ -19,9 +19,9 @@ MAX_LINES = 50_000  # of rejects.jsonl; what comes after them is counted in the 
 
 def dropped(root: Path, unknown: list[str]) -> dict[str, list[Example]]:
     """Up to three examples of each reason to drop a document, shortened. unknown: gets a line if the file is damaged."""
-    found: dict[str, list[Example]] = {}
+    by_reason: dict[str, list[Example]] = {}
     for value in _lines(root / "examples.jsonl", unknown):
-        examples = found.setdefault(str(value["reason"]), [])
+        examples = by_reason.setdefault(str(value["reason"]), [])
         if len(examples) < PER_REASON:
             offset = value.get("offset")
             examples.append(
@@ -32,16 +32,16 @@ def dropped(root: Path, unknown: list[str]) -> dict[str, list[Example]]:
                     source=str(value.get("source", "?")),
                 )
             )
-    return found
+    return by_reason
 
 
 def rejected(root: Path, unknown: list[str]) -> dict[str, list[Reject]]:
     """Up to three records of each reason why a record could not be read."""
-    found: dict[str, list[Reject]] = {}
+    by_reason: dict[str, list[Reject]] = {}
     for number, value in enumerate(_lines(root / "rejects.jsonl", unknown)):
         if number >= MAX_LINES:
             break
-        rejects = found.setdefault(str(value["reason"]), [])
+        rejects = by_reason.setdefault(str(value["reason"]), [])
         if len(rejects) < PER_REASON:
             line = value.get("line")
             rejects.append(
@@ -51,7 +51,7 @@ def rejected(root: Path, unknown: list[str]) -> dict[str, list[Reject]]:
                     detail=str(value.get("detail", ""))[:EXAMPLE_CHARS],
                 )
             )
-    return found
+    return by_reason
 
 
 def _lines(path: Path, unknown: list[str]) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,7 @@ def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
 def check_pages(root: Path, checksum: str, tell: Report) -> None:
     """Pages beside the dataset are as this program wrote them, and about this dataset. A card is for people to complete."""
     problems: list[str] = []
-    said: list[str] = []
+    names: list[str] = []
     for name in pages.PAGES:
         path = root / name
         if not path.exists():
@@ -65,15 +65,15 @@ def check_pages(root: Path, checksum: str, tell: Report) -> None:
             continue
         again = "Remove it; the same `btlm-data prepare` writes it again"
         if name == pages.CARD and (seal is None or not seal.holds):
-            said.append(f"{name}, which a person changed")
+            names.append(f"{name}, which a person changed")
         elif seal is None or not seal.holds:
             problems.append(f"{name}: it is not as btlm-data wrote it. {again}")
         elif seal.dataset != checksum:
             problems.append(f"{name}: it is about another dataset. {again}")
         else:
-            said.append(name)
-    if said or problems:
-        tell_problems(tell, "pages", problems, f"{', '.join(said)}: as written, about this dataset")
+            names.append(name)
+    if names or problems:
+        tell_problems(tell, "pages", problems, f"{', '.join(names)}: as written, about this dataset")
 
 
 def _check_size(path: Path, name: str, expected: int, problems: list[str]) -> None:
@@ -110,10 +110,10 @@ def _check_other_checksums(opened: Opened, manifest: Dataset, problems: list[str
     count = 0
     for name, digest in wanted.items():
         try:
-            found = sha256_of(opened.root / name)
+            computed = sha256_of(opened.root / name)
         except (OSError, DataError):
             continue  # reported by `files`
         count += 1
-        if found != digest:
-            problems.append(f"{name}: sha256 {found}, expected {digest}")
+        if computed != digest:
+            problems.append(f"{name}: sha256 {computed}, expected {digest}")
     return count

@@ -34,27 +34,30 @@ def check_forgotten(
     masks = {job.split: job.masks for job in jobs if job.masks is not None}
     for split, mask in masks.items():
         problems += _account_problems(manifest, chain, split, mask)
-    count = sum(len(one.documents) for one in chain.certificates)
+    count = sum(len(certificate.documents) for certificate in chain.certificates)
     masked = sum(mask.num_labels for mask in masks.values())
     told = f"{count:,} documents are masked, {masked:,} label positions, as {len(chain.certificates)} certificates say"
     tell_problems(tell, "forgotten", problems, told)
 
 
 def _account_problems(manifest: Dataset, chain: forgotten.Forgotten, split: str, masks: Masks) -> list[str]:
-    said = sum(amounts.tokens for row in manifest.rows("forget", split) for amounts in row.dropped.values())
+    stated = sum(amounts.tokens for row in manifest.rows("forget", split) for amounts in row.dropped.values())
     certified = [
-        one for certificate in chain.certificates for one in certificate.documents if one.split == split
+        document
+        for certificate in chain.certificates
+        for document in certificate.documents
+        if document.split == split
     ]
-    found = {place.document for places in masks.by_row.values() for place in places}
+    masked_documents = {span.document for spans in masks.by_row.values() for span in spans}
     problems = []
-    if said != masks.num_labels:
+    if stated != masks.num_labels:
         problems.append(
-            f"the ledger (forget, {split}) says {said} masked tokens, the table of documents {masks.num_labels}"
+            f"the ledger (forget, {split}) says {stated} masked tokens, the table of documents {masks.num_labels}"
         )
-    if sum(one.masked for one in certified) != masks.num_labels:
+    if sum(document.masked for document in certified) != masks.num_labels:
         problems.append(
-            f"the certificates say {sum(one.masked for one in certified)} masked tokens of {split}, the table {masks.num_labels}"
+            f"the certificates say {sum(document.masked for document in certified)} masked tokens of {split}, the table {masks.num_labels}"
         )
-    if not found <= {one.document for one in certified}:
+    if not masked_documents <= {document.document for document in certified}:
         problems.append(f"{split}/documents.parquet: a document is forgotten that no certificate names")
     return problems

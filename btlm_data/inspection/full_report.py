@@ -146,16 +146,16 @@ def _ledger(report: Report) -> RenderableType | None:
 
 
 def _duplicates(report: Report) -> RenderableType | None:
-    found = report.duplicates
-    if found is None:
+    summary = report.duplicates
+    if summary is None:
         return None
     lines: list[RenderableType] = []
-    if found.clusters is not None:
-        clusters = found.clusters
+    if summary.clusters is not None:
+        clusters = summary.clusters
         lines.append(
             Text(
                 f"{counted(clusters.clusters, 'cluster')} of {counted(clusters.documents, 'document')}, by "
-                f"{found.method}"
+                f"{summary.method}"
             )
         )
         if clusters.histogram:
@@ -166,7 +166,7 @@ def _duplicates(report: Report) -> RenderableType | None:
             f"({large.source})",
             "dim",
         )
-        for large in found.largest_clusters[:3]
+        for large in summary.largest_clusters[:3]
     ]
     return Group(*lines) if lines else None
 
@@ -237,13 +237,15 @@ def _shuffle(report: Report) -> RenderableType | None:
     rows: list[Cells] = []
     for split, value in report.shuffle.items():
         figures: list[tuple[str, str, str, str]] = []
-        for found, name in (
+        for correlation, name in (
             (value.documents, "rank correlation of documents with their source order"),
             (value.samples, "rank correlation of samples with the stream"),
         ):
-            if found is not None:
-                expected = f"0 ± {found.standard_deviation:.4f}"
-                figures.append((name, f"{found.rank_correlation:+.4f}", expected, number(found.measured_on)))
+            if correlation is not None:
+                expected = f"0 ± {correlation.standard_deviation:.4f}"
+                figures.append(
+                    (name, f"{correlation.rank_correlation:+.4f}", expected, number(correlation.measured_on))
+                )
         if (runs := value.runs) is not None:
             name = f"longest run of one source ({runs.source or 'unnamed'})"
             figures.append((name, number(runs.longest_run), f"{runs.expected:.0f}", ""))
@@ -267,8 +269,8 @@ def _examples(report: Report) -> RenderableType | None:
         for example in examples[:1]:
             text = " ".join(example.text.split())
             shortened = text[:MAX_EXAMPLE_CHARS] + ("…" if len(text) > MAX_EXAMPLE_CHARS else "")
-            place = f"{example.file} at byte {example.offset}"
-            rows.append([Text(reason.replace("_", " "), "red"), shortened, Text(place, "dim")])
+            location = f"{example.file} at byte {example.offset}"
+            rows.append([Text(reason.replace("_", " "), "red"), shortened, Text(location, "dim")])
     return table(("reason", "", "from"), rows) if rows else None
 
 
@@ -279,13 +281,13 @@ def _sample(sample: Sample) -> RenderableType:
     head = Text.assemble(("Sample ", "bold cyan"), (f"{sample.sample:,}", "bold cyan"), f" of {sample.split}")
     if sample.file is None:
         return Group(head, indented(Text(str(sample.note), "yellow")))
-    place = f"{sample.file} row {sample.row:,}"
+    location = f"{sample.file} row {sample.row:,}"
     if sample.stream_sample is not None:
-        place += f" · sample {sample.stream_sample:,} of the stream"
+        location += f" · sample {sample.stream_sample:,} of the stream"
     if sample.real_positions < sample.positions:
         padded = sample.positions - sample.real_positions
-        place += f" · {padded:,} of {sample.positions:,} positions are padding"
-    head.append(f"  {place}", "dim")
+        location += f" · {padded:,} of {sample.positions:,} positions are padding"
+    head.append(f"  {location}", "dim")
     parts: list[RenderableType] = []
     if sample.documents:
         parts.append(_documents(sample.documents))

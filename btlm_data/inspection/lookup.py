@@ -242,8 +242,8 @@ def extent(planes: npt.NDArray[Any]) -> int:
     used = planes[1] != 0
     if planes.shape[0] == 5:
         used |= (planes[3] != 0) | (planes[4] != 0)
-    places = np.flatnonzero(used)
-    return int(places[-1]) + 1 if len(places) else 0
+    positions = np.flatnonzero(used)
+    return int(positions[-1]) + 1 if len(positions) else 0
 
 
 def planes(opened: Opened, rows: Rows, number: int) -> npt.NDArray[Any]:
@@ -301,10 +301,10 @@ def _packed_documents(opened: Opened, split: str, row: int, table: DocumentTable
     if table.num_rows > MAX_REPACKED or row >= view.num_rows:
         return []
     try:
-        places = view.documents_in(row)
+        spans = view.documents_in(row)
     except DataError:
         return []
-    return [_part(table.at(place.document), place.tokens, place.positions) for place in places]
+    return [_part(table.at(span.document), span.tokens, span.positions) for span in spans]
 
 
 def _part(document: dict[str, Any], token_range: tuple[int, int], positions: tuple[int, int]) -> DocumentPart:
@@ -325,13 +325,13 @@ def _part(document: dict[str, Any], token_range: tuple[int, int], positions: tup
 
 def _documents(table: DocumentTable, start: int, stop: int) -> list[DocumentPart]:
     """The documents of stream positions [start, stop), each with the part that is there."""
-    found = []
+    parts = []
     for document in table.between(start, stop):
         begin = document["stream_offset"]
         first, last = max(begin, start), min(begin + document["tokens"] + 1, stop)  # EOS included
         token_range = (first - begin, min(last - begin, document["tokens"]))
-        found.append(_part(document, token_range, (first - start, last - start)))
-    return found
+        parts.append(_part(document, token_range, (first - start, last - start)))
+    return parts
 
 
 def _borders(planes: npt.NDArray[Any], ids: npt.NDArray[Any], eos_id: int | None) -> list[tuple[int, int]]:

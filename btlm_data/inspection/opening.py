@@ -205,8 +205,8 @@ def _foreign_splits(path: Path) -> dict[str, list[Path]]:
     own = _shards_in(path)
     splits = {path.name or "shards": own} if own else {}
     for folder in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if found := _shards_in(folder):
-            splits[folder.name] = found
+        if files := _shards_in(folder):
+            splits[folder.name] = files
     return splits
 
 
@@ -232,17 +232,17 @@ def _model_zoo_params(folder: Path) -> dict[str, Any]:
         tree = json.loads(read_small(folder / MODEL_ZOO_PARAMS, MAX_PARAMS_BYTES))
     except (DataError, ValueError, RecursionError):
         return {}
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for section in tree.values() if isinstance(tree, dict) else ():
         if not isinstance(section, dict):
             continue
         for key in ("eos_id", "pad_id", "max_seq_length", "vocab_size"):
             if _integer(section.get(key)) is not None:
-                found.setdefault(key, section[key])
+                params.setdefault(key, section[key])
         for key in ("huggingface_tokenizer", "tokenizer_type"):
             if isinstance(section.get(key), str):
-                found.setdefault("tokenizer", section[key])
-    return found
+                params.setdefault("tokenizer", section[key])
+    return params
 
 
 def _integer(value: object) -> int | None:

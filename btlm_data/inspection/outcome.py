@@ -109,8 +109,8 @@ def _counted(value: Amount) -> dict[str, int]:
 
 
 def _splits(prepared: Prepared) -> Iterable[SplitOutcome]:
-    for name, one in prepared.datasets.items():
-        for split_name, split in one.splits.items():
+    for name, set_outcome in prepared.datasets.items():
+        for split_name, split in set_outcome.splits.items():
             yield SplitOutcome(
                 set=name,
                 split=split_name,
@@ -200,8 +200,8 @@ def _places(outcome: Outcome) -> str:
     return text + "."
 
 
-def _shown(place: str) -> str:
+def _shown(path: str) -> str:
     """A path as one would type it: relative where it lies below the current folder; a URL as it is."""
-    if "://" in place or not Path(place).is_relative_to(Path.cwd()):
-        return place
-    return os.path.relpath(place)
+    if "://" in path or not Path(path).is_relative_to(Path.cwd()):
+        return path
+    return os.path.relpath(path)

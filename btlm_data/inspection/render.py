@@ -21,10 +21,10 @@ def render(
         return
     console.print(Text(report.path, "bold"), soft_wrap=True)
     console.print(Text(f"{len(report.sets)} sets: {', '.join(report.sets)}"))
-    for name, one in report.sets.items():
+    for name, set_report in report.sets.items():
         console.print()
         console.print(Rule(Text(name, "bold"), align="left", style="cyan"))
-        _render_set(one, console, full=full, samples=samples)
+        _render_set(set_report, console, full=full, samples=samples)
     if report.unknown:
         console.print()
         console.print(Text("Not known", "bold yellow"))

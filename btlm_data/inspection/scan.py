@@ -196,10 +196,10 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
             scan.unmasked = scan.unmasked or job.masks.undo(rows, first)
         order = None
         if is_known and shard_format.planes:
-            places = np.arange(first, first + len(rows), dtype=np.uint64)
-            order = origins(job.opened, job.split, places, job.num_samples or 1)
-        place = RowContext(first, is_known, order, job.num_samples or 0, num_labels, is_ours)
-        checked = shard_format.check(rows, place, vocabulary, prints)
+            row_numbers = np.arange(first, first + len(rows), dtype=np.uint64)
+            order = origins(job.opened, job.split, row_numbers, job.num_samples or 1)
+        context = RowContext(first, is_known, order, job.num_samples or 0, num_labels, is_ours)
+        checked = shard_format.check(rows, context, vocabulary, prints)
         scan.real += checked.num_labels
         scan.eos += checked.num_ends
         for fault in checked.faults:
@@ -228,8 +228,8 @@ def describe(job: Job, fault: Sequence[int], rule: str) -> str:
     length = data.shape[1]
     plane, t = divmod(int(code), length) if code < data.size else (1, length)
     if rule == "real":
-        found = int((data[1] == 1).sum())
-        return f"{name} row {row}: {found} real positions, expected {_expected_real(job, row, length)}"
+        real = int((data[1] == 1).sum())
+        return f"{name} row {row}: {real} real positions, expected {_expected_real(job, row, length)}"
     if rule == "span":
         expected = "one less than before within a document, 0 at its end"
     elif rule == "position":

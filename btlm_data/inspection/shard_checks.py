@@ -26,12 +26,12 @@ def check_shards(opened: Opened, jobs: Sequence[Job], scans: Sequence[Scan], tel
     tell_problems(tell, "counts", _count_problems(opened, both), _count_detail(both))
 
     def rules(name: str, of: Sequence[str], detail: str) -> None:
-        found = [(job, scan.faults[rule], rule) for job, scan in both for rule in of if rule in scan.faults]
-        if not found:
+        faults = [(job, scan.faults[rule], rule) for job, scan in both for rule in of if rule in scan.faults]
+        if not faults:
             tell(Check(name, True, detail))
             return
-        rows = sum(fault[0] for _, fault, _ in found)
-        tell(Check(name, False, f"{counted(rows, 'row')} at fault", describe(*found[0])))
+        rows = sum(fault[0] for _, fault, _ in faults)
+        tell(Check(name, False, f"{counted(rows, 'row')} at fault", describe(*faults[0])))
 
     kinds = {scan.layout.format_name for scan in scans if scan.layout is not None}
     rows = sum(

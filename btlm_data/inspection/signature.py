@@ -82,11 +82,11 @@ def _check(folder: Path, path: Path, signers: Path | None) -> Check:
         return Check("signature", False, "is not one of this dataset.json", f"{FILE_NAME}: {_words(done)}")
     if not signers.is_file():
         raise ConfigError(f"There is no file of signers {signers}. Check the path given to --signers.")
-    found = _run(["-Y", "find-principals", "-s", str(path), "-f", str(signers)], data)
-    names = found.stdout.decode(errors="replace").splitlines()
-    if found.returncode != 0 or not names:
+    result = _run(["-Y", "find-principals", "-s", str(path), "-f", str(signers)], data)
+    names = result.stdout.decode(errors="replace").splitlines()
+    if result.returncode != 0 or not names:
         return Check(
-            "signature", False, f"is of none of the signers in {signers}", f"{FILE_NAME}: {_words(found)}"
+            "signature", False, f"is of none of the signers in {signers}", f"{FILE_NAME}: {_words(result)}"
         )
     done = _run(["-Y", "verify", "-f", str(signers), "-I", names[0], *about], data)
     if done.returncode == 0:

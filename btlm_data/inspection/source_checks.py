@@ -80,9 +80,9 @@ def _check_input(path: Path, file: InputFile, problems: list[str]) -> bool:
     if algorithm != input_digest.NAME:
         return False
     with reading(path):
-        found = input_digest.of_file(path)
-    if found != file.digest:
-        problems.append(f"{path}: {found}, {FILE_NAME} says {file.digest}")
+        computed = input_digest.of_file(path)
+    if computed != file.digest:
+        problems.append(f"{path}: {computed}, {FILE_NAME} says {file.digest}")
     return True
 
 
@@ -164,11 +164,11 @@ def _reader(opened: Opened, manifest: Dataset) -> _Reader | str:
         filters = plan_filters(specs)
     except BtlmError as error:
         return str(error)
-    found = find_tokenizer(opened, None)
-    if found.tokenizer is None:
-        return found.reason or "there is no tokenizer"
+    tokenizer_search = find_tokenizer(opened, None)
+    if tokenizer_search.tokenizer is None:
+        return tokenizer_search.reason or "there is no tokenizer"
     options = options_of(settings.source)
-    return _Reader(options, NORMALIZERS[settings.clean.normalize], filters, found.tokenizer)
+    return _Reader(options, NORMALIZERS[settings.clean.normalize], filters, tokenizer_search.tokenizer)
 
 
 def _draw(opened: Opened, manifest: Dataset, count: int) -> list[_Drawn]:
@@ -279,8 +279,8 @@ def _text(batch: RecordBatch, index: int, name: str, reader: _Reader) -> str:
     """A record's text as cleaning leaves it."""
     text = reader.normalize(batch.texts[index])
     records = [batch.records[index]] if batch.records is not None else None
-    one = Documents([text], [batch.sources[index]], [name], [batch.offsets[index]], records)
-    return reader.filters.apply(one)[1][0] if reader.filters.entries else text
+    documents = Documents([text], [batch.sources[index]], [name], [batch.offsets[index]], records)
+    return reader.filters.apply(documents)[1][0] if reader.filters.entries else text
 
 
 def _difference(document: _Drawn, text: str, reader: _Reader, against: _Compared) -> str | None:

@@ -59,10 +59,12 @@ class SplitStream:
         """Stream positions that are in the shards as input (or at least their room)."""
         return self.num_rows if self.corpus else self.num_rows * self.seq_len
 
-    def place(self, sample: int) -> tuple[Path, int]:
+    def locate(self, sample: int) -> tuple[Path, int]:
         """File and row of a sample of the stream (corpus: of a token)."""
-        found = destinations(self.opened, self.split, np.array([sample], np.uint64), max(1, self.num_rows))
-        row = sample if found is None else int(found[0])
+        row_numbers = destinations(
+            self.opened, self.split, np.array([sample], np.uint64), max(1, self.num_rows)
+        )
+        row = sample if row_numbers is None else int(row_numbers[0])
         for file in self.entry.files:
             if row < file.n_examples:
                 return self.opened.root / self.split / file.name, row
@@ -71,7 +73,7 @@ class SplitStream:
 
     def read(self, sample: int) -> npt.NDArray[Any]:
         """Planes of a sample of the stream."""
-        path, row = self.place(sample)
+        path, row = self.locate(sample)
         rows = self.shards.read(path, row, row + 1)
         if not len(rows):
             raise DataError(f"{path} has no row {row:,}. Restore it, or prepare the dataset again.")
@@ -94,7 +96,7 @@ class SplitStream:
     def _corpus_tokens(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         parts = []
         while start < stop:
-            path, row = self.place(start)
+            path, row = self.locate(start)
             piece = self.shards.read(path, row, row + stop - start)
             if not len(piece):
                 raise DataError(

@@ -74,10 +74,10 @@ def _check_streams(
         if manifest.format == "sample" and borders.any():
             across.append(_find_break(stream, int(np.flatnonzero(borders)[0])))
         if manifest.format == "vsl":
-            found = sum(scan.eos for _, scan in of_split)
-            if table is not None and found != table.num_filled:
+            eos_labels = sum(scan.eos for _, scan in of_split)
+            if table is not None and eos_labels != table.num_filled:
                 ends.append(
-                    f"{split}: EOS is a label {found} times, but {table.num_filled} documents have tokens"
+                    f"{split}: EOS is a label {eos_labels} times, but {table.num_filled} documents have tokens"
                 )
         elif table is not None and shard_format.follows_stream and total_ends.any():
             ends.append(
@@ -242,21 +242,21 @@ def _count_sources(
 
 def _source_problems(manifest: Dataset, split: str, by_source: dict[str, Amount]) -> list[str]:
     """The table against what the ledger says came out of the shuffle."""
-    said = {
+    stated = {
         entry.source: entry.out.amount
         for entry in manifest.ledger
         if (entry.stage, entry.split) == ("shuffle", split)
     }
-    if not said:
+    if not stated:
         return []
     problems = []
-    for source in sorted({*said, *by_source}):
-        for unit, found, wanted in zip(
-            Amount._fields, by_source.get(source, Amount()), said.get(source, Amount()), strict=True
+    for source in sorted({*stated, *by_source}):
+        for unit, number, wanted in zip(
+            Amount._fields, by_source.get(source, Amount()), stated.get(source, Amount()), strict=True
         ):
-            if found != wanted:
+            if number != wanted:
                 problems.append(
-                    f"{split}/documents.parquet: {found} {unit} of {source}, the ledger (shuffle, out) "
+                    f"{split}/documents.parquet: {number} {unit} of {source}, the ledger (shuffle, out) "
                     f"says {wanted}"
                 )
     return problems
@@ -272,7 +272,7 @@ def _find_break(stream: SplitStream, bucket: int) -> str:
             after = stream.read(sample)
             real = int((before[1] == 1).sum())
             if real and before[2][real - 1] != after[0][0]:
-                (file, row), (next_file, next_row) = stream.place(sample - 1), stream.place(sample)
+                (file, row), (next_file, next_row) = stream.locate(sample - 1), stream.locate(sample)
                 return (
                     f"{stream.opened.name(file)} row {row}, labels position {real - 1}: "
                     f"{int(before[2][real - 1])}, expected "
@@ -294,9 +294,9 @@ def _find_end(stream: SplitStream, table: DocumentTable, bucket: int, eos_id: in
             start, ids = _positions(stream, sample)
             stop = start + len(ids)
             documents = {d["stream_offset"] + d["tokens"]: d for d in table.between(start, stop)}
-            found = {start + int(t) for t in np.flatnonzero(ids == eos_id)}
+            ends = {start + int(t) for t in np.flatnonzero(ids == eos_id)}
             wanted = {position for position in documents if start <= position < stop}
-            if wrong := found ^ wanted:
+            if wrong := ends ^ wanted:
                 position = min(wrong)
                 return _end_fault(
                     stream, position, sample, int(ids[position - start]), eos_id, documents.get(position)
@@ -312,7 +312,7 @@ def _positions(stream: SplitStream, sample: int) -> tuple[int, npt.NDArray[Any]]
     sample's last label too).
     """
     if stream.corpus:
-        path, row = stream.place(sample)
+        path, row = stream.locate(sample)
         return sample, np.asarray(stream.shards.read(path, row, row + 1))
     planes = stream.read(sample)
     real = int((planes[1] == 1).sum())
@@ -326,15 +326,15 @@ def _end_fault(
     stream: SplitStream, position: int, sample: int, value: int, eos_id: int, document: dict[str, Any] | None
 ) -> str:
     if stream.corpus:
-        path, row = stream.place(position)
-        place = f"{stream.opened.name(path)} token {row}"
+        path, row = stream.locate(position)
+        location = f"{stream.opened.name(path)} token {row}"
     else:
-        path, row = stream.place(sample)
+        path, row = stream.locate(sample)
         t = position - sample * stream.seq_len
         real = min(stream.seq_len, stream.entry.stream_tokens - 1 - sample * stream.seq_len)
         plane = f"labels position {t - 1}" if t >= real else f"input_ids position {t}"
-        place = f"{stream.opened.name(path)} row {row}, {plane}"
+        location = f"{stream.opened.name(path)} row {row}, {plane}"
     if document is None:
-        return f"{place}: EOS ({eos_id}), but no document of documents.parquet ends there"
+        return f"{location}: EOS ({eos_id}), but no document of documents.parquet ends there"
     line = f"{document['file']} line {document['line'] + 1}"
-    return f"{place}: {value}, expected EOS ({eos_id}): document {document['row']} ({line}) ends there"
+    return f"{location}: {value}, expected EOS ({eos_id}): document {document['row']} ({line}) ends there"

@@ -79,10 +79,10 @@ def _inspect_set(opened: Opened, sample: Sequence[int], split: str | None, num_s
     rows = {name: lookup.rows_of(opened, name) for name in names}
     measured = {name: measure_tokens(opened, name, rows[name], unknown) for name in names}
     largest = max((tokens.max for tokens, _ in filter(None, measured.values())), default=None)
-    found = find_tokenizer(opened, largest)
-    if found.reason:
-        unknown.append(found.reason)
-    if found.guess is not None and opened.eos_id is None:
+    tokenizer_search = find_tokenizer(opened, largest)
+    if tokenizer_search.reason:
+        unknown.append(tokenizer_search.reason)
+    if tokenizer_search.guess is not None and opened.eos_id is None:
         opened = replace(opened, foreign=opened.foreign | {"eos_id": GPT2_EOS})
         measured = {name: measure_tokens(opened, name, rows[name], []) for name in names}
     tables, documents = _documents(opened, names, rows, unknown)
@@ -93,9 +93,9 @@ def _inspect_set(opened: Opened, sample: Sequence[int], split: str | None, num_s
         path=str(opened.root),
         identity=_identity(manifest) if manifest is not None else None,
         foreign=opened.foreign,
-        tokenizer_guess=found.guess,
+        tokenizer_guess=tokenizer_search.guess,
         splits={name: _split(opened, name, rows[name], tokens.get(name)) for name in names},
-        tokens={name: with_texts(value, found.tokenizer) for name, value in tokens.items()},
+        tokens={name: with_texts(value, tokenizer_search.tokenizer) for name, value in tokens.items()},
         lengths={name: value.lengths for name, value in documents.items()},
         shuffle={
             name: report.Shuffle(
@@ -120,7 +120,7 @@ def _inspect_set(opened: Opened, sample: Sequence[int], split: str | None, num_s
         finished=made.finished if made is not None else None,
         disk=_disk(opened, names),
         identical_shards=_identical_shards(manifest) if manifest is not None else {},
-        samples=_samples(opened, sample, split, num_samples, rows, tables, found.tokenizer),
+        samples=_samples(opened, sample, split, num_samples, rows, tables, tokenizer_search.tokenizer),
         verdicts=[],
         unknown=unknown,
     )
@@ -224,13 +224,13 @@ def _read(manifest: Dataset) -> list[report.Source]:
 
 def _sources(manifest: Dataset, splits: Sequence[str]) -> dict[str, list[report.Source]]:
     """What each split's stream is made of, by source: most tokens first."""
-    found: dict[str, list[report.Source]] = {}
+    by_split: dict[str, list[report.Source]] = {}
     for split in splits:
         amounts = [
             (row.source, row.out.amount) for row in manifest.rows("shuffle", split) if any(row.out.amount)
         ]
-        found[split] = _with_shares(sorted(amounts, key=lambda item: (-item[1].tokens, item[0])))
-    return found
+        by_split[split] = _with_shares(sorted(amounts, key=lambda item: (-item[1].tokens, item[0])))
+    return by_split
 
 
 def _with_shares(amounts: Sequence[tuple[str, Amount]]) -> list[report.Source]:
@@ -367,12 +367,12 @@ def _clusters(path: Path) -> report.Clusters | None:
 
 def _identical_shards(manifest: Dataset) -> dict[str, list[str]]:
     """Splits in which several shards have one checksum."""
-    found = {}
+    identical = {}
     for name, split in manifest.splits.items():
         counts = Counter(file.sha256 for file in split.files)
         if same := [file.name for file in split.files if counts[file.sha256] > 1]:
-            found[name] = same
-    return found
+            identical[name] = same
+    return identical
 
 
 def _disk(opened: Opened, splits: Sequence[str]) -> report.Disk:

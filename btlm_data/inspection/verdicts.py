@@ -77,18 +77,18 @@ def _records(report: Report) -> Iterator[Verdict]:
         return
     rejected = sum(amounts.documents for amounts in acquire.dropped.values())
     share = rejected / acquire.received.documents
-    said = f"{counted(rejected, 'record')} of {number(acquire.received.documents)} could not be read"
+    counts = f"{counted(rejected, 'record')} of {number(acquire.received.documents)} could not be read"
     if share > MANY_REJECTED:
         commonest = next(iter(acquire.dropped)).replace("_", " ")
         yield Verdict(
             "records",
             None,
             "warning",
-            f"{said} ({percent(share)}; most often: {commonest}): see rejects.jsonl",
+            f"{counts} ({percent(share)}; most often: {commonest}): see rejects.jsonl",
             "Look at the examples below; a wrong --text-field or --encoding is the usual cause.",
         )
     else:
-        yield Verdict("records", None, "good", said if rejected else "every record could be read")
+        yield Verdict("records", None, "good", counts if rejected else "every record could be read")
 
 
 def _encoding(report: Report) -> Iterator[Verdict]:
@@ -130,14 +130,14 @@ def _duplicates(report: Report) -> Iterator[Verdict]:
         return
     dropped = sum(amounts.documents for amounts in dedupe.dropped.values())
     share = dropped / dedupe.received.documents
-    said = f"{counted(dropped, 'duplicate')} removed, {percent(share)} of the documents"
+    counts = f"{counted(dropped, 'duplicate')} removed, {percent(share)} of the documents"
     if share > MANY_DUPLICATES:
         advice = (
             "Look at the largest clusters: a template shared by many documents may join what is not alike."
         )
-        yield Verdict("duplicates", None, "warning", f"{said}: look at clusters.parquet", advice)
+        yield Verdict("duplicates", None, "warning", f"{counts}: look at clusters.parquet", advice)
     else:
-        yield Verdict("duplicates", None, "good", said)
+        yield Verdict("duplicates", None, "good", counts)
 
 
 _SHUFFLE_ADVICE = "Prepare again with --shuffle samples, or let the trainer's reader shuffle."

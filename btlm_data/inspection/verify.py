@@ -116,22 +116,23 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None, again: Aga
             ("set.index", value.set.index, number),
         )
         problems += [
-            f"{name}/{FILE_NAME}: {key} is {said}, {FILE_NAME} says {expected}"
-            for key, said, expected in pairs
-            if said != expected
+            f"{name}/{FILE_NAME}: {key} is {stated}, {FILE_NAME} says {expected}"
+            for key, stated, expected in pairs
+            if stated != expected
         ]
     tell_problems(report, "sets", problems, f"{len(opened.sets.names)} sets: {', '.join(opened.sets.names)}")
     check_provenance(opened.root, opened.sets, None, report)
-    for name, one in sets.items():
-        _verify_set(one, report, f"{name}: ", source, again)
-    manifests = [one.manifest for one in sets.values()]
+    for name, opened_set in sets.items():
+        _verify_set(opened_set, report, f"{name}: ", source, again)
+    manifests = [opened_set.manifest for opened_set in sets.values()]
     if len(sets) < len(opened.sets.names) or not all(manifests):
         report(Check("sets disjoint", None, "not made: not every set has a readable dataset.json"))
     elif not any(manifest.set.share is not None for manifest in manifests if manifest):
         report(Check("sets disjoint", None, "not made: every set holds all documents"))
     else:
         groups = [
-            (name, [(split, one.documents_path(split)) for split in one.splits]) for name, one in sets.items()
+            (name, [(split, opened_set.documents_path(split)) for split in opened_set.splits])
+            for name, opened_set in sets.items()
         ]
         check_disjoint(report, "sets disjoint", groups, "no document is in two sets")
 

@@ -205,7 +205,7 @@ class SplitView:
         labels = (start + 1, start + length + 1)
         return Span(document, row, where, where, (start, start + length), labels)
 
-    # Places to documents -----------------------------------------------------------------------------------------
+    # Spans to documents ------------------------------------------------------------------------------------------
 
     def documents_in(self, row: int) -> list[Span]:
         """What stands in a row (in the corpus format: in the seq_len tokens from stream position `row` on), in order of

@@ -201,14 +201,14 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
 
 
 def skip(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
-    """Leave a part out, because each process that read it has died: its files, or its stretch of one, are rejects."""
+    """Leave a part out, because each process that read it has died: its files, or its part of a file, become rejects."""
     ranges = ranges_of(task)
     identity = digest(list(task.inputs), "skipped")
     wanted = {product: digest(identity, setting) for product, setting in task.args["products"].items()}
     records = Records()
-    for index, one in enumerate(ranges):
+    for index, file_range in enumerate(ranges):
         detail = "left out, because every process that read it died (--skip-failed)"
-        reject = Reject(0, one.start, "unreadable_file", detail, one.num_bytes)
+        reject = Reject(0, file_range.start, "unreadable_file", detail, file_range.num_bytes)
         records.take(RecordBatch(rejects=[reject], final=True), index)
     part = Part(ranges, settings, wanted, _ngrams(task, files))
     meta = BlockWriter(files, stem := _stem(task, 0), part).write(records)
@@ -229,14 +229,16 @@ def _ngrams(task: Task, files: TaskFiles) -> EvalNgrams | None:
     return decontaminate.open_ngrams(files.columns(named[0])) if named else None
 
 
-def _num_lines(one: FileRange, settings: CleanSettings) -> int:
+def _num_lines(file_range: FileRange, settings: CleanSettings) -> int:
     """Lines that begin in a stretch of a plain file, so that the lines behind it keep their numbers; 0 for a whole file."""
-    if one.stop is None:  # nothing of the file is behind it
+    if file_range.stop is None:  # nothing of the file is behind it
         return 0
-    count, position = int(one.start == 0), max(0, one.start - 1)
-    with settings.fetcher.local_copy(one.file) as path, path.open("rb") as file:
+    count, position = int(file_range.start == 0), max(0, file_range.start - 1)
+    with settings.fetcher.local_copy(file_range.file) as path, path.open("rb") as file:
         file.seek(position)
-        while position < one.stop - 1 and (piece := file.read(min(1 << 20, one.stop - 1 - position))):
+        while position < file_range.stop - 1 and (
+            piece := file.read(min(1 << 20, file_range.stop - 1 - position))
+        ):
             count += piece.count(b"\n")
             position += len(piece)
     return count

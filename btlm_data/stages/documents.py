@@ -125,11 +125,9 @@ def _copies(task: Task, files: TaskFiles, ordinals: npt.NDArray[np.uint64]) -> n
     """How many documents each of these stands for."""
     if not task.reads["copies"]:
         return np.ones(len(ordinals), np.uint32)
-    places = ordinals.astype(np.int64)
-    copies = files.columns(task.reads["copies"][0]).scattered(
-        "copies", places, np.ones(len(places), np.int64)
-    )
-    chosen: npt.NDArray[np.uint32] = copies[places]
+    rows = ordinals.astype(np.int64)
+    copies = files.columns(task.reads["copies"][0]).scattered("copies", rows, np.ones(len(rows), np.int64))
+    chosen: npt.NDArray[np.uint32] = copies[rows]
     return chosen
 
 
@@ -199,15 +197,15 @@ class Rows:
         return out
 
 
-def plan_tables(places: Mapping[str, Sequence[Artifact]]) -> Step:
-    """A task per table. places: its name in the dataset -> its parts, in order."""
+def plan_tables(parts_by_table: Mapping[str, Sequence[Artifact]]) -> Step:
+    """A task per table. parts_by_table: its name in the dataset -> its parts, in order."""
     tasks = [
         Task(
             id=name.removesuffix(".parquet").replace("/", "-"),
             reads={"parts": parts},
             outputs=[("out", name)],
         )
-        for name, parts in places.items()
+        for name, parts in parts_by_table.items()
     ]
     return Step("shard.tables", VERSION, tables, tasks, None, "", "task")
 

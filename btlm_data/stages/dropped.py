@@ -133,16 +133,16 @@ def _dropped_later(
     docs: Columns, fate: npt.NDArray[np.uint8], split: npt.NDArray[np.uint8], settings: StreamSettings
 ) -> dict[int, tuple[str, str]]:
     """(stage, reason) of each document of a block, by its number there, that a later stage dropped."""
-    found = {}
+    reasons = {}
     for number in np.flatnonzero(fate != Fate.KEPT).tolist():
-        what = Fate(int(fate[number]))
-        found[number] = (what.stage, what.reason)
+        reached = Fate(int(fate[number]))
+        reasons[number] = (reached.stage, reached.reason)
     is_placed = np.zeros(len(fate), bool)
     left_out = np.zeros(len(fate), bool)
     for stream in settings.streams:
-        places = places_of(docs, fate, split, stream, settings)
-        is_placed[places.candidates[places.member & (places.copies > 0)]] = True
-        left_out[places.candidates[places.member & (places.copies == 0)]] = True
+        placed = places_of(docs, fate, split, stream, settings)
+        is_placed[placed.candidates[placed.member & (placed.copies > 0)]] = True
+        left_out[placed.candidates[placed.member & (placed.copies == 0)]] = True
     for number in np.flatnonzero((fate == Fate.KEPT) & ~is_placed).tolist():
-        found[number] = ("shuffle", "left_out_by_mix" if left_out[number] else "in_other_set")
-    return found
+        reasons[number] = ("shuffle", "left_out_by_mix" if left_out[number] else "in_other_set")
+    return reasons

@@ -111,8 +111,10 @@ def collect(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     for ((stem, first), docs_file), block in zip(described, blocks, strict=False):
         docs = files.columns(docs_file)
         offsets = docs["offset"].tolist()
-        places = {place: row for row, place in enumerate(zip(block.files, block.block.offsets, strict=True))}
-        rows = [places.get(place) for place in zip(docs["file"].tolist(), offsets, strict=True)]
+        row_of = {
+            document: row for row, document in enumerate(zip(block.files, block.block.offsets, strict=True))
+        }
+        rows = [row_of.get(document) for document in zip(docs["file"].tolist(), offsets, strict=True)]
         if any(row is None for row in rows):
             raise DataError(
                 f"{ranges[0].file.name} has changed since it was read: a document at offset "

@@ -108,24 +108,26 @@ def work(task: Task, settings: HoldoutWork, files: TaskFiles) -> Counts:
         fate[:] = files.columns(task.reads["dedupe"][0])["fate"]
     split = np.empty(total, np.uint8)
     for block in blocks:
-        here = slice(block.first_ordinal, block.last_ordinal)
-        split[here] = SPLITS.index(block.split)
+        ordinals = slice(block.first_ordinal, block.last_ordinal)
+        split[ordinals] = SPLITS.index(block.split)
         if settings.draws and block.split == "train":
             chance = seeding.unit_interval(_content(block, files), settings.seed, "holdout")
             edge = settings.holdout.fraction
-            is_kept = fate[here] == Fate.KEPT
-            split[here][is_kept & (chance < edge)] = SPLITS.index("validation")
+            is_kept = fate[ordinals] == Fate.KEPT
+            split[ordinals][is_kept & (chance < edge)] = SPLITS.index("validation")
             is_test = (chance >= edge) & (chance < edge + settings.holdout.test_fraction)
-            split[here][is_kept & is_test] = SPLITS.index("test")
+            split[ordinals][is_kept & is_test] = SPLITS.index("test")
         advance(block.num_documents)
     if settings.by_sha256:
         _remove_equal(blocks, files, fate, split)
     if settings.contamination and not settings.holdout.report_only:
         for block in blocks:
             assert block.contamination is not None
-            here = slice(block.first_ordinal, block.last_ordinal)
+            ordinals = slice(block.first_ordinal, block.last_ordinal)
             is_hit = files.columns(block.contamination)["hits"] > 0
-            fate[here][is_hit & (split[here] == 0) & (fate[here] == Fate.KEPT)] = Fate.CONTAMINATED
+            fate[ordinals][is_hit & (split[ordinals] == 0) & (fate[ordinals] == Fate.KEPT)] = (
+                Fate.CONTAMINATED
+            )
     files.write_columns(task.outputs[0][1], {"fate": fate, "split": split})
     kept_per_split = np.bincount(split[fate == Fate.KEPT], minlength=len(SPLITS)).tolist()
     return Counts(extra={"kept": kept_per_split})
@@ -146,18 +148,18 @@ def _remove_equal(
     """Drop train documents whose SHA-256 is a holdout document's. Holds 32 bytes per holdout document."""
     parts: list[npt.NDArray[np.bytes_]] = []
     for block in blocks:
-        here = slice(block.first_ordinal, block.last_ordinal)
-        is_holdout = (split[here] > 0) & (fate[here] == Fate.KEPT)
+        ordinals = slice(block.first_ordinal, block.last_ordinal)
+        is_holdout = (split[ordinals] > 0) & (fate[ordinals] == Fate.KEPT)
         if is_holdout.any():
             parts.append(_sha256(block, files)[is_holdout])
     if not parts:
         return
     holdout_hashes = np.unique(np.concatenate(parts))
     for block in blocks:
-        here = slice(block.first_ordinal, block.last_ordinal)
-        is_train = (split[here] == 0) & (fate[here] == Fate.KEPT)
+        ordinals = slice(block.first_ordinal, block.last_ordinal)
+        is_train = (split[ordinals] == 0) & (fate[ordinals] == Fate.KEPT)
         if is_train.any():
-            fate[here][is_train & np.isin(_sha256(block, files), holdout_hashes)] = Fate.EQUALS_HOLDOUT
+            fate[ordinals][is_train & np.isin(_sha256(block, files), holdout_hashes)] = Fate.EQUALS_HOLDOUT
 
 
 def _sha256(block: Block, files: TaskFiles) -> npt.NDArray[np.bytes_]:

@@ -92,8 +92,8 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     again = _SourceAgain(blocks, task, settings, files)
     from_tokens = from_source = 0
     for number, block in enumerate(blocks):
-        here = (block.first_ordinal, block.last_ordinal)
-        groups = components.rows("group", *here)
+        ordinals = (block.first_ordinal, block.last_ordinal)
+        groups = components.rows("group", *ordinals)
         rows = np.flatnonzero(groups)
         advance(block.num_documents)
         if not len(rows):
@@ -102,10 +102,10 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
         docs, sketch = files.columns(block.docs), files.columns(block.sketch)
         keys = sketch["bands"] if "bands" in sketch else np.empty((block.num_documents, 0), np.uint64)
         columns = rows_of(block, docs, keys, rows)
-        columns |= {name: components.rows(name, *here)[rows] for name in ("root", "score")}
+        columns |= {name: components.rows(name, *ordinals)[rows] for name in ("root", "score")}
         texts = Texts.none(len(rows))
         if task.args["texts"]:
-            needed = rows[components.rows("compared", *here)[rows]]
+            needed = rows[components.rows("compared", *ordinals)[rows]]
             some, count = _texts(files, block, number, settings, needed, again)
             from_tokens, from_source = from_tokens + count, from_source + len(needed) - count
             lengths = np.zeros(len(rows), np.int64)
@@ -236,15 +236,15 @@ class _SourceAgain:
         name = self._ranges[0].file.name
         docs = self._files.columns(self._blocks[number].docs)
         wanted = list(zip(docs["file"][rows].tolist(), docs["offset"][rows].tolist(), strict=True))
-        places = (
-            {place: row for row, place in enumerate(zip(block.files, block.block.offsets, strict=True))}
+        row_of = (
+            {document: row for row, document in enumerate(zip(block.files, block.block.offsets, strict=True))}
             if block is not None
             else {}
         )
-        missing = [offset for file, offset in wanted if (file, offset) not in places]
+        missing = [offset for file, offset in wanted if (file, offset) not in row_of]
         if block is None or missing:
             raise _changed(name, missing[0])
-        documents = block.documents(self._ranges, [places[place] for place in wanted])
+        documents = block.documents(self._ranges, [row_of[document] for document in wanted])
         part = Part(self._ranges, self._settings, {})
         texts, _ = BlockWriter(self._files, self._blocks[number].stem, part).cleaned(documents)
         encoded = [text.encode() for text in texts]

@@ -259,7 +259,7 @@ def merged(
         for folder in packed
     }
     files = {
-        folder: [PackedFile(one.file, (0, shards[folder])) for one in packed_set.files]
+        folder: [PackedFile(packed_file.file, (0, shards[folder])) for packed_file in packed_set.files]
         for folder, packed_set in packed.items()
     }
     number = 0
@@ -280,7 +280,7 @@ def merged(
 def _is_short(files: Sequence[PackedFile], num_shards: int) -> bool:
     """Whether a shard would read short pieces of files that it shares with others."""
     spans = [last - first for _, (first, last) in files]
-    size = sum(one.file.size for one in files)
+    size = sum(packed_file.file.size for packed_file in files)
     piece = size / max(1, sum(spans))
     return bool(spans) and max(spans) > 1 and piece < min(LEAST_PIECE, size / num_shards)
 
@@ -291,11 +291,11 @@ def _plan_merge(
     """One pass over a split: a task per range of shards and batch of the files that have it."""
     batch = max(2, source.memory_per_worker // 4 // MERGE_PIECE)
     by_range: dict[tuple[int, int], list[PackedFile]] = {}
-    for one in files:
-        by_range.setdefault(one.shards, []).append(one)
+    for packed_file in files:
+        by_range.setdefault(packed_file.shards, []).append(packed_file)
     tasks: list[Task] = []
     for (first, last), having in sorted(by_range.items()):
-        size = sum(one.file.size for one in having) // len(having)
+        size = sum(packed_file.file.size for packed_file in having) // len(having)
         ranges = min(max(2, size // MERGE_PIECE), last - first)
         edges = [first + (last - first) * i // ranges for i in range(ranges + 1)]
         for low, high in pairwise(edges):
@@ -307,7 +307,7 @@ def _plan_merge(
                         id=name,
                         args={"shards": [low, high], "packing": sample_set.packing.to_json()},
                         inputs=[source.lineage],
-                        reads={"packed": [one.file for one in chosen]},
+                        reads={"packed": [packed_file.file for packed_file in chosen]},
                         outputs=[("work", f"pack/merge-{number}/{name}.cols")],
                         weight=max(1, size * len(chosen) // ranges),
                         hints={"folder": sample_set.folder},

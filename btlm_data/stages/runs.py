@@ -120,7 +120,7 @@ def lay_down(
     from btlm_data.kernels.packing import place_documents
 
     length = records["length"].astype(np.int64)
-    places = np.cumsum(length + 1) - length - 1
+    starts = np.cumsum(length + 1) - length - 1
     out = np.zeros(int((length + 1).sum()), dtype)
     by_origin = np.argsort(origin, kind="stable")
     bounds = np.searchsorted(origin[by_origin], np.arange(len(sources) + 1))
@@ -128,8 +128,8 @@ def lay_down(
         rows = by_origin[bounds[number] : bounds[number + 1]]
         if len(rows):
             begin = records["start"][rows].astype(np.int64)
-            place_documents(tokens, begin, length[rows], places[rows], out, 0)
-    records["start"] = places
+            place_documents(tokens, begin, length[rows], starts[rows], out, 0)
+    records["start"] = starts
     return out
 
 

@@ -134,10 +134,12 @@ def run(
     ordering = sorting.plan_sort(runner, by_stream, settings, num_buckets, moves)
     buckets: dict[str, list[Bucket]] = {stream.name: [] for stream in settings.streams}
     for task, result in zip(ordering.tasks, step(ordering), strict=True):
-        found = buckets[task.args["stream"]]
+        stream_buckets = buckets[task.args["stream"]]
         for file, extra in zip(result.outputs, result.counts.extra["buckets"], strict=True):
-            start = found[-1].start + found[-1].num_tokens if found else 0
-            found.append(Bucket(file, start, extra["num_tokens"], extra["num_documents"], extra["content"]))
+            start = stream_buckets[-1].start + stream_buckets[-1].num_tokens if stream_buckets else 0
+            stream_buckets.append(
+                Bucket(file, start, extra["num_tokens"], extra["num_documents"], extra["content"])
+            )
     for stream in settings.streams:
         tokens = [run.tokens for run in by_stream[stream.name] if run.tokens is not None]
         name = f"shuffle/tokens-{stream.name}.json"
@@ -166,8 +168,8 @@ def _runs_of(
     for task, result in zip(step.tasks, results, strict=True):
         files = {file.name: file for file in result.outputs}
         name = task.outputs[0][1]
-        for stream, found in by_stream.items():
-            found.append(Run(files[name], files.get(runs.tokens_name(name, stream)), 0, num_buckets))
+        for stream, stream_runs in by_stream.items():
+            stream_runs.append(Run(files[name], files.get(runs.tokens_name(name, stream)), 0, num_buckets))
     return by_stream
 
 

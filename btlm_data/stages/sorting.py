@@ -44,11 +44,11 @@ def plan_merge(
 
 def _merge_task(number: int, stream: str, run: int, buckets: tuple[int, int], chosen: Sequence[Run]) -> Task:
     name = f"{stream}-{run:06d}"
-    tokens = [one.tokens for one in chosen if one.tokens is not None]
+    tokens = [source_run.tokens for source_run in chosen if source_run.tokens is not None]
     return Task(
         id=name,
         args={"stream": stream, "buckets": list(buckets), "run": run},
-        reads={"records": [one.records for one in chosen], "tokens": tokens},
+        reads={"records": [source_run.records for source_run in chosen], "tokens": tokens},
         outputs=[("work", f"shuffle/merge-{number}/{name}.cols")],
         weight=max(1, sum(file.size for file in tokens) * (buckets[1] - buckets[0]) // _span(chosen)),
     )
@@ -60,10 +60,10 @@ def _span(chosen: Sequence[Run]) -> int:
 
 def _by_range(all_runs: Sequence[Run]) -> list[tuple[tuple[int, int], list[Run]]]:
     """The runs of each range of buckets, in order."""
-    found: dict[tuple[int, int], list[Run]] = {}
+    by_range: dict[tuple[int, int], list[Run]] = {}
     for run in all_runs:
-        found.setdefault((run.first, run.last), []).append(run)
-    return sorted(found.items())
+        by_range.setdefault((run.first, run.last), []).append(run)
+    return sorted(by_range.items())
 
 
 def merge(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
@@ -134,11 +134,11 @@ def sort(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         bounds = group.meta["edges"][name][first - group.meta["first"] : last - group.meta["first"] + 1]
         edges += np.array(bounds, np.int64) - bounds[0]
     in_order, _ = runs.in_order(parts)  # ties keep the groups' order, which is the ordinals'
-    found = []
+    written = []
     for number, (_, output) in enumerate(task.outputs):
-        found.append(_write_bucket(files, output, in_order[edges[number] : edges[number + 1]]))
+        written.append(_write_bucket(files, output, in_order[edges[number] : edges[number + 1]]))
     advance(1)
-    return Counts(extra={"buckets": found})
+    return Counts(extra={"buckets": written})
 
 
 def _write_bucket(files: TaskFiles, name: str, records: Records) -> dict[str, Any]:

@@ -125,12 +125,12 @@ class StreamReader:
             first, last = documents_between(index, bucket.start, start, stop)
             block, begin, length = (index.rows(name, first, last) for name in ("block", "start", "length"))
             begin, length = begin.astype(np.int64), length.astype(np.int64)
-            place = index.rows("offset", first, last).astype(np.int64) + (bucket.start - start)
+            position = index.rows("offset", first, last).astype(np.int64) + (bucket.start - start)
             order = np.lexsort((begin, block))
             for number, rows in _by_block(block, order):
                 tokens, first_token = self._tokens(number, begin[rows], length[rows])
                 place_documents(
-                    tokens, begin[rows] - first_token, length[rows], place[rows], out, self.eos_id
+                    tokens, begin[rows] - first_token, length[rows], position[rows], out, self.eos_id
                 )
         return out
 
@@ -161,14 +161,14 @@ class StreamReader:
         row = np.repeat(np.arange(len(samples)), counts)
         document = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
         row_start = row * (length + 1)
-        place = offset[document] - start[row] + row_start
+        position = offset[document] - start[row] + row_start
         order = np.argsort(block[document], kind="stable")
         for number, chosen in _by_block(block[document], order):
             documents = document[chosen]
             borders = row_start[chosen]
             # Of a long document only the tokens between the row's borders are looked at.
-            before = np.maximum(borders - place[chosen], 0)
-            after = np.minimum(place[chosen] + size[documents], borders + length + 1) - place[chosen]
+            before = np.maximum(borders - position[chosen], 0)
+            after = np.minimum(position[chosen] + size[documents], borders + length + 1) - position[chosen]
             used = np.maximum(np.minimum(after, size[documents]) - before, 0)
             opened = self._opened(number)
             _check_places(opened, begin[documents], size[documents], number)
@@ -177,7 +177,7 @@ class StreamReader:
                 tokens,
                 begin[documents],
                 size[documents],
-                place[chosen],
+                position[chosen],
                 out,
                 self.eos_id,
                 borders,
@@ -202,12 +202,12 @@ class StreamReader:
         return self.files.kept(key, make)
 
     def _opened(self, number: int) -> Columns:
-        there = self.files.read_list(self.listed)
-        if not 0 <= number < len(there):
+        token_files = self.files.read_list(self.listed)
+        if not 0 <= number < len(token_files):
             raise DataError(
-                f"The index of a stream names file {number} of tokens, and there are {len(there)}."
+                f"The index of a stream names file {number} of tokens, and there are {len(token_files)}."
             )
-        return self.files.columns(there[number])
+        return self.files.columns(token_files[number])
 
 
 def _check_places(opened: Columns, begin: Int64Array, size: Int64Array, number: int) -> None:

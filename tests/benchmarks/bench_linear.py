@@ -25,7 +25,7 @@ from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner
 from btlm_data.formats import columns
-from btlm_data.places import Places
+from btlm_data.locations import Locations
 from btlm_data.recipe.load import load
 from btlm_data.stages import pack, runs, shard, shuffle
 from btlm_data.stages.stream import StreamSettings
@@ -62,7 +62,7 @@ class Silent:
 
 def build(folder: Path, num_tokens: int, scale: Scale) -> tuple[list[Block], Artifact]:
     """Blocks of random tokens whose documents stand in the order of their keys, and fates that keep all."""
-    store = Places(str(folder), str(folder)).open().work
+    store = Locations(str(folder), str(folder)).open().work
     salt, blocks, ordinal = seeding.salt(0, "shuffle"), [], 0
     for number in range(-(-num_tokens // scale.block)):
         chance = np.random.default_rng(number)
@@ -104,10 +104,10 @@ def prepare(
     given = {"source.name": "sample", "seq_len": SEQ_LEN, "run.out": str(folder / "out"), "run.workers": 1}
     given |= {"run.memory": scale.memory, "shards.samples_per_file": scale.samples_per_file}
     recipe = load(None, {key: (value, "bench") for key, value in given.items()})
-    places = Places(str(folder), str(folder / "out"))
+    locations = Locations(str(folder), str(folder / "out"))
     begun = resource.getrusage(resource.RUSAGE_SELF)
     with LocalEngine(EngineSettings(1)) as engine, counting(patch) as found:
-        runner = Runner(places, places.open(), engine, Silent())
+        runner = Runner(locations, locations.open(), engine, Silent())
         settings = StreamSettings(recipe.settings, ("train",))
         num_bytes = sum(4 * block.num_documents * DOCUMENT for block in blocks)
         streams = shuffle.run(runner.run, runner, blocks, fates, settings, num_bytes, scale.memory)

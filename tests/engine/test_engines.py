@@ -56,7 +56,7 @@ class ByFile(LocalEngine):
     def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | Lost | None]:
         if not jobs:
             return
-        there = published.publish(jobs[0].places.open().work, jobs)
+        there = published.publish(jobs[0].locations.open().work, jobs)
         for job in jobs:
             read = published.load(there.pointer(job.task.id))
             assert read == job

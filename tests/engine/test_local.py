@@ -18,7 +18,7 @@ from btlm_data.engine.execute import Job
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import BtlmError, InputError
-from btlm_data.places import Places
+from btlm_data.locations import Locations
 from btlm_data.task import Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -46,7 +46,7 @@ def jobs(folder: Path, *args: dict[str, Any]) -> list[Job]:
     """A job for each task's arguments."""
     tasks = [Task(f"{i:06d}", args=a) for i, a in enumerate(args)]
     step = Step("test", 1, work, tasks, "settings", "")
-    return [Job.of(step, task, "", Places(str(folder), str(folder))) for task in tasks]
+    return [Job.of(step, task, "", Locations(str(folder), str(folder))) for task in tasks]
 
 
 def workers_left() -> list[psutil.Process]:

@@ -17,7 +17,7 @@ from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner, task_digest
 from btlm_data.errors import OutputError
 from btlm_data.formats.columns import DamagedError
-from btlm_data.places import Places
+from btlm_data.locations import Locations
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 from tests import fresh_interpreter
@@ -72,8 +72,8 @@ def nothing_ran() -> Iterator[None]:
 
 
 def runner(folder: Path, events: Seen | None = None, workers: int = 1) -> Runner:
-    places = Places(str(folder / "work"), str(folder / "out"))
-    return Runner(places, places.open(), LocalEngine(EngineSettings(workers)), events or Seen())
+    locations = Locations(str(folder / "work"), str(folder / "out"))
+    return Runner(locations, locations.open(), LocalEngine(EngineSettings(workers)), events or Seen())
 
 
 def run(made: Step, folder: Path, events: Seen | None = None) -> list[TaskResult]:
@@ -255,7 +255,7 @@ def test_a_job_is_complete_a_fresh_interpreter_elsewhere_does_it(
     module = importlib.import_module("work_of_a_test")
     over = runner(tmp_path)
     made = replace(step(1), work=module.work)
-    job = Job.of(made, made.tasks[0], task_digest(made, made.tasks[0]), over.places)
+    job = Job.of(made, made.tasks[0], task_digest(made, made.tasks[0]), over.locations)
     fresh_interpreter.do(job, [tmp_path / "modules"])
     assert over.is_done(made)
     assert ran == []

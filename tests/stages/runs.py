@@ -22,7 +22,7 @@ from btlm_data.engine.receipts import Receipt
 from btlm_data.engine.runner import Runner
 from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns
-from btlm_data.places import Places
+from btlm_data.locations import Locations
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.stages import members
@@ -64,7 +64,7 @@ class Mortal(LocalEngine):
         for job in jobs:
             if self.step in (None, job.step):
                 if self.left == 0:
-                    job.work(job.task, job.settings, TaskFiles(job.places.open(), job.task))
+                    job.work(job.task, job.settings, TaskFiles(job.locations.open(), job.task))
                     raise Killed
                 self.left -= 1
             yield execute(job)
@@ -82,9 +82,9 @@ class Context:
 
     @contextlib.contextmanager
     def runner(self) -> Iterator[Runner]:
-        places = Places(str(self.work_dir), f"{self.work_dir}-out")
+        locations = Locations(str(self.work_dir), f"{self.work_dir}-out")
         with self.engine(EngineSettings(self.workers)) as engine:
-            yield Runner(places, places.open(), engine, Events(self.ran, self.before))
+            yield Runner(locations, locations.open(), engine, Events(self.ran, self.before))
 
 
 def opened(work_dir: Path, name: str) -> Columns:

@@ -1,4 +1,4 @@
-"""Where a run's files lie: the stores of its work folder, its dataset folder and, where asked for, its text folder."""
+"""The locations of the files of a run: the stores of its work folder, dataset folder and, if requested, text folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from btlm_data.task import StoreName
 
 
 @dataclass(frozen=True)
-class Places:
-    """Absolute places (folders or URLs), by which any process on any machine that reaches them opens the same stores."""
+class Locations:
+    """Absolute folders or URLs, from which any process on any machine that can reach them opens the same stores."""
 
     work: str
     out: str
