@@ -79,9 +79,9 @@ def load_recipe(recipe: RecipeLike, **settings: Any) -> Recipe:
     return load(None, given | overrides)
 
 
-def open(place: str | Path) -> PreparedDataset:
+def open(location: str | Path) -> PreparedDataset:
     """Open a prepared dataset: a folder or a URL. Raises DataError if there is none, or its dataset.json is damaged."""
-    store = open_store(place)
+    store = open_store(location)
     value = dataset.read(store)
     if isinstance(value, SetList):
         sets = {name: _opened(store, f"{name}/") for name in value.names}
@@ -114,7 +114,7 @@ class PreparedDataset:
     sets: Mapping[str, PreparedDataset]
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The folder or URL, as people should see it."""
         return f"{self._store.shown}/{self._prefix}".rstrip("/")
 
@@ -123,7 +123,7 @@ class PreparedDataset:
         """What dataset.json says, typed. Raises DataError for a dataset of several sets: each has its own."""
         if self._manifest is None:
             raise DataError(
-                f"{self.place} holds the sets {', '.join(self.sets)}. Name one: open(...).sets[NAME]."
+                f"{self.location} holds the sets {', '.join(self.sets)}. Name one: open(...).sets[NAME]."
             )
         return self._manifest
 
@@ -141,7 +141,7 @@ class PreparedDataset:
 
     @cached_property
     def provenance(self) -> provenance.Provenance | None:
-        """How it was made: places, times, versions. None if provenance.json is not there."""
+        """How it was made: file locations, times, versions. None if provenance.json is not there."""
         name = self._prefix + provenance.FILE_NAME
         if self._store.size(name) is None:
             return None
@@ -158,7 +158,7 @@ class PreparedDataset:
     def __getitem__(self, split: str) -> PreparedSplit:
         """A split. Raises KeyError that names those there are."""
         if split not in self.splits:
-            raise KeyError(f"{self.place} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise KeyError(f"{self.location} has no split {split!r}; it has {', '.join(self.splits)}")
         return self.splits[split]
 
 

@@ -65,8 +65,8 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     kept = list(p.settings.source.kept_columns)
     step = documents.plan_documents(p.streams, p.table, kept, p.copies)
     parts = {task.id: result.outputs[0] for task, result in zip(step.tasks, p.step(step), strict=True)}
-    places: dict[str, Sequence[Artifact]] = {
-        f"{prepared.place(index.stream.split)}/{dataset.DOCUMENTS}": [
+    parts_by_table: dict[str, Sequence[Artifact]] = {
+        f"{prepared.split_folder(index.stream.split)}/{dataset.DOCUMENTS}": [
             parts[f"{index.stream.name}-{number:06d}"] for number in range(len(index.buckets))
         ]
         for prepared in p.sets
@@ -75,8 +75,8 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     assert p.fates is not None
     leaving = dropped.plan(p.blocks, p.fates, StreamSettings(p.settings, p.splits), kept)
     missing = [result.outputs[0] for result in p.step(leaving)]
-    places |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
-    tables = documents.plan_tables(places)
+    parts_by_table |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
+    tables = documents.plan_tables(parts_by_table)
     names = [name for task in tables.tasks for _, name in task.outputs]
     p.output.announce(p.inputs.fingerprint, names)
     return {
@@ -133,9 +133,9 @@ def _describe(
             samples=sum(file.n_examples for file in files) if shard_format.planes else None,
             label_tokens=sum(file.tokens for file in files),
             files=files,
-            documents_file=tables[f"{prepared.place(split)}/{dataset.DOCUMENTS}"],
+            documents_file=tables[f"{prepared.split_folder(split)}/{dataset.DOCUMENTS}"],
         )
-    configuration = dataset.without_places(p.inputs.configuration)
+    configuration = dataset.without_locations(p.inputs.configuration)
     inputs = [
         dataset.InputFile(
             file.name,

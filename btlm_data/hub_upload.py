@@ -24,31 +24,31 @@ _TARGET = re.compile(r"hf://datasets/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+?)/?\Z")
 SIGNATURE = f"{dataset.FILE_NAME}.sig"
 
 
-def push(root: Path, target: str, *, private: bool, said: Callable[[str], None]) -> tuple[int, int]:
-    """Upload the dataset in a folder; returns (files sent, files that were there).
+def push(root: Path, target: str, *, private: bool, report: Callable[[str], None]) -> tuple[int, int]:
+    """Upload the dataset in a folder; returns (files sent, files already there).
 
-    target: hf://datasets/ORG/NAME; the repository is made if there is none. said: told of each commit, in words. Raises
+    target: hf://datasets/ORG/NAME; the repository is made if there is none. report: called with a sentence for each commit. Raises
     ConfigError for another target, DataError if the dataset is not whole, SourceUnavailable if the hub refuses.
     """
-    found = _TARGET.match(target)
-    if found is None:
+    match = _TARGET.match(target)
+    if match is None:
         raise ConfigError(f"{target!r} is no place to upload to. Write hf://datasets/ORG/NAME.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     names = list(_files(root))
-    api, repository = HfApi(), found[1]
+    api, repository = HfApi(), match[1]
     try:
         api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-        there = _present(api, repository)
-        missing = [name for name in names if there.get(name) not in _contents(root / name)]
+        present = _present(api, repository)
+        missing = [name for name in names if present.get(name) not in _contents(root / name)]
         for group in _groups(root, missing):
             _commit(api, repository, root, group)
-            said(f"{len(group)} file{'' if len(group) == 1 else 's'} up to {group[-1]}")
+            report(f"{len(group)} file{'' if len(group) == 1 else 's'} up to {group[-1]}")
     except HfHubHTTPError as error:
         raise SourceUnavailable(
             f"The hub refused the upload to {repository}: {_first_line(error)}. Check the name, and that you are logged in "
-            "(`hf auth login`) and may write there; the same command continues."
+            "(`hf auth login`) and may write to it; the same command continues."
         ) from None
     except OSError as error:
         raise SourceUnavailable(
@@ -79,13 +79,13 @@ def _files(root: Path) -> Iterator[str]:
 
 def _present(api: HfApi, repository: str) -> dict[str, str]:
     """Files on the hub: name -> SHA-256 of large ones, git's SHA-1 of others."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for entry in api.list_repo_tree(repository, repo_type="dataset", recursive=True):
         blob: Any = getattr(entry, "blob_id", None)
         lfs: Any = getattr(entry, "lfs", None)
         if blob is not None:
-            found[entry.path] = lfs.sha256 if lfs is not None else blob
-    return found
+            digests[entry.path] = lfs.sha256 if lfs is not None else blob
+    return digests
 
 
 def _contents(path: Path) -> tuple[str, str]:

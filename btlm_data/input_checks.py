@@ -27,32 +27,32 @@ class RejectWords:
     """What the rejects of a run come to, in words: each damaged place, and advice for reasons that have some."""
 
     def __init__(self) -> None:
-        self._places: list[str] = []
-        self._num_places = 0
+        self._damaged: list[str] = []
+        self._num_damaged = 0
         self._undecodable: Counter[str] = Counter()
 
     def add(self, reject: Mapping[str, Any]) -> None:
         """Take note of one line of rejects.jsonl."""
         if reject["reason"] in FILE_REASONS:
-            self._num_places += 1
-            if len(self._places) < SHOWN:
-                self._places.append(f"{reject['file']}: {reject['detail']}")
+            self._num_damaged += 1
+            if len(self._damaged) < SHOWN:
+                self._damaged.append(f"{reject['file']}: {reject['detail']}")
         elif reject["reason"] == "invalid_utf8":
             self._undecodable[reject["file"]] += 1
 
     def warnings(self) -> list[str]:
         """A sentence or two for each thing to know."""
-        found = [f"{place}." for place in self._places]
-        if self._num_places > len(found):
-            found.append(f"{self._num_places - len(found):,} more damaged places; rejects.jsonl lists them.")
+        lines = [f"{location}." for location in self._damaged]
+        if self._num_damaged > len(lines):
+            lines.append(f"{self._num_damaged - len(lines):,} more damaged places; rejects.jsonl lists them.")
         if self._undecodable:
             (name, _), number = self._undecodable.most_common(1)[0], self._undecodable.total()
-            what = "record is" if number == 1 else "records are"
-            found.append(
-                f"{number:,} {what} not UTF-8, most of them in {name}. If such text is in another encoding, name it: "
+            subject = "record is" if number == 1 else "records are"
+            lines.append(
+                f"{number:,} {subject} not UTF-8, most of them in {name}. If such text is in another encoding, name it: "
                 "--set source.encoding=latin-1 (all files are then read so)."
             )
-        return found
+        return lines
 
 
 def check_rejected(

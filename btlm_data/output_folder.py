@@ -213,15 +213,15 @@ class OutputFolder:
 
     def _pages(self) -> list[str]:
         """Pages of the dataset that is there, as this program wrote them; what a person changed is theirs."""
-        found = []
+        intact = []
         for name in pages.PAGES:
             size = self.store.size(name)
             if size is None or size > pages.MAX_BYTES:
                 continue
             seal = pages.seal_of(self.store.read(name))
             if seal is not None and seal.holds:
-                found.append(name)
-        return found
+                intact.append(name)
+        return intact
 
     def _provenance(self) -> provenance.Provenance | None:
         if self.store.size(provenance.FILE_NAME) is None:
@@ -249,11 +249,15 @@ class OutputFolder:
         self.store.write(UNFINISHED_NAME, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _differences(there: Any, here: Any, prefix: str = "") -> list[str]:
+def _differences(present: Any, current: Any, prefix: str = "") -> list[str]:
     """Settings in which two configurations differ, in words."""
-    if isinstance(there, dict) and isinstance(here, dict):
+    if isinstance(present, dict) and isinstance(current, dict):
         differences = []
-        for key in sorted({*there, *here}):
-            differences += _differences(there.get(key), here.get(key), f"{prefix}{key}.")
+        for key in sorted({*present, *current}):
+            differences += _differences(present.get(key), current.get(key), f"{prefix}{key}.")
         return differences
-    return [] if there == here else [f"{prefix[:-1]} is {json.dumps(there)} there, {json.dumps(here)} now"]
+    return (
+        []
+        if present == current
+        else [f"{prefix[:-1]} is {json.dumps(present)} there, {json.dumps(current)} now"]
+    )

@@ -186,10 +186,10 @@ def warm_up(tokenizer: Any) -> None:
     normalised = minhash.normalise(texts, np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)]))
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised)
-    one, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
-    shingles.decide(normalised.utf8, normalised.offsets, none, np.zeros(2, np.int64), shingles.JACCARD, 0.8)
+    single, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)
+    shingles.decide(normalised.utf8, normalised.offsets, empty, np.zeros(2, np.int64), shingles.JACCARD, 0.8)
     table = token_text.TokenBytes(np.zeros(1, np.uint8), np.array([0, 1]))
-    token_text.decode(np.zeros(1, tokenizer.dtype), one, one, table)
+    token_text.decode(np.zeros(1, tokenizer.dtype), single, single, table)
     ids, offsets = tokenizer.encode_batch(texts)
     out = np.empty(len(ids) + 1, tokenizer.dtype)
     packing.place_documents(ids, offsets[:1], np.diff(offsets), np.zeros(1, np.int64), out, tokenizer.eos_id)
@@ -371,7 +371,7 @@ def _pack(p: Preparation) -> None:
                 packing = pack.packing_of(
                     p.settings, set_.seq_len, split, tokenizer.dtype.name, tokenizer.eos_id
                 )
-                sample_set = pack.SampleSet(prepared.place(split), index, packing)
+                sample_set = pack.SampleSet(prepared.split_folder(split), index, packing)
                 prepared.splits[split] = PreparedSplit(sample_set)
         p.sets.append(prepared)
     tokens = [block.tokens.checksum for block in p.blocks]
@@ -501,7 +501,10 @@ def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], wor
         return f"No document is left: there is no record at all in {where}."
     listed = ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
     return " ".join(
-        [f"No document is left after cleaning: {listed}, in {where}.", *(f"{one}." for one in advice)]
+        [
+            f"No document is left after cleaning: {listed}, in {where}.",
+            *(f"{advice_line}." for advice_line in advice),
+        ]
     )
 
 

@@ -145,7 +145,7 @@ class PreparedSet:
     folder: str
     splits: dict[str, PreparedSplit] = field(default_factory=dict)
 
-    def place(self, split: str) -> str:
+    def split_folder(self, split: str) -> str:
         """Folder of a split in the dataset folder."""
         return f"{self.folder}/{split}" if self.folder else split
 

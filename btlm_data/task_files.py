@@ -96,7 +96,7 @@ class TaskFiles:
             size, checksum = measure(creating.file)
         self.written.append(Artifact(name, size, checksum, store))
 
-    def found(self, artifact: Artifact) -> None:
+    def adopt(self, artifact: Artifact) -> None:
         """Count a file that an interrupted attempt at this task left as this attempt's own output."""
         assert self._resumes is not None
         assert artifact.name.startswith(self._resumes)

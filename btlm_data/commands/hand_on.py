@@ -61,5 +61,5 @@ def push(path: Path, target: str, private: bool) -> None:
     """
     from btlm_data import hub_upload
 
-    sent, there = hub_upload.push(shared.existing(path), target, private=private, said=terminal.note)
-    terminal.echo(f"Uploaded {sent:,} files to {target}; {there:,} were there.")
+    sent, present = hub_upload.push(shared.existing(path), target, private=private, report=terminal.note)
+    terminal.echo(f"Uploaded {sent:,} files to {target}; {present:,} were already there.")

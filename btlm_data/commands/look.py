@@ -115,11 +115,11 @@ def _inspect_duplicates(
 
     between = duplicates.parse_range(similarity) if similarity is not None else None
     wanted = duplicates.Wanted(count=10 if count is None else count, similarity=between, **conditions)
-    found = duplicates.pairs(shared.existing(path), wanted, source_folder)
+    chosen = duplicates.pairs(shared.existing(path), wanted, source_folder)
     if as_json:
-        terminal.echo(terminal.to_json(duplicates.to_builtins(found), indent=1))
+        terminal.echo(terminal.to_json(duplicates.to_builtins(chosen), indent=1))
     else:
-        duplicates.render(found, terminal.console())
+        duplicates.render(chosen, terminal.console())
 
 
 @click.command()
@@ -171,8 +171,8 @@ def diff(left: Path, right: Path, as_json: bool) -> None:
 
     from btlm_data.inspection import difference, difference_text
 
-    found = difference.compare(shared.existing(left), shared.existing(right))
+    compared = difference.compare(shared.existing(left), shared.existing(right))
     if as_json:
-        terminal.echo(terminal.to_json(to_builtins(found), indent=1))
+        terminal.echo(terminal.to_json(to_builtins(compared), indent=1))
     else:
-        difference_text.show(found, terminal.console())
+        difference_text.show(compared, terminal.console())

@@ -55,7 +55,7 @@ class Published:
     name: str
     head: int
     index: dict[str, tuple[int, int]]
-    index_place: tuple[int, int]
+    index_extent: tuple[int, int]
 
     def pointer(self, task: str) -> Pointer:
         """Where the job of a task stands."""
@@ -91,7 +91,7 @@ def publish(store: Store, jobs: Sequence[Job]) -> Published:
 
 def post(store: Store, published: Published) -> None:
     """Say on the board that these jobs are to be done."""
-    jobs = [published.name, published.head, *published.index_place]
+    jobs = [published.name, published.head, *published.index_extent]
     store.write(BOARD, json.dumps({"state": "working", "jobs": jobs}).encode(), durable=False)
 
 

@@ -183,8 +183,8 @@ def _claim(
     store.write(STATE, msgspec.json.encode(state))
     kept = {
         _folder(name) + file.name
-        for name, one in done.items()
-        for split in one.values()
+        for name, splits in done.items()
+        for split in splits.values()
         for file in split.files
     }
     store.delete([FILE_NAME, *(name for name in replaced if name not in kept)])
@@ -201,16 +201,16 @@ def _intact(store: Store, done: Results) -> Results:
             return False
 
     return {
-        name: {key: split for key, split in one.items() if is_intact(_folder(name), split)}
-        for name, one in done.items()
+        name: {key: split for key, split in splits.items() if is_intact(_folder(name), split)}
+        for name, splits in done.items()
     }
 
 
 def _files(earlier: _Export) -> list[str]:
     return [
         _folder(name) + file.name
-        for name, one in earlier.sets.items()
-        for split in one.splits.values()
+        for name, exported_set in earlier.sets.items()
+        for split in exported_set.splits.values()
         for file in split.files
     ]
 

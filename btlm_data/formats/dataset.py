@@ -268,7 +268,7 @@ _FILES_OF_FILTERS = ("function", "bad_words_file")
 _NAMED_BY_PLACE = (("dedupe", "index"), ("holdout", "decontaminate"))  # the last part of the path is kept
 
 
-def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def without_locations(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as dataset.json records it: without the places of files (see provenance.json)."""
     kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in configuration.items()}
     for section, key in _PLACES:
@@ -282,11 +282,11 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
             )
     clean = kept.get("clean")
     if isinstance(clean, dict) and isinstance(clean.get("filters"), list):
-        clean["filters"] = [_filter_without_places(entry) for entry in clean["filters"]]
+        clean["filters"] = [_filter_without_locations(entry) for entry in clean["filters"]]
     return kept
 
 
-def _filter_without_places(entry: Any) -> Any:
+def _filter_without_locations(entry: Any) -> Any:
     """An entry of clean.filters; the files that it names enter the fingerprint by content."""
     if isinstance(entry, str):
         return _last_part(entry)
@@ -295,7 +295,7 @@ def _filter_without_places(entry: Any) -> Any:
     return {
         key: _last_part(value)
         if key in _FILES_OF_FILTERS and isinstance(value, str)
-        else _filter_without_places(value)
+        else _filter_without_locations(value)
         if isinstance(value, Mapping)
         else value
         for key, value in entry.items()
@@ -314,7 +314,7 @@ def fingerprint_of(
 ) -> str:
     """What a dataset was made from, as hex SHA-256; equal for equal content, wherever it lies.
 
-    configuration: as without_places returns it. tokenizer: its fingerprint. other_inputs: digests of whatever
+    configuration: as without_locations returns it. tokenizer: its fingerprint. other_inputs: digests of whatever
     else decides bytes (functions and word lists of filters, evaluation sets, an index), by what it is.
     """
     files = [[file.split, file.name, file.size, file.digest, file.source, file.text_field] for file in inputs]

@@ -70,10 +70,10 @@ def rows_of(stages: Mapping[str, Counts]) -> list[Row]:
     """Rows from each stage's counts: in stage order, then by split and source."""
     rows: list[Row] = []
     for stage in STAGES:
-        by_place: dict[tuple[str, str], dict[str, Amount]] = {}
+        cells_of: dict[tuple[str, str], dict[str, Amount]] = {}
         for (split, source, kind), amount in stages.get(stage, Counts()).cells.items():
-            by_place.setdefault((split, source), {})[kind] = amount
-        for (split, source), cells in sorted(by_place.items()):
+            cells_of.setdefault((split, source), {})[kind] = amount
+        for (split, source), cells in sorted(cells_of.items()):
             rows.append(
                 Row(
                     stage=stage,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from btlm_data.errors import DataError
 from btlm_data.formats import provenance
-from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, Split, Tokenizer, without_places
+from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, Split, Tokenizer, without_locations
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.ledger import SPLITS, total
 from btlm_data.formats.shard_formats import get_format
@@ -285,7 +285,7 @@ def check_provenance(
         problems.append(
             f"{name} dataset: {made.dataset}, the checksum of {FILE_NAME} is {described.checksum}"
         )
-    if manifest is not None and without_places(made.configuration) != manifest.configuration:
+    if manifest is not None and without_locations(made.configuration) != manifest.configuration:
         problems.append(f"{name} configuration: not that of {FILE_NAME}")
     files = [(file.split, file.name) for file in manifest.inputs] if manifest is not None else []
     if manifest is not None and [(file.split, file.name) for file in made.inputs] != files:

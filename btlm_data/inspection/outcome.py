@@ -147,7 +147,7 @@ def render(outcome: Outcome, console: Console) -> None:
         line(f"Warning: {warning}", "yellow")
     if not outcome.complete:
         return
-    line(_places(outcome))
+    line(_locations_line(outcome))
     line(f"Next: btlm-data inspect {folder}; btlm-data verify {folder}")
 
 
@@ -189,7 +189,7 @@ def _documents(read: dict[str, int], kept: dict[str, int], dropped: dict[str, di
     return f"{text}; dropped: {shown}{f', other reasons {rest:,}' if rest else ''}."
 
 
-def _places(outcome: Outcome) -> str:
+def _locations_line(outcome: Outcome) -> str:
     """Where the dataset is, and where the rest is."""
     text = f"Dataset: {_shown(outcome.folder)}; work files, safe to delete: {_shown(outcome.work_dir)}"
     missing = [counted(outcome.rejected, "record")] * bool(outcome.rejected)

@@ -214,7 +214,7 @@ def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
         recorded = opened.manifest.tokenizer
         if (loaded := already_open(recorded.fingerprint, recorded.eos_id)) is not None:
             return FoundTokenizer(loaded)
-        name, revision = _recorded_place(opened)
+        name, revision = _recorded_location(opened)
     else:
         revision = None
         if largest_id is None:
@@ -253,7 +253,7 @@ def find_tokenizer(opened: Opened, largest_id: int | None) -> FoundTokenizer:
     return FoundTokenizer(tokenizer, None, guess)
 
 
-def _recorded_place(opened: Opened) -> tuple[str, str | None]:
+def _recorded_location(opened: Opened) -> tuple[str, str | None]:
     """Name and revision of the tokenizer as the run was given them; without provenance, what dataset.json
     says.
     """

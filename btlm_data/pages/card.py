@@ -199,7 +199,7 @@ def _summary(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[s
     yield "## Summary of training content (EU, Article 53(1)(d) of Regulation (EU) 2024/1689)\n"
     yield "Filled from what the preparation knows of this dataset. A provider's summary covers all data of a model, so it has to be completed.\n"
     yield "### 1. General information\n"
-    address = _place(made)
+    address = _address(made)
     answers = [
         ("1.1 Provider", FILL), ("1.2 Model", FILL), ("1.3 Modality", "Text"),
         ("1.3 Size of the text", f"{bracket} tokens ({tokens:,} tokens of {plain(first.tokenizer.name)}, {number(_bytes(first))}B of text)"),
@@ -228,7 +228,7 @@ def _bytes(dataset: Dataset) -> int:
     return sum(row.out.bytes for row in dataset.rows("shuffle"))
 
 
-def _place(made: Provenance | None) -> str | None:
+def _address(made: Provenance | None) -> str | None:
     """The source as the recipe names it, without places on a machine."""
     source: Any = made.configuration.get("source") if made is not None else None
     name = source.get("name") if isinstance(source, dict) else None

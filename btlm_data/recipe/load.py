@@ -66,7 +66,7 @@ def load(
             return Recipe.model_validate(tree)
         except ValidationError as error:
             problem = error
-    if all(one["type"] == "missing" and one["loc"] in _SOURCE for one in problem.errors()):
+    if all(fault["type"] == "missing" and fault["loc"] in _SOURCE for fault in problem.errors()):
         raise ConfigError(f"{f'{file.name}: ' if file.name else ''}{_NO_SOURCE}")
     raise ConfigError(explain(problem, Recipe, lambda key: _where(key, file, given)))
 

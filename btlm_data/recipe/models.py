@@ -370,7 +370,7 @@ def parse_sets(value: object) -> object:
                 colon and not re.fullmatch(r"\s*[0-9]*\.?[0-9]{1,20}\s*", share)
             ):
                 several = re.fullmatch(r"\s*[0-9]+(?:\s*[,;]\s*[0-9]+)+\s*", item) is not None
-                example = " ".join(f"--seq-len {one}" for one in re.findall("[0-9]+", item))
+                example = " ".join(f"--seq-len {digits}" for digits in re.findall("[0-9]+", item))
                 raise ValueError(
                     f"{item[:80]!r} is not a sequence length; write 2048, or 2048:0.75 for a share of the "
                     "documents" + (f"; for several, {example[:80]}, or [a, b] in a recipe" if several else "")

@@ -87,8 +87,8 @@ def _message(problem: dict[str, Any]) -> str:
     kind, value, context = problem["type"], problem.get("input"), problem.get("ctx", {})
     if kind == "string_type":
         if isinstance(value, list | dict):
-            found, example = ("list", "[SEP]") if isinstance(value, list) else ("mapping", "{name}")
-            return f"expected text, found a {found}; text in brackets needs quotes: '{example}'"
+            given_kind, example = ("list", "[SEP]") if isinstance(value, list) else ("mapping", "{name}")
+            return f"expected text, found a {given_kind}; text in brackets needs quotes: '{example}'"
         return "expected text; put it in quotes"
     if kind == "string_unicode":
         return "not Unicode text; a file or folder of such a name must be renamed"

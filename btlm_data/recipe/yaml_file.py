@@ -158,8 +158,8 @@ def _compose(text: str, aliases: bool) -> _Node | None:
         ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        raise YamlError(f"not valid YAML ({error.problem}). Correct that line.", *place) from None
+        line_and_column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        raise YamlError(f"not valid YAML ({error.problem}). Correct that line.", *line_and_column) from None
 
 
 class _Composer:

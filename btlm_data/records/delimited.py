@@ -75,16 +75,16 @@ class _RowReader:
     def add(self, batch: RecordBatch, row: Row) -> None:
         """Add one row."""
         record = DelimitedRow(self.header, row.fields)
-        found = self._problem(row) or self._text(record)
-        if isinstance(found, tuple):
-            batch.rejects.append(Reject(row.line, row.offset, *found, row.num_bytes))
+        text_or_fault = self._problem(row) or self._text(record)
+        if isinstance(text_or_fault, tuple):
+            batch.rejects.append(Reject(row.line, row.offset, *text_or_fault, row.num_bytes))
             if batch.rejected_records is not None:
                 batch.rejected_records.append(record)
             return
         name = self.request.file.source
         if name is None:
             name = source_name(lookup(record.fields(), self.request.fields.source), UNNAMED_SOURCE)
-        batch.texts.append(found)
+        batch.texts.append(text_or_fault)
         batch.sources.append(name)
         batch.lines.append(row.line)
         batch.offsets.append(row.offset)

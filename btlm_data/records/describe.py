@@ -82,12 +82,12 @@ def describe_fields(
     summaries = [
         FieldSummary(
             name,
-            sum(found.kinds.values()),
-            tuple(name for name, _ in found.kinds.most_common()),
-            int(statistics.median(found.lengths)) if found.lengths else 0,
-            max(found.lengths, default=0),
+            sum(values.kinds.values()),
+            tuple(name for name, _ in values.kinds.most_common()),
+            int(statistics.median(values.lengths)) if values.lengths else 0,
+            max(values.lengths, default=0),
         )
-        for name, found in seen.items()
+        for name, values in seen.items()
     ]
     return Description(count, tuple(sorted(summaries, key=lambda field: -field.median_chars)))
 
@@ -104,10 +104,8 @@ def _first(
             (reject.line, record)
             for reject, record in zip(batch.rejects, batch.rejected_records, strict=True)
         )
-        found: list[tuple[int, RawRecord | None]] = sorted(
-            chain(documents, rejects), key=lambda pair: pair[0]
-        )
-        for _, record in found:
+        read: list[tuple[int, RawRecord | None]] = sorted(chain(documents, rejects), key=lambda pair: pair[0])
+        for _, record in read:
             fields = record.fields() if record is not None else {}
             if fields:
                 yield fields

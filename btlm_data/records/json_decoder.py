@@ -183,20 +183,20 @@ def objects_in(line: bytes) -> list[tuple[int, int]]:
         return []
     string, parser = line.decode("utf-8"), json.JSONDecoder(parse_int=float, strict=False)
     parts: list[tuple[int, int]] = []
-    place, byte = 0, 0
+    end, byte = 0, 0
     while True:
-        gap = _BETWEEN_OBJECTS.match(string, place)
+        gap = _BETWEEN_OBJECTS.match(string, end)
         assert gap is not None
         byte += len(gap[0].encode())
         if gap.end() == len(string):
             return parts
         try:
-            value, place = parser.raw_decode(string, gap.end())
+            value, end = parser.raw_decode(string, gap.end())
         except (ValueError, RecursionError):
             return []
         if not isinstance(value, dict):
             return []
-        size = len(string[gap.end() : place].encode())
+        size = len(string[gap.end() : end].encode())
         parts.append((byte, byte + size))
         byte += size
 

@@ -58,19 +58,19 @@ def _is_document(head: bytes, form: str) -> bool:
 
 def _is_unfinished(line: bytes) -> bool:
     """Whether a line is the beginning of a value that ends on another line."""
-    depth, place, in_string = 0, 0, False
-    while place < len(line):
+    depth, position, in_string = 0, 0, False
+    while position < len(line):
         if in_string:
-            end = _IN_STRING.match(line, place)
-            place = end.end() if end else place
-            if place >= len(line) or line[place : place + 1] != b'"':
+            end = _IN_STRING.match(line, position)
+            position = end.end() if end else position
+            if position >= len(line) or line[position : position + 1] != b'"':
                 return False  # a string cannot go on behind a newline: the line is damaged
-            in_string, place = False, place + 1
+            in_string, position = False, position + 1
             continue
-        match = _OUTSIDE.search(line, place)
+        match = _OUTSIDE.search(line, position)
         if match is None:
             break
-        place = match.end()
+        position = match.end()
         in_string = match[0] == b'"'
         if not in_string:
             depth += len(match[0]) if match[0][:1] in b"[{" else -len(match[0])
@@ -137,31 +137,31 @@ class _Splitter:
                 self._in_string = False
                 continue
             top = 1 if self._array else 0
-            found = (_OUTSIDE_OR_COMMA if self._depth <= top else _OUTSIDE).search(buffer, self._scan)
-            if found is None:
+            mark = (_OUTSIDE_OR_COMMA if self._depth <= top else _OUTSIDE).search(buffer, self._scan)
+            if mark is None:
                 self._scan = length
                 return
-            depth = self._depth + (len(found[0]) if found[0][:1] in b"[{" else -len(found[0]))
-            if len(found[0]) > 1 and depth > top:  # many brackets, all of them inside the record
-                self._depth, self._scan = depth, found.end()
+            depth = self._depth + (len(mark[0]) if mark[0][:1] in b"[{" else -len(mark[0]))
+            if len(mark[0]) > 1 and depth > top:  # many brackets, all of them inside the record
+                self._depth, self._scan = depth, mark.end()
                 continue
-            character, end = found[0][:1], found.start() + 1
+            character, end = mark[0][:1], mark.start() + 1
             self._scan = end
             if character == b'"':
                 self._in_string = True
             elif character == b",":
-                yield from self._element(found.start(), end)
+                yield from self._element(mark.start(), end)
             elif character in b"[{":
                 if character == b"[" and self._depth == 0:
-                    yield from self._element(found.start(), end)  # what stands before an array
+                    yield from self._element(mark.start(), end)  # what stands before an array
                     self._array = True
                 elif self._depth == 0:
-                    yield from self._element(found.start(), found.start())
+                    yield from self._element(mark.start(), mark.start())
                 self._depth += 1
             else:
                 self._depth = max(0, self._depth - 1)
                 if self._depth == 0 and self._array:
-                    yield from self._element(found.start(), end)
+                    yield from self._element(mark.start(), end)
                     self._array = False
                 elif self._depth == 0:
                     yield from self._element(end, end)

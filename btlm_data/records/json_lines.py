@@ -56,13 +56,13 @@ class LineReader:
         assert damage is not None
         detail, lost, lines_lost = damage.detail, damage.stored_bytes, 0
         if tail.removeprefix(BOM).strip():
-            text, other = self._decoder.decode_line(tail)
+            text, source_or_fault = self._decoder.decode_line(tail)
             if text is None:
                 detail += f"; {len(tail):,} bytes of an unfinished record were dropped"
                 lost, lines_lost = lost + len(tail), 1
             else:
-                assert isinstance(other, str)
-                _add(batch, text, other, self._lines_done, position)
+                assert isinstance(source_or_fault, str)
+                _add(batch, text, source_or_fault, self._lines_done, position)
                 if batch.records is not None:
                     batch.records.append(JsonRecord(tail, 0, len(tail)))
                 self._lines_done += 1
@@ -134,16 +134,16 @@ def add_record(
         add_reject(batch, Reject(line, offset, "corrupt_file", detail, zeros))
         offset, record = offset + record.find(rest), rest
     if record.removeprefix(BOM).strip():
-        text, other = decoder.decode_line(record)
-        if text is None and other[0] == "invalid_json" and (parts := objects_in(record)):
+        text, source_or_fault = decoder.decode_line(record)
+        if text is None and source_or_fault[0] == "invalid_json" and (parts := objects_in(record)):
             for begin, end in parts:
                 add_record(batch, decoder, record[begin:end], line, offset + begin, max_bytes)
         elif text is None:
             raw = JsonRecord(record, 0, len(record)) if batch.records is not None else None
-            add_reject(batch, Reject(line, offset, other[0], other[1], len(record)), raw)
+            add_reject(batch, Reject(line, offset, source_or_fault[0], source_or_fault[1], len(record)), raw)
         else:
-            assert isinstance(other, str)
-            _add(batch, text, other, line, offset)
+            assert isinstance(source_or_fault, str)
+            _add(batch, text, source_or_fault, line, offset)
             if batch.records is not None:
                 batch.records.append(JsonRecord(record, 0, len(record)))
 

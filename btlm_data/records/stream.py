@@ -72,14 +72,14 @@ class ByteStream:
             return b""
         else:
             try:
-                found = next(self._pieces, b"")
+                piece_or_damage = next(self._pieces, b"")
             except OSError as error:
-                found = Damage("unreadable_file", error.strerror or str(error))
+                piece_or_damage = Damage("unreadable_file", error.strerror or str(error))
                 self._pieces = iter(())
-            if isinstance(found, Damage):
-                self.damage = found
+            if isinstance(piece_or_damage, Damage):
+                self.damage = piece_or_damage
                 return b""
-            piece = found
+            piece = piece_or_damage
             stored = self._raw.tell()
             if stored > self._stored:
                 advance(stored - self._stored)

@@ -66,17 +66,17 @@ def _read(request: ReadRequest) -> Iterator[RecordBatch]:
         return
     batch, held, number = request.new_batch(), 0, 0
     to_skip, max_bytes = request.stretch.lines_done, request.options.max_record_bytes
-    for place, found in _records(request):
+    for offset, record in _records(request):
         number += 1
         if number <= to_skip:
             continue
         line = number - 1
-        if isinstance(found, Reject):
-            add_reject(batch, Reject(line, found.offset, found.reason, found.detail, found.num_bytes))
-        elif found.content_length > max_bytes:
-            add_reject(batch, too_large(line, place, found.content_length, max_bytes))
+        if isinstance(record, Reject):
+            add_reject(batch, Reject(line, record.offset, record.reason, record.detail, record.num_bytes))
+        elif record.content_length > max_bytes:
+            add_reject(batch, too_large(line, offset, record.content_length, max_bytes))
         else:
-            held += _add(batch, request, found, line, place)
+            held += _add(batch, request, record, line, offset)
         if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
             batch.num_lines = batch.end = number
             yield batch

@@ -32,7 +32,7 @@ class Originals:
 
     def __init__(self, opened: Opened) -> None:
         self._inputs: dict[str, InputFile] = {}
-        self._places: dict[str, str] = {}
+        self._urls: dict[str, str] = {}
         self._settings = None
         self.why = ""
         if opened.manifest is None:
@@ -52,13 +52,13 @@ class Originals:
         if made is None:
             self.why = "there is no provenance.json, so the place of the source is not known"
             return
-        self._places = {origin.name: origin.url for origin in made.inputs}
+        self._urls = {origin.name: origin.url for origin in made.inputs}
 
     def read(self, file: str, offset: int) -> Original:
         """The record of `file` that begins at `offset`."""
-        if self._settings is None or not self._places:
+        if self._settings is None or not self._urls:
             return Original(None, self.why)
-        entry, url = self._inputs.get(file), self._places.get(file)
+        entry, url = self._inputs.get(file), self._urls.get(file)
         if entry is None or url is None:
             return Original(None, f"{file} is not among the dataset's inputs")
         path = _local(url)

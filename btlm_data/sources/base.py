@@ -70,11 +70,11 @@ class LeftOut:
         return f"{self.count:,} x {self.reason} ({', '.join(self.names)}{more})"
 
 
-def count_left_out(found: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
+def count_left_out(names_left_out: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
     """Group (reason, name) pairs, the commonest reason first."""
     counts: Counter[str] = Counter()
     names: dict[str, list[str]] = {}
-    for reason, name in found:
+    for reason, name in names_left_out:
         counts[reason] += 1
         if len(examples := names.setdefault(reason, [])) < _EXAMPLES:
             examples.append(name)
@@ -159,8 +159,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a scheme lists at one place.
+class SchemeListing:
+    """The files that a scheme lists at one URL.
 
     entries: all files below the root, in any order. glob: the pattern in the URL, relative to the root, that
     names are still to be matched with. single: the URL names one file, by itself. left_out: (reason, name) of
@@ -180,7 +180,7 @@ class Found:
 class Scheme(Protocol):
     """How one URL scheme is listed and read: the calls that its module has."""
 
-    def list_place(self, query: Query) -> Found:
+    def list_entries(self, query: Query) -> SchemeListing:
         """Everything at a place. Raises SourceUnavailable, in words, if it refuses or cannot be reached;
         InputError.
         """

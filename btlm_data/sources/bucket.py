@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.redact import redact, without_secrets
-from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
+from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import is_pattern, split_pattern
 from btlm_data.sources.http import FIRST_ANSWER, reason_of
 from btlm_data.sources.names import shown
@@ -24,7 +24,7 @@ _RANGE = 8 * 2**20  # bytes asked for at once
 _PACKAGES = {"s3": "'.[s3]'", "s3a": "'.[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
-def list_place(query: Query) -> Found:
+def list_entries(query: Query) -> SchemeListing:
     """Everything below a prefix. Raises SourceUnavailable in plain words; ConfigError for a scheme nothing
     can open.
     """
@@ -34,8 +34,8 @@ def list_place(query: Query) -> Found:
 
     def ask() -> dict[str, dict[str, Any]]:
         filesystem.invalidate_cache()
-        found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
-        return found
+        objects: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
+        return objects
 
     infos = _retrying(ask, query)
     if len(infos) > MAX_ENTRIES:
@@ -57,7 +57,7 @@ def list_place(query: Query) -> Found:
             secrets[clean] = full
         entries[name] = Entry(name, clean, int(info.get("size") or 0), version_of(info))
     provenance = {"kind": "objects", "url": without_secrets(query.url)}
-    return Found(list(entries.values()), provenance, glob, single=single, secrets=secrets)
+    return SchemeListing(list(entries.values()), provenance, glob, single=single, secrets=secrets)
 
 
 def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:

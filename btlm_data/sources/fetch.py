@@ -70,8 +70,8 @@ class Fetcher:
     def of(run: Run, listing: Listing | None = None) -> Fetcher:
         """As the run's options say. listing: what is to be fetched; needed where its addresses are signed."""
         base = path_of(run.cache_dir) if run.cache_dir else default_folder()
-        place = run.work_dir or run.out
-        absolute = str(path_of(place)) if is_local(place) else place
+        folder = run.work_dir or run.out
+        absolute = str(path_of(folder)) if is_local(folder) else folder
         name = f"run-{hashlib.sha256(absolute.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
         return Fetcher(
             folder=str(base / name),

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from btlm_data.errors import ConfigError
 from btlm_data.records.formats import classify
-from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
+from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import enclosing_folders, is_pattern, matcher, split_pattern
 from btlm_data.sources.http import (
     FIRST_ANSWER,
@@ -53,7 +53,7 @@ _URL = re.compile(
 )
 
 
-class Place(NamedTuple):
+class HubAddress(NamedTuple):
     """A data set on the hub, or a part of it. path: below its root; may be a glob."""
 
     repository: str
@@ -66,7 +66,7 @@ class Place(NamedTuple):
         return f"hf://datasets/{self.repository}@{revision}/{name}"
 
 
-def parse_url(url: str) -> Place:
+def parse_url(url: str) -> HubAddress:
     """The parts of hf://datasets/ORG/NAME[@REVISION][/PATH].
 
     A `/` in a revision is written %2F, or as it is in `refs/convert/parquet` and `refs/pr/7`. Raises
@@ -82,39 +82,41 @@ def parse_url(url: str) -> Place:
             f"for example {shown(example)}."
         )
     revision = match["revision"]
-    return Place(match["repository"], unquote(revision) if revision else None, match["path"])
+    return HubAddress(match["repository"], unquote(revision) if revision else None, match["path"])
 
 
-def list_place(query: Query) -> Found:
+def list_entries(query: Query) -> SchemeListing:
     """List a data set's files at one commit.
 
     Raises SourceUnavailable in plain words when the hub refuses or cannot be reached, or the listing cannot
     be trusted.
     """
-    place = parse_url(query.url)
-    asked = query.revision or place.revision
-    hub = _Hub(place.repository, asked, query.access)
+    address = parse_url(query.url)
+    asked = query.revision or address.revision
+    hub = _Hub(address.repository, asked, query.access)
     info = hub.info()
     commit = str(info.sha)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        refuse(place.repository, f"the hub gave {shown(commit)!r} as its revision, which is no commit id")
-    root, glob = _root_and_glob(place.path)
+        refuse(address.repository, f"the hub gave {shown(commit)!r} as its revision, which is no commit id")
+    root, glob = _root_and_glob(address.path)
     globs = list(query.globs) if query.globs is not None else [glob or "**"]
     prefix = f"{root}/" if root else ""
-    wanted = [f"{prefix}{one}" for one in globs]
+    wanted = [f"{prefix}{pattern}" for pattern in globs]
     if query.globs is None:
-        wanted += [f"{one}/**" for one in wanted if not one.endswith("**")]  # a pattern may match folders
+        wanted += [
+            f"{pattern}/**" for pattern in wanted if not pattern.endswith("**")
+        ]  # a pattern may match folders
     entries = hub.tree(commit, wanted)
-    single = place.path is not None and [entry.path for entry in entries] == [place.path]
+    single = address.path is not None and [entry.path for entry in entries] == [address.path]
     if (
-        not single and place.path is not None and not is_pattern(place.path)
+        not single and address.path is not None and not is_pattern(address.path)
     ):  # a folder, whatever it is called
-        prefix, glob = f"{place.path}/", None
-    pinned = place._replace(revision=commit)
-    found = [_entry(entry, prefix, pinned) for entry in entries if entry.path.startswith(prefix)]
+        prefix, glob = f"{address.path}/", None
+    pinned = address._replace(revision=commit)
+    listed = [_entry(entry, prefix, pinned) for entry in entries if entry.path.startswith(prefix)]
     gated = bool(getattr(info, "gated", False))
     readable = (
-        entry for entry in sorted(found) if classify(entry.name) is not None and is_safe_name(entry.name)
+        entry for entry in sorted(listed) if classify(entry.name) is not None and is_safe_name(entry.name)
     )
     first = next(readable, None)
     if first is not None:
@@ -122,13 +124,13 @@ def list_place(query: Query) -> Found:
     provenance = {
         "kind": "hub",
         "endpoint": endpoint(),
-        "repository": place.repository,
+        "repository": address.repository,
         "revision": commit,
         "asked_revision": asked,
         "gated": gated,
     }
-    logger.info("hub: %s at %s: %d files", place.repository, commit[:12], len(found))
-    return Found(found, provenance, None if single else glob, single=single)
+    logger.info("hub: %s at %s: %d files", address.repository, commit[:12], len(listed))
+    return SchemeListing(listed, provenance, None if single else glob, single=single)
 
 
 def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:
@@ -148,24 +150,26 @@ def local_path(file: SourceFile) -> str | None:
     """Where `huggingface_hub` itself already keeps this very file (after `hf download`), or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    place = parse_url(file.url)
-    assert place.path is not None
-    kept = try_to_load_from_cache(place.repository, place.path, revision=place.revision, repo_type="dataset")
+    address = parse_url(file.url)
+    assert address.path is not None
+    kept = try_to_load_from_cache(
+        address.repository, address.path, revision=address.revision, repo_type="dataset"
+    )
     return kept if isinstance(kept, str) else None
 
 
-def commit_of(url: str, revision: str | None, access: Access) -> Place:
+def commit_of(url: str, revision: str | None, access: Access) -> HubAddress:
     """A data set with the commit that its revision stands for now. Raises SourceUnavailable."""
-    place = parse_url(url)
-    info = _Hub(place.repository, revision or place.revision, access).info()
-    return place._replace(revision=str(info.sha))
+    address = parse_url(url)
+    info = _Hub(address.repository, revision or address.revision, access).info()
+    return address._replace(revision=str(info.sha))
 
 
-def read_text_file(place: Place, path: str, access: Access) -> str:
+def read_text_file(pinned: HubAddress, path: str, access: Access) -> str:
     """A small text file of a data set (a list of URLs, checksums): at most 64 MiB. Raises SourceUnavailable."""
 
     def ask() -> str:
-        address, headers = request_of(place.file_url(path))
+        address, headers = request_of(pinned.file_url(path))
         pieces, size = [], 0
         for piece in stream_bytes(
             hub_session(access.timeout), address, headers, 0, access.timeout, check_status
@@ -173,10 +177,10 @@ def read_text_file(place: Place, path: str, access: Access) -> str:
             pieces.append(piece)
             size += len(piece)
             if size > MAX_TEXT_BYTES:
-                refuse(place.repository, f"{path} is larger than 64 MiB, which is no list of files")
+                refuse(pinned.repository, f"{path} is larger than 64 MiB, which is no list of files")
         return b"".join(pieces).decode("utf-8", "replace")
 
-    return str(_Hub(f"{place.repository}/{path}", place.revision, access).answer(ask))
+    return str(_Hub(f"{pinned.repository}/{path}", pinned.revision, access).answer(ask))
 
 
 def request_of(url: str) -> tuple[str, dict[str, str]]:
@@ -184,10 +188,10 @@ def request_of(url: str) -> tuple[str, dict[str, str]]:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # loaded lazily
 
-    place = parse_url(url)
-    assert place.path is not None
+    parts = parse_url(url)
+    assert parts.path is not None
     address = hf_hub_url(
-        place.repository, place.path, repo_type="dataset", revision=place.revision, endpoint=endpoint()
+        parts.repository, parts.path, repo_type="dataset", revision=parts.revision, endpoint=endpoint()
     )
     headers = build_hf_headers(library_name="btlm-data")
     headers["Accept-Encoding"] = "identity"  # sizes and ranges must mean the file's own bytes
@@ -341,16 +345,16 @@ def _root_and_glob(path: str | None) -> tuple[str, str | None]:
     return folder, last
 
 
-def _entry(entry: Any, prefix: str, place: Place) -> Entry:
+def _entry(entry: Any, prefix: str, pinned: HubAddress) -> Entry:
     size = entry.lfs.size if entry.lfs is not None else entry.size
     if not isinstance(size, int) or size < 0:
-        refuse(place.repository, f"its listing gives {shown(entry.path)} the size {shown(str(size))!r}")
+        refuse(pinned.repository, f"its listing gives {shown(entry.path)} the size {shown(str(size))!r}")
     sha256 = entry.lfs.sha256 if entry.lfs is not None else None
     if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)):
-        refuse(place.repository, f"its listing gives {shown(entry.path)} the SHA-256 {shown(str(sha256))!r}")
+        refuse(pinned.repository, f"its listing gives {shown(entry.path)} the SHA-256 {shown(str(sha256))!r}")
     return Entry(
         name=entry.path[len(prefix) :],
-        url=place.file_url(entry.path),
+        url=pinned.file_url(entry.path),
         size=size,
         version=f"sha256:{sha256}" if sha256 else f"git:{entry.blob_id}",
         sha256=sha256,

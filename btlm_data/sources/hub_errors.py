@@ -20,46 +20,48 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def explain(error: Exception, what: str, revision: str | None = None) -> SourceUnavailable:
-    """A hub error in plain words. what: the data set or file."""
+def explain(error: Exception, subject: str, revision: str | None = None) -> SourceUnavailable:
+    """A hub error in plain words. subject: the data set or file."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RevisionNotFoundError
 
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     address = endpoint()
     if isinstance(error, OfflineModeIsEnabled):
-        kept = _kept_snapshot(what, revision)
+        kept = _kept_snapshot(subject, revision)
         advice = (
             f"It was downloaded before: give --source {kept}"
             if kept
             else "Unset HF_HUB_OFFLINE, or give --source a local folder with the files"
         )
-        return SourceUnavailable(f"{what} is on the hub, and HF_HUB_OFFLINE forbids to go there. {advice}.")
+        return SourceUnavailable(
+            f"{subject} is on the hub, and HF_HUB_OFFLINE forbids to go there. {advice}."
+        )
     if isinstance(error, GatedRepoError) or status == 403:
         return SourceUnavailable(
-            f"{what} is gated: {address} wants to know who reads it. "
+            f"{subject} is gated: {address} wants to know who reads it. "
             f"Open its page, accept its terms, then set HF_TOKEN to a token of that account (yours is {_token_state()}) and run again."
         )
     if isinstance(error, RevisionNotFoundError):
         return SourceUnavailable(
-            f"{what} has no revision {revision!r} at {address}. Leave --set source.revision out to read the newest, or name a branch, tag or commit it has."
+            f"{subject} has no revision {revision!r} at {address}. Leave --set source.revision out to read the newest, or name a branch, tag or commit it has."
         )
     if status == 401:
         return SourceUnavailable(
-            f"{what} was refused by {address} (401, not authorised): it is private, gated, gone, or the token is wrong (it is {_token_state()}). "
+            f"{subject} was refused by {address} (401, not authorised): it is private, gated, gone, or the token is wrong (it is {_token_state()}). "
             f"{_ADVICE}"
         )
     if status == 404:
-        return SourceUnavailable(f"{what} was not found at {address} (404). {_ADVICE}")
+        return SourceUnavailable(f"{subject} was not found at {address} (404). {_ADVICE}")
     if status == 429:
         return SourceUnavailable(
-            f"{what}: {address} still answers 429 (too many requests) after every pause it asked for. "
+            f"{subject}: {address} still answers 429 (too many requests) after every pause it asked for. "
             "Wait an hour and run the same command again (it continues from here), or set HF_TOKEN: known users may ask more often."
         )
     silent = status is None and not isinstance(error, NO_LISTING)
     problem = "cannot be reached" if silent else "does not answer as it should"
     reason = reason_of(error) if status is None else f"status {status}"
     return SourceUnavailable(
-        f"{what} cannot be read: {address} {problem} ({reason}). "
+        f"{subject} cannot be read: {address} {problem} ({reason}). "
         "Check the network (HTTPS_PROXY, HF_ENDPOINT), and run the same command again: it continues from here."
     )
 

@@ -23,7 +23,7 @@ from btlm_data.recipe.models import Run, SourceSettings
 from btlm_data.records.formats import classify
 from btlm_data.redact import without_secrets
 from btlm_data.sources import corpora
-from btlm_data.sources.base import Access, Found, Listing, Query, SourceFile, count_left_out
+from btlm_data.sources.base import Access, Listing, Query, SchemeListing, SourceFile, count_left_out
 from btlm_data.sources.corpora import Corpus
 from btlm_data.sources.globs import matcher
 from btlm_data.sources.local import SAMPLE, check_outside, is_local, path_of, readable
@@ -31,7 +31,7 @@ from btlm_data.sources.names import is_safe_name, shown
 from btlm_data.sources.redpajama import is_layout, layout_source
 from btlm_data.sources.schemes import scheme_of
 from btlm_data.sources.selection import choose
-from btlm_data.sources.splits import Placed, place
+from btlm_data.sources.splits import Placed, assign_splits
 from btlm_data.splits import SPLITS, Split
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,11 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
         listing = _list_corpus(settings, run, corpus)
     else:
         _refuse_chunks(settings)
-        check_outside(settings.name, [one for one in (run.out, run.work_dir) if one and is_local(one)])
+        check_outside(
+            settings.name, [folder for folder in (run.out, run.work_dir) if folder and is_local(folder)]
+        )
         try:
-            listing = _list_place(settings.name, _Wanted(splits=settings.splits), settings, run)
+            listing = _list_entries(settings.name, _Wanted(splits=settings.splits), settings, run)
         except InputError as error:
             if not is_local(settings.name) or path_of(settings.name).exists():
                 raise
@@ -80,11 +82,11 @@ class _Wanted:
     def all_globs(self) -> tuple[str, ...] | None:
         return None if self.globs is None else tuple(glob for globs in self.globs.values() for glob in globs)
 
-    def place(self, names: Sequence[str]) -> dict[str, Placed]:
+    def assign(self, names: Sequence[str]) -> dict[str, Placed]:
         if self.globs is None or self.splits:
-            return place(names, self.splits)
+            return assign_splits(names, self.splits)
         placed = {name: self.registered(name) for name in names}
-        return {name: one for name, one in placed.items() if one is not None}
+        return {name: placement for name, placement in placed.items() if placement is not None}
 
     def registered(self, name: str) -> Placed | None:
         """The split that a registered corpus gives to a name."""
@@ -95,7 +97,7 @@ class _Wanted:
         return None
 
 
-def _list_place(url: str, wanted: _Wanted, settings: SourceSettings, run: Run) -> Listing:
+def _list_entries(url: str, wanted: _Wanted, settings: SourceSettings, run: Run) -> Listing:
     query = Query(
         str(SAMPLE) if url == "sample" else url,
         Access.of(run),
@@ -104,47 +106,49 @@ def _list_place(url: str, wanted: _Wanted, settings: SourceSettings, run: Run) -
         skip=tuple(_written(run)) if is_local(url) else (),
         version="package" if url == "sample" else None,
     )
-    found = scheme_of(query.url).list_place(query)
+    listing = scheme_of(query.url).list_entries(query)
     if url == "sample":
-        found = replace(found, provenance={"kind": "sample"})
-    return _files(found, url, wanted)
+        listing = replace(listing, provenance={"kind": "sample"})
+    return _files(listing, url, wanted)
 
 
-def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
+def _files(listing: SchemeListing, url: str, wanted: _Wanted) -> Listing:
     """The corpus's files of all that lies at a place. Raises InputError or SourceUnavailable if there are
     none.
     """
-    entries = {entry.name: entry for entry in found.entries}
-    if not found.trusted:
+    entries = {entry.name: entry for entry in listing.entries}
+    if not listing.trusted:
         for name in entries:
             if not is_safe_name(name):
                 raise SourceUnavailable(
                     f"{without_secrets(url)} cannot be used: its listing names the file {shown(name)!r}, which is no "
                     "plain relative path. Tell the owner of the corpus, or give --source a folder with the files."
                 )
-    if found.single:
-        names, skipped = [name for name in entries if classify(name) is not None], list(found.left_out)
+    if listing.single:
+        names, skipped = [name for name in entries if classify(name) is not None], list(listing.left_out)
     else:
-        names, skipped = choose(entries, found.glob, wanted.all_globs)
-        skipped += found.left_out
+        names, skipped = choose(entries, listing.glob, wanted.all_globs)
+        skipped += listing.left_out
         skipped += [(_EMPTY, name) for name in names if entries[name].size == 0]
         names = [name for name in names if entries[name].size]
     left_out = count_left_out(
         (reason, shown(name)) for reason, name in sorted(skipped, key=lambda item: item[1])
     )
     if not names:
-        there = "; ".join(one.words() for one in left_out[:5]) or "no files at all"
+        reasons = "; ".join(group.words() for group in left_out[:5]) or "no files at all"
         where = (
-            f"matches {shown(without_secrets(url))}" if found.glob else f"is in {shown(without_secrets(url))}"
+            f"matches {shown(without_secrets(url))}"
+            if listing.glob
+            else f"is in {shown(without_secrets(url))}"
         )
-        kind: type[BtlmError] = InputError if found.trusted else SourceUnavailable
+        kind: type[BtlmError] = InputError if listing.trusted else SourceUnavailable
         raise kind(
-            f"No corpus file {where}; found {there}. Name a file, a folder or a pattern with {readable()}."
+            f"No corpus file {where}; found {reasons}. Name a file, a folder or a pattern with {readable()}."
         )
     _refuse_idle_rules(wanted.splits, names, url)
     files = []
     by_layout = wanted.globs is None and is_layout(names)
-    for name, placed in wanted.place(names).items():
+    for name, placed in wanted.assign(names).items():
         entry, form = entries[name], classify(name)
         assert form is not None
         files.append(
@@ -163,14 +167,14 @@ def _files(found: Found, url: str, wanted: _Wanted) -> Listing:
             )
         )
     provenance = {
-        **found.provenance,
+        **listing.provenance,
         "files": len(files),
         "bytes": sum(file.size for file in files),
-        "left_out": [asdict(one) | {"names": list(one.names)} for one in left_out],
+        "left_out": [asdict(group) | {"names": list(group.names)} for group in left_out],
     }
     if by_layout:
         provenance["layout"] = "RedPajama-1T"
-    return Listing(tuple(files), provenance, left_out=left_out, secrets=found.secrets)
+    return Listing(tuple(files), provenance, left_out=left_out, secrets=listing.secrets)
 
 
 def _refuse_idle_rules(rules: Mapping[Split, Sequence[str]], names: Sequence[str], url: str) -> None:
@@ -193,12 +197,12 @@ def _list_corpus(settings: SourceSettings, run: Run, corpus: Corpus) -> Listing:
     for url in (corpus.at, *corpus.mirrors):
         at_home = url == corpus.at
         revision = (settings.revision or corpus.revision) if at_home else None
-        here = settings.model_copy(update={"revision": revision})
+        at_revision = settings.model_copy(update={"revision": revision})
         try:
             if corpus.url_lists and at_home:
-                listing = _list_urls(here, run, corpus, wanted)
+                listing = _list_urls(at_revision, run, corpus, wanted)
             else:
-                listing = _list_place(url, wanted, here, run)
+                listing = _list_entries(url, wanted, at_revision, run)
         except (SourceUnavailable, InputError) as error:
             refusals.append(f"{without_secrets(url)}: {error}")
             continue
@@ -234,10 +238,10 @@ def _list_urls(settings: SourceSettings, run: Run, corpus: Corpus, wanted: _Want
         placed = wanted.registered(name)
         return None if placed is None else placed.split
 
-    found = list_url_lists(
+    listing = list_url_lists(
         corpus, settings.revision, Access.of(run), settings.exclude_sources, settings.files, split_of
     )
-    return _files(found, corpus.at, wanted)
+    return _files(listing, corpus.at, wanted)
 
 
 def expand_patterns(corpus: Corpus, chunks: Sequence[int]) -> dict[Split, list[str]]:
@@ -290,21 +294,21 @@ def _select(settings: SourceSettings, listing: Listing) -> Listing:
 
 def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> None:
     """What a user has to know of the listing before the work begins."""
-    loud = [one for one in listing.left_out if not one.reason.startswith(_QUIET)]
+    loud = [group for group in listing.left_out if not group.reason.startswith(_QUIET)]
     if settings.name == "sample" or registered:
         return
     if loud:
-        number = sum(one.count for one in loud)
+        number = sum(group.count for group in loud)
         logger.warning(
             "%s of the source %s not read: %s",
             f"{number:,} file{'s' * (number != 1)}",
             "is" if number == 1 else "are",
-            "; ".join(one.words() for one in loud[:8]),
+            "; ".join(group.words() for group in loud[:8]),
         )
     if any(
         name.split("/")[-2:-1] == ["_delta_log"] or name == "_delta_log/"
-        for one in listing.left_out
-        for name in one.names
+        for group in listing.left_out
+        for name in group.names
     ):
         logger.warning(
             "The source is a Delta table, and its Parquet files are read as they lie: rows that were changed or deleted "
@@ -348,8 +352,8 @@ def _twins(listing: Listing) -> list[list[str]]:
 
 def _written(run: Run) -> list[str]:
     """The local folders that the run writes to."""
-    places = (run.out, run.work_dir, run.emit_text, run.cache_dir)
-    return [str(path_of(place)) for place in places if place is not None and is_local(place)]
+    locations = (run.out, run.work_dir, run.emit_text, run.cache_dir)
+    return [str(path_of(location)) for location in locations if location is not None and is_local(location)]
 
 
 def _refuse_unknown_names(settings: SourceSettings, corpus: Corpus) -> None:

@@ -16,7 +16,7 @@ from btlm_data.errors import ConfigError, InputError
 from btlm_data.formats.dataset import FILE_NAME, UNFINISHED_NAME
 from btlm_data.records.compression import COMPRESSIONS
 from btlm_data.records.formats import classify, endings
-from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Found, Query, SourceFile
+from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import is_pattern, matcher, split_pattern
 from btlm_data.sources.names import shown
 from btlm_data.sources.selection import ignored
@@ -45,7 +45,7 @@ def path_of(url: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(url.removeprefix("file://"))))
 
 
-def list_place(query: Query) -> Found:
+def list_entries(query: Query) -> SchemeListing:
     """List a file, a folder or a glob.
 
     Raises InputError if it is not there, is a prepared dataset, or a file or folder in it cannot be read.
@@ -68,7 +68,7 @@ def list_place(query: Query) -> Found:
         status = _readable(path)
         entries = [_entry(path.name, path, status, query.version)]
         _refuse_pointers(entries)
-        return Found(entries, {"kind": "local"}, single=True, trusted=True)
+        return SchemeListing(entries, {"kind": "local"}, single=True, trusted=True)
     if mode is not None and not stat.S_ISDIR(mode):
         raise InputError(
             f"{shown(str(path))} is a {_kind(mode)}, not a file or folder. Name a file, a folder or a pattern."
@@ -90,7 +90,7 @@ def list_place(query: Query) -> Found:
     walk = _Walk(root, query.skip, query.version)
     entries = list(walk.files())
     _refuse_pointers([entry for entry in entries if glob is None or matcher(glob)(entry.name)])
-    return Found(entries, {"kind": "local"}, glob, left_out=walk.left_out, trusted=True)
+    return SchemeListing(entries, {"kind": "local"}, glob, left_out=walk.left_out, trusted=True)
 
 
 def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:

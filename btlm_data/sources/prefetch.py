@@ -52,8 +52,8 @@ class Prefetcher:
         if self._files:
             self._fetcher.begin()
             pool = self._fetcher.pool()
-            for one in self._keys:
-                pool.forget_use(one)
+            for held_key in self._keys:
+                pool.forget_use(held_key)
         for thread in self._threads:
             thread.start()
         return self
@@ -104,7 +104,7 @@ class Prefetcher:
             for pause in pauses(self._stop):
                 if pool.was_used(key(file)):  # by a reader that did not wait
                     break
-                held = pool.obtain(key(file), file.size, lambda other: other not in self._keys)
+                held = pool.obtain(key(file), file.size, lambda held_key: held_key not in self._keys)
                 if held is not None:
                     return file, held
                 time.sleep(pause)

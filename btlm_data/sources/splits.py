@@ -62,7 +62,7 @@ def split_of(name: str) -> Placed:
     return Placed("train", "no name of a split in its path")
 
 
-def place(names: Iterable[str], globs: Mapping[Split, Sequence[str]]) -> dict[str, Placed]:
+def assign_splits(names: Iterable[str], globs: Mapping[Split, Sequence[str]]) -> dict[str, Placed]:
     """The split of every file. globs: what the user says (source.splits): first match; the others are then
     train.
     """
@@ -83,7 +83,7 @@ def place(names: Iterable[str], globs: Mapping[Split, Sequence[str]]) -> dict[st
             for name in names
         }
     placed = {name: split_of(name) for name in names}
-    if len(splits := {one.split for one in placed.values()}) == 1 and "train" not in splits:
+    if len(splits := {placement.split for placement in placed.values()}) == 1 and "train" not in splits:
         rule = f"every file is named {splits.pop()}: what is named alone is train"
         return {name: Placed("train", rule) for name in placed}
     return placed

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from btlm_data.errors import SourceUnavailable
 from btlm_data.records.formats import classify
 from btlm_data.sources import hub, web
-from btlm_data.sources.base import Access, Entry, Found
+from btlm_data.sources.base import Access, Entry, SchemeListing
 from btlm_data.sources.corpora import Corpus
 from btlm_data.sources.globs import matcher
 from btlm_data.sources.hub_errors import refuse
@@ -30,13 +30,13 @@ def list_url_lists(
     excluded_sources: tuple[str, ...],
     files_per_split: int | None,
     split_of: Callable[[str], str | None],
-) -> Found:
+) -> SchemeListing:
     """The files that the lists name. split_of: a name's split, None for what is not wanted.
 
     Lists of excluded sources are not even asked for, and only the files that `--files` leaves are looked up.
     Raises SourceUnavailable naming the parts that are gone, so that none goes missing in silence.
     """
-    place = hub.commit_of(corpus.at, revision, access)
+    pinned = hub.commit_of(corpus.at, revision, access)
     excluded = [matcher(pattern) for pattern, name in corpus.source_names.items() if name in excluded_sources]
     addresses: dict[str, str] = {}
     gone: list[str] = []
@@ -45,14 +45,14 @@ def list_url_lists(
         if any(matches(probe) for matches in excluded):
             continue
         try:
-            text = hub.read_text_file(place, path, access)
+            text = hub.read_text_file(pinned, path, access)
         except SourceUnavailable as error:
             gone.append(f"{path} ({str(error).split('. ')[0]})")
             continue
         addresses |= _named(text, path, corpus)
     if gone:
         refuse(
-            place.repository,
+            pinned.repository,
             f"these parts are gone: {', '.join(gone)}; leave them out with --exclude-source, or give a folder that has them",
         )
     taken: Counter[str] = Counter()
@@ -65,7 +65,7 @@ def list_url_lists(
         if files_per_split is None or taken[split] <= files_per_split:
             wanted.append(name)
     if not wanted:
-        refuse(place.repository, "its lists of URLs name no file that is wanted")
+        refuse(pinned.repository, "its lists of URLs name no file that is wanted")
     sums = _checksums(corpus, access)
     first = web.head_of(addresses[wanted[0]], wanted[0], access, sums.get(wanted[0]))
     with concurrent.futures.ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
@@ -80,13 +80,13 @@ def list_url_lists(
             raise
     provenance = {
         "kind": "url list",
-        "repository": place.repository,
-        "revision": place.revision,
+        "repository": pinned.repository,
+        "revision": pinned.revision,
         "url_base": corpus.url_base,
         "checksums": sum(entry.sha256 is not None for entry in entries),
     }
     secrets = {entry.url: addresses[entry.name] for entry in entries if entry.url != addresses[entry.name]}
-    return Found(entries, provenance, secrets=secrets)
+    return SchemeListing(entries, provenance, secrets=secrets)
 
 
 def _named(text: str, path: str, corpus: Corpus) -> dict[str, str]:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.records.formats import classify
 from btlm_data.redact import redact, without_secrets
-from btlm_data.sources.base import Access, Entry, Found, Query, SourceFile
+from btlm_data.sources.base import Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import is_pattern
 from btlm_data.sources.http import (
     FIRST_ANSWER,
@@ -28,7 +28,7 @@ from btlm_data.storage.retry import TransientError
 MAX_TEXT_BYTES = 64 * 2**20
 
 
-def list_place(query: Query) -> Found:
+def list_entries(query: Query) -> SchemeListing:
     """The one file at a URL. What is no corpus file by its name is taken for a folder, and listed as fsspec
     can.
 
@@ -41,7 +41,7 @@ def list_place(query: Query) -> Found:
     clean = without_secrets(query.url)
     entry = head_of(query.url, name, query.access)
     secrets = {clean: query.url} if clean != query.url else {}
-    return Found([entry], {"kind": "url", "url": clean}, single=True, secrets=secrets)
+    return SchemeListing([entry], {"kind": "url", "url": clean}, single=True, secrets=secrets)
 
 
 def head_of(url: str, name: str, access: Access, sha256: str | None = None, *, first: bool = True) -> Entry:
@@ -153,7 +153,7 @@ def _refuse_pages_of_the_hub(url: str) -> None:
         )
 
 
-def _list_folder(query: Query) -> Found:
+def _list_folder(query: Query) -> SchemeListing:
     from btlm_data.sources import bucket
 
     def touch() -> None:
@@ -165,7 +165,7 @@ def _list_folder(query: Query) -> Found:
             raise TransientError(reason_of(error)) from error
 
     _retrying(lambda: within(FIRST_ANSWER + 1, touch), query.url, query.access, answered=False)
-    return bucket.list_place(query)
+    return bucket.list_entries(query)
 
 
 def _retrying(attempt: Callable[[], Any], url: str, access: Access, *, answered: bool) -> Any:

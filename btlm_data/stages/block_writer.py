@@ -185,7 +185,7 @@ class BlockWriter:
         artifact = find_product(self.files.work, self.stem, product, self.wanted)
         if artifact is None:
             return False
-        self.files.found(artifact)
+        self.files.adopt(artifact)
         return True
 
     def _keys(self, records: Records) -> npt.NDArray[np.uint64]:

@@ -262,7 +262,7 @@ def _reuse_block(files: TaskFiles, stem: str, wanted: dict[str, str]) -> dict[st
             return None
         present.append(rejects_file)
     for artifact in present:
-        files.found(artifact)
+        files.adopt(artifact)
     return meta
 
 

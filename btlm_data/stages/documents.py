@@ -152,7 +152,7 @@ class Rows:
         self._hash = np.empty((count, 16), np.uint8)
         self._names: dict[str, dict[str, int]] = {"file": {}, "source": {}}
         self._texts: dict[str, list[Any]] = {name: [] for name in kept}
-        self._places: list[npt.NDArray[np.int64]] = []
+        self._rows: list[npt.NDArray[np.int64]] = []
 
     def add(
         self, files: TaskFiles, block: Block, rows: npt.NDArray[Any], numbers: npt.NDArray[np.int64]
@@ -170,7 +170,7 @@ class Rows:
                 [codes.setdefault(name, len(codes)) for name in docs.meta[f"{column}s"]], np.int32
             )
             out[column][rows] = local[docs[f"{prefix}{column}"][numbers]]
-        self._places.append(np.asarray(rows, np.int64))
+        self._rows.append(np.asarray(rows, np.int64))
         if not self._kept:
             return
         if block.fields is None:
@@ -190,7 +190,7 @@ class Rows:
         out["hash"] = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(16), len(self._hash), [None, pa.py_buffer(self._hash.tobytes())]
         )
-        order = np.argsort(np.concatenate([np.empty(0, np.int64), *self._places]))
+        order = np.argsort(np.concatenate([np.empty(0, np.int64), *self._rows]))
         for name, parts in self._texts.items():
             values = pa.chunked_array(parts, pa.large_string()).combine_chunks()
             out[name] = values.take(order).cast(pa.string())

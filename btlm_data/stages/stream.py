@@ -171,7 +171,7 @@ class StreamReader:
             after = np.minimum(position[chosen] + size[documents], borders + length + 1) - position[chosen]
             used = np.maximum(np.minimum(after, size[documents]) - before, 0)
             opened = self._opened(number)
-            _check_places(opened, begin[documents], size[documents], number)
+            _check_extents(opened, begin[documents], size[documents], number)
             tokens = opened.scattered("tokens", begin[documents] + np.where(used > 0, before, 0), used)
             place_documents(
                 tokens,
@@ -210,7 +210,7 @@ class StreamReader:
         return self.files.columns(token_files[number])
 
 
-def _check_places(opened: Columns, begin: Int64Array, size: Int64Array, number: int) -> None:
+def _check_extents(opened: Columns, begin: Int64Array, size: Int64Array, number: int) -> None:
     """Raise DataError if a document of the index lies outside its block's tokens."""
     (num_tokens,) = opened.shape("tokens")
     if len(begin) and (int(begin.min()) < 0 or int((begin + size).max()) > num_tokens):

@@ -225,8 +225,8 @@ def open_tokenizer(spec: TokenizerSpec, loaded: Tokenizer | None = None) -> Toke
 def already_open(fingerprint: str, eos_id: int) -> Tokenizer | None:
     """A tokenizer of this content that this process has loaded, whatever its place; None if there is none."""
     with _LOCK:
-        found = (t for t in _OPEN.values() if (t.fingerprint, t.eos_id) == (fingerprint, eos_id))
-        return next(found, None)
+        equal = (t for t in _OPEN.values() if (t.fingerprint, t.eos_id) == (fingerprint, eos_id))
+        return next(equal, None)
 
 
 def _load(spec: TokenizerSpec) -> Tokenizer:

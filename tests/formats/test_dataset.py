@@ -281,7 +281,7 @@ def test_the_fingerprint_covers_content_and_no_place(written: Path) -> None:
         "tokenizer": {"name": "/b/tokenizer.json", "eos": None},
         "seed": 1,
     }
-    kept = dataset.without_places(configuration)
+    kept = dataset.without_locations(configuration)
     assert kept == {
         "clean": {
             "filters": [

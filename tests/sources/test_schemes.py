@@ -31,7 +31,7 @@ with fetcher.local_copy(file) as path:
 @pytest.mark.parametrize("module", [*SCHEMES.values(), OTHERS, TOY])
 def test_every_scheme_has_the_calls_of_the_protocol(module: str) -> None:
     scheme = scheme_of("x://y", {"x": module})
-    for call in ("list_place", "stream", "local_path"):
+    for call in ("list_entries", "stream", "local_path"):
         assert callable(getattr(scheme, call))
 
 

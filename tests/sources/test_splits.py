@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btlm_data.sources.splits import place, split_of
+from btlm_data.sources.splits import assign_splits, split_of
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_name_says_the_split(name: str, split: str) -> None:
 
 def test_the_users_patterns_win() -> None:
     names = ["a.jsonl", "dev-tools.jsonl", "heldout/b.jsonl"]
-    placed = place(names, {"validation": ["heldout/*"], "train": ["dev-*"]})
+    placed = assign_splits(names, {"validation": ["heldout/*"], "train": ["dev-*"]})
     assert {name: one.split for name, one in placed.items()} == {
         "a.jsonl": "train",
         "dev-tools.jsonl": "train",
@@ -66,9 +66,9 @@ def test_the_users_patterns_win() -> None:
 
 
 def test_what_is_named_alone_is_train() -> None:
-    assert place(["test.jsonl"], {})["test.jsonl"].split == "train"
-    assert {one.split for one in place(["val-0.jsonl", "val-1.jsonl"], {}).values()} == {"train"}
-    assert {n: one.split for n, one in place(["val.jsonl", "test.jsonl"], {}).items()} == {
+    assert assign_splits(["test.jsonl"], {})["test.jsonl"].split == "train"
+    assert {one.split for one in assign_splits(["val-0.jsonl", "val-1.jsonl"], {}).values()} == {"train"}
+    assert {n: one.split for n, one in assign_splits(["val.jsonl", "test.jsonl"], {}).items()} == {
         "val.jsonl": "validation",
         "test.jsonl": "test",
     }
@@ -76,4 +76,4 @@ def test_what_is_named_alone_is_train() -> None:
 
 @given(st.lists(st.text("abdeilnorstuv-_./0", min_size=1, max_size=20), unique=True, max_size=8))
 def test_the_split_depends_on_names_only(names: list[str]) -> None:
-    assert place(names, {}) == place(list(reversed(names)), {})
+    assert assign_splits(names, {}) == assign_splits(list(reversed(names)), {})

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from btlm_data.sources.base import Access, Entry, Found, Query, SourceFile
+from btlm_data.sources.base import Access, Entry, Query, SchemeListing, SourceFile
 
 
-def list_place(query: Query) -> Found:
+def list_entries(query: Query) -> SchemeListing:
     number = int(query.url.removeprefix("toy://"))
     entries = [
         Entry(f"{split}/{n}.jsonl", f"toy://{n}", len(_body(n)), "1")
         for split, ns in (("train", range(1, number)), ("dev", [0]))
         for n in ns
     ]
-    return Found(entries, {"kind": "toy"})
+    return SchemeListing(entries, {"kind": "toy"})
 
 
 def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:

@@ -119,11 +119,11 @@ def find_start(codec: MemberCodec, file: BinaryIO, position: int, size: int) -> 
     while position < size:
         file.seek(position)
         data = file.read(_SEARCH_BYTES + HEADER_BYTES)
-        place = data.find(codec.magic)
-        while 0 <= place < _SEARCH_BYTES:
-            if codec.is_start(data[place : place + HEADER_BYTES]):
-                return position + place
-            place = data.find(codec.magic, place + 1)
+        offset = data.find(codec.magic)
+        while 0 <= offset < _SEARCH_BYTES:
+            if codec.is_start(data[offset : offset + HEADER_BYTES]):
+                return position + offset
+            offset = data.find(codec.magic, offset + 1)
         position += _SEARCH_BYTES
     return size
 

@@ -147,8 +147,8 @@ def _next_frame(data: mmap.mmap, frame: Frame, position: int) -> int:
         return frame.end
     if follows == zstd_frames.MAGIC or (len(follows) == 4 and follows[1:] == b"\x2a\x4d\x18"):
         return frame.end
-    found = data.find(zstd_frames.MAGIC, position)
-    return len(data) if found < 0 else found
+    start = data.find(zstd_frames.MAGIC, position)
+    return len(data) if start < 0 else start
 
 
 def _is_start(data: bytes) -> bool:
