@@ -20,7 +20,7 @@ from typing import Any
 from btlm_data import input_checks, output_folder, work_folder
 from btlm_data.blocks import make_block, write_table
 from btlm_data.engine import published
-from btlm_data.engine.base import EngineSettings, open_engine
+from btlm_data.engine.base import EngineSettings, is_on_this_machine, open_engine
 from btlm_data.engine.runner import Events, Runner
 from btlm_data.engine.status import StatusFile
 from btlm_data.errors import ConfigError, InputError
@@ -423,7 +423,7 @@ STAGES: tuple[tuple[str, Callable[[Preparation], Mapping[str, Dataset] | None]],
 @contextlib.contextmanager
 def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
     """Fetch remote files ahead of the tasks of a step that are still to be done, where tasks run on this machine."""
-    if p.run.engine != "local":
+    if not is_on_this_machine(p.run.engine):
         yield
         return
     done = p.runner.proved(step)

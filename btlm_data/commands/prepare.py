@@ -190,7 +190,9 @@ def _check_memory(run: Run) -> None:
     Less than any process could ever have is taken for what it must be: a small corpus shall go the ways of a large one,
     in the smallest pieces. A warning says that the processes take what they take.
     """
-    if run.engine != "local" or run.memory is None or run.memory >= run.least_memory:
+    from btlm_data.engine.base import is_on_this_machine
+
+    if not is_on_this_machine(run.engine) or run.memory is None or run.memory >= run.least_memory:
         return
     if run.memory < _LEAST_MEANT_BYTES:
         logger.warning(

@@ -18,6 +18,7 @@ ENGINES = {
     "ray": "btlm_data.engine.ray_tasks:RayEngine",
     "parsl": "btlm_data.engine.pilots:PilotEngine",
 }
+_ON_THIS_MACHINE = frozenset({"local"})
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,8 @@ def open_engine(name: str, settings: EngineSettings) -> Engine:
     module, _, cls = ENGINES[name].partition(":")
     engine: Engine = getattr(importlib.import_module(module), cls)(settings)
     return engine
+
+
+def is_on_this_machine(name: str) -> bool:
+    """Whether tasks of this engine run only on this machine, so that its disk and memory are theirs."""
+    return name in _ON_THIS_MACHINE
