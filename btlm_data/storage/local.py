@@ -73,15 +73,13 @@ class LocalStore:
                 continue
             except OSError as error:
                 raise DataError(
-                    f"The folder {folder} cannot be listed ({error.strerror}). Change its permissions and run again."
+                    f"The folder {folder} cannot be listed ({error.strerror}). Change that and run again."
                 ) from error
             for child in children:
                 if child.is_dir(follow_symlinks=False):
                     folders.append(Path(child.path))
-                elif not child.name.endswith(TEMPORARY_SUFFIX) and child.is_file():
-                    entries.append(
-                        Entry(Path(child.path).relative_to(self.root).as_posix(), child.stat().st_size)
-                    )
+                elif not child.name.endswith(TEMPORARY_SUFFIX) and (size := _size(child)) is not None:
+                    entries.append(Entry(Path(child.path).relative_to(self.root).as_posix(), size))
         return sorted(entries)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -258,6 +256,15 @@ class LocalStore:
                     "never through a link. Remove the link, or choose another folder."
                 )
             folder = folder.parent
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a regular file; None for anything else, for a link that leads nowhere, and for what is gone by now."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _remove_stale(claim: Path) -> None:

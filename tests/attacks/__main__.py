@@ -1,6 +1,6 @@
 """Make every probe, print what did not hold, and a table: group, tried, held.
 
-python -m tests.attacks [--group WORD] [--quick]
+python -m tests.attacks [--group WORD] [--quick] [--seconds]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import collections
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.attacks.bench import PROBES, try_one
@@ -29,6 +30,7 @@ def main() -> None:
     )
     parser.add_argument("--group", default="", help="only groups and probes whose name holds this")
     parser.add_argument("--quick", action="store_true", help="only those that are tests too")
+    parser.add_argument("--seconds", action="store_true", help="tell of each how long it took")
     given = parser.parse_args()
     tried: collections.Counter[str] = collections.Counter()
     held: collections.Counter[str] = collections.Counter()
@@ -36,7 +38,10 @@ def main() -> None:
         for one in PROBES:
             if given.group not in f"{one.group}: {one.name}" or (given.quick and not one.is_quick):
                 continue
+            begun = time.monotonic()
             wrong = try_one(one, Path(cache))
+            if given.seconds:
+                print(f"{time.monotonic() - begun:6.1f} s  {one.group}: {one.name}", flush=True)
             tried[one.group] += 1
             held[one.group] += wrong is None
             if wrong is not None:

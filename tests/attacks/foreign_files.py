@@ -195,8 +195,9 @@ def odd_files_where_ours_belong_never_hang(bench: Bench, make: Callable[[Path], 
             "1",
         ]
         done = bench.process(*arguments, seconds=60)
-        assert done.returncode in (0, 4), (name, done.stderr[-800:])
-        assert done.returncode == 0 or done.stderr.startswith(b"error: "), (name, done.stderr[-800:])
+        assert done.returncode in (0, 3, 4), (name, done.stderr[-800:])
+        words = done.stderr.splitlines()
+        assert done.returncode == 0 or any(line.startswith(b"error: ") for line in words), (name, words[-9:])
 
 
 @probe(GROUP)

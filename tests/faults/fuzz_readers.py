@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -49,8 +50,9 @@ def load_programs() -> None:
     from tests.faults import kill_runs, kill_targets
 
     kill_runs.load_programs([kill_targets.TARGETS["train"]])
-    import tests.records.test_fuzz  # noqa: F401
-
+    for module in ("fastwarc", "httpx2", "huggingface_hub", "resiliparse.extract.html2text", "s3fs",
+                   "tests.records.test_fuzz", "tests.tokenizer.test_fuzz", "torch._dynamo", "torch.utils.tensorboard"):  # fmt: skip
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder:  # whatever is imported and compiled on first use
         root = Path(folder)
         _make_dataset(root)

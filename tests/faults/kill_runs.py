@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from tests.faults.commands import spare_work
 from tests.faults.kill_targets import TARGETS, Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,11 +62,16 @@ def load_programs(targets: list[Target]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     from btlm_data import pipeline
     from btlm_data.kernels import load_numba_without_scipy
-    from btlm_data.tokenizer import load_tokenizer
 
     load_numba_without_scipy()
-    pipeline.warm_up(load_tokenizer("gpt2"))
-    for module in ("btlm_data.finish", "btlm_data.inspection.outcome", "btlm_data.export"):
+    spare_work()
+    pipeline.warm_up(importlib.import_module("btlm_data.tokenizer").load_tokenizer("gpt2"))
+    for module in (
+        "btlm_data.finish",
+        "btlm_data.inspection.outcome",
+        "btlm_data.export",
+        "btlm_data.pages.publish",
+    ):
         importlib.import_module(module)
     if any(target.program == "btlm_train" for target in targets):
         importlib.import_module("btlm_train.sessions")
