@@ -1,26 +1,61 @@
-"""What was read, held against what was asked for: too many unreadable records, names of sources that there are not."""
+"""What was asked for, held against what there is: too little memory, too many unreadable records, names of sources that no
+document has.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from btlm_data.engine.base import is_on_this_machine
 from btlm_data.errors import ConfigError, SafetyStop
 from btlm_data.preparation import Inputs
+from btlm_data.recipe.models import Run
 from btlm_data.records.batch import FILE_REASONS
 from btlm_data.records.describe import Description, describe_fields
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages.block_writer import UNREADABLE
 from btlm_data.task import Counts
+from btlm_data.wording import counted
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 3
 _NAME_BYTES = 16_000  # of the counts of one source name in all stages, measured with 10,000 names
 _FEW_NAMES = 5_000  # no more than other data of a run
 FEW = 10  # so many bad records, and no more than half of all, are bad records and no wrong setting
+_FEW_SHARE = 0.05  # up to it, undecodable records say nothing about a file's encoding
+# Up to so much, --memory is no limit that anybody has, but a test of the ways of a large corpus.
+_LEAST_MEANT_BYTES = 10**6
+
+
+def check_memory(run: Run) -> None:
+    """Raise ConfigError where run.memory is less than the processes of the run take.
+
+    Less than any process could ever have is taken for what it must be: a small corpus shall go the ways of a large one,
+    in the smallest pieces. A warning says that the processes take what they take.
+    """
+    if not is_on_this_machine(run.engine) or run.memory is None or run.memory >= run.least_memory:
+        return
+    if run.memory <= _LEAST_MEANT_BYTES:
+        logger.warning(
+            "--memory (run.memory) is %s bytes, less than any process takes. Work is cut into the smallest pieces, as a "
+            "large corpus would be; the processes of this run still take about %d MB.",
+            f"{run.memory:,}",
+            run.least_memory // 10**6,
+        )
+        return
+    fewer = run.model_copy(update={"workers": 1}).least_memory
+    or_fewer = f", or --workers 1 and at least {fewer // 10**6:,} MB" if run.workers > 1 else ""
+    raise ConfigError(
+        f"--memory (run.memory): {run.memory:,} bytes are less than a run with {counted(run.workers, 'worker')} "
+        f"takes. Give --memory {run.least_memory // 10**6}MB or more{or_fewer}."
+    )
 
 
 class RejectWords:
@@ -40,39 +75,51 @@ class RejectWords:
         elif reject["reason"] == "invalid_utf8":
             self._undecodable[reject["file"]] += 1
 
-    def warnings(self) -> list[str]:
-        """A sentence or two for each thing to know."""
+    def warnings(self, num_records: int) -> list[str]:
+        """A sentence or two for each thing to know. num_records: all that were met."""
         lines = [f"{location}." for location in self._damaged]
         if self._num_damaged > len(lines):
             lines.append(f"{self._num_damaged - len(lines):,} more damaged places; rejects.jsonl lists them.")
         if self._undecodable:
-            (name, _), number = self._undecodable.most_common(1)[0], self._undecodable.total()
-            subject = "record is" if number == 1 else "records are"
-            lines.append(
-                f"{number:,} {subject} not UTF-8, most of them in {name}. If such text is in another encoding, name it: "
-                "--set source.encoding=latin-1 (all files are then read so)."
-            )
+            lines.append(self._encoding(num_records))
         return lines
+
+    def _encoding(self, num_records: int) -> str:
+        """A few bad records among many good ones are damage; else the text is in another encoding."""
+        (name, most), number = self._undecodable.most_common(1)[0], self._undecodable.total()
+        where = name if most == number else f"{name} and others"
+        if number <= FEW and number <= _FEW_SHARE * num_records:
+            return f"{counted(number, 'record')} of {where}: not UTF-8, and left out."
+        return (
+            f"{counted(number, 'record')} of {where}: not UTF-8. If such text is in another encoding, name it: "
+            "--set source.encoding=latin-1 (all files are then read so)."
+        )
+
+
+def num_records(acquired: Counts) -> int:
+    """Records that were met, readable or not. acquired: the ledger's cells of `acquire`."""
+    return sum(amount.documents for (_, _, cell), amount in acquired.cells.items() if cell == "in")
 
 
 def check_rejected(
-    inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str
+    inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str | None
 ) -> None:
     """Raise SafetyStop if more than source.max_rejected of the records could not be read, and more than a few.
 
     A damaged file is one reject whatever it held, and no wrong setting: it is not counted here.
-    acquired: the ledger's cells of `acquire`. rejected: the lines of rejects.jsonl. listed_in: where these stand.
+    acquired: the ledger's cells of `acquire`. rejected: the lines of rejects.jsonl (`line` None: not known). listed_in:
+    where these stand, if anywhere.
     """
-    counted = [(source, cell, amount) for (_, source, cell), amount in acquired.cells.items()]
-    num_records = sum(amount.documents for _, cell, amount in counted if cell == "in")
+    cells = [(source, cell, amount) for (_, source, cell), amount in acquired.cells.items()]
+    met = num_records(acquired)
     num_rejected = sum(
         amount.documents
-        for source, cell, amount in counted
+        for source, cell, amount in cells
         if source == UNREADABLE and cell.startswith("drop:") and cell[5:] not in FILE_REASONS
     )
     limit = inputs.settings.source.max_rejected
-    is_few = num_rejected <= FEW and 2 * num_rejected <= num_records
-    if not num_records or num_rejected <= limit * num_records or (is_few and limit > 0):
+    is_few = num_rejected <= FEW and 2 * num_rejected <= met
+    if not met or num_rejected <= limit * met or (is_few and limit > 0):
         return
     reasons: Counter[str] = Counter()
     examples: dict[str, list[Mapping[str, Any]]] = {}
@@ -84,16 +131,23 @@ def check_rejected(
             shown.append(reject)
     reason, count = reasons.most_common(1)[0]
     lines = [
-        f"{num_rejected:,} of {num_records:,} records ({num_rejected / num_records:.1%}) could not be read, more than "
-        f"source.max_rejected = {limit:.1%}. The commonest reason: {reason} ({count:,} records).",
-        *(f"  {reject['file']} line {reject['line']}: {reject['detail']}" for reject in examples[reason]),
+        f"{num_rejected:,} of {counted(met, 'record')} ({num_rejected / met:.1%}) could not be read, more than "
+        f"source.max_rejected = {limit:.1%}. The commonest reason: {reason} ({counted(count, 'record')}).",
+        *(f"  {_location(reject)}: {reject['detail']}" for reject in examples[reason]),
     ]
     lines += _advice(inputs, reason, examples[reason][0]["file"])
     lines.append(
-        f"All are listed in {listed_in}. If they are to be left out, rerun the same command with --max-rejected "
-        f"{min(1.0, num_rejected / num_records + 0.01):.2f}."
+        (f"All are listed in {listed_in}. " if listed_in else "")
+        + "If they are to be left out, rerun the same command with --max-rejected "
+        f"{min(1.0, num_rejected / met + 0.01):.2f}."
     )
     raise SafetyStop("\n".join(lines))
+
+
+def _location(reject: Mapping[str, Any]) -> str:
+    """Where a rejected record begins."""
+    where = f"byte {reject['offset']:,}" if reject["line"] is None else f"line {reject['line']}"
+    return f"{reject['file']} {where}"
 
 
 def _advice(inputs: Inputs, reason: str, file_name: str) -> list[str]:

@@ -90,19 +90,14 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
 
     Raises BtlmError for everything that a user can correct.
     """
+    input_checks.check_memory(recipe.run)
     where = locations(recipe.run)
     stores = where.open()
     inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
     with _held(stores) as leases, open_engine(recipe.run.engine, _engine_settings(recipe.run)) as engine:
         work_folder.claim(stores.work)
-        names = [set_.name for set_ in recipe.seq_len] if len(recipe.seq_len) > 1 else [""]
-        output = OutputFolder(stores.out, names)
-        if stores.text is not None:
-            _check_text(recipe)
-            emit_folder.check(stores.text, inputs.fingerprint, overwrite=recipe.run.overwrite)
-        configuration = inputs.configuration
-        is_done = output.state(inputs.fingerprint, configuration, overwrite=recipe.run.overwrite)
-        if is_done and (stores.text is None or emit_folder.is_complete(stores.text, inputs.fingerprint)):
+        output = _output_folder(inputs, stores)
+        if is_finished(inputs, stores):
             counts: dict[str, Counts] = {name: Counts() for name in ledger.STAGES}
             datasets = output.datasets()
             output.finish()  # what a run that was killed right behind its dataset.json left to do
@@ -124,6 +119,25 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
         if prepared.complete:
             published.finish(stores.work)
         return prepared
+
+
+def is_finished(inputs: Inputs, stores: Stores) -> bool:
+    """Whether this very dataset (and its text) is there already.
+
+    Raises OutputError or ConfigError where a folder holds what is not this run's to replace.
+    """
+    recipe = inputs.recipe
+    if stores.text is not None:
+        _check_text(recipe)
+        emit_folder.check(stores.text, inputs.fingerprint, overwrite=recipe.run.overwrite)
+    output = _output_folder(inputs, stores)
+    is_done = output.state(inputs.fingerprint, inputs.configuration, overwrite=recipe.run.overwrite)
+    return is_done and (stores.text is None or emit_folder.is_complete(stores.text, inputs.fingerprint))
+
+
+def _output_folder(inputs: Inputs, stores: Stores) -> OutputFolder:
+    sets = inputs.settings.seq_len
+    return OutputFolder(stores.out, [set_.name for set_ in sets] if len(sets) > 1 else [""])
 
 
 @contextlib.contextmanager
@@ -465,7 +479,7 @@ def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
     data = "".join(f"{line}\n" for line in examples.lines()).encode()
     store.write("examples.jsonl", data, durable=False)
     files.append(Artifact("examples.jsonl", len(data), checksum(data)))
-    p.warnings += words.warnings()
+    p.warnings += words.warnings(input_checks.num_records(p.counts["acquire"]))
     return count, files
 
 

@@ -8,20 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import process_time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from btlm_data import pipeline
+from btlm_data import input_checks, pipeline, plan_checks
 from btlm_data.advance import listening
 from btlm_data.estimate import RATES, Estimate, Volume, Workload, by_stage, peak_work_bytes
 from btlm_data.formats.columns import Columns
+from btlm_data.formats.rejects import read_block
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import RowPlan, Shard, StreamSize
 from btlm_data.formats.shard_formats.in_memory import PackedColumns, SampleStream
 from btlm_data.locations import Stores
+from btlm_data.plan_checks import Looked, Stop
 from btlm_data.preparation import Inputs
 from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut
@@ -40,7 +42,7 @@ from btlm_data.stages import (
 )
 from btlm_data.stages.block_writer import BlockWriter, Part
 from btlm_data.storage import Store, is_remote, open_store
-from btlm_data.task import Artifact, Step, Task
+from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 from btlm_data.wording import amount, counted, duration
 
@@ -76,6 +78,9 @@ class Plan:
     steps: tuple[Estimate, ...]
     split_rules: dict[str, tuple[LeftOut, ...]]  # LeftOut.reason: the rule that put files there
     left_out: tuple[LeftOut, ...]  # what is there and is not read
+    finished: bool  # this very dataset is there: the run has nothing to do
+    stops: tuple[Stop, ...]  # what the run would stop at
+    remarks: tuple[str, ...]  # what may be a mistake, as far as the sample shows
 
 
 def estimates(workload: Workload) -> tuple[Estimate, ...]:
@@ -97,6 +102,7 @@ def estimates(workload: Workload) -> tuple[Estimate, ...]:
 def measure(recipe: Recipe) -> Plan:
     """Look up what the recipe names, read a few MB of it into a temporary folder, and scale up. Writes nothing else."""
     run, settings = recipe.run, recipe.settings
+    input_checks.check_memory(run)
     inputs = Inputs.look_up(recipe)
     pipeline.warm_up(inputs.tokenizer)
     Fetcher.of(run, inputs.listing).check_room(inputs.listing.files)
@@ -108,18 +114,20 @@ def measure(recipe: Recipe) -> Plan:
     # The driver holds what a process holds, and a step's tasks run in as many others.
     memory = max(step.memory_bytes * max(1, min(run.workers, step.tasks)) for step in steps)
     left = 1 - done / max(1, len(cleaning.tasks))
+    out_bytes, work_bytes = sum(step.out_bytes for step in steps), peak_work_bytes(steps)
+    findings = plan_checks.look(inputs, runner.stores, sample.looked, out_bytes, work_bytes)
     return Plan(
         source=settings.source.name,
         files=dict(Counter(file.split for file in inputs.listing.files)),
         stored_bytes=sum(file.size for file in inputs.listing.files),
-        measured_bytes=sample.text_bytes,
+        measured_bytes=sample.volume.text_bytes,
         text_bytes=workload.volume.text_bytes,
         documents=workload.volume.documents,
         tokens=workload.volume.tokens,
         read_tasks=len(cleaning.tasks),
         read_done=done,
-        out_bytes=sum(step.out_bytes for step in steps),
-        work_bytes=peak_work_bytes(steps),
+        out_bytes=out_bytes,
+        work_bytes=work_bytes,
         memory_bytes=memory + (workload.rates.process_bytes if run.workers > 1 else 0),
         cpu_seconds=sum(step.cpu_seconds for step in steps),
         seconds=sum(step.seconds(run.workers) * (left if step.step == clean.NAME else 1) for step in steps),
@@ -129,10 +137,13 @@ def measure(recipe: Recipe) -> Plan:
         steps=steps,
         split_rules=inputs.listing.split_rules(),
         left_out=inputs.listing.left_out,
+        finished=findings.finished,
+        stops=findings.stops,
+        remarks=findings.remarks,
     )
 
 
-def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, Volume]:
+def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, _Read]:
     """How much there is, scaled up from a sample of it; and the sample. cleaning: the step `clean`.
 
     The rates that depend most on texts and settings are measured on the sample. Downloads are waited for, and not counted.
@@ -169,17 +180,18 @@ def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, Volume]:
         splits=max(1, len(own) + drawn),
         evaluation_bytes=sum(Path(file.name).stat().st_size for file in inputs.evaluation),
     )
-    return workload, sample.volume
+    return workload, sample
 
 
 @dataclass
 class _Read:
-    """What a sample showed. seconds: CPU. repeats: of the average token, by the mix."""
+    """What a sample showed. seconds: CPU. repeats: of the average token, by the mix. looked: its records."""
 
     volume: Volume = field(default_factory=lambda: Volume(0, 0, 0, 0, 0, 0))
     seconds: float = 0.0
     repeated_tokens: float = 0.0
     tokens_files: list[Artifact] = field(default_factory=list)
+    looked: Looked = field(default_factory=Looked)
 
     @property
     def repeats(self) -> float:
@@ -194,6 +206,7 @@ def _read_sample(cleaning: Step, stores: Stores, mix: Mapping[str, float]) -> _R
     chosen = [tasks[i] for i in np.unique(np.linspace(0, len(tasks) - 1, 4).astype(int))] if tasks else []
     settings = replace(cleaning.settings, strict=False)
     wanted = {product: "plan" for product in settings.products if product != "contamination"}
+    parts_read = 0
     for number, task in enumerate(chosen):
         ranges = clean.ranges_of(task)
         if number and any(is_remote(file_range.file.url) for file_range in ranges):
@@ -201,11 +214,14 @@ def _read_sample(cleaning: Step, stores: Stores, mix: Mapping[str, float]) -> _R
         start = process_time()
         stored: list[int] = []
         with listening(stored.append):
-            block = next(clean.records(ranges, settings, (0, 0), _SAMPLE_BYTES // len(chosen)), None)
+            blocks = clean.records(ranges, settings, (0, 0), _SAMPLE_BYTES // len(chosen))
+            block = next(blocks, None)
+            # Bytes are reported a little before their records are given.
+            parts_read += sum(stored) >= task.weight and next(blocks, None) is None
         if block is None:
             continue
         files = TaskFiles(stores, Task("plan"))
-        BlockWriter(files, f"clean/{number}", Part(ranges, settings, wanted)).write(block)
+        meta = BlockWriter(files, f"clean/{number}", Part(ranges, settings, wanted)).write(block)
         sample.seconds += process_time() - start
         by_ending = {artifact.name.rpartition(".")[2]: artifact for artifact in files.written}
         docs, lengths = files.columns(by_ending["docs"]), files.columns(by_ending["tokens"])["lengths"]
@@ -222,7 +238,21 @@ def _read_sample(cleaning: Step, stores: Stores, mix: Mapping[str, float]) -> _R
         )
         sample.repeated_tokens += float((tokens * epochs[docs["source"]]).sum()) if len(tokens) else 0.0
         sample.tokens_files.append(by_ending["tokens"])
+        _take_note(sample.looked, meta, stores.work, knows_lines=ranges[0].start == 0)
+    sample.looked.whole = parts_read == len(tasks)
     return sample
+
+
+def _take_note(looked: Looked, meta: Mapping[str, Any], store: Store, *, knows_lines: bool) -> None:
+    """Add what a block came to. meta: of its .docs."""
+    looked.acquire.merge(Counts.from_json(meta["stages"]["acquire"]))
+    looked.clean.merge(Counts.from_json(meta["stages"]["clean"]))
+    if meta["rejects"] is None:
+        return
+    name = meta["rejects"][0]
+    for value in read_block(store.read(name), name):
+        if "hash" not in value:  # else an example of a dropped document
+            looked.rejects.append(value | {"line": value["line"] + 1 if knows_lines else None})
 
 
 class _Write(NamedTuple):
@@ -320,7 +350,16 @@ def render(plan: Plan, console: Console) -> None:
         f"time       about {duration(plan.seconds)} with {workers}, measured on "
         f"{amount(plan.measured_bytes, 'B')} of the input",
     ]
+    if plan.finished:
+        lines.append("finished   this very dataset is there already; the run has nothing to do")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    for remark in plan.remarks:
+        console.print(f"\n{remark}", style="yellow", highlight=False, soft_wrap=True)
+    for stop in plan.stops:
+        console.print(
+            f"\nThe run would stop (exit code {stop.exit_code}).", style="bold red", highlight=False
+        )
+        console.print(stop.message, highlight=False, soft_wrap=True)
 
 
 def _cells(estimate: Estimate) -> list[str]:

@@ -33,6 +33,15 @@ FOLDERS = (
 
 def claim(store: Store) -> None:
     """Mark the folder. Hold its lease. Raises OutputError if it holds entries of these names that are not known to be ours."""
+    if is_ours(store):
+        claims.settle(store, BOARD)
+        store.sweep()
+    else:
+        store.write(MARK, (json.dumps({"format_version": FORMAT_VERSION}) + "\n").encode())
+
+
+def is_ours(store: Store) -> bool:
+    """Whether the folder is marked. Raises OutputError if it is not a run's to use."""
     if store.size(MARK) is not None:
         try:
             version = json.loads(store.read(MARK))["format_version"]
@@ -43,13 +52,11 @@ def claim(store: Store) -> None:
                 f"The work folder {store.shown} is of format version {version!r}; this program uses {FORMAT_VERSION}. "
                 "Remove it, or choose another --work-dir."
             )
-        claims.settle(store, BOARD)
-        store.sweep()
-        return
+        return True
     for folder in FOLDERS:
         if entries := store.list(folder):
             raise OutputError(
                 f"The work folder {store.shown} already has {entries[0].name}, which this version of btlm-data did not "
                 f"write; it would be deleted. Choose an empty --work-dir, or remove {store.shown}/{folder}."
             )
-    store.write(MARK, (json.dumps({"format_version": FORMAT_VERSION}) + "\n").encode())
+    return False

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "storage": {"errors", "redact"},
     "formats": GROUND | {"kernels", "storage"},
     "records": {"advance", "errors", "formats.parquet_footer", "formats.thrift_compact"},
-    "sources": GROUND | {"formats.dataset", "records", "storage", "terminal"},
+    "sources": GROUND | {"formats.dataset", "records", "storage", "terminal", "wording"},
     "locations": {"storage", "task"},
     "task_files": {"errors", "formats.columns", "locations", "storage", "task"},
     "blocks": {"storage", "task", "task_files"},
@@ -59,7 +59,17 @@ MAY_IMPORT = {
     "output_folder": {"errors", "formats", "splits", "storage", "task", "task_files"},
     "preparation": WORK
     | {"cleaning", "engine.runner", "output_folder", "records", "sources", "stages", "tokenizer"},
-    "input_checks": {"errors", "preparation", "records", "sources", "stages.block_writer", "task"},
+    "input_checks": {
+        "errors",
+        "preparation",
+        "records",
+        "sources",
+        "stages.block_writer",
+        "task",
+        "engine.base",
+        "recipe",
+        "wording",
+    },
     "finish": WORK | {"cleaning", "preparation", "sources", "stages"},
     "pipeline": WORK
     | {
@@ -74,7 +84,21 @@ MAY_IMPORT = {
         "stages",
     }
     | {"work_folder"},
-    "planning": WORK | {"pipeline", "locations", "preparation", "sources", "stages"},
+    "planning": WORK
+    | {"input_checks", "pipeline", "locations", "plan_checks", "preparation", "sources", "stages"},
+    "plan_checks": {
+        "cleaning",
+        "errors",
+        "input_checks",
+        "pipeline",
+        "locations",
+        "preparation",
+        "stages.block_writer",
+        "storage",
+        "task",
+        "wording",
+        "work_folder",
+    },
     "lineage": GROUND | {"formats", "kernels", "storage", "terminal", "tokenizer", "cleaning.normalize"},
     "inspection": GROUND
     | {

@@ -363,7 +363,7 @@ def test_shuffling_by_scattering_gives_the_same_bytes_as_in_memory(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BTLM_SCATTER", "1")
-    run("sample", tmp_path / "out", seq_len=512, shards__samples_per_file=500, run__memory=4_000_000)
+    run("sample", tmp_path / "out", seq_len=512, shards__samples_per_file=500, run__memory=1_000_000)
     assert "pack.cut" in receipts(tmp_path / "out")
     assert "pack.cut" not in receipts(base)
     assert contents(tmp_path / "out") == contents(base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,10 @@ from btlm_data.commands import shared
 from btlm_data.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
-    from btlm_data.recipe.models import Recipe, Run
+    from btlm_data.recipe.models import Recipe
 
 
 logger = logging.getLogger(__name__)
-_LEAST_MEANT_BYTES = (
-    10**6
-)  # --memory below it is no limit that anybody has, but a test of the ways of a large corpus
 _MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
 
 
@@ -177,37 +175,10 @@ def _prepare(
 
     path = _find_recipe(recipe_name) if recipe_name is not None else None
     recipe = load(path, overrides(options, assignments), trust=trust)
-    _check_memory(recipe.run)
     if plan:
         _plan(recipe, as_json)
     else:
         _execute(recipe, as_json)
-
-
-def _check_memory(run: Run) -> None:
-    """Raise ConfigError where --memory is less than the processes of the run take.
-
-    Less than any process could ever have is taken for what it must be: a small corpus shall go the ways of a large one,
-    in the smallest pieces. A warning says that the processes take what they take.
-    """
-    from btlm_data.engine.base import is_on_this_machine
-
-    if not is_on_this_machine(run.engine) or run.memory is None or run.memory >= run.least_memory:
-        return
-    if run.memory < _LEAST_MEANT_BYTES:
-        logger.warning(
-            "--memory (run.memory) is %s bytes, less than any process takes. Work is cut into the smallest pieces, as a "
-            "large corpus would be; the processes of this run still take about %d MB.",
-            f"{run.memory:,}",
-            run.least_memory // 10**6,
-        )
-        return
-    fewer = run.model_copy(update={"workers": 1}).least_memory
-    or_fewer = f", or --workers 1 and at least {fewer // 10**6:,} MB" if run.workers > 1 else ""
-    raise ConfigError(
-        f"--memory (run.memory): {run.memory:,} bytes are less than a run with {run.workers} "
-        f"worker{'s' * (run.workers > 1)} takes. Give --memory {run.least_memory // 10**6}MB or more{or_fewer}."
-    )
 
 
 def _plan(recipe: Recipe, as_json: bool) -> None:
@@ -219,6 +190,8 @@ def _plan(recipe: Recipe, as_json: bool) -> None:
         terminal.echo(terminal.to_json(dataclasses.asdict(plan), indent=1))
     else:
         planning.render(plan, terminal.console())
+    if plan.stops:
+        sys.exit(plan.stops[0].exit_code)
 
 
 def _execute(recipe: Recipe, as_json: bool) -> None:

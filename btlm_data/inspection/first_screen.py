@@ -60,7 +60,7 @@ def headline(report: Report) -> str:
     """What the dataset is, in a line or two."""
     tokens = sum(split.label_tokens or 0 for split in report.splits.values())
     files = sum(split.files for split in report.splits.values())
-    on_disk = f"{size(report.disk.total)} in {counted(files, 'shard')}"
+    on_disk = f"{size(report.disk.shards)} in {counted(files, 'shard')}"
     if report.identity is None:
         layouts = sorted({f"{s.layout} {s.dtype}" for s in report.splits.values() if s.layout})
         if not files:
@@ -93,6 +93,8 @@ def _sections(report: Report, limits: _Limits) -> Iterator[tuple[str, Renderable
         yield f"Sources of {split}, by tokens", _sources(report, split, limits.sources)
     if report.ledger:
         yield "Documents, stage by stage", _stages(report, limits.reasons)
+    if report.identity is not None and report.identity.left_out:
+        yield "Files of the source that were not read", _not_read(report, limits.chars)
     split = next((name for name, lengths in report.lengths.items() if lengths.tokens), None)
     if split is not None:
         yield f"Lengths of documents of {split}", _lengths(report, split)
@@ -180,6 +182,15 @@ def reasons(stage: Stage, at_most: int | None = None) -> str:
     if at_most is not None and len(parts) > at_most:
         parts[at_most - 1 :] = [f"{len(parts) - at_most + 1} more reasons"]
     return ", ".join(parts) or "nothing"
+
+
+def _not_read(report: Report, chars: int) -> RenderableType:
+    assert report.identity is not None
+    entries = (
+        f"{number(entry.files)} {entry.reason} ({', '.join(entry.names[:2])}{', ...' * (entry.files > 2)})"
+        for entry in report.identity.left_out
+    )
+    return Text(_short("; ".join(entries), chars))
 
 
 def _lengths(report: Report, split: str) -> RenderableType:

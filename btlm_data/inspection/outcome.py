@@ -41,7 +41,8 @@ class Outcome:
     complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was
     done. read, kept: documents and bytes of text before and after all stages that drop; None where nothing
     was read. dropped: documents by stage and reason. rejected: records that could not be read. damaged: places
-    in files where an unknown number of records could not be. seconds: wall time of this run.
+    in files where an unknown number of records could not be. not_read: files of the source that were not read, by
+    reason (known once complete). seconds: wall time of this run.
     """
 
     out: str
@@ -56,6 +57,7 @@ class Outcome:
     dropped: dict[str, dict[str, int]]
     rejected: int
     damaged: int = 0
+    not_read: dict[str, int] = field(default_factory=dict)
     splits: list[SplitOutcome] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -99,6 +101,7 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
         dropped=dropped,
         rejected=prepared.num_rejects - damaged.documents,
         damaged=damaged.documents,
+        not_read=_not_read(prepared),
         splits=list(_splits(prepared)) if prepared.complete else [],
         warnings=list(prepared.warnings),
     )
@@ -106,6 +109,11 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
 
 def _counted(value: Amount) -> dict[str, int]:
     return {"documents": value.documents, "bytes": value.bytes}
+
+
+def _not_read(prepared: Prepared) -> dict[str, int]:
+    first = next(iter(prepared.datasets.values()), None)
+    return {entry.reason: entry.files for entry in first.left_out} if first is not None else {}
 
 
 def _splits(prepared: Prepared) -> Iterable[SplitOutcome]:
@@ -143,6 +151,9 @@ def render(outcome: Outcome, console: Console) -> None:
         )
     if outcome.read is not None and outcome.kept is not None:
         line(_documents(outcome.read, outcome.kept, outcome.dropped))
+    if outcome.not_read:
+        reasons = ", ".join(f"{number:,} x {reason}" for reason, number in outcome.not_read.items())
+        line(f"Not read: {counted(sum(outcome.not_read.values()), 'file')} of the source ({reasons}).")
     for warning in outcome.warnings:
         line(f"Warning: {warning}", "yellow")
     if not outcome.complete:

@@ -115,7 +115,8 @@ class RecordFormat:
     name: as in settings and listings. endings: of file names, lower case. read: gives batches of about
     `batch_bytes`, in the order of the file, each as soon as it is known; never raises for bad content
     (OSError is dealt with by the caller). compressible: whether a file may be compressed as a whole.
-    divisible: whether an uncompressed file may be read in byte ranges.
+    divisible: whether an uncompressed file may be read in byte ranges. in_words: how a file becomes records, for
+    people, given source.txt; "" where it goes without saying.
     """
 
     name: str
@@ -123,6 +124,7 @@ class RecordFormat:
     read: Callable[[ReadRequest], Iterator[RecordBatch]]
     compressible: bool = True
     divisible: bool = False
+    in_words: Callable[[str], str] = lambda txt: ""
 
 
 @dataclass(frozen=True, slots=True)

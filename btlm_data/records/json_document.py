@@ -231,4 +231,10 @@ def _more(stream: ByteStream, held: int) -> bytes:
 
 
 JSON_LINES = RecordFormat("jsonl", (".jsonl", ".ndjson", ".jsonlines"), read, divisible=True)
-JSON_DOCUMENT = RecordFormat("json", (".json",), read, divisible=True)
+JSON_DOCUMENT = RecordFormat(
+    "json",
+    (".json",),
+    read,
+    divisible=True,
+    in_words=lambda _: "an array of records, one record, or a record a line",
+)

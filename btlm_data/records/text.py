@@ -146,4 +146,10 @@ def _add(
         batch.records.append(TextRecord(text))
 
 
-TEXT = RecordFormat("txt", (".txt", ".text"), read)
+def _in_words(txt: str) -> str:
+    units = {"file": "file", "paragraphs": "paragraph (between empty lines)", "lines": "line"}
+    others = " or ".join(name for name in units if name != txt)
+    return f"a document is a {units[txt]}; --set source.txt={others} to say otherwise"
+
+
+TEXT = RecordFormat("txt", (".txt", ".text"), read, in_words=_in_words)

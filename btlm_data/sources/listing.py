@@ -14,13 +14,14 @@ same for all of them.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
-from btlm_data.records.formats import classify
+from btlm_data.records.formats import FORMATS, classify
 from btlm_data.redact import without_secrets
 from btlm_data.sources import corpora
 from btlm_data.sources.base import Access, Listing, Query, SchemeListing, SourceFile, count_left_out
@@ -33,9 +34,10 @@ from btlm_data.sources.schemes import scheme_of
 from btlm_data.sources.selection import choose
 from btlm_data.sources.splits import Placed, assign_splits
 from btlm_data.splits import SPLITS, Split
+from btlm_data.wording import counted
 
 logger = logging.getLogger(__name__)
-# Reasons that need no word on the screen: no one takes such files for the corpus.
+# Reasons that need no warning: no one takes such files for the corpus.
 _QUIET = ("hidden", "description")
 _EMPTY = "empty file"
 
@@ -294,17 +296,20 @@ def _select(settings: SourceSettings, listing: Listing) -> Listing:
 
 def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> None:
     """What a user has to know of the listing before the work begins."""
-    loud = [group for group in listing.left_out if not group.reason.startswith(_QUIET)]
     if settings.name == "sample" or registered:
         return
-    if loud:
-        number = sum(group.count for group in loud)
-        logger.warning(
+    if listing.left_out:
+        loud = [one for one in listing.left_out if not one.reason.startswith(_QUIET)]
+        quiet = [one for one in listing.left_out if one not in loud]
+        number = sum(one.count for one in listing.left_out)
+        logger.log(
+            logging.WARNING if loud else logging.INFO,
             "%s of the source %s not read: %s",
-            f"{number:,} file{'s' * (number != 1)}",
+            counted(number, "file"),
             "is" if number == 1 else "are",
-            "; ".join(group.words() for group in loud[:8]),
+            "; ".join(one.words() for one in (*loud, *quiet)[:8]),
         )
+    _tell_formats(settings, listing)
     if any(
         name.split("/")[-2:-1] == ["_delta_log"] or name == "_delta_log/"
         for group in listing.left_out
@@ -330,6 +335,14 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
         for rule in rules:
             if split != "train" or "named alone" in rule.reason:
                 logger.info("Files of the split %s: %s", split, rule.words())
+
+
+def _tell_formats(settings: SourceSettings, listing: Listing) -> None:
+    """How files become records, where a person may have meant something else."""
+    files = Counter(file.format for file in listing.files)
+    for name, number in sorted(files.items()):
+        if words := FORMATS[name].in_words(settings.txt):
+            logger.info("%s of the format %s: %s", counted(number, "file"), name, words)
 
 
 def _same_files(listing: Listing) -> list[list[str]]:

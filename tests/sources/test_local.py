@@ -107,8 +107,8 @@ def test_what_is_left_out_is_told(folder: Path, listed: Listed, caplog: pytest.L
         add(folder / name)
     listed(folder)
     assert (
-        "2 files of the source are not read: 2 x unknown ending .lz4 (b.jsonl.lz4, c.jsonl.lz4)"
-        in caplog.text
+        "3 files of the source are not read: 2 x unknown ending .lz4 (b.jsonl.lz4, c.jsonl.lz4); "
+        "1 x description of the data (README.md)" in caplog.text
     )
 
 
