@@ -21,7 +21,7 @@ from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.stream import StreamIndex, StreamSettings
 from btlm_data.task import Artifact, Counts
 
-LIBRARIES = ("h5py", "isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
+LIBRARIES = ("isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
 
 
 def write(p: Preparation) -> dict[str, dataset.Dataset]:

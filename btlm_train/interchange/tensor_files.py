@@ -9,8 +9,7 @@ No pickle is executed: `weights_only` builds tensors and plain containers, and n
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +24,9 @@ from torch import Tensor
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.shard_formats.byte_source import LocalFile
 from btlm_data.formats.shard_formats.hdf5_file import Damaged, NotPlain
-from btlm_data.formats.shard_formats.hdf5_members import BITSHUFFLE, BLOSC, LZ4, ZSTD, read_members
+from btlm_data.formats.shard_formats.hdf5_head import LZ4
+from btlm_data.formats.shard_formats.hdf5_members import Member, read_members
+from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_train.checkpoint import read_tensors
 from btlm_train.files import read_json_object
 
@@ -165,34 +165,22 @@ def _flat(loaded: Any, file: Path) -> dict[str, Tensor]:
 def _read_hdf5(file: Path) -> dict[str, Tensor]:
     """The Model Zoo's HDF5 checkpoints: a dataset `model.NAME` for each tensor, bfloat16 as 16-bit integers.
 
-    Before the library opens it, our own parser looks at each tensor: layouts that read other files (external
-    storage, virtual datasets, links), other filters, and addresses or sizes that the file cannot have are
-    refused. LZ4, the default there, is read if hdf5plugin is installed.
+    Read by our own parser, without the HDF5 library: layouts that read other files (external storage, virtual
+    datasets, links), unknown filters, and addresses or sizes that the file cannot have are refused. LZ4 is the
+    default there.
     """
     source = LocalFile(file)
     try:
-        read_members(source, _is_of_the_model, frozenset({BITSHUFFLE, BLOSC, LZ4, ZSTD}))
+        state: dict[str, Tensor] = {}
+        for key, member in read_members(source, _is_of_the_model, frozenset({LZ4})).items():
+            name = unquote(key).removeprefix("model.")
+            if name in state:
+                raise DataError(f"{file} holds the tensor {name[:200]!r} twice. It is of another program.")
+            state[name] = _hdf5_tensor(source, member, f"{file}: {name[:200]!r}")
     except (Damaged, NotPlain) as error:
         raise DataError(f"{file} is not read: {error}. Only tensors stored in the file are.") from None
     finally:
         source.close()
-    with contextlib.suppress(ImportError):
-        importlib.import_module("hdf5plugin")
-    try:
-        with h5py.File(file, "r", locking=False) as opened:
-            names = {key: unquote(key) for key in opened if _is_of_the_model(key)}
-            state = {
-                name.removeprefix("model."): _hdf5_tensor(opened, key, f"{file}: {name[:200]!r}")
-                for key, name in names.items()
-            }
-    except DataError:
-        raise
-    except Exception as error:  # h5py raises what HDF5's error stack says, as any of six kinds
-        raise DataError(
-            f"{file} cannot be read ({str(error)[:200]}). If its tensors are compressed with LZ4, the Model "
-            "Zoo's "
-            "default, install hdf5plugin; else copy the file again."
-        ) from None
     if not state:
         raise DataError(f"{file} holds no tensor of a model. It is not an HDF5 checkpoint of the Model Zoo.")
     return state
@@ -202,17 +190,22 @@ def _is_of_the_model(key: str) -> bool:
     return unquote(key).startswith("model.")
 
 
-def _hdf5_tensor(opened: Any, key: str, shown: str) -> Tensor:
-    """One dataset of an open file. Raises DataError if it is not plainly stored."""
-    if not isinstance(opened.get(key, getlink=True), h5py.HardLink):
-        raise DataError(f"{shown} is a link. Only tensors stored in the file are read.")
-    data = opened[key]
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.is_virtual or data.external:
-        raise DataError(f"{shown} is not a tensor stored in the file. It is of another program, or damaged.")
-    if data.nbytes > 256 * data.id.get_storage_size():
-        raise DataError(f"{shown} has {data.nbytes:,} bytes, and far fewer are stored. It is damaged.")
-    values = torch.from_numpy(np.ascontiguousarray(data[()]))
-    return values.view(torch.int16).view(torch.bfloat16) if data.attrs.get("is_bfloat16") else values
+def _hdf5_tensor(source: LocalFile, member: Member, shown: str) -> Tensor:
+    """One dataset of an open file. Raises DataError if it is damaged, or far larger than what is stored of it."""
+    reader = ShardReader(source, member.stored)
+    reader.name = shown
+    rows = reader.shape[0]
+    num_bytes = math.prod(reader.shape) * reader.dtype.itemsize
+    stored = sum(size for _, size in reader.stored_ranges(0, rows)) or len(member.stored.inline or b"")
+    if num_bytes > 256 * stored:
+        raise DataError(f"{shown} has {num_bytes:,} bytes, and far fewer are stored. It is damaged.")
+    values = reader.read(0, rows)
+    native = np.array(values, values.dtype.newbyteorder("="), order="C")
+    if not member.numbers.get("is_bfloat16"):
+        return torch.from_numpy(native)
+    if native.dtype.kind not in "iu" or native.dtype.itemsize != 2:
+        raise DataError(f"{shown} is said to hold bfloat16, and holds {native.dtype}. It is damaged.")
+    return torch.from_numpy(native.view(np.int16)).view(torch.bfloat16)
 
 
 def _check_tensor(name: str, tensor: Tensor, file: Path) -> None:

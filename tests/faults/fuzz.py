@@ -5,10 +5,10 @@
 
 Each case is drawn from its own name ("SEED/READER/NUMBER"), so it can be had again. Readers (fuzz_readers.py) run in forked
 processes. What counts as wrong: an exception that is not one of errors.py, exit code 70, a control character or invalid JSON
-in the output, the death of the process, more than SECONDS of CPU for one case, more than MEGABYTES over what the process had,
-a file opened for writing, removed or renamed outside the case's folder, or any file of `secret/`, which lies beside it, opened.
-What C libraries open is not seen from inside: run the whole under `strace -f -e trace=file` for that, and read its log with
---strace-log LOG.
+in the output, the death of the process, more than SECONDS of CPU for one case, more megabytes than its reader may take,
+a file opened for writing, removed or renamed outside the case's folder, or any file of `secret/`, which lies beside it, opened
+(by a C library too: the kernel tells). What C libraries write elsewhere is not seen from inside: run the whole under
+`strace -f -e trace=file` for that, and read its log with --strace-log LOG.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import ctypes
 import mmap
 import os
 import random
@@ -34,23 +35,35 @@ from typing import Any, NoReturn
 
 SECONDS = 10.0  # of CPU for one case
 WALL_SECONDS = 600.0  # for one case that waits
-MEGABYTES = 1000
 ADDRESS_SPACE = 24 << 30  # torch and numba reserve much more than they use
 SLICE_SECONDS = 12.0  # of one reader, before the next has its turn
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_IN_OPEN = 0x20
 _WRITES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod", "os.chown",
            "shutil.rmtree", "shutil.move", "os.utime"}  # fmt: skip
 _HARMLESS = ("/dev/null", "/dev/shm/", "/proc/self/", "/dev/tty")
 
 
 class Watch:
-    """An audit hook that notes every file touched outside `folder`, while `is_on`."""
+    """An audit hook that notes every file touched outside `folder`, while `is_on`; and what the kernel says of `secret`."""
 
     def __init__(self, folder: Path, secret: Path) -> None:
         self.folder, self.secret = str(folder), str(secret)
         self.touched: list[str] = []
         self.is_on = False
+        self._notices = _notices_of(secret)
         sys.addaudithook(self._hear)
+
+    def secret_opened(self) -> list[str]:
+        """Files of `secret` that were opened since this was asked last, by whichever part of the process."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._notices, 4096):
+                while data:
+                    (length,) = struct.unpack_from("=I", data, 12)
+                    found.append(f"opened secret/{data[16 : 16 + length].rstrip(bytes(1)).decode()}")
+                    data = data[16 + length :]
+        return found
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.is_on:
@@ -81,6 +94,15 @@ class Watch:
         inside = absolute == self.folder or absolute.startswith(self.folder + os.sep)
         if absolute.startswith(self.secret) or (writes and not inside and not absolute.startswith(_HARMLESS)):
             self.touched.append(f"{event} {absolute}")
+
+
+def _notices_of(folder: Path) -> int:
+    """A descriptor from which the kernel's notices of files opened in `folder` are read (inotify, see `man 7 inotify`)."""
+    library = ctypes.CDLL(None, use_errno=True)
+    descriptor = int(library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if descriptor < 0 or library.inotify_add_watch(descriptor, os.fsencode(folder), _IN_OPEN) < 0:
+        raise OSError(ctypes.get_errno(), "no inotify")
+    return descriptor
 
 
 class Shared:
@@ -143,10 +165,11 @@ def run_case(reader: Any, name: str, seed: Path, folder: Path, watch: Watch) -> 
     finally:
         watch.is_on = False
         os.chdir(folder)
+    watch.touched += watch.secret_opened()
     if watch.touched:
         return f"touched outside: {sorted(set(watch.touched))[:5]}"
     grown = _peak_megabytes() - before
-    return f"{grown} MB of memory" if grown > MEGABYTES else None
+    return f"{grown} MB of memory" if grown > reader.megabytes else None
 
 
 def _child(

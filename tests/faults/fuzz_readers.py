@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tests.faults.commands import command
+from tests.faults.fuzz_hdf5 import HDF5_CHECKPOINTS, HDF5_SHARDS
 from tests.faults.kill_targets import hashes, write_corpus
 from tests.faults.mutations import (
     CONTROL,
@@ -36,13 +37,16 @@ from tests.train import tiny
 
 
 class Reader(NamedTuple):
-    """make: writes a valid folder, once. damage, read: given (chance, a copy of it). around: holds for a whole slice."""
+    """make: writes a valid folder, once. damage, read: given (chance, a copy of it). around: holds for a whole slice.
+    megabytes: of memory that one case may take.
+    """
 
     name: str
     make: Callable[[Path], None]
     damage: Callable[[random.Random, Path], None]
     read: Callable[[random.Random, Path], None]
     around: Callable[[Path], contextlib.AbstractContextManager[Any]] | None = None
+    megabytes: int = 1000
 
 
 def load_programs() -> None:
@@ -733,6 +737,8 @@ READERS = [
     Reader("tables", _make_dataset, _damage_table, _read_dataset),
     Reader("shards", _make_dataset, _damage_shard, _read_dataset),
     Reader("shards-vsl", _make_dataset, _damage_shard, _read_dataset),
+    Reader("hdf5-shards", *HDF5_SHARDS, megabytes=100),
+    Reader("hdf5-checkpoints", *HDF5_CHECKPOINTS, megabytes=100),
     Reader("export-state", _make_export, _damage_export, _read_export),
     Reader("signature", _make_signed, _damage_signed, _read_signed, _signed),
     Reader("work-folder", _make_work, _damage_work, _read_work, _expected),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.kill_runs import ROOT
 
-QUICK = ("records", "manifest", "parameters", "tokenizer")
+QUICK = ("records", "manifest", "parameters", "tokenizer", "hdf5-shards", "hdf5-checkpoints")
 
 
 def driver(name: str, folder: Path, *more: str) -> str:
@@ -28,7 +28,7 @@ def driver(name: str, folder: Path, *more: str) -> str:
 
 def test_damaged_files_of_some_kinds_end_in_words(tmp_path: Path) -> None:
     chosen = [word for reader in QUICK for word in ("--reader", reader)]
-    told = driver("fuzz", tmp_path, "--seconds", "4", "--seed", "1", *chosen)
+    told = driver("fuzz", tmp_path, "--seconds", "6", "--seed", "1", *chosen)
     assert all(f"= {reader}: " in told for reader in QUICK)
 
 
@@ -47,6 +47,12 @@ watch.is_on = True
 (folder / "link/theirs").unlink()
 watch.is_on = False
 print(*(Path(touched).name for touched in watch.touched))
+print(watch.secret_opened(), watch.secret_opened())
+import h5py
+try:
+    h5py.File(folder / "secret/key")
+except OSError:
+    print(watch.secret_opened()[:1])
 """
     for name in ("case/secret", "other"):
         (tmp_path / name).mkdir(parents=True)
@@ -55,13 +61,23 @@ print(*(Path(touched).name for touched in watch.touched))
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert done.stdout.split() == ["theirs", "key", "theirs"]
+    touched, opened, by_the_library = done.stdout.splitlines()
+    assert touched.split() == ["theirs", "key", "theirs"]
+    assert opened == "['opened secret/key'] []"
+    assert by_the_library == "['opened secret/key']"
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(7200)
 def test_an_hour_of_damage_ends_in_words(tmp_path: Path) -> None:
     driver("fuzz", tmp_path, "--seconds", "3600", "--seed", "1")
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(7200)
+def test_an_hour_of_damaged_hdf5_files_ends_in_words(tmp_path: Path) -> None:
+    readers = ("--reader", "hdf5-shards", "--reader", "hdf5-checkpoints")
+    driver("fuzz", tmp_path, "--seconds", "3600", "--seed", "1", *readers)
 
 
 @pytest.mark.stress

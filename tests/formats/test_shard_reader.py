@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import hdf5_chunks, hdf5_file, writer
+from btlm_data.formats.shard_formats.hdf5_head import LZ4
 from btlm_data.formats.shard_formats.reader import ShardReader, iter_chunks, read_rows, read_shard_info
 from btlm_data.formats.shard_formats.unpack import Torn, unpack
 from tests import shard_files
@@ -111,6 +112,20 @@ def test_lzf_as_its_library_packs_it(tmp_path_factory: pytest.TempPathFactory, r
     data = np.array([value for value, count in runs for _ in range(count)] or [0], np.uint8)
     path = written(tmp_path_factory.mktemp("lzf") / "a.h5", data, chunks=(len(data),), compression="lzf")
     assert np.array_equal(read_rows(path, 0, len(data)), data)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 300)), max_size=60), st.integers(1, 5000))
+def test_lz4_blocks_are_unpacked_and_never_beyond_a_chunk(runs: Any, block_bytes: int) -> None:
+    data = bytes(value for value, count in runs for _ in range(count))
+    stored = shard_files.lz4_chunk(data, block_bytes)
+    assert unpack(stored, [LZ4], 0, len(data), 1) == data
+    if data:
+        for cut in (stored[:-1], stored[:5], stored[:12] + bytes(4) + stored[16:]):
+            with pytest.raises(Torn):
+                unpack(cut, [LZ4], 0, len(data), 1)
+        with pytest.raises(Torn, match="more than a chunk"):
+            unpack(stored, [LZ4], 0, len(data) - 5, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4000, 4001, 2_100_000, 4_194_306])

@@ -31,6 +31,7 @@ from btlm_train.interchange.huggingface import huggingface_config
 from btlm_train.interchange.modelzoo import modelzoo_model, modelzoo_params
 from btlm_train.model import BTLM
 from btlm_train.parameters import ModelConfig, load_params
+from tests import shard_files
 from tests.reference import modelzoo_schema
 from tests.train import tiny
 
@@ -298,7 +299,8 @@ def torch_file(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any] = 
     return folder
 
 
-def modelzoo_hdf5(path: Path, bfloat16: bool = False) -> None:
+def modelzoo_hdf5(path: Path, bfloat16: bool = False, compression: str | None = None) -> None:
+    """As its savers write them: h5py's defaults, the shape of chunks guessed, truth values as attributes."""
     export(weights_of(), CONFIG, path.parent, "modelzoo")
     state = load_file(path.parent / "checkpoint.safetensors")
     for name in ("checkpoint.safetensors", "checkpoint.mdl"):
@@ -308,7 +310,13 @@ def modelzoo_hdf5(path: Path, bfloat16: bool = False) -> None:
         file["optimizer.state"] = np.zeros(3)
         for name, tensor in state.items():
             value = tensor.to(torch.bfloat16).view(torch.int16) if bfloat16 else tensor
-            file.create_dataset(f"model.{name}", data=value.numpy()).attrs["is_bfloat16"] = bfloat16
+            data = value.numpy()
+            if compression == "lz4":
+                chunks = tuple(max(1, size // 2) for size in data.shape)
+                shard_files.write_lz4(file, f"model.{name}", data, chunks, 300)
+            else:
+                file.create_dataset(f"model.{name}", data=data, compression=compression)
+            file[f"model.{name}"].attrs["is_bfloat16"] = bfloat16
             file[f"model.{name}"].attrs["__H5_TYPE__"] = "TorchTensorH5Type"
 
 
@@ -344,10 +352,13 @@ def test_every_huggingface_layout_comes_in(tmp_path: Path, kind: str) -> None:
     assert equal(imported(folder, tmp_path / "run"), expected)
 
 
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf", "lz4"])
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_a_model_zoo_hdf5_checkpoint_comes_in(tmp_path: Path, bfloat16: bool) -> None:
+def test_a_model_zoo_hdf5_checkpoint_comes_in(
+    tmp_path: Path, bfloat16: bool, compression: str | None
+) -> None:
     (tmp_path / "mz").mkdir()
-    modelzoo_hdf5(tmp_path / "mz" / "checkpoint.mdl", bfloat16)
+    modelzoo_hdf5(tmp_path / "mz" / "checkpoint.mdl", bfloat16, compression)
     expected = weights_of()
     if bfloat16:
         expected = {name: tensor.to(torch.bfloat16).float() for name, tensor in expected.items()}
@@ -524,7 +535,13 @@ def _huge(file: Any, folder: Path) -> None:
 
 WTE = "transformer.wte.weight"
 HEAD = "lm_head.weight"
+
+
 # a change to a folder of Hugging Face's layout -> part of the message
+def _with_attribute(file: Any, name: str, value: Any) -> None:
+    next(file[key] for key in file if key.startswith("model.")).attrs[name] = value
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tensor missing": (with_tensor("transformer.ln_f.bias", None), r"ln_f.bias is missing"),
     "tensor surplus": (with_tensor("transformer.h.7.ln_1.bias", torch.zeros(16)), "blocks.7.ln_1.bias has no place"),
@@ -629,6 +646,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "hdf5 key missing": (
         hdf5(lambda file, folder: file.__delitem__(next(key for key in file if "proj_k" in key))),
         "incomplete",
+    ),
+    "hdf5 tensor twice": (
+        hdf5(lambda file, folder: file.create_dataset("model.model%2Elm_head.weight", data=np.zeros(3))),
+        "holds the tensor 'model.lm_head.weight' twice",
+    ),
+    "hdf5 never written": (
+        hdf5(lambda file, folder: file.create_dataset("model.model.x", (8, 4), "<f4", chunks=(4, 4))),
+        "were never written",
+    ),
+    "hdf5 bfloat16 of floats": (
+        hdf5(lambda file, folder: _with_attribute(file, "is_bfloat16", True)),
+        "is said to hold bfloat16, and holds float32",
+    ),
+    "hdf5 filter": (
+        hdf5(lambda file, folder: file.create_dataset("model.model.x", data=np.zeros((8, 4), "<i4"), scaleoffset=4)),
+        "HDF5 filter 6",
     ),
     "nothing": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), "no weights at"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "without config.json"),

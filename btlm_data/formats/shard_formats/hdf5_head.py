@@ -40,7 +40,7 @@ MAX_UNWRITTEN = (
 )  # chunks that a file may leave out; a chunk that is there takes 8 bytes of its index or more
 MAX_INFLATION = 1040  # deflate makes at most 1,032 bytes of one
 
-DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
+DEFLATE, SHUFFLE, FLETCHER32, LZF, LZ4 = 1, 2, 3, 32000, 32004
 _FILTERS = {DEFLATE, SHUFFLE, FLETCHER32, LZF}
 _FLOATS = {  # size -> exponent location and size, mantissa location and size, bias: IEEE 754
     2: (10, 5, 0, 10, 15),
@@ -106,7 +106,8 @@ def read_head(source: ByteSource) -> Stored:
     try:
         head, root = read_superblock(source)
         messages = list(read_messages(head, root, "root group"))
-        return read_dataset(head, _find_data(head, messages), _n_examples(messages))
+        n_examples = whole_numbers(messages).get("n_examples")
+        return read_dataset(head, _find_data(head, messages), n_examples)
     except (struct.error, IndexError):  # a field lies behind the end of its structure
         raise Damaged("a description in its head is cut off") from None
 
@@ -202,8 +203,9 @@ def symbols(head: Head, tree: int, heap: int) -> Iterator[tuple[bytes, int, int]
             raise Damaged("its root group's index is damaged")
 
 
-def _n_examples(messages: list[Message]) -> int | None:
-    """The root group's attribute `n_examples`, if it is one integer."""
+def whole_numbers(messages: list[Message]) -> dict[str, int]:
+    """An object's attributes that are one whole number or truth value, by name; others are left out."""
+    numbers: dict[str, int] = {}
     for message in messages:
         if message.kind != 0x000C or message.flags & 2 or len(message.data) < 8:
             continue
@@ -215,18 +217,19 @@ def _n_examples(messages: list[Message]) -> int | None:
         for size in (name_size, type_size, space_size):
             parts.append(message.data[at : at + size])
             at += -(-size // 8) * 8 if version == 1 else size
-        if parts[0].rstrip(b"\0") != b"n_examples":
-            continue
+        name = parts[0].rstrip(b"\0").decode("utf-8", "replace")
+        is_enumeration = (
+            parts[1][:1] and parts[1][0] & 15 == 8
+        )  # h5py's truth values: behind it stands what it is made of
         try:
-            dtype = _datatype(parts[1])
-        except (NotPlain, struct.error):
-            return None
+            dtype = _datatype(parts[1][8:] if is_enumeration else parts[1])
+        except (NotPlain, struct.error, IndexError):
+            continue
         value = message.data[at : at + dtype.itemsize]
         rank = parts[2][1] if len(parts[2]) > 1 else None
         if dtype.kind in "iu" and rank == 0 and len(value) == dtype.itemsize:
-            return int(np.frombuffer(value, dtype)[0])
-        return None
-    return None
+            numbers.setdefault(name, int(np.frombuffer(value, dtype)[0]))
+    return numbers
 
 
 # The dataset ------------------------------------------------------------------------------------------------
@@ -235,7 +238,7 @@ def _n_examples(messages: list[Message]) -> int | None:
 def read_dataset(
     head: Head, address: int, n_examples: int | None = None, more_filters: frozenset[int] = frozenset()
 ) -> Stored:
-    """The dataset whose header is at `address`. more_filters: allowed beside those that are read here. Raises Damaged
+    """The dataset whose header is at `address`. more_filters: allowed beside those of shards. Raises Damaged
     or NotPlain, calling it `data`.
     """
     messages: dict[int, bytes] = {}

@@ -65,13 +65,16 @@ class ShardReader:
     OSError where this process may open no more files.
     """
 
-    def __init__(self, source: ByteSource | str | os.PathLike[str]) -> None:
+    def __init__(
+        self, source: ByteSource | str | os.PathLike[str], stored: hdf5_head.Stored | None = None
+    ) -> None:
+        """stored: another dataset of the file than `data`, whose head has been read."""
         if isinstance(source, (str, os.PathLike)):
             source = LocalFile(source)
         self.source = source
         self.name = source.name
         try:
-            self._stored = hdf5_head.read_head(source)
+            self._stored = stored or hdf5_head.read_head(source)
         except Damaged as error:
             source.close()
             raise DataError(f"{self.name} is not a readable HDF5 file: {error}. {_REMEDY}") from None

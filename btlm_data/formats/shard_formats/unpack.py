@@ -1,4 +1,4 @@
-"""Undo the filters of a stored chunk: gzip by ISA-L, HDF5's byte shuffle, Fletcher-32 checksums, and LZF."""
+"""Undo the filters of a stored chunk: gzip by ISA-L, HDF5's byte shuffle, Fletcher-32 checksums, LZF, and LZ4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from isal import igzip_lib
 
-from btlm_data.formats.shard_formats.hdf5_head import DEFLATE, FLETCHER32, SHUFFLE
+from btlm_data.formats.shard_formats.hdf5_head import DEFLATE, FLETCHER32, LZ4, SHUFFLE
 
 
 class Torn(Exception):
@@ -33,6 +33,8 @@ def unpack(
             data = _unshuffle(data, itemsize)
         elif filters[position] == FLETCHER32:
             data = _checked(data)
+        elif filters[position] == LZ4:
+            data = _lz4(data, num_bytes + 4)
         else:
             data = _lzf(data, num_bytes + 4)
     if len(data) != num_bytes:
@@ -141,4 +143,31 @@ def _lzf(stored: bytes | memoryview, most: int) -> bytes:
                 raise Torn("a chunk's compressed bytes hold more than a chunk")
     except IndexError:
         raise Torn("a chunk's compressed bytes are cut off") from None
+    return bytes(out)
+
+
+def _lz4(stored: bytes | memoryview, most: int) -> bytes:
+    """Decompress what HDF5's registered filter 32004 makes: a head, and LZ4 blocks, each behind its stored size.
+
+    A block that LZ4 would not make smaller stands as it is.
+    """
+    import pyarrow as pa
+
+    try:
+        total, block = struct.unpack_from(">QI", stored)
+        if total > most or not (block or not total):
+            raise Torn("a chunk's compressed bytes hold more than a chunk")
+        codec = pa.Codec("lz4_raw")
+        out = bytearray()
+        at = 12
+        while len(out) < total:
+            (size,) = struct.unpack_from(">I", stored, at)
+            part = stored[at + 4 : at + 4 + size]
+            expected = min(block, total - len(out))
+            if len(part) != size or not size:
+                raise Torn("a chunk's compressed bytes are cut off")
+            out += part if size == expected else codec.decompress(part, expected, asbytes=True)
+            at += 4 + size
+    except (struct.error, pa.ArrowException, OSError):
+        raise Torn("a chunk's compressed bytes are damaged") from None
     return bytes(out)
