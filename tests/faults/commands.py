@@ -38,16 +38,23 @@ def spare_work() -> None:
     names = ("btlm_data.tokenizer", "btlm_data.preparation", "btlm_data.lineage.datasets")
     modules: list[Any] = [importlib.import_module(name) for name in names]
     original = modules[0].load_tokenizer
-    kept = functools.cache(original)
+    kept: dict[tuple[Any, ...], Any] = {}
 
     def load_tokenizer(spec: str, **options: Any) -> Any:
-        return (kept if spec == "gpt2" else original)(spec, **options)
+        if spec != "gpt2":
+            return original(spec, **options)
+        key = options.get("eos"), options.get("backend", "auto"), options.get("revision")
+        if key not in kept:
+            kept[key] = original(spec, **options)
+        return kept[key]
 
     for module in modules:
         assert module.load_tokenizer is original
         module.load_tokenizer = load_tokenizer
     os.fsync = lambda descriptor: None
-    kept("gpt2").token_text(0)
+    tokenizer = load_tokenizer("gpt2")
+    tokenizer.token_text(0)
+    assert tokenizer.token_bytes is not None
 
 
 def command(*arguments: object, program: str = "btlm_data") -> Ended:

@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from tests.faults.commands import spare_work
-from tests.faults.kill_targets import TARGETS, Target
+from tests.faults.commands import command, spare_work
+from tests.faults.kill_targets import TARGETS, Target, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("worker", "parent", "group")
@@ -58,23 +58,37 @@ class Run(NamedTuple):
 
 
 def load_programs(targets: list[Target]) -> None:
-    """Import and compile what the commands need, so that forks have it."""
+    """Import and compile what the commands need, so that forks have it: by having each kind of command run once."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    from btlm_data import pipeline
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
     spare_work()
-    pipeline.warm_up(importlib.import_module("btlm_data.tokenizer").load_tokenizer("gpt2"))
-    for module in (
-        "btlm_data.finish",
-        "btlm_data.inspection.outcome",
-        "btlm_data.export",
-        "btlm_data.pages.publish",
-    ):
-        importlib.import_module(module)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, out, index = Path(folder) / "corpus", Path(folder) / "out", Path(folder) / "index"
+        write_corpus(corpus, 2, 8, 1)
+        words = [
+            "--seq-len",
+            "16",
+            "--seq-len",
+            "32",
+            "--workers",
+            "1",
+            "--memory",
+            "40KB",
+            "--dedupe-index",
+            index,
+        ]
+        for _ in range(2):  # the second finds what the first left in the index
+            ended = command(
+                "prepare", "--source", corpus, "--out", out, *words, "--overwrite", "--accept-removal"
+            )
+            assert ended.code == 0, ended.words
+        command("export", out, "--to", "npy", "--out", Path(folder) / "exported")
     if any(target.program == "btlm_train" for target in targets):
         importlib.import_module("btlm_train.sessions")
+        for module in ("torch._dynamo", "torch.utils.tensorboard"):
+            importlib.import_module(module)
         importlib.import_module("torch").set_num_threads(1)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.faults.commands import command
 from tests.stages.runs import opened
 from tests.train import tiny
 
@@ -72,7 +73,7 @@ def write_corpus(folder: Path, files: int, documents: int, seed: int) -> None:
 
 
 def _corpus(inputs: Path) -> None:
-    write_corpus(inputs / "corpus", 6, 80, 1)
+    write_corpus(inputs / "corpus", 6, 40, 1)
 
 
 def _no_inputs(inputs: Path) -> None:
@@ -82,7 +83,17 @@ def _no_inputs(inputs: Path) -> None:
 def _prepare_sample(inputs: Path, folder: Path) -> list[str]:
     """Every stage, several shards a split, with memory for everything."""
     return [
-        *["prepare", "--source", "sample", "--seq-len", "512", "--samples-per-file", "700"],
+        *[
+            "prepare",
+            "--source",
+            "sample",
+            "--set",
+            "source.limit=100",
+            "--seq-len",
+            "256",
+            "--samples-per-file",
+            "90",
+        ],
         *["--out", str(folder / "out")],
     ]
 
@@ -91,7 +102,7 @@ def _prepare_corpus(inputs: Path, folder: Path) -> list[str]:
     """Little memory, so that every step writes files between; two lengths, checked pairs, a drawn holdout."""
     return [
         *["prepare", "--source", str(inputs / "corpus"), "--seq-len", "64:0.5", "--seq-len", "32:0.5"],
-        *["--out", str(folder / "out"), "--memory", "60KB", "--samples-per-file", "100"],
+        *["--out", str(folder / "out"), "--memory", "30KB", "--samples-per-file", "50"],
         *["--set", "holdout.fraction=0.1", "--set", "clean.min_chars=50"],
     ]
 
@@ -102,7 +113,7 @@ def _emit_text(inputs: Path, folder: Path) -> list[str]:
 
 def _two_corpora(inputs: Path) -> None:
     _corpus(inputs)
-    write_corpus(inputs / "earlier", 3, 80, 1)  # the same documents as the first files of the corpus
+    write_corpus(inputs / "earlier", 3, 40, 1)  # the same documents as the first files of the corpus
 
 
 def _update_index(inputs: Path, folder: Path) -> list[str]:
@@ -147,6 +158,33 @@ def _export(to: str) -> Callable[[Path, Path], list[str]]:
     return arguments
 
 
+def _forget_inputs(inputs: Path) -> None:
+    from tests.faults.kill_runs import run_command
+
+    _corpus(inputs)
+    run_command("btlm_data", _prepare_corpus(inputs, inputs))
+    shutil.rmtree(inputs / "out/.work")
+
+
+def _forget(inputs: Path, folder: Path) -> list[str]:
+    return ["forget", str(folder / "out"), "--id", "00.jsonl#0", "--id", "02.jsonl#0", "--id", "04.jsonl#0"]
+
+
+def _copied(inputs: Path, folder: Path) -> None:
+    shutil.copytree(inputs / "out", folder / "out")
+
+
+def _forgotten(folder: Path) -> dict[str, str]:
+    """Everything but the time of the certificates, and what names a certificate by its hash."""
+    found = {name: value for name, value in hashes(folder).items() if not name.endswith((".json", ".md"))}
+    for path in sorted(folder.rglob("forgotten.json")):
+        tree = json.loads(path.read_bytes())["certificates"]
+        assert len(tree) == 1, "forgotten more than once"
+        found[str(path.relative_to(folder))] = json.dumps([tree[0]["asked"], tree[0]["documents"]])
+    found["verified"] = str(command("verify", folder / "out").code)
+    return found
+
+
 def _train_inputs(inputs: Path) -> None:
     tiny.write_params(
         inputs / "params.yaml",
@@ -179,5 +217,6 @@ TARGETS = {
     "export-npy": Target("btlm_data", _dataset, _export("npy"), done=EXPORTED),
     "export-megatron": Target("btlm_data", _dataset, _export("megatron"), done=EXPORTED),
     "export-mds": Target("btlm_data", _dataset, _export("mds"), done=EXPORTED),
+    "forget": Target("btlm_data", _forget_inputs, _forget, _copied, _forgotten),
     "train": Target("btlm_train", _train_inputs, _train, contents=_trained),
 }
