@@ -175,8 +175,9 @@ def _copied(inputs: Path, folder: Path) -> None:
 
 
 def _forgotten(folder: Path) -> dict[str, str]:
-    """Everything but the time of the certificates, and what names a certificate by its hash."""
-    found = {name: value for name, value in hashes(folder).items() if not name.endswith((".json", ".md"))}
+    """Everything but the time of the certificates, what names a certificate by its hash, and the pages with their lease."""
+    others = (".json", ".md", ".lease")
+    found = {name: value for name, value in hashes(folder).items() if not name.endswith(others)}
     for path in sorted(folder.rglob("forgotten.json")):
         tree = json.loads(path.read_bytes())["certificates"]
         assert len(tree) == 1, "forgotten more than once"
