@@ -93,10 +93,10 @@ def open_model(path: Path, device: str, trained_length: int | None = None) -> BT
     trained_length: scale ALiBi dynamically beyond it. Raises ConfigError if nothing is there or its
     configuration is missing, DataError if the weights are not of the configuration.
     """
-    found = checkpoint.find(path)
-    if found is not None:
-        weights, config = found.weights(), found.model_config()
-        interchange.check_weights(weights, config, str(found.path))
+    checkpoint_found = checkpoint.find(path)
+    if checkpoint_found is not None:
+        weights, config = checkpoint_found.weights(), checkpoint_found.model_config()
+        interchange.check_weights(weights, config, str(checkpoint_found.path))
     else:
         weights, config = _with_config(path)
     if trained_length is not None:

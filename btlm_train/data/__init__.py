@@ -7,7 +7,7 @@ sample.
     shard_set     rows of all files, end to end           state         how saved and present data differ
     history       what a run read, step by step
     samples       samples by index                        mixture       several data sets by weight
-    places        folders here and below URLs             remote_shard  shards in a store, by ranges
+    folders       folders here and below URLs             remote_shard  shards in a store, by ranges
     block_cache   what was fetched, on the disk           read_ahead    what comes next, fetched before
 
 The names below are the public ones. They are imported when they are first used, so that parameter files can

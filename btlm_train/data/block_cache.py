@@ -94,15 +94,15 @@ class BlockCache:
         numbers: ascending. Blocks that another process has brought meanwhile are not asked for; they are left
         out of the answer if they had been there before.
         """
-        found: dict[int, bytes] = {}
+        blocks: dict[int, bytes] = {}
         for first, stop in _stretches(numbers):
             with self._fetching(key, first // STRETCH):
                 missing = [number for number in range(first, stop) if not self.has(key, number)]
                 for begin, end in _stretches(missing):
                     for number, data in zip(range(begin, end), ask(begin, end), strict=True):
                         self._store(key, number, data)
-                        found[number] = data
-        return found
+                        blocks[number] = data
+        return blocks
 
     def discard(self, key: str, numbers: Sequence[int]) -> None:
         """Drop blocks."""
@@ -208,8 +208,8 @@ class BlockCache:
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        with os.scandir(folder) as entries:
+            return list(entries)
     except OSError:
         return []
 

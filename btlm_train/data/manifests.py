@@ -11,40 +11,40 @@ from btlm_data.errors import DataError
 from btlm_data.formats import dataset as dataset_file
 from btlm_data.formats.dataset import Dataset
 from btlm_data.formats.ledger import SPLITS
-from btlm_train.data.places import Place, open_place
+from btlm_train.data.folders import Folder, open_folder
 from btlm_train.data.shard_reader import ShardFile
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset.json: the folder where it lies, and what it holds."""
+    """A dataset.json: the folder that holds it, and its content."""
 
-    place: Place
+    folder: Folder
     dataset: Dataset
 
     @property
     def path(self) -> str:
         """The file, for messages."""
-        return f"{self.place.absolute}/{dataset_file.FILE_NAME}"
+        return f"{self.folder.absolute}/{dataset_file.FILE_NAME}"
 
-    def shards(self) -> Iterator[tuple[Place, dataset_file.ShardFile]]:
-        """Each shard it lists, with the folder where it should lie: that of its split, or that of a copied
+    def shards(self) -> Iterator[tuple[Folder, dataset_file.ShardFile]]:
+        """Each shard it lists, with the folder that should hold it: that of its split, or that of a copied
         dataset.json.
         """
         for name, split in self.dataset.splits.items():
-            folder = self.place.child(name)
-            folder = folder if folder.exists() else self.place
+            folder = self.folder.child(name)
+            folder = folder if folder.exists() else self.folder
             for shard in split.files:
                 yield folder, shard
 
 
-def find_manifest(place: Place) -> Manifest | None:
+def find_manifest(folder: Folder) -> Manifest | None:
     """The dataset.json in the folder itself, else one level above it, else two.
 
     None if there is none, or if it is of another program or of a folder of several sets. Raises DataError if
     it is damaged.
     """
-    above: Place | None = place
+    above: Folder | None = folder
     for _ in range(3):
         if above is None:
             return None
@@ -76,10 +76,10 @@ def split_folder(folder: str, splits: tuple[str, ...]) -> str:
     """The folder of the first of `splits` where `folder` is a whole dataset with one; else `folder`
     itself.
     """
-    place = open_place(folder)
-    if not place.shards() and place.read(dataset_file.FILE_NAME, dataset_file.MAX_BYTES) is not None:
+    opened = open_folder(folder)
+    if not opened.shards() and opened.read(dataset_file.FILE_NAME, dataset_file.MAX_BYTES) is not None:
         for name in splits:
-            child = place.child(name)
+            child = opened.child(name)
             if child.exists():
                 return child.name
     return folder
@@ -87,13 +87,13 @@ def split_folder(folder: str, splits: tuple[str, ...]) -> str:
 
 def splits_in(folder: str) -> list[str]:
     """The splits that a folder has as sub-folders, for messages."""
-    place = open_place(folder)
-    return [name for name in SPLITS if place.child(name).exists()]
+    opened = open_folder(folder)
+    return [name for name in SPLITS if opened.child(name).exists()]
 
 
-def listed_sha256(manifests: Sequence[Manifest], places: Sequence[Place]) -> dict[str, str]:
-    """The SHA-256 of each shard in `places` by its full name, as the manifests have it."""
-    read = {place.absolute for place in places}
+def listed_sha256(manifests: Sequence[Manifest], folders: Sequence[Folder]) -> dict[str, str]:
+    """The SHA-256 of each shard in `folders` by its full name, as the manifests have it."""
+    read = {folder.absolute for folder in folders}
     return {
         f"{folder.absolute}/{shard.name}": shard.sha256
         for manifest in manifests
@@ -103,11 +103,11 @@ def listed_sha256(manifests: Sequence[Manifest], places: Sequence[Place]) -> dic
 
 
 def check_manifests(
-    manifests: Sequence[Manifest], places: Sequence[Place], files: Sequence[ShardFile], by_row: bool
+    manifests: Sequence[Manifest], folders: Sequence[Folder], files: Sequence[ShardFile], by_row: bool
 ) -> None:
     """Raise DataError if a listed shard of these folders is missing, or has another size or number of rows."""
     present = {file.path: file for file in files}
-    read = {place.absolute for place in places}
+    read = {folder.absolute for folder in folders}
     for manifest in manifests:
         for folder, shard in manifest.shards():
             if folder.absolute not in read:

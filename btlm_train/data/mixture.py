@@ -71,14 +71,14 @@ class Mixture:
             int(self.lengths[source]),
         )
         copies = -(-(last - first) // length)
-        place = (first + samples[:, None] + np.arange(copies) * length).reshape(-1)
+        position = (first + samples[:, None] + np.arange(copies) * length).reshape(-1)
         number = np.repeat(np.arange(len(samples)), copies)
-        place, number = place[place < last], number[place < last]
+        position, number = position[position < last], number[position < last]
         if self.positions is None:
-            return place, number
+            return position, number
         index = np.empty(len(self.positions), np.int64)
         index[self.positions] = np.arange(len(self.positions))
-        return index[place], number
+        return index[position], number
 
     def _source_at(self, positions: Int64Array) -> Int64Array:
         """The number of the source at each position: (n,) -> (n,)."""

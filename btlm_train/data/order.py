@@ -57,9 +57,9 @@ class SampleOrder:
         while start < stop:
             offset = start % self.epoch_length
             count = min(stop - start, self.epoch_length - offset, _POSITIONS_AT_ONCE)
-            here = self.between(start, start + count)
-            low = np.searchsorted(ordered, here, side="left")
-            high = np.searchsorted(ordered, here, side="right")
+            chunk = self.between(start, start + count)
+            low = np.searchsorted(ordered, chunk, side="left")
+            high = np.searchsorted(ordered, chunk, side="right")
             for k in np.flatnonzero(high > low).tolist():
                 positions.append(np.full(high[k] - low[k], start + k, np.int64))
                 numbers.append(order[low[k] : high[k]])

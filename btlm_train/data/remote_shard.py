@@ -202,7 +202,7 @@ class RemoteFile:
                     "again with the new data."
                 )
             blocks = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
-            if all(self._is_right(first + place, block) for place, block in enumerate(blocks)):
+            if all(self._is_right(first + offset, block) for offset, block in enumerate(blocks)):
                 return blocks
         raise StoreError(
             f"Bytes {begin:,} to {end:,} of {self.name} arrive differently than before, {TRIES} times. "

@@ -207,8 +207,8 @@ class HDF5Dataset(Dataset[Any]):
         planes[:, padded] = 0
         for number, positions, samples in self._by_source(wanted):
             rows = positions.tolist()
-            for found, stored in self._sources[number].read(samples):
-                row = rows[found]
+            for of_samples, stored in self._sources[number].read(samples):
+                row = rows[of_samples]
                 if self.by_sample:
                     planes[:, row] = stored[: len(planes)]
                 else:
@@ -234,8 +234,8 @@ class HDF5Dataset(Dataset[Any]):
         if self._mixture is not None:
             source, sample = self._mixture.locate(sample)
         for number in np.unique(source).tolist():
-            here = np.flatnonzero(source == number)
-            yield number, positions[here], sample[here]
+            of_source = np.flatnonzero(source == number)
+            yield number, positions[of_source], sample[of_source]
 
     def state_dict(self) -> dict[str, Any]:
         """The settings that decide the samples, under the Model Zoo's names, and (`data`) what the files
@@ -265,13 +265,15 @@ class HDF5Dataset(Dataset[Any]):
         """
         if not strict:
             return
-        ours = self.state_dict()
+        current = self.state_dict()
         may_differ = {"batch_size", "use_worker_cache"}
         if "data" in state:
-            state, ours = _without_places(state), _without_places(ours)
+            state, current = _without_locations(state), _without_locations(current)
         optional = may_differ | {"data_subset", "data"}
-        differences = [f"{key}: {state[key]!r} then, not a setting now" for key in state if key not in ours]
-        for key, now in ours.items():
+        differences = [
+            f"{key}: {state[key]!r} then, not a setting now" for key in state if key not in current
+        ]
+        for key, now in current.items():
             if key not in state:
                 differences += [] if key in optional else [f"{key}: absent then, {now!r} now"]
             elif key not in may_differ and key != "data" and state[key] != now:
@@ -280,8 +282,8 @@ class HDF5Dataset(Dataset[Any]):
         if "data" in state:
             manifests = [manifest for source in self._sources for manifest in source.shards.manifests]
             folders = [Path(m.path).parent for m in manifests if "://" not in str(m.path)]
-            then = after_forgetting(state["data"], ours["data"], folders)
-            changed = data_differences(then, ours["data"])
+            then = after_forgetting(state["data"], current["data"], folders)
+            changed = data_differences(then, current["data"])
         if differences or changed:
             kind = ConfigError if differences else DataError
             listing = "\n  ".join(differences + changed)
@@ -291,7 +293,7 @@ class HDF5Dataset(Dataset[Any]):
             )
 
 
-def _without_places(state: Mapping[str, Any]) -> dict[str, Any]:
+def _without_locations(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state without the folders that the data lay in."""
     kept = {key: value for key, value in state.items() if key != "data_dir"}
     if isinstance(mixture := kept.get("mixture_params"), list) and all(isinstance(e, dict) for e in mixture):

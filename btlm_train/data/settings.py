@@ -105,9 +105,9 @@ class DataConfig(_Settings):
         it.
         """
         if (self.data_dir is None) == (self.mixture is None):
-            found = "neither" if self.data_dir is None else "both"
+            given = "neither" if self.data_dir is None else "both"
             raise ConfigError(
-                f"The data configuration has {found} of data_dir and mixture. Give exactly one of them."
+                f"The data configuration has {given} of data_dir and mixture. Give exactly one of them."
             )
         if self.mixture is not None and not any(entry.weight > 0 for entry in self.mixture):
             raise ConfigError(

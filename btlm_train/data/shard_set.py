@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError, InputError
 from btlm_train.data.block_cache import CacheSettings
+from btlm_train.data.folders import Folder, RemoteFolder, open_folder, shown
 from btlm_train.data.manifests import check_manifests, find_manifest, listed_sha256, splits_in
-from btlm_train.data.places import Place, RemotePlace, open_place, shown
 from btlm_train.data.read_ahead import Rows
 from btlm_train.data.remote_shard import RemoteObject
 from btlm_train.data.settings import CACHE_BYTES
@@ -42,9 +42,9 @@ class ShardSet:
         cache: CacheSettings | None = None,
     ) -> None:
         folders = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
-        places = [open_place(folder) for folder in folders]
-        found = [(place, name) for place in places for name in _shards_of(place)]
-        if not found:
+        opened = [open_folder(name) for name in folders]
+        shards = [(location, name) for location in opened for name in _shards_of(location)]
+        if not shards:
             splits = [f"{folder}/{split}" for folder in folders for split in splits_in(folder)]
             advice = (
                 f"Give the folder of a split: {', '.join(splits)}."
@@ -53,37 +53,37 @@ class ShardSet:
             )
             raise InputError(f"There is no *.h5 file in {', '.join(map(shown, folders))}. {advice}")
         if sort_files:
-            found.sort(key=lambda pair: _full_name(*pair))
-        manifests = [find_manifest(place) for place in places]
+            shards.sort(key=lambda pair: _full_name(*pair))
+        manifests = [find_manifest(location) for location in opened]
         self.manifests = [manifest for manifest in manifests if manifest is not None]
-        self.sha256 = listed_sha256(self.manifests, places)
-        self.names = [shown(_full_name(place, name)) for place, name in found]
-        opened = _probed(
-            [self._target(*pair, cache or CacheSettings.of(None, CACHE_BYTES)) for pair in found]
+        self.sha256 = listed_sha256(self.manifests, opened)
+        self.names = [shown(_full_name(location, name)) for location, name in shards]
+        probed = _probed(
+            [self._target(*pair, cache or CacheSettings.of(None, CACHE_BYTES)) for pair in shards]
         )
-        self.files = [file for file, _, _ in opened]
-        self.trailing, self.dtype = opened[0][1:]
-        for name, (_, trailing, dtype) in zip(self.names, opened, strict=True):
+        self.files = [file for file, _, _ in probed]
+        self.trailing, self.dtype = probed[0][1:]
+        for name, (_, trailing, dtype) in zip(self.names, probed, strict=True):
             if (trailing, dtype) != (self.trailing, self.dtype):
                 raise DataError(
                     f"{name} holds {dtype} rows of shape {trailing}, {self.names[0]} {self.dtype} rows of "
                     f"shape {self.trailing}. Give data_dir folders of one kind of shards."
                 )
         self.ends = list(itertools.accumulate(file.rows for file in self.files))
-        check_manifests(self.manifests, places, self.files, by_row=bool(self.trailing))
+        check_manifests(self.manifests, opened, self.files, by_row=bool(self.trailing))
         if not len(self):
             raise InputError(
                 f"All {len(self.names)} *.h5 files in {', '.join(map(shown, folders))} are empty. Check "
                 "data_dir."
             )
 
-    def _target(self, place: Place, name: str, cache: CacheSettings) -> str | RemoteObject:
+    def _target(self, folder: Folder, name: str, cache: CacheSettings) -> str | RemoteObject:
         """What a shard is opened by: its path, or the object in the state that the listing found."""
-        if not isinstance(place, RemotePlace):
-            return _full_name(place, name)
-        entry = place.entries()[name]
-        sha256 = self.sha256.get(f"{place.absolute}/{name}")
-        return RemoteObject(place.name, name, entry.size, entry.tag, sha256, cache)
+        if not isinstance(folder, RemoteFolder):
+            return _full_name(folder, name)
+        entry = folder.entries()[name]
+        sha256 = self.sha256.get(f"{folder.absolute}/{name}")
+        return RemoteObject(folder.name, name, entry.size, entry.tag, sha256, cache)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -146,18 +146,18 @@ class ShardSet:
         return {"layout": f"{self.dtype} {list(self.trailing)}", "files": files}
 
 
-def _shards_of(place: Place) -> list[str]:
-    names = place.shards()
+def _shards_of(folder: Folder) -> list[str]:
+    names = folder.shards()
     if names is None:
         raise InputError(
-            f"There is no data folder {shown(place.name)}. Check data_dir, and that it is mounted or that its "
+            f"There is no data folder {shown(folder.name)}. Check data_dir, and that it is mounted or that its "
             "store can be reached."
         )
     return names
 
 
-def _full_name(place: Place, name: str) -> str:
-    return f"{place.name}/{name}" if isinstance(place, RemotePlace) else str(Path(place.name, name))
+def _full_name(folder: Folder, name: str) -> str:
+    return f"{folder.name}/{name}" if isinstance(folder, RemoteFolder) else str(Path(folder.name, name))
 
 
 def _probed(

@@ -96,14 +96,14 @@ def _claim(folder: Path, names: list[str]) -> None:
         listed = read_json_object(marker, 2**16).get("files")
     except (FileNotFoundError, DataError):
         listed = None
-    ours = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
+    written = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     for name in names:
-        if os.path.lexists(folder / name) and name not in ours:
+        if os.path.lexists(folder / name) and name not in written:
             raise OutputError(
                 f"{folder / name} is there, and no export wrote it: it would be replaced. "
                 "Choose another --out, or move the file away."
             )
-    write_json(marker, {"files": sorted(ours.union(names))})
+    write_json(marker, {"files": sorted(written.union(names))})
 
 
 def _write_gguf(

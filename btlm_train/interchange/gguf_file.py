@@ -101,15 +101,15 @@ def gguf_tensors(
         yield f"output_norm.{kind}", _values(weights[f"ln_f.{kind}"])
     query = mup.attention_scale(config) * config.head_dim
     for layer in range(config.num_hidden_layers):
-        for ours, theirs in _LAYER.items():
-            matrix = weights[f"blocks.{layer}.{ours}.weight"].float()
-            bias = weights.get(f"blocks.{layer}.{ours}.bias", torch.zeros(len(matrix))).float()
-            if ours == "attn.qkv" and query != 1.0:
+        for part, gguf_name in _LAYER.items():
+            matrix = weights[f"blocks.{layer}.{part}.weight"].float()
+            bias = weights.get(f"blocks.{layer}.{part}.bias", torch.zeros(len(matrix))).float()
+            if part == "attn.qkv" and query != 1.0:
                 factors = torch.ones(len(matrix))
                 factors[: config.hidden_size] = query
                 matrix, bias = matrix * factors[:, None], bias * factors
-            yield f"blk.{layer}.{theirs}.weight", _values(matrix)
-            yield f"blk.{layer}.{theirs}.bias", _values(bias)
+            yield f"blk.{layer}.{gguf_name}.weight", _values(matrix)
+            yield f"blk.{layer}.{gguf_name}.bias", _values(bias)
 
 
 def _values(tensor: Tensor) -> npt.NDArray[np.float32]:

@@ -110,7 +110,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ModelConfig:
         )
     for key, accepted in _FIXED.items():
         value = values.get(key, _DEFAULTS.get(key))
-        if not any(value is one or value == one for one in accepted):
+        if not any(value is allowed or value == allowed for allowed in accepted):
             raise ConfigError(
                 f"config.json has {key} {str(value)[:100]!r}, which BTLM does not have (it has "
                 f"{accepted[0]!r}). "

@@ -47,8 +47,8 @@ def to_huggingface(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[s
             if part == "ln_f":
                 out[f"transformer.ln_f.{kind}"] = tensor
             continue
-        theirs = "attn.c_attn" if part == "attn.qkv" else _LAYER[part][0]
-        out[f"transformer.h.{layer}.{theirs}.{kind}"] = tensor.T if tensor.ndim == 2 else tensor
+        inner_name = "attn.c_attn" if part == "attn.qkv" else _LAYER[part][0]
+        out[f"transformer.h.{layer}.{inner_name}.{kind}"] = tensor.T if tensor.ndim == 2 else tensor
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in out.items()}
 
 
@@ -58,7 +58,9 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The published attention masks of older transformers (`attn.bias`, `attn.masked_bias`) are left out.
     """
-    back = {theirs: here for here, (theirs, _) in _LAYER.items()} | {"attn.c_attn": "attn.qkv"}
+    back = {inner_name: btlm_name for btlm_name, (inner_name, _) in _LAYER.items()} | {
+        "attn.c_attn": "attn.qkv"
+    }
     out: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
     for full, tensor in state.items():
@@ -70,8 +72,8 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif name == _SLOPES[0] or (parts[0] == "h" and name.endswith((".attn.bias", ".attn.masked_bias"))):
             continue
         elif parts[0] == "h" and inner in back and _NUMBER.fullmatch(parts[1]):
-            here = f"blocks.{parts[1]}.{back[inner]}.{parts[-1]}"
-            _put(out, here, tensor.T.contiguous() if tensor.ndim == 2 else tensor, full)
+            btlm_name = f"blocks.{parts[1]}.{back[inner]}.{parts[-1]}"
+            _put(out, btlm_name, tensor.T.contiguous() if tensor.ndim == 2 else tensor, full)
         elif name in ("ln_f.weight", "ln_f.bias"):
             _put(out, name, tensor, full)
         else:
@@ -95,7 +97,8 @@ def to_modelzoo(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
         head = f"model.transformer_decoder.layers.{layer}"
         if part == "attn.qkv":
             out |= {
-                f"{head}.{theirs}.{kind}": third for theirs, third in zip(_QKV, tensor.chunk(3), strict=True)
+                f"{head}.{projection}.{kind}": third
+                for projection, third in zip(_QKV, tensor.chunk(3), strict=True)
             }
         else:
             out[f"{head}.{_LAYER[part][1]}.{kind}"] = tensor
@@ -106,7 +109,7 @@ def from_modelzoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The reverse of `to_modelzoo`. Raises DataError for foreign names, a missing q, k or v, an untied head
     or norm.
     """
-    back = {theirs: here for here, (_, theirs) in _LAYER.items()}
+    back = {inner_name: btlm_name for btlm_name, (_, inner_name) in _LAYER.items()}
     out: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
     norms: dict[str, dict[str, Tensor]] = {}
@@ -128,13 +131,13 @@ def from_modelzoo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif in_layer and inner in back:
             _put(out, f"blocks.{parts[2]}.{back[inner]}.{parts[-1]}", tensor, full)
         elif in_layer and inner in _QKV:
-            names = [full.replace(inner, theirs) for theirs in _QKV]
-            if missing := [one for one in names if one not in state]:
+            names = [full.replace(inner, projection) for projection in _QKV]
+            if missing := [full_name for full_name in names if full_name not in state]:
                 raise DataError(
                     f"The checkpoint has {full} but no {missing[0]}. It is incomplete; export it again."
                 )
             if inner == _QKV[0]:
-                thirds = [state[one] for one in names]
+                thirds = [state[full_name] for full_name in names]
                 if any(not third.ndim or third.shape != tensor.shape for third in thirds):
                     raise DataError(
                         f"{names[0]}, k and v have shapes that do not fit each other. Export it again."
@@ -184,10 +187,10 @@ def _tied(name: str, copies: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not copies:
         return {}
     (first, tensor), *others = copies.items()
-    for other, value in others:
+    for second, value in others:
         if value.shape != tensor.shape or not torch.equal(value, tensor):
             raise DataError(
-                f"The tensors {first} and {other} differ. In BTLM they are one and the same (tied); "
+                f"The tensors {first} and {second} differ. In BTLM they are one and the same (tied); "
                 "the checkpoint is of another model."
             )
     return {name: tensor}

@@ -174,8 +174,8 @@ def target_of(path: KeyPath) -> KeyPath | None:
         if not _matches(pattern, path):
             continue
         rest = path[len(pattern.split(".")) - 1 :] if pattern.endswith("**") else ()
-        found = (*target.split("."), *rest)
-        return found if _is_known(found) else None
+        known_path = (*target.split("."), *rest)
+        return known_path if _is_known(known_path) else None
     return None
 
 

@@ -266,9 +266,9 @@ def _assumed(model: Any) -> Iterator[str]:
     default.
     """
     given = model if isinstance(model, dict) else {}
-    for key, theirs in MODEL_ZOO_DEFAULTS.items():
+    for key, zoo_default in MODEL_ZOO_DEFAULTS.items():
         if key not in given:
-            ours = ModelConfig.model_fields[key].default
-            ours = given.get("dropout_rate", 0.0) if key == "attention_dropout_rate" else ours
-            if ours != theirs:
-                yield f"{key}: {ours} (the Model Zoo's default is {theirs})"
+            default = ModelConfig.model_fields[key].default
+            default = given.get("dropout_rate", 0.0) if key == "attention_dropout_rate" else default
+            if default != zoo_default:
+                yield f"{key}: {default} (the Model Zoo's default is {zoo_default})"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from btlm_data.errors import ConfigError
 from btlm_train.data.description import DataDescription, describe_data
+from btlm_train.data.folders import open_folder, shown
 from btlm_train.data.manifests import split_folder
-from btlm_train.data.places import open_place, shown
 from btlm_train.data.settings import DataConfig
 from btlm_train.parameters import ModelConfig, Params
 
@@ -19,7 +19,7 @@ def with_split(data: DataConfig, splits: tuple[str, ...]) -> DataConfig:
         return (
             split_folder(value, splits)
             if isinstance(value, str)
-            else [split_folder(one, splits) for one in value]
+            else [split_folder(folder, splits) for folder in value]
         )
 
     changes: dict[str, object] = {}
@@ -62,7 +62,7 @@ def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> Dat
     data.check_sources()
     folders = _folders(data)
     for folder in folders:
-        if not open_place(folder).exists():
+        if not open_folder(folder).exists():
             raise ConfigError(
                 f"{section}.data_dir is {shown(folder)}, and there is no such folder. "
                 f"Prepare it with btlm-data prepare, or correct it: --set {section}.data_dir=FOLDER."
@@ -98,4 +98,9 @@ def _check_fit(data: DataDescription, model: ModelConfig, where: str) -> None:
 
 def _folders(data: DataConfig) -> list[str]:
     given = [data.data_dir] if data.mixture is None else [entry.data_dir for entry in data.mixture]
-    return [name for one in given if one is not None for name in ([one] if isinstance(one, str) else one)]
+    return [
+        name
+        for value in given
+        if value is not None
+        for name in ([value] if isinstance(value, str) else value)
+    ]

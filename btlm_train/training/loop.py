@@ -64,9 +64,9 @@ def starting_point(
             f"There is no checkpoint {source}. Give the folder of a run, one of its checkpoints, or a "
             "safetensors file."
         )
-    found = checkpoint.find(path)
-    if found is not None:
-        return found, False
+    present = checkpoint.find(path)
+    if present is not None:
+        return present, False
     weights, config = interchange.read_weights(path)
     if config is not None:
         check_same_function(config, params.model, source)
@@ -240,7 +240,8 @@ def _steps(trainer: Trainer, loader: Any, last: int, metrics: Metrics, evaluatin
             trainer.save(loader.state_dict())
     # One batch is a few documents: the last fifth of the steps (at most 100) tells more than the last step.
     trainer.final = {
-        name: sum(one[name] for one in recent) / max(len(recent), 1) for name in ("loss", "cross_entropy")
+        name: sum(values[name] for values in recent) / max(len(recent), 1)
+        for name in ("loss", "cross_entropy")
     }
 
 
@@ -291,8 +292,10 @@ def unigram_entropy(data: DataConfig, vocab_size: int) -> float:
     labels.
     """
     counts = np.zeros(0, dtype=np.int64)
-    one = data.model_copy(update={"num_workers": 0, "drop_last": False, "batch_size": 8, "pad_last": False})
-    for batch in islice(GptHDF5MapDataProcessor(one).create_dataloader(rank=0, world_size=1), 10_000):
+    in_process = data.model_copy(
+        update={"num_workers": 0, "drop_last": False, "batch_size": 8, "pad_last": False}
+    )
+    for batch in islice(GptHDF5MapDataProcessor(in_process).create_dataloader(rank=0, world_size=1), 10_000):
         evaluate.check_tokens(batch, vocab_size)
         labels = batch["labels"][batch["attention_mask"] > 0].numpy()
         of_batch = np.bincount(labels, minlength=len(counts))

@@ -1,4 +1,4 @@
-"""Where shards lie: a folder on this machine, or one below a URL that fsspec opens. A listing, small files, the
+"""The folders that hold shards: on this machine, or below a URL that fsspec opens. A listing, small files, the
 folders above.
 """
 
@@ -16,7 +16,7 @@ from btlm_data.storage import is_remote
 from btlm_data.storage.remote import RemoteEntry, RemoteStore
 
 
-class Place(Protocol):
+class Folder(Protocol):
     """A folder that may hold shards."""
 
     @property
@@ -25,7 +25,7 @@ class Place(Protocol):
 
     @property
     def absolute(self) -> str:
-        """The same for every spelling of the place."""
+        """The same for every spelling of the folder."""
 
     def shards(self) -> list[str] | None:
         """The names of its *.h5 files, hidden ones too; None where there is no such folder. Raises InputError."""
@@ -36,20 +36,20 @@ class Place(Protocol):
     def exists(self) -> bool:
         """Whether there is such a folder."""
 
-    def child(self, name: str) -> Place:
+    def child(self, name: str) -> Folder:
         """A folder in it."""
 
-    def parent(self) -> Place | None:
+    def parent(self) -> Folder | None:
         """The folder above it, None at the top."""
 
 
-def open_place(name: str) -> Place:
-    """The place that a path or URL names."""
-    return RemotePlace(name) if is_remote(name) else LocalPlace(name.removeprefix("file://"))
+def open_folder(name: str) -> Folder:
+    """The folder that a path or URL names."""
+    return RemoteFolder(name) if is_remote(name) else LocalFolder(name.removeprefix("file://"))
 
 
 @dataclass(frozen=True)
-class LocalPlace:
+class LocalFolder:
     """A folder on this machine."""
 
     name: str
@@ -60,7 +60,7 @@ class LocalPlace:
         return os.path.abspath(self.name)
 
     def shards(self) -> list[str] | None:
-        """See Place."""
+        """See `Folder`."""
         try:
             with os.scandir(self.name) as entries:
                 return [entry.name for entry in entries if entry.name.endswith(".h5")]
@@ -73,25 +73,25 @@ class LocalPlace:
             ) from None
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
-        """See Place."""
+        """See `Folder`."""
         path = Path(self.absolute) / name
         return read_small(path, max_bytes) if os.path.lexists(path) else None
 
     def exists(self) -> bool:
-        """See Place."""
+        """See `Folder`."""
         return os.path.isdir(self.name)
 
-    def child(self, name: str) -> LocalPlace:
-        """See Place."""
-        return LocalPlace(os.path.join(self.name, name))
+    def child(self, name: str) -> LocalFolder:
+        """See `Folder`."""
+        return LocalFolder(os.path.join(self.name, name))
 
-    def parent(self) -> LocalPlace | None:
-        """See Place."""
+    def parent(self) -> LocalFolder | None:
+        """See `Folder`."""
         above = os.path.dirname(self.absolute)
-        return None if above == self.absolute else LocalPlace(above)
+        return None if above == self.absolute else LocalFolder(above)
 
 
-class RemotePlace:
+class RemoteFolder:
     """A folder below a URL. It is listed once."""
 
     def __init__(self, name: str) -> None:
@@ -100,20 +100,20 @@ class RemotePlace:
         self._entries: dict[str, RemoteEntry] | None = None
 
     def entries(self) -> dict[str, RemoteEntry]:
-        """What lies directly in it, by name; nothing where there is no such place."""
+        """The entries directly in it, by name; empty if there is no such folder."""
         if self._entries is None:
             self._entries = {entry.name: entry for entry in self.store.entries() or ()}
         return self._entries
 
     def shards(self) -> list[str] | None:
-        """See Place."""
+        """See `Folder`."""
         entries = self.entries()
         if not entries:
             return None
         return [name for name, entry in entries.items() if name.endswith(".h5") and not entry.is_folder]
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
-        """See Place."""
+        """See `Folder`."""
         entry = self.entries().get(name)
         if entry is None:
             return None
@@ -125,21 +125,21 @@ class RemotePlace:
         return self.store.read(name)
 
     def exists(self) -> bool:
-        """See Place."""
+        """See `Folder`."""
         return bool(self.entries())
 
-    def child(self, name: str) -> RemotePlace:
-        """See Place."""
-        return RemotePlace(f"{self.name}/{name}")
+    def child(self, name: str) -> RemoteFolder:
+        """See `Folder`."""
+        return RemoteFolder(f"{self.name}/{name}")
 
-    def parent(self) -> RemotePlace | None:
-        """See Place. The top is a host or bucket, or a repository of the hub (hf://datasets/OWNER/NAME)."""
+    def parent(self) -> RemoteFolder | None:
+        """See `Folder`. The top is a host or bucket, or a repository of the hub (hf://datasets/OWNER/NAME)."""
         scheme, _, path = self.name.partition("://")
         parts = path.split("/")
         top = {"hf": 3 if parts[0] in ("datasets", "spaces", "buckets") else 2}.get(scheme, 1)
-        return RemotePlace(f"{scheme}://{'/'.join(parts[:-1])}") if len(parts) > top else None
+        return RemoteFolder(f"{scheme}://{'/'.join(parts[:-1])}") if len(parts) > top else None
 
 
 def shown(name: str) -> str:
-    """A place as messages name it."""
+    """A folder as messages name it."""
     return without_secrets(name)
