@@ -5,7 +5,7 @@ dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of th
                                uint32: how many documents a kept one stands for, itself included
 dedupe/cluster/clusters.parquet   see cluster_table.py
 dedupe/cluster/removed.cols    `removed` (r,) uint32 ascending, the documents that go; `kept` (r,) uint32, the one kept for each
-                               (NOBODY: it is in an index)
+                               (NOT_IN_RUN: it is in an index)
 
 Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for the document to keep (`longest`,
 `source-priority`) or the cluster's size; 4 more are mapped from disk.
@@ -38,7 +38,9 @@ REMOVED = f"{FOLDER}/removed.cols"
 SHOWN_CLUSTERS = 10
 # Flags of a component, kept at its root; the last one of a text, kept at its first document.
 _SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT, _TEXT_KNOWN = 1, 2, 4, 8, 16
-HOLDOUT = NOBODY = 2**32 - 1  # the score of a holdout document; the document kept for one that an index has
+HOLDOUT = NOT_IN_RUN = (
+    2**32 - 1
+)  # the score of a holdout document; the document kept for one that an index has
 _KEPT, _EXACT_DUPLICATE, _NEAR_DUPLICATE = int(Fate.KEPT), int(Fate.EXACT_DUPLICATE), int(Fate.NEAR_DUPLICATE)
 _DUPLICATE_OF_HOLDOUT = int(Fate.DUPLICATE_OF_HOLDOUT)
 _NEAR_DUPLICATE_OF_HOLDOUT = int(Fate.NEAR_DUPLICATE_OF_HOLDOUT)
@@ -66,7 +68,7 @@ class Decider:
     component decides _HAS_HOLDOUT and _HAS_KNOWN), of texts at theirs (_TEXT_IN_HOLDOUT, _TEXT_KNOWN). best: the document
     that stays of a component (of a text, where anchors are given), at its first document. anchors: where texts were
     compared, for each text that goes, at its first document, the first document of the text that stays for it, else
-    NOBODY; None where components decide.
+    NOT_IN_RUN; None where components decide.
     """
 
     roots: UInt32Array
@@ -76,7 +78,7 @@ class Decider:
     anchors: UInt32Array | None
 
     def fates(self, block: Block, fate: UInt8Array, kept: UInt32Array) -> None:
-        """Fill the fates of a block's documents, and for each that goes the one kept for it (NOBODY: it is in an index)."""
+        """Fill the fates of a block's documents, and for each that goes the one kept for it (NOT_IN_RUN: it is in an index)."""
         train = block.split == "train"
         if self.anchors is None:
             _fates(block.first_ordinal, train, self.roots, self.clusters, self.best, self.flags, fate, kept)
@@ -142,8 +144,8 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
     with files.create(TABLE) as creating, ClusterRows(creating.file) as rows:
         for block in blocks:
             docs = files.columns(block.docs)
-            here = slice(block.first_ordinal, block.last_ordinal)
-            block_fates = fate[here]
+            ordinals = slice(block.first_ordinal, block.last_ordinal)
+            block_fates = fate[ordinals]
             kept = np.empty(block.num_documents, np.uint32)
             decider.fates(block, block_fates, kept)
             removals.add(block.first_ordinal, block_fates, kept)
@@ -151,7 +153,7 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
             sources: list[str] = docs.meta["sources"]
             num_bytes = docs["num_bytes"].astype(np.int64)
             _count(counts, removed, block.split, sources, docs["source"], num_bytes, block_fates)
-            clustered = np.flatnonzero(flags[clusters[here]] & _SEVERAL)
+            clustered = np.flatnonzero(flags[clusters[ordinals]] & _SEVERAL)
             num_clustered += len(clustered)
             if len(clustered):
                 rows.add(
@@ -161,7 +163,7 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
                     docs.meta["files"],
                     {
                         "document": clustered.astype(np.uint32) + np.uint32(block.first_ordinal),
-                        "cluster": clusters[here][clustered],
+                        "cluster": clusters[ordinals][clustered],
                         "kept": block_fates[clustered] == Fate.KEPT,
                         "fate": block_fates[clustered],
                         "source": docs["source"][clustered],
@@ -183,7 +185,7 @@ def decide(files: TaskFiles, blocks: Sequence[Block], decider: Decider) -> Count
                         "bytes": int(num_bytes[row]),
                     }
                 if block.split == "train":
-                    _count_in_cluster(in_clusters[ordinal], clusters[here] == ordinal, docs, block_fates)
+                    _count_in_cluster(in_clusters[ordinal], clusters[ordinals] == ordinal, docs, block_fates)
             if block.split == "train":
                 for source, amount in zip(
                     sources, np.bincount(docs["source"], minlength=len(sources)), strict=True
@@ -324,10 +326,11 @@ def _largest(clusters: UInt32Array, flags: UInt8Array) -> list[tuple[int, int]]:
     for low in range(0, len(sizes), 1 << 20):  # a partial sort of all would hold 8 bytes a document
         part = sizes[low : low + (1 << 20)]
         smallest = best_so_far[-1][1] if len(best_so_far) == SHOWN_CLUSTERS else 1
-        places = np.flatnonzero(part > smallest)
-        places = places[np.argsort(-part[places].astype(np.int64), kind="stable")[:SHOWN_CLUSTERS]]
+        documents = np.flatnonzero(part > smallest)
+        documents = documents[np.argsort(-part[documents].astype(np.int64), kind="stable")[:SHOWN_CLUSTERS]]
         best_so_far = sorted(
-            best_so_far + [(int(p) + low, int(part[p])) for p in places], key=lambda item: (-item[1], item[0])
+            best_so_far + [(int(p) + low, int(part[p])) for p in documents],
+            key=lambda item: (-item[1], item[0]),
         )[:SHOWN_CLUSTERS]
     return best_so_far
 
@@ -380,7 +383,7 @@ def _fates(
             )
         elif flag & _HAS_KNOWN:
             out[i] = _IN_INDEX
-            out_kept[i] = NOBODY
+            out_kept[i] = NOT_IN_RUN
         elif kept == ordinal:
             out[i] = _KEPT
         elif roots[ordinal] != ordinal or roots[ordinal] == roots[kept]:
@@ -405,15 +408,15 @@ def _fates_of_texts(
         root = roots[ordinal]
         anchor = anchors[root]
         is_best = best[root] == ordinal
-        out_kept[i] = best[root] if anchor == NOBODY else best[anchor]
+        out_kept[i] = best[root] if anchor == NOT_IN_RUN else best[anchor]
         if not train:
             out[i] = _KEPT
         elif flags[root] & _TEXT_IN_HOLDOUT:
             out[i] = _DUPLICATE_OF_HOLDOUT
-        elif flags[root] & _TEXT_KNOWN or (anchor != NOBODY and flags[anchor] & _TEXT_KNOWN):
+        elif flags[root] & _TEXT_KNOWN or (anchor != NOT_IN_RUN and flags[anchor] & _TEXT_KNOWN):
             out[i] = _IN_INDEX
-            out_kept[i] = NOBODY
-        elif anchor == NOBODY:
+            out_kept[i] = NOT_IN_RUN
+        elif anchor == NOT_IN_RUN:
             out[i] = _KEPT if is_best else _EXACT_DUPLICATE
         elif flags[anchor] & _TEXT_IN_HOLDOUT:
             out[i] = _NEAR_DUPLICATE_OF_HOLDOUT
@@ -424,7 +427,7 @@ def _fates_of_texts(
 @jit
 def _add_copies(fate: UInt8Array, kept: UInt32Array, copies: UInt32Array) -> None:
     for i in range(len(fate)):
-        if fate[i] != _KEPT and kept[i] != NOBODY:
+        if fate[i] != _KEPT and kept[i] != NOT_IN_RUN:
             copies[kept[i]] += np.uint32(1)
 
 

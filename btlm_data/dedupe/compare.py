@@ -11,7 +11,7 @@ What was not compared stays, and is counted.
 dedupe/pairs/NUMBER.cols     nominated pairs of one partition by group: `first`, `other` uint32, `bounds` (G + 2,) int64;
                              likewise `index_document`, `index_run`, `index_ordinal` (links.py), `index_bounds`
 dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents of texts: the one that goes, and the one
-                             that it goes for; NOBODY: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
+                             that it goes for; NOT_IN_RUN: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
-from btlm_data.dedupe.clusters import HOLDOUT, NOBODY
+from btlm_data.dedupe.clusters import HOLDOUT, NOT_IN_RUN
 from btlm_data.dedupe.groups import GROUP_BYTES
 from btlm_data.dedupe.index import IndexReader
 from btlm_data.dedupe.links import IndexPairs, Links
@@ -92,7 +92,7 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
 class Compared:
     """The texts of a group in the order of keep, n of them, and whom each is compared with.
 
-    foreign: texts of an index, which come first. ordinals: (n,) uint32, NOBODY for foreign ones. rows: of the group, (n -
+    foreign: texts of an index, which come first. ordinals: (n,) uint32, NOT_IN_RUN for foreign ones. rows: of the group, (n -
     foreign,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how
     many nominated pairs of each text are not compared.
     """
@@ -115,10 +115,10 @@ class Compared:
                 utf8 = np.empty(total, np.uint8)
             else:
                 utf8 = np.memmap(file, np.uint8, "w+", shape=(total,))
-            for place, text in enumerate(self.foreign):
-                utf8[offsets[place] : offsets[place + 1]] = np.frombuffer(text, np.uint8)
-            for place, row in enumerate(self.rows.tolist(), len(self.foreign)):
-                utf8[offsets[place] : offsets[place + 1]] = self.group.text(row)
+            for position, text in enumerate(self.foreign):
+                utf8[offsets[position] : offsets[position + 1]] = np.frombuffer(text, np.uint8)
+            for position, row in enumerate(self.rows.tolist(), len(self.foreign)):
+                utf8[offsets[position] : offsets[position + 1]] = self.group.text(row)
             return shingles.decide(utf8, offsets, self.candidates, self.bounds, kind, threshold)
 
 
@@ -135,10 +135,12 @@ def open_group(
     ordinals = columns["ordinal"][rows]
     pair_files = files.read_list(pairs_list)
     edges = [_edges(files, artifact, number) for artifact in pair_files]
-    one, another = (np.concatenate(column) for column in zip(*edges, strict=True))
+    one_end, other_end = (np.concatenate(column) for column in zip(*edges, strict=True))
     by_ordinal = np.argsort(ordinals)
-    one, another = (by_ordinal[np.searchsorted(ordinals[by_ordinal], column)] for column in (one, another))
-    first, other = np.minimum(one, another), np.maximum(one, another)
+    one_end, other_end = (
+        by_ordinal[np.searchsorted(ordinals[by_ordinal], column)] for column in (one_end, other_end)
+    )
+    first, other = np.minimum(one_end, other_end), np.maximum(one_end, other_end)
     is_open = scores[other] != HOLDOUT  # holdout texts never go
     count = len(ordinals)
     codes = np.unique(other[is_open] * count + first[is_open])
@@ -146,15 +148,15 @@ def open_group(
     bands = _shared_bands(columns["keys"], rows[first], rows[other])
     foreign: Sequence[bytes] = ()
     if index is not None:
-        documents, places, shared, foreign = _foreign(files, pair_files, number, index)
-        theirs = by_ordinal[np.searchsorted(ordinals[by_ordinal], documents)]
-        is_open = scores[theirs] != HOLDOUT
-        first = np.concatenate([places[is_open], first + len(foreign)])
-        other = np.concatenate([theirs[is_open], other]) + len(foreign)
+        documents, text_numbers, shared, foreign = _foreign(files, pair_files, number, index)
+        local_documents = by_ordinal[np.searchsorted(ordinals[by_ordinal], documents)]
+        is_open = scores[local_documents] != HOLDOUT
+        first = np.concatenate([text_numbers[is_open], first + len(foreign)])
+        other = np.concatenate([local_documents[is_open], other]) + len(foreign)
         bands = np.concatenate([shared[is_open], bands])
         order = np.lexsort((first, other))
         first, other, bands = first[order], other[order], bands[order]
-        ordinals = np.concatenate([np.full(len(foreign), NOBODY, np.uint32), ordinals])
+        ordinals = np.concatenate([np.full(len(foreign), NOT_IN_RUN, np.uint32), ordinals])
         count += len(foreign)
     chosen = rank(first, other, bands)
     nominated = np.bincount(other, minlength=count)
@@ -167,25 +169,25 @@ def open_group(
 def _foreign(
     files: TaskFiles, pair_files: Sequence[Artifact], group: int, index: IndexReader
 ) -> tuple[UInt32Array, Int64Array, Int64Array, list[bytes]]:
-    """Pairs of this group's documents and texts of an index: document, place of the text, bands nominated by; the texts."""
+    """Pairs of this group's documents and texts of an index: document, number of the text, bands that nominated the pair; the texts."""
     parts = []
     for artifact in pair_files:
         opened = files.columns(artifact)
         begin, end = (int(bound) for bound in opened.rows("index_bounds", group, group + 2))
         parts.append(IndexPairs(*(opened.rows(f"index_{name}", begin, end) for name in IndexPairs._fields)))
     pairs = IndexPairs.concatenate(parts)
-    texts, places = np.unique(
+    texts, text_numbers = np.unique(
         pairs.run.astype(np.uint64) << np.uint64(32) | pairs.ordinal.astype(np.uint64), return_inverse=True
     )
     codes, bands = np.unique(
-        pairs.document.astype(np.int64) * max(1, len(texts)) + places, return_counts=True
+        pairs.document.astype(np.int64) * max(1, len(texts)) + text_numbers, return_counts=True
     )
-    documents, places = np.divmod(codes, max(1, len(texts)))
+    documents, text_numbers = np.divmod(codes, max(1, len(texts)))
     runs, ordinals = texts >> np.uint64(32), (texts & np.uint64(2**32 - 1)).astype(np.uint32)
-    found: list[bytes] = []
+    index_texts: list[bytes] = []
     for run in np.unique(runs).tolist():
-        found += index.texts(run, ordinals[runs == run])
-    return documents.astype(np.uint32), places, bands, found
+        index_texts += index.texts(run, ordinals[runs == run])
+    return documents.astype(np.uint32), text_numbers, bands, index_texts
 
 
 def _edges(files: TaskFiles, artifact: Artifact, group: int) -> tuple[UInt32Array, UInt32Array]:
@@ -194,12 +196,12 @@ def _edges(files: TaskFiles, artifact: Artifact, group: int) -> tuple[UInt32Arra
     return opened.rows("first", begin, end), opened.rows("other", begin, end)
 
 
-def _shared_bands(keys: npt.NDArray[np.uint64], one: Int64Array, other: Int64Array) -> Int64Array:
+def _shared_bands(keys: npt.NDArray[np.uint64], first: Int64Array, other: Int64Array) -> Int64Array:
     """How many band keys two rows have in common, for each pair."""
-    out = np.empty(len(one), np.int64)
-    for low in range(0, len(one), 1 << 16):
+    out = np.empty(len(first), np.int64)
+    for low in range(0, len(first), 1 << 16):
         part = slice(low, low + (1 << 16))
-        out[part] = np.count_nonzero(keys[one[part]] == keys[other[part]], axis=1)
+        out[part] = np.count_nonzero(keys[first[part]] == keys[other[part]], axis=1)
     return out
 
 
@@ -210,15 +212,15 @@ def rank(first: Int64Array, other: Int64Array, bands: Int64Array) -> Int64Array:
     order and half those with most bands.
     """
     order = np.lexsort((first, -bands, other))
-    by_bands = _places(other[order])
+    by_bands = _rank_within(other[order])
     is_chosen = np.zeros(len(first), np.bool_)
     is_chosen[order[by_bands < CANDIDATES // 2]] = True
-    is_chosen |= _places(other) < CANDIDATES // 2
+    is_chosen |= _rank_within(other) < CANDIDATES // 2
     few = np.bincount(other, minlength=1)[other] <= CANDIDATES if len(other) else is_chosen
     return order[(is_chosen | few)[order]]
 
 
-def _places(sorted_values: Int64Array) -> Int64Array:
-    """The place of each element among the equal ones beside it."""
+def _rank_within(sorted_values: Int64Array) -> Int64Array:
+    """The position of each element within its run of equal elements: (n,) int64, for (n,) sorted values."""
     starts = np.flatnonzero(np.diff(sorted_values, prepend=-1))
     return np.arange(len(sorted_values)) - np.repeat(starts, np.diff(starts, append=len(sorted_values)))

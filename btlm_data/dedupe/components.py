@@ -50,12 +50,12 @@ def write(
     texts[clusters[nominated]] = documents[clusters[nominated]] = 2
     sizes = np.zeros(total, np.uint32)
     for block in blocks:
-        here = slice(block.first_ordinal, block.last_ordinal)
+        ordinals = slice(block.first_ordinal, block.last_ordinal)
         num_bytes = files.columns(block.docs)["num_bytes"].astype(np.int64)
-        is_member = documents[clusters[here]] > 1
-        is_first = roots[here] == np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
-        has_text = is_member & is_first & (texts[clusters[here]] > 1)
-        sizes[here] = np.where(is_member, groups.units(np.where(has_text, num_bytes, 0)), 0)
+        is_member = documents[clusters[ordinals]] > 1
+        is_first = roots[ordinals] == np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+        has_text = is_member & is_first & (texts[clusters[ordinals]] > 1)
+        sizes[ordinals] = np.where(is_member, groups.units(np.where(has_text, num_bytes, 0)), 0)
     del documents
     is_root = roots == np.arange(total, dtype=np.uint32)
     compared = is_root & (texts[clusters] > 1)

@@ -16,7 +16,7 @@ from btlm_data.task import Artifact
 SHOWN_PAIRS = 10
 SHOWN_CHARS = 90
 FEW = 1000  # documents: a component that removes fewer is not worth a stop
-HANDFUL = 5  # documents: a share of fewer says nothing about a source
+MIN_DOCUMENTS = 5  # documents: a share of fewer says nothing about a source
 
 
 def check(
@@ -85,7 +85,7 @@ def _question(source: str, share: float, documents: int, dedupe: DedupeSettings)
             f"Deduplication would remove {share:.1%} of the bytes of {source}; dedupe.expected_removed says {low:.1%} to "
             f"{high:.1%}."
         )
-    if share <= dedupe.max_removed or documents < HANDFUL:
+    if share <= dedupe.max_removed or documents < MIN_DOCUMENTS:
         return None
     return source, (
         f"Deduplication would remove {share:.1%} of the bytes of {source}, more than dedupe.max_removed = "
@@ -132,15 +132,15 @@ class Evidence:
         return lines
 
     def _texts(self, ordinals: set[int]) -> dict[int, str]:
-        """The beginnings of normalised texts, by ordinal, of those that are there."""
+        """The beginnings of normalised texts, by ordinal, of those that were kept."""
         wanted = np.array(sorted(ordinals), np.uint32)
-        found: dict[int, str] = {}
+        beginnings: dict[int, str] = {}
         for artifact in self._members:
             opened = Columns(self._work, artifact)
-            there = opened["ordinal"]
-            for row in np.flatnonzero(np.isin(there, wanted)).tolist():
+            ordinals_kept = opened["ordinal"]
+            for row in np.flatnonzero(np.isin(ordinals_kept, wanted)).tolist():
                 begin, end = (int(bound) for bound in opened.rows("text", row, row + 2))
                 if begin < end:
                     piece = opened.rows("utf8", begin, min(end, begin + 4 * SHOWN_CHARS)).tobytes()
-                    found[int(there[row])] = piece.decode(errors="ignore")[:SHOWN_CHARS]
-        return found
+                    beginnings[int(ordinals_kept[row])] = piece.decode(errors="ignore")[:SHOWN_CHARS]
+        return beginnings

@@ -62,11 +62,11 @@ class SignatureReader:
         for begin, end in zip(edges, [*edges[1:], len(order)], strict=True):
             rows = order[begin:end]
             number = int(numbers[rows[0]])
-            places = ordinals[rows].astype(np.int64) - self._first[number]
-            signatures = self._open(number).scattered("signatures", places, np.ones(len(places), np.int64))
+            offsets = ordinals[rows].astype(np.int64) - self._first[number]
+            signatures = self._open(number).scattered("signatures", offsets, np.ones(len(offsets), np.int64))
             if out is None:
                 out = np.empty((len(ordinals), signatures.shape[1]), np.uint32)
-            out[rows] = signatures[places]
+            out[rows] = signatures[offsets]
         return out if out is not None else np.empty((0, 0), np.uint32)
 
 
@@ -121,7 +121,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class IndexReader:
     """The runs of an index that a run matches against, and their files by name and checksum. Picklable."""
 
-    place: str
+    location: str
     runs: tuple[tuple[str, tuple[Artifact, ...]], ...]
 
     @property
@@ -136,7 +136,7 @@ class IndexReader:
 
         Raises DataError if a file is missing or damaged.
         """
-        store = open_store(self.place)
+        store = open_store(self.location)
         for run, files in self.runs:
             for file in files:
                 ending = file.name.rpartition("/")[2]
@@ -161,34 +161,34 @@ class IndexReader:
 
     def texts(self, run_number: int, ordinals: UInt32Array) -> list[bytes]:
         """Normalised texts of an earlier run's documents, in the order asked for. Raises DataError where one is missing."""
-        store = open_store(self.place)
+        store = open_store(self.location)
         run, files = self.runs[run_number]
-        found: dict[int, bytes] = {}
+        texts: dict[int, bytes] = {}
         for file in files:
             if not file.name.rpartition("/")[2].startswith("texts-"):
                 continue
             opened = _IndexFile(store, file)
-            here = ordinals[
+            in_file = ordinals[
                 (ordinals >= opened.meta["first_ordinal"]) & (ordinals < opened.meta["last_ordinal"])
             ]
-            if not len(here):
+            if not len(in_file):
                 continue
             all_ordinals, bounds = opened["ordinals"], opened["bounds"]
-            for ordinal in np.unique(here).tolist():
-                place = int(np.searchsorted(all_ordinals, ordinal))
-                if place < len(all_ordinals) and int(all_ordinals[place]) == ordinal:
-                    frame = opened.rows("frames", int(bounds[place]), int(bounds[place + 1]))
-                    found[ordinal] = unpack(frame.tobytes(), f"{store.shown}/{file.name}")
-        if missing := [ordinal for ordinal in ordinals.tolist() if ordinal not in found]:
+            for ordinal in np.unique(in_file).tolist():
+                row = int(np.searchsorted(all_ordinals, ordinal))
+                if row < len(all_ordinals) and int(all_ordinals[row]) == ordinal:
+                    frame = opened.rows("frames", int(bounds[row]), int(bounds[row + 1]))
+                    texts[ordinal] = unpack(frame.tobytes(), f"{store.shown}/{file.name}")
+        if missing := [ordinal for ordinal in ordinals.tolist() if ordinal not in texts]:
             raise DataError(
                 f"The index {store.shown} is damaged: the run {run} names document {missing[0]:,} and has not kept its "
                 f"text. Remove the folder {run} to forget that run."
             )
-        return [found[ordinal] for ordinal in ordinals.tolist()]
+        return [texts[ordinal] for ordinal in ordinals.tolist()]
 
     def signatures(self, run: str) -> SignatureReader:
         """Signatures of an earlier run by its ordinals."""
-        store = open_store(self.place)
+        store = open_store(self.location)
         files = [
             file for file in dict(self.runs)[run] if file.name.rpartition("/")[2].startswith("signatures-")
         ]
@@ -199,13 +199,13 @@ class IndexReader:
 class Index:
     """An index folder, seen from one run."""
 
-    def __init__(self, place: str, run: str, kind: IndexKind, needs: Needs) -> None:
+    def __init__(self, location: str, run: str, kind: IndexKind, needs: Needs) -> None:
         """needs: what must have been kept of every document to compare it.
 
         Raises ConfigError if an earlier run has other bands, rows or permutations, or has not kept what is needed,
         DataError if it cannot be read.
         """
-        self.store, self.run, self.kind = open_store(place), run, kind
+        self.store, self.run, self.kind = open_store(location), run, kind
         self._there = {entry.name: entry.size for entry in self.store.list()}
         present = sorted({name.partition("/")[0] for name in self._there if "/" in name})
         present = [name for name in present if self._is_finished(name)]

@@ -187,45 +187,45 @@ class Linker:
     def _known(self, keys: Keys, index: IndexReader, partition: int) -> UInt32Array:
         """Documents whose key an earlier run has (verified: whose signature is similar to one of the first that have it)."""
         known = np.zeros(len(keys), np.bool_)
-        for run, theirs in index.ranges(self.kind, partition, self.log_partitions):
-            their_keys = theirs["keys"]
-            place = np.searchsorted(their_keys, keys.keys)
+        for run, index_columns in index.ranges(self.kind, partition, self.log_partitions):
+            index_keys = index_columns["keys"]
+            row = np.searchsorted(index_keys, keys.keys)
             rows = np.flatnonzero(~known)
             for _ in range(INDEX_CANDIDATES):
-                rows = rows[place[rows] < len(their_keys)]
-                rows = rows[their_keys[place[rows]] == keys.keys[rows]]
+                rows = rows[row[rows] < len(index_keys)]
+                rows = rows[index_keys[row[rows]] == keys.keys[rows]]
                 if not len(rows):
                     break
                 if self.kind == "exact":
-                    is_hit = theirs["low"][place[rows]] == keys.low[rows]
+                    is_hit = index_columns["low"][row[rows]] == keys.low[rows]
                 elif self.verifier is None:
                     is_hit = np.ones(len(rows), np.bool_)
                 else:
                     is_hit = self.verifier.agree(
-                        keys.ordinals[rows], index.signatures(run), theirs["ordinals"][place[rows]]
+                        keys.ordinals[rows], index.signatures(run), index_columns["ordinals"][row[rows]]
                     )
                 known[rows[is_hit]] = True
                 rows = rows[~is_hit]
-                place[rows] += 1
+                row[rows] += 1
         return np.unique(keys.ordinals[known])
 
 
 def _candidates(keys: Keys, index: IndexReader, partition: int, log_partitions: int) -> IndexPairs:
     """Each document with the first INDEX_CANDIDATES documents of every earlier run that have one of its keys."""
     numbers = {run: number for number, (run, _) in enumerate(index.runs)}
-    found: list[IndexPairs] = []
-    for run, theirs in index.ranges("bands", partition, log_partitions):
-        their_keys, their_ordinals = theirs["keys"], theirs["ordinals"]
-        place = np.searchsorted(their_keys, keys.keys)
+    candidates: list[IndexPairs] = []
+    for run, index_columns in index.ranges("bands", partition, log_partitions):
+        index_keys, index_ordinals = index_columns["keys"], index_columns["ordinals"]
+        row = np.searchsorted(index_keys, keys.keys)
         for _ in range(INDEX_CANDIDATES):
-            rows = np.flatnonzero(place < len(their_keys))
-            rows = rows[their_keys[place[rows]] == keys.keys[rows]]
+            rows = np.flatnonzero(row < len(index_keys))
+            rows = rows[index_keys[row[rows]] == keys.keys[rows]]
             if not len(rows):
                 break
             number = np.full(len(rows), numbers[run], np.uint16)
-            found.append(IndexPairs(keys.ordinals[rows], number, their_ordinals[place[rows]]))
-            place[rows] += 1
-    return IndexPairs.concatenate(found)
+            candidates.append(IndexPairs(keys.ordinals[rows], number, index_ordinals[row[rows]]))
+            row[rows] += 1
+    return IndexPairs.concatenate(candidates)
 
 
 def exact_roots(parts: Iterable[Links], num_documents: int) -> tuple[UInt32Array, UInt32Array]:

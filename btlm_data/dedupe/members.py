@@ -152,7 +152,7 @@ def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, wit
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
     names: dict[str, dict[str, int]] = {"files": {}, "sources": {}}
     utf8: list[UInt8Array] = []
-    places: list[tuple[Int64Array, Int64Array, Int64Array]] = []
+    text_extents: list[tuple[Int64Array, Int64Array, Int64Array]] = []
     for artifact in members:
         opened = files.columns(artifact)
         first, last = (int(bound) for bound in opened.rows("bounds", group, group + 2))
@@ -171,13 +171,15 @@ def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, wit
             opened.rows("utf8", int(offsets[0]), int(offsets[-1])) if with_texts else np.empty(0, np.uint8)
         )
         lengths = np.diff(offsets)
-        places.append((np.full(last - first, len(utf8) - 1, np.int64), offsets[:-1] - offsets[0], lengths))
-    if not places:
+        text_extents.append(
+            (np.full(last - first, len(utf8) - 1, np.int64), offsets[:-1] - offsets[0], lengths)
+        )
+    if not text_extents:
         none = np.empty(0, np.int64)
         return Group({name: np.empty(0, np.uint32) for name in COLUMNS}, [], [], [], none, none, none)
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     order = np.argsort(columns["ordinal"], kind="stable")
-    part, starts, lengths = (np.concatenate(pieces)[order] for pieces in zip(*places, strict=True))
+    part, starts, lengths = (np.concatenate(pieces)[order] for pieces in zip(*text_extents, strict=True))
     return Group(
         {name: column[order] for name, column in columns.items()},
         list(names["files"]),

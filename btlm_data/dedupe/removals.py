@@ -37,7 +37,7 @@ from btlm_data.task_files import TaskFiles, write_list
 NAME = "removals.parquet"
 VERSION = 1
 _ROW_GROUP = 131_072
-_PLACE = ("file", "line", "offset", "source", "bytes", "split")
+_LOCATION = ("file", "line", "offset", "source", "bytes", "split")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def work(task: Task, settings: None, files: TaskFiles) -> Counts:
         **_evidence(group, removed, kept, compared),
         "cluster": cluster[removed],
         "cluster_size": sizes[inverse[removed]].astype(np.uint32),
-        **_places(group, removed, ""),
-        **_places(group, kept, "kept_"),
+        **_locations(group, removed, ""),
+        **_locations(group, kept, "kept_"),
     }
     with files.create(task.outputs[0][1]) as creating:
         pq.write_table(_table(columns), creating.file, row_group_size=_ROW_GROUP, compression="zstd")
@@ -136,12 +136,12 @@ def _pairs(decisions: Columns, group: Group) -> tuple[npt.NDArray[np.int64], npt
     """Rows of a group that go, and the row of the one kept for each, -1 where an index has it."""
     ordinals = group.columns["ordinal"]
     all_removed, all_kept = decisions["removed"], decisions["kept"]
-    place = np.searchsorted(all_removed, ordinals)
-    is_gone = place < len(all_removed)
-    is_gone[is_gone] = all_removed[place[is_gone]] == ordinals[is_gone]
+    decision = np.searchsorted(all_removed, ordinals)
+    is_gone = decision < len(all_removed)
+    is_gone[is_gone] = all_removed[decision[is_gone]] == ordinals[is_gone]
     rows = np.flatnonzero(is_gone)
-    kept = all_kept[place[rows]]
-    kept_rows = np.where(kept == clusters.NOBODY, -1, np.searchsorted(ordinals, kept))
+    kept = all_kept[decision[rows]]
+    kept_rows = np.where(kept == clusters.NOT_IN_RUN, -1, np.searchsorted(ordinals, kept))
     return rows, kept_rows
 
 
@@ -161,13 +161,15 @@ def _evidence(
         codes = compared["gone"].astype(np.uint64) << np.uint64(32) | compared["anchor"].astype(np.uint64)
         by_code = np.argsort(codes)
         near = np.flatnonzero(~is_equal)
-        anchors = np.where(has_kept[near], roots[kept[near]], np.uint32(clusters.NOBODY)).astype(np.uint64)
+        anchors = np.where(has_kept[near], roots[kept[near]], np.uint32(clusters.NOT_IN_RUN)).astype(
+            np.uint64
+        )
         wanted = roots[removed[near]].astype(np.uint64) << np.uint64(32) | anchors
-        place = np.minimum(np.searchsorted(codes, wanted, sorter=by_code), max(0, len(codes) - 1))
-        is_there = codes[by_code[place]] == wanted if len(codes) else np.zeros(len(near), np.bool_)
-        near, place = near[is_there], by_code[place[is_there]]
+        comparison = np.minimum(np.searchsorted(codes, wanted, sorter=by_code), max(0, len(codes) - 1))
+        is_there = codes[by_code[comparison]] == wanted if len(codes) else np.zeros(len(near), np.bool_)
+        near, comparison = near[is_there], by_code[comparison[is_there]]
         shared, anchor, gone = (
-            compared[name][place].astype(np.float64) for name in ("shared", "anchor_size", "gone_size")
+            compared[name][comparison].astype(np.float64) for name in ("shared", "anchor_size", "gone_size")
         )
         values["similarity"][near] = shared / (anchor + gone - shared)
         values["containment"][near] = shared / gone
@@ -184,15 +186,15 @@ def _evidence(
     }
 
 
-def _places(group: Group, rows: npt.NDArray[np.int64], prefix: str) -> dict[str, Any]:
-    """Where documents are, for rows of a group; null where the row is -1."""
+def _locations(group: Group, rows: npt.NDArray[np.int64], prefix: str) -> dict[str, Any]:
+    """File, line, offset, source, bytes and split of documents, for rows of a group; null where the row is -1."""
     names = {"file": group.files, "source": group.sources, "split": list(SPLITS)}
     is_null = rows < 0
     return {
         f"{prefix}{name}": _names(group.columns[name][rows], names[name], is_null)
         if name in names
         else _optional(group.columns[name], rows)
-        for name in _PLACE
+        for name in _LOCATION
     }
 
 
@@ -220,7 +222,7 @@ def _schema() -> Any:
     import pyarrow as pa
 
     name = pa.dictionary(pa.int32(), pa.string())
-    place = {
+    origin = {
         "file": name,
         "line": pa.uint64(),
         "offset": pa.uint64(),
@@ -239,8 +241,8 @@ def _schema() -> Any:
             "kept_containment": pa.float64(),
             "cluster": pa.uint32(),
             "cluster_size": pa.uint32(),
-            **place,
-            **{f"kept_{key}": kind for key, kind in place.items()},
+            **origin,
+            **{f"kept_{key}": kind for key, kind in origin.items()},
         }
     )
 

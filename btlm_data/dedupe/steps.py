@@ -253,10 +253,10 @@ def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
         known_parts += edges.known
         compared, rejected = compared + edges.compared, rejected + edges.rejected
     union_find.flatten(parent)
-    found = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
-    counts = clusters.decide(files, blocks, clusters.by_components(files, blocks, settings.dedupe, found))
+    united = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
+    counts = clusters.decide(files, blocks, clusters.by_components(files, blocks, settings.dedupe, united))
     counts.extra["groups"] = components.write(
-        files, COMPONENTS, blocks, settings.dedupe, found, np.empty(0, np.uint32)
+        files, COMPONENTS, blocks, settings.dedupe, united, np.empty(0, np.uint32)
     )
     if settings.dedupe.verify == "signature":
         counts.extra["summary"]["verified_pairs"] = {"compared": compared, "below_threshold": rejected}

@@ -150,9 +150,9 @@ def join(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
         links.unite(parent, edges)
         nominated += [np.unique(pairs.document) for pairs in edges.in_index]
     union_find.flatten(parent)
-    found = clusters.Components(roots, parent, np.unique(roots[known]))
+    united = clusters.Components(roots, parent, np.unique(roots[known]))
     num_groups = components.write(
-        files, task.outputs[0][1], blocks, settings.dedupe, found, np.concatenate(nominated)
+        files, task.outputs[0][1], blocks, settings.dedupe, united, np.concatenate(nominated)
     )
     advance(num_documents)
     return Counts(extra={"groups": num_groups})
@@ -163,16 +163,16 @@ def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     num_documents = task.args["documents"]
     blocks = block_table.read_table(files, task.through["blocks"][0])
     joined = files.columns(task.through["components"][0])
-    anchors = np.full(num_documents, clusters.NOBODY, np.uint32)
+    anchors = np.full(num_documents, clusters.NOT_IN_RUN, np.uint32)
     known = [joined["known"]]
     for artifact in task.through["compared"]:
         compared = files.columns(artifact)
         gone, anchor = compared["gone"], compared["anchor"]
-        is_here = anchor != clusters.NOBODY
+        is_here = anchor != clusters.NOT_IN_RUN
         for ordinals in (gone, anchor[is_here]):
             keys.check_ordinals(ordinals, num_documents, artifact.name)
         anchors[gone] = anchor
         known.append(gone[~is_here])
-    found = clusters.Components(joined["root"], joined["cluster"], np.concatenate(known))
-    decider = clusters.by_texts(blocks, settings.dedupe, found, joined["best"], anchors)
+    united = clusters.Components(joined["root"], joined["cluster"], np.concatenate(known))
+    decider = clusters.by_texts(blocks, settings.dedupe, united, joined["best"], anchors)
     return clusters.decide(files, blocks, decider)

@@ -41,13 +41,15 @@ class Verifier:
         """Of them, pairs below the threshold."""
         return self.leaders.rejected + self._rejected
 
-    def agree(self, ordinals: UInt32Array, theirs: SignatureReader, their_ordinals: UInt32Array) -> BoolArray:
+    def agree(
+        self, ordinals: UInt32Array, index_signatures: SignatureReader, index_ordinals: UInt32Array
+    ) -> BoolArray:
         """Whether each document is similar enough to the other run's document beside it. (n,), (n,) -> (n,)."""
         out = np.empty(len(ordinals), np.bool_)
         for low in range(0, len(ordinals), ROWS):
             part = slice(low, low + ROWS)
             equal = np.count_nonzero(
-                self.signatures.read(ordinals[part]) == theirs.read(their_ordinals[part]), axis=1
+                self.signatures.read(ordinals[part]) == index_signatures.read(index_ordinals[part]), axis=1
             )
             out[part] = equal >= self.min_equal_values
         self._compared += len(out)

@@ -313,7 +313,7 @@ def test_a_preset_stands_below_what_is_given() -> None:
 def test_a_stop_shows_the_least_similar_pairs_and_one_source_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gates, "HANDFUL", 2)
+    monkeypatch.setattr(gates, "MIN_DOCUMENTS", 2)
     words = [f"word{i:04d}" for i in range(300)]
     texts = [" ".join(words), " ".join(["another", *words[1:]]), " ".join([*words[:250], "end"])]
     folder = write(tmp_path / "in", texts)
