@@ -1,6 +1,7 @@
 """Raw text corpora to verified, training-ready HDF5 shards.
 
-`prepare(recipe)` prepares a corpus, `open(dataset)` reads one; docs/api.md has examples. The command is `btlm-data`.
+`prepare(recipe)` prepares a corpus, `open(dataset)` reads one; docs/api.md has examples. The command is
+`btlm-data`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["PreparedDataset", "PreparedSplit", "load_recipe", "ngram_hash32", "o
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs numpy or numba only when it is asked for: `btlm-data --help` must not wait for it."""
+    """Load what needs numpy or numba only when it is requested: `btlm-data --help` must not wait for it."""
     if name in _PLACES:
         return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""What work reports from anywhere inside a task: `advance(n)`, its progress, and `reading(name)`, the file from outside
-that it reads now. The process that runs the task listens.
+"""What work reports from anywhere inside a task: `advance(n)`, its progress, and `reading(name)`, the file
+from outside that it reads now. The process that runs the task listens.
 
-The listeners belong to the running thread (context variables), so two runs in two threads do not mix their figures.
+The listeners belong to the running thread (context variables), so two runs in two threads do not mix their
+figures.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def advance(amount: int) -> None:
 
 
 def reading(name: str) -> None:
-    """Report that the current task opens this file from outside: if the process dies of it, the file can be named."""
+    """Report that the current task opens this file from outside: if the process dies of it, the file can be
+    named.
+    """
     _reading.get()(name)
 
 

@@ -1,8 +1,8 @@
 """The Python API: `btlm_data.prepare(recipe)` and `btlm_data.open(dataset)`. docs/api.md shows both in use.
 
-A dataset may be a folder or a URL (s3://...); what is read is what is asked for. Two runs in one process, one after the
-other or in two threads, do not touch each other. Several workers are processes: a script that asks for more than one
-needs Python's usual `if __name__ == "__main__":` where it has threads already.
+A dataset may be a folder or a URL (s3://...); what is read is what is requested. Two runs in one process, one
+after the other or in two threads, do not touch each other. Several workers are processes: a script that asks
+for more than one needs Python's usual `if __name__ == "__main__":` where it has threads already.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def prepare(recipe: RecipeLike, *, events: Events | None = None, **settings: Any
 
     recipe: a recipe file, a Recipe, or a mapping with a recipe's keys ({"source": "corpus/", "seq_len": 2048,
     "run": {"out": "shards"}}). settings: more keys, laid over it; `section__key` for a key of a section
-    (dedupe__method="exact", run__workers=4). events: receives progress; None ignores it. Returns the dataset, complete.
-    Raises BtlmError, whose message says what to do: ConfigError for a recipe that makes no sense, InputError for a source
-    that cannot be read, OutputError for a folder that cannot be written, SafetyStop. A run that ended is resumed by the
-    same call.
+    (dedupe__method="exact", run__workers=4). events: receives progress; None ignores it. Returns the dataset,
+    complete. Raises BtlmError, whose message says what to do: ConfigError for a recipe that makes no sense,
+    InputError for a source that cannot be read, OutputError for a folder that cannot be written, SafetyStop.
+    A run that ended is resumed by the same call.
     """
     resolved = load_recipe(recipe, **settings)
     prepared = pipeline.prepare(resolved, events or _NoEvents())
@@ -64,7 +64,9 @@ def prepare(recipe: RecipeLike, *, events: Events | None = None, **settings: Any
 
 
 def load_recipe(recipe: RecipeLike, **settings: Any) -> Recipe:
-    """A recipe, complete and checked; arguments as in `prepare`. Raises ConfigError naming the key and the nearest one."""
+    """A recipe, complete and checked; arguments as in `prepare`. Raises ConfigError naming the key and the
+    nearest one.
+    """
     overrides = {
         key.replace("__", "."): Override(value, key.replace("__", ".")) for key, value in settings.items()
     }
@@ -80,7 +82,9 @@ def load_recipe(recipe: RecipeLike, **settings: Any) -> Recipe:
 
 
 def open(location: str | Path) -> PreparedDataset:
-    """Open a prepared dataset: a folder or a URL. Raises DataError if there is none, or its dataset.json is damaged."""
+    """Open a prepared dataset: a folder or a URL. Raises DataError if there is none, or its dataset.json is
+    damaged.
+    """
     store = open_store(location)
     value = dataset.read(store)
     if isinstance(value, SetList):
@@ -104,8 +108,8 @@ def _opened(store: Store, prefix: str) -> PreparedDataset:
 class PreparedDataset:
     """A prepared dataset. Made by `open`.
 
-    sets: where several sequence lengths were prepared together, each by its folder (`msl2048`); else empty, and the
-    dataset itself has the splits.
+    sets: where several sequence lengths were prepared together, each by its folder (`msl2048`); else empty,
+    and the dataset itself has the splits.
     """
 
     _store: Store
@@ -197,10 +201,11 @@ class PreparedSplit:
         return self._bounds[-1]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        """Sample `index`, (planes, L) int32: input_ids, attention_mask, labels [, attention_span, position_ids].
+        """Sample `index`, (planes, L) int32: input_ids, attention_mask, labels [, attention_span,
+        position_ids].
 
-        A slice gives (n, planes, L); of a corpus, (n,) tokens. Raises IndexError beyond the end, DataError if a shard is
-        damaged.
+        A slice gives (n, planes, L); of a corpus, (n,) tokens. Raises IndexError beyond the end, DataError if
+        a shard is damaged.
         """
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
@@ -234,7 +239,9 @@ class PreparedSplit:
             yield self.rows(start, min(start + size, len(self)))
 
     def documents(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """documents.parquet: a row per document in stream order (docs/format.md has the columns). columns: all by default."""
+        """documents.parquet: a row per document in stream order (docs/format.md has the columns). columns:
+        all by default.
+        """
         import pyarrow.parquet as pq
 
         with self._store.open(f"{self._folder}/{dataset.DOCUMENTS}") as file:

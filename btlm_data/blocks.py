@@ -4,17 +4,18 @@
     clean/PART-BLOCK.sketch         `exact` (n, 2) uint64, `bands` (n, B) uint64 [, `signatures` (n, P) uint32]
     clean/PART-BLOCK.tokens         `tokens` (T,), `starts` (n,) uint64: where each document's tokens begin,
                                     `lengths` (n,) uint32
-    clean/PART-BLOCK.contamination  hits of evaluation n-grams, where asked for
-    clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where asked for: a row per document,
+    clean/PART-BLOCK.contamination  hits of evaluation n-grams, where requested
+    clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where requested: a row per document,
                                     then one per document that was dropped
     clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see formats/rejects.py
 
-Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32 (0-based, within
-the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint32 (index into meta["sources"]),
-`num_bytes` uint32 and `num_chars` uint32 of the cleaned text, `hash` (n, 16) uint8 (its XXH3, 128 bits, big-endian), `key`
-uint64 (seeding.document_keys) and, where asked for, `sha256` (n, 32) uint8 of the cleaned text. The same of the documents
-that cleaning dropped, with `dropped/` before each name: `offset`, `line`, `file`, `source`, `num_bytes`, `hash`, and `reason`
-uint16 (index into meta["reasons"]). Every file's meta["digest"] says which settings and inputs it was made from.
+Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32
+(0-based, within the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint32
+(index into meta["sources"]), `num_bytes` uint32 and `num_chars` uint32 of the cleaned text, `hash` (n, 16)
+uint8 (its XXH3, 128 bits, big-endian), `key` uint64 (seeding.document_keys) and, where requested, `sha256`
+(n, 32) uint8 of the cleaned text. The same of the documents that cleaning dropped, with `dropped/` before
+each name: `offset`, `line`, `file`, `source`, `num_bytes`, `hash`, and `reason` uint16 (index into
+meta["reasons"]). Every file's meta["digest"] says which settings and inputs it was made from.
 
 A document's *ordinal* is its row number over all blocks in order: source order.
 """
@@ -33,7 +34,9 @@ TABLE = "blocks.json"
 
 
 class Block(NamedTuple):
-    """One block of documents and its files. Ordinals are global; first_line: of its part's stretch, in the file."""
+    """One block of documents and its files. Ordinals are global; first_line: of its part's stretch, in the
+    file.
+    """
 
     stem: str
     split: str
@@ -62,7 +65,7 @@ class Block(NamedTuple):
 def make_block(
     stem: str, split: str, first_ordinal: int, num_documents: int, first_line: int, files: Iterable[Artifact]
 ) -> Block:
-    """A block from the files of its stem, told apart by their endings."""
+    """A block from the files of its stem, distinguished by their endings."""
     by_ending = {
         file.name.removeprefix(f"{stem}."): file for file in files if file.name.startswith(f"{stem}.")
     }
@@ -82,7 +85,9 @@ def make_block(
 
 
 def write_table(store: Store, blocks: Sequence[Block]) -> Artifact:
-    """Write the table of all blocks, which tasks that may need any of them name instead of thousands of files."""
+    """Write the table of all blocks, which tasks that may need any of them name instead of thousands of
+    files.
+    """
     data = (json.dumps(blocks, separators=(",", ":")) + "\n").encode()
     store.write(TABLE, data, durable=False)
     return Artifact(TABLE, len(data), digest.checksum(data))

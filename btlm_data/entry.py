@@ -90,7 +90,7 @@ class _ReaderGone(Exception):
 
 
 class GroupedOption(click.Option):
-    """An option that stands under a heading of its own in the help."""
+    """An option that is under a heading of its own in the help."""
 
     def __init__(self, *args: Any, group: str, **extra: Any) -> None:
         super().__init__(*args, **extra)
@@ -115,7 +115,7 @@ class Completed(_TextType):
 
 
 class Command(click.Command):
-    """A command that takes -v, -q and --log-file too, so that they may stand after its name."""
+    """A command that takes -v, -q and --log-file too, so that they may be after its name."""
 
     def __init__(self, *args: Any, **extra: Any) -> None:
         super().__init__(*args, **extra)

@@ -1,9 +1,9 @@
 """What a run is expected to cost, step by step, before any of it is done.
 
-A Workload says how much there is and how it is to be prepared. Each stage has an `estimate(workload)` beside its work
-(stages/), which says what its steps read, write, hold and compute. The amounts follow from how many documents, bytes and
-tokens go through; nobody can know before reading the texts how many of them are duplicates, so all estimates are of a
-corpus without any: upper bounds behind the stage `dedupe`.
+A Workload says how much there is and how it is to be prepared. Each stage has an `estimate(workload)` beside
+its work (stages/), which says what its steps read, write, hold and compute. The amounts follow from how many
+documents, bytes and tokens go through; nobody can know before reading the texts how many of them are
+duplicates, so all estimates are of a corpus without any: upper bounds after the stage `dedupe`.
 
 CPU time is RATES times these amounts. `python -m tests.benchmarks.rates CORPUS` measures them again.
 """
@@ -21,11 +21,12 @@ from btlm_data.recipe.models import Run, Settings
 class Rates:
     """CPU seconds of one core for each unit of work, and bytes.
 
-    Measured by tests/benchmarks/rates.py (the process's user and system time between a step's start and its end, one
-    worker, compiled kernels) on a core of an AMD EPYC server with AVX2, on 147 MB of Debian's documentation
-    (tools/build_corpus.py, 15,000 documents) and on 300,000 documents of 320 characters; about the larger of the two
-    figures. `cluster_document` is twice what was measured: the random reads of much larger corpora miss the caches.
-    `--plan` replaces those that depend most on texts and settings by what it measures on a sample of the real input.
+    Measured by tests/benchmarks/rates.py (the process's user and system time between a step's start and its
+    end, one worker, compiled kernels) on a core of an AMD EPYC server with AVX2, on 147 MB of Debian's
+    documentation (tools/build_corpus.py, 15,000 documents) and on 300,000 documents of 320 characters; about
+    the larger of the two figures. `cluster_document` is twice what was measured: the random reads of much
+    larger corpora miss the caches. `--plan` replaces those that depend most on texts and settings by what it
+    measures on a sample of the real input.
     """
 
     start: float = 0.7  # of a run: libraries, compiled kernels, checking the tokenizer
@@ -44,7 +45,7 @@ class Rates:
     text_byte: float = 2.0e-8  # of kept text: compressed, and written twice (--emit-text)
     move_byte: float = 2.0e-9  # of tokens laid down in another order, read and written
     pack_byte: float = 4.0e-9  # of the files that rows are prepared in
-    shard_token: float = 2.2e-8  # (measured by --plan, in the format that is asked for)
+    shard_token: float = 2.2e-8  # (measured by --plan, in the format that is requested)
     table_document: float = 8.0e-7  # a row of documents.parquet
     shard_token_bytes: float = 2.0  # of the files, for each token (measured by --plan)
     text_ratio: float = 0.4  # bytes of compressed text for each byte of text
@@ -56,8 +57,8 @@ RATES = Rates()
 
 @dataclass(frozen=True)
 class Volume:
-    """How much there is. stored_bytes: of the source's files; parts: tasks that read them. documents, text_bytes (UTF-8)
-    and tokens (with one EOS for each document): of what passes cleaning.
+    """How much there is. stored_bytes: of the source's files; parts: tasks that read them. documents,
+    text_bytes (UTF-8) and tokens (with one EOS for each document): of what passes cleaning.
     """
 
     files: int
@@ -76,9 +77,9 @@ class Volume:
 class Workload:
     """What is prepared and how; what every estimate is made from.
 
-    repeats: how often a document stands in the streams on average (1 but for `mix`). token_bytes: of a token in the work
-    folder. eos_id: as shards need it. splits: number of splits that can have documents. evaluation_bytes: of the files of
-    evaluation sets.
+    repeats: how often a document is in the streams on average (1 but for `mix`). token_bytes: of a token in
+    the work folder. eos_id: as shards need it. splits: number of splits that can have documents.
+    evaluation_bytes: of the files of evaluation sets.
     """
 
     volume: Volume
@@ -93,7 +94,7 @@ class Workload:
 
     @property
     def stream(self) -> Volume:
-        """What stands in the streams: the documents as often as the mix repeats them."""
+        """What is in the streams: the documents as often as the mix repeats them."""
         return self.volume.scaled(self.repeats)
 
     def scaled(self, factor: float) -> Workload:
@@ -105,11 +106,12 @@ class Workload:
 class Estimate:
     """What one step is expected to take. Bytes, and CPU seconds of one core.
 
-    step: its name, or (of a sum) its stage's. tasks: that can run at the same time. documents: that go in. source_bytes:
-    read of the source, as stored. read_bytes: read from the work folder. work_bytes: written there, of which (or of what
-    earlier steps wrote) freed_bytes are removed when the step is done. out_bytes: written to the folder of the dataset,
-    or of the text. memory_bytes: of one process that does a task, beside the pages of mapped files, which the system
-    takes back when it needs them. cpu_seconds: of all tasks together.
+    step: its name, or (of a sum) its stage's. tasks: that can run at the same time. documents: that go in.
+    source_bytes: read of the source, as stored. read_bytes: read from the work folder. work_bytes: written
+    there, of which (or of what earlier steps wrote) freed_bytes are removed when the step is done. out_bytes:
+    written to the folder of the dataset, or of the text. memory_bytes: of one process that does a task,
+    beside the pages of mapped files, which the system takes back when it needs them. cpu_seconds: of all
+    tasks together.
     """
 
     step: str
@@ -134,7 +136,9 @@ class Estimate:
 
 
 def by_stage(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
-    """One sum for each stage, in order: amounts and tasks added up; documents and memory are the largest of its steps."""
+    """One sum for each stage, in order: amounts and tasks added up; documents and memory are the largest of
+    its steps.
+    """
     steps: dict[str, list[Estimate]] = defaultdict(list)
     for estimate in estimates:
         steps[estimate.stage].append(estimate)
@@ -155,7 +159,7 @@ def by_stage(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
 
 
 def peak_work_bytes(estimates: Iterable[Estimate]) -> int:
-    """The most bytes that lie in the work folder at once."""
+    """The most bytes that are in the work folder at once."""
     held = peak = 0
     for estimate in estimates:
         held += estimate.work_bytes

@@ -1,7 +1,7 @@
 """Put a prepared dataset on a Hugging Face hub: what is missing there goes up, dataset.json last.
 
-Files that the hub has already, by size and content, are not sent again, so that an interrupted upload continues with the
-same command; while it is going on, the hub holds no dataset.json. Nothing is deleted there.
+Files that the hub has already, by size and content, are not sent again, so that an interrupted upload
+continues with the same command; while it is running, the hub holds no dataset.json. Nothing is deleted there.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ SIGNATURE = f"{dataset.FILE_NAME}.sig"
 def push(root: Path, target: str, *, private: bool, report: Callable[[str], None]) -> tuple[int, int]:
     """Upload the dataset in a folder; returns (files sent, files already there).
 
-    target: hf://datasets/ORG/NAME; the repository is made if there is none. report: called with a sentence for each commit. Raises
-    ConfigError for another target, DataError if the dataset is not whole, SourceUnavailable if the hub refuses.
+    target: hf://datasets/ORG/NAME; the repository is made if there is none. report: called with a sentence
+    for each commit. Raises ConfigError for another target, DataError if the dataset is not whole,
+    SourceUnavailable if the hub refuses.
     """
     match = _TARGET.match(target)
     if match is None:
@@ -58,7 +59,9 @@ def push(root: Path, target: str, *, private: bool, report: Callable[[str], None
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Names of all files of a complete dataset; dataset.json of the whole comes last. Raises DataError if one is missing."""
+    """Names of all files of a complete dataset; dataset.json of the whole comes last. Raises DataError if one
+    is missing.
+    """
     sets = dataset.read_sets(root)
     for folder, value in sets.items():
         prefix = f"{folder}/" if folder else ""

@@ -1,4 +1,6 @@
-"""The locations of the files of a run: the stores of its work folder, dataset folder and, if requested, text folder."""
+"""The locations of the files of a run: the stores of its work folder, dataset folder and, if requested, text
+folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from btlm_data.task import StoreName
 
 @dataclass(frozen=True)
 class Locations:
-    """Absolute folders or URLs, from which any process on any machine that can reach them opens the same stores."""
+    """Absolute folders or URLs, from which any process on any machine that can reach them opens the same
+    stores.
+    """
 
     work: str
     out: str

@@ -1,11 +1,13 @@
-"""Whose the dataset folder is: what a run may replace there, what it claims, and how the dataset becomes complete.
+"""Whose the dataset folder is: what a run may replace there, what it claims, and how the dataset becomes
+complete.
 
-    preparing.json   stands there while the dataset is not complete: {"run": fingerprint of the run, "files": [names]}, the
+    preparing.json   is there while the dataset is not complete: {"run": fingerprint of the run, "files": [names]}, the
                      files that this run and the interrupted ones before it may have written
     preparing.lease  held by the process that writes there now
 
-Only files that dataset.json or preparing.json name, and pages whose seal holds (formats/pages.py), are ever replaced or deleted; with --overwrite also shards (*.h5) of
-others in the very folders that get new ones, because a reader would mix them. dataset.json is written last.
+Only files that dataset.json or preparing.json name, and pages whose seal holds (formats/pages.py), are ever
+replaced or deleted; with --overwrite also shards (*.h5) of others in the very folders that get new ones,
+because a reader would mix them. dataset.json is written last.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class OutputFolder:
     def state(self, run: str, configuration: Mapping[str, Any], *, overwrite: bool) -> bool:
         """Whether this very dataset is there, complete, by names and sizes.
 
-        run: the run's fingerprint. configuration: of this run, to say what differs. Raises OutputError if the folder
-        holds something that is not this run's to replace (unless `overwrite`).
+        run: the run's fingerprint. configuration: of this run, to say what differs. Raises OutputError if the
+        folder holds something that is not this run's to replace (unless `overwrite`).
         """
         if overwrite:
             return False
@@ -94,7 +96,8 @@ class OutputFolder:
     def claim(self, run: str, *, overwrite: bool) -> None:
         """Mark the folder as being prepared; from here on it holds no complete dataset.
 
-        What another run left there is removed, so that no file of it can be taken for one of this run's by its size.
+        What another run left there is removed, so that no file of it can be taken for one of this run's by
+        its size.
         """
         earlier = self._preparing()
         owned = set(earlier.files) if earlier is not None else set()
@@ -123,7 +126,8 @@ class OutputFolder:
         self._write_preparing(run, {*names, *(earlier.files if earlier is not None else [])})
 
     def copy(self, work: Store, source: Artifact, name: str) -> StoredFile:
-        """Copy a file of the work folder into the dataset; returns it as dataset.json names it (without its folder).
+        """Copy a file of the work folder into the dataset; returns it as dataset.json names it (without its
+        folder).
 
         Raises DamagedError if it is not the one named, and leaves nothing.
         """
@@ -149,7 +153,9 @@ class OutputFolder:
         return checksum
 
     def finish(self) -> None:
-        """Remove what interrupted or replaced runs, and workers that died, left and this dataset does not name; then the mark."""
+        """Remove what interrupted or replaced runs, and workers that died, left and this dataset does not
+        name; then the mark.
+        """
         self.store.sweep()
         earlier = self._preparing()
         wanted = self._named_by_dataset()
@@ -184,7 +190,9 @@ class OutputFolder:
             )
 
     def datasets(self) -> dict[str, Dataset]:
-        """The complete dataset that is there, by set folder; empty if there is none. Raises DataError if it is damaged."""
+        """The complete dataset that is there, by set folder; empty if there is none. Raises DataError if it
+        is damaged.
+        """
         if self.store.size(dataset.FILE_NAME) is None:
             return {}
         value = dataset.read(self.store)
@@ -200,7 +208,9 @@ class OutputFolder:
         return sets
 
     def _named_by_dataset(self) -> dict[str, int]:
-        """Files of the complete dataset that is there, but for its dataset.json: name -> size. Raises DataError if damaged."""
+        """Files of the complete dataset that is there, but for its dataset.json: name -> size. Raises
+        DataError if damaged.
+        """
         named: dict[str, int] = {}
         for folder, value in self.datasets().items():
             prefix = f"{folder}/" if folder else ""

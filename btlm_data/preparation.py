@@ -30,7 +30,9 @@ from btlm_data.tokenizer import Tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a recipe names, looked up: files, tokenizer, filters, evaluation sets. Nothing of the text has been read."""
+    """What a recipe names, looked up: files, tokenizer, filters, evaluation sets. Nothing of the text has
+    been read.
+    """
 
     recipe: Recipe
     listing: Listing

@@ -1,4 +1,4 @@
-"""`btlm-data status`: what stands in a work folder (engine/status.py), for people and for programs."""
+"""`btlm-data status`: what is in a work folder (engine/status.py), for people and for programs."""
 
 from __future__ import annotations
 

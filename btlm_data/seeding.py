@@ -1,7 +1,9 @@
-"""Every random choice of a run: a hash of (seed, what is chosen, whom it concerns), never a generator's state.
+"""Every random choice of a run: a hash of (seed, what is chosen, whom it concerns), never a generator's
+state.
 
-So a choice depends on nothing but the seed and the document (or sample): not on order, workers or block sizes. Hashes
-are splitmix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"), on uint64.
+So a choice depends on nothing but the seed and the document (or sample): not on order, workers or block
+sizes. Hashes are splitmix64's finaliser (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+generators"), on uint64.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ def salt(seed: int, purpose: str) -> int:
 
 
 def mix64(values: UInt64Array, salt_value: int = 0) -> UInt64Array:
-    """A seeded bijection of 64-bit values, applied to each. values: any shape, uint64; returns the same shape."""
+    """A seeded bijection of 64-bit values, applied to each. values: any shape, uint64; returns the same
+    shape.
+    """
     with np.errstate(over="ignore"):
         x = (values ^ np.uint64(salt_value)) + np.uint64(_GOLDEN)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -29,7 +33,9 @@ def mix64(values: UInt64Array, salt_value: int = 0) -> UInt64Array:
 
 
 def document_keys(file_name: str, offsets: UInt64Array) -> UInt64Array:
-    """A document's identity: its file's name in the source, and where it begins there (bytes decompressed, or row). (n,) -> (n,)."""
+    """A document's identity: its file's name in the source, and where it begins there (bytes decompressed, or
+    row). (n,) -> (n,).
+    """
     return mix64(offsets, xxhash.xxh3_64_intdigest(file_name.encode("utf-8", "surrogateescape")))
 
 

@@ -1,4 +1,6 @@
-"""What a stage plans and what it reports: Artifact, Task, Step, Counts. Plain data, picklable; no engine, no files."""
+"""What a stage plans and what it reports: Artifact, Task, Step, Counts. Plain data, picklable; no engine, no
+files.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ StoreName = Literal["work", "out", "text"]
 class Artifact(NamedTuple):
     """One file that a task has written, as its receipt names it. Every reader checks the checksum.
 
-    name: relative to the store. size: bytes. checksum: hex XXH3 of the file's bytes, or of the head of a columns file
-    (which holds the checksums of the rest). store: the work folder, the dataset folder, or the folder of --emit-text.
+    name: relative to the store. size: bytes. checksum: hex XXH3 of the file's bytes, or of the head of a
+    columns file (which holds the checksums of the rest). store: the work folder, the dataset folder, or the
+    folder of --emit-text.
     """
 
     name: str
@@ -40,7 +43,8 @@ class Amount(NamedTuple):
 
 @dataclass
 class Counts:
-    """What went in, came out, was added or dropped, by (split, source); each reason apart. JSON: nested lists.
+    """What went in, came out, was added or dropped, by (split, source); each reason apart. JSON: nested
+    lists.
 
     In every stage in + added = out + dropped; `added` is only ever non-zero where a mix repeats documents.
     """
@@ -74,16 +78,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of a step: a pure function of `args`, the step's settings and the files named, to files and counts.
+    """One unit of a step: a pure function of `args`, the step's settings and the files named, to files and
+    counts.
 
-    id: unique in the step, a file-name-safe string whose text order is the task order. args: JSON values, part of the
-    digest. inputs: digests of what it depends on (lineage of earlier steps, identities of source files), part of the
-    digest. reads: role -> every work file the task reads, part of the digest. through: role -> files that intermediate
-    steps made; how these are cut depends on the memory and never changes the outcome, so they are named but are no
-    part of the digest (their lineage is in `inputs`). outputs: names it will write, where they are known beforehand.
-    resumes: prefix of the names under which an interrupted attempt leaves files that the next one can use. title: what a
-    person calls the task's input, where there is a word for it. weight: units of work, for progress only. hints: values
-    that change no output (never part of the digest).
+    id: unique in the step, a file-name-safe string whose text order is the task order. args: JSON values,
+    part of the digest. inputs: digests of what it depends on (lineage of earlier steps, identities of source
+    files), part of the digest. reads: role -> every work file the task reads, part of the digest. through:
+    role -> files that intermediate steps made; how these are cut depends on the memory and never changes the
+    outcome, so they are named but are no part of the digest (their lineage is in `inputs`). outputs: names it
+    will write, where they are known beforehand. resumes: prefix of the names under which an interrupted
+    attempt leaves files that the next one can use. title: what a person calls the task's input, where there
+    is a word for it. weight: units of work, for progress only. hints: values that change no output (never
+    part of the digest).
     """
 
     id: str
@@ -107,11 +113,11 @@ class Task:
 class Step:
     """A named list of tasks and the function that does one.
 
-    name: the stage's name, with ".PART" behind it where the stage has several steps ("dedupe.cluster"). work: a
-    module-level function (task, settings, files: TaskFiles) -> Counts; settings must be picklable. version goes up whenever the
-    same inputs would give other outputs. settings_digest covers every setting that changes the outputs. unit: what
-    Task.weight counts. skip: stands in for `work` where the task's input kills every worker and is to be left out: counts
-    what is not read.
+    name: the stage's name, with ".PART" after it where the stage has several steps ("dedupe.cluster"). work:
+    a module-level function (task, settings, files: TaskFiles) -> Counts; settings must be picklable. version
+    goes up whenever the same inputs would give other outputs. settings_digest covers every setting that
+    changes the outputs. unit: what Task.weight counts. skip: replaces `work` where the task's input kills
+    every worker and is to be left out: counts what is not read.
     """
 
     name: str
@@ -125,13 +131,13 @@ class Step:
 
     @property
     def folder(self) -> str:
-        """The folder of the work store in which the step's files lie: nothing else lies there."""
+        """The folder of the work store in which the step's files are: nothing else is there."""
         return self.name.replace(".", "/")
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A finished task: what it wrote and counted. Its receipt stands."""
+    """A finished task: what it wrote and counted. Its receipt is written."""
 
     task_id: str
     outputs: tuple[Artifact, ...]

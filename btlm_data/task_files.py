@@ -1,4 +1,6 @@
-"""The files of one task: what it may read (only what it names), and what it writes (which its receipt will name)."""
+"""The files of one task: what it may read (only what it names), and what it writes (which its receipt will
+name).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ _KEPT = 4  # values kept between the tasks of a process
 class TaskFiles:
     """What a work function gets beside its task: named files in, files out.
 
-    Reading a file that the task does not name is a programming error and raises at once. `written` lists the outputs.
+    Reading a file that the task does not name is a programming error and raises at once. `written` lists the
+    outputs.
     """
 
     def __init__(self, stores: Stores, task: Task) -> None:
@@ -70,7 +73,9 @@ class TaskFiles:
         self._named.update(((file.store, file.name), file) for file in artifacts)
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, kept for the next tasks of this process that ask for the same key: checksums of what it is made from."""
+        """`make()`, kept for the next tasks of this process that ask for the same key: checksums of what it
+        is made from.
+        """
         return _kept.get(key, make)
 
     def write_columns(
@@ -140,7 +145,9 @@ def read_list(store: Store, artifact: Artifact) -> list[Artifact]:
 
 
 class _Kept:
-    """A few values by key, the least recently used dropped first. Keys are content, so that no value can be stale."""
+    """A few values by key, the least recently used dropped first. Keys are content, so that no value can be
+    stale.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -166,5 +173,6 @@ class _Kept:
 
 
 _kept = _Kept(_KEPT)
-# Which chunks of a file this process has checked: about a byte for 16 KiB. The key changes when the file is written.
+# Which chunks of a file this process has checked: about a byte for 16 KiB. The key changes when the file is
+# written.
 _checked = _Kept(4096)

@@ -107,7 +107,7 @@ def sync(path: Path) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise OutputError if `path` is a symbolic link: what lies behind it is not this run's to write or
+    """Raise OutputError if `path` is a symbolic link: what it points to is not this run's to write or
     delete.
     """
     if path.is_symlink():

@@ -21,7 +21,7 @@ from btlm_train.parameters import ModelConfig, OptimizerConfig
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a sharded tensor that lies on this rank; the tensor itself where it is whole."""
+    """The part of a sharded tensor that is on this rank; the tensor itself where it is whole."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

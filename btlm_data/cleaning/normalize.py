@@ -51,7 +51,7 @@ Normalization = Literal["nfc", "ftfy", "none"]
 def normalizer(kind: Normalization) -> Callable[[str], str]:
     """The function that normalises a text; it returns the very same object if nothing changes.
 
-    Raises ConfigError if ftfy is asked for and not installed.
+    Raises ConfigError if ftfy is requested and not installed.
     """
     if kind == "ftfy":
         _Ftfy.load()

@@ -1,1 +1,3 @@
-"""The commands of `btlm-data`: options, calls, printing; no logic. Heavy modules are imported when a command runs."""
+"""The commands of `btlm-data`: options, calls, printing; no logic. Heavy modules are imported when a command
+runs.
+"""

@@ -70,7 +70,8 @@ def trace(
 ) -> None:  # fmt: skip
     """Say what a sample is made of, or where a document went: both ways, exactly, from the dataset alone.
 
-    A document that is in no split is answered with the stage that dropped it, and why. Every option may be repeated.
+    A document that is in no split is answered with the stage that dropped it, and why. Every option may be
+    repeated.
 
     \b
     btlm-data trace shards/ --sample 17
@@ -133,9 +134,9 @@ def forget(
 ) -> None:  # fmt: skip
     """Take documents out of a prepared dataset, and write a certificate of it (forgotten.json).
 
-    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its place, so a training run can go
-    on. A kill at any moment leaves the old dataset or the new one. The work folder inside the dataset is removed; other places
-    that still hold the text are named.
+    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its place, so a
+    training run can go on. A kill at any moment leaves the old dataset or the new one. The work folder inside
+    the dataset is removed; other places that still hold the text are named.
 
     \b
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"

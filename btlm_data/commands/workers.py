@@ -1,4 +1,4 @@
-"""`worker` and `status`: runs that go on in several places."""
+"""`worker` and `status`: runs on several machines."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ _ROWS_AT_ONCE = 200_000  # of a row group: about 10 MB while it is written
 
 
 class ClusterRows:
-    """Writes clusters.parquet, row groups as they fill. Use as a context manager: its end writes the rest and the footer."""
+    """Writes clusters.parquet, row groups as they fill. Use as a context manager: its end writes the rest and
+    the footer.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         import pyarrow as pa
@@ -58,7 +60,9 @@ class ClusterRows:
         file_names: Sequence[str],
         rows: dict[str, Any],
     ) -> None:
-        """Add documents of one block. rows: document, cluster, kept, line, offset, bytes as arrays; fate, source, file as codes."""
+        """Add documents of one block. rows: document, cluster, kept, line, offset, bytes as arrays; fate,
+        source, file as codes.
+        """
         import pyarrow as pa
 
         def named(codes: npt.NDArray[Any], names: Sequence[str]) -> Any:

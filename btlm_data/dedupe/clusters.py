@@ -1,4 +1,5 @@
-"""Components become fates: which documents stay, which go and why; and the list of clusters that people look at.
+"""Components become fates: which documents stay, which go and why; and the list of clusters that people look
+at.
 
 dedupe/cluster/fates.cols      `fate` (N,) uint8 by ordinal: fates.py
 dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected component; `copies` (N,)
@@ -7,8 +8,8 @@ dedupe/cluster/clusters.parquet   see cluster_table.py
 dedupe/cluster/removed.cols    `removed` (r,) uint32 ascending, the documents that go; `kept` (r,) uint32, the one kept for each
                                (NOT_IN_RUN: it is in an index)
 
-Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for the document to keep (`longest`,
-`source-priority`) or the cluster's size; 4 more are mapped from disk.
+Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for the document to keep
+(`longest`, `source-priority`) or the cluster's size; 4 more are mapped from disk.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ UInt32Array = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Components:
-    """What the edges have joined. roots: (N,) uint32, the first document of each text; clusters: (N,) uint32, the first
-    of each component (both flat: every entry is a root); known: documents that an index has.
+    """What the edges have joined. roots: (N,) uint32, the first document of each text; clusters: (N,) uint32,
+    the first of each component (both flat: every entry is a root); known: documents that an index has.
     """
 
     roots: UInt32Array
@@ -64,11 +65,11 @@ class Components:
 class Decider:
     """What decides the fate of each document, for one way of deciding. All (N,) by ordinal.
 
-    roots, clusters: as Components has them. flags: of components at their first document (_SEVERAL, and where the
-    component decides _HAS_HOLDOUT and _HAS_KNOWN), of texts at theirs (_TEXT_IN_HOLDOUT, _TEXT_KNOWN). best: the document
-    that stays of a component (of a text, where anchors are given), at its first document. anchors: where texts were
-    compared, for each text that goes, at its first document, the first document of the text that stays for it, else
-    NOT_IN_RUN; None where components decide.
+    roots, clusters: as Components has them. flags: of components at their first document (_SEVERAL, and where
+    the component decides _HAS_HOLDOUT and _HAS_KNOWN), of texts at theirs (_TEXT_IN_HOLDOUT, _TEXT_KNOWN).
+    best: the document that stays of a component (of a text, where anchors are given), at its first document.
+    anchors: where texts were compared, for each text that goes, at its first document, the first document of
+    the text that stays for it, else NOT_IN_RUN; None where components decide.
     """
 
     roots: UInt32Array
@@ -78,7 +79,9 @@ class Decider:
     anchors: UInt32Array | None
 
     def fates(self, block: Block, fate: UInt8Array, kept: UInt32Array) -> None:
-        """Fill the fates of a block's documents, and for each that goes the one kept for it (NOT_IN_RUN: it is in an index)."""
+        """Fill the fates of a block's documents, and for each that goes the one kept for it (NOT_IN_RUN: it
+        is in an index).
+        """
         train = block.split == "train"
         if self.anchors is None:
             _fates(block.first_ordinal, train, self.roots, self.clusters, self.best, self.flags, fate, kept)
@@ -91,7 +94,9 @@ class Decider:
 def by_components(
     files: TaskFiles, blocks: Sequence[Block], dedupe: DedupeSettings, components: Components
 ) -> Decider:
-    """Of each component one document stays; where it holds a holdout document, or one of an index, no train document."""
+    """Of each component one document stays; where it holds a holdout document, or one of an index, no train
+    document.
+    """
     clusters, roots = components.clusters, buckets.readonly(components.roots)
     flags = np.zeros(len(clusters), np.uint8)
     _flag_several(clusters, flags)
@@ -261,8 +266,8 @@ def _count(
     num_bytes: npt.NDArray[np.int64],
     fate: UInt8Array,
 ) -> None:
-    """Add one block's documents and bytes by source and fate, and what each source loses: source -> removed and all bytes,
-    and removed documents, of train.
+    """Add one block's documents and bytes by source and fate, and what each source loses: source -> removed
+    and all bytes, and removed documents, of train.
     """
     cells = codes.astype(np.int64) * len(Fate) + fate
     documents = np.bincount(cells, minlength=len(sources) * len(Fate)).reshape(-1, len(Fate))

@@ -1,12 +1,13 @@
 """Candidates compared by their texts, and which of them go (`dedupe.verify: text`).
 
-In each component, texts come in the order of `keep` (holdout first, then by score, then by place in the source). A text
-goes if its similarity to an earlier one that stays reaches the threshold; else it stays. So whatever goes is, by its
-own text, a copy of something that is kept, and chains cannot join documents that are unlike.
+In each component, texts come in the order of `keep` (holdout first, then by score, then by place in the
+source). A text goes if its similarity to an earlier one that stays reaches the threshold; else it stays. So
+whatever goes is, by its own text, a copy of something that is kept, and chains cannot join documents that are
+unlike.
 
-A text is compared with at most CANDIDATES earlier ones: those that share most bands with it, and the first in order, in
-this order, until one is similar enough. Where a candidate goes itself, the one that it goes for stands in its place.
-What was not compared stays, and is counted.
+A text is compared with at most CANDIDATES earlier ones: those that share most bands with it, and the first in
+order, in this order, until one is similar enough. Where a candidate goes itself, the document kept for it
+takes its place. What was not compared stays, and is counted.
 
 dedupe/pairs/NUMBER.cols     nominated pairs of one partition by group: `first`, `other` uint32, `bounds` (G + 2,) int64;
                              likewise `index_document`, `index_run`, `index_ordinal` (links.py), `index_bounds`
@@ -92,9 +93,9 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
 class Compared:
     """The texts of a group in the order of keep, n of them, and whom each is compared with.
 
-    foreign: texts of an index, which come first. ordinals: (n,) uint32, NOT_IN_RUN for foreign ones. rows: of the group, (n -
-    foreign,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how
-    many nominated pairs of each text are not compared.
+    foreign: texts of an index, which come first. ordinals: (n,) uint32, NOT_IN_RUN for foreign ones. rows: of
+    the group, (n - foreign,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how many
+    nominated pairs of each text are not compared.
     """
 
     group: Group
@@ -106,7 +107,7 @@ class Compared:
     left_out: Int64Array
 
     def decide(self, kind: int, threshold: float) -> shingles.Decisions:
-        """What goes. The texts are laid side by side; a component larger than a group lies in a temporary file."""
+        """What goes. The texts are laid side by side; a component larger than a group is in a temporary file."""
         lengths = np.concatenate([[len(text) for text in self.foreign], self.group.lengths[self.rows]])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
         total = int(offsets[-1])
@@ -169,7 +170,9 @@ def open_group(
 def _foreign(
     files: TaskFiles, pair_files: Sequence[Artifact], group: int, index: IndexReader
 ) -> tuple[UInt32Array, Int64Array, Int64Array, list[bytes]]:
-    """Pairs of this group's documents and texts of an index: document, number of the text, bands that nominated the pair; the texts."""
+    """Pairs of this group's documents and texts of an index: document, number of the text, bands that
+    nominated the pair; the texts.
+    """
     parts = []
     for artifact in pair_files:
         opened = files.columns(artifact)
@@ -206,10 +209,11 @@ def _shared_bands(keys: npt.NDArray[np.uint64], first: Int64Array, other: Int64A
 
 
 def rank(first: Int64Array, other: Int64Array, bands: Int64Array) -> Int64Array:
-    """Which pairs are compared, as indices, by `other` and then as they are tried: most shared bands first, then in order.
+    """Which pairs are compared, as indices, by `other` and then as they are tried: most shared bands first,
+    then in order.
 
-    Pairs must be sorted by other, then first. Of a text with more than CANDIDATES pairs half of these are the first in
-    order and half those with most bands.
+    Pairs must be sorted by other, then first. Of a text with more than CANDIDATES pairs half of these are the
+    first in order and half those with most bands.
     """
     order = np.lexsort((first, -bands, other))
     by_bands = _rank_within(other[order])

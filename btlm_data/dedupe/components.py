@@ -39,7 +39,8 @@ def write(
 ) -> int:
     """Write components.cols under `name`; returns the number of groups.
 
-    nominated: documents that are compared with some of an index. Memory: 18 bytes a document, some of it mapped.
+    nominated: documents that are compared with some of an index. Memory: 18 bytes a document, some of it
+    mapped.
     """
     roots, clusters, known = components.roots, components.clusters, components.known
     total = len(roots)

@@ -1,4 +1,6 @@
-"""When a person must look at what deduplication would remove: a question with evidence, before anything depends on it."""
+"""When a person must look at what deduplication would remove: a question with evidence, before anything
+depends on it.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ def check(
     accepted: bool | Sequence[str],
     evidence: Evidence,
 ) -> None:
-    """Raise SafetyStop where a source's train documents would go as no setting expects, unless that is accepted.
+    """Raise SafetyStop where a source's train documents would go as no setting expects, unless that is
+    accepted.
 
-    removed: source -> bytes that would go, all bytes, documents that would go. accepted: whether everything is, or the sources that are.
+    removed: source -> bytes that would go, all bytes, documents that would go. accepted: whether everything
+    is, or the sources that are.
     """
     if accepted is True:
         return

@@ -1,7 +1,7 @@
 """Components put into groups of about GROUP_BYTES of text, so that a task can hold all that it compares.
 
-A group is a run of whole components in the order of their first documents; only documents in components of two or more
-are in one. What a group is follows from the documents alone, never from memory or workers.
+A group is a run of whole components in the order of their first documents; only documents in components of
+two or more are in one. What a group is follows from the documents alone, never from memory or workers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ UInt32Array = npt.NDArray[np.uint32]
 def assign(clusters: UInt32Array, sizes: UInt32Array) -> tuple[UInt32Array, int]:
     """Group of each document, from 1, (N,) uint32, 0 where it has none; and the number of groups.
 
-    clusters: (N,) uint32, the first document of each one's component. sizes: (N,) uint32, of each document in units of
-    256 bytes (`units`), 0 where it is alone; overwritten.
+    clusters: (N,) uint32, the first document of each one's component. sizes: (N,) uint32, of each document in
+    units of 256 bytes (`units`), 0 where it is alone; overwritten.
     """
     most = GROUP_BYTES // _UNIT
     num_groups = _assign(clusters, sizes, most)
@@ -35,7 +35,9 @@ def units(num_bytes: npt.NDArray[np.int64]) -> UInt32Array:
 
 @jit
 def _assign(clusters: UInt32Array, sizes: UInt32Array, most: int) -> int:
-    """Sizes become groups. A root comes before the documents of its component, so one pass sums and one assigns."""
+    """Sizes become groups. A root comes before the documents of its component, so one pass sums and one
+    assigns.
+    """
     for i in range(len(clusters)):
         root = clusters[i]
         if root != i:

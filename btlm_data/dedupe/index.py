@@ -11,11 +11,11 @@
                                     first document of each), `frames` uint8 and `bounds` (m + 1,) int64: normalised texts,
                                     each a zstd frame; meta: {"first_ordinal", "last_ordinal"}
 
-RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending; meta: {"log_partitions"}: file p holds
-the keys whose highest log_partitions bits are p. `earlier` lists the runs that were in the index when this one matched
-against it: a rerun matches against the same ones, whatever was added since. `files` are named with their checksums: a missing or damaged
-one is an error, never a smaller index. A folder with building.json and no index.json is unfinished. DIR is a folder or
-a URL.
+RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending; meta: {"log_partitions"}:
+file p holds the keys whose highest log_partitions bits are p. `earlier` lists the runs that were in the index
+when this one matched against it: a rerun matches against the same ones, whatever was added since. `files` are
+named with their checksums: a missing or damaged one is an error, never a smaller index. A folder with
+building.json and no index.json is unfinished. DIR is a folder or a URL.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SignatureReader:
         self._open = lru_cache(maxsize=256)(open_file)
 
     def read(self, ordinals: UInt32Array) -> UInt32Array:
-        """Signatures of any documents, in the order asked for: (n,) -> (n, P)."""
+        """Signatures of any documents, in the order requested: (n,) -> (n, P)."""
         numbers = np.searchsorted(self._first, ordinals, side="right") - 1
         order = np.argsort(numbers, kind="stable")
         edges = np.flatnonzero(np.diff(numbers[order], prepend=-1))
@@ -132,7 +132,8 @@ class IndexReader:
     def ranges(
         self, kind: str, partition: int, log_partitions: int
     ) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]]]]:
-        """(run, arrays) whose keys begin with `partition` as their highest log_partitions bits. kind: "exact" or "bands".
+        """(run, arrays) whose keys begin with `partition` as their highest log_partitions bits. kind: "exact"
+        or "bands".
 
         Raises DataError if a file is missing or damaged.
         """
@@ -160,7 +161,9 @@ class IndexReader:
                     yield run, {name: opened.rows(name, low, high) for name in opened.names}
 
     def texts(self, run_number: int, ordinals: UInt32Array) -> list[bytes]:
-        """Normalised texts of an earlier run's documents, in the order asked for. Raises DataError where one is missing."""
+        """Normalised texts of an earlier run's documents, in the order requested. Raises DataError where one
+        is missing.
+        """
         store = open_store(self.location)
         run, files = self.runs[run_number]
         texts: dict[int, bytes] = {}
@@ -202,8 +205,8 @@ class Index:
     def __init__(self, location: str, run: str, kind: IndexKind, needs: Needs) -> None:
         """needs: what must have been kept of every document to compare it.
 
-        Raises ConfigError if an earlier run has other bands, rows or permutations, or has not kept what is needed,
-        DataError if it cannot be read.
+        Raises ConfigError if an earlier run has other bands, rows or permutations, or has not kept what is
+        needed, DataError if it cannot be read.
         """
         self.store, self.run, self.kind = open_store(location), run, kind
         self._there = {entry.name: entry.size for entry in self.store.list()}
@@ -242,10 +245,12 @@ class Index:
         texts: Sequence[Artifact] = (),
         stays: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add this run from its sorted key files and its sketches (first ordinal, file); nothing if it is there already.
+        """Add this run from its sorted key files and its sketches (first ordinal, file); nothing if it is
+        there already.
 
-        keys: named "...-KIND-PPPPPP.cols". texts: files as they are kept, where texts are compared. stays: (N,) whether a
-        document is one to compare with; None: all are. Raises OutputError if the index cannot be written.
+        keys: named "...-KIND-PPPPPP.cols". texts: files as they are kept, where texts are compared. stays:
+        (N,) whether a document is one to compare with; None: all are. Raises OutputError if the index cannot
+        be written.
         """
         if self.is_added:
             return

@@ -1,4 +1,5 @@
-"""Keys of documents: two documents with the same key are a candidate pair. Partitioned by range, so that memory is bounded.
+"""Keys of documents: two documents with the same key are a candidate pair. Partitioned by range, so that
+memory is bounded.
 
 dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) uint64 [, `low` (m,) uint64], `ordinals` (m,)
                                uint32, in P = 2^k partitions by the keys' highest k bits; partition p is rows
@@ -69,8 +70,8 @@ def partitioned(
 ) -> tuple[Keys, Int64Array]:
     """All keys of some blocks in partition order, and the bounds (P + 1,) of the partitions.
 
-    first_copies: (n,) uint32, for the blocks' documents in order, the first document with the same text; only these
-    first ones take part. None: all documents do.
+    first_copies: (n,) uint32, for the blocks' documents in order, the first document with the same text; only
+    these first ones take part. None: all documents do.
     """
     counts = np.zeros(1 << log_partitions, np.int64)
     for keys, _, chosen, _ in _sketches(files, blocks, settings, kind, first_copies):
@@ -135,9 +136,11 @@ def write_group(files: TaskFiles, name: str, keys: Keys, bounds: Int64Array) -> 
 def partition_chunks(
     files: TaskFiles, groups: Sequence[Artifact], partition: int, limit: int, num_documents: int
 ) -> Iterator[Keys]:
-    """One partition over all groups, in source order, at most `limit` keys at a time (unless one group has more).
+    """One partition over all groups, in source order, at most `limit` keys at a time (unless one group has
+    more).
 
-    Raises DamagedError for a file that is not what its receipt says, DataError for an ordinal that no document has.
+    Raises DamagedError for a file that is not what its receipt says, DataError for an ordinal that no
+    document has.
     """
     held: list[Keys] = []
     size = 0
@@ -160,7 +163,9 @@ def _partition(group: Columns, partition: int) -> Keys:
 
 
 def check_ordinals(ordinals: UInt32Array, num_documents: int, name: str) -> None:
-    """Raise DataError if an ordinal read from a file is beyond the documents: kernels index by them without looking."""
+    """Raise DataError if an ordinal read from a file is beyond the documents: kernels index by them without
+    looking.
+    """
     if len(ordinals) and int(ordinals.max()) >= num_documents:
         raise DataError(
             f"{name} names document {int(ordinals.max()):,}, and there are {num_documents:,}. "

@@ -30,7 +30,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class IndexPairs(NamedTuple):
-    """Documents that share a key with documents of an index, (c,) each: run is its number among the runs matched against."""
+    """Documents that share a key with documents of an index, (c,) each: run is its number among the runs
+    matched against.
+    """
 
     document: UInt32Array
     run: npt.NDArray[np.uint16]
@@ -45,7 +47,8 @@ class IndexPairs(NamedTuple):
 
 @dataclass
 class Links:
-    """What a partition's keys say: edges first-other, documents known to an index, what verification compared.
+    """What a partition's keys say: edges first-other, documents known to an index, what verification
+    compared.
 
     sorted_keys: what an index would keep of the partition.
     """
@@ -83,7 +86,9 @@ class Links:
 def write_index_keys(
     files: TaskFiles, name: str, keys: Keys, kind: KeyKind, log_partitions: int, *, with_ordinals: bool
 ) -> Artifact:
-    """Write a partition's sorted keys as an index keeps them; with_ordinals: of exact hashes too, to choose from."""
+    """Write a partition's sorted keys as an index keeps them; with_ordinals: of exact hashes too, to choose
+    from.
+    """
     arrays: dict[str, npt.NDArray[Any]] = {"keys": keys.keys}
     if kind == "exact":
         arrays["low"] = keys.low
@@ -113,8 +118,8 @@ class Linker:
     def link(self, chunks: Iterator[Keys], partition: int) -> Links:
         """Edges between the equal keys of one partition; with an index, also the documents it knows.
 
-        A document that is linked to another need not be seen again: of a key that fills memory many times over, one
-        representative a chunk is left, and those are linked in the end.
+        A document that is linked to another need not be seen again: of a key that fills memory many times
+        over, one representative a chunk is left, and those are linked in the end.
         """
         links = Links()
         if self.nominates:
@@ -141,7 +146,9 @@ class Linker:
         return links
 
     def _nominate(self, chunks: Iterator[Keys], links: Links, partition: int) -> Links:
-        """Pairs of documents with equal keys. Of a chunk only what later members of its buckets need is held on to."""
+        """Pairs of documents with equal keys. Of a chunk only what later members of its buckets need is held
+        on to.
+        """
         left = Keys.empty()
         for chunk in chunks:
             both = Keys.concatenate([left, chunk])
@@ -185,7 +192,9 @@ class Linker:
         return is_linked
 
     def _known(self, keys: Keys, index: IndexReader, partition: int) -> UInt32Array:
-        """Documents whose key an earlier run has (verified: whose signature is similar to one of the first that have it)."""
+        """Documents whose key an earlier run has (verified: whose signature is similar to one of the first
+        that have it).
+        """
         known = np.zeros(len(keys), np.bool_)
         for run, index_columns in index.ranges(self.kind, partition, self.log_partitions):
             index_keys = index_columns["keys"]
@@ -240,7 +249,9 @@ def exact_roots(parts: Iterable[Links], num_documents: int) -> tuple[UInt32Array
 
 
 def unite(parent: UInt32Array, links: Links) -> None:
-    """Join the components that the edges connect. parent: (N,) uint32; edges must be below N (Links.read checks it)."""
+    """Join the components that the edges connect. parent: (N,) uint32; edges must be below N (Links.read
+    checks it).
+    """
     for first, other in zip(links.first, links.other, strict=True):
         union_find.unite(parent, buckets.readonly(first), buckets.readonly(other))
 

@@ -1,4 +1,5 @@
-"""What is known of the documents in components of two or more, group by group: their places, and where asked for their texts.
+"""What is known of the documents in components of two or more, group by group: their places, and where
+requested their texts.
 
 dedupe/members/PART-NUMBER.cols, rows by group (groups.py), then by ordinal:
     `bounds` (G + 2,) int64   group g is rows bounds[g]:bounds[g + 1] (there is no group 0)
@@ -126,8 +127,8 @@ def gather(utf8: UInt8Array, starts: Int64Array, lengths: Int64Array) -> UInt8Ar
 
 @dataclass(frozen=True)
 class Group:
-    """The members of one group, from all files, by ordinal. columns: as the layout names them; `file` and `source` are
-    codes into the two lists of names. texts: of row i, `text(i)`.
+    """The members of one group, from all files, by ordinal. columns: as the layout names them; `file` and
+    `source` are codes into the two lists of names. texts: of row i, `text(i)`.
     """
 
     columns: dict[str, npt.NDArray[Any]]

@@ -42,7 +42,9 @@ _LOCATION = ("file", "line", "offset", "source", "bytes", "split")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the table is made from. results: of the step `cluster`. compared: of each group, where texts were compared."""
+    """What the table is made from. results: of the step `cluster`. compared: of each group, where texts were
+    compared.
+    """
 
     lineage: str
     num_groups: int
@@ -187,7 +189,9 @@ def _evidence(
 
 
 def _locations(group: Group, rows: npt.NDArray[np.int64], prefix: str) -> dict[str, Any]:
-    """File, line, offset, source, bytes and split of documents, for rows of a group; null where the row is -1."""
+    """File, line, offset, source, bytes and split of documents, for rows of a group; null where the row is
+    -1.
+    """
     names = {"file": group.files, "source": group.sources, "split": list(SPLITS)}
     is_null = rows < 0
     return {

@@ -15,7 +15,9 @@ KeyKind = Literal["exact", "bands"]
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Picklable. memory_bytes is the only setting that does not decide the outcome. index: the runs to match against."""
+    """Picklable. memory_bytes is the only setting that does not decide the outcome. index: the runs to match
+    against.
+    """
 
     dedupe: DedupeSettings
     memory_bytes: int

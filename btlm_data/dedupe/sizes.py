@@ -9,7 +9,8 @@ from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.estimate import Estimate, Rates
 from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
 
-# What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may give.
+# What sorting holds per key: the key, its ordinal, the packed number that is sorted, and the edges it may
+# give.
 SORT_BYTES: dict[KeyKind, int] = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8 + 8}
 _PAIR_BYTES = 8 * (
     LEADERS + NEIGHBOURS
@@ -56,7 +57,8 @@ class Sizes:
         return max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
 
     def estimate(self, rates: Rates, parts: int) -> list[Estimate]:
-        """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier runs holds.
+        """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier
+        runs holds.
 
         parts: of the source.
         """

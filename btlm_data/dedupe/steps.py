@@ -1,5 +1,5 @@
-"""The steps of deduplication, in order. All are pure functions of named files; how they are cut depends on the memory,
-what comes out never does.
+"""The steps of deduplication, in order. All are pure functions of named files; how they are cut depends on
+the memory, what comes out never does.
 
     split-exact   exact hashes, partitioned by range               |  all of this in one go, in memory, if it fits:
     sort-exact    equal hashes -> edges                            |  the same bytes
@@ -8,8 +8,9 @@ what comes out never does.
     sort-bands    equal keys -> edges (each to its bucket's first) |
     cluster       edges -> components -> fates, clusters.parquet
 
-Documents sharing a band are connected (design, section 5). Exact duplicates are found first and only the first of each
-text reaches the bands. The steps hold what Run.memory_per_worker allows; for `cluster` see clusters.py.
+Documents sharing a band are connected (design, section 5). Exact duplicates are found first and only the
+first of each text reaches the bands. The steps hold what Run.memory_per_worker allows; for `cluster` see
+clusters.py.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Steps:
         return Sizes(self.num_documents, self.settings)
 
     def run(self, runner: Runner) -> tuple[TaskResult, list[Artifact]]:
-        """Run what is needed; returns the result of `cluster`, and the sorted keys where an index is to keep them."""
+        """Run what is needed; returns the result of `cluster`, and the sorted keys where an index is to keep
+        them.
+        """
         final = self.cluster((), ())
         keys: list[Artifact] = []
         if not self.sizes.fits_in_memory and (self.keeps_keys or not runner.is_done(final)):
@@ -184,7 +187,7 @@ class Steps:
         return Step("dedupe.cluster", VERSION, cluster, [task], self.settings, self.lineage, "doc")
 
 
-# Work functions ---------------------------------------------------------------------------------------------------
+# Work functions ---------------------------------------------------------------------------------------------
 
 
 def split(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:

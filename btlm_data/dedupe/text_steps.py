@@ -1,4 +1,5 @@
-"""The steps of deduplication by text (`dedupe.verify: text`): what shares a band is nominated, its text decides.
+"""The steps of deduplication by text (`dedupe.verify: text`): what shares a band is nominated, its text
+decides.
 
 exact, sort-bands     as steps.py has them; edges are pairs to compare
 components            pairs -> components, put into groups                         whole
@@ -35,7 +36,9 @@ KeptTextsPlanner = Callable[[Artifact, Artifact], Step]
 
 @dataclass(frozen=True)
 class Compared:
-    """What the steps leave. members: list of files. compared: decisions of each group. keys: sorted, for an index."""
+    """What the steps leave. members: list of files. compared: decisions of each group. keys: sorted, for an
+    index.
+    """
 
     cluster: TaskResult
     components: Artifact

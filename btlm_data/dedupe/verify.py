@@ -20,7 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Verifier:
-    """Signatures of this run, and the leaders of the bucket at hand."""
+    """Signatures of this run, and the leaders of the current bucket."""
 
     def __init__(self, files: TaskFiles, blocks: Sequence[Block], settings: ClusterSettings) -> None:
         sketches = [block.sketch for block in blocks if block.sketch is not None]

@@ -25,8 +25,8 @@ _ON_THIS_MACHINE = frozenset({"local"})
 class EngineSettings:
     """What any engine may want to know.
 
-    workers: tasks at once. memory_per_worker: bytes that each may hold. cluster: the site file of `parsl`. ray_address:
-    of the cluster that `ray` joins.
+    workers: tasks at once. memory_per_worker: bytes that each may hold. cluster: the site file of `parsl`.
+    ray_address: of the cluster that `ray` joins.
     """
 
     workers: int
@@ -61,7 +61,8 @@ class Engine(Protocol):
         """Start the workers, if that is to be done before this process has threads."""
 
     def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | Lost | None]:
-        """Do the jobs of one step, each once; yields what became of each, in any order, and None now and then while waiting.
+        """Do the jobs of one step, each once; yields what became of each, in any order, and None now and then
+        while waiting.
 
         A job that is lost does not disturb the others; the caller may give it again. The first exception of a
         job ends the others and is raised here.

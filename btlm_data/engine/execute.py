@@ -1,4 +1,6 @@
-"""Do one task, in whatever process: open the stores, run the work function, publish its outputs, write its receipt."""
+"""Do one task, in whatever process: open the stores, run the work function, publish its outputs, write its
+receipt.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ class Job:
 def execute(
     job: Job, advance: Callable[[int], None] = lambda _: None, reading: Callable[[str], None] = lambda _: None
 ) -> Receipt:
-    """Do the job and prove it. advance: called with units of work as they are done. reading: called with the name of each
-    file from outside that is opened. Raises what the work function raises.
+    """Do the job and prove it. advance: called with units of work as they are done. reading: called with the
+    name of each file from outside that is opened. Raises what the work function raises.
     """
     start = perf_counter()
     stores = job.locations.open()

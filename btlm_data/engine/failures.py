@@ -1,10 +1,12 @@
-"""Tasks whose workers die: tried again, a bounded number of times, then put aside with their inputs and their logs.
+"""Tasks whose workers die: tried again, a bounded number of times, then put aside with their inputs and their
+logs.
 
     failures/STEP/TASK.json   {"digest", "step", "task", "title", "reasons": [how each try ended], "log"}
 
-A task that kills its worker every time (a file that a library crashes on, a document too large for the memory) is tried
-`MOST_TRIES` times, the later tries after everything else of its step, so that it holds up nothing. Then the run stops
-and names it; or, with --skip-failed, continues without its input, which the ledger counts.
+A task that kills its worker every time (a file that a library crashes on, a document too large for the
+memory) is tried `MOST_TRIES` times, the later tries after everything else of its step, so that it holds up
+nothing. Then the run stops and names it; or, with --skip-failed, continues without its input, which the
+ledger counts.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def do_all(engine: Engine, jobs: Sequence[Job], failed: list[Failure]) -> Iterator[Receipt | Lost | None]:
-    """Do the jobs of one step, and lost jobs again; yields as `Engine.map` does. Jobs lost every time are added to `failed`."""
+    """Do the jobs of one step, and lost jobs again; yields as `Engine.map` does. Jobs lost every time are
+    added to `failed`.
+    """
     reasons: dict[str, tuple[str, ...]] = {}
     for attempt in range(1, MOST_TRIES + 1):
         lost: list[Lost] = []
@@ -82,7 +86,7 @@ def read_all(store: Store, step: str = "") -> list[Failure]:
 
 
 def forget(store: Store, step: str) -> None:
-    """Remove the failures of a step: its tasks are about to be tried anew."""
+    """Remove the failures of a step: its tasks are about to be tried again."""
     store.delete(entry.name for entry in store.list(f"{FOLDER}/{step}"))
 
 

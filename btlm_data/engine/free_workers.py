@@ -1,7 +1,8 @@
-"""Jobs for `btlm-data worker WORKDIR` processes, which come and go: array jobs, pods, shells on other machines.
+"""Jobs for `btlm-data worker WORKDIR` processes, which come and go: array jobs, pods, shells on other
+machines.
 
-The driver posts a step's jobs on the board of the work folder (published.py) and waits for receipts. Workers take tasks by
-claims (storage/claims.py). Nobody is told of anybody: the work folder is all that they share.
+The driver posts a step's jobs on the board of the work folder (published.py) and waits for receipts. Workers
+take tasks by claims (storage/claims.py). Nobody is told of anybody: the work folder is all that they share.
 """
 
 from __future__ import annotations

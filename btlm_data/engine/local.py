@@ -1,9 +1,10 @@
 """Jobs on this machine: in this process (one worker), or in a pool of processes.
 
-With several workers a process of its own, the nursery, starts them and starts others for those that die. It is made while
-this process has no other thread, where that is possible: it then has the compiled kernels, and so has every worker, at
-once. Workers die with the driver (a SIGKILLed driver leaves nobody writing to the work folder), ignore Ctrl-C (the driver
-ends them), and report progress through a shared counter each. A worker that dies takes nothing with it but its own task.
+With several workers a process of its own, the nursery, starts them and starts others for those that die. It
+is made while this process has no other thread, where that is possible: it then has the compiled kernels, and
+so has every worker, at once. Workers die with the driver (a SIGKILLed driver leaves nobody writing to the
+work folder), ignore Ctrl-C (the driver ends them), and report progress through a shared counter each. A
+worker that dies takes nothing with it but its own task.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class LocalEngine:
         self.kill()
 
     def start(self) -> None:
-        """Make the nursery now: before this process has threads, and after it has loaded what workers should have."""
+        """Make the nursery now: before this process has threads, and after it has loaded what workers should
+        have.
+        """
         if self._nursery is None and self.workers > 1:
             self._nursery = _Nursery(self._context, self._progress, self._reading)
 
@@ -154,7 +157,9 @@ class _InWorkerError(Exception):
 
 @dataclass
 class _Worker:
-    """A worker as the driver knows it. job: what it works on. most_resident: bytes of memory seen at most in that job."""
+    """A worker as the driver knows it. job: what it works on. most_resident: bytes of memory seen at most in
+    that job.
+    """
 
     slot: int
     process_id: int
@@ -179,7 +184,9 @@ class _Worker:
             self.most_resident = max(self.most_resident, pages * os.sysconf("SC_PAGE_SIZE"))
 
     def death(self, status: int, name: str) -> str:
-        """How it died, in words. status: its exit code, negative for a signal. name: of the file it read, or ""."""
+        """How it died, in words. status: its exit code, negative for a signal. name: of the file it read, or
+        "".
+        """
         doing = [f"read {name}"] if name else []
         doing += [f"held {self.most_resident / 1e6:,.0f} MB"] if self.most_resident else []
         details = f" while it {' and '.join(doing)}" if doing else ""
@@ -203,7 +210,7 @@ class _Worker:
 
 
 class _Nursery:
-    """The process that makes workers, as the driver knows it: asked for one thing at a time."""
+    """The process that makes workers, as the driver knows it: it handles one request at a time."""
 
     def __init__(self, context: Any, progress: Any, reading: Any) -> None:
         parent_end, child_end = socket.socketpair()
@@ -292,7 +299,9 @@ def _nurse(requests: socket.socket, drivers_end: int | None, progress: Any, name
 
 
 def _work(connection: Connection, trace: int, slot: int, shared: tuple[Any, Any], nursery: int) -> None:
-    """Body of a worker: do jobs until the driver closes its end. Never returns. shared: units done, names of files read."""
+    """Body of a worker: do jobs until the driver closes its end. Never returns. shared: units done, names of
+    files read.
+    """
     code = 1
     progress, names = shared
     own = _slot(names, slot)
@@ -331,7 +340,9 @@ def _work(connection: Connection, trace: int, slot: int, shared: tuple[Any, Any]
 
 
 def _slot(names: Any, slot: int) -> Any:
-    """A worker's part of the shared names. They are one array, since only such a one reaches a spawned process."""
+    """A worker's part of the shared names. They are one array, since only such a one reaches a spawned
+    process.
+    """
     return (ctypes.c_char * _NAME_BYTES).from_buffer(names, slot * _NAME_BYTES)
 
 

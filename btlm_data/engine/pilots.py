@@ -1,8 +1,8 @@
 """Jobs in pilot jobs of a batch system, through Parsl's HighThroughputExecutor and its providers.
 
-The site file (--cluster, engine/site.py) says which batch system, how many nodes and for how long. Parsl starts pilot jobs there, in
-which processes wait for tasks; a task gets a `Pointer` and returns a receipt. Parsl's retries are off, so that tasks are
-tried again by the one rule that all engines share (failures.py).
+The site file (--cluster, engine/site.py) says which batch system, how many nodes and for how long. Parsl
+starts pilot jobs there, in which processes wait for tasks; a task gets a `Pointer` and returns a receipt.
+Parsl's retries are off, so that tasks are tried again by the one rule that all engines share (failures.py).
 """
 
 from __future__ import annotations

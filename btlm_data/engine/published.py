@@ -38,7 +38,9 @@ ERRORS = f"{FOLDER}/errors"
 
 
 class Pointer(NamedTuple):
-    """Where a job stands. work: URL of the store. jobs: the file. head: bytes of the head. offset, length: of its task."""
+    """Where a job is. work: URL of the store. jobs: the file. head: bytes of the head. offset, length: of its
+    task.
+    """
 
     work: str
     jobs: str
@@ -58,7 +60,7 @@ class Published:
     index_extent: tuple[int, int]
 
     def pointer(self, task: str) -> Pointer:
-        """Where the job of a task stands."""
+        """Where the job of a task is."""
         return Pointer(self.work, self.name, self.head, *self.index[task])
 
 
@@ -142,7 +144,9 @@ def _head(work: str, jobs: str, length: int) -> tuple[str, int, Any, Any, Locati
 
 
 def do(pointer: Pointer) -> bytes:
-    """Do a job in this process; returns the receipt, or the error, as `outcome` reads it. Raises nothing but for SystemExit."""
+    """Do a job in this process; returns the receipt, or the error, as `outcome` reads it. Raises nothing but
+    for SystemExit.
+    """
     worker = _worker(pointer.work)
     try:
         job = load(pointer)

@@ -1,7 +1,8 @@
-"""Jobs as Ray Core tasks, on a cluster that is there (--ray-address, RAY_ADDRESS) or one that is started on this machine.
+"""Jobs as Ray Core tasks, on a cluster that is there (--ray-address, RAY_ADDRESS) or one that is started on
+this machine.
 
-A task gets a `Pointer` and returns a receipt: nothing large goes through Ray's object store. Ray's own retries are off,
-so that tasks are tried again by the one rule that all engines share (failures.py).
+A task gets a `Pointer` and returns a receipt: nothing large goes through Ray's object store. Ray's own
+retries are off, so that tasks are tried again by the one rule that all engines share (failures.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _SHOWN = 300  # characters of what Ray says
 
 
 class RayEngine:
-    """Ray tasks of one core each. Use as a context manager: it leaves the cluster, or ends the one it started."""
+    """Ray tasks of one core each. Use as a context manager: it leaves the cluster, or ends the one it
+    started.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
         try:

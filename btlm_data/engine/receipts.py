@@ -3,10 +3,10 @@
     receipts/STEP/TASK.json   {"checksum": hex XXH3 of the rest, "receipt": {"digest", "step", "version", "task",
                                "outputs": [[name, size, checksum, store], ...], "counts", "seconds"}}
 
-The process that did the work writes it, after the outputs have their names. A task is done if its receipt is of the
-same digest (step, version, settings, arguments, inputs, checksums of what it read) and its outputs are there with their
-sizes; every reader of an output checks its checksum. A receipt of another digest is removed *before* its task is done
-again, so that no receipt ever stands beside outputs it does not describe.
+The process that did the work writes it, after the outputs have their names. A task is done if its receipt is
+of the same digest (step, version, settings, arguments, inputs, checksums of what it read) and its outputs are
+there with their sizes; every reader of an output checks its checksum. A receipt of another digest is removed
+*before* its task is done again, so that a receipt always describes the outputs beside it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def name_of(step: str, task_id: str) -> str:
-    """Where the receipt of a task stands in the work folder."""
+    """Where the receipt of a task is in the work folder."""
     return f"{FOLDER}/{step}/{task_id}.json"
 
 
@@ -62,7 +62,9 @@ def write(store: Store, receipt: Receipt) -> None:
 
 
 def read_all(store: Store, step: str) -> dict[str, Receipt]:
-    """Every receipt of a step that is whole, by task; a torn or flipped one counts as none. One listing, then reads."""
+    """Every receipt of a step that is whole, by task; a torn or flipped one counts as none. One listing, then
+    reads.
+    """
     names = [entry.name for entry in store.list(f"{FOLDER}/{step}") if entry.name.endswith(".json")]
     return {receipt.task: receipt for receipt in read(store, names)}
 

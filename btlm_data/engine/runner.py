@@ -31,7 +31,9 @@ class Events(Protocol):
         """Tasks in `done` were proved done by their receipts."""
 
     def step_moved(self, step: Step, units: int, documents: int) -> None:
-        """`units` of the step's work done in this run so far, and documents of finished tasks, where the step counts them."""
+        """`units` of the step's work done in this run so far, and documents of finished tasks, where the step
+        counts them.
+        """
 
     def step_finished(self, step: Step, seconds: float, skipped: int) -> None:
         """All tasks of the step have receipts."""
@@ -46,15 +48,17 @@ def task_digest(step: Step, task: Task) -> str:
 
 
 def skipping(task: Task) -> Task:
-    """The task that stands in for one whose worker always dies: its input is counted, not read."""
+    """The task that replaces one whose worker always dies: its input is counted, not read."""
     return replace(task, args={**task.args, "skipped": True})
 
 
 @dataclass
 class Runner:
-    """Runs steps over one work folder. The listing of each step's folder is read once per step, not a file at a time.
+    """Runs steps over one work folder. The listing of each step's folder is read once per step, not a file at
+    a time.
 
-    skip_failed: tasks that were put aside (failures.py) are skipped where their step can count what is not read.
+    skip_failed: tasks that were put aside (failures.py) are skipped where their step can count what is not
+    read.
     """
 
     locations: Locations
@@ -70,7 +74,9 @@ class Runner:
     num_tasks: dict[str, int] = field(default_factory=dict)
 
     def proved(self, step: Step) -> dict[str, TaskResult]:
-        """Results of the tasks whose receipts are of the right digest and whose outputs exist with their sizes."""
+        """Results of the tasks whose receipts are of the right digest and whose outputs exist with their
+        sizes.
+        """
         sizes = self._listing(step)
         done: dict[str, TaskResult] = {}
         by_task = receipts.read_all(self.stores.work, step.name)
@@ -85,10 +91,11 @@ class Runner:
         return len(self.proved(step)) == len(step.tasks)
 
     def run(self, step: Step) -> list[TaskResult]:
-        """Make sure that every task of `step` is done; returns their results in task order, whatever order they ran in.
+        """Make sure that every task of `step` is done; returns their results in task order, whatever order
+        they ran in.
 
-        Files in the step's folder that no task names are removed before and after: what another run left is never
-        there to be read.
+        Files in the step's folder that no task names are removed before and after: what another run left is
+        never there to be read.
         """
         start = perf_counter()
         assert len({task.id for task in step.tasks}) == len(step.tasks), (
@@ -114,7 +121,9 @@ class Runner:
         return results
 
     def _do(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> list[Failure]:
-        """Do the tasks; `done` gains their results. Returns those that were lost every time and could not be skipped."""
+        """Do the tasks; `done` gains their results. Returns those that were lost every time and could not be
+        skipped.
+        """
         jobs = [Job.of(step, task, task_digest(step, task), self.locations) for task in todo]
         failed = self._failed_before(step, jobs)
         known = {failure.task for failure in failed}
@@ -175,7 +184,9 @@ class Runner:
         self.stores.work.delete(entry.name for entry in self.stores.work.list(folder))
 
     def tidy(self, folders: Collection[str]) -> None:
-        """Remove every file below `folders` of the work store that this run has not named: other settings' leftovers."""
+        """Remove every file below `folders` of the work store that this run has not named: other settings'
+        leftovers.
+        """
         for folder in folders:
             self.stores.work.delete(
                 entry.name for entry in self.stores.work.list(folder) if entry.name not in self.named
@@ -210,7 +221,7 @@ class Runner:
         return is_whole and outputs.keys() >= set(task.outputs)
 
     def _forget(self, step: Step, todo: Sequence[Task], done: dict[str, TaskResult]) -> None:
-        """Remove receipts that no longer describe what will stand there, and files that no planned task names."""
+        """Remove receipts that no longer describe what will be there, and files that no planned task names."""
         kept_receipts = {receipts.name_of(step.name, task_id) for task_id in done}
         self.stores.work.delete(
             entry.name

@@ -1,4 +1,6 @@
-"""The site file of --cluster: which batch system pilot jobs are started in, and how many. YAML; docs/cluster.md has examples."""
+"""The site file of --cluster: which batch system pilot jobs are started in, and how many. YAML;
+docs/cluster.md has examples.
+"""
 
 from __future__ import annotations
 

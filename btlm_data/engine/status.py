@@ -4,8 +4,8 @@
                    "message", "steps": [{"name", "unit", "tasks", "done", "before", "weight", "units", "seconds",
                    "state", "slowest": [[title, seconds], ...]}, ...]}
 
-The driver writes it every few seconds; what is running and what failed stands in claims and failures beside it. It is
-for people: nothing of a run depends on it.
+The driver writes it every few seconds; what is running and what failed is in claims and failures beside it.
+It is for people: nothing of a run depends on it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _SILENT = 60.0  # seconds without a write after which a driver elsewhere counts 
 
 
 class StepStatus(msgspec.Struct):
-    """One step. tasks: all; before: of them, done by an earlier run; weight: units of those that were to be done, units: done."""
+    """One step. tasks: all; before: of them, done by an earlier run; weight: units of those that were to be
+    done, units: done.
+    """
 
     name: str
     unit: str
@@ -106,17 +108,17 @@ class StatusFile:
 
 @dataclass(frozen=True)
 class Status:
-    """What stands in a work folder. running: (step, task, who) of tasks that workers of other processes do now."""
+    """What is in a work folder. running: (step, task, who) of tasks that workers of other processes do now."""
 
     run: RunStatus | None
     driver_is_alive: bool
     running: tuple[tuple[str, str, str], ...] = ()
     failed: tuple[Failure, ...] = ()
-    done_now: int | None = None  # receipts of the last step, where the driver is gone and workers go on
+    done_now: int | None = None  # receipts of the last step, where the driver is gone and workers continue
 
 
 def read(store: Store) -> Status:
-    """Read a work folder. Its run may be going on, be complete, or be none."""
+    """Read a work folder. Its run may be in progress, complete or absent."""
     present = store.read_version(NAME)
     if present is None:
         return Status(None, driver_is_alive=False)

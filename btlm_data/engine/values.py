@@ -1,12 +1,14 @@
-"""Settings and tasks as JSON, by which a process on another machine gets exactly what was planned. Data, never code.
+"""Settings and tasks as JSON, by which a process on another machine gets exactly what was planned. Data,
+never code.
 
     null, true, 1, 1.5, "text", [...]     themselves          {"tuple": [...]}        a tuple
     {"map": [[key, value], ...]}          a dict              {"path": "..."}         a Path
     {"type": "module:Class", "fields": {name: value}}         a dataclass, a NamedTuple or a model of settings
     {"function": "module:name"}                               a function, of those that do tasks
 
-Only classes and functions of this project are named or looked up, so that a file from elsewhere can make nothing else
-run. What a dataclass marks `repr=False` is secret (signed addresses) and is refused: work folders hold no secrets.
+Only classes and functions of this project are named or looked up, so that a file from elsewhere can make
+nothing else run. What a dataclass marks `repr=False` is secret (signed addresses) and is refused: work
+folders hold no secrets.
 """
 
 from __future__ import annotations

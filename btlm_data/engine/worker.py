@@ -1,4 +1,6 @@
-"""The body of `btlm-data worker`: take a task that nobody has, do it, look for the next. No daemon, no server."""
+"""The body of `btlm-data worker`: take a task that nobody has, do it, look for the next. No daemon, no
+server.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class _Ended(Exception):
 
 
 def work(store: Store, share: Share, idle: float) -> int:
-    """Do tasks until the run of this work folder is over, or there was nothing to do for `idle` seconds; how many were done."""
+    """Do tasks until the run of this work folder is over, or there was nothing to do for `idle` seconds; how
+    many were done.
+    """
     done, pause, last = 0, _LOOK_SECONDS, time.monotonic()
     worker: Worker | None = None  # nothing is written into a folder before a run has posted something in it
     with contextlib.ExitStack() as stack:
@@ -74,7 +78,8 @@ def _work_on(store: Store, board: Board, worker: Worker, share: Share) -> int:
         if not worker.take(step, task):
             continue
         try:
-            # Looked at after the claim stands: the process that clears the board waits for the claims that stand then.
+            # Looked at after the claim is made: the process that clears the board waits for the claims that
+            # exist then.
             if published.read_board(store) != board:
                 return done
             if _is_done(store, step, task):

@@ -8,7 +8,7 @@
 `megatron` and `npy` are made of the split's *token stream* (`doc_1 EOS doc_2 EOS ...`), with documents as
 they were: a sample-format dataset whose samples were shuffled is put back into stream order, as the place of
 each sample is a seeded bijection. Every document's EOS is then looked for where documents.parquet says it is.
-`mds` is made of samples, in the order in which they lie in the shards. The vsl format cuts documents to fit
+`mds` is made of samples, in the order in which they are in the shards. The vsl format cuts documents to fit
 its bins, so it is not exported.
 
 OUT/export.json, written last, says what was exported: files with sha256, documents, tokens, what was left

@@ -184,7 +184,7 @@ class OpenedSplit:
             )
 
     def _samples(self, first: int, last: int) -> npt.NDArray[np.int64]:
-        """Which samples of the stream stand in rows [first, last)."""
+        """Which samples of the stream are in rows [first, last)."""
         if last > self.num_samples:
             raise DataError(f"{self.shown} has more rows than its {self.num_samples} samples. {_VERIFY}")
         if self.dataset.shuffle != "samples":

@@ -1,4 +1,5 @@
-"""Columns: named arrays in one file. Every intermediate table of a run is one of these; every byte read is checked.
+"""Columns: named arrays in one file. Every intermediate table of a run is one of these; every byte read is
+checked.
 
 Layout, little-endian throughout:
 
@@ -11,10 +12,10 @@ Layout, little-endian throughout:
     at "sums"            uint64 XXH3 of every chunk of every array: `chunk` bytes each, the last of an array shorter;
                          an array's begin at its "sums" (counted in chunks)
 
-The header's hash is the file's checksum: it covers the checksums of the chunks (by "sums_xxh3"), and these cover the
-arrays. So a part of a large array can be read and checked without reading the rest. dtypes are numpy's explicit
-little-endian names ("<u4", "|u1"). A reader refuses another magic, a file shorter than its header says, and bytes that
-do not match their checksum.
+The header's hash is the file's checksum: it covers the checksums of the chunks (by "sums_xxh3"), and these
+cover the arrays. So a part of a large array can be read and checked without reading the rest. dtypes are
+numpy's explicit little-endian names ("<u4", "|u1"). A reader refuses another magic, a file shorter than its
+header says, and bytes that do not match their checksum.
 """
 
 from __future__ import annotations
@@ -54,14 +55,17 @@ class DamagedError(DataError):
 
 
 class Columns:
-    """One open file: its meta data, and its arrays or parts of them, each byte checked before it is given out."""
+    """One open file: its meta data, and its arrays or parts of them, each byte checked before it is given
+    out.
+    """
 
     def __init__(
         self, store: Store, artifact: Artifact, checked: npt.NDArray[np.bool_] | None = None
     ) -> None:
         """Raises DamagedError if the file is missing, torn, of another kind, or not the one named.
 
-        checked: which chunks of this very file this process has checked before (an earlier object's `checked`).
+        checked: which chunks of this very file this process has checked before (an earlier object's
+        `checked`).
         """
         self._store, self._artifact = store, artifact
         self._buffer: memoryview | None = None
@@ -122,8 +126,8 @@ class Columns:
     def scattered(self, name: str, starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Array:
         """A whole array of which only rows [starts[i], starts[i] + counts[i]) will be looked at.
 
-        Those are checked (their chunks are); the rest is given as it lies in the file. Raises DamagedError if a row
-        asked for is outside the array: the caller may index it without looking again.
+        Those are checked (their chunks are); the rest is given as it is in the file. Raises DamagedError if a
+        row requested is outside the array: the caller may index it without looking again.
         """
         entry = self._entry(name)
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
@@ -220,8 +224,8 @@ def write(
 ) -> Artifact:
     """Write `arrays` and `meta` (JSON values) atomically; returns the file as a receipt names it.
 
-    Not fsynced: after a power cut the checksums tell what is whole, and the rest is made again. Raises OutputError if
-    the file cannot be written.
+    Not fsynced: after a power cut the checksums tell what is whole, and the rest is made again. Raises
+    OutputError if the file cannot be written.
     """
     little = {
         key: np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
@@ -280,7 +284,8 @@ def _flat_bytes(array: Array) -> memoryview:
 def find(store: Store, name: str) -> Artifact | None:
     """The columns file of this name as a receipt would name it; None if there is none that can be opened.
 
-    For files of an interrupted task, which no receipt names yet: their own meta data say what they were made from.
+    For files of an interrupted task, which no receipt names yet: their own meta data say what they were made
+    from.
     """
     size = store.size(name)
     if size is None or size < _PREFIX.size:

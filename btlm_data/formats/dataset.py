@@ -312,10 +312,11 @@ def fingerprint_of(
     tokenizer: str,
     other_inputs: Mapping[str, str],
 ) -> str:
-    """What a dataset was made from, as hex SHA-256; equal for equal content, wherever it lies.
+    """What a dataset was made from, as hex SHA-256; equal for equal content, wherever it is.
 
-    configuration: as without_locations returns it. tokenizer: its fingerprint. other_inputs: digests of whatever
-    else decides bytes (functions and word lists of filters, evaluation sets, an index), by what it is.
+    configuration: as without_locations returns it. tokenizer: its fingerprint. other_inputs: digests of
+    whatever else decides bytes (functions and word lists of filters, evaluation sets, an index), by what it
+    is.
     """
     files = [[file.split, file.name, file.size, file.digest, file.source, file.text_field] for file in inputs]
     parts = [FORMAT_VERSION, configuration, files, tokenizer, dict(other_inputs)]

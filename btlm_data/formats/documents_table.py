@@ -1,4 +1,5 @@
-"""documents.parquet and dropped.parquet as they are read: a row group at a time, and only the columns asked for.
+"""documents.parquet and dropped.parquet as they are read: a row group at a time, and only the columns
+requested.
 
 stages/documents.py and stages/dropped.py say what the columns are.
 """
@@ -146,7 +147,8 @@ class DocumentTable:
     def matching(self, wanted: Mapping[str, Collection[Any]]) -> list[int]:
         """Rows whose value in every named column is one of those wanted, in order.
 
-        Row groups whose statistics rule that out are not read. Raises DataError if a column is of another type.
+        Row groups whose statistics rule that out are not read. Raises DataError if a column is of another
+        type.
         """
         import pyarrow as pa
         import pyarrow.compute as pc

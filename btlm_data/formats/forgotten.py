@@ -1,8 +1,9 @@
 """forgotten.json: which documents were taken out of a dataset, when and why, as a chain of certificates.
 
-Each certificate carries the SHA-256 of the one before it, and dataset.json carries the file's, so none can be changed or left
-out unseen; a signature of dataset.json (`btlm-data sign`) covers all of them. Documents are named by the hash of their text
-(as documents.parquet has it), questions by the SHA-256 of what was asked: the file holds no id, no URL and no text.
+Each certificate carries the SHA-256 of the one before it, and dataset.json carries the file's, so none can be
+changed or left out unseen; a signature of dataset.json (`btlm-data sign`) covers all of them. Documents are
+named by the hash of their text (as documents.parquet has it), questions by the SHA-256 of what was asked: the
+file holds no id, no URL and no text.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ MAX_BYTES = 1 << 30
 
 
 class ForgottenDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document. document: its row in documents.parquet; hash: of its text, None where the table has none; tokens: without EOS;
-    masked: label positions that lost their loss.
+    """A document. document: its row in documents.parquet; hash: of its text, None where the table has none;
+    tokens: without EOS; masked: label positions that lost their loss.
     """
 
     split: SplitName
@@ -44,7 +45,7 @@ class ForgottenDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class ChangedShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A shard that was written anew: its SHA-256 before and after."""
+    """A shard that was written again: its SHA-256 before and after."""
 
     split: SplitName
     name: ShortText
@@ -53,7 +54,9 @@ class ChangedShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SeenBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A training run that had seen the documents: at how many steps (and the first ones), and how many are still to come."""
+    """A training run that had seen the documents: at how many steps (and the first ones), and how many are
+    still to come.
+    """
 
     run: ShortText
     steps_seen: Count
@@ -64,8 +67,9 @@ class SeenBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One time that documents were taken out.
 
-    previous: SHA-256 of the certificate before, in canonical JSON; zeros for the first. asked: SHA-256 of each question.
-    still_held: places that still hold the documents' text, in words. fingerprint: of the dataset before.
+    previous: SHA-256 of the certificate before, in canonical JSON; zeros for the first. asked: SHA-256 of
+    each question. still_held: places that still hold the documents' text, in words. fingerprint: of the
+    dataset before.
     """
 
     previous: Sha256
@@ -126,7 +130,9 @@ def encode(value: Forgotten) -> bytes:
 
 
 def read(folder: Path) -> Forgotten:
-    """The certificates beside a dataset.json; none where there is no file. Raises DataError if the file or its chain is broken."""
+    """The certificates beside a dataset.json; none where there is no file. Raises DataError if the file or
+    its chain is broken.
+    """
     path = folder / FILE_NAME
     if not path.exists():
         return Forgotten([])

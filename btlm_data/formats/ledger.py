@@ -3,10 +3,10 @@
 A row is one stage, one split, one source: {"stage", "split", "source", "in", "added", "dropped", "out"}.
 Amounts are {"documents", "bytes", "tokens"}; `added` and `dropped` map a reason to an amount. Bytes are UTF-8
 text, counted up to `shuffle`. Tokens count one EOS a document from the output of `tokenize` on, and label
-positions from `pack` on. From `pack` on documents are no longer told apart by source: "*".
+positions from `pack` on. From `pack` on documents are no longer distinguished by source: "*".
 
-Every dataset has rows of all stages, whatever its configuration: a stage that drops nothing hands on what it
-received.
+Every dataset has rows of all stages, regardless of its configuration: a stage that drops nothing hands on
+what it received.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def imbalances(rows: Iterable[Row]) -> list[str]:
     """What does not add up, in words; empty if everything does.
 
     In every row in + added = out + dropped. Every stage is there, and receives, split by split and source by
-    source, what the stage before it handed on (summed over sources where they are no longer told apart).
+    source, what the stage before it handed on (summed over sources where they are no longer distinguished).
     """
     rows = list(rows)
     problems = [problem for row in rows for problem in _row_problems(row)]

@@ -1,9 +1,9 @@
 """Pages beside a dataset (report.html, README.md, croissant.json): whose they are.
 
-They are made from the dataset and can be made again, so dataset.json does not name them, and its bytes do not depend on
-them. Instead each carries a seal: the checksum of the dataset.json that it is about, and the SHA-256 of everything else in
-the file. A file whose seal holds is as this program wrote it, and may be replaced or deleted by a later run; a file
-without a seal, or changed by a person since, is theirs and stays.
+They are made from the dataset and can be made again, so dataset.json does not name them, and its bytes do not
+depend on them. Instead each carries a seal: the checksum of the dataset.json that it is about, and the
+SHA-256 of everything else in the file. A file whose seal holds is as this program wrote it, and may be
+replaced or deleted by a later run; a file without a seal, or changed by a person since, is theirs and stays.
 
     report.html      a comment in its second line: <!-- btlm-data dataset=CHECKSUM sha256=HASH -->
     README.md        a comment in the second line of its YAML head: # btlm-data ...
@@ -28,7 +28,9 @@ _HEAD = 400  # bytes in which the seal stands
 
 @dataclass(frozen=True)
 class Seal:
-    """The seal of a page. dataset: checksum of the dataset.json that it is about, or "none". holds: the file is unchanged."""
+    """The seal of a page. dataset: checksum of the dataset.json that it is about, or "none". holds: the file
+    is unchanged.
+    """
 
     dataset: str
     holds: bool

@@ -1,11 +1,11 @@
 """Footers of parquet files that end the process: found before pyarrow looks at a column of them.
 
-pyarrow reads what a footer says of a column chunk (`metadata.row_group(g).column(c)`) through a C++ constructor that
-raises for statistics of the wrong length and for encrypted columns, where nothing catches it: the process is aborted.
-So whoever uses that on a file from outside calls `check_footer` first.
+pyarrow reads what a footer says of a column chunk (`metadata.row_group(g).column(c)`) through a C++
+constructor that raises for statistics of the wrong length and for encrypted columns, where nothing catches
+it: the process is aborted. So whoever uses that on a file from outside calls `check_footer` first.
 
-Source: parquet-format, parquet.thrift (FileMetaData: 4 row_groups; RowGroup: 1 columns; ColumnChunk: 3 meta_data,
-8 crypto_metadata, 9 encrypted_column_metadata; ColumnMetaData: 16 size_statistics; SizeStatistics:
+Source: parquet-format, parquet.thrift (FileMetaData: 4 row_groups; RowGroup: 1 columns; ColumnChunk: 3
+meta_data, 8 crypto_metadata, 9 encrypted_column_metadata; ColumnMetaData: 16 size_statistics; SizeStatistics:
 1 unencoded_byte_array_data_bytes, 2 repetition_level_histogram, 3 definition_level_histogram).
 """
 
@@ -33,7 +33,8 @@ class _Column(NamedTuple):
 
 
 def check_footer(file: BinaryIO, table: Any) -> None:
-    """Look through the footer of a parquet file, open for reading bytes. table: pyarrow's ParquetFile of the same.
+    """Look through the footer of a parquet file, open for reading bytes. table: pyarrow's ParquetFile of the
+    same.
 
     Raises ValueError where pyarrow would end the process.
     """

@@ -46,7 +46,9 @@ class InputPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TokenizerPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the tokenizer came from. name: as the recipe names it. revision: the hub's commit, where it has one."""
+    """Where the tokenizer came from. name: as the recipe names it. revision: the hub's commit, where it has
+    one.
+    """
 
     name: str
     revision: str | None

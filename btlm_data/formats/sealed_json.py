@@ -43,7 +43,7 @@ def checksum_of(tree: Mapping[str, Any]) -> str:
 
 
 def sealed(tree: Mapping[str, Any]) -> bytes:
-    """A JSON object with its checksum, as it stands on disk: keys sorted, a final newline."""
+    """A JSON object with its checksum, as it is stored: keys sorted, a final newline."""
     return msgspec.json.format(canonical({**tree, "checksum": checksum_of(tree)}), indent=1) + b"\n"
 
 

@@ -12,7 +12,9 @@ _MAX_DEPTH = 16
 
 
 class Compact:
-    """A position in bytes, moved on by what is read. IndexError: they end too early; ValueError: they are something else."""
+    """A position in bytes, moved on by what is read. IndexError: they end too early; ValueError: they are
+    something else.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data, self.position = data, 0

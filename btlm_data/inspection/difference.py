@@ -1,8 +1,8 @@
 """What two prepared datasets have in common, and in what they differ.
 
-A document is the same in both if its cleaned text has the same hash (documents.parquet, `hash`). Where one of the two has no
-hashes, it is the same if it begins at the same byte (or row) of the same input file; a file is the same if its recorded
-digest is, or its name and size where no digest is recorded.
+A document is the same in both if its cleaned text has the same hash (documents.parquet, `hash`). Where one of
+the two has no hashes, it is the same if it begins at the same byte (or row) of the same input file; a file is
+the same if its recorded digest is, or its name and size where no digest is recorded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Amount(msgspec.Struct, frozen=True):
 
 
 class Common(msgspec.Struct, frozen=True):
-    """Documents of a split. first_difference: the row of the stream at which they differ first, None if they never do."""
+    """Documents of a split. first_difference: the row of the stream at which they differ first, None if they
+    never do.
+    """
 
     split: str
     both: int
@@ -53,7 +55,8 @@ class Common(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Two datasets. equal: they are the same, bit by bit. inputs: names of files that only one has, or of other content.
+    """Two datasets. equal: they are the same, bit by bit. inputs: names of files that only one has, or of
+    other content.
 
     shares: of the tokens of each split by source. settings, counts: those that differ.
     """
@@ -164,7 +167,7 @@ def _shares(split: str, left: Dataset, right: Dataset) -> list[Amount]:
     ]
 
 
-# Documents --------------------------------------------------------------------------------------------------------
+# Documents --------------------------------------------------------------------------------------------------
 
 
 def _documents(split: str, left: tuple[Path, Dataset], right: tuple[Path, Dataset]) -> Common:

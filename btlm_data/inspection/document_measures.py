@@ -73,7 +73,9 @@ def measure_documents(table: DocumentTable, manifest: Dataset) -> DocumentMeasur
 def source_mix(
     codes: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], names: list[str]
 ) -> SourceMix | None:
-    """Shares of the tokens by source along the stream. codes, tokens: of each document, (n,); names: of the codes."""
+    """Shares of the tokens by source along the stream. codes, tokens: of each document, (n,); names: of the
+    codes.
+    """
     if not len(codes) or not tokens.sum():
         return None
     stretches = min(MIX_STRETCHES, len(codes))
@@ -111,7 +113,7 @@ def _distribution(values: npt.NDArray[Any]) -> Distribution | None:
 
 
 def histogram(values: npt.NDArray[Any], edges: list[int], less: int) -> list[Bar]:
-    """How many values lie in each of [edges[0], edges[1]), and so on; further edges double, less `less`.
+    """How many values are in each of [edges[0], edges[1]), and so on; further edges double, less `less`.
     Leading empty bars go.
     """
     while edges[-1] <= int(values.max()):

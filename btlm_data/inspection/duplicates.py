@@ -1,4 +1,6 @@
-"""Removed documents beside the ones that were kept for them: rows of removals.parquet, and both texts from the source."""
+"""Removed documents beside the ones that were kept for them: rows of removals.parquet, and both texts from
+the source.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ MARKS = ("«", "»")  # around words that the other text does not have there
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which pairs: a seeded sample of those that all the given conditions hold for. largest: of the largest component."""
+    """Which pairs: a seeded sample of those that all the given conditions hold for. largest: of the largest
+    component.
+    """
 
     count: int = 10
     source: str | None = None
@@ -48,7 +52,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of removals.parquet with both texts, as cleaning left them. kept_text: None where an index has it."""
+    """A row of removals.parquet with both texts, as cleaning left them. kept_text: None where an index has
+    it.
+    """
 
     row: dict[str, Any]
     text: str
@@ -68,7 +74,8 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def pairs(path: Path, wanted: Wanted, source: Path | None = None) -> list[Pair]:
-    """The pairs asked for, in the order of the table. source: the source's folder; None: where the run read it.
+    """The pairs requested, in the order of the table. source: the source's folder; None: where the run read
+    it.
 
     Raises DataError where the dataset has no such table, InputError where the source is not there.
     """
@@ -202,7 +209,7 @@ class _Texts:
         return Path(url)
 
 
-# Showing ------------------------------------------------------------------------------------------------------------
+# Showing ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -284,7 +291,7 @@ def _styled(words: Words) -> Any:
     return text
 
 
-# Checking -----------------------------------------------------------------------------------------------------------
+# Checking ---------------------------------------------------------------------------------------------------
 
 
 def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count: int, tell: Report) -> None:

@@ -1,4 +1,6 @@
-"""Examples of what did not get into a dataset: beginnings of dropped documents, places of records that could not be read."""
+"""Examples of what did not get into a dataset: beginnings of dropped documents, places of records that could
+not be read.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ MAX_LINES = 50_000  # of rejects.jsonl; what comes after them is counted in the 
 
 
 def dropped(root: Path, unknown: list[str]) -> dict[str, list[Example]]:
-    """Up to three examples of each reason to drop a document, shortened. unknown: gets a line if the file is damaged."""
+    """Up to three examples of each reason to drop a document, shortened. unknown: gets a line if the file is
+    damaged.
+    """
     by_reason: dict[str, list[Example]] = {}
     for value in _lines(root / "examples.jsonl", unknown):
         examples = by_reason.setdefault(str(value["reason"]), [])

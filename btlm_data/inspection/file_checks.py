@@ -51,7 +51,9 @@ def check_files(opened: Opened, manifest: Dataset, tell: Report) -> None:
 
 
 def check_pages(root: Path, checksum: str, tell: Report) -> None:
-    """Pages beside the dataset are as this program wrote them, and about this dataset. A card is for people to complete."""
+    """Pages beside the dataset are as this program wrote them, and about this dataset. A card is for people
+    to complete.
+    """
     problems: list[str] = []
     names: list[str] = []
     for name in pages.PAGES:

@@ -1,4 +1,6 @@
-"""Check that forgotten documents are masked, all of them and nothing else, as their certificates and the ledger say."""
+"""Check that forgotten documents are masked, all of them and nothing else, as their certificates and the
+ledger say.
+"""
 
 from __future__ import annotations
 

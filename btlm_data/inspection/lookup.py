@@ -1,7 +1,7 @@
 """From a sample back to its documents and its text.
 
 A row of the shards is a sample of the stream (through the seeded order of formats/shard_formats/order.py), a
-sample is a range of stream positions, and documents.parquet says which document stands at each position:
+sample is a range of stream positions, and documents.parquet says which document is at each position:
 `shards -> stream -> documents -> source file`.
 """
 
@@ -113,7 +113,7 @@ def rows_of(opened: Opened, split: str) -> Rows:
 def origins(
     opened: Opened, split: str, rows: npt.NDArray[np.uint64], num_samples: int
 ) -> npt.NDArray[np.int64] | None:
-    """Which samples of the stream stand at `rows` of a split, (n,) int64; None where only the shards' writer
+    """Which samples of the stream are at `rows` of a split, (n,) int64; None where only the shards' writer
     knew.
 
     num_samples: all of the split's. rows must be below it.
@@ -247,7 +247,9 @@ def extent(planes: npt.NDArray[Any]) -> int:
 
 
 def planes(opened: Opened, rows: Rows, number: int) -> npt.NDArray[Any]:
-    """Sample `number`, which must be there: (planes, L), of a corpus (1, up to L). Raises DataError if it cannot be read."""
+    """Sample `number`, which must be there: (planes, L), of a corpus (1, up to L). Raises DataError if it
+    cannot be read.
+    """
     if rows.are_tokens:
         length = sequence_length(opened, rows)
         begin = number * length
@@ -268,7 +270,7 @@ def _row(path: Path, row: int) -> npt.NDArray[Any]:
 
 
 def _stretch(rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
-    """Tokens [start, stop) of a corpus, which may lie in several files."""
+    """Tokens [start, stop) of a corpus, which may be in several files."""
     parts = []
     while start < stop:
         file, row = rows.find(start)

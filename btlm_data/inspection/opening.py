@@ -38,7 +38,7 @@ _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash
 
 @dataclass(frozen=True)
 class Opened:
-    """What stands at a path.
+    """What is at a path.
 
     root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the
     dataset.json that is there; without a manifest, it could not be used at all. splits: shards on disk by

@@ -1,7 +1,7 @@
 """What `btlm-data inspect` finds out, as one typed value: what is printed, and with --json what programs get
 (docs/inspect.md).
 
-Shares are fractions of 1, sizes are bytes, `None` means not known. Texts and names are as they stand in the
+Shares are fractions of 1, sizes are bytes, `None` means not known. Texts and names are as they are in the
 data: make control characters visible before showing them on a terminal.
 """
 
@@ -89,7 +89,7 @@ class Stage(msgspec.Struct, frozen=True, rename={"received": "in"}):
 
 
 class TokenShare(msgspec.Struct, frozen=True):
-    """One of the most common tokens. text: None where the tokenizer is not at hand."""
+    """One of the most common tokens. text: None where the tokenizer is not available."""
 
     id: int
     share: float
@@ -112,7 +112,7 @@ class Rank(msgspec.Struct, frozen=True):
 
 
 class Repeat(msgspec.Struct, frozen=True):
-    """The longest run of one token within a row. text: None where the tokenizer is not at hand."""
+    """The longest run of one token within a row. text: None where the tokenizer is not available."""
 
     id: int
     length: int
@@ -123,8 +123,8 @@ class Tokens(msgspec.Struct, frozen=True):
     """Ids of a seeded sample of rows.
 
     all: whether every row was read. mask_share: positions with mask 1. used_share: positions that are not
-    padding. ranks: of up to 60 ranks, evenly spread on a logarithmic scale. documents_per_sample: histogram of how
-    many documents the rows have a part of; None where the end of a document cannot be told.
+    padding. ranks: of up to 60 ranks, evenly spread on a logarithmic scale. documents_per_sample: histogram
+    of how many documents the rows have a part of; None where the end of a document is unknown.
     """
 
     rows: int
@@ -182,9 +182,10 @@ class LongestRun(msgspec.Struct, frozen=True):
 
 
 class SourceMix(msgspec.Struct, frozen=True):
-    """Which sources stand where in the stream. sources: the largest, and "(others)" where there are more.
+    """Which sources are where in the stream. sources: the largest, and "(others)" where there are more.
 
-    parts: shares of the tokens of each stretch of the stream by source, in order; stretches have equally many documents.
+    parts: shares of the tokens of each stretch of the stream by source, in order; stretches have equally many
+    documents.
     """
 
     sources: list[str]
@@ -252,7 +253,8 @@ class SimilarityBar(msgspec.Struct, frozen=True):
 class Duplicates(msgspec.Struct, frozen=True):
     """What deduplication found. dropped: by reason. clusters: None where clusters.parquet is missing.
 
-    similarities: of removed documents whose texts were compared with those kept for them. border: the least alike of them.
+    similarities: of removed documents whose texts were compared with those kept for them. border: the least
+    alike of them.
     """
 
     method: str
@@ -281,7 +283,9 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """Bytes on disk of the shards, the tables of documents, and dataset.json with the other files that it lists."""
+    """Bytes on disk of the shards, the tables of documents, and dataset.json with the other files that it
+    lists.
+    """
 
     shards: int
     documents: int
@@ -360,9 +364,10 @@ class Report(msgspec.Struct, frozen=True):
     """A dataset of one set, or shards that others made (kind "shards": what only a dataset.json says is empty
     or None).
 
-    Dictionaries are by split, train first. read: what each source had before anything was dropped, over all splits.
-    examples, rejects: some of each reason. source, steps, program, libraries: from provenance.json. unknown: what could
-    not be found out, and why. identical_shards: of each split, names of shards with the same content.
+    Dictionaries are by split, train first. read: what each source had before anything was dropped, over all
+    splits. examples, rejects: some of each reason. source, steps, program, libraries: from provenance.json.
+    unknown: what could not be found out, and why. identical_shards: of each split, names of shards with the
+    same content.
     """
 
     kind: Literal["dataset", "shards"]

@@ -24,9 +24,10 @@ MAX_PARTS = 4  # bytes of a character
 
 @dataclass(frozen=True)
 class SampleTokens:
-    """A sample and its real positions. ids, mask, labels: (n,). positions: position ids of vsl samples, else None.
+    """A sample and its real positions. ids, mask, labels: (n,). positions: position ids of vsl samples, else
+    None.
 
-    texts: of each id; the id itself in angle brackets where the tokenizer is not at hand.
+    texts: of each id; the id itself in angle brackets where the tokenizer is not available.
     """
 
     sample: Sample
@@ -45,7 +46,9 @@ def read(
     tokenizer: Tokenizer | None = None,
     table: DocumentTable | None = None,
 ) -> SampleTokens:
-    """Sample `number` of a split; arguments as of `lookup.sample`. Raises DataError if there is no such sample."""
+    """Sample `number` of a split; arguments as of `lookup.sample`. Raises DataError if there is no such
+    sample.
+    """
     sample = lookup.sample(opened, split, number, rows, tokenizer, table)
     planes = lookup.planes(opened, rows, number)[:, : sample.real_positions].astype(np.int64)
     ids = planes[0]
@@ -59,7 +62,7 @@ def read(
 
 
 def texts_of(ids: npt.NDArray[Any], tokenizer: Tokenizer | None) -> list[str]:
-    """The text of each id, (n,). A character of several tokens stands at the first of them, PART at the others."""
+    """The text of each id, (n,). A character of several tokens is at the first of them, PART at the others."""
     tokens = ids.tolist()
     if tokenizer is None:
         return [f"⟨{token}⟩" for token in tokens]
@@ -80,7 +83,9 @@ def texts_of(ids: npt.NDArray[Any], tokenizer: Tokenizer | None) -> list[str]:
 def _whole_character(
     tokens: list[int], texts: list[str], k: int, tokenizer: Tokenizer
 ) -> tuple[str, int] | None:
-    """The text of the fewest tokens from `k` on that are whole characters, and how many they are; None if there are none."""
+    """The text of the fewest tokens from `k` on that are whole characters, and how many they are; None if
+    there are none.
+    """
     for length in range(2, MAX_PARTS + 1):
         part = tokens[k : k + length]
         if len(part) < length or BROKEN not in texts[k + length - 1]:

@@ -1,7 +1,7 @@
 """Read every shard of a dataset once: hash it, and check each row by the rules of its layout.
 
 Shards are read side by side in threads, in pieces of a few megabytes; what comes back per shard is small
-whatever its size.
+regardless of its size.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def plan_jobs(opened: Opened) -> list[Job]:
 
 
 def _masks(opened: Opened, split: str) -> Masks | None:
-    """The places of forgotten documents; None where there are none, or their table cannot be read (`documents` says so)."""
+    """The places of forgotten documents; None where there are none, or their table cannot be read
+    (`documents` says so).
+    """
     manifest = opened.manifest
     if manifest is None or "forgotten" not in manifest.other_inputs:
         return None
@@ -178,7 +180,7 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
     shard_format = layout.shard_format
     assert shard_format is not None
     is_ours = job.opened.manifest is not None
-    # With more rows than listed, which `counts` reports, rows do not stand where they should.
+    # With more rows than listed, which `counts` reports, rows are not where they should be.
     is_known = (
         is_ours
         and shard_format.follows_stream

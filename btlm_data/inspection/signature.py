@@ -50,8 +50,8 @@ def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
     """Compare `dataset.json.sig` with dataset.json; where there is none, that fails only if signers are
     named.
 
-    signers: whose signatures count, in the form of `allowed_signers` (ssh-keygen(1)). Raises ConfigError if they are
-    named and cannot be used.
+    signers: whose signatures count, in the form of `allowed_signers` (ssh-keygen(1)). Raises ConfigError if
+    they are named and cannot be used.
     """
     path = folder / FILE_NAME
     if not path.exists():

@@ -125,9 +125,9 @@ def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int,
     """Read `count` drawn documents from the source, tokenize them, and find them where documents.parquet
     says.
 
-    Bytes, number of tokens and the tokens themselves are compared; those of vsl shards, where documents are cut
-    and packed, by looking for every piece (vsl_pieces.py), which reads the shards once more. Nothing that the
-    dataset names is imported: with filters that name code the check is not made.
+    Bytes, number of tokens and the tokens themselves are compared; those of vsl shards, where documents are
+    cut and packed, by looking for every piece (vsl_pieces.py), which reads the shards once more. Nothing that
+    the dataset names is imported: with filters that name code the check is not made.
     """
     name = "documents again"
     made = _reader(opened, manifest)
@@ -230,7 +230,8 @@ def records_at(
 ) -> Iterator[tuple[RecordBatch, int]]:
     """The records that begin at these offsets of a source file: (batch, index in it), each once.
 
-    whole: batches carry the whole records. Raises DataError if the file is not regular or of no format that is read.
+    whole: batches carry the whole records. Raises DataError if the file is not regular or of no format that
+    is read.
     """
     require_regular(path)
     kind = classify(file.name)
@@ -284,7 +285,9 @@ def _text(batch: RecordBatch, index: int, name: str, reader: _Reader) -> str:
 
 
 def _difference(document: _Drawn, text: str, reader: _Reader, against: _Compared) -> str | None:
-    """What differs between a document read again and the dataset, in words; for vsl, its pieces are asked for."""
+    """What differs between a document read again and the dataset, in words; for vsl, its pieces are
+    requested.
+    """
     row = document.row
     size = len(text.encode())
     if size != row["bytes"]:

@@ -421,7 +421,7 @@ def _samples(
     tables: Mapping[str, DocumentTable],
     tokenizer: Tokenizer | None,
 ) -> list[report.Sample]:
-    """The samples asked for, or a few drawn."""
+    """The samples requested, or a few drawn."""
     if split is not None and split not in rows:
         raise ConfigError(
             f"There is no split {split!r} in {opened.path}. It has {', '.join(rows) or 'none'}; name one "

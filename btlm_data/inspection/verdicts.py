@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from btlm_data.inspection.figures import counted, number, percent
 from btlm_data.inspection.report import Report, Shuffle, Split, Verdict
 
-SIGMAS = 4.0  # a perfect shuffle lies further off once in 16,000 datasets
+SIGMAS = 4.0  # a perfect shuffle is further off once in 16,000 datasets
 FEW = 50  # documents or samples, below which order says nothing
 SMALL_HOLDOUT_DOCUMENTS = 200
 SMALL_HOLDOUT_TOKENS = 200_000

@@ -2,7 +2,7 @@
 
 Each check is one line: passed, failed (with the exact place: file, row, plane, position, value, what was
 expected), or not made, with the reason. A check that was not made (shards that others made have no ledger) is
-never shown as passed. Memory is bounded: what lies in different files (samples that follow each other, the
+never shown as passed. Memory is bounded: what is in different files (samples that follow each other, the
 ends of documents) is compared through sums of hashes (kernels/checks.py), and only where those differ are
 rows read one by one to name the place.
 """
@@ -65,8 +65,9 @@ def verify(
     returned.
 
     source: also compare the input files with those in this folder (or with this file, where there is one).
-    again: how many documents of it to read and tokenize again, and how many removed pairs to compare again. signers: whose signatures count
-    (signature.py). Raises DataError only if there is nothing at `path`; every other fault is a failed check.
+    again: how many documents of it to read and tokenize again, and how many removed pairs to compare again.
+    signers: whose signatures count (signature.py). Raises DataError only if there is nothing at `path`; every
+    other fault is a failed check.
     """
     opened = open_path(path)
     checks: list[Check] = []

@@ -1,7 +1,8 @@
-"""Documents in vsl shards: cut at multiples of the row length, and packed in any order, so they are found by their tokens.
+"""Documents in vsl shards: cut at multiples of the row length, and packed in any order, so they are found by
+their tokens.
 
-A document of m tokens has m positions (input t[i], label t[i + 1], EOS as the last label) in pieces of seq_len positions,
-the last one shorter. Each piece stands in one row, where position_ids count from 0.
+A document of m tokens has m positions (input t[i], label t[i + 1], EOS as the last label) in pieces of
+seq_len positions, the last one shorter. Each piece is in one row, where position_ids count from 0.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _Piece(NamedTuple):
 
 
 class WantedPieces:
-    """Pieces of documents that must stand in the shards of one split, each as often as it is asked for."""
+    """Pieces of documents that must be in the shards of one split, each as often as it is requested."""
 
     def __init__(self, stream: SplitStream, eos_id: int) -> None:
         self._stream, self._eos_id = stream, eos_id
@@ -49,7 +50,9 @@ class WantedPieces:
             self._names.setdefault(piece, f"{name}: its tokens {start:,} to {stop - 1:,}")
 
     def missing(self) -> list[str]:
-        """Read the shards once; which pieces stand in no row, in words. Raises DataError if a shard cannot be read."""
+        """Read the shards once; which pieces are in no row, in words. Raises DataError if a shard cannot be
+        read.
+        """
         left = Counter(self._wanted)
         for row in self._rows() if left else ():
             for inputs, labels in self._pieces(row):

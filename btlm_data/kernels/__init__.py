@@ -9,7 +9,7 @@ def load_numba_without_scipy() -> None:
     """Load numba as if scipy were not installed, which takes half a second less; no kernel here uses linear
     algebra.
 
-    For the command only: in a process that goes on to other work, numba would then know no `np.dot`. Does
+    For the command only: in a process that continues with other work, numba would then know no `np.dot`. Does
     nothing where scipy is loaded already.
     """
     if "scipy" in sys.modules or "numba" in sys.modules:

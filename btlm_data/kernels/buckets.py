@@ -1,10 +1,10 @@
 """Buckets of equal keys, and what becomes of them: partition, sort, find equals, attach to leaders.
 
 Keys and ordinals come from files, so the public functions check shapes and ranges, and a kernel that writes
-where a cursor stands checks the cursor.
+at a cursor checks that cursor.
 
-Every function costs time linear in its input but for one in-place sort, whatever the sizes of the buckets: a
-million equal keys are one run. Plain twins are in tests/reference/buckets.py.
+Every function costs time linear in its input but for one in-place sort, regardless of the sizes of the
+buckets: a million equal keys are one run. Plain twins are in tests/reference/buckets.py.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def scatter(
     out_low: UInt64Array,
     out_ordinals: UInt32Array,
 ) -> None:
-    """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor stands,
+    """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor is,
     and advance the cursors.
 
     keys: (n, B) uint64; low: (n,) uint64, a second half of the key that goes along, or empty. chosen: (n,)
@@ -284,11 +284,11 @@ def nominate(
 ) -> tuple[UInt32Array, UInt32Array, BoolArray]:
     """Pairs of documents of one bucket that are to be compared, and the rows that later members need.
 
-    members, starts: from `equal_runs`. ordinals: (n,) uint32, whose first num_done rows are left of earlier calls and
-    are in no new pair with each other. Every member is paired with the first LEADERS of its bucket and with the
-    NEIGHBOURS before it, so a bucket of m costs at most 8 m pairs, and one of up to nine gives all its pairs. Returns
-    (first, other, is_needed): first stands before other in the bucket; is_needed (n,) marks rows in no bucket, and
-    the first and the last of each. Raises DataError for other members or starts.
+    members, starts: from `equal_runs`. ordinals: (n,) uint32, whose first num_done rows are left of earlier
+    calls and are in no new pair with each other. Every member is paired with the first LEADERS of its bucket
+    and with the NEIGHBOURS before it, so a bucket of m costs at most 8 m pairs, and one of up to nine gives
+    all its pairs. Returns (first, other, is_needed): first is before other in the bucket; is_needed (n,)
+    marks rows in no bucket, and the first and the last of each. Raises DataError for other members or starts.
     """
     _check_buckets(members, starts, ordinals)
     most = (LEADERS + NEIGHBOURS) * len(members)

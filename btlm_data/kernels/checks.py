@@ -1,7 +1,7 @@
 """Read tokens once and say where they break the rules of their layout.
 
 Two kinds of answer come back: per row, the first position that breaks each rule (SAMPLE_RULES, VSL_RULES),
-and *prints*: sums of 64-bit hashes in buckets, by which facts that lie in different files are compared
+and *prints*: sums of 64-bit hashes in buckets, by which facts that are in different files are compared
 without holding either side in memory. A print is zero where each fact was added on one side and subtracted on
 the other; 2^-64 is the chance of a zero in spite of a difference. Plain twins of every kernel are in
 tests/reference/checks.py.
@@ -263,8 +263,8 @@ def subtract_positions(positions: npt.NDArray[np.uint64], num_inputs: int, print
     """Take stream positions out of the print of ends that `scan_samples` or `scan_stream` added them to.
 
     prints.bucket: stream positions of a bucket. num_inputs: positions that are some row's input. The one
-    behind them, the stream's last label, is in the last input's bucket. Raises DataError for a position
-    behind that.
+    after them, the stream's last label, is in the last input's bucket. Raises DataError for a position
+    after that.
     """
     check_below(positions, num_inputs + 1, "End of document")
     if num_inputs > prints.bucket * len(prints.ends):

@@ -32,7 +32,7 @@ def _candidates() -> Iterator[Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(cache):
         yield Path(cache, "btlm-data", "numba")
-    # Compiled code is loaded from there: nobody else may be able to write it.
+    # Compiled code is loaded from there: no one else may be able to write it.
     private = Path(tempfile.gettempdir(), f"btlm-data-numba-{os.geteuid()}")
     try:
         private.mkdir(mode=0o700, exist_ok=True)

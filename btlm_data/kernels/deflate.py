@@ -74,7 +74,7 @@ class _Found(NamedTuple):
     """A search's memory and its result for a group of rows.
 
     tables (3, 2^15) uint16: last position of each unit, pair and triple, by hash. distances (3, body) uint16:
-    how far back that is, for each position of a row. ops: operations of all rows, one behind another; ends
+    how far back that is, for each position of a row. ops: operations of all rows, one after another; ends
     (rows,) int64: where each row's end.
     """
 
@@ -244,10 +244,10 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
     `matches`.
 
     First the last position of each unit, pair and triple, for all positions and without a branch; then a walk
-    that takes the longest match found, or a single unit's where that is cheaper than its literals. Positions are
-    kept modulo 2^16 and the tables are not cleared between rows: what they say is only ever a hint, the units
-    themselves are compared. At distance `hint` every position is tried (`body`: at none). Unit 0 is always a
-    literal and never copied from, so that a sample's labels can start at unit 1.
+    that takes the longest match found, or a single unit's where that is cheaper than its literals. Positions
+    are kept modulo 2^16 and the tables are not cleared between rows: what they say is only ever a hint, the
+    units themselves are compared. At distance `hint` every position is tried (`body`: at none). Unit 0 is
+    always a literal and never copied from, so that a sample's labels can start at unit 1.
     """
     body, width, hint = shape.body, shape.width, shape.hint
     cost_a, cost_b = costs.a, costs.b
@@ -338,14 +338,14 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
                 low = token & byte
                 second = (token >> np.uint64(8)) & byte
                 high = token >> np.uint64(16)
-                # A literal or a match of one unit: both go on at i + 1, so neither needs a branch that cannot
-                # be predicted.
+                # A literal or a match of one unit: both continue at i + 1, so neither needs a branch that
+                # cannot be predicted.
                 back = max(single, np.int64(1)) * width - 1
                 c = symbol[back if back < 256 else 256 + (back >> 7)]
                 match = np.uint64(
                     (MATCH + 1) | (MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
                 )
-                # Its upper bytes may stand in the unit before as well (not in unit 0: the labels have another
+                # Its upper bytes may be in the unit before as well (not in unit 0: the labels have another
                 # one before unit 1).
                 known = counters and i > 1 and np.uint64(row[i - 1]) >> np.uint64(8) == token >> np.uint64(8)
                 upper_cost = np.int64(cost_b[second]) + (16 if high else 0)
@@ -368,7 +368,7 @@ def _put(
     out: npt.NDArray[np.uint8], at: int, acc: np.uint64, n: np.uint64, code: np.uint64, bits: np.uint64
 ) -> tuple[Any, np.uint64, np.uint64]:
     """Append at most 56 bits: `acc` holds the n < 8 bits that do not fill a byte yet, `at` is where their
-    byte lies.
+    byte is.
     """
     acc |= code << n
     n += bits

@@ -242,7 +242,7 @@ def _encode(point: np.uint32, out: UInt8Array, j: np.uint64) -> np.uint64:
 
 
 def ngram_hash32(data: bytes) -> int:
-    """The 32-bit hash of one feature's UTF-8 bytes, of any length; fixed for ever, as signatures and indexes
+    """The 32-bit hash of one feature's UTF-8 bytes, of any length; fixed forever, as signatures and indexes
     depend on it.
 
         h = len(data) * K mod 2^64                         K = 0x9E3779B97F4A7C15

@@ -111,11 +111,11 @@ def place_documents(
     tokens: staging tokens of any unsigned dtype; document d is tokens[src_start[d] : src_start[d] +
     lengths[d]] and its first token belongs at position dst_start[d] of the stream, where its EOS follows at
     dst_start[d] + lengths[d]. dst_start is relative to `out` and may be negative, or a document may end
-    behind `out`: a document that crosses a border of the range gives only the part within. first, stop: where
+    after `out`: a document that crosses a border of the range gives only the part within. first, stop: where
     each document has borders of its own, [first[d], stop[d]), for example those of the one sample it is to
     fill. All of them int64, (documents,).
 
-    Raises DataError where a document would lie outside `tokens`, or its borders outside `out`.
+    Raises DataError where a document would be outside `tokens`, or its borders outside `out`.
     """
     count = len(lengths)
     first = np.zeros(count, np.int64) if first is None else first
@@ -203,7 +203,7 @@ def best_fit_decreasing(
 
     Longest first (equal lengths in order), each into the row with the least room that is enough (of several,
     the one that came to that room last), else into a new row: Johnson, "Near-optimal bin packing algorithms"
-    (MIT, 1973). Rows stand in order of their longest piece, pieces within a row as they came. At most
+    (MIT, 1973). Rows are in order of their longest piece, pieces within a row as they came. At most
     max_pieces in a row (0: any number). Raises DataError for other lengths.
     """
     check_below(lengths - 1, seq_len, "Length less 1 of piece")
@@ -222,7 +222,7 @@ def _best_fit(
     row: npt.NDArray[np.int64],
     column: npt.NDArray[np.int64],
 ) -> int:
-    """Open rows lie in one list per room left; two levels of bits say which lists are not empty, so a search
+    """Open rows are in one list per room left; two levels of bits say which lists are not empty, so a search
     looks at a few words.
     """
     words = seq_len // 64 + 1
@@ -288,12 +288,12 @@ def fill_vsl(
     """Write pieces into `planes` (n, 5, L), all zeros before: input_ids, attention_mask, labels,
     attention_span, position_ids.
 
-    Piece p starts at tokens[source[p]], has length[p] positions, and stands at planes[row[p], :, column[p]:].
+    Piece p starts at tokens[source[p]], has length[p] positions, and is at planes[row[p], :, column[p]:].
     Its last label is eos_id where ends_document[p], else tokens[source[p] + length[p]]: never another
     document's token. attention_span is the number of the piece's tokens after this one, position_ids count
     from 0 within the piece. Arrays of pieces are (pieces,), int64.
 
-    Raises DataError where a piece would lie outside `tokens` or `planes`.
+    Raises DataError where a piece would be outside `tokens` or `planes`.
     """
     num_rows, _, seq_len = planes.shape
     check_same_length("Pieces", source, length, ends_document, row, column)

@@ -1,8 +1,9 @@
-"""Find passages of text in rows of tokens without decoding them: by the tokens that can cover one byte of a passage.
+"""Find passages of text in rows of tokens without decoding them: by the tokens that can cover one byte of a
+passage.
 
-A passage is looked for through an *anchor*, one of its bytes: wherever the passage stands, some token covers that byte, and
-only few tokens of a vocabulary can. Each token of the rows costs one look into a table; only where it may cover an anchor
-are its neighbours' bytes compared. Plain twin: tests/reference/passages.py.
+A passage is looked for through an *anchor*, one of its bytes: wherever the passage is, some token covers that
+byte, and only few tokens of a vocabulary can. Each token of the rows costs one look into a table; only where
+it may cover an anchor are its neighbours' bytes compared. Plain twin: tests/reference/passages.py.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ Int64Array = npt.NDArray[np.int64]
 FOUND, CUT = (
     0,
     1,
-)  # the whole passage stands in the row; what is in the row fits, and the row ends before the passage
+)  # the whole passage is in the row; what is in the row fits, and the row ends before the passage
 
 
 class Needles(NamedTuple):
     """Passages to look for, and the tokens that can cover their anchors.
 
-    data, ends: the passages' bytes, end to end. first (vocabulary + 1,), query, offset: token t may stand at offset[k] of passage
-    query[k] (where its first byte lies; negative: before the passage) for k in [first[t], first[t + 1]).
-    token_data, token_ends: the bytes of tokens. barrier: the token that ends documents.
+    data, ends: the passages' bytes, end to end. first (vocabulary + 1,), query, offset: token t may be at
+    offset[k] of passage query[k] (where its first byte is; negative: before the passage) for k in [first[t],
+    first[t + 1]). token_data, token_ends: the bytes of tokens. barrier: the token that ends documents.
     """
 
     data: npt.NDArray[np.uint8]
@@ -42,8 +43,9 @@ class Needles(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Where passages stand, (k,) each. query; row; token: the one at the anchor, and offset: where in the passage it begins;
-    begin, end: the tokens [begin, end) of the row that hold what of the passage lies in it; state: FOUND or CUT.
+    """Where passages stand, (k,) each. query; row; token: the one at the anchor, and offset: where in the
+    passage it begins; begin, end: the tokens [begin, end) of the row that hold what of the passage is in it;
+    state: FOUND or CUT.
     """
 
     query: Int64Array
@@ -68,7 +70,7 @@ def needles(
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         passage = data[start:end]
         best: tuple[Int64Array, Int64Array] | None = None
-        # The anchor whose tokens are fewest, of some that lie in the middle.
+        # The anchor whose tokens are fewest, of some that are in the middle.
         for anchor in _anchors(len(passage)):
             covering = _covering(passage, anchor, token_data, token_ends)
             if best is None or len(covering[0]) < len(best[0]):
@@ -118,9 +120,10 @@ def _covering(
 def find(rows: npt.NDArray[Any], real: Int64Array, breaks: npt.NDArray[np.bool_], sought: Needles) -> Hits:
     """Every place of the passages in rows of tokens.
 
-    rows: (n, L) ids; real: (n,) how many positions of each are tokens. breaks: (n, L), or (0, 0) where there are none: True where
-    another document (or another part of one) begins, so that what stands before is not read on into. A passage never goes across
-    the barrier token. Raises DataError for an id that is not in the vocabulary.
+    rows: (n, L) ids; real: (n,) how many positions of each are tokens. breaks: (n, L), or (0, 0) where there
+    are none: True where another document (or another part of one) begins, so that what is before is not read
+    on into. A passage never goes across the barrier token. Raises DataError for an id that is not in the
+    vocabulary.
     """
     if rows.ndim != 2 or len(real) != len(rows) or (len(real) and int(real.max()) > rows.shape[1]):
         raise ValueError(f"rows of shape {rows.shape}, real of shape {real.shape}")

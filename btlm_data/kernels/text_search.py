@@ -1,7 +1,7 @@
 """Find a piece of text in token ids, without making the text.
 
-Each id stands for the bytes that a table gives; the pattern is looked for in their concatenation by the automaton of
-Knuth, Morris and Pratt (SIAM J. Comput. 6, 1977), so every byte is seen once.
+Each id stands for the bytes that a table gives; the pattern is looked for in their concatenation by the
+automaton of Knuth, Morris and Pratt (SIAM J. Comput. 6, 1977), so every byte is seen once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from btlm_data.kernels.ranges import check_below, check_offsets
 def find_text(
     rows: npt.NDArray[np.int32], blob: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], pattern: bytes
 ) -> npt.NDArray[np.int64]:
-    """Where `pattern` stands in each row: (n,) int64, the position of the token in which its first occurrence ends, or -1.
+    """Where `pattern` is in each row: (n,) int64, the position of the token in which its first occurrence
+    ends, or -1.
 
-    rows: (n, L) int32 ids. blob, starts: the bytes of id i are blob[starts[i]:starts[i + 1]]; an id without bytes ends
-    whatever was found so far. Raises DataError for ids outside the table, ValueError for an empty pattern.
+    rows: (n, L) int32 ids. blob, starts: the bytes of id i are blob[starts[i]:starts[i + 1]]; an id without
+    bytes ends whatever was found so far. Raises DataError for ids outside the table, ValueError for an empty
+    pattern.
     """
     if not pattern:
         raise ValueError("an empty text is everywhere")
@@ -53,7 +55,9 @@ def _step(
     pattern: npt.NDArray[np.uint8],
     failures: npt.NDArray[np.int64],
 ) -> int:
-    """Letters of the pattern that are matched after bytes [begin, end) of `blob`; all of them once it was found."""
+    """Letters of the pattern that are matched after bytes [begin, end) of `blob`; all of them once it was
+    found.
+    """
     if begin == end:
         return 0
     for k in range(begin, end):

@@ -78,7 +78,9 @@ def _decode(
     offsets: Int64Array,
     out: UInt8Array,
 ) -> None:
-    """Nearly all tokens are short: _WIDTH bytes are copied at once, and what is too much is overwritten by what follows."""
+    """Nearly all tokens are short: _WIDTH bytes are copied at once, and what is too much is overwritten by
+    what follows.
+    """
     for i in range(len(starts)):
         start = offsets[i]
         for k in range(starts[i], starts[i] + lengths[i]):

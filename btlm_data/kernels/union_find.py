@@ -24,7 +24,7 @@ def unite(parent: UInt32Array, first: UInt32Array, other: UInt32Array) -> None:
     """Merge the components of first[k] and other[k], both (n,) uint32, for every k.
 
     parent: (N,) uint32 with parent[i] <= i; at first parent[i] = i. Raises DataError for an ordinal of N or
-    more, and for a parent behind its child; parent is of no use then.
+    more, and for a parent after its child; parent is of no use then.
     """
     check_same_length("Pairs of documents", first, other)
     if (k := _unite(parent, readonly(first), readonly(other))) >= 0:
@@ -39,7 +39,7 @@ def unite(parent: UInt32Array, first: UInt32Array, other: UInt32Array) -> None:
 def _unite(parent: UInt32Array, first: UInt32Array, other: UInt32Array) -> int:
     """-1, or the first pair that cannot be united.
 
-    A parent is never behind its child, so every walk ends inside the array.
+    A parent is never after its child, so every walk ends inside the array.
     """
     for k in range(len(first)):
         a, b = first[k], other[k]
@@ -63,7 +63,7 @@ def _unite(parent: UInt32Array, first: UInt32Array, other: UInt32Array) -> int:
 
 
 def flatten(parent: UInt32Array) -> None:
-    """Make every parent its component's root. parent: (N,) uint32. Raises DataError for a parent behind its
+    """Make every parent its component's root. parent: (N,) uint32. Raises DataError for a parent after its
     child.
     """
     if (i := _flatten(parent)) >= 0:
@@ -75,7 +75,7 @@ def flatten(parent: UInt32Array) -> None:
 
 @jit
 def _flatten(parent: UInt32Array) -> int:
-    """-1, or the first document with a parent behind it. One pass is enough: parents come before children."""
+    """-1, or the first document with a parent after it. One pass is enough: parents come before children."""
     for i in range(len(parent)):
         if parent[i] > i:
             return i

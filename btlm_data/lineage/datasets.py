@@ -40,7 +40,9 @@ class SetView:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the ids. Raises ConfigError if it is not on this machine, DataError if it is another."""
+        """The tokenizer that made the ids. Raises ConfigError if it is not on this machine, DataError if it
+        is another.
+        """
         named = self.manifest.tokenizer
         settings = self.manifest.configuration.get("tokenizer")
         eos = settings.get("eos") if isinstance(settings, dict) else None

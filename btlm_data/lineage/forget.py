@@ -1,8 +1,10 @@
-"""Take documents out of a finished dataset: their tokens are masked, every other sample stays as it is and where it is.
+"""Take documents out of a finished dataset: their tokens are masked, every other sample stays as it is and
+where it is.
 
-A new dataset is built beside the old one (files that do not change are links to the same bytes), complete with dataset.json and
-a certificate; then the two folders change places in one step of the file system, and the old one is deleted. A kill at any
-moment leaves the old dataset or the new one; the next call removes what a killed one left.
+A new dataset is built beside the old one (files that do not change are links to the same bytes), complete
+with dataset.json and a certificate; then the two folders change places in one step of the file system, and
+the old one is deleted. A kill at any moment leaves the old dataset or the new one; the next call removes what
+a killed one left.
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ _FIRST_STEPS = 1000
 
 @dataclass
 class Outcome:
-    """What was done. documents: masked, over all sets; nothing: questions that no document answers (in words); done: those that an
-    earlier certificate answers; certificate: where it stands; pages: those beside the dataset that were about the old one, and are
-    gone.
+    """What was done. documents: masked, over all sets; nothing: questions that no document answers (in
+    words); done: those that an earlier certificate answers; certificate: where it is; pages: those beside the
+    dataset that were about the old one, and are gone.
     """
 
     documents: int = 0
@@ -66,16 +68,18 @@ class Outcome:
 
 @dataclass
 class _Plan:
-    """What is forgotten of one set: documents of each split, and the questions that asked for them."""
+    """What is forgotten of one set: documents of each split, and the questions that requested them."""
 
     of_set: SetView
     extents: dict[str, list[Extent]] = field(default_factory=dict)
 
 
 def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequence[Path] = ()) -> Outcome:
-    """Mask every document that answers a question. runs: training runs, whose steps that saw them the certificate names.
+    """Mask every document that answers a question. runs: training runs, whose steps that saw them the
+    certificate names.
 
-    Raises InputError if no document answers any, DataError if the dataset is not whole, OutputError if it cannot be written.
+    Raises InputError if no document answers any, DataError if the dataset is not whole, OutputError if it
+    cannot be written.
     """
     root = (path.parent if path.name == FILE_NAME else path).absolute()
     if not (root / FILE_NAME).is_file():
@@ -137,7 +141,7 @@ def _forget(
     return outcome
 
 
-# What is forgotten ----------------------------------------------------------------------------------------------
+# What is forgotten ------------------------------------------------------------------------------------------
 
 
 def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan], set[int]]:
@@ -187,11 +191,13 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
     return [*locations, "the models that were trained on it, and their checkpoints"]
 
 
-# The new dataset ------------------------------------------------------------------------------------------------
+# The new dataset --------------------------------------------------------------------------------------------
 
 
 def _copy(root: Path, staging: Path) -> None:
-    """The dataset's folder once more: every file a link to the same bytes, but without the work folder, signature and pages."""
+    """The dataset's folder once more: every file a link to the same bytes, but without the work folder,
+    signature and pages.
+    """
     for folder, folders, names in os.walk(root):
         relative = Path(folder).relative_to(root)
         if relative == Path():
@@ -205,7 +211,9 @@ def _copy(root: Path, staging: Path) -> None:
 
 
 def _is_ours(page: Path) -> bool:
-    """Whether a page beside the dataset is as this program wrote it: it is about the old dataset, and may show its texts."""
+    """Whether a page beside the dataset is as this program wrote it: it is about the old dataset, and may
+    show its texts.
+    """
     seal = (
         pages.seal_of(page.read_bytes())
         if page.is_file() and page.stat().st_size <= pages.MAX_BYTES
@@ -369,7 +377,9 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
 
 
 def _runs(masks: Masks, first: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, stop, touched) of runs of chunks of a shard of `count` rows, the first of which is row `first` of the split."""
+    """(start, stop, touched) of runs of chunks of a shard of `count` rows, the first of which is row `first`
+    of the split.
+    """
     touched = np.zeros(-(-count // size), bool)
     for row, spans in masks.by_row.items():
         for span in spans:

@@ -1,9 +1,9 @@
 """Documents that were forgotten, as shards hold them: masked, every other position as it was.
 
-In a sample, the inputs of a forgotten document are EOS, the labels that were its tokens or its EOS are EOS, and these labels'
-positions have the mask 0: no loss is taken from it. All else in the row stays (positions, spans, other documents). A corpus has
-no mask; there its tokens are EOS. documents.parquet keeps the document's row, with its place, `forgotten`, and without its id
-and fields.
+In a sample, the inputs of a forgotten document are EOS, the labels that were its tokens or its EOS are EOS,
+and these labels' positions have the mask 0: no loss is taken from it. All else in the row stays (positions,
+spans, other documents). A corpus has no mask; there its tokens are EOS. documents.parquet keeps the
+document's row, with its place, `forgotten`, and without its id and fields.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class Masks:
         return changed
 
     def undo(self, rows: npt.NDArray[Any], first: int) -> str | None:
-        """Put other tokens (not the document's) and the mask where rows are masked, in place, so that they follow the rules of
-        rows that are not. Returns in words what is not masked although it should be, None if all is.
+        """Put other tokens (not the document's) and the mask where rows are masked, in place, so that they
+        follow the rules of rows that are not. Returns in words what is not masked although it should be, None
+        if all is.
         """
         eos = self.view.manifest.tokenizer.eos_id
         filler = 1 if eos == 0 else 0
@@ -76,7 +77,9 @@ class Masks:
         return extent.tokens
 
     def _within(self, first: int, count: int) -> list[tuple[int, Span]]:
-        """(row counted from `first`, span) of the masked spans that begin in some rows. The spans of a corpus are cut at the rows' ends."""
+        """(row counted from `first`, span) of the masked spans that begin in some rows. The spans of a corpus
+        are cut at the rows' ends.
+        """
         if not self.view.is_corpus:
             if len(self.by_row) < count:
                 chosen = [row for row in self.by_row if first <= row < first + count]

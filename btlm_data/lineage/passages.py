@@ -1,7 +1,8 @@
-"""Find documents by a passage of their text, out of the shards alone: every shard is read once, several at a time.
+"""Find documents by a passage of their text, out of the shards alone: every shard is read once, several at a
+time.
 
 Tokens are compared as bytes of text (kernels/passages.py), so a passage is found wherever it begins
-in a token. A passage that goes on in another sample is followed through the document.
+in a token. A passage that continues in another sample is followed through the document.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class _Job:
 
 
 def passage_of(text: str, of_set: SetView) -> bytes:
-    """A passage as it stands in the shards: normalised as the text was. Raises ConfigError for one that is too short."""
+    """A passage as it is in the shards: normalised as the text was. Raises ConfigError for one that is too
+    short.
+    """
     clean = of_set.manifest.configuration.get("clean")
     method: Any = clean.get("normalize", "none") if isinstance(clean, dict) else "none"
     data = normalizer(method)(text).encode("utf-8", "replace")
@@ -105,7 +108,9 @@ def _scan(job: _Job, sought: Any) -> list[_Raw]:
 def _pieces(
     view: SplitView, number: int
 ) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
-    """(first row, input ids (n, L), how many are tokens, where other documents begin) of a shard, piece by piece."""
+    """(first row, input ids (n, L), how many are tokens, where other documents begin) of a shard, piece by
+    piece.
+    """
     no_breaks = np.zeros((0, 0), np.bool_)
     first_row = view.first_row(number)
     with ShardReader(view.path(number)) as shard:

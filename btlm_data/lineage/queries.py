@@ -25,9 +25,9 @@ _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 class Query:
     """One question.
 
-    sample, row, tokens: what stands there. value: a sample's number; FILE:ROW of a shard; A-B of the stream.
-    id, url, hash, line, text: where documents are: by their id (or FILE#OFFSET), URL, text hash, FILE:LINE (from 1), or a passage
-    of their text. any: an id, a URL or a hash, whichever it is.
+    sample, row, tokens: what is there. value: a sample's number; FILE:ROW of a shard; A-B of the stream. id,
+    url, hash, line, text: where documents are: by their id (or FILE#OFFSET), URL, text hash, FILE:LINE (from
+    1), or a passage of their text. any: an id, a URL or a hash.
     """
 
     kind: Kind
@@ -35,7 +35,7 @@ class Query:
 
     @property
     def is_of_documents(self) -> bool:
-        """Whether documents are looked for, not what stands somewhere in the shards."""
+        """Whether documents are looked for, not what is somewhere in the shards."""
         return self.kind not in ("sample", "row", "tokens")
 
     @property
@@ -86,8 +86,9 @@ def make(kind: Kind, value: str) -> Query:
 
 
 def read_list(path: Path) -> list[Query]:
-    """Questions from a file: one a line, as text (an id, a URL or a hash) or as JSON ({"id": ...}, {"url": ...}, {"text": ...},
-    {"file": ..., "line": ...}, {"hash": ...}, {"sample": ...}). Blank lines and lines that begin with # are no questions.
+    """Questions from a file: one a line, as text (an id, a URL or a hash) or as JSON ({"id": ...}, {"url":
+    ...}, {"text": ...}, {"file": ..., "line": ...}, {"hash": ...}, {"sample": ...}). Blank lines and lines
+    that begin with # are no questions.
 
     Raises ConfigError, naming the line.
     """

@@ -1,7 +1,7 @@
 """Training runs, as whoever trained them can tell: which samples each step took.
 
-A trainer registers under the entry point group `btlm_data.runs` a callable that opens a run's folder; `btlm-train` does. So
-this package knows no trainer.
+A trainer registers under the entry point group `btlm_data.runs` a callable that opens a run's folder;
+`btlm-train` does. So this package knows no trainer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ GROUP = "btlm_data.runs"
 
 
 class SeenSample(Protocol):
-    """A sample in a run. query: the index of the query that it answers. step: from 0; rank: whose slice of the batch; batch_index: its position in the batch."""
+    """A sample in a run. query: the index of the query that it answers. step: from 0; rank: whose slice of
+    the batch; batch_index: its position in the batch.
+    """
 
     query: int
     step: int
@@ -27,8 +29,8 @@ class SeenSample(Protocol):
 
 
 class BatchSample(Protocol):
-    """A sample of a batch. batch_index: its position in the batch; shard: path of the file where it begins; row: in it (of a corpus: its first token); length: rows that
-    it takes (of a corpus: its input tokens).
+    """A sample of a batch. batch_index: its position in the batch; shard: path of the file where it begins;
+    row: in it (of a corpus: its first token); length: rows that it takes (of a corpus: its input tokens).
     """
 
     batch_index: int
@@ -43,10 +45,12 @@ class Run(Protocol):
 
     @property
     def steps_done(self) -> int:
-        """How many steps its newest checkpoint has behind it."""
+        """The number of steps that its newest checkpoint includes."""
 
     def seen(self, asked: Sequence[tuple[str, str | None, int, int]]) -> Sequence[SeenSample]:
-        """Where rows were seen or will be. asked: (path of a shard, SHA-256, first row, one past the last; corpus: tokens)."""
+        """Where rows were seen or will be. asked: (path of a shard, SHA-256, first row, one past the last;
+        corpus: tokens).
+        """
 
     def batch(self, step: int) -> Sequence[BatchSample]:
         """The samples of one step. Raises ConfigError if there is no such step."""

@@ -1,4 +1,6 @@
-"""Find documents by what the tables say of them, and where those that are in no split left. All questions share one pass."""
+"""Find documents by what the tables say of them, and where those that are in no split left. All questions
+share one pass.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _URLS = ("url", "uri", "warc-target-uri")
 
 @dataclass
 class Wanted:
-    """What is looked for: value -> numbers of the questions. offsets, lines: (file, offset) and (file, line from 0)."""
+    """What is looked for: value -> numbers of the questions. offsets, lines: (file, offset) and (file, line
+    from 0).
+    """
 
     ids: dict[str, list[int]] = field(default_factory=dict)
     urls: dict[str, list[int]] = field(default_factory=dict)
@@ -108,8 +112,8 @@ def rejected(root: Path, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]
 
 
 def kept_instead(of_set: SetView, document: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """(FILE#OFFSET of the document that stays in a duplicate's place, how similar the two are in words), out of
-    removals.parquet; nothing where it does not say.
+    """(FILE#OFFSET of the document that stays in a duplicate's place, how similar the two are in words), out
+    of removals.parquet; nothing where it does not say.
     """
     path = of_set.root / "removals.parquet"
     if not path.exists():

@@ -1,9 +1,10 @@
-"""Samples, positions in the stream, documents: which stands where, exactly, in every shard format.
+"""Samples, positions in the stream, documents: which is where, exactly, in every shard format.
 
-A split's stream is `doc_1 EOS doc_2 EOS ...` and documents.parquet says where each document begins in it. A document has its
-tokens and its EOS at stream positions [begin, end). In a sample they stand as inputs and, one position earlier, as labels:
+A split's stream is `doc_1 EOS doc_2 EOS ...` and documents.parquet says where each document begins in it. A
+document has its tokens and its EOS at stream positions [begin, end). In a sample they stand as inputs and,
+one position earlier, as labels:
 
-    sample   input t of sample i is stream position i * L + t, its label the position after it; samples stand in the shards in
+    sample   input t of sample i is stream position i * L + t, its label the position after it; samples are in the shards in
              the seeded order of shard_formats/order.py
     corpus   a row is a stream position
     vsl      documents are packed as shard_formats/vsl.py packs them; their lengths are packed once more to find out where
@@ -34,7 +35,9 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Extent:
-    """A document in its split. row: in documents.parquet; begin: its first token's stream position; tokens: without EOS."""
+    """A document in its split. row: in documents.parquet; begin: its first token's stream position; tokens:
+    without EOS.
+    """
 
     row: int
     begin: int
@@ -48,12 +51,13 @@ class Extent:
 
 @dataclass(frozen=True)
 class Span:
-    """The positions of a document, or a part of one, in one row. Positions are ranges [first, last), empty where first = last.
+    """The positions of a document, or a part of one, in one row. Positions are ranges [first, last), empty
+    where first = last.
 
-    document: its row in documents.parquet. row: of the split (in the corpus format: the position in the stream of `positions[0]`).
-    positions: of the row where its tokens or its EOS are inputs (corpus: of the shard, counted in tokens). labels: of the row
-    where they are labels. tokens, label_tokens: of the document, those that are inputs and labels here (EOS counts as
-    the last).
+    document: its row in documents.parquet. row: of the split (in the corpus format: the position in the
+    stream of `positions[0]`). positions: of the row where its tokens or its EOS are inputs (corpus: of the
+    shard, counted in tokens). labels: of the row where they are labels. tokens, label_tokens: of the
+    document, those that are inputs and labels here (EOS counts as the last).
     """
 
     document: int
@@ -122,10 +126,10 @@ class SplitView:
         """Of a shard."""
         return self.root / self.name / self.entry.files[number].name
 
-    # Rows and samples of the stream ------------------------------------------------------------------------------
+    # Rows and samples of the stream -------------------------------------------------------------------------
 
     def samples_of(self, rows: Int64Array) -> Int64Array:
-        """The samples of the stream (vsl: as they were packed) that stand in some rows."""
+        """The samples of the stream (vsl: as they were packed) that are in some rows."""
         return self._permuted(rows, inverse=True)
 
     def rows_of(self, samples: Int64Array) -> Int64Array:
@@ -142,10 +146,10 @@ class SplitView:
         move = unpermute_index if inverse else permute_index
         return move(values.astype(np.uint64), self.num_rows, salt).astype(np.int64)
 
-    # Documents to spans ------------------------------------------------------------------------------------------
+    # Documents to spans -------------------------------------------------------------------------------------
 
     def extents(self, documents: Sequence[int]) -> list[Extent]:
-        """Where documents stand in the stream. documents: their rows in the table, sorted."""
+        """Where documents are in the stream. documents: their rows in the table, sorted."""
         return [
             Extent(document["row"], document["stream_offset"], document["tokens"])
             for document in self.table.rows(documents, ("stream_offset", "tokens"))
@@ -205,11 +209,11 @@ class SplitView:
         labels = (start + 1, start + length + 1)
         return Span(document, row, where, where, (start, start + length), labels)
 
-    # Spans to documents ------------------------------------------------------------------------------------------
+    # Spans to documents -------------------------------------------------------------------------------------
 
     def documents_in(self, row: int) -> list[Span]:
-        """What stands in a row (in the corpus format: in the seq_len tokens from stream position `row` on), in order of
-        positions: every document that has an input or a label there.
+        """What is in a row (in the corpus format: in the seq_len tokens from stream position `row` on), in
+        order of positions: every document that has an input or a label there.
         """
         self.shard_of(row)
         if self.format == "vsl":
@@ -222,7 +226,7 @@ class SplitView:
         return [self._sample_span(extent, sample, row) for extent in self.between(base, stop)]
 
     def corpus_documents(self, start: int, stop: int) -> list[Span]:
-        """What stands at tokens [start, stop) of a corpus, and no more of each document."""
+        """What is at tokens [start, stop) of a corpus, and no more of each document."""
         stop = min(stop, self.num_rows)
         spans = []
         for extent in self.between(start, stop):
@@ -281,11 +285,11 @@ class SplitView:
             )
         return extents
 
-    # Tokens ------------------------------------------------------------------------------------------------------
+    # Tokens -------------------------------------------------------------------------------------------------
 
     def document_tokens(self, extent: Extent, first: int = 0, last: int | None = None) -> Int64Array:
-        """A document's tokens [first, last) as they stand in the shards as inputs, without EOS; those that an unpadded tail
-        leaves out, or that are a label only, are missing at the end.
+        """A document's tokens [first, last) as they are in the shards as inputs, without EOS; those that an
+        unpadded tail leaves out, or that are a label only, are missing at the end.
         """
         last = extent.tokens if last is None else min(last, extent.tokens)
         parts = []
@@ -308,7 +312,9 @@ class SplitView:
 
 
 def windows(table: DocumentTable) -> Iterator[tuple[int, Int64Array]]:
-    """(row of the first document, tokens of each) of the documents that begin in one window of shard_formats/vsl.py."""
+    """(row of the first document, tokens of each) of the documents that begin in one window of
+    shard_formats/vsl.py.
+    """
     from btlm_data.formats.shard_formats.vsl import WINDOW_TOKENS
 
     lengths: list[Int64Array] = []

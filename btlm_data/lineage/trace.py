@@ -1,4 +1,4 @@
-"""Answer questions of a finished dataset: what stands in a sample, and where documents went.
+"""Answer questions of a finished dataset: what is in a sample, and where documents went.
 
 All questions of one call share their passes over the tables and the shards.
 """
@@ -25,8 +25,8 @@ TEXT_CHARS = 20_000  # of one document's part in a sample, that are shown
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """A step that took a sample. step: from 0; rank: whose part of the batch; place: in the batch; done: whether the newest
-    checkpoint has it behind it.
+    """A step that took a sample. step: from 0; rank: whose part of the batch; place: in the batch; done:
+    whether the newest checkpoint includes it.
     """
 
     step: int
@@ -37,10 +37,11 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class FoundSpan(msgspec.Struct, frozen=True):
-    """A span of a document in the shards. sample: the row of the split, None in a corpus; row: in the shard (corpus: its first token).
+    """A span of a document in the shards. sample: the row of the split, None in a corpus; row: in the shard
+    (corpus: its first token).
 
-    positions, labels: of the sample (corpus: tokens of the shard) where its tokens or EOS are inputs, and labels. tokens: of the
-    document. text: where asked for. seen: by the run.
+    positions, labels: of the sample (corpus: tokens of the shard) where its tokens or EOS are inputs, and
+    labels. tokens: of the document. text: where requested. seen: by the run.
     """
 
     shard: str
@@ -54,8 +55,8 @@ class FoundSpan(msgspec.Struct, frozen=True):
 
 
 class FoundDocument(msgspec.Struct, frozen=True):
-    """A document of a split. document: its row in documents.parquet; line: from 1; stream: its first position and one past its
-    EOS; passage: the tokens [first, last) of it that hold the passage asked for.
+    """A document of a split. document: its row in documents.parquet; line: from 1; stream: its first position
+    and one past its EOS; passage: the tokens [first, last) of it that hold the passage requested.
     """
 
     set: str
@@ -77,8 +78,8 @@ class FoundDocument(msgspec.Struct, frozen=True):
 
 
 class DroppedDocument(msgspec.Struct, frozen=True):
-    """A document (or an unreadable record) that is in no split. stage, reason: as the ledger names them; detail: what is known
-    beside. kept: FILE#OFFSET of the documents that stay in its place.
+    """A document (or an unreadable record) that is in no split. stage, reason: as the ledger names them;
+    detail: what is known beside. kept: FILE#OFFSET of the documents that stay in its place.
     """
 
     set: str
@@ -116,8 +117,9 @@ def trace(
 ) -> list[Answer]:
     """Answer questions of the dataset at `path`, in order.
 
-    split: ask of this split only (samples, rows and tokens: train by default). run: a training run's folder: also say which steps
-    saw the samples. texts: give the text of each span. Raises BtlmError for everything that a user can correct.
+    split: ask of this split only (samples, rows and tokens: train by default). run: a training run's folder:
+    also say which steps saw the samples. texts: give the text of each span. Raises BtlmError for everything
+    that a user can correct.
     """
     sets = open_dataset(path)
     opened = open_run(run) if run is not None else None
@@ -156,7 +158,7 @@ class _Tracer:
                 answers.append(Answer(query.kind, query.value, self._standing(query), []))
         return self._with_sightings(answers)
 
-    # Documents ---------------------------------------------------------------------------------------------------
+    # Documents ----------------------------------------------------------------------------------------------
 
     def _find(
         self,
@@ -276,10 +278,10 @@ class _Tracer:
         ]
         return "id" in columns if kind == "id" else bool(search.url_columns(columns))
 
-    # Samples -----------------------------------------------------------------------------------------------------
+    # Samples ------------------------------------------------------------------------------------------------
 
     def _standing(self, query: Query) -> list[FoundDocument]:
-        """What stands at a sample, a row or a range of tokens; of each set, where there are several."""
+        """What is at a sample, a row or a range of tokens; of each set, where there are several."""
         answers = []
         for of_set in self.sets:
             splits = self.splits(of_set)
@@ -313,7 +315,7 @@ class _Tracer:
         file, _, row = query.value.rpartition(":")
         return view.documents_in(view.row_in(file.rpartition("/")[2], int(row)))
 
-    # Runs --------------------------------------------------------------------------------------------------------
+    # Runs ---------------------------------------------------------------------------------------------------
 
     def _with_sightings(self, answers: list[Answer]) -> list[Answer]:
         if self.run is None:
@@ -409,9 +411,10 @@ def _rejected(of_set: SetView, record: Mapping[str, Any]) -> DroppedDocument:
 
 
 def batch(run: Path, step: int, *, texts: bool = True) -> list[tuple[int, int, FoundDocument]]:
-    """(rank, index in the batch, document) of everything a run's step took; the shards must be where they were.
+    """(rank, index in the batch, document) of everything a run's step took; the shards must be where they
+    were.
 
-    Raises DataError if they lie in no prepared dataset.
+    Raises DataError if they are in no prepared dataset.
     """
     opened = open_run(run)
     taken = []

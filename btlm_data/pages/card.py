@@ -1,8 +1,9 @@
-"""README.md of a dataset, in the form of the Hugging Face hub: facts for programs in its head, then words for people.
+"""README.md of a dataset, in the form of the Hugging Face hub: facts for programs in its head, then words for
+people.
 
-Everything in it comes from dataset.json and provenance.json. What only a person can know (who made it, for what, under
-which licences) is marked as to be filled in. Names of sources and files come from outside: they are put so that Markdown
-does not read them.
+Everything in it comes from dataset.json and provenance.json. What only a person can know (who made it, for
+what, under which licences) is marked as to be filled in. Names of sources and files come from outside: they
+are put so that Markdown does not read them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$-])")
 def readme(sets: Mapping[str, Dataset], made: Provenance | None, checksum: str, *, eu: bool) -> bytes:
     """The card. sets: by folder, "" where there is one. checksum: of the dataset's dataset.json.
 
-    made: its provenance, for licences and places; None where there is none. eu: with the European Commission's summary of
-    training content (C(2025) 8311), as far as it is known.
+    made: its provenance, for licences and places; None where there is none. eu: with the European
+    Commission's summary of training content (C(2025) 8311), as far as it is known.
     """
     body = "\n".join([*_body(sets, made), *(_summary(sets, made) if eu else ())])
     return seals.sealed_card("\n".join(_head(sets)), body, checksum)
@@ -182,7 +183,7 @@ def _limits(dataset: Dataset) -> Iterator[str]:
         yield f"Files of the source that were not read: {sum(left.files for left in dataset.left_out):,}."
 
 
-# The Commission's summary -----------------------------------------------------------------------------------------
+# The Commission's summary -----------------------------------------------------------------------------------
 
 
 def _summary(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Charts as SVG and as tables with bars: static, a few kilobytes each, in the colours of the page's style sheet.
+"""Charts as SVG and as tables with bars: static, a few kilobytes each, in the colours of the page's style
+sheet.
 
-Bars stand in tables, so the figures are text that can be read, copied and spoken; a line chart and a stacked chart have
-a sentence as their text alternative. docs/decisions/0004 says why no plotting library draws them.
+Bars are in tables, so the figures are text that can be read, copied and spoken; a line chart and a stacked
+chart have a sentence as their text alternative. docs/decisions/0004 says why no plotting library draws them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ COLOURS = 8  # classes c0 to c7 of the style sheet; c8 is for "all others"
 
 
 def bar(share: float, *, colour: int = 0) -> Element:
-    """A bar of `share` (0 to 1) of its cell's width; decoration, the number stands beside it."""
+    """A bar of `share` (0 to 1) of its cell's width; decoration, the number is beside it."""
     width = 100 * max(0.0, min(1.0, share))
     return tag(
         "svg",
@@ -67,7 +68,8 @@ def histogram(bars: Sequence[tuple[str, int]], *, caption: str, unit: str, count
 
 
 def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
-    """Share of all tokens by rank, both logarithmic, with the line of Zipf's law (share ~ 1 / rank) for comparison.
+    """Share of all tokens by rank, both logarithmic, with the line of Zipf's law (share ~ 1 / rank) for
+    comparison.
 
     ranks: (rank from 1, share above 0), ranks rising.
     """

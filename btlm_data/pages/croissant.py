@@ -1,8 +1,8 @@
 """croissant.json of a dataset: what its files are, for programs that read MLCommons' Croissant 1.0 (JSON-LD).
 
-https://docs.mlcommons.org/croissant/docs/croissant-spec.html. Shards and tables are file objects with their checksums; a
-record set for each split has the columns of documents.parquet, so that `mlcroissant` reads them. Shards are HDF5, which
-the format has no record sets for.
+https://docs.mlcommons.org/croissant/docs/croissant-spec.html. Shards and tables are file objects with their
+checksums; a record set for each split has the columns of documents.parquet, so that `mlcroissant` reads them.
+Shards are HDF5, which the format has no record sets for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Sections of a report that show the data itself: lengths, tokens, duplicates, packing, order, samples, what was left out."""
+"""Sections of a report that show the data itself: lengths, tokens, duplicates, packing, order, samples, what
+was left out.
+"""
 
 from __future__ import annotations
 
@@ -239,7 +241,7 @@ def _order(order: Shuffle) -> Iterator[list[Element | str]]:
         ]  # fmt: skip
 
 
-# Samples ----------------------------------------------------------------------------------------------------------
+# Samples ----------------------------------------------------------------------------------------------------
 
 
 def samples(shown: Sequence[SampleTokens], eos: int | None) -> Iterator[Element]:
@@ -336,7 +338,7 @@ def _border(tokens: SampleTokens, k: int) -> Element:
     return tag("span", caption + (" (continues)" if document.token_range[0] else ""), class_="border")
 
 
-# What is not in the dataset ---------------------------------------------------------------------------------------
+# What is not in the dataset ---------------------------------------------------------------------------------
 
 
 def dropped(report: Report) -> Iterator[Element]:

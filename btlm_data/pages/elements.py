@@ -1,8 +1,9 @@
 """Build HTML and SVG as trees, so that text can never become markup.
 
-Every text and attribute value is escaped by the serialiser, whatever a document holds; characters that browsers hide or
-that turn text around (docs of `terminal.visible`) are shown as escapes. Nothing here takes markup as a string; only
-`raw_style` and `raw_script` put text into a page as it is, and they are given the package's own files.
+Every text and attribute value is escaped by the serialiser, whatever a document holds; characters that
+browsers hide or that turn text around (docs of `terminal.visible`) are shown as escapes. Nothing here takes
+markup as a string; only `raw_style` and `raw_script` put text into a page as it is, and they are given the
+package's own files.
 """
 
 from __future__ import annotations

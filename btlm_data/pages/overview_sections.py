@@ -1,4 +1,6 @@
-"""Sections of a report that say what a dataset is: figures at a glance, verdicts, the flow of text, sources, how it was made."""
+"""Sections of a report that say what a dataset is: figures at a glance, verdicts, the flow of text, sources,
+how it was made.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ def _verdict(verdict: Verdict) -> Element:
     )
 
 
-# The flow ---------------------------------------------------------------------------------------------------------
+# The flow ---------------------------------------------------------------------------------------------------
 
 
 def flow(report: Report) -> Iterator[Element]:
@@ -180,7 +182,7 @@ def _short(documents: int, num_bytes: int, tokens: int) -> str:
     return f"{documents:,}" if documents else size(num_bytes) if num_bytes else f"{number(tokens)} tokens"
 
 
-# Sources ----------------------------------------------------------------------------------------------------------
+# Sources ----------------------------------------------------------------------------------------------------
 
 
 def sources(report: Report) -> Iterator[Element]:
@@ -236,7 +238,7 @@ def splits(report: Report) -> Element:
     return table(columns, rows, numbers=range(1, 7), caption="Splits")
 
 
-# How it was made --------------------------------------------------------------------------------------------------
+# How it was made --------------------------------------------------------------------------------------------
 
 
 def identity(report: Report) -> Iterator[Element]:

@@ -1,4 +1,6 @@
-"""Put pages beside a dataset, or wherever somebody asks for one; never over a file that this program did not write."""
+"""Put pages beside a dataset, or wherever somebody asks for one; never over a file that this program did not
+write.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ logger = logging.getLogger(__name__)
 def write_report(path: Path, file: str) -> str:
     """Write report.html about what is at `path`; returns where it is.
 
-    file: the file to write; "" is report.html in the dataset's folder, or in the current folder where `path` holds no
-    dataset.json. Raises OutputError if a file that is no report of ours is there, or it cannot be written; DataError if
-    there is nothing to look at.
+    file: the file to write; "" is report.html in the dataset's folder, or in the current folder where `path`
+    holds no dataset.json. Raises OutputError if a file that is no report of ours is there, or it cannot be
+    written; DataError if there is nothing to look at.
     """
     inside = path / seals.REPORT if (path / dataset.FILE_NAME).exists() else Path(seals.REPORT)
     target = Path(file).expanduser() if file else inside
@@ -52,10 +54,12 @@ def is_ours_to_write(store: Store, name: str) -> bool:
 
 
 def write_beside(out: str, *, report: bool = True, card: str | None = None) -> list[str]:
-    """Write the pages of a complete dataset that are missing or about an earlier one; returns warnings, in words.
+    """Write the pages of a complete dataset that are missing or about an earlier one; returns warnings, in
+    words.
 
-    out: the folder or URL, as `run.out` names it; into a bucket no report is written. report, card: as in the recipe's
-    `run`; card "none" writes neither README.md nor croissant.json. Whatever goes wrong is a warning: the dataset is complete.
+    out: the folder or URL, as `run.out` names it; into a bucket no report is written. report, card: as in the
+    recipe's `run`; card "none" writes neither README.md nor croissant.json. Whatever goes wrong is a warning:
+    the dataset is complete.
     """
     store = open_store(out)
     warnings: list[str] = []

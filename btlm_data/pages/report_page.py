@@ -1,7 +1,7 @@
 """report.html: everything that `inspect` finds out about a dataset, on one page that needs nothing else.
 
-The page has its style and script inside, asks no server for anything (its Content-Security-Policy forbids it), and reads
-without the script. Its bytes depend on the dataset and on provenance.json only.
+The page has its style and script inside, asks no server for anything (its Content-Security-Policy forbids
+it), and reads without the script. Its bytes depend on the dataset and on provenance.json only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Section = tuple[str, str, list[Element]]  # identifier, heading, content
 
 
 def build(path: Path) -> bytes:
-    """The page about a dataset, or about shards that others made. Raises DataError if there is nothing to look at."""
+    """The page about a dataset, or about shards that others made. Raises DataError if there is nothing to
+    look at.
+    """
     report = summary.inspect(path, num_samples=0)
     if isinstance(report, SetsReport):
         articles = [

@@ -1,7 +1,8 @@
 """The flow of text from the sources through the stages to the splits, as a Sankey picture.
 
-Columns from left to right are: what was read, by source; each stage that dropped or added something; the splits. Bands
-are as high as their bytes of text. What a stage drops leaves it downwards, and is named where it ends.
+Columns from left to right are: what was read, by source; each stage that dropped or added something; the
+splits. Bands are as high as their bytes of text. What a stage drops leaves it downwards, and is named where
+it ends.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Column:
-    """A stage: what goes on from it, and what leaves the flow there."""
+    """A stage: what continues from it, and what leaves the flow there."""
 
     name: str
     kept: float

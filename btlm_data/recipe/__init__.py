@@ -1,3 +1,3 @@
-"""What a run is told: the settings (`models`), and how a recipe file and the command line become them
+"""The settings of a run (`models`), and how a recipe file and the command line become them
 (`load`).
 """

@@ -50,7 +50,8 @@ def _size(value: object) -> int:
 if TYPE_CHECKING:
     FormatName = str
 else:
-    # A new format is in recipes and in help once it is listed there; one that is registered later is known as well.
+    # A new format is in recipes and in help once it is listed there; one that is registered later is known as
+    # well.
     FormatName = Annotated[
         Literal[tuple(FORMATS)],
         WrapValidator(lambda value, check: value if value in tuple(FORMATS) else check(value)),
@@ -73,8 +74,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
 
 
-# Measured while reading documents of ordinary length: 0.53 to 0.59 GB for a run in one process, 0.45 GB for each worker
-# more (what they share is counted once).
+# Measured while reading documents of ordinary length: 0.53 to 0.59 GB for a run in one process, 0.45 GB for
+# each worker more (what they share is counted once).
 _FIRST_PROCESS_BYTES, _PROCESS_BYTES = 600 * 10**6, 450 * 10**6
 
 
@@ -168,7 +169,7 @@ class SourceSettings(_Settings):
 
     @field_serializer("name", when_used="json")
     def _name_without_secrets(self, name: str) -> str:
-        """What is recorded and hashed: a URL signed anew names the same corpus, and its key belongs in no
+        """What is recorded and hashed: a URL signed again names the same corpus, and its key belongs in no
         file.
         """
         return without_secrets(name)
@@ -271,7 +272,7 @@ class DedupeSettings(_Settings):
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, value: Any) -> Any:
-        """What a preset sets stands below what is given."""
+        """What a preset sets is below what is given."""
         preset = value.get("preset") if isinstance(value, dict) else None
         return {**PRESETS.get(preset, {}), **value} if isinstance(preset, str) else value
 

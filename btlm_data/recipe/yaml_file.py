@@ -101,7 +101,7 @@ def parse(text: str, name: str, *, aliases: bool = False) -> YamlFile:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value, as it would stand after a key: 6e-4, true, [a, b]. Raises YamlError."""
+    """Read one value, as it would be after a key: 6e-4, true, [a, b]. Raises YamlError."""
     return _Values(_compose(text, False)).tree
 
 
@@ -265,7 +265,7 @@ class _Composer:
 
 
 def _scalar(event: Any) -> _Node:
-    """A scalar's value by YAML 1.2's core schema; what stands in quotes is always text."""
+    """A scalar's value by YAML 1.2's core schema; what is in quotes is always text."""
     line, text = event.start_mark.line + 1, _text(event)
     if not event.implicit[0]:
         return _Node(line, text)

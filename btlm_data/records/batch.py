@@ -57,7 +57,7 @@ class RecordBatch:
     texts, sources, lines, offsets: one entry per document. sources: source names. lines: 0-based line (or
     row, or element) numbers relative to the stretch read. offsets: bytes into the decompressed file (row
     numbers for tables). A document's key comes from the file's name and this offset. records,
-    rejected_records: the whole records behind `texts` and `rejects`, only where they were asked for.
+    rejected_records: the whole records after `texts` and `rejects`, only where they were requested.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class RecordBatch:
         return len(self.texts) + len(self.rejects)
 
     def keep_lines_before(self, line: int) -> None:
-        """Drop what stands at or behind `line`."""
+        """Drop what is at or after `line`."""
         count = sum(number < line for number in self.lines)
         columns: Sequence[list[Any] | None] = (
             self.texts,

@@ -118,7 +118,7 @@ class _RowReader:
 
 
 def _add_loss(batch: RecordBatch, file: DelimitedFile, line: int, offset: int, max_bytes: int) -> None:
-    """What could not be read behind the last row taken."""
+    """What could not be read after the last row taken."""
     lost = file.lost
     assert lost is not None
     if lost.too_long:

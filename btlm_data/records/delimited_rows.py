@@ -4,7 +4,7 @@ RFC 4180 is read by Python's csv module. Besides: the first line may be Excel's 
 carriage return alone; quotes inside quoted fields may be escaped by a backslash (Spark, MySQL) instead of
 being doubled; in TSV a quote at the beginning of a field need not open anything, as the format has no quoting
 (https://www.iana.org/assignments/media-types/text/tab-separated-values). A quote that is never closed would
-take all rows behind it into one field: its line is then read as it stands.
+take all rows after it into one field: its line is then read as it is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Line:
-    """A physical line, decoded, and the byte behind it; without a text where something was lost there."""
+    """A physical line, decoded, and the byte after it; without a text where something was lost there."""
 
     text: str | None
     end: int
@@ -67,9 +67,9 @@ class DelimitedFile:
         self._source = _physical(chunks(replace(request, stretch=WHOLE), borders, stream))
         self._waiting: deque[_Line] = deque()
         self._taken: list[_Line] = []  # of the row that is being read
-        self.end = 0  # the byte behind the last line taken
+        self.end = 0  # the byte after the last line taken
         self.num_lines = 0  # lines taken so far
-        self.lost: _Line | None = None  # set where something could not be read behind the last row
+        self.lost: _Line | None = None  # set where something could not be read after the last row
         self.header, self.delimiter = self._read_header(default, wanted)
 
     def rows(self) -> Iterator[Row]:
@@ -105,7 +105,7 @@ class DelimitedFile:
         return next(csv.reader(self, delimiter=self.delimiter, strict=is_strict), [])
 
     def _tab_separated(self) -> list[str] | None:
-        """The next row where it is one line; None: a quoted field goes on behind it."""
+        """The next row where it is one line; None: a quoted field continues after it."""
         line = self._peek()
         if line is None or line.text is None:
             return None
@@ -129,7 +129,7 @@ class DelimitedFile:
         return bool(error) or sum((line.text or "").count('"') for line in self._taken) % 2 == 1
 
     def _first_line_alone(self) -> tuple[list[str], str]:
-        """Read the first line of the row as it stands, quotes and all, and give the others back."""
+        """Read the first line of the row as it is, quotes and all, and give the others back."""
         first, *others = self._taken
         self._waiting.extendleft(reversed(others))
         self._taken = [first]

@@ -16,7 +16,7 @@ import msgspec
 MISSING = object()
 _MAX_JSON_STRING = 2**20  # a longer string is not looked into
 _SHOWN_FIELDS = 8
-MAX_SOURCE_NAME = 1000  # characters: every name stands in dataset.json, in each stage of the ledger
+MAX_SOURCE_NAME = 1000  # characters: every name is in dataset.json, in each stage of the ledger
 _JOIN_HINT = "; source.text_join joins the strings of a list"
 
 
@@ -76,7 +76,7 @@ def joined(value: Any, text_join: str | None) -> Any:
 
 
 def why_no_text(value: Any, name: str, field_names: Sequence[str], noun: str = "field") -> tuple[str, str]:
-    """Reason and detail where `value` stands in the place of a text. field_names: of the record."""
+    """Reason and detail where `value` is in the place of a text. field_names: of the record."""
     if value is MISSING:
         shown = ", ".join(map(repr, field_names[:_SHOWN_FIELDS])) or "none"
         more = "" if len(field_names) <= _SHOWN_FIELDS else f" and {len(field_names) - _SHOWN_FIELDS} more"

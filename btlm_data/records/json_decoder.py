@@ -25,8 +25,8 @@ from btlm_data.records.fields import (
 )
 from btlm_data.records.stream import BOM
 
-# Python's parser takes up to 24 bytes of memory for one of JSON ("{},{},{},..."). Longer records are parsed by
-# msgspec alone, which looks only at the fields wanted, but also refuses NaN and lone surrogates anywhere.
+# Python's parser takes up to 24 bytes of memory for one of JSON ("{},{},{},..."). Longer records are parsed
+# by msgspec alone, which looks only at the fields wanted, but also refuses NaN and lone surrogates anywhere.
 _MAX_PYTHON_BYTES = 16 * 2**20
 
 _BETWEEN_OBJECTS = re.compile(r"[ \t\r\n,\ufeff\x1e]*")  # 1e begins a record of RFC 7464
@@ -47,7 +47,7 @@ class RecordDecoder:
         text_path, source_path = self._name.split("."), self._source_name.split(".")
         shorter = min(len(text_path), len(source_path))
         if not self._source_name or source_path[:shorter] == text_path[:shorter]:
-            source_path = []  # one lies within the other: where the text is found, no name can be
+            source_path = []  # one is within the other: where the text is found, no name can be
             self._source_name = ""
         text_type = str | list[str] if self._text_join is not None else str
         shared = 0
@@ -176,8 +176,8 @@ def _holds_columns(value: Mapping[str, Any]) -> bool:
 
 
 def objects_in(line: bytes) -> list[tuple[int, int]]:
-    """Where the objects are, [begin, end), in a line that is not one object but several, one behind the other
-    or with commas between or behind them; empty if it is anything else.
+    """Where the objects are, [begin, end), in a line that is not one object but several, one after another
+    or with commas between or after them; empty if it is anything else.
     """
     if len(line) > _MAX_PYTHON_BYTES:
         return []
@@ -239,7 +239,7 @@ def _struct(
 
 
 class JsonRecord:
-    """A record of JSON, parsed when its fields are asked for."""
+    """A record of JSON, parsed when its fields are requested."""
 
     __slots__ = ("_begin", "_data", "_end")
 

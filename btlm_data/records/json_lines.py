@@ -163,12 +163,12 @@ def _add(batch: RecordBatch, text: str, source: str, line: int, offset: int) -> 
 
 
 def _are_objects(data: bytes, begin: int, ends: Sequence[int]) -> bool:
-    """Whether each line (the first from `begin`, the others behind one another's `ends`) begins with { and
+    """Whether each line (the first from `begin`, the others after one another's `ends`) begins with { and
     ends with }.
 
     Then as many values as lines mean one value a line. msgspec takes two values on one line, and one value on
     two; such lines can make up for each other and for blank ones. But in JSON no } is ever followed by a {,
-    so each line break here lies between two values.
+    so each line break here is between two values.
     """
     characters = np.frombuffer(data, np.uint8)
     starts, last = np.array([begin, *ends[:-1]]), np.array(ends) - 1
@@ -178,7 +178,7 @@ def _are_objects(data: bytes, begin: int, ends: Sequence[int]) -> bool:
 
 
 def _is_utf8(data: memoryview) -> bool:
-    """Whether all of it is UTF-8 (msgspec looks only at the fields it is asked for). pyarrow validates at
+    """Whether all of it is UTF-8 (msgspec decodes only the requested fields). pyarrow validates at
     several GB/s.
     """
     if bytes.isascii(data.obj):  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ class Chunk:
     """Whole lines, data[:cut], the first at `offset` of the decompressed file; then perhaps what follows
     them.
 
-    ends: the offset in data behind each line. too_long: bytes of a record above the limit behind data[:cut],
+    ends: the offset in data after each line. too_long: bytes of a record above the limit after data[:cut],
     which was dropped. tail: the bytes of an unfinished record before `damage`. end: where the next chunk
     begins. is_last: whether it is known that nothing follows.
     """
@@ -42,7 +42,7 @@ class LineBorders:
 
     mark: bytes = b"\n"
     overlap: ClassVar[int] = (
-        0  # bytes of a border that may stand at the end of a piece whose border is not seen yet
+        0  # bytes of a border that may be at the end of a piece whose border is not seen yet
     )
 
     def last(self, data: bytes, stop: int) -> int:
@@ -50,11 +50,11 @@ class LineBorders:
         return data.rfind(self.mark, 0, stop) + 1
 
     def first(self, data: bytes, start: int = 0) -> int:
-        """End of the first record that ends at or behind `start`; 0 if there is none."""
+        """End of the first record that ends at or after `start`; 0 if there is none."""
         return data.find(self.mark, start) + 1
 
     def ends(self, data: bytes, cut: int) -> list[int]:
-        """Offset behind each record in data[:cut], of which the last may lack its border; of a few more than
+        """Offset after each record in data[:cut], of which the last may lack its border; of a few more than
         one batch holds at most.
         """
         ends: list[int] = []
@@ -131,7 +131,7 @@ def chunks(
                 ends, at_end = ends[:MAX_BATCH_RECORDS], False
                 cut = ends[-1]
             if limit is not None and offset + cut > limit:
-                # lines that begin at or behind the limit belong to the next stretch
+                # lines that begin at or after the limit belong to the next stretch
                 end = borders.first(held, max(0, limit - offset - 1))
                 if end or at_end:
                     end = end or size

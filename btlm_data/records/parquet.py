@@ -84,7 +84,7 @@ def _parts(
 def _group(
     request: ReadRequest, reader: TableReader, table: Any, file: BinaryIO, group: int
 ) -> Iterator[Any]:
-    """The Arrow batches of one row group, and behind them the rows that cannot be read."""
+    """The Arrow batches of one row group, and after them the rows that cannot be read."""
     import pyarrow as pa
 
     metadata = table.metadata.row_group(group)

@@ -1,8 +1,8 @@
 """Reading documents out of corpus files, batch by batch.
 
 A batch is the records of one stretch of a file: about `batch_bytes` as decompressed (or one longer record),
-whatever the file's size, so memory does not depend on it. Nothing here stops at bad input: each bad record
-becomes a `Reject` with its reason and place, and reading continues with the next one.
+regardless of the file's size, so memory does not depend on it. Nothing here stops at bad input: each bad
+record becomes a `Reject` with its reason and place, and reading continues with the next one.
 """
 
 from __future__ import annotations

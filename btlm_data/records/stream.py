@@ -1,5 +1,5 @@
-"""The bytes of a file as its reader wants them: decompressed, in UTF-8, with what is damaged told apart from
-the end.
+"""The bytes of a file as its reader wants them: decompressed, in UTF-8, with what is damaged distinguished
+from the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ByteStream:
     """Decompressed bytes from `position` on. is_plain: they are the file's own bytes.
 
     `read` gives b"" at the end and at each damaged place; `damage` then says which. `pass_damage` continues
-    behind it. A damaged place counts as one byte of `position`, so that reading can resume before or behind
+    after it. A damaged place counts as one byte of `position`, so that reading can resume before or after
     it.
     """
 
@@ -88,7 +88,7 @@ class ByteStream:
         return piece
 
     def pass_damage(self) -> bool:
-        """Continue behind the damaged place; whether there was one."""
+        """Continue after the damaged place; whether there was one."""
         if self.damage is None:
             return False
         self.damage = None

@@ -19,7 +19,7 @@ from btlm_data.records.batch import UNNAMED_SOURCE, RawRecord, RecordBatch, Reje
 from btlm_data.records.fields import MISSING, is_encodable, joined, lookup, source_name, why_no_text
 
 _UNDECODABLE = object()
-_SLICE_ROWS = 256  # of values whose lengths cannot be told beforehand, or are short
+_SLICE_ROWS = 256  # of values whose lengths are unknown beforehand, or are short
 _SLICE_BYTES = 2**24
 _MAX_KNOWN_NAMES = 1000
 
@@ -43,7 +43,7 @@ class RowsWithoutColumns:
 
 @dataclass(frozen=True)
 class FieldPath:
-    """Where a field's value lies in a table: columns that may hold it, and the path to read of each."""
+    """Where a field's value is in a table: columns that may hold it, and the path to read of each."""
 
     name: str
     columns: tuple[str, ...]
@@ -162,7 +162,7 @@ class TableReader:
     def _read_rows(
         self, writer: _Writer, part: Any, values: Sequence[Any], names: Sequence[Any], begin: int, row: int
     ) -> int:
-        """Rows one by one, until they end or the batch is full; returns the row behind the last one."""
+        """Rows one by one, until they end or the batch is full; returns the row after the last one."""
         max_bytes, join = self._request.options.max_record_bytes, self._request.options.text_join
         for index, (value, name) in enumerate(zip(values, names, strict=True), begin):
             text, record = joined(value, join), self._record(part, index)
@@ -255,7 +255,7 @@ class _Writer:
 
 
 class TableRow:
-    """One row of an Arrow record batch, converted when its fields are asked for."""
+    """One row of an Arrow record batch, converted when its fields are requested."""
 
     __slots__ = ("_batch", "_row")
 
@@ -305,7 +305,7 @@ class _Values:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Bytes of each value, (n,) int64; 0 where they cannot be told."""
+        """Bytes of each value, (n,) int64; 0 where they are unknown."""
         if self._lengths is None:
             rows = self._batch.num_rows
             self._lengths = np.zeros(rows, np.int64) if self._leaf is None else byte_lengths(self._leaf)
@@ -316,7 +316,7 @@ class _Values:
         return int(self.lengths[row])
 
     def get(self, begin: int, end: int) -> list[Any]:
-        """Values of rows [begin, end): a string, None, _UNDECODABLE, or whatever else stands there."""
+        """Values of rows [begin, end): a string, None, _UNDECODABLE, or whatever else is there."""
         if not self._path.columns:
             return [MISSING] * (end - begin)
         if self._leaf is None:

@@ -1,4 +1,4 @@
-"""The application: addresses and the views behind them."""
+"""The application: addresses and their views."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Site:
 def create(paths: Sequence[Path], *, host: str, token: str | None) -> Guard:
     """The application that serves what is at `paths`.
 
-    host: where it listens; on a loopback address only requests that name one are answered. token: see Guard. Raises
-    DataError for a path that holds nothing to serve.
+    host: where it listens; on a loopback address only requests that name one are answered. token: see Guard.
+    Raises DataError for a path that holds nothing to serve.
     """
     views_of = _Views(Site(paths))
     routes = [
@@ -104,7 +104,7 @@ async def _static(request: Request) -> Response:
     return Response(resources.files(package).joinpath(name).read_bytes(), media_type=kind)
 
 
-Content = tuple[str, list[Element]]  # title, and what stands below it
+Content = tuple[str, list[Element]]  # title, and what is below it
 
 
 class _Views:

@@ -1,8 +1,9 @@
 """Who may ask, and what a browser may do with an answer.
 
-Documents are hostile and so may be other pages in the same browser. Therefore: only requests that name this server as
-their host are answered (a foreign name that leads to 127.0.0.1 is not); with a token, only those that carry it; changes
-only by forms of these very pages. Answers carry a Content-Security-Policy that allows this server's own files only.
+Documents are hostile and so may be other pages in the same browser. Therefore: only requests that name this
+server as their host are answered (a foreign name that leads to 127.0.0.1 is not); with a token, only those
+that carry it; changes only by forms of these very pages. Answers carry a Content-Security-Policy that allows
+this server's own files only.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Guard:
-    """The outermost layer of the application. hosts: what the Host header may say, without the port; None: anything.
+    """The outermost layer of the application. hosts: what the Host header may say, without the port; None:
+    anything.
 
-    token: what has to stand in the address, `?token=...`, once; then in a cookie. None where none is needed.
+    token: what has to be in the address, `?token=...`, once; then in a cookie. None where none is needed.
     """
 
     app: ASGIApp

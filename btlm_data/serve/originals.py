@@ -1,4 +1,4 @@
-"""The text of a document as it stands in its source, where the source is still on this machine."""
+"""The text of a document as it is in its source, where the source is still on this machine."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Originals:
 
 
 def _local(url: str) -> Path | None:
-    """The path of a file: URL or a plain path; None for what lies elsewhere."""
+    """The path of a file: URL or a plain path; None for what is elsewhere."""
     if "://" not in url:
         return Path(url)
     parts = urlsplit(url)

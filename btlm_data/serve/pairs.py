@@ -1,8 +1,8 @@
 """Pairs of duplicates: a document that was dropped and the one that was kept for it; and verdicts on them.
 
-Pairs are the rows of removals.parquet, the least alike first: those at the border of what counts as a duplicate. A person
-says of each whether it was right to drop it; of verdicts on pairs drawn at random, the share of right ones estimates the
-precision.
+Pairs are the rows of removals.parquet, the least alike first: those at the border of what counts as a
+duplicate. A person says of each whether it was right to drop it; of verdicts on pairs drawn at random, the
+share of right ones estimates the precision.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ Verdict = Literal["right", "wrong"]
 
 @dataclass(frozen=True)
 class PairDocument:
-    """A document of a pair, and its position in the source. document: its number there; None where it is not known."""
+    """A document of a pair, and its position in the source. document: its number there; None where it is not
+    known.
+    """
 
     document: int | None
     source: str

@@ -1,4 +1,6 @@
-"""How far a run is, from its work folder alone: the receipts of tasks that are done, and the lease of the process at work."""
+"""How far a run is, from its work folder alone: the receipts of tasks that are done, and the lease of the
+process at work.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ LEASE = "run.lease"
 
 @dataclass(frozen=True)
 class StepState:
-    """A step. done: tasks with a receipt. rate: tasks a second between the first and the last of them, None for one.
+    """A step. done: tasks with a receipt. rate: tasks a second between the first and the last of them, None
+    for one.
 
     seconds_ago: since the last one.
     """

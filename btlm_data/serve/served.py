@@ -64,14 +64,14 @@ class Served:
 
     @cached_property
     def report(self) -> Report:
-        """What `inspect` finds out; measured when first asked for."""
+        """What `inspect` finds out; measured when first requested."""
         report = summary.inspect(self.opened.path, num_samples=0)
         assert not isinstance(report, SetsReport)
         return report
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """None where it is not at hand; samples then show ids."""
+        """None where it is not available; samples then show ids."""
         return find_tokenizer(self.opened, None).tokenizer
 
     def rows(self, split: str) -> Rows:
@@ -87,7 +87,9 @@ class Served:
         return lookup.num_sequences(self.opened, self.rows(split))
 
     def table(self, split: str) -> DocumentTable | None:
-        """documents.parquet of a split; None where it cannot be read. Hold the lock of `document` while using it."""
+        """documents.parquet of a split; None where it cannot be read. Hold the lock of `document` while using
+        it.
+        """
         self.rows(split)
         if split not in self._tables:
             try:
@@ -121,7 +123,9 @@ class Served:
             return table.at(row)
 
     def document_text(self, split: str, row: int) -> str | None:
-        """The text of a document as the model sees it, from the shards; None where they do not hold the stream."""
+        """The text of a document as the model sees it, from the shards; None where they do not hold the
+        stream.
+        """
         document = self.document(split, row)
         manifest = self.opened.manifest
         if manifest is None or self.tokenizer is None or manifest.format == "vsl":
@@ -149,7 +153,8 @@ class Served:
     def documents(
         self, split: str, *, source: str = "", file: str = "", first: int = 0, count: int = 50
     ) -> tuple[list[dict[str, Any]], int | None]:
-        """Documents whose source is `source` and whose file's name holds `file`, from row `first` on; and the row to go on.
+        """Documents whose source is `source` and whose file's name holds `file`, from row `first` on; and the
+        row to continue from.
 
         "" means any. The second value is None at the end.
         """
@@ -179,9 +184,9 @@ class Served:
             return documents, None
 
     def search(self, text: str, splits: Sequence[str], workers: int) -> SearchResult:
-        """Samples in which `text` stands, letter by letter; a text across the border of two samples is not found.
+        """Samples in which `text` is, letter by letter; a text across the border of two samples is not found.
 
-        Raises DataError if the tokenizer is not at hand.
+        Raises DataError if the tokenizer is not available.
         """
         if self.tokenizer is None:
             raise DataError(

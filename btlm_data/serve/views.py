@@ -1,4 +1,6 @@
-"""The pages of `btlm-data serve`, as trees of elements: whole without a script, every view with an address of its own."""
+"""The pages of `btlm-data serve`, as trees of elements: whole without a script, every view with an address of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def page(
     view: str = "",
     wide: bool = True,
 ) -> str:
-    """A whole page. names: of the datasets, for the list at the top; current: which of them the page is about."""
+    """A whole page. names: of the datasets, for the list at the top; current: which of them the page is
+    about.
+    """
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -85,7 +89,7 @@ def link(text: str, href: str, key: str | None = None) -> Element:
     return tag("a", text, href=href, data_key=key, class_="button" if key else None)
 
 
-# Samples ----------------------------------------------------------------------------------------------------------
+# Samples ----------------------------------------------------------------------------------------------------
 
 
 def sample(k: int, served: Served, split: str, index: int, chance: int) -> list[Element]:
@@ -138,7 +142,7 @@ def _split_choice(served: Served, split: str) -> list[Element]:
     return [tag("label", "split ", tag("select", *options, name="split"))]
 
 
-# Documents --------------------------------------------------------------------------------------------------------
+# Documents --------------------------------------------------------------------------------------------------
 
 
 def documents(
@@ -197,7 +201,7 @@ def one_document(
     original: Original,
     sample: int | None,
 ) -> list[Element]:
-    """A document: where it is from, its text as the model sees it, and as it stands in the source."""
+    """A document: where it is from, its text as the model sees it, and as it is in the source."""
     facts = {
         "source": row["source"] or "(unnamed)",
         "file": row["file"],
@@ -267,7 +271,7 @@ def search(k: int, served: Served, text: str, hits: SearchResult | None, seconds
     return [*result, tag("ol", *items)]
 
 
-# Duplicates -------------------------------------------------------------------------------------------------------
+# Duplicates -------------------------------------------------------------------------------------------------
 
 
 def pair(
@@ -348,7 +352,7 @@ def _pressed(given: str | None, verdict: str) -> str:
     return "true" if given == verdict else "false"
 
 
-# Runs -------------------------------------------------------------------------------------------------------------
+# Runs -------------------------------------------------------------------------------------------------------
 
 
 def run(state: RunState) -> list[Element]:

@@ -1,5 +1,5 @@
 """What every source gives: a sorted list of files, each with an identity that does not depend on where it
-lies.
+is.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Query:
     """What to list.
 
     url: as the user wrote it, with its glob and its signature. globs: where a registered corpus decides, the
-    patterns below `url` of all the files that are wanted (a scheme may list only the folders they lie in).
+    patterns below `url` of all the files that are wanted (a scheme may list only the folders they are in).
     revision: hub only. skip: absolute local folders that are no part of the source: what the run itself
     writes. They are not counted as left out, since a resumed run finds more of them than a fresh one.
     version: of every file, where the files never change.
@@ -193,7 +193,7 @@ class Scheme(Protocol):
         """
 
     def local_path(self, file: SourceFile) -> str | None:
-        """Where the bytes already lie on this machine, so that they need not be fetched; None: nowhere.
+        """Where the bytes already are on this machine, so that they need not be fetched; None: nowhere.
 
         A copy that some other program keeps may be named too: it is checked before it is used.
         """

@@ -20,7 +20,7 @@ from btlm_data.sources.names import shown
 from btlm_data.storage.retry import TransientError
 
 logger = logging.getLogger(__name__)
-_RANGE = 8 * 2**20  # bytes asked for at once
+_RANGE = 8 * 2**20  # bytes requested at once
 _PACKAGES = {"s3": "'.[s3]'", "s3a": "'.[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 

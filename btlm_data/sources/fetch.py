@@ -26,7 +26,7 @@ from btlm_data.sources.schemes import SCHEMES, scheme_of
 from btlm_data.storage.retry import TransientError
 
 logger = logging.getLogger(__name__)
-SLOWEST = 1000.0  # bytes a second; a connection slower than this for a whole timeout is cut and made anew
+SLOWEST = 1000.0  # bytes a second; a connection slower than this for a whole timeout is cut and made again
 _PATIENCE = 0.5  # seconds that a reader waits for room before files downloaded ahead are removed to make it
 _PROGRESS = 2**16  # new bytes that make an attempt count as progress
 _ABANDONED = 7 * 86_400.0  # seconds; an unfinished run's downloads are removed after a week without use
@@ -87,7 +87,7 @@ class Fetcher:
         """The path of `file`'s bytes, good for the length of the block; downloaded first where that is
         needed.
 
-        Hold one file at a time: who waits for room while another file is in use may wait for ever. Raises
+        Hold one file at a time: who waits for room while another file is in use may wait forever. Raises
         SourceUnavailable if it cannot be downloaded, DataError if its bytes are wrong twice, InputError if it
         is no longer what was listed (before the block, and for a local file after it too), OutputError if it
         does not fit.

@@ -15,7 +15,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     """Match whole names, part by part: `*`, `?` and `[...]` within a folder; a part that is `**` crosses
     folders (also none).
 
-    Takes time linear in the name, whatever the pattern: patterns come from files that others may have
+    Takes time linear in the name, regardless of the pattern: patterns come from files that others may have
     written.
     """
     parts = [
@@ -62,7 +62,7 @@ def is_pattern(text: str) -> bool:
 
 
 def fixed_folder(pattern: str) -> str:
-    """The folder that every match of `pattern` lies in ("" for the root)."""
+    """The folder that every match of `pattern` is in ("" for the root)."""
     parts = pattern.split("/")[:-1]
     fixed = []
     for part in parts:
@@ -81,7 +81,7 @@ def split_pattern(path: str) -> tuple[str, str | None]:
 
 
 def enclosing_folders(globs: Sequence[str]) -> list[str]:
-    """The fewest folders that hold every match: of ten chunks, only the two that are asked for need to be
+    """The fewest folders that hold every match: of ten chunks, only the two that are requested need to be
     listed.
     """
     folders = sorted({fixed_folder(glob) for glob in globs})

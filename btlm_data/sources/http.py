@@ -45,7 +45,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def hub_session(timeout: float) -> httpx2.Client:
     """huggingface_hub's own session (so its proxies, certificates and offline mode hold), no request of which
-    waits for ever.
+    waits forever.
 
     timeout: seconds without a byte, for requests that set no limit themselves. Some of the library's own do
     not.
@@ -67,8 +67,8 @@ _thread = threading.local()
 
 
 def stop_asking_after(ended: threading.Event) -> None:
-    """Have every later request of this thread raise Abandoned once `ended` is set: huggingface_hub repeats its
-    requests by itself, and would do so long after a listing was given up.
+    """Have every later request of this thread raise Abandoned once `ended` is set: huggingface_hub repeats
+    its requests by itself, and would do so long after a listing was given up.
     """
     _thread.ended = ended
 

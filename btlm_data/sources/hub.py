@@ -302,7 +302,7 @@ class _Hub:
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
 
-        hub_session(self.access.timeout)  # no request of the library waits for ever
+        hub_session(self.access.timeout)  # no request of the library waits forever
         return HfApi(endpoint=endpoint(), library_name="btlm-data")
 
     def _folder(self, commit: str, folder: str, matchers: Sequence[Callable[[str], bool]]) -> list[Any]:
@@ -333,7 +333,7 @@ class _Hub:
 def _root_and_glob(path: str | None) -> tuple[str, str | None]:
     """The folder that names are relative to, and the pattern below it.
 
-    A path without a pattern may be a folder or a file (either can be called x.parquet): both are asked for.
+    A path without a pattern may be a folder or a file (either can be called x.parquet): both are requested.
     """
     if path is None:
         return "", None

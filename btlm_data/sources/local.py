@@ -94,12 +94,12 @@ def list_entries(query: Query) -> SchemeListing:
 
 
 def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[bytes]:
-    """Never called: a local file is read where it lies."""
+    """Never called: a local file is read where it is."""
     raise NotImplementedError
 
 
 def local_path(file: SourceFile) -> str | None:
-    """Where the file lies."""
+    """Where the file is."""
     return file.url
 
 
@@ -137,7 +137,7 @@ def stamp_of(status: os.stat_result) -> str:
 
 
 def check_outside(source: str, folders: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse a local source that lies inside a folder that the run writes to (or is that folder).
+    """Refuse a local source that is inside a folder that the run writes to (or is that folder).
 
     The other way round, an output folder inside the source, is fine: the listing leaves it out. Raises
     ConfigError.

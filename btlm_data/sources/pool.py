@@ -1,4 +1,5 @@
-"""A bounded folder of downloaded files, shared by the processes of one run. It has no locks, and no crash can spoil it.
+"""A bounded folder of downloaded files, shared by the processes of one run. It has no locks, and no crash can
+spoil it.
 
     KEY                  a whole, verified file
     KEY.used             empty: the file has been read; it may be removed first, and is not downloaded ahead again
@@ -7,12 +8,12 @@
     KEY.SIZE.part        the beginning of a file of SIZE bytes, which no process is downloading now
     KEY.SIZE.OWNER.part  the same, being downloaded by OWNER
 
-KEY is 32 hex digits, made from address, size and version, so no name from a listing ever becomes a path. OWNER is a process
-(storage/process.py) and a number in it; what a dead process owned is free for all. A file gets its next name by one
-`rename` or `link`, which only one process can do. Who downloads first takes a name, and with it the room, then looks
-whether another process did so too or there is too little room; if so it gives the name back and tries again later. So
-the sizes of whole files and the final sizes of parts never add up to more than the limit. In the worst case a file is
-downloaded twice.
+KEY is 32 hex digits, made from address, size and version, so no name from a listing ever becomes a path.
+OWNER is a process (storage/process.py) and a number in it; what a dead process owned is free for all. A file
+gets its next name by one `rename` or `link`, which only one process can do. Who downloads first takes a name,
+and with it the room, then looks whether another process did so too or there is too little room; if so it
+gives the name back and tries again later. So the sizes of whole files and the final sizes of parts never add
+up to more than the limit. In the worst case a file is downloaded twice.
 """
 
 from __future__ import annotations
@@ -287,8 +288,8 @@ class Pool:
         return sorted(entries, key=lambda entry: entry.path.name)
 
     def _make_room(self, may_remove: Callable[[str], bool]) -> bool:
-        """Remove files until no more than the limit is taken and promised; False, and nothing removed, if that
-        cannot be now.
+        """Remove files until no more than the limit is taken and promised; False, and nothing removed, if
+        that cannot be now.
         """
         entries = self._entries()
         lacking = _sum(entries) - self.limit
@@ -356,7 +357,7 @@ def remove_abandoned(folder: Path, older_than: float) -> None:
     """Remove the folders `run-*` of runs that were never finished and in which nothing has happened since
     `older_than`.
 
-    older_than: seconds since the epoch. One in which a file is in use stays, whatever its age.
+    older_than: seconds since the epoch. One in which a file is in use stays, regardless of its age.
     """
     with contextlib.suppress(OSError):  # what is not ours to remove stays
         for path in folder.glob("run-*"):

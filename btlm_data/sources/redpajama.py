@@ -1,4 +1,4 @@
-"""RedPajama-Data-1T's layout: the folder a file lies in is the corpus it comes from (the names are
+"""RedPajama-Data-1T's layout: the folder a file is in is the corpus it comes from (the names are
 SlimPajama's).
 
 arxiv/*.jsonl  book/book.jsonl  c4/*.jsonl  common_crawl/DUMP/*.jsonl.zst  github/*.jsonl
@@ -13,7 +13,7 @@ _BY_FOLDER = {pattern.split("/")[0]: name for pattern, name in REDPAJAMA_NAMES.i
 
 
 def layout_source(name: str) -> str | None:
-    """The source name of a file by its place below a RedPajama folder, or None if it lies in none of the
+    """The source name of a file by its place below a RedPajama folder, or None if it is in none of the
     seven.
 
     name: relative, '/'-separated. Only the first folder counts, so that a corpus of another layout is not
@@ -24,7 +24,7 @@ def layout_source(name: str) -> str | None:
 
 
 def is_layout(names: list[str]) -> bool:
-    """Whether files named so are a RedPajama folder: each lies in one of the seven, and at least two are
+    """Whether files named so are a RedPajama folder: each is in one of the seven, and at least two are
     there (or the one is unmistakable).
     """
     folders = {name.partition("/")[0] for name in names if "/" in name}

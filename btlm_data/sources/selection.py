@@ -15,7 +15,7 @@ _DESCRIPTION = "description of the data"
 _UNFINISHED_DOWNLOAD = "unfinished download"
 _ARCHIVE = re.compile(r"\.(?:zip|tar|tgz|tar\.[a-z0-9]+|7z|rar)$")
 _UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".incomplete", ".aria2", ".download")
-# What lies beside data and describes it, by the name without its ending.
+# What is beside data and describes it, by the name without its ending.
 _PAPERS = r"""
     readme licen[cs]es? copying copyright notices? authors contributors contributing acknowledge?ments?
     citation changelog changes code_of_conduct requirements robots checksums (?:md5|sha1|sha256|sha512)(?:sums?)?
@@ -56,7 +56,7 @@ def choose(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """(names of the corpus's files, (reason, name) of what is left out), of all names at a place.
 
-    glob: from the URL; what it does not match was not asked for, and is not counted. wanted: the patterns of
+    glob: from the URL; what it does not match was not requested, and is not counted. wanted: the patterns of
     a registered corpus, likewise.
     """
     left_out: list[tuple[str, str]] = []
@@ -103,7 +103,7 @@ def _why_not(name: str, names: AbstractSet[str], *, has_documents: bool) -> str 
 def _without_descriptions(
     data: list[str], left_out: list[tuple[str, str]]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take out what describes the data: by its name, or because it lies above the folders that hold all other
+    """Take out what describes the data: by its name, or because it is above the folders that hold all other
     data.
 
     The latter: in `stats.json, data/a.parquet, data/b.parquet` the bare .json is no document. A bare .txt,

@@ -1,4 +1,4 @@
-"""Which split a file belongs to. The only rule, wherever the files lie.
+"""Which split a file belongs to. The only rule, wherever the files are.
 
 A part of the name (a folder, or the file without its endings) that begins or ends with a word for a split
 decides; the outermost such part does. Words end where letters end, so `dev-00.jsonl`,
@@ -7,7 +7,7 @@ decides; the outermost such part does. Words end where letters end, so `dev-00.j
 
     train        train, training
     validation   validation, valid, val, dev, development, eval, evaluation, held-out, holdout
-    test         test, testing         (each also with `set` or `split` behind it)
+    test         test, testing         (each also with `set` or `split` after it)
 
 A `.txt` file whose name has spaces is a document with its title: there the file's name only decides if it
 consists of the word and numbers (`test 2.txt`, not `Test cricket.txt`).

@@ -33,7 +33,7 @@ def list_url_lists(
 ) -> SchemeListing:
     """The files that the lists name. split_of: a name's split, None for what is not wanted.
 
-    Lists of excluded sources are not even asked for, and only the files that `--files` leaves are looked up.
+    Lists of excluded sources are not even requested, and only the files that `--files` leaves are looked up.
     Raises SourceUnavailable naming the parts that are gone, so that none goes missing in silence.
     """
     pinned = hub.commit_of(corpus.at, revision, access)

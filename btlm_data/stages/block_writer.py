@@ -35,7 +35,9 @@ UNREADABLE = "(unreadable)"  # the source name under which records that could no
 
 @dataclass(frozen=True)
 class CleanSettings:
-    """What the pass over the text needs to know; picklable. products: product -> digest of the settings it depends on."""
+    """What the pass over the text needs to know; picklable. products: product -> digest of the settings it
+    depends on.
+    """
 
     settings: Settings
     filters: Filters
@@ -102,7 +104,9 @@ class BlockWriter:
         self.split = part.ranges[0].file.split
 
     def write(self, records: Records) -> dict[str, Any]:
-        """Clean, sketch, tokenize, write; returns the .docs meta. The .docs file is written last: it says the block is done."""
+        """Clean, sketch, tokenize, write; returns the .docs meta. The .docs file is written last: it says the
+        block is done.
+        """
         from btlm_data.kernels import minhash
 
         block = records.block
@@ -254,7 +258,9 @@ class BlockWriter:
         reasons: dict[int, str],
         keys: npt.NDArray[np.uint64],
     ) -> tuple[list[str], npt.NDArray[np.uint32]]:
-        """Fill the ledger's cells for acquire and clean, collect examples; returns source names and each document's code."""
+        """Fill the ledger's cells for acquire and clean, collect examples; returns source names and each
+        document's code.
+        """
         names = records.block.sources
         sources = sorted(set(names))
         index = {name: code for code, name in enumerate(sources)}

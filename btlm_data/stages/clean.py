@@ -1,12 +1,13 @@
-"""The one pass over the text: read, clean, sketch for deduplication, tokenize; a file is fetched and parsed once.
+"""The one pass over the text: read, clean, sketch for deduplication, tokenize; a file is fetched and parsed
+once.
 
 reads   source files, in parts: a file, a byte range of a plain file, a run of small files
 writes  per block of about 16 MB: .docs, .sketch, .tokens (blocks.py) and, where any, .rejects
 unit    a part; blocks inside it are kept as they are finished, so a part resumes inside a file
 balance records = rejected + dropped + documents; bytes likewise, with the change by normalisation apart
 
-Each product has a digest of its own (inputs and the settings it depends on). A part that is done again, for example
-because the tokenizer changed, makes only the products whose digest changed.
+Each product has a digest of its own (inputs and the settings it depends on). A part that is done again, for
+example because the tokenizer changed, makes only the products whose digest changed.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
             stages[name].merge(Counts.from_json(counts))
         blocks.append([stem, meta["num_documents"]])
 
-    # A part that is one large stretch continues behind the blocks an earlier attempt finished; small files are read again.
+    # A part that is one large stretch continues behind the blocks an earlier attempt finished; small files
+    # are read again.
     resume, is_final = (0, 0), False
     if len(ranges) == 1:
         while (
@@ -201,7 +203,9 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
 
 
 def skip(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
-    """Leave a part out, because each process that read it has died: its files, or its part of a file, become rejects."""
+    """Leave a part out, because each process that read it has died: its files, or its part of a file, become
+    rejects.
+    """
     ranges = ranges_of(task)
     identity = digest(list(task.inputs), "skipped")
     wanted = {product: digest(identity, setting) for product, setting in task.args["products"].items()}
@@ -230,8 +234,10 @@ def _ngrams(task: Task, files: TaskFiles) -> EvalNgrams | None:
 
 
 def _num_lines(file_range: FileRange, settings: CleanSettings) -> int:
-    """Lines that begin in a stretch of a plain file, so that the lines behind it keep their numbers; 0 for a whole file."""
-    if file_range.stop is None:  # nothing of the file is behind it
+    """Lines that begin in a stretch of a plain file, so that the lines after it keep their numbers; 0 for a
+    whole file.
+    """
+    if file_range.stop is None:  # nothing of the file is after it
         return 0
     count, position = int(file_range.start == 0), max(0, file_range.start - 1)
     with settings.fetcher.local_copy(file_range.file) as path, path.open("rb") as file:
@@ -275,9 +281,10 @@ def records(
     *,
     all_records: bool = False,
 ) -> Iterator[Records]:
-    """Blocks of about block_bytes; those of small files are put together. digests: filled for each range (input_digest.py).
+    """Blocks of about block_bytes; those of small files are put together. digests: filled for each range
+    (input_digest.py).
 
-    all_records: whole records are wanted beside the texts, whatever the settings.
+    all_records: whole records are wanted beside the texts, regardless of the settings.
 
     Raises InputError if a file is no longer what was listed.
     """

@@ -1,4 +1,5 @@
-"""The n-grams of evaluation sets as a file of the work folder, and the report of which documents share one with them.
+"""The n-grams of evaluation sets as a file of the work folder, and the report of which documents share one
+with them.
 
 holdout/ngrams/ngrams.cols   the arrays of cleaning/evaluation_ngrams.py; meta: {"files"}
 BLOCK.contamination          `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32: number of
@@ -99,9 +100,9 @@ def plan_report(table: Artifact, ngrams_file: Artifact, fates: Artifact, num_doc
 def report(task: Task, settings: None, files: TaskFiles) -> Counts:
     """List every document that has hits, in source order, as contamination.parquet.
 
-    Columns: document (ordinal, uint32), removed (bool: its fate is "contaminated"), hits (uint32), split, source, file,
-    offset (uint64), bytes (uint32) of the document; eval_file, eval_record (uint32, from 0) and ngram (its words) of the
-    first hit.
+    Columns: document (ordinal, uint32), removed (bool: its fate is "contaminated"), hits (uint32), split,
+    source, file, offset (uint64), bytes (uint32) of the document; eval_file, eval_record (uint32, from 0) and
+    ngram (its words) of the first hit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

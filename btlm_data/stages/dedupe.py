@@ -1,6 +1,6 @@
 """Find duplicates and near-duplicates over all sources and splits, and decide which documents stay.
 
-reads   every block's .sketch (exact hashes, band keys [, signatures]) and .docs; an index of earlier runs, where asked for
+reads   every block's .sketch (exact hashes, band keys [, signatures]) and .docs; an index of earlier runs, where requested
 writes  dedupe/cluster/fates.cols, clusters.cols, clusters.parquet (dedupe/clusters.py); the index
 unit    group of blocks (split) . range of keys (sort) . whole (exact, cluster)
 balance one survivor per component of train documents; none where the component holds a validation or test document
@@ -36,7 +36,9 @@ MAX_DOCUMENTS = 2**32 - 1
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """What the stage hands on. copies: clusters.cols. counts: its cells of the ledger. index_lineage: of the index it matched against."""
+    """What the stage hands on. copies: clusters.cols. counts: its cells of the ledger. index_lineage: of the
+    index it matched against.
+    """
 
     fates: Artifact
     clusters: Artifact
@@ -65,9 +67,11 @@ def run(
     plan_members: MembersPlanner,
     plan_kept_texts: KeptTextsPlanner,
 ) -> Deduplicated | None:
-    """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks. plan_members, plan_kept_texts: members.py.
+    """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks. plan_members,
+    plan_kept_texts: members.py.
 
-    Raises SafetyStop if a source would lose more than `max_removed` of its bytes, ConfigError for an index of another kind.
+    Raises SafetyStop if a source would lose more than `max_removed` of its bytes, ConfigError for an index of
+    another kind.
     """
     if dedupe.method == "none":
         return None

@@ -1,11 +1,11 @@
-"""documents.parquet: which document stands where in a split's stream, and where it came from.
+"""documents.parquet: which document is where in a split's stream, and where it came from.
 
-A row per document in stream order (a document repeated by a mix has several): `stream_offset` uint64 (its first token's
-position in the split's stream), `tokens` uint32 (without EOS), `copies` uint32 (documents of the source that it stands for, itself
-included: one more than deduplication dropped for it), `file` and `source` (dictionary-encoded strings), `line`
-uint64 (0-based), `offset` uint64 (bytes into the decompressed file; row for parquet), `bytes` and `chars` uint32 and `hash`
-(16 bytes: XXH3, 128 bits) of the cleaned text; and, where asked for, `id` and `fields.NAME`: strings out of the record, null
-where it has none.
+A row per document in stream order (a document repeated by a mix has several): `stream_offset` uint64 (its
+first token's position in the split's stream), `tokens` uint32 (without EOS), `copies` uint32 (documents of
+the source that it stands for, itself included: one more than deduplication dropped for it), `file` and
+`source` (dictionary-encoded strings), `line` uint64 (0-based), `offset` uint64 (bytes into the decompressed
+file; row for parquet), `bytes` and `chars` uint32 and `hash` (16 bytes: XXH3, 128 bits) of the cleaned text;
+and, where requested, `id` and `fields.NAME`: strings out of the record, null where it has none.
 
     documents  a bucket of a stream       -> its rows: shard/documents/STREAM-BUCKET.parquet
     tables     a split of a prepared set  -> OUT/SPLIT/documents.parquet, all buckets' rows
@@ -69,8 +69,8 @@ def estimate(workload: Workload) -> list[Estimate]:
 def plan_documents(
     indices: Mapping[str, StreamIndex], table: Artifact, kept: Sequence[str], copies: Artifact | None
 ) -> Step:
-    """A task per bucket of each stream. table: of the blocks. kept: columns of the records' own fields. copies: a columns
-    file with `copies` (N,) by ordinal; None where nothing was deduplicated.
+    """A task per bucket of each stream. table: of the blocks. kept: columns of the records' own fields.
+    copies: a columns file with `copies` (N,) by ordinal; None where nothing was deduplicated.
     """
     tasks = [
         Task(
@@ -134,8 +134,8 @@ def _copies(task: Task, files: TaskFiles, ordinals: npt.NDArray[np.uint64]) -> n
 class Rows:
     """Rows of a table of documents, gathered block by block.
 
-    count: of all rows. kept: columns of the records' own fields. dropped: of the documents that cleaning dropped, not of
-    those that passed it.
+    count: of all rows. kept: columns of the records' own fields. dropped: of the documents that cleaning
+    dropped, not of those that passed it.
     """
 
     def __init__(self, count: int, kept: Sequence[str], *, dropped: bool = False) -> None:
@@ -181,7 +181,7 @@ class Rows:
             self._texts[name].append(text_columns.to_arrow(fields, name).take(first + numbers))
 
     def columns(self) -> dict[str, Any]:
-        """The columns, as they stand in the table."""
+        """The columns, as they are in the table."""
         import pyarrow as pa
 
         out: dict[str, Any] = dict(self._numbers)

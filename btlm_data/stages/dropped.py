@@ -1,8 +1,10 @@
-"""dropped.parquet: the documents that were read and are in no split, in source order, each with the stage that dropped it and why.
+"""dropped.parquet: the documents that were read and are in no split, in source order, each with the stage
+that dropped it and why.
 
-Columns as in documents.parquet (stages/documents.py), without places in a stream: `file`, `line`, `offset`, `source`, `bytes`,
-`hash`, the kept fields; `split` (as the source has it), `stage`, `reason` (as the ledger names them; all dictionary-encoded).
-Records that could not be read stand in rejects.jsonl. Documents that another set of the same run has are not listed.
+Columns as in documents.parquet (stages/documents.py), without places in a stream: `file`, `line`, `offset`,
+`source`, `bytes`, `hash`, the kept fields; `split` (as the source has it), `stage`, `reason` (as the ledger
+names them; all dictionary-encoded). Records that could not be read are in rejects.jsonl. Documents that
+another set of the same run has are not listed.
 
 reads   a group of blocks' .docs (and .fields), the fates of all documents
 writes  shard/dropped/GROUP.parquet

@@ -3,8 +3,8 @@
     collect  a part       -> per block and split, the kept documents' cleaned records: emit/collect/STEM-SPLIT.jsonl.zst
     write    output file  -> DIR/SPLIT/chunkN/example_..._M.jsonl.zst, 10,000 documents each
 
-Two steps, because a part can only be read from its beginning while an output file takes documents from anywhere in it.
-The kept documents are found again by their place (file and offset), not by their text.
+Two steps, because a part can only be read from its beginning while an output file takes documents from
+anywhere in it. The kept documents are found again by their place (file and offset), not by their text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VERSION = 3
 
 
 def estimate(workload: Workload) -> list[Estimate]:
-    """What reading the source once more and writing the kept text takes; nothing where it is not asked for."""
+    """What reading the source once more and writing the kept text takes; nothing where it is not requested."""
     volume, rates = workload.volume, workload.rates
     if workload.run.emit_text is None:
         return []

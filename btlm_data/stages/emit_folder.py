@@ -1,8 +1,10 @@
-"""Whose text an `--emit-text` folder holds: no foreign file is overwritten, and nothing of an earlier run stays.
+"""Whose text an `--emit-text` folder holds: no foreign file is overwritten, and nothing of an earlier run
+stays.
 
     files.json  {"fingerprint": of the dataset, "complete": bool, "files": [{"name", "documents", "bytes", "sha256"}, ...]}
 
-While text is being written `complete` is false and the files have names only: those of this run and of the one before.
+While text is being written `complete` is false and the files have names only: those of this run and of the
+one before.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def read(folder: Store) -> Record:
 
 
 def check(folder: Store, fingerprint: str, *, overwrite: bool) -> None:
-    """Before any work. Raises OutputError if text there is not ours to replace; overwrite: another dataset's is."""
+    """Before any work. Raises OutputError if text there is not ours to replace; overwrite: another dataset's
+    is.
+    """
     record = read(folder)
     if foreign := sorted(_present(folder).keys() - record.names):
         raise OutputError(
@@ -63,7 +67,7 @@ def check(folder: Store, fingerprint: str, *, overwrite: bool) -> None:
 
 
 def is_complete(folder: Store, fingerprint: str) -> bool:
-    """Whether all text of the dataset stands there, by names and sizes."""
+    """Whether all text of the dataset is there, by names and sizes."""
     record = read(folder)
     if not record.complete or record.fingerprint != fingerprint:
         return False
@@ -76,7 +80,7 @@ def begin(folder: Store, fingerprint: str, names: Sequence[str]) -> None:
     before = read(folder)
     files = [{"name": name} for name in sorted({*names, *before.names})]
     _write(folder, fingerprint, files, complete=False)
-    # Only names as ours are, whatever stands in the record.
+    # Only names as ours are, whatever is in the record.
     folder.delete(sorted((before.names - set(names)) & _present(folder).keys()))
     folder.sweep()
 

@@ -4,9 +4,10 @@
     validation/ and test/ chunk1 ... chunk5/example_holdout_N.jsonl.zst
 
 Each file holds 10,000 documents (the last of a split: the rest) in source order, one JSON object a line,
-{"text": str, "meta": {"redpajama_set_name": str}} with every other field of the record as it was, as one zstd frame. Files are numbered from 0 through a split, and a split's
-files are divided evenly over its chunks. A file depends on its own documents only, so files can be written in any order by any number of workers
-with the same bytes (for one version of zstd; it is recorded in the manifest of the run).
+{"text": str, "meta": {"redpajama_set_name": str}} with every other field of the record as it was, as one zstd
+frame. Files are numbered from 0 through a split, and a split's files are divided evenly over its chunks. A
+file depends on its own documents only, so files can be written in any order by any number of workers with the
+same bytes (for one version of zstd; it is recorded in the manifest of the run).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ LEVEL = 3  # zstd's default; SlimPajama's files come at about this size
 def encode(text: str, source: str, fields: Mapping[str, Any], text_field: str) -> bytes:
     """The line of one document, without its newline. fields: of its record; text_field: where the text was.
 
-    The record keeps its fields, but for the text, which is the cleaned one and is called "text". Its "meta" gains the source
-    name; a "meta" or "text" that is something else is kept inside it.
+    The record keeps its fields, but for the text, which is the cleaned one and is called "text". Its "meta"
+    gains the source name; a "meta" or "text" that is something else is kept inside it.
     """
     rest = without(fields, text_field if lookup(fields, text_field) is not MISSING else "text")
     meta = rest.pop("meta", {})
@@ -44,7 +45,9 @@ def encode(text: str, source: str, fields: Mapping[str, Any], text_field: str) -
 
 @dataclass(frozen=True)
 class Stretch:
-    """A run of kept documents of one block: its kept documents number `start` to `stop` (excluded), counted within the block."""
+    """A run of kept documents of one block: its kept documents number `start` to `stop` (excluded), counted
+    within the block.
+    """
 
     block: int
     start: int
@@ -77,7 +80,8 @@ class Written:
 def plan(split: str, kept_per_block: Sequence[int], per_file: int = DOCUMENTS_PER_FILE) -> list[OutputFile]:
     """Which kept documents go into which file of a split.
 
-    kept_per_block: kept documents of each block of the split, blocks in source order. Each output file can then be written by a task of its own.
+    kept_per_block: kept documents of each block of the split, blocks in source order. Each output file can
+    then be written by a task of its own.
     """
     files: list[list[Stretch]] = []
     room = 0
@@ -106,8 +110,9 @@ def _name(split: str, number: int, num_files: int) -> str:
 def write_file(stored: BinaryIO, file: OutputFile, lines: Iterable[bytes]) -> Written:
     """Write one output file into `stored`, an empty file open for reading and writing.
 
-    lines: of exactly the documents that `file` was planned for, in order, as `encode` makes them; they are taken one by
-    one, so that memory holds one at a time. Raises OutputError if their number is not the planned one.
+    lines: of exactly the documents that `file` was planned for, in order, as `encode` makes them; they are
+    taken one by one, so that memory holds one at a time. Raises OutputError if their number is not the
+    planned one.
     """
     number = 0
     with zstandard.ZstdCompressor(level=LEVEL).stream_writer(stored, closefd=False) as stream:

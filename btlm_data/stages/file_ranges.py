@@ -1,7 +1,7 @@
 """Which stretches of which source files a task of `clean` reads.
 
-A task reads one large file, one byte range of a large plain file, or a run of small files. What the tasks are depends on
-names, sizes and --limit only, so that they are the same on every machine.
+A task reads one large file, one byte range of a large plain file, or a run of small files. What the tasks are
+depends on names, sizes and --limit only, so that they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ GROUP_FILES = 256
 
 
 def estimate(workload: Workload) -> list[Estimate]:
-    """What the stage `acquire` takes besides the tables of evaluation sets: the start of the run, and listing the files."""
+    """What the stage `acquire` takes besides the tables of evaluation sets: the start of the run, and listing
+    the files.
+    """
     rates, volume = workload.rates, workload.volume
     return [
         Estimate(
@@ -34,7 +36,9 @@ def estimate(workload: Workload) -> list[Estimate]:
 
 @dataclass(frozen=True)
 class FileRange:
-    """A stretch of a file; start and stop as in records.reader.read_batches. max_line: lines from here on are not read."""
+    """A stretch of a file; start and stop as in records.reader.read_batches. max_line: lines from here on are
+    not read.
+    """
 
     file: SourceFile
     start: int = 0
@@ -60,8 +64,8 @@ def group(
 ) -> list[list[FileRange]]:
     """The ranges that each task reads, in source order.
 
-    limit: read only the first so many records of each split. count: (file, most) -> (records, the line after the last
-    one counted, or -1 for the whole file); asked only where there is a limit.
+    limit: read only the first so many records of each split. count: (file, most) -> (records, the line after
+    the last one counted, or -1 for the whole file); asked only where there is a limit.
     """
     groups: list[list[FileRange]] = []
     small: list[FileRange] = []

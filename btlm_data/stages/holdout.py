@@ -1,12 +1,14 @@
-"""Decide each document's split and final fate: the source's own validation and test, or drawn ones; decontamination.
+"""Decide each document's split and final fate: the source's own validation and test, or drawn ones;
+decontamination.
 
 reads   dedupe/cluster/fates.cols (where there was deduplication), every block's .docs, .contamination hits
 writes  holdout/fates/fates.cols: `fate` (N,) uint8 (fates.py) and `split` (N,) uint8 (index into SPLITS) by ordinal
 unit    the whole: a few bytes a document, block by block
 balance in = dropped + moved + out, per split and source (counted by stages/shuffle.py)
 
-A draw hashes the document's *text* with the seed, so that equal texts always land on the same side. Without deduplication
-of train against holdout, equality is decided by the SHA-256 of the cleaned text, as SlimPajama's scripts do.
+A draw hashes the document's *text* with the seed, so that equal texts always land on the same side. Without
+deduplication of train against holdout, equality is decided by the SHA-256 of the cleaned text, as
+SlimPajama's scripts do.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class HoldoutWork:
 
 
 def estimate(workload: Workload) -> list[Estimate]:
-    """What deciding splits and fates takes, and the report of documents that share words with an evaluation set."""
+    """What deciding splits and fates takes, and the report of documents that share words with an evaluation
+    set.
+    """
     documents, settings, rates = workload.volume.documents, workload.settings, workload.rates
     draws = settings.holdout.fraction > 0 or settings.holdout.test_fraction > 0
     compares = clean.needs_sha256(settings)

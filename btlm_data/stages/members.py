@@ -1,8 +1,9 @@
-"""Documents in components of two or more, with their texts: from the stored tokens, else by reading the source again.
+"""Documents in components of two or more, with their texts: from the stored tokens, else by reading the
+source again.
 
-A text made from tokens is used only if its normalised form has the hash that `clean` took of the text itself (XXH3-128,
-in the sketch): so no tokenizer can change what is compared. Where a tokenizer's tokens do not give the text back, the
-part of the source is read once more.
+A text made from tokens is used only if its normalised form has the hash that `clean` took of the text itself
+(XXH3-128, in the sketch): so no tokenizer can change what is compared. Where a tokenizer's tokens do not give
+the text back, the part of the source is read once more.
 
 reads   components.cols, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
 writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py)
@@ -185,7 +186,9 @@ def _texts(
 def _from_tokens(
     files: TaskFiles, block: Block, settings: CleanSettings, rows: Int64Array, exact: npt.NDArray[np.uint64]
 ) -> tuple[Texts, npt.NDArray[np.bool_]]:
-    """Normalised texts of some rows, and which of them are proved right by their hashes; the others are empty."""
+    """Normalised texts of some rows, and which of them are proved right by their hashes; the others are
+    empty.
+    """
     wrong = Texts.none(len(rows)), np.zeros(len(rows), np.bool_)
     table = settings.tokenizer.load().token_bytes
     if table is None or not len(rows):
@@ -214,7 +217,7 @@ def _merged(texts: Texts, is_right: npt.NDArray[np.bool_], read: Texts) -> Texts
 
 
 class _SourceAgain:
-    """Reads a part of the source once more, block by block, as far as it is asked for."""
+    """Reads a part of the source once more, block by block, as far as it is requested."""
 
     def __init__(
         self, blocks: Sequence[Block], task: Task, settings: CleanSettings, files: TaskFiles
@@ -225,7 +228,9 @@ class _SourceAgain:
         self._records: Iterator[Any] | None = None
 
     def texts(self, number: int, rows: Int64Array, exact: npt.NDArray[np.uint64]) -> Texts:
-        """Normalised texts of rows of block `number`; blocks must be asked for in order. Raises DataError for a changed source."""
+        """Normalised texts of rows of block `number`; blocks must be requested in order. Raises DataError for
+        a changed source.
+        """
         if self._records is None:
             self._records = clean.records(self._ranges, self._settings, (0, 0))
         while True:

@@ -249,7 +249,8 @@ def merged(
     settings: FormatSettings,
     source: StreamSource,
 ) -> dict[str, PackedSet]:
-    """Packed files by folder, merged by ranges of shards until each shard finds its rows in long pieces of few files.
+    """Packed files by folder, merged by ranges of shards until each shard finds its rows in long pieces of
+    few files.
 
     As runs.py does with tokens: each pass makes the pieces longer by the same factor.
     """

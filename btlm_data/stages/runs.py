@@ -1,20 +1,22 @@
-"""Runs: tokens of many blocks laid down in the stream's order, so that a stretch of the stream lies together in few files.
+"""Runs: tokens of many blocks laid down in the stream's order, so that a stretch of the stream is together in
+few files.
 
-A block holds documents from all over the stream. While all blocks together fit the page cache, a stretch takes its
-documents out of them one by one. Beyond that the tokens are moved first, as an external radix sort moves them:
+A block holds documents from all over the stream. While all blocks together fit the page cache, a stretch
+takes its documents out of them one by one. Beyond that the tokens are moved first, as an external radix sort
+moves them:
 
     shuffle.scatter    blocks, as many as memory holds           -> a run of each stream, over the whole of its keys
     shuffle.merge-2    one range of keys, out of as many runs    -> a run over that range
     shuffle.merge-3    a range of that range, ...
 
-Each reads pieces of several megabytes, and each makes the pieces that the next reader finds FANOUT times as long; so the
-number of times that a token is moved grows with the logarithm of the corpus. What is moved how often follows from the
-amount and the memory; the order, and so every byte of the dataset, does not.
+Each reads pieces of several megabytes, and each makes the pieces that the next reader finds FANOUT times as
+long; so the number of times that a token is moved grows with the logarithm of the corpus. What is moved how
+often follows from the amount and the memory; the order, and so every byte of the dataset, does not.
 
     shuffle/scatter/GROUP.cols, shuffle/merge-N/STREAM-RANGE-BATCH.cols
         per stream s `s/records` (n, 32) uint8: RECORD each, in the order of their keys; meta: `edges`, per stream the rows
         at which each bucket from `first` on begins, and the end
-    .../NAME-STREAM.tokens   `tokens` (T,): documents in that order, one more token behind each
+    .../NAME-STREAM.tokens   `tokens` (T,): documents in that order, one more token after each
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ class Run(NamedTuple):
 def write(
     files: TaskFiles, name: str, streams: Mapping[str, tuple[Records, npt.NDArray[Any]]], first: int
 ) -> None:
-    """Write the records of some streams. streams: name -> records in order, rows at which each bucket begins, and the end."""
+    """Write the records of some streams. streams: name -> records in order, rows at which each bucket begins,
+    and the end.
+    """
     arrays = {
         f"{stream}/records": records.view(np.uint8).reshape(-1, RECORD.itemsize)
         for stream, (records, _) in streams.items()
@@ -90,7 +94,9 @@ def write(
 
 
 def read(opened: Columns, stream: str, first: int, last: int) -> Records:
-    """Records of a stream in the buckets [first, last), (n,) of RECORD. Raises DataError for buckets that the file has not."""
+    """Records of a stream in the buckets [first, last), (n,) of RECORD. Raises DataError for buckets that the
+    file has not.
+    """
     edges, base = opened.meta["edges"][stream], int(opened.meta["first"])
     if not base <= first <= last < base + len(edges):
         raise DataError(
@@ -113,9 +119,10 @@ def in_order(parts: Sequence[Records]) -> tuple[Records, npt.NDArray[np.int64]]:
 def lay_down(
     sources: Sequence[npt.NDArray[Any]], records: Records, origin: npt.NDArray[np.int64], dtype: str
 ) -> npt.NDArray[Any]:
-    """Tokens of the records in their order, each followed by one more token; the records then say where theirs begin.
+    """Tokens of the records in their order, each followed by one more token; the records then say where
+    theirs begin.
 
-    sources: tokens by origin. Raises DataError if a record lies outside its source.
+    sources: tokens by origin. Raises DataError if a record is outside its source.
     """
     from btlm_data.kernels.packing import place_documents
 
@@ -142,7 +149,9 @@ def move(
     records: Records,
     origin: npt.NDArray[np.int64],
 ) -> None:
-    """Move the tokens of the records into one file, in their order; the records then speak of it, as run `number`."""
+    """Move the tokens of the records into one file, in their order; the records then speak of it, as run
+    `number`.
+    """
     dtype = sources[0].dtype.name if sources else "uint16"
     laid = lay_down(sources, records, origin, dtype)
     records["block"] = number

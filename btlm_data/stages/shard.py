@@ -1,4 +1,4 @@
-"""Write the shards: the only step whose outputs lie in the dataset folder.
+"""Write the shards: the only step whose outputs are in the dataset folder.
 
 reads   packed files (stages/pack.py), or a stretch of a stream where nothing was packed
 writes  OUT/SPLIT/data-NNNNN.h5 (formats/shard_formats), each under its name only when whole
@@ -27,7 +27,7 @@ _ALL = 2**48  # shards: more than there are
 
 
 def estimate(workload: Workload) -> list[Estimate]:
-    """What writing the shards and the tables of documents takes; packed files are removed behind it."""
+    """What writing the shards and the tables of documents takes; packed files are removed after it."""
     rates, stream, shard_format = workload.rates, workload.stream, get_format(workload.settings.format)
     packing = pack.estimate(workload)
     tasks = tokens = largest = documents_held = 0

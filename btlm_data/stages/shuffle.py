@@ -1,4 +1,4 @@
-"""Where each document stands in its token stream, `doc_1 EOS doc_2 EOS ...`: a seeded order, and prefix sums.
+"""Where each document is in its token stream, `doc_1 EOS doc_2 EOS ...`: a seeded order, and prefix sums.
 
 Two steps make the index of every stream. Tokens are moved only where they exceed the page cache (runs.py):
 
@@ -6,11 +6,13 @@ Two steps make the index of every stream. Tokens are moved only where they excee
     [merge   ranges of the keys, out of several groups, where tokens are moved more than once]
     sort     some buckets        -> their records from every group, merged: the index of a stretch of the stream each
 
-The order key is a seeded hash of the document's identity (`shuffle: samples|documents`), or its ordinal (`none`). Buckets are
-ranges of keys, so how many there are does not change the order; ties (never seen) fall to the ordinal. Prefix sums over the
-buckets' totals then give every document its place, and stages/stream.py can fill any stretch of the stream on any machine.
+The order key is a seeded hash of the document's identity (`shuffle: samples|documents`), or its ordinal
+(`none`). Buckets are ranges of keys, so how many there are does not change the order; ties (never seen) fall
+to the ordinal. Prefix sums over the buckets' totals then give every document its place, and stages/stream.py
+can fill any stretch of the stream on any machine.
 
-With shares each document belongs to one set by a seeded hash. A mix repeats documents: copy c of a document has its own key.
+With shares each document belongs to one set by a seeded hash. A mix repeats documents: copy c of a document
+has its own key.
 
     shuffle/scatter/GROUP.cols      the records of each stream (runs.py)
     shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the bucket's
@@ -122,7 +124,9 @@ def run(
     num_bytes: int,
     memory: int,
 ) -> dict[str, StreamIndex]:
-    """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning. memory: of a worker."""
+    """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning.
+    memory: of a worker.
+    """
     num_buckets = bucket_count(num_bytes)
     moves = Moves.plan(sum(block.tokens.size for block in blocks), memory)
     scattering = plan_scatter(blocks, fates, num_buckets, settings, moves)
@@ -174,7 +178,9 @@ def _runs_of(
 
 
 def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> list[list[int]]:
-    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents, and of so many bytes of tokens."""
+    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents, and of so many
+    bytes of tokens.
+    """
     groups: list[list[int]] = []
     num_held = bytes_held = 0
     for number, block in enumerate(blocks):
@@ -348,8 +354,8 @@ def _choose(
 
 
 class StreamPlaces(NamedTuple):
-    """The kept documents of a block in a stream's split, (n,) each: their numbers, whether the set has them, how often
-    the mix repeats them.
+    """The kept documents of a block in a stream's split, (n,) each: their numbers, whether the set has them,
+    how often the mix repeats them.
     """
 
     candidates: npt.NDArray[np.int64]
@@ -364,7 +370,7 @@ def places_of(
     stream: Stream,
     settings: StreamSettings,
 ) -> StreamPlaces:
-    """Which documents of a block stand in `stream`, and how often."""
+    """Which documents of a block are in `stream`, and how often."""
     s = settings.settings
     keys = docs["key"]
     candidates = np.flatnonzero((fate == Fate.KEPT) & (split == SPLITS.index(stream.split)))

@@ -1,5 +1,5 @@
-"""The records of each bucket of a stream put together: the index of that stretch. Before it, where tokens are moved more than
-once (runs.py), ranges of keys out of many runs become runs of their own.
+"""The records of each bucket of a stream put together: the index of that stretch. Before it, where tokens are
+moved more than once (runs.py), ranges of keys out of many runs become runs of their own.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def plan_sort(
     num_buckets: int,
     moves: Moves,
 ) -> Step:
-    """A task per stream and bucket; where tokens are moved, per several buckets, so that it reads long pieces."""
+    """A task per stream and bucket; where tokens are moved, per several buckets, so that it reads long
+    pieces.
+    """
     tasks = []
     for stream, all_runs in by_stream.items():
         for number, ((first, last), having) in enumerate(_by_range(all_runs)):
@@ -144,7 +146,7 @@ def sort(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
 def _write_bucket(files: TaskFiles, name: str, records: Records) -> dict[str, Any]:
     """Write the index of one bucket; returns what the driver is to know of it.
 
-    content: of what it says of the stream, wherever the tokens lie.
+    content: of what it says of the stream, wherever the tokens are.
     """
     length = np.ascontiguousarray(records["length"])
     ordinal = np.ascontiguousarray(records["ordinal"])

@@ -1,7 +1,8 @@
 """A token stream as an index, and any stretch or sample of it as tokens, from whichever blocks hold them.
 
-A stream is (set, split): without shares every set has the same documents, so there is one stream a split (set 0); with
-shares each document belongs to one set. Its tokens are `doc_1 EOS doc_2 EOS ...`; stages/shuffle.py makes the index.
+A stream is (set, split): without shares every set has the same documents, so there is one stream a split (set
+0); with shares each document belongs to one set. Its tokens are `doc_1 EOS doc_2 EOS ...`; stages/shuffle.py
+makes the index.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class StreamSettings:
 class Bucket(NamedTuple):
     """The index of one stretch of a stream. start: its first token's position in the stream.
 
-    content: checksum of what it says of the stream, wherever the tokens lie.
+    content: checksum of what it says of the stream, wherever the tokens are.
     """
 
     file: Artifact
@@ -82,7 +83,9 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamIndex:
-    """The whole index of one stream, as the driver knows it: its buckets in order. tokens: the list of files of tokens."""
+    """The whole index of one stream, as the driver knows it: its buckets in order. tokens: the list of files
+    of tokens.
+    """
 
     stream: Stream
     buckets: tuple[Bucket, ...]
@@ -105,8 +108,8 @@ class StreamIndex:
 
 @dataclass(frozen=True)
 class StreamReader:
-    """Tokens of a stream, for one task. buckets: those that the task names. listed: the list of files of tokens. dtype: of
-    the tokens.
+    """Tokens of a stream, for one task. buckets: those that the task names. listed: the list of files of
+    tokens. dtype: of the tokens.
     """
 
     files: TaskFiles
@@ -135,9 +138,10 @@ class StreamReader:
         return out
 
     def _tokens(self, number: int, begin: Int64Array, length: Int64Array) -> tuple[npt.NDArray[Any], int]:
-        """Tokens of a file with these documents in them, and the number of the first of these tokens in the file.
+        """Tokens of a file with these documents in them, and the number of the first of these tokens in the
+        file.
 
-        Where the documents lie side by side, as they do after a move, only that part is read.
+        Where the documents are side by side, as they do after a move, only that part is read.
         """
         opened = self._opened(number)
         low, high = int(begin.min()), int((begin + length).max())
@@ -146,10 +150,10 @@ class StreamReader:
         return opened.scattered("tokens", begin, length), 0
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
-        """Samples anywhere in a stream of `total` tokens, (m, L+1); 0 behind the end.
+        """Samples anywhere in a stream of `total` tokens, (m, L+1); 0 after the end.
 
-        Row r is stream[samples[r]*L : samples[r]*L + L + 1]. Touches every block, each once, at as many places as there
-        are samples: for streams that lie in memory (the page cache).
+        Row r is stream[samples[r]*L : samples[r]*L + L + 1]. Touches every block, each once, at as many
+        places as there are samples: for streams that are in memory (the page cache).
         """
         from btlm_data.kernels.packing import place_documents
 
@@ -211,7 +215,7 @@ class StreamReader:
 
 
 def _check_extents(opened: Columns, begin: Int64Array, size: Int64Array, number: int) -> None:
-    """Raise DataError if a document of the index lies outside its block's tokens."""
+    """Raise DataError if a document of the index is outside its block's tokens."""
     (num_tokens,) = opened.shape("tokens")
     if len(begin) and (int(begin.min()) < 0 or int((begin + size).max()) > num_tokens):
         raise DataError(
@@ -228,7 +232,9 @@ def _by_block(block: npt.NDArray[Any], order: npt.NDArray[Any]) -> Iterator[tupl
 
 
 def documents_between(index: Columns, bucket_start: int, start: int, stop: int) -> tuple[int, int]:
-    """Rows [first, last) of a bucket's index whose documents (EOS included) have tokens in [start, stop) of the stream."""
+    """Rows [first, last) of a bucket's index whose documents (EOS included) have tokens in [start, stop) of
+    the stream.
+    """
     offset = index["offset"]
     first = int(np.searchsorted(offset, max(0, start - bucket_start), side="right")) - 1
     last = int(np.searchsorted(offset, max(0, stop - bucket_start), side="left"))

@@ -3,7 +3,8 @@
 Tokenizing before deduplication costs tokens that are thrown away (as many as there are duplicates), and saves
 decompressing, parsing and normalising everything twice (and, for a remote source, fetching it twice).
 
-balance documents in = out; tokens = lengths + one EOS each (counted by stages/shuffle.py, which knows who stays)
+balance documents in = out; tokens = lengths + one EOS each (counted by stages/shuffle.py, which knows who
+stays)
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def encode(
 ) -> dict[str, npt.NDArray[Any]]:
     """Columns of .tokens: `starts` (n,) uint64, `lengths` (n,) uint32, `tokens` (T,) uint16 or uint32.
 
-    keys: (n,) uint64, the documents' identities. Tokens stand in the shuffle's order, so that a bucket of the shuffle
-    lies together; `starts` says where, whatever the seed. file_name: for the message of a failed check. Raises DataError
-    if a verified tokenization differs.
+    keys: (n,) uint64, the documents' identities. Tokens are in the shuffle's order, so that a bucket of the
+    shuffle is together; `starts` says where, regardless of the seed. file_name: for the message of a failed
+    check. Raises DataError if a verified tokenization differs.
     """
     tokenizer = spec.load()
     order = np.arange(len(texts))

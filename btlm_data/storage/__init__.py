@@ -5,8 +5,8 @@
     lease.py   a lock with heartbeat and takeover, on either       process.py  which processes are alive
     retry.py   the one policy for faults that may pass       digest.py  the checksums of the project
 
-Everything that a run writes or reads back goes through a store: work files, receipts, shards, tables, dataset.json.
-Source files do not; sources/ fetches them.
+Everything that a run writes or reads back goes through a store: work files, receipts, shards, tables,
+dataset.json. Source files do not; sources/ fetches them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Creating", "Entry", "Store", "check_name", "is_remote", "open_store"
 def open_store(location: str | Path) -> Store:
     """The store at a folder or URL. Nothing is created, read or asked before the first call that needs it.
 
-    location: a path (relative to the current folder), `file://PATH`, or a URL that fsspec opens. Raises ConfigError for
-    a scheme that nothing installed can open.
+    location: a path (relative to the current folder), `file://PATH`, or a URL that fsspec opens. Raises
+    ConfigError for a scheme that nothing installed can open.
     """
     text = str(location)
     if is_remote(text):

@@ -21,7 +21,9 @@ class Entry(NamedTuple):
 
 
 class Creating(Protocol):
-    """A file being written: seekable, readable and writable; it has its name only once the block has ended well."""
+    """A file being written: seekable, readable and writable; it has its name only once the block has ended
+    well.
+    """
 
     @property
     def file(self) -> BinaryIO:
@@ -33,7 +35,9 @@ class Creating(Protocol):
 
 
 class Store(Protocol):
-    """A tree of files named by relative '/'-separated names. Reads raise DataError, writes OutputError, in words."""
+    """A tree of files named by relative '/'-separated names. Reads raise DataError, writes OutputError, in
+    words.
+    """
 
     @property
     def url(self) -> str:
@@ -51,7 +55,9 @@ class Store(Protocol):
         """Bytes of a file; None if it is not there."""
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
-        """What changes whenever the file is written (inode, times, size); None where the store cannot tell cheaply."""
+        """What changes whenever the file is written (inode, times, size); None where the store cannot tell
+        cheaply.
+        """
 
     def list(self, prefix: str = "") -> list[Entry]:
         """All files whose names begin with the folder `prefix` ("" for all), sorted by name.
@@ -60,16 +66,21 @@ class Store(Protocol):
         """
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes [start, stop) of a file (to its end by default). Raises DataError if it is missing or shorter."""
+        """Bytes [start, stop) of a file (to its end by default). Raises DataError if it is missing or
+        shorter.
+        """
 
     def map(self, name: str) -> memoryview:
-        """The whole file: memory-mapped where it is local, read where it is not. Raises DataError if it is missing."""
+        """The whole file: memory-mapped where it is local, read where it is not. Raises DataError if it is
+        missing.
+        """
 
     def open(self, name: str) -> BinaryIO:
         """The file for reading with seek, by ranges. Raises DataError if it is missing."""
 
     def create(self, name: str, *, durable: bool = True) -> AbstractContextManager[Creating]:
-        """Write a file under a temporary name; it gets `name`, whole, only if the block ends without an exception.
+        """Write a file under a temporary name; it gets `name`, whole, only if the block ends without an
+        exception.
 
         durable: it also survives a power cut. Raises OutputError for a full disk or a missing permission.
         """
@@ -81,13 +92,19 @@ class Store(Protocol):
         """Remove files; those that are not there are passed over. A link is removed, never its target."""
 
     def sweep(self) -> int:
-        """Remove the temporary files that killed processes left; returns how many. Only for the holder of the lease."""
+        """Remove the temporary files that killed processes left; returns how many. Only for the holder of the
+        lease.
+        """
 
     def create_new(self, name: str, data: bytes) -> str | None:
-        """Write `name` only if it is not there, decided by the store itself; returns its version, None if it was there."""
+        """Write `name` only if it is not there, decided by the store itself; returns its version, None if it
+        was there.
+        """
 
     def replace_version(self, name: str, data: bytes, version: str) -> str | None:
-        """Write `name` only if it still has `version`; returns the new version, or None if another process was first."""
+        """Write `name` only if it still has `version`; returns the new version, or None if another process
+        was first.
+        """
 
     def read_version(self, name: str) -> tuple[bytes, str] | None:
         """A small file and its version, or None if it is not there."""
@@ -99,7 +116,8 @@ def is_remote(location: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """The name, if it is one that a store takes: relative, '/'-separated, no empty, "." or ".." part, no control character.
+    """The name, if it is one that a store takes: relative, '/'-separated, no empty, "." or ".." part, no
+    control character.
 
     Raises DataError otherwise: names come from dataset.json and receipts, which others may have written.
     """

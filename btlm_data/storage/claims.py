@@ -3,8 +3,9 @@
     engine/claims/STEP/TASK   {"worker", "holder", "machine", "process", "started"}: this process does the task
     engine/workers/WORKER     the same with "beat": a heartbeat of the process, while it lives
 
-A claim is made only where there is none, so one process gets a task. A claim is dead if its process ran on this machine
-and is gone (seen at once), or if its heartbeat has not changed for `lease.EXPIRY` seconds of one's own watching.
+A claim is made only where there is none, so one process gets a task. A claim is dead if its process ran on
+this machine and is gone (seen at once), or if its heartbeat has not changed for `lease.EXPIRY` seconds of
+one's own watching.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """The own process, as it stands in a work folder: a name, and a heartbeat until `close`."""
+    """The own process, as it is in a work folder: a name, and a heartbeat until `close`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -102,7 +103,8 @@ class Watch:
 
 
 def settle(store: Store, board: str) -> None:
-    """Take away what is to be done, and wait until nobody does a task of an earlier run: from then on only this run writes.
+    """Take away what is to be done, and wait until nobody does a task of an earlier run: from then on only
+    this run writes.
 
     board: the file that names what is to be done. For the holder of the work folder's lease.
     """

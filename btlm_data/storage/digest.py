@@ -1,4 +1,6 @@
-"""The checksums of the project: XXH3 where speed counts (work files), SHA-256 where others compare (datasets)."""
+"""The checksums of the project: XXH3 where speed counts (work files), SHA-256 where others compare
+(datasets).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ _PIECE = 1 << 20
 
 
 def sha256_stream(file: BinaryIO) -> str:
-    """Hex SHA-256 of an open file, from where it stands to its end, a megabyte at a time."""
+    """Hex SHA-256 of an open file, from its current position to its end, a megabyte at a time."""
     hasher = hashlib.sha256()
     while piece := file.read(_PIECE):
         hasher.update(piece)
@@ -31,7 +33,7 @@ def checksum(data: bytes | memoryview) -> str:
 
 
 def checksum_stream(file: BinaryIO) -> str:
-    """Hex XXH3 (128 bits) of an open file, from where it stands to its end."""
+    """Hex XXH3 (128 bits) of an open file, from its current position to its end."""
     hasher = xxhash.xxh3_128()
     while piece := file.read(_PIECE):
         hasher.update(piece)

@@ -1,4 +1,4 @@
-"""Two folders change places in one step of the file system, so that nobody ever sees half of either."""
+"""Two folders change places in one step of the file system, so that no reader ever sees half of either."""
 
 from __future__ import annotations
 

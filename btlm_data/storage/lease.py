@@ -2,11 +2,12 @@
 
     NAME  JSON: {"holder": "process 4711 on host", "token": hex, "machine": id, "process": pid, "started": ticks, "beat": n}
 
-The holder writes the file again every `HEARTBEAT` seconds. Another process takes the lease over if the holder ran on
-this machine and is dead (seen at once), or if the file has not changed for `EXPIRY` seconds of its own watching, so that
-no two clocks are ever compared. Taking over and beating are conditional writes (storage/base.py), so that of two
-processes that try at once, one gets it. A holder that finds the lease taken stops writing: `check` raises.
-No advisory lock of the operating system is used: they are missing on many network file systems.
+The holder writes the file again every `HEARTBEAT` seconds. Another process takes the lease over if the holder
+ran on this machine and is dead (seen at once), or if the file has not changed for `EXPIRY` seconds of its own
+watching, so that no two clocks are ever compared. Taking over and beating are conditional writes
+(storage/base.py), so that of two processes that try at once, one gets it. A holder that finds the lease taken
+stops writing: `check` raises. No advisory lock of the operating system is used: they are missing on many
+network file systems.
 """
 
 from __future__ import annotations

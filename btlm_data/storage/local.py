@@ -1,4 +1,6 @@
-"""A folder of this machine as a store. Writes go to a temporary name beside the final one; a link is never written through."""
+"""A folder of this machine as a store. Writes go to a temporary name beside the final one; a link is never
+written through.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class LocalStore:
         return f"LocalStore({self.url!r})"
 
     def path(self, name: str) -> Path:
-        """Where a file of this name lies."""
+        """Where a file of this name is."""
         return self.root / check_name(name)
 
     def size(self, name: str) -> int | None:
@@ -163,7 +165,9 @@ class LocalStore:
                     folder = folder.parent
 
     def sweep(self) -> int:
-        """Remove temporary files of this project below the folder, but for folders that another run holds (by its lease)."""
+        """Remove temporary files of this project below the folder, but for folders that another run holds (by
+        its lease).
+        """
         count = 0
         for folder, subfolders, names in os.walk(self.root, followlinks=False):
             if folder != os.fspath(self.root) and any(name.endswith(LEASE_SUFFIXES) for name in names):
@@ -175,7 +179,8 @@ class LocalStore:
                     count += 1
         return count
 
-    # For leases: content hashes are the versions; the exclusive creation and the rename are the file system's.
+    # For leases: content hashes are the versions; the exclusive creation and the rename are the file
+    # system's.
 
     def create_new(self, name: str, data: bytes) -> str | None:
         """Link a finished file to `name`, which fails if it is there."""
@@ -212,7 +217,8 @@ class LocalStore:
     def replace_version(self, name: str, data: bytes, version: str) -> str | None:
         """Replace `name` if its content is still that of `version`.
 
-        The new content is laid beside it first, under a name that only one of those who replace that version can make.
+        The new content is laid beside it first, under a name that only one of those who replace that version
+        can make.
         """
         path = self.path(name)
         claim = path.with_name(f".{path.name}.{version[:16]}{TEMPORARY_SUFFIX}")
@@ -247,7 +253,7 @@ class LocalStore:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def _refuse_links(self, path: Path) -> None:
-        """Raise OutputError if a folder between the root and `path` is a link: what lies behind it is not ours."""
+        """Raise OutputError if a folder between the root and `path` is a link: what it points to is not ours."""
         folder = path.parent
         while folder != self.root and self.root in folder.parents:
             if folder.is_symlink():
@@ -259,7 +265,9 @@ class LocalStore:
 
 
 def _size(entry: os.DirEntry[str]) -> int | None:
-    """Bytes of a regular file; None for anything else, for a link that leads nowhere, and for what is gone by now."""
+    """Bytes of a regular file; None for anything else, for a link that leads nowhere, and for what is gone by
+    now.
+    """
     try:
         status = entry.stat()
     except OSError:

@@ -17,7 +17,9 @@ def machine() -> str:
 
 
 def started(process: int) -> int | str | None:
-    """When a process began, in the kernel's ticks, so that a number used again is another process; None if it is gone."""
+    """When a process began, in the kernel's ticks, so that a number used again is another process; None if it
+    is gone.
+    """
     try:
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
     except FileNotFoundError:

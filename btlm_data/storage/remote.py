@@ -1,8 +1,8 @@
 """A place in an object store (or any other file system that fsspec opens) as a store.
 
-An object appears whole under its name or not at all: S3, GCS and Azure put atomically; elsewhere a file goes to a
-temporary name and is moved. A file being written lies in the temporary folder of this machine (TMPDIR) until then.
-Requests are repeated by one policy (retry.py); what fails in the end is told in words.
+An object appears whole under its name or not at all: S3, GCS and Azure put atomically; elsewhere a file goes
+to a temporary name and is moved. A file being written is in the temporary folder of this machine (TMPDIR)
+until then. Requests are repeated by one policy (retry.py); what fails in the end is told in words.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _READ_AHEAD = 4 * 2**20  # bytes of one range request while a file is read from 
 
 @dataclass(frozen=True)
 class RemoteEntry:
-    """One object or folder directly below a place. tag: what changes when the object is written again ("" where the
-    store tells nothing but the size).
+    """One object or folder directly below a place. tag: what changes when the object is written again (""
+    where the store tells nothing but the size).
     """
 
     name: str
@@ -121,7 +121,9 @@ class RemoteStore:
         return cast(bytes, data)
 
     def entries(self) -> Sequence[RemoteEntry] | None:
-        """The entries directly below this prefix, sorted by name, from one listing; None if the prefix does not exist."""
+        """The entries directly below this prefix, sorted by name, from one listing; None if the prefix does
+        not exist.
+        """
 
         def ask(files: Any, root: str) -> Sequence[dict[str, Any]]:
             files.invalidate_cache()
@@ -143,7 +145,8 @@ class RemoteStore:
         return sorted(entries, key=lambda entry: entry.name)
 
     def read_unchanged(self, name: str, start: int, stop: int, tag: str) -> bytes | None:
-        """Bytes [start, stop) of an object as long as it has `tag` (of `entries`); None where it is gone or has another.
+        """Bytes [start, stop) of an object as long as it has `tag` (of `entries`); None where it is gone or
+        has another.
 
         S3 compares as it reads (If-Match); other stores are asked after reading.
         """
@@ -230,11 +233,13 @@ class RemoteStore:
             self._ask(ask, part[0], writes=True)
 
     def sweep(self) -> int:
-        """Nothing to do: what a killed process was writing lies on its own machine, or is no object yet."""
+        """Nothing to do: what a killed process was writing is on its own machine, or is no object yet."""
         return 0
 
     def create_new(self, name: str, data: bytes) -> str | None:
-        """Put with the condition that no object is there (S3: If-None-Match), where the store has such a condition."""
+        """Put with the condition that no object is there (S3: If-None-Match), where the store has such a
+        condition.
+        """
         check_name(name)
 
         def ask(files: Any, root: str) -> bool:
@@ -324,7 +329,9 @@ class RemoteStore:
         self._ask(ask, name, writes=True)
 
     def _ask(self, ask: Callable[[Any, str], T], name: str, *, writes: bool) -> T:
-        """`ask(file system, root)`, repeated while the store has passing faults. FileNotFoundError passes through."""
+        """`ask(file system, root)`, repeated while the store has passing faults. FileNotFoundError passes
+        through.
+        """
 
         def once() -> T:
             files, root = self._files()
@@ -453,8 +460,8 @@ _TAGS = (
 
 
 def _tag(info: dict[str, Any]) -> str:
-    """What file systems call the version of an object: a checksum where there is one, else a time (which some give
-    as a number in a listing and as a date elsewhere).
+    """What file systems call the version of an object: a checksum where there is one, else a time (which some
+    give as a number in a listing and as a date elsewhere).
     """
     value = next((info[key] for key in _TAGS if info.get(key)), "")
     return str(value.timestamp() if isinstance(value, datetime.datetime) else value)

@@ -1,6 +1,7 @@
 """The one policy for faults that may pass: growing pauses with jitter, a server's own wish first, and an end.
 
-`Retry` holds the numbers, `Attempts` one series of tries. A try that made progress (new bytes) starts the count again.
+`Retry` holds the numbers, `Attempts` one series of tries. A try that made progress (new bytes) starts the
+count again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ LONGEST_WISH = 3600.0  # a server that asks for a longer pause is treated as una
 class TransientError(Exception):
     """A fault that may pass.
 
-    wait: seconds the server asked to wait, if it did. status: the HTTP status, if there was one. restart: what has
-    been received so far is of no use.
+    wait: seconds the server asked to wait, if it did. status: the HTTP status, if there was one. restart:
+    what has been received so far is of no use.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Retry:
-    """retries: tries without progress after the first. pause: seconds before the first repeat; it doubles up to a minute."""
+    """retries: tries without progress after the first. pause: seconds before the first repeat; it doubles up
+    to a minute.
+    """
 
     retries: int = 8
     pause: float = 1.0
@@ -44,7 +47,9 @@ class Retry:
         return Attempts(self)
 
     def call(self, ask: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-        """`ask()` until it returns, repeated where it raises TransientError; the last of these passes through."""
+        """`ask()` until it returns, repeated where it raises TransientError; the last of these passes
+        through.
+        """
         attempts = self.attempts()
         while True:
             try:
@@ -72,9 +77,11 @@ class Attempts:
 
 
 def backoff(attempt: int, base: float, asked: float | None) -> float:
-    """Seconds to pause before try `attempt + 1`: what the server asked for, else base * 2**attempt, with jitter.
+    """Seconds to pause before try `attempt + 1`: what the server requested, else base * 2**attempt, with
+    jitter.
 
-    The jitter keeps many workers from asking again in the same moment; it never shortens what the server asked for.
+    The jitter keeps many workers from asking again in the same moment; it never shortens what the server
+    requested.
     """
     if asked is not None:
         return min(asked, LONGEST_WISH) + random.uniform(0, base)

@@ -128,7 +128,7 @@ def with_declared_tokens(config: Configuration, stated: Any, source: str) -> Con
     """`config` with the tokens that a tokenizer_config.json declares beside it, in `added_tokens_decoder`:
     {id: token}.
 
-    Older repositories declare special tokens only there, and transformers adds them behind the vocabulary.
+    Older repositories declare special tokens only there, and transformers adds them after the vocabulary.
     source: the tokenizer's name for messages. Raises ConfigError if a token's id is not the one behind the
     vocabulary.
     """

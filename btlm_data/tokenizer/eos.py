@@ -35,8 +35,8 @@ Companion = Callable[[str], Any]  # a file's name -> its JSON value, or None if 
 def find_eos(name: str, config: Mapping[str, Any], asked: str | None, companion: Companion) -> str:
     """The end-of-document token. name: the tokenizer's, for messages. asked: the setting tokenizer.eos.
 
-    Raises ConfigError if the token asked for, or the one that a file states, is not in the vocabulary, or
-    none can be told.
+    Raises ConfigError if the token requested, or the one that a file states, is not in the vocabulary, or
+    none can be determined.
     """
     known = vocabulary(config)
     if asked is not None:

@@ -21,7 +21,7 @@ def read_bytes(path: Path) -> bytes:
     file.
     """
     try:
-        if not path.is_file():  # a named pipe would wait for ever
+        if not path.is_file():  # a named pipe would wait forever
             raise FileNotFoundError(2, "it is not a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -1,5 +1,5 @@
-"""Cutting long texts where that cannot change their ids, so that memory stays bounded whatever the length of
-a document.
+"""Cutting long texts where that cannot change their ids, so that memory stays bounded regardless of the
+length of a document.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LETTER_SPACE_LETTER = _cut("[A-Za-z] (?=[A-Za-z])")
 _GPT2_CUT = _cut(r"[^\s\u180e][ \n\t\r]|[A-Za-z0-9ぁ-ゖァ-ヺ一-龥가-힣][!-/:-@\[-`{-~、。！，：；？]")
 
 # Patterns of a `Split` pre-tokenizer for which "a| b" is a boundary in any context: no alternative matches a
-# letter and then a space, and none looks behind. Llama 3 and cl100k, Qwen 2, o200k.
+# letter and then a space, and none uses lookbehind. Llama 3 and cl100k, Qwen 2, o200k.
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -64,7 +64,7 @@ class Splitter:
 
     1. *Where every known pattern ends a pre-token whatever is around*: between a letter and a space before a
        letter ("a| b", ASCII); under GPT-2's own pattern, between anything and white space, or a letter or
-       digit and punctuation. No alternative matches across that place and none looks behind, so neither
+       digit and punctuation. No alternative matches across that place and none uses lookbehind, so neither
        side's pre-tokens depend on the other.
     2. Where there is no such place (GPT-2's own pattern, no normalizer): *at the start of a pre-token* near
        the end of a window, as `tokenizers` itself finds it. A match that ends before the window does has seen
@@ -171,7 +171,7 @@ def _pre_token_starts(reference: Reference, window: str) -> list[int]:
 def _word_end(reference: Reference, text: str, start: int) -> int:
     """End of the pre-token that fills text[start : start + MAX_PIECE_CHARS].
 
-    It is a run of one class of characters (after at most one space), so it goes on through the next window
+    It is a run of one class of characters (after at most one space), so it continues through the next window
     exactly as far as the run's last two characters together with that window are one pre-token. (Two, because
     an apostrophe alone before a letter would open a contraction.)
     """

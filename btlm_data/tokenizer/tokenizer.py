@@ -89,7 +89,7 @@ class Tokenizer:
         return self._encode(texts, self._encoder)
 
     def encode_reference(self, texts: Sequence[str]) -> tuple[npt.NDArray[Any], Offsets]:
-        """The same by `tokenizers`, whatever the backend; for checks."""
+        """The same by `tokenizers`, regardless of the backend; for checks."""
         return self._encode(texts, self._reference)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
@@ -98,11 +98,11 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> tuple[npt.NDArray[np.uint8], Offsets] | None:
-        """The bytes that each id stands for, one after the other, and V + 1 int64 offsets; None where a token's bytes
-        depend on its neighbours.
+        """The bytes that each id stands for, one after the other, and V + 1 int64 offsets; None where a
+        token's bytes depend on its neighbours.
 
-        Joined, they are the text wherever the tokenizer changed nothing before encoding; that is for the caller to
-        check.
+        Joined, they are the text wherever the tokenizer changed nothing before encoding; that is for the
+        caller to check.
         """
         if (self._config["decoder"] or {}).get("type") != "ByteLevel":
             return None
@@ -126,10 +126,11 @@ class Tokenizer:
         return self.decode([token_id])
 
     def bytes_of_tokens(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The UTF-8 bytes that each id stands for: (blob, starts), those of id i are blob[starts[i]:starts[i + 1]].
+        """The UTF-8 bytes that each id stands for: (blob, starts), those of id i are blob[starts[i]:starts[i
+        + 1]].
 
-        The end-of-document token and ids without a token have none. Within a text, as after a space; where a tokenizer
-        spells bytes as characters, these bytes, even if they are a part of a character only.
+        The end-of-document token and ids without a token have none. Within a text, as after a space; where a
+        tokenizer spells bytes as characters, these bytes, even if they are a part of a character only.
         """
         pieces = [b""] * self.vocab_size
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
@@ -223,7 +224,9 @@ def open_tokenizer(spec: TokenizerSpec, loaded: Tokenizer | None = None) -> Toke
 
 
 def already_open(fingerprint: str, eos_id: int) -> Tokenizer | None:
-    """A tokenizer of this content that this process has loaded, whatever its place; None if there is none."""
+    """A tokenizer of this content that this process has loaded, regardless of its place; None if there is
+    none.
+    """
     with _LOCK:
         equal = (t for t in _OPEN.values() if (t.fingerprint, t.eos_id) == (fingerprint, eos_id))
         return next(equal, None)

@@ -21,7 +21,7 @@ class DataDescription:
 
     sequence_length and num_samples are None for a corpus of which no length was asked. vocab_size and
     tokenizer_name are None where no manifest says them. digest (hex SHA-256) names the content, wherever the
-    folders lie.
+    folders are.
     """
 
     sequence_length: int | None

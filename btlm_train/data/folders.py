@@ -1,5 +1,5 @@
-"""The folders that hold shards: on this machine, or below a URL that fsspec opens. A listing, small files, the
-folders above.
+"""The folders that hold shards: on this machine, or below a URL that fsspec opens. A listing, small files,
+the folders above.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Folder(Protocol):
         """The same for every spelling of the folder."""
 
     def shards(self) -> list[str] | None:
-        """The names of its *.h5 files, hidden ones too; None where there is no such folder. Raises InputError."""
+        """The names of its *.h5 files, hidden ones too; None where there is no such folder. Raises
+        InputError.
+        """
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
         """A small file in it, whole; None if it is not there. Raises DataError if it is larger or no file."""

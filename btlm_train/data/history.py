@@ -1,8 +1,9 @@
 """data.json: what a run read, so that any step's samples can be named later, and any sample's steps.
 
-A run is continued after every stop, perhaps with another batch size or on more ranks. Each time it begins or continues, it
-adds a *part*: the step and the number of samples it began at, and everything that decides the order. A part's steps end
-where a later part begins; what was trained behind that point was lost with its process.
+A run is continued after every stop, perhaps with another batch size or on more ranks. Each time it begins or
+continues, it adds a *part*: the step and the number of samples it began at, and everything that decides the
+order. A part's steps end where a later part begins; what was trained after that point was lost with its
+process.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class ShardRead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SourceRead(msgspec.Struct, frozen=True):
-    """One set of shards. length: tokens of a sample where the shards are a corpus, else None. weight: in the mixture."""
+    """One set of shards. length: tokens of a sample where the shards are a corpus, else None. weight: in the
+    mixture.
+    """
 
     shards: list[ShardRead]
     subset: str | None
@@ -51,7 +54,9 @@ class SourceRead(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A stretch of a run that was not interrupted. step, samples: where it began; until: its last step, as planned."""
+    """A stretch of a run that was not interrupted. step, samples: where it began; until: its last step, as
+    planned.
+    """
 
     step: Count
     samples: Count
@@ -76,8 +81,9 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Seen(NamedTuple):
-    """A sample in a run. query: which of the rows asked for; sample: its number in its set; step: counted from 0, the batch that
-    brings the model from this step to the next; rank: whose slice of the batch it is in; batch_index: its position in the global batch; epoch.
+    """A sample in a run. query: which of the rows requested; sample: its number in its set; step: counted
+    from 0, the batch that brings the model from this step to the next; rank: whose slice of the batch it is
+    in; batch_index: its position in the global batch; epoch.
     """
 
     query: int
@@ -89,8 +95,9 @@ class Seen(NamedTuple):
 
 
 class InBatch(NamedTuple):
-    """A sample of a batch. batch_index: its position in the global batch; shard: absolute path of the file where it begins; row: in it (of a corpus: its first token); length:
-    rows that it takes (of a corpus: its input tokens, which may go on in the next shard).
+    """A sample of a batch. batch_index: its position in the global batch; shard: absolute path of the file
+    where it begins; row: in it (of a corpus: its first token); length: rows that it takes (of a corpus: its
+    input tokens, which may continue in the next shard).
     """
 
     batch_index: int
@@ -100,7 +107,7 @@ class InBatch(NamedTuple):
     length: int
 
 
-# Writing --------------------------------------------------------------------------------------------------------
+# Writing ----------------------------------------------------------------------------------------------------
 
 
 def describe_part(loader: RestartableDataLoader, step: int, until: int) -> Part:
@@ -163,11 +170,11 @@ def read_history(folder: Path) -> History | None:
         raise DataError(f"{path} is damaged ({error}). Restore it from a copy of the run.") from None
 
 
-# Reading --------------------------------------------------------------------------------------------------------
+# Reading ----------------------------------------------------------------------------------------------------
 
 
 class _Set:
-    """The samples of one source, and where its shards lie end to end."""
+    """The samples of one source, and where its shards are end to end."""
 
     def __init__(self, source: SourceRead) -> None:
         self.source = source
@@ -262,7 +269,8 @@ class Steps:
     def seen(self, asked: Sequence[tuple[str, str | None, int, int]], steps: tuple[int, int]) -> list[Seen]:
         """Where rows were seen at steps [first, last) of this part, in that order.
 
-        asked: (path of a shard, its SHA-256, first row, one past the last row); of a corpus: tokens that are inputs or labels.
+        asked: (path of a shard, its SHA-256, first row, one past the last row); of a corpus: tokens that are
+        inputs or labels.
         """
         if steps[0] >= steps[1] or not asked:
             return []
@@ -293,7 +301,7 @@ class Steps:
 def _samples_of(
     samples_of_set: _Set, asked: Sequence[tuple[str, str | None, int, int]]
 ) -> tuple[Int64Array, Int64Array]:
-    """(query, sample of the set) of what is asked for, as far as the set has it."""
+    """(query, sample of the set) of what is requested, as far as the set has it."""
     queries, samples = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for query, (path, sha256, first, last) in enumerate(asked):
         shard = samples_of_set.number_of(path, sha256)
@@ -340,7 +348,7 @@ class RunHistory:
 
     @cached_property
     def steps_done(self) -> int:
-        """Steps that the newest checkpoint has behind it; 0 without one."""
+        """Steps that the newest checkpoint includes; 0 without one."""
         from btlm_train import checkpoint
 
         steps = [

@@ -90,7 +90,7 @@ class ResumableBatches(_Resumable, Sampler[list[int]]):
     sampler=...).
 
     A pass is an epoch; finished, the next pass is the next epoch, and one that is abandoned starts over. Its
-    state counts what was asked for. So it belongs to a loader that saves it with each batch, as torchdata's
+    state counts what was requested. So it belongs to a loader that saves it with each batch, as torchdata's
     StatefulDataLoader does; with workers, another loader asks ahead of what it hands out.
     """
 
@@ -143,7 +143,7 @@ class GptHDF5MapDataProcessor:
     """The Model Zoo's data processor of the same name: its configuration in, its batches out, in its order.
 
     Raises ConfigError for a wrong setting, InputError if there is no data, DataError if the shards are not
-    what they should be; all of that happens here, before a batch is asked for.
+    what they should be; all of that happens here, before a batch is requested.
     """
 
     def __init__(self, config: DataConfig | Mapping[str, Any]) -> None:

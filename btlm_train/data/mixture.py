@@ -20,7 +20,8 @@ class Mixture:
     later on, sources stand one after the other; else they are interleaved by a seeded shuffle of the places,
     each source keeping its own order.
 
-    compared: the lengths that T is computed from, where they are others than the sources' own (strict_compat).
+    compared: the lengths that T is computed from, where they are others than the sources' own
+    (strict_compat).
     """
 
     def __init__(

@@ -50,7 +50,9 @@ class SampleOrder:
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
     def positions_of(self, indices: Int64Array, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
-        """The inverse of `between`: every (position, which of `indices` it is) at positions [start, stop) of the stream."""
+        """The inverse of `between`: every (position, which of `indices` it is) at positions [start, stop) of
+        the stream.
+        """
         order = np.argsort(indices, kind="stable")
         ordered = indices[order]
         positions, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -124,8 +126,8 @@ class GlobalBatches(Sampler[list[int]]):
         batch is joined with the second one, as the Model Zoo does; if both are too short, the pass has no
         batch and the next one ends an epoch later.
 
-        With strict_compat, and without drop_last, what is left of an epoch is passed over if it is less than a
-        batch: so does the Model Zoo. `skipped` counts it, since it was not consumed.
+        With strict_compat, and without drop_last, what is left of an epoch is passed over if it is less than
+        a batch: so does the Model Zoo. `skipped` counts it, since it was not consumed.
         """
         length = self.order.epoch_length
         self.start = position

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 REQUESTS = 16  # under way at once
 _OPEN = 128  # shards whose tables of chunks are kept
 _MOST_AHEAD = 2**30  # bytes
-_MOST_TOGETHER = 32  # batches whose blocks are asked for together
+_MOST_TOGETHER = 32  # batches whose blocks are requested together
 _PATIENCE = 2.0  # seconds
 
 Rows = tuple[RemoteObject, int, int]  # a shard, the first of its rows that is needed, the end of them
@@ -46,7 +46,7 @@ class ReadAhead:
         self._batches = iter(batches)
         self._wanted: queue.Queue[tuple[RemoteShard, Sequence[int]] | None] = queue.Queue(2 * REQUESTS)
         self._changed = threading.Condition()
-        self._ahead: collections.deque[int] = collections.deque()  # bytes asked for by each batch to come
+        self._ahead: collections.deque[int] = collections.deque()  # bytes requested by each batch to come
         self._behind = 0  # batches consumed before they were looked at
         self._closed = False
         self._threads: list[threading.Thread] = []
@@ -102,7 +102,7 @@ class ReadAhead:
             logger.debug("Reading ahead ended: %s", error)
 
     def _wait_after(self, count: int, asked: int) -> bool:
-        """Note what `count` batches asked for, and wait while that is far ahead; False where all is over."""
+        """Note what `count` batches requested, and wait while that is far ahead; False where all is over."""
         with self._changed:
             for number in range(count):
                 if self._behind:

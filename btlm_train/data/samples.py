@@ -126,7 +126,7 @@ class Source:
         return ((position, row[0]) for position, row in rows) if self.by_sample else rows
 
     def remote_rows(self, samples: Int64Array) -> Iterator[Rows]:
-        """Where in stores these samples lie."""
+        """Where in stores these samples are."""
         return self.shards.remote_rows(self._rows(samples), self.span)
 
     def _rows(self, samples: Int64Array) -> Int64Array:
@@ -216,13 +216,13 @@ class HDF5Dataset(Dataset[Any]):
         return {name: torch.from_numpy(plane) for name, plane in zip(self.features_list, planes, strict=True)}
 
     def remote_rows(self, indices: Sequence[int]) -> Iterator[Rows]:
-        """Where in stores the samples at `indices` lie, for reading ahead."""
+        """Where in stores the samples at `indices` are, for reading ahead."""
         for number, _, samples in self._by_source(np.asarray(indices, np.int64)):
             yield from self._sources[number].remote_rows(samples)
 
     @property
     def is_remote(self) -> bool:
-        """Whether some of its shards lie in a store."""
+        """Whether some of its shards are in a store."""
         return any(file.remote for source in self._sources for file in source.shards.files)
 
     def _by_source(self, wanted: Int64Array) -> Iterator[tuple[int, Int64Array, Int64Array]]:
@@ -259,7 +259,7 @@ class HDF5Dataset(Dataset[Any]):
         """Check that `state` is of the same samples. Raises ConfigError or DataError naming each difference;
         never with strict=False.
 
-        batch_size and use_worker_cache may differ, and where the files lie: what they hold is compared. A
+        batch_size and use_worker_cache may differ, and where the files are: what they hold is compared. A
         state of the Model Zoo, which has neither data_subset nor `data`, is accepted; then the places must be
         the same.
         """

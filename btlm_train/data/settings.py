@@ -58,9 +58,10 @@ class DataConfig(_Settings):
     batch_size is global: all ranks and all micro-batches together. max_sequence_length belongs to the corpus
     format alone. num_samples is the length of an epoch in samples (None: the length of the data). data_subset
     holds ascending ranges of fractions ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and
-    persistent_workers matter with num_workers only. Ours alone: strict_compat, the original's
-    order where it is deterministic and a fault of the original's (docs/own-loader.md); cache_dir and cache_size, where blocks of
-    shards in stores are kept (default: in the user's cache folder), and how many bytes of them at most.
+    persistent_workers matter with num_workers only. Ours alone: strict_compat, the original's order where it
+    is deterministic and a fault of the original's (docs/own-loader.md); cache_dir and cache_size, where
+    blocks of shards in stores are kept (default: in the user's cache folder), and how many bytes of them at
+    most.
     """
 
     data_dir: DataDir | None = None

@@ -26,7 +26,8 @@ class ShardFile:
     """One file as it was when the data was opened: enough to open it later and to notice that it has changed.
 
     path: absolute, or its URL. rows is the length of axis 0; probe is the CRC-32 of the first, middle and
-    last row (of a corpus: of at most 1,024 tokens each). mtime_ns: of a local file. remote: of one in a store.
+    last row (of a corpus: of at most 1,024 tokens each). mtime_ns: of a local file. remote: of one in a
+    store.
     """
 
     path: str

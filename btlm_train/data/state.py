@@ -1,4 +1,4 @@
-"""What a saved data state must look like, and how its data differs from the data at hand."""
+"""What a saved data state must look like, and how its data differs from the present data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parse_state(state: Mapping[str, Any]) -> LoaderState:
 def after_forgetting(then: Any, now: list[dict[str, Any]], folders: Sequence[Path]) -> Any:
     """Saved fingerprints, with each shard that has since lost documents (`btlm-data forget`) as it is now.
 
-    The certificates in the datasets' folders say which; samples stand where they stood, so a run may go on.
+    The certificates in the datasets' folders say which; samples are where they stood, so a run may continue.
     """
     replaced = {
         before: after for folder in folders for before, after in forgotten.read(folder).replaced().items()

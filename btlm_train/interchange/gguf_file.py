@@ -1,8 +1,8 @@
 """A model as one GGUF file, for llama.cpp and what is built on it.
 
-llama.cpp knows BTLM's architecture under the name `jais`. Its graph has no muP factors, so they are multiplied
-into the tensors: embeddings_scale into the embedding, the scale of logits into the output head, and what
-q.k is scaled by, beyond the 1/d that is built in there, into q.
+llama.cpp knows BTLM's architecture under the name `jais`. Its graph has no muP factors, so they are
+multiplied into the tensors: embeddings_scale into the embedding, the scale of logits into the output head,
+and what q.k is scaled by, beyond the 1/d that is built in there, into q.
 
 Source: "GGUF specification" of ggml, version 3; llama.cpp's src/models/jais.cpp.
 """
@@ -150,8 +150,8 @@ def _gpt2() -> tuple[dict[str, int], list[str], set[str]]:
 
 
 def _from_json(path: Path) -> tuple[dict[str, int], list[str], set[str]]:
-    """The same of a tokenizer.json. llama.cpp knows rules of splitting by name only, so others than GPT-2's are
-    refused.
+    """The same of a tokenizer.json. llama.cpp knows rules of splitting by name only, so others than GPT-2's
+    are refused.
     """
     from btlm_data.tokenizer.configuration import read_tokenizer_json
 

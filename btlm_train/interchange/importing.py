@@ -22,7 +22,7 @@ MAX_CONFIG_BYTES = 2**20
 def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     """Weights under our names from a folder or file in Hugging Face's or the Model Zoo's layout.
 
-    With the model's configuration if it lies beside them (config.json or params.yaml), and then checked
+    With the model's configuration if it is beside them (config.json or params.yaml), and then checked
     against it. Raises ConfigError when nothing that can be read is there or the configuration is of another
     model, DataError for damaged files and for tensors that are not the configuration's.
     """

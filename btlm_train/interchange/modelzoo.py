@@ -1,7 +1,7 @@
 """params.yaml for the Model Zoo, in its current trainer form, with every model setting written out.
 
 A key that is left out means the Model Zoo's default there, which for four of them is not BTLM's value; and
-its initialisers are told apart by `name`, so that is always written.
+its initialisers are distinguished by `name`, so that is always written.
 """
 
 from __future__ import annotations

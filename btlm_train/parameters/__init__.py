@@ -1,4 +1,4 @@
-"""What a run is told: the settings (`models`), every key of a parameter file (`keys`), and reading files
+"""The settings of a run (`models`), every key of a parameter file (`keys`), and reading files
 (`load`).
 """
 

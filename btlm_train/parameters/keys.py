@@ -180,12 +180,12 @@ def target_of(path: KeyPath) -> KeyPath | None:
 
 
 def is_section(path: KeyPath) -> bool:
-    """Whether keys may stand below this one."""
+    """Whether keys may be below this one."""
     return bool(names_below(path))
 
 
 def names_below(prefix: KeyPath) -> set[str]:
-    """The names known to stand right below `prefix`, with wildcards where any name may."""
+    """The names known to be right below `prefix`, with wildcards where any name may."""
     names: set[str] = set()
     for pattern in (*TARGETS, *UNUSED):
         parts = pattern.split(".")

@@ -1,4 +1,5 @@
-"""What a run is told: architecture, optimizer, schedule, loop and data, in the Model Zoo's names and checked.
+"""The settings of a run: architecture, optimizer, schedule, loop and data, in the Model Zoo's names and
+checked.
 
 Upper bounds are far above what anybody trains; they keep a mistyped number from asking for more memory or
 time than there is.

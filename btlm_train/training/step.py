@@ -41,7 +41,7 @@ def optimizer_step(trainer: Trainer, batch: Batch) -> dict[str, float]:
         # no state to keep: see checkpoint.py
         seed = (params.seed * 1_000_003 + trainer.step) * 65_537 + world.rank
         torch.manual_seed(seed % 2**63)
-    # on any rank: all take the same number of passes, or they would wait for each other for ever
+    # on any rank: all take the same number of passes, or they would wait for each other forever
     most_rows = math.ceil(rows / world.size)
     micro = max(1, (params.micro_batch_size or most_rows * world.size) // world.size)
     total = torch.zeros((), device=world.device)

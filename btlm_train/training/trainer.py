@@ -52,7 +52,7 @@ class Trainer:
 
     @classmethod
     def build(cls, params: Params, world: World, folder: Path) -> Trainer:
-        """Initialise, spread and (if asked for) compile the model. Raises ConfigError if it does not fit the
+        """Initialise, spread and (if requested) compile the model. Raises ConfigError if it does not fit the
         memory.
         """
         flex = world.device.type == "cuda" and not params.model.attention_dropout

@@ -91,7 +91,7 @@ def _number(variable: str, default: int) -> int:
 
 
 def autocast(params: Params, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 for matrix products where asked for, or on a GPU unless float32 is asked for. Parameters stay
+    """bfloat16 for matrix products where requested, or on a GPU unless float32 is requested. Parameters stay
     float32.
     """
     low = params.loop.precision == "bfloat16" or (params.loop.precision == "auto" and device.type == "cuda")
@@ -131,7 +131,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into a parameter or its state, wherever its pieces lie."""
+    """Copy a whole tensor into a parameter or its state, wherever its pieces are."""
     if isinstance(target, DTensor):
         value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
     local(target).copy_(local(value))

@@ -1,7 +1,7 @@
 """Trying regular expressions of a recipe in a process of its own, because some never end on some texts.
 
 Python's `re` tries every way to match, and a pattern such as (a+)+$ has 2^n of them on a run of n letters:
-one such document would hold a worker for ever.
+one such document would hold a worker forever.
 """
 
 from __future__ import annotations

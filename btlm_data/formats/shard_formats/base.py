@@ -1,7 +1,7 @@
 """What a format of shards is: how a token stream becomes rows, how rows are written, checked and counted.
 
 A format knows nothing of tasks, stages or folders. The stages (stages/pack.py, stages/shard.py) ask it what
-is to be done, hand it the part of the stream that it asked for, and give it an open file to write. So a new
+is to be done, hand it the part of the stream that it requested, and give it an open file to write. So a new
 format is one file beside this one, one line in __init__.py, and its tests.
 """
 
@@ -76,7 +76,7 @@ class Stretch(NamedTuple):
 
 
 class RowPlan(NamedTuple):
-    """How many rows a split has (of a stream: tokens), and how many lie in one file."""
+    """How many rows a split has (of a stream: tokens), and how many are in one file."""
 
     rows: int
     rows_per_file: int
@@ -105,14 +105,14 @@ class Balance(NamedTuple):
 
 
 class StreamAccess(Protocol):
-    """The stream of a split, for as much of it as was asked for."""
+    """The stream of a split, for as much of it as was requested."""
 
     def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Tokens [start, stop), (stop - start,)."""
         ...
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
-        """Row r is stream[samples[r]*L : samples[r]*L + L + 1] of a stream of `total` tokens, 0 behind its
+        """Row r is stream[samples[r]*L : samples[r]*L + L + 1] of a stream of `total` tokens, 0 after its
         end, (m, L+1).
         """
         ...
@@ -148,7 +148,7 @@ class Packed(NamedTuple):
 class RowContext(NamedTuple):
     """What is known about rows being checked. first: number of the first of them in its split.
 
-    is_known: whether rows stand where the format puts them, so that what different files hold can be
+    is_known: whether rows are where the format puts them, so that what different files hold can be
     compared; then order (n,) is each row's number in the stream (None where that is `first` and on), of
     num_samples; num_labels: label positions of the stream. is_ours: whether btlm-data wrote them; other
     writers may mask what they like.
@@ -214,8 +214,8 @@ class ShardFormat(Protocol):
         ...
 
     def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """The rows of shards [first, last) out of several packed files, as one packed file. Only of formats whose rows
-        stand elsewhere than the stream has them.
+        """The rows of shards [first, last) out of several packed files, as one packed file. Only of formats
+        whose rows stand elsewhere than the stream has them.
         """
         ...
 

@@ -59,11 +59,11 @@ class CorpusFormat:
         return 0
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
-        """Never asked for."""
+        """Never requested."""
         raise NotImplementedError
 
     def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """Never asked for: rows stand in the stream's order."""
+        """Never requested: rows are in the stream's order."""
         raise NotImplementedError
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
@@ -118,7 +118,7 @@ def write_corpus(
         for piece in _regrouped(tokens, chunk * (BATCH_UNITS // chunk), np.dtype(options.dtype)):
             written += len(piece)
             if options.compression == "gzip" and len(piece) % chunk:
-                # The last chunk is stored whole; what lies beyond the dataset is never read.
+                # The last chunk is stored whole; what is beyond the dataset is never read.
                 piece = np.pad(piece, (0, -len(piece) % chunk))
             writer.add(piece.reshape(-1, chunk) if options.compression == "gzip" else piece)
         if written != total:

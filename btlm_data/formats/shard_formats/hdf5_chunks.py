@@ -1,10 +1,10 @@
-"""Read where the chunks of an HDF5 dataset lie: every kind of chunk index but the B-tree of version 2.
+"""Read where the chunks of an HDF5 dataset are: every kind of chunk index but the B-tree of version 2.
 
     btree                              the one kind of files that any release reads (our own shards are such files)
     single, implicit, fixed array,
     extensible array                   of layout versions 4 and 5, which h5py's `libver="latest"` writes
 
-Every address, size and position is checked: a chunk lies inside the file, in the grid of its shape, and is
+Every address, size and position is checked: a chunk is inside the file, in the grid of its shape, and is
 listed once.
 
 Source: "HDF5 File Format Specification Version 3.0", sections III.A.1 (B-tree), VII.A to VII.D (the other
@@ -28,7 +28,7 @@ MAX_LEVELS = 16
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """Where each chunk lies, by its number in the grid (row-major).
+    """Where each chunk is, by its number in the grid (row-major).
 
     offsets: (n,) int64 file offsets, -1 where a chunk was never written. sizes: (n,) uint32 stored bytes.
     skipped: (n,) uint32, bit i set where filter i was left out; None where none ever was.
@@ -98,7 +98,7 @@ class _Table:
 
 
 def read_chunk_table(head: Head, stored: Stored) -> ChunkTable:
-    """Where all chunks of `stored` lie. Raises Damaged."""
+    """Where all chunks of `stored` are. Raises Damaged."""
     index = stored.index
     assert index is not None
     table = _Table(head, stored)
@@ -198,7 +198,7 @@ def _fixed_array(table: _Table, index: ChunkIndex) -> None:
 
 
 def _page(table: _Table, address: int, size: int) -> bytes:
-    """A page of elements, whose checksum stands behind it."""
+    """A page of elements, whose checksum is after it."""
     data = table.head.bytes_at(address, size + 4, "index of chunks")
     if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Damaged("the checksum of its index of chunks is wrong")

@@ -128,8 +128,8 @@ def chunk_index(
         own = start + len(out) + node.itemsize * np.arange(count)
         nodes["left"] = np.concatenate([[_UNDEFINED], own[:-1].astype(np.uint64)])
         nodes["right"] = np.concatenate([own[1:].astype(np.uint64), [_UNDEFINED]])
-        # A node's keys stand around its children: the key behind its last child is the next node's first, or
-        # lies beyond all chunks.
+        # A node's keys are around its children: the key after its last child is the next node's first, or
+        # is beyond all chunks.
         firsts = nodes["entries"][:, 0]
         for name in ("size", "mask", "offset"):
             nodes["last"][name][:-1] = firsts[name][1:]

@@ -1,4 +1,6 @@
-"""A small stream that lies in memory, as formats see it: for measuring how long a format takes and how large it is."""
+"""A small stream that is in memory, as formats see it: for measuring how long a format takes and how large it
+is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from btlm_data.formats.shard_formats.base import Int64Array
 
 @dataclass(frozen=True)
 class SampleStream:
-    """StreamAccess to `tokens` (T,), documents with an EOS each. starts, lengths (n,): of each, without its EOS.
+    """StreamAccess to `tokens` (T,), documents with an EOS each. starts, lengths (n,): of each, without its
+    EOS.
 
     The stream is its own one block.
     """
@@ -48,7 +51,7 @@ class SampleStream:
         return self.tokens[start:stop]
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
-        """Row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 behind the end, (m, L+1)."""
+        """Row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 after the end, (m, L+1)."""
         positions = samples[:, None] * length + np.arange(length + 1)
         return np.where(positions < total, self.tokens[np.minimum(positions, total - 1)], 0).astype(
             self.tokens.dtype

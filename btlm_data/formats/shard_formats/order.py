@@ -16,14 +16,14 @@ def sample_purpose(seq_len: int, split: str) -> str:
 
 
 def destinations(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Where samples [first, last) of num_samples stand after the shuffle, (last - first,) uint64."""
+    """Where samples [first, last) of num_samples are after the shuffle, (last - first,) uint64."""
     from btlm_data.kernels.packing import permute_index
 
     return permute_index(np.arange(first, last, dtype=np.uint64), num_samples, seeding.salt(seed, purpose))
 
 
 def origins(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Which samples of the stream stand at places [first, last) after the shuffle: the inverse of
+    """Which samples of the stream are at places [first, last) after the shuffle: the inverse of
     `destinations`.
     """
     from btlm_data.kernels.packing import unpermute_index

@@ -6,8 +6,8 @@ tokens fit in memory (the page cache), each shard takes its samples from the str
 `pack` cuts stretches of the stream into rows, sorts them by destination, and each shard reads its own part of
 every stretch.
 
-    rows (m, L+1) tokens sorted by destination, place (m,) uint64 destinations, first (1,) uint64 the first shard
-    that the file has rows of, edges (shards + 1,) uint64 the rows of each from there on
+    rows (m, L+1) tokens sorted by destination, place (m,) uint64 destinations, first (1,) uint64 the first
+    shard that the file has rows of, edges (shards + 1,) uint64 the rows of each from there on
 
 Ledger: tokens in = label positions + 1 (a stream's first token is never a label) + the dropped tail.
 """

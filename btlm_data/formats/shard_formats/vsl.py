@@ -97,7 +97,7 @@ class VslFormat:
         return Packed(columns, pieces.num_rows)
 
     def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """Never asked for: rows stand in the stream's order."""
+        """Never requested: rows are in the stream's order."""
         raise NotImplementedError
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:

@@ -56,7 +56,7 @@ class ShardInfo:
 
 
 def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint32]:
-    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 behind num_real (k,) positions."""
+    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 after num_real (k,) positions."""
     k, length = rows.shape[0], rows.shape[1] - 1
     planes = np.empty((k, 3, length), np.uint32)
     planes[:, 0], planes[:, 1], planes[:, 2] = rows[:, :-1], 1, rows[:, 1:]

@@ -33,7 +33,7 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """Input behind the member's end."""
+        """Input after the member's end."""
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         """At most max_length bytes more."""
@@ -42,7 +42,7 @@ class Decoder(Protocol):
 class Salvaged(NamedTuple):
     """How the second attempt at a member ended.
 
-    damage: None where the member is good after all. position: behind the last byte as stored that could be
+    damage: None where the member is good after all. position: after the last byte as stored that could be
     used. search_from: where to look for the next member if it may not begin at `position`.
     """
 
@@ -56,7 +56,7 @@ class MemberCodec:
     """What differs between the kinds. is_start: whether bytes (HEADER_BYTES, or fewer at the file's end)
     begin a member.
 
-    salvage(file, start, skip, max_window): the bytes of the member at `start` behind the first `skip`, then
+    salvage(file, start, skip, max_window): the bytes of the member at `start` after the first `skip`, then
     how it ended.
     """
 
@@ -163,10 +163,10 @@ def feed_in_steps(
     start: int,
     skip: int,
 ) -> Generator[bytes, None, tuple[Decoder, int, Exception | None]]:
-    """The bytes of one member behind the first `skip`, fed byte by byte near the place where decompressing
+    """The bytes of one member after the first `skip`, fed byte by byte near the place where decompressing
     fails.
 
-    Returns the decoder, the position in the file behind the last byte it took, and the error (None: it ended,
+    Returns the decoder, the position in the file after the last byte it took, and the error (None: it ended,
     or the file did).
     """
     failing: tuple[int, int] | None = None

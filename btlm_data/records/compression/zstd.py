@@ -53,7 +53,7 @@ def _new_decompressor() -> zstandard.ZstdDecompressor:
 
 
 def _salvage(data: mmap.mmap, skip: int, max_window: int) -> Iterator[bytes | Damage]:
-    """All bytes that can be decompressed, behind the first `skip`, and a Damage wherever some are missing."""
+    """All bytes that can be decompressed, after the first `skip`, and a Damage wherever some are missing."""
     position, damages = 0, 0
     while position < len(data) and damages < MAX_DAMAGES:
         part = next(zstd_frames.walk(data, position), None)
@@ -139,7 +139,7 @@ def _damaged(start: int, end: int, reason: str) -> Damage:
 
 
 def _next_frame(data: mmap.mmap, frame: Frame, position: int) -> int:
-    """Where the next frame begins: behind this one if one begins there, else wherever the next magic number
+    """Where the next frame begins: after this one if one begins there, else wherever the next magic number
     is.
     """
     follows = data[frame.end : frame.end + 4]
