@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from btlm_data.errors import DataError, InputError
+from btlm_data.errors import DataError, InputError, OutputError
 from btlm_data.formats import dataset, forgotten, ledger, pages, provenance
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, ShardFile, StoredFile
 from btlm_data.formats.documents_table import DocumentTable
@@ -38,6 +38,7 @@ from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
 from btlm_data.lineage.split_view import Extent, SplitView
 from btlm_data.storage import digest, open_store
+from btlm_data.storage.base import TEMPORARY_SUFFIX
 from btlm_data.storage.exchange import exchange
 from btlm_data.storage.lease import hold
 
@@ -92,13 +93,16 @@ def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequ
     if root.is_symlink():
         raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
     with hold(parent, f".{root.name}.forget.lock", f"The dataset {root} is", option="folder"):
-        staging = root.parent / f".{root.name}.forget"
+        staging = root.parent / f".{root.name}.forget{TEMPORARY_SUFFIX}"
+        if staging.is_symlink() or staging.is_file():
+            raise OutputError(f"{staging} is in the way: it is not a folder that btlm-data made. Remove it.")
         if staging.exists():  # a killed call left it: a half-built new dataset, or the old one
             shutil.rmtree(staging)
         if (root / PREPARING).exists():
             raise DataError(
                 f"{root} is being prepared, or its run was stopped. Finish it first: run the same command again."
             )
+        open_store(root).sweep()  # of a call that was killed while it wrote the pages
         return _forget(root, staging, queries, reason, runs)
 
 

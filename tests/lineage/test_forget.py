@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from btlm_data.cli import cli
-from btlm_data.errors import DataError, InputError
+from btlm_data.errors import DataError, InputError, OutputError
 from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
@@ -168,6 +168,19 @@ def test_a_training_run_goes_on_with_the_masked_samples(
         assert (after["attention_mask"].numpy()[changed] == 0).any() or not changed.any()
 
 
+def test_what_stands_where_the_new_dataset_is_built_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_set, _ = made(tmp_path / "made", "sample", monkeypatch)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "file").write_text("mine")
+    of_set.root.with_name(f".{of_set.root.name}.forget.btlm-tmp").symlink_to(theirs)
+    with pytest.raises(OutputError, match="in the way"):
+        forget(of_set.root, [make("id", "doc-3")])
+    assert (theirs / "file").read_text() == "mine"
+
+
 class Killed(BaseException):
     """What ends the program."""
 
@@ -213,9 +226,10 @@ def test_a_kill_at_any_write_leaves_the_old_dataset_or_the_new(
         is_old = all(np.array_equal(found[name], data) for name, data in old.items())
         assert is_old or all(np.array_equal(found[name], data) for name, data in new.items())
         assert faults(root) == [] if steps % 10 == 0 else dataset.read(root)
+        (root / ".report.html.1-ab.btlm-tmp").write_bytes(b"a page that was cut short")
         forget(root, [make("id", "doc-3")])  # the same command again
         assert all(np.array_equal(rows(root)[name], data) for name, data in new.items())
-        assert [p.name for p in root.parent.glob(".kill-*.forget")] == []
+        assert [p.name for folder in (root, root.parent) for p in folder.glob(".*btlm-tmp")] == []
         shutil.rmtree(root)
         if not died:
             break
