@@ -114,7 +114,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
         runner = Runner(
             where, stores, engine, events, leases[0], skip_failed=recipe.run.skip_failed, status=status
         )
-        with _told(status):
+        with _reported_to(status):
             prepared = _run_stages(Preparation(inputs, runner, output))
         if prepared.complete:
             published.finish(stores.work)
@@ -141,7 +141,7 @@ def _output_folder(inputs: Inputs, stores: Stores) -> OutputFolder:
 
 
 @contextlib.contextmanager
-def _told(status: StatusFile) -> Iterator[None]:
+def _reported_to(status: StatusFile) -> Iterator[None]:
     """Say in the status how the block ends."""
     try:
         yield
@@ -500,7 +500,7 @@ def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], wor
     where = f"{counted(len(files), 'file')} ({', '.join(names)})"
     reasons: dict[str, int] = {}
     advice = []
-    for stage, told in (
+    for stage, hint in (
         ("acquire", f"Check --text-field; {work}/rejects.jsonl lists the places"),
         ("clean", f"Check clean.min_chars and the filters; {work}/examples.jsonl has examples"),
     ):
@@ -510,7 +510,7 @@ def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], wor
         for reason, amount in dropped:
             reasons[reason] = reasons.get(reason, 0) + amount.documents
         if any(reason not in FILE_REASONS for reason, _ in dropped):
-            advice.append(told)
+            advice.append(hint)
     if not reasons:
         return f"No document is left: there is no record at all in {where}."
     listed = ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
@@ -531,5 +531,5 @@ def _check_text(recipe: Recipe) -> None:
     folder = Path(source.removeprefix("file://"))
     if folder.is_dir() and f"{open_store(to).url}/".startswith(f"{open_store(source).url}/"):
         raise ConfigError(
-            f"--emit-text {to!r} lies in the source {source!r}, which the text would become a part of. Name another folder."
+            f"--emit-text {to!r} is in the source {source!r}, which the text would become a part of. Name another folder."
         )

@@ -114,5 +114,5 @@ def refuse_link(path: Path) -> None:
         raise OutputError(
             f"{path} is a symbolic link to {os.path.realpath(path)}. The trainer writes and deletes only "
             "inside "
-            "--model-dir, never through a link. Remove the link, or give the folder behind it as --model-dir."
+            "--model-dir, never through a link. Remove the link, or give the folder that it points to as --model-dir."
         )

@@ -52,7 +52,7 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("target", metavar="hf://datasets/ORG/NAME")
-@click.option("--private", is_flag=True, help="Make the repository private, if it is made now.")
+@click.option("--private", is_flag=True, help="Make the repository private, if it does not exist yet.")
 def push(path: Path, target: str, private: bool) -> None:
     """Upload a prepared dataset to a Hugging Face hub; the same command continues an interrupted upload.
 

@@ -39,7 +39,7 @@ _SPLIT = entry.Completed(lambda: SPLITS)
     "ranges",
     multiple=True,
     metavar="A-B",
-    help="What stands at tokens A to B of a split's stream.",
+    help="The documents at tokens A to B of a split's stream.",
 )
 @click.option(
     "--id", "ids", multiple=True, metavar="ID", help="Where the document with this id is, or FILE#OFFSET."
@@ -53,24 +53,24 @@ _SPLIT = entry.Completed(lambda: SPLITS)
 )
 @click.option("--line", "line", type=click.IntRange(1), metavar="N", help="Line (or row) of --file, from 1.")
 @click.option(
-    "--text", "passages", multiple=True, metavar="PASSAGE", help="Where this exact passage of text stands."
+    "--text", "passages", multiple=True, metavar="PASSAGE", help="Where this exact passage of text is."
 )
 @click.option("--list", "listed", type=click.Path(path_type=Path), metavar="FILE",
-              help="Many questions: a line for each, an id, a URL or a hash, or JSON as {\"text\": \"...\"}.")  # fmt: skip
+              help="A file of questions, one a line: an id, a URL or a hash, or JSON as {\"text\": \"...\"}.")  # fmt: skip
 @click.option("--split", type=_SPLIT, help="Only this split; for samples, rows and tokens train by default.")
 @click.option("--run", "run", type=click.Path(path_type=Path), metavar="RUNDIR",
-              help="A training run: also say at which steps, on which ranks, samples were seen or will be.")  # fmt: skip
+              help="A training run: also show at which steps, on which ranks, samples were seen or will be.")  # fmt: skip
 @click.option("--show-text/--no-show-text", "texts", default=None,
-              help="Show the text of each place. Default: for samples, rows and tokens.")  # fmt: skip
+              help="Show the text at each position. Default: for samples, rows and tokens.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each question.")
 def trace(
     path: Path, samples: tuple[int, ...], rows: tuple[str, ...], ranges: tuple[str, ...], ids: tuple[str, ...],
     urls: tuple[str, ...], hashes: tuple[str, ...], file: str | None, line: int | None, passages: tuple[str, ...],
     listed: Path | None, split: str | None, run: Path | None, texts: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Say what a sample is made of, or where a document went: both ways, exactly, from the dataset alone.
+    """Show which documents a sample is made of, or which samples hold a document, from the dataset alone.
 
-    A document that is in no split is answered with the stage that dropped it, and why. Every option may be
+    For a document that is in no split, shows the stage that dropped it, and why. Every option may be
     repeated.
 
     \b
@@ -117,14 +117,14 @@ def trace(
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--list", "listed", type=click.Path(path_type=Path), metavar="FILE",
-              help="What is to be forgotten: a line for each, an id, a URL or a hash, or JSON as for `trace --list`.")  # fmt: skip
+              help="The documents to remove, one a line: an id, a URL or a hash, or JSON as for `trace --list`.")  # fmt: skip
 @click.option("--id", "ids", multiple=True, metavar="ID", help="The document with this id, or FILE#OFFSET.")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="The documents with this URL.")
 @click.option("--hash", "hashes", multiple=True, metavar="HEX", help="The documents with this text hash.")
 @click.option(
     "--text", "passages", multiple=True, metavar="PASSAGE", help="Every document with this exact passage."
 )
-@click.option("--reason", default="", metavar="WORDS", help="For the certificate: who asked, and why.")
+@click.option("--reason", default="", metavar="WORDS", help="For the certificate: who requested it, and why.")
 @click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, metavar="RUNDIR",
               help="A training run: the certificate says at which steps it had seen the documents.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
@@ -132,11 +132,11 @@ def forget(
     path: Path, listed: Path | None, ids: tuple[str, ...], urls: tuple[str, ...], hashes: tuple[str, ...],
     passages: tuple[str, ...], reason: str, runs: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Take documents out of a prepared dataset, and write a certificate of it (forgotten.json).
+    """Remove documents from a prepared dataset, and write a certificate of it (forgotten.json).
 
-    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its place, so a
-    training run can go on. A kill at any moment leaves the old dataset or the new one. The work folder inside
-    the dataset is removed; other places that still hold the text are named.
+    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its position, so
+    a training run can continue. A kill at any moment leaves the old dataset or the new one. The work folder inside
+    the dataset is removed; other locations that still hold the text are listed.
 
     \b
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"

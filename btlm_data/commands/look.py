@@ -39,7 +39,9 @@ from btlm_data.errors import ConfigError, install_command
 )
 @click.option("--source", metavar="NAME", help="With --duplicates: removed documents of this source.")
 @click.option("--reason", metavar="REASON", help="With --duplicates: removed for this reason.")
-@click.option("--similarity", metavar="A-B", help="With --duplicates: pairs so similar, such as 0.80-0.85.")
+@click.option(
+    "--similarity", metavar="A-B", help="With --duplicates: pairs of this similarity, such as 0.80-0.85."
+)
 @click.option("--cluster", type=click.IntRange(0), metavar="N", help="With --duplicates: of component N.")
 @click.option("--largest", is_flag=True, help="With --duplicates: of the largest component.")
 @click.option(
@@ -49,13 +51,13 @@ from btlm_data.errors import ConfigError, install_command
     metavar="FOLDER",
     help="With --duplicates: where the source's files are.  [default: where the run read them]",
 )
-@click.option("--full", is_flag=True, help="Show every figure, not only the first screen.")
+@click.option("--full", is_flag=True, help="Show all figures, not only the most important ones.")
 @click.option(
     "--html",
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Write everything to a page that needs nothing else.  [default: report.html in the dataset]",
+    help="Write everything to one self-contained page.  [default: report.html in the dataset]",
 )
 def inspect(
     path: Path,
@@ -126,10 +128,10 @@ def _inspect_duplicates(
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
 @click.option(
-    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any that is free."
+    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port."
 )
 def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
-    """Look at datasets, and at runs in progress, in a browser: samples, documents, duplicates, search.
+    """Show datasets, and runs in progress, in a browser: samples, documents, duplicates, search.
 
     PATHS are dataset folders, or work folders of runs. Other machines can connect only if --host says so, and
     then only with the token in the printed address.
@@ -162,7 +164,7 @@ def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
 def diff(left: Path, right: Path, as_json: bool) -> None:
     """Compare two datasets: settings, input files, counts, shares, documents in common, order.
 
-    Exit code 0 whether they differ or not; with --json, `equal` says it.
+    Exit code 0 whether they differ or not; `equal` in the --json output says which.
 
     \b
     btlm-data diff shards/ other/

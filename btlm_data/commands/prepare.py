@@ -94,7 +94,7 @@ def _common_options(command: Any) -> Any:
     group=_MOST_USED,
     type=_RECIPE,
     metavar="RECIPE",
-    help="A recipe file; options given here win over it.",
+    help="A recipe file; options given here override it.",
 )
 @_common_options
 def prepare(config: str | None, **options: Any) -> None:

@@ -16,7 +16,7 @@ from btlm_data.commands import shared
     show_default=True,
     type=click.IntRange(0),
     metavar="R",
-    help="Which of several workers this is: where in the list of tasks it begins to look.",
+    help="The number of this worker, from 0; decides where in the list of tasks it begins.",
 )
 @click.option(
     "--world",
@@ -24,7 +24,7 @@ from btlm_data.commands import shared
     show_default=True,
     type=click.IntRange(1),
     metavar="N",
-    help="How many workers there are, about; any number may come and go.",
+    help="The approximate number of workers; any number may start and stop during the run.",
 )
 @click.option(
     "--idle",
@@ -32,13 +32,13 @@ from btlm_data.commands import shared
     show_default=True,
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="End after so long without anything to do.",
+    help="End after this time without a task.",
 )
 def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
-    """Do tasks of the run in a work folder, beside other workers, until the run is over.
+    """Process tasks of the run in a work folder, together with other workers, until the run ends.
 
-    The run itself is `btlm-data prepare --engine workers`, anywhere. Point a worker only at work folders of
-    people whose recipes you would run.
+    The run itself is `btlm-data prepare --engine workers`, anywhere. Use only work folders of people whose
+    recipes you would run.
 
     \b
     btlm-data worker work/ --rank $SLURM_ARRAY_TASK_ID --world 64

@@ -125,12 +125,12 @@ class LocalEngine:
         job = worker.job
         assert job is not None
         try:
-            ended, told = worker.connection.recv()
+            ended, traceback_text = worker.connection.recv()
         except (EOFError, OSError):
             return Lost(job, *self._bury(worker))
         worker.job = None
         if isinstance(ended, BaseException):
-            raise ended from _InWorkerError(told)
+            raise ended from _InWorkerError(traceback_text)
         assert isinstance(ended, Receipt)
         return ended
 

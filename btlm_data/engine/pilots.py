@@ -142,8 +142,8 @@ class _ParslPool:
         try:
             data: bytes = future.result()
         except Exception as error:  # Parsl's own: worker lost, node lost, job ended
-            told = " ".join(str(error).split())[:300]
-            raise LostError(f"its worker is gone ({type(error).__name__}: {told})") from error
+            reason = " ".join(str(error).split())[:300]
+            raise LostError(f"its worker is gone ({type(error).__name__}: {reason})") from error
         return data
 
     def cancel(self, pending: Sequence[Future]) -> None:

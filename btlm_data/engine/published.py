@@ -172,7 +172,7 @@ def outcome(data: bytes) -> Receipt:
     value = msgspec.json.decode(data)
     if "error" not in value:
         return msgspec.convert(value, Receipt)
-    kind, message, told = value["error"], value["message"], value["traceback"]
+    kind, message, traceback_text = value["error"], value["message"], value["traceback"]
     cls = getattr(errors, kind, None)
     error: Exception
     if kind == "DamagedError":
@@ -181,7 +181,7 @@ def outcome(data: bytes) -> Receipt:
         error = cls(message)
     else:
         error = RuntimeError(f"{kind}: {message}")
-    raise error from RuntimeError(f"in a worker:\n{told}")
+    raise error from RuntimeError(f"in a worker:\n{traceback_text}")
 
 
 def encode_error(error: BaseException) -> bytes:

@@ -112,8 +112,8 @@ class _RayPool:
         try:
             data: bytes = self._ray.get(future)
         except self._ray.exceptions.RayError as error:
-            told = " ".join(str(error).split())[:_SHOWN]
-            raise LostError(f"its worker is gone ({type(error).__name__}: {told})") from error
+            reason = " ".join(str(error).split())[:_SHOWN]
+            raise LostError(f"its worker is gone ({type(error).__name__}: {reason})") from error
         return data
 
     def cancel(self, pending: Sequence[Any]) -> None:

@@ -115,7 +115,7 @@ class Columns:
         entry = self._entry(name)
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
         if not 0 <= first <= last <= shape[0]:
-            raise self._damaged(f"rows {first} to {last} of {name!r} are asked for, and it has {shape[0]}")
+            raise self._damaged(f"rows {first} to {last} of {name!r} are requested, and it has {shape[0]}")
         row_bytes = math.prod(shape[1:]) * dtype.itemsize
         if first == last or row_bytes == 0:
             return np.empty((last - first, *shape[1:]), dtype)
@@ -134,7 +134,7 @@ class Columns:
         if len(starts) and (
             int(starts.min()) < 0 or int(counts.min()) < 0 or int((starts + counts).max()) > shape[0]
         ):
-            raise self._damaged(f"rows beyond the {shape[0]} of {name!r} are asked for")
+            raise self._damaged(f"rows beyond the {shape[0]} of {name!r} are requested")
         row_bytes = math.prod(shape[1:]) * dtype.itemsize
         if self._buffer is None or row_bytes == 0 or shape[0] == 0:
             return self[name]

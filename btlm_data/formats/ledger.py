@@ -109,7 +109,7 @@ def imbalances(rows: Iterable[Row]) -> list[str]:
     """What does not add up, in words; empty if everything does.
 
     In every row in + added = out + dropped. Every stage is there, and receives, split by split and source by
-    source, what the stage before it handed on (summed over sources where they are no longer distinguished).
+    source, what the stage before it passed on (summed over sources where they are no longer distinguished).
     """
     rows = list(rows)
     problems = [problem for row in rows for problem in _row_problems(row)]
@@ -152,7 +152,7 @@ def _chain_problems(rows: Iterable[Row], present: Sequence[Stage]) -> list[str]:
         for key in sorted({*out, *received}):
             given, taken = out.get(key, Amount()), received.get(key, Amount())
             problems += [
-                f"{key[0]} {key[1]}: {before} handed on {getattr(given, unit)} {unit}, {after} received "
+                f"{key[0]} {key[1]}: {before} passed on {getattr(given, unit)} {unit}, {after} received "
                 f"{getattr(taken, unit)}"
                 for unit in units
                 if getattr(given, unit) != getattr(taken, unit)

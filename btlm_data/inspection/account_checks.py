@@ -32,7 +32,7 @@ def check_ledger(manifest: Dataset, tell: Report) -> None:
         "ledger",
         problems,
         f"{len(manifest.ledger):,} rows: in + added = out + dropped, and each stage received what the one "
-        "before handed on",
+        "before passed on",
     )
 
 

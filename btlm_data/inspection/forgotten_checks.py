@@ -38,8 +38,8 @@ def check_forgotten(
         problems += _account_problems(manifest, chain, split, mask)
     count = sum(len(certificate.documents) for certificate in chain.certificates)
     masked = sum(mask.num_labels for mask in masks.values())
-    told = f"{count:,} documents are masked, {masked:,} label positions, as {len(chain.certificates)} certificates say"
-    tell_problems(tell, "forgotten", problems, told)
+    detail = f"{count:,} documents are masked, {masked:,} label positions, as {len(chain.certificates)} certificates say"
+    tell_problems(tell, "forgotten", problems, detail)
 
 
 def _account_problems(manifest: Dataset, chain: forgotten.Forgotten, split: str, masks: Masks) -> list[str]:

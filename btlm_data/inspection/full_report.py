@@ -86,10 +86,10 @@ def _splits(report: Report) -> RenderableType:
             shape = "x".join(map(str, split.shape or []))
             stored = " ".join(filter(None, [split.dtype, shape, split.compression or "uncompressed"]))
         layouts.setdefault(stored, []).append(name)
-    told = "; ".join(
+    stored_as = "; ".join(
         stored if len(layouts) == 1 else f"{', '.join(names)}: {stored}" for stored, names in layouts.items()
     )
-    lines = [Text(f"stored as {told}", "dim")]
+    lines = [Text(f"stored as {stored_as}", "dim")]
     if report.identity is not None:
         disk = report.disk
         lines.append(

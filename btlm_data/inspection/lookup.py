@@ -198,7 +198,7 @@ def sample(
     note = None
     if start is None and (opened.manifest is None or get_format(opened.manifest.format).follows_stream):
         note = (
-            "there is no dataset.json, so documents cannot be named; borders are where EOS stands, "
+            "there is no dataset.json, so documents cannot be named; borders are where EOS is, "
             "if its id is known"
         )
     elif start is None and table is not None:

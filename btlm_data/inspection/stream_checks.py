@@ -108,7 +108,7 @@ def _check_streams(
             tell,
             "ends of documents",
             ends,
-            f"EOS ends each of {counted(totals[1], 'document')} and stands nowhere else",
+            f"EOS ends each of {counted(totals[1], 'document')} and is nowhere else",
         )
     tell_problems(
         tell,

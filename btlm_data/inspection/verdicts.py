@@ -156,7 +156,7 @@ def _shuffle(report: Report, name: str, shuffle: Shuffle) -> Verdict:
     )
     measured = max(order.measured_on if order else 0, neighbours.measured_on if neighbours else 0)
     if asked == "none":
-        return Verdict("shuffle", name, "good", f"{name} stands in source order, as the recipe says")
+        return Verdict("shuffle", name, "good", f"{name} is in source order, as the recipe says")
     if measured < FEW:
         return Verdict("shuffle", name, "unknown", f"{name} is too small to tell how well it is shuffled")
     if ordered and order is not None:

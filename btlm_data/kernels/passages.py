@@ -62,7 +62,7 @@ def needles(
 ) -> Needles:
     """Prepare to look for passages. Raises ValueError for an empty one."""
     if not all(passages):
-        raise ValueError("an empty passage stands everywhere")
+        raise ValueError("an empty passage matches everywhere")
     data = np.frombuffer(b"".join(passages), np.uint8)
     ends = np.cumsum(np.fromiter(map(len, passages), np.int64, len(passages)))
     tokens, queries, offsets = [], [], []

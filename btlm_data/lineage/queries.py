@@ -80,7 +80,7 @@ def make(kind: Kind, value: str) -> Query:
         )
     if not value or len(value.encode("utf-8", "surrogatepass")) > MAX_PASSAGE_BYTES:
         raise ConfigError(
-            f"A {kind} of {len(value):,} characters is asked for. Give 1 to {MAX_PASSAGE_BYTES:,} bytes."
+            f"A {kind} of {len(value):,} characters is too long or empty. Give 1 to {MAX_PASSAGE_BYTES:,} bytes."
         )
     return Query(kind, value)
 

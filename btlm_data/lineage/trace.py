@@ -428,7 +428,7 @@ def batch(run: Path, step: int, *, texts: bool = True) -> list[tuple[int, int, F
         tracer, of_set = tracers[root]
         view = of_set.splits.get(shard.parent.name)
         if view is None:
-            raise DataError(f"{shard} lies in no split of {root}. Restore the dataset where the run read it.")
+            raise DataError(f"{shard} is in no split of {root}. Restore the dataset where the run read it.")
         row = view.row_in(shard.name, sample.row)
         spans: dict[int, list[Span]] = {}
         for span in (

@@ -227,8 +227,8 @@ class DedupeSettings(_Settings):
     num_perm: int = Field(128, ge=4, le=4096, description="hash values in a signature; at least bands x rows")
     verify: Literal["text", "signature", "none"] = Field(
         "text",
-        description="what decides about pairs that share a band: their texts (a document goes only if it is similar to "
-        "one that stays), their whole signatures, or nothing more (all connected documents but one go)",
+        description="what decides about pairs that share a band: their texts (a document is removed only if it is "
+        "similar to one that is kept), their whole signatures, or nothing more (all connected documents but one are removed)",
     )
     threshold: float = Field(
         0.8,
@@ -239,10 +239,10 @@ class DedupeSettings(_Settings):
     similarity: Literal["jaccard", "containment"] = Field(
         "jaccard",
         description="with `verify: text`: shared features over all features of the pair, or over those of the document "
-        "that would go",
+        "that would be removed",
     )
     keep: Literal["first", "longest", "source-priority"] = Field(
-        "first", description="which document of a group of duplicates stays"
+        "first", description="which document of a group of duplicates is kept"
     )
     source_priority: tuple[Name, ...] = Field(
         (), max_length=100_000, description="source names, best first, for keep: source-priority"
@@ -477,16 +477,20 @@ class Run(_Settings):
         description="for ray: address of the cluster. Default: RAY_ADDRESS, or one started on this machine",
     )
     strict: bool = Field(False, description="the first record that cannot be read ends the run with an error")
-    accept_removal: bool = Field(False, description="continue whatever deduplication would remove")
+    accept_removal: bool = Field(
+        False, description="continue regardless of how much deduplication would remove"
+    )
     accept_removal_of: tuple[Name, ...] = Field(
-        (), max_length=100_000, description="continue whatever deduplication would remove of these sources"
+        (),
+        max_length=100_000,
+        description="continue regardless of how much deduplication would remove of these sources",
     )
     allow_missing_source: bool = Field(
         False, description="accept source names in settings that no document has"
     )
     skip_failed: bool = Field(
         False,
-        description="leave out input whose reading has killed every process that tried, and count it",
+        description="leave out input that has killed every process that tried to read it, and count it",
     )
     report: bool = Field(True, description="also write report.html, a page about the dataset, beside it")
     card: Literal["plain", "eu", "none"] = Field(

@@ -298,7 +298,7 @@ def _text(event: Any) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
         raise _error(
-            "an escape such as \\ud800 stands for half a character. Write the character itself.", event
+            "an escape such as \\ud800 is half a character. Write the character itself.", event
         ) from None
 
 

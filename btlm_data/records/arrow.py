@@ -66,7 +66,7 @@ def _parts(request: ReadRequest, table: TableReader, reader: Any, size: int) -> 
     import pyarrow as pa
 
     is_file = hasattr(reader, "num_record_batches")
-    number, told = 0, 0
+    number, advanced = 0, 0
     while not is_file or number < reader.num_record_batches:
         try:
             batch = reader.get_batch(number) if is_file else reader.read_next_batch()
@@ -74,7 +74,7 @@ def _parts(request: ReadRequest, table: TableReader, reader: Any, size: int) -> 
             break
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             reason, detail = problem(error)
-            left = "" if is_file else ", and nothing behind it"
+            left = "" if is_file else ", and nothing after it"
             yield RowsLost(0, reason, f"record batch {number}: {detail}; it was not read{left}", 0)
             if not is_file:
                 return
@@ -82,10 +82,10 @@ def _parts(request: ReadRequest, table: TableReader, reader: Any, size: int) -> 
             continue
         number += 1
         if is_file:
-            advance(size * number // reader.num_record_batches - told)
-            told = size * number // reader.num_record_batches
+            advance(size * number // reader.num_record_batches - advanced)
+            advanced = size * number // reader.num_record_batches
         yield _checked(batch, table, number)
-    advance(size - told)
+    advance(size - advanced)
 
 
 def _checked(batch: Any, table: TableReader, number: int) -> Any:

@@ -99,6 +99,6 @@ def _pointer(head: bytes) -> str:
     lines = head.decode("ascii", "replace").splitlines()
     size = next((line[5:] for line in lines if line[:5] == "size "), "?")
     return (
-        f"a pointer of Git LFS stands in place of the file (of {size} bytes); "
+        f"the file is a pointer of Git LFS (of {size} bytes); "
         "fetch it with `git lfs pull`, or download it again"
     )

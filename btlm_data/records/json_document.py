@@ -209,7 +209,7 @@ def _read_document(request: ReadRequest) -> Iterator[RecordBatch]:
         if damage is not None:
             reason, detail, stored = damage.reason, damage.detail, damage.stored_bytes
         elif not splitter.is_open:
-            reason, detail = "corrupt_file", "something stands behind the JSON document that is not JSON"
+            reason, detail = "corrupt_file", "something after the JSON document is not JSON"
         if lost:
             detail += f"; {lost:,} bytes of an unfinished record were dropped"
         add_reject(batch, Reject(number, splitter.position, reason, detail, stored + lost))

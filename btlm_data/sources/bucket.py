@@ -72,7 +72,7 @@ def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[
         _check_version(filesystem, path, file)
     except FileNotFoundError:
         raise SourceUnavailable(
-            f"{file.url} was listed and is gone now. Run the same command again: it lists the source anew."
+            f"{file.url} was listed and is gone now. Run the same command again: it lists the source again."
         ) from None
     except PermissionError as error:
         raise _no_permission(file.url, error) from error
@@ -141,7 +141,7 @@ def _check_version(filesystem: Any, path: str, file: SourceFile) -> None:
     if int(info.get("size") or 0) != file.size or version_of(info) != file.version:
         raise InputError(
             f"{file.url} has changed since the run listed it (then {file.version}, {file.size:,} bytes). "
-            "Run the same command again: it lists the source anew and repeats what depends on this file."
+            "Run the same command again: it lists the source again and repeats what depends on this file."
         )
 
 

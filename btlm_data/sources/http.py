@@ -145,7 +145,7 @@ def stream_bytes(
             skip = offset if offset and response.status_code != 206 else 0
             content_range = response.headers.get("content-range", "")
             if response.status_code == 206 and not _starts_at(content_range, offset):
-                raise TransientError(f"asked for bytes from {offset}, got {content_range!r}")
+                raise TransientError(f"requested bytes from {offset}, got {content_range!r}")
             for received in response.iter_raw():
                 piece = received
                 if skip:

@@ -54,7 +54,7 @@ def explain(error: Exception, subject: str, revision: str | None = None) -> Sour
         return SourceUnavailable(f"{subject} was not found at {address} (404). {_ADVICE}")
     if status == 429:
         return SourceUnavailable(
-            f"{subject}: {address} still answers 429 (too many requests) after every pause it asked for. "
+            f"{subject}: {address} still answers 429 (too many requests) after every pause it requested. "
             "Wait an hour and run the same command again (it continues from here), or set HF_TOKEN: known users may ask more often."
         )
     silent = status is None and not isinstance(error, NO_LISTING)

@@ -316,7 +316,7 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
         for name in group.names
     ):
         logger.warning(
-            "The source is a Delta table, and its Parquet files are read as they lie: rows that were changed or deleted "
+            "The source is a Delta table, and its Parquet files are read as they are: rows that were changed or deleted "
             "later are read too. Write its present version into a folder of its own to avoid that."
         )
     for twins in _same_files(listing):

@@ -125,7 +125,7 @@ def unchanged(file: SourceFile) -> None:
         )
     raise InputError(
         f"{shown(file.url)} {problem} since the run listed it; a file of the corpus must not change while it is read. "
-        "Run the same command again when nothing writes there: it lists the source anew and repeats what depends on this file."
+        "Run the same command again when nothing writes there: it lists the source again and repeats what depends on this file."
     )
 
 
@@ -149,7 +149,7 @@ def check_outside(source: str, folders: Sequence[str | os.PathLike[str]]) -> Non
         written = os.path.realpath(path_of(os.fspath(folder)))
         if path == written or path.startswith(written.rstrip("/") + "/"):
             raise ConfigError(
-                f"The source {shown(source)} lies inside {shown(str(folder))}, a folder that this run writes to. "
+                f"The source {shown(source)} is inside {shown(str(folder))}, a folder that this run writes to. "
                 "Choose a folder outside the corpus for --out and --work-dir."
             )
 

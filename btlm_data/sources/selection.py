@@ -45,7 +45,7 @@ def ignored(part: str, *, is_folder: bool) -> str | None:
     if part == "__MACOSX":
         return "bookkeeping of an archiver"
     if part.startswith("_"):
-        return "bookkeeping of Spark and the like (name begins with _)"
+        return "bookkeeping files, such as Spark's (name begins with _)"
     if not is_folder and part.lower().endswith(_UNFINISHED):
         return _UNFINISHED_DOWNLOAD
     return None

@@ -103,7 +103,7 @@ def stream(file: SourceFile, url: str, offset: int, access: Access) -> Iterator[
         if file.version.startswith("etag:") and now.startswith("etag:") and now != file.version:
             raise InputError(
                 f"{file.url} has changed since the run listed it (then {redact(file.version)}). "
-                "Run the same command again: it lists the source anew and repeats what depends on this file."
+                "Run the same command again: it lists the source again and repeats what depends on this file."
             )
 
     yield from stream_bytes(web_session(), url, {}, offset, access.timeout, check)

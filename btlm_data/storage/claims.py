@@ -109,15 +109,15 @@ def settle(store: Store, board: str) -> None:
     board: the file that names what is to be done. For the holder of the work folder's lease.
     """
     store.delete([board])
-    watch, told = Watch(store), 0.0
+    watch, reported_at = Watch(store), 0.0
     while True:
         claims = watch.claims()
         dead = [task for task, claim in claims.items() if watch.is_dead(claim)]
         store.delete([f"{CLAIMS}/{task}" for task in dead])
         if len(dead) == len(claims):
             break
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
+        if time.monotonic() - reported_at > 10:
+            reported_at = time.monotonic()
             logger.info(
                 "waiting for %d tasks of an earlier run, which workers still do", len(claims) - len(dead)
             )

@@ -215,7 +215,7 @@ def _endless(loader: Any) -> Iterator[Batch]:
             count += 1
         if not count:
             raise ConfigError(
-                "The training data holds fewer samples than a batch, even twice over. "
+                "The training data holds fewer samples than a batch, even when repeated once. "
                 "Lower train_input.batch_size or prepare more data."
             )
 

@@ -57,7 +57,7 @@ def joined(device: str | None, parallel: Literal["ddp", "fsdp"] = "ddp") -> Iter
         raise ConfigError(f"There is no device {str(device)[:80]!r} here. Use cpu or gpu.")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "The device gpu was asked for, and torch sees no GPU here. "
+            "The device gpu was requested, and torch finds no GPU. "
             "Use --device cpu, or install a torch built for your GPU."
         )
     size = _number("WORLD_SIZE", 1)

@@ -61,14 +61,14 @@ def test_a_document_lost_between_stages_is_found_source_by_source() -> None:
         stages["clean"].add("train", "A", kind, -1, -100)
         stages["clean"].add("train", "B", kind, 1, 100)
     assert ledger.imbalances(ledger.rows_of(stages)) == [
-        "train A: acquire handed on 3 documents, clean received 2",
-        "train A: acquire handed on 300 bytes, clean received 200",
-        "train B: acquire handed on 2 documents, clean received 3",
-        "train B: acquire handed on 200 bytes, clean received 300",
-        "train A: clean handed on 2 documents, dedupe received 3",
-        "train A: clean handed on 200 bytes, dedupe received 300",
-        "train B: clean handed on 3 documents, dedupe received 2",
-        "train B: clean handed on 300 bytes, dedupe received 200",
+        "train A: acquire passed on 3 documents, clean received 2",
+        "train A: acquire passed on 300 bytes, clean received 200",
+        "train B: acquire passed on 2 documents, clean received 3",
+        "train B: acquire passed on 200 bytes, clean received 300",
+        "train A: clean passed on 2 documents, dedupe received 3",
+        "train A: clean passed on 200 bytes, dedupe received 300",
+        "train B: clean passed on 3 documents, dedupe received 2",
+        "train B: clean passed on 300 bytes, dedupe received 200",
     ]
 
 

@@ -451,7 +451,7 @@ def test_a_chain_is_compared_source_by_source(sound: Path) -> None:
             rows[1][side]["documents"] -= 1
 
     edit_manifest(sound, trade)
-    assert failures(sound)["ledger"].startswith("dataset.json ledger: train Books: clean handed on ")
+    assert failures(sound)["ledger"].startswith("dataset.json ledger: train Books: clean passed on ")
 
 
 def rewrite_documents(

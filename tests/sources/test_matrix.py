@@ -119,7 +119,7 @@ def listed(source: str, run: Run) -> list[tuple[str, str, int, str, str]]:
 
 LEFT_OUT = {
     "description of the data": 1,
-    "bookkeeping of Spark and the like (name begins with _)": 1,
+    "bookkeeping files, such as Spark's (name begins with _)": 1,
     "unknown ending .lz4": 1,
     "hidden (name begins with a dot)": 1,
 }

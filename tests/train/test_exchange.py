@@ -633,7 +633,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "hdf5 link": (hdf5(_linked), "newer kind|is a link"),
     "hdf5 soft link": (hdf5(_soft_linked), "is a link"),
     "hdf5 huge": (hdf5(_huge), "more than a file of .* can hold"),
-    "hdf5 chunk behind the end": (hdf5_bytes(_chunk_elsewhere), "would lie outside the file"),
+    "hdf5 chunk behind the end": (hdf5_bytes(_chunk_elsewhere), "would be outside the file"),
     "hdf5 group": (hdf5(lambda file, folder: file.create_group("model.model.extra")), "is a group|has no shape|not a tensor stored"),
     "hdf5 text": (
         hdf5(lambda file, folder: file.create_dataset("model.model.x", data="text")),

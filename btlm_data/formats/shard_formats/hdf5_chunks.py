@@ -63,7 +63,7 @@ class _Table:
         """
         room = np.uint64(max(0, self.head.source.size - self.stored.base))
         if (sizes > room).any() or (addresses > room - np.minimum(sizes, room)).any():
-            raise Damaged("a chunk of its `data` would lie outside the file")
+            raise Damaged("a chunk of its `data` would be outside the file")
         if not sizes.all() or (sizes >= 2**32).any():
             raise Damaged("a chunk of its `data` has an impossible size")
         if (self.offsets[numbers] >= 0).any() or len(np.unique(numbers)) != len(numbers):
@@ -157,7 +157,7 @@ def _single(table: _Table, index: ChunkIndex) -> None:
 def _implicit(table: _Table, index: ChunkIndex) -> None:
     count, size = len(table.offsets), table.stored.chunk_bytes
     if index.address + count * size > table.head.source.size:
-        raise Damaged("a chunk of its `data` would lie outside the file")
+        raise Damaged("a chunk of its `data` would be outside the file")
     addresses = np.arange(count, dtype=np.uint64) * np.uint64(size) + np.uint64(index.address)
     table.add(np.arange(count), addresses, np.full(count, size, np.uint64), 0)
 

@@ -50,7 +50,7 @@ class Head:
         offset = self.base + address
         if address == UNDEFINED or count < 0 or offset + count > self.source.size:
             raise Damaged(
-                f"its {structure} would lie outside the file, at byte {offset} of {self.source.size}"
+                f"its {structure} would be outside the file, at byte {offset} of {self.source.size}"
             )
         data = self.source.read_at(offset, count)
         if len(data) != count:

@@ -133,7 +133,7 @@ def _garbage(codec: MemberCodec, file: BinaryIO, position: int, size: int, data:
     if len(data) < len(codec.magic) and codec.magic.startswith(data):
         return Salvaged(Damage("truncated_file", "the file ends in mid-header", len(data)), size)
     end = find_start(codec, file, position + 1, size)
-    where = "the file begins with" if position == 0 else f"behind byte {position} as stored come"
+    where = "the file begins with" if position == 0 else f"after byte {position} as stored come"
     detail = f"{where} {end - position:,} bytes that are not {codec.name} ({data[:8]!r})"
     return Salvaged(Damage("corrupt_file", detail, end - position), end)
 

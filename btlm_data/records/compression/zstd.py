@@ -61,7 +61,7 @@ def _salvage(data: mmap.mmap, skip: int, max_window: int) -> Iterator[bytes | Da
             return
         position = part.end
         if isinstance(part, Garbage):
-            where = "the file begins with" if part.start == 0 else f"behind byte {part.start} as stored come"
+            where = "the file begins with" if part.start == 0 else f"after byte {part.start} as stored come"
             lost = part.end - part.start
             detail = f"{where} {lost:,} bytes that are not zstd ({data[part.start : part.start + 8]!r})"
             damage: Damage | None = Damage("corrupt_file", detail, lost)
@@ -124,7 +124,7 @@ def _frame(
     if frame.is_cut:
         end = _next_frame(data, frame, last_start + 1)
         if end < len(data):
-            return skip, _damaged(last_start, end, "a block reaches behind the end of the file"), end
+            return skip, _damaged(last_start, end, "a block extends past the end of the file"), end
         detail = f"the file ends in the middle of a zstd frame, at byte {frame.end} as stored"
         return skip, Damage("truncated_file", detail, frame.end - last_start), frame.end
     return skip, None, frame.end
