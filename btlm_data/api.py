@@ -219,7 +219,7 @@ class PreparedSplit:
         return row
 
     def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Samples [start, stop), (n, planes, L); tokens, (n,), of a corpus."""
+        """Samples [start, stop), (n, planes, L); tokens, (n,), of a corpus. The dtype is that of the shards."""
         parts = []
         first = max(0, bisect_right(self._bounds, start) - 1)
         for number in range(first, len(self._entry.files)):
@@ -234,7 +234,9 @@ class PreparedSplit:
             return reader.read(0, 0)
 
     def batches(self, size: int) -> Iterator[npt.NDArray[Any]]:
-        """All samples in order, `size` at a time (fewer in the last): (n, planes, L)."""
+        """All samples in order, `size` at a time (fewer in the last): (n, planes, L). The dtype is that of
+        the shards.
+        """
         for start in range(0, len(self), size):
             yield self.rows(start, min(start + size, len(self)))
 

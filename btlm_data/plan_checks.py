@@ -62,11 +62,11 @@ def look(inputs: Inputs, stores: Stores, looked: Looked, out_bytes: int, work_by
     """Everything that can be known before. out_bytes, work_bytes: what the run is expected to hold at most."""
     stops: list[Stop] = []
 
-    def tried(check: Callable[[], Any], found: list[Stop]) -> Any:
+    def tried(check: Callable[[], Any], collected: list[Stop]) -> Any:
         try:
             return check()
         except BtlmError as error:
-            found.append(Stop(str(error), error.exit_code))
+            collected.append(Stop(str(error), error.exit_code))
             return None
 
     tried(lambda: work_folder.is_ours(stores.work), stops)

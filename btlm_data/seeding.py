@@ -40,5 +40,7 @@ def document_keys(file_name: str, offsets: UInt64Array) -> UInt64Array:
 
 
 def unit_interval(keys: UInt64Array, seed: int, purpose: str) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) per key, uniform with 53 bits; independent for each purpose."""
+    """A number in [0, 1) per key, uniform with 53 bits; independent for each purpose. keys: (n,) uint64;
+    returns (n,) float64.
+    """
     return (mix64(keys, salt(seed, purpose)) >> np.uint64(11)).astype(np.float64) * 2.0**-53

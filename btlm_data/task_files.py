@@ -81,7 +81,7 @@ class TaskFiles:
     def write_columns(
         self, name: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any] | None = None
     ) -> Artifact:
-        """Write a columns file into the work folder."""
+        """Write a columns file into the work folder. arrays: (n, ...) of any dtype, by name."""
         artifact = columns.write(self._stores.work, name, arrays, meta)
         self.written.append(artifact)
         return artifact

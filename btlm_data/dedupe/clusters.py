@@ -80,7 +80,8 @@ class Decider:
 
     def fates(self, block: Block, fate: UInt8Array, kept: UInt32Array) -> None:
         """Fill the fates of a block's documents, and for each that goes the one kept for it (NOT_IN_RUN: it
-        is in an index).
+        is in an index). fate: (n,) uint8, kept: (n,) uint32, of the n documents of the block; both are
+        written to.
         """
         train = block.split == "train"
         if self.anchors is None:
@@ -120,7 +121,9 @@ def by_texts(
     best: UInt32Array,
     anchors: UInt32Array,
 ) -> Decider:
-    """Texts go as they were compared (compare.py); of those that stay, one copy."""
+    """Texts go as they were compared (compare.py); of those that stay, one copy. best, anchors: (documents,)
+    uint32.
+    """
     roots = components.roots
     flags = np.zeros(len(roots), np.uint8)
     _flag_several(components.clusters, flags)
@@ -235,13 +238,13 @@ class Removals:
     _kept: list[UInt32Array] = field(default_factory=list)
 
     def add(self, first_ordinal: int, fate: UInt8Array, kept: UInt32Array) -> None:
-        """Add the documents of a block."""
+        """Add the documents of a block. fate: (n,) uint8, kept: (n,) uint32."""
         gone = np.flatnonzero(fate != _KEPT)
         self._removed.append(gone.astype(np.uint32) + np.uint32(first_ordinal))
         self._kept.append(kept[gone])
 
     def arrays(self) -> dict[str, UInt32Array]:
-        """`removed` ascending, and `kept`."""
+        """`removed` ascending, and `kept`. Both are (removed,) uint32."""
         none = [np.empty(0, np.uint32)]
         return {
             "removed": np.concatenate([*none, *self._removed]),

@@ -213,7 +213,7 @@ def rank(first: Int64Array, other: Int64Array, bands: Int64Array) -> Int64Array:
     then in order.
 
     Pairs must be sorted by other, then first. Of a text with more than CANDIDATES pairs half of these are the
-    first in order and half those with most bands.
+    first in order and half those with most bands. first, other, bands: (n,) int64; returns (m,) int64.
     """
     order = np.lexsort((first, -bands, other))
     by_bands = _rank_within(other[order])

@@ -40,7 +40,7 @@ def write(
     """Write components.cols under `name`; returns the number of groups.
 
     nominated: documents that are compared with some of an index. Memory: 18 bytes a document, some of it
-    mapped.
+    mapped. nominated: (m,) uint32 ordinals.
     """
     roots, clusters, known = components.roots, components.clusters, components.known
     total = len(roots)

@@ -29,7 +29,9 @@ def assign(clusters: UInt32Array, sizes: UInt32Array) -> tuple[UInt32Array, int]
 
 
 def units(num_bytes: npt.NDArray[np.int64]) -> UInt32Array:
-    """Bytes in the units of `assign`, rounded up, with what every document takes."""
+    """Bytes in the units of `assign`, rounded up, with what every document takes. num_bytes: (n,) int64;
+    returns (n,) uint32.
+    """
     return (-(-(num_bytes + ROW_BYTES) // _UNIT)).astype(np.uint32)
 
 

@@ -71,7 +71,9 @@ class SignatureReader:
 
 
 def pack(texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Texts as an index keeps them: frames, and n + 1 bounds."""
+    """Texts as an index keeps them: frames, and n + 1 bounds. Returns frames (bytes,) uint8 and bounds (n +
+    1,) int64.
+    """
     compressor = zstandard.ZstdCompressor(level=1)
     frames = [compressor.compress(text) for text in texts]
     bounds = np.cumsum([0, *map(len, frames)], dtype=np.int64)
@@ -135,7 +137,7 @@ class IndexReader:
         """(run, arrays) whose keys begin with `partition` as their highest log_partitions bits. kind: "exact"
         or "bands".
 
-        Raises DataError if a file is missing or damaged.
+        Raises DataError if a file is missing or damaged. Arrays are (n, ...) in the dtypes of the file.
         """
         store = open_store(self.location)
         for run, files in self.runs:
@@ -162,7 +164,7 @@ class IndexReader:
 
     def texts(self, run_number: int, ordinals: UInt32Array) -> list[bytes]:
         """Normalised texts of an earlier run's documents, in the order requested. Raises DataError where one
-        is missing.
+        is missing. ordinals: (n,) uint32.
         """
         store = open_store(self.location)
         run, files = self.runs[run_number]

@@ -47,7 +47,9 @@ class Keys:
         return Keys(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint32))
 
     def take(self, chosen: npt.NDArray[Any]) -> Keys:
-        """Only the chosen rows (a mask, or indices in a new order)."""
+        """Only the chosen rows (a mask, or indices in a new order). chosen: (n,) bool or (m,) of an integer
+        dtype.
+        """
         return Keys(self.keys[chosen], self.low[chosen] if len(self.low) else self.low, self.ordinals[chosen])
 
     @staticmethod
@@ -126,7 +128,7 @@ def _sketches(
 
 
 def write_group(files: TaskFiles, name: str, keys: Keys, bounds: Int64Array) -> Artifact:
-    """Write one group's keys, already in partition order."""
+    """Write one group's keys, already in partition order. bounds: (partitions + 1,) int64."""
     arrays: dict[str, npt.NDArray[Any]] = {"keys": keys.keys, "ordinals": keys.ordinals, "bounds": bounds}
     if len(keys.low):
         arrays["low"] = keys.low
@@ -164,7 +166,7 @@ def _partition(group: Columns, partition: int) -> Keys:
 
 def check_ordinals(ordinals: UInt32Array, num_documents: int, name: str) -> None:
     """Raise DataError if an ordinal read from a file is beyond the documents: kernels index by them without
-    looking.
+    looking. ordinals: (n,) uint32.
     """
     if len(ordinals) and int(ordinals.max()) >= num_documents:
         raise DataError(

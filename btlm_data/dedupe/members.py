@@ -119,7 +119,9 @@ class MembersWriter:
 
 
 def gather(utf8: UInt8Array, starts: Int64Array, lengths: Int64Array) -> UInt8Array:
-    """The stretches utf8[starts[i]:starts[i] + lengths[i]], one after the other."""
+    """The stretches utf8[starts[i]:starts[i] + lengths[i]], one after the other. utf8: (bytes,) uint8;
+    starts, lengths: (n,) int64; returns (sum of lengths,) uint8.
+    """
     chosen = np.flatnonzero(lengths)
     parts = [utf8[s : s + n] for s, n in zip(starts[chosen].tolist(), lengths[chosen].tolist(), strict=True)]
     return np.concatenate(parts) if parts else np.empty(0, np.uint8)
@@ -143,7 +145,7 @@ class Group:
         return len(self.columns["ordinal"])
 
     def text(self, row: int) -> UInt8Array:
-        """The normalised text of a row; empty where there is none."""
+        """The normalised text of a row; empty where there is none. Returns (bytes,) uint8."""
         start = int(self._starts[row])
         return self._utf8[int(self._part[row])][start : start + int(self.lengths[row])]
 

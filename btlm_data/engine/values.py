@@ -103,8 +103,8 @@ def _object(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": _name(cls), "fields": {key: encode(item) for key, item in fields.items()}}
 
 
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}:{thing.__qualname__}"
+def _name(value: Any) -> str:
+    return f"{value.__module__}:{value.__qualname__}"
 
 
 def _find(name: str) -> Any:

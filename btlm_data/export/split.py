@@ -65,7 +65,7 @@ class OpenedSplit:
         samples.
 
         Raises DataError where a shard has another shape than dataset.json says, or an id outside the
-        vocabulary.
+        vocabulary. The dtype is that of the shards.
         """
         first = 0
         expected = () if self.is_stream else (3, self.seq_len)
@@ -103,7 +103,7 @@ class OpenedSplit:
 
     def whole_inputs(self) -> Iterator[npt.NDArray[Any]]:
         """The inputs of samples without padding, (m, L), in the order of the shards; a stream is cut every L
-        tokens.
+        tokens. The dtype is that of the shards.
         """
         if not self.is_stream:
             for _, rows in self.rows():

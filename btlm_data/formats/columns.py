@@ -127,7 +127,8 @@ class Columns:
         """A whole array of which only rows [starts[i], starts[i] + counts[i]) will be looked at.
 
         Those are checked (their chunks are); the rest is given as it is in the file. Raises DamagedError if a
-        row requested is outside the array: the caller may index it without looking again.
+        row requested is outside the array: the caller may index it without looking again. starts, counts:
+        (n,) int64.
         """
         entry = self._entry(name)
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])

@@ -21,7 +21,9 @@ class _Columns(Protocol):
 
 
 def arrays_of(columns: Mapping[str, Sequence[str | None]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of some columns, by name."""
+    """The arrays of some columns, by name. Of each: NAME/data (bytes,) uint8, NAME/ends (n,) int64,
+    NAME/present (n,) bool.
+    """
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, values in columns.items():
         encoded = [b"" if value is None else value.encode() for value in values]

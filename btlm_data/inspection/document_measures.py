@@ -114,7 +114,7 @@ def _distribution(values: npt.NDArray[Any]) -> Distribution | None:
 
 def histogram(values: npt.NDArray[Any], edges: list[int], less: int) -> list[Bar]:
     """How many values are in each of [edges[0], edges[1]), and so on; further edges double, less `less`.
-    Leading empty bars go.
+    Leading empty bars go. values: (n,) of an integer dtype.
     """
     while edges[-1] <= int(values.max()):
         edges.append(2 * edges[-1] - less)
@@ -138,7 +138,7 @@ def _order(files: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> Corr
 
 def correlation(rank: npt.NDArray[np.float64]) -> Correlation:
     """Of ranks, in the order they are met, with that order (Spearman's rho; of a random order 0 ± 1/sqrt(n -
-    1)).
+    1)). rank: (n,) float64.
     """
     n = len(rank)
     rho = float(np.corrcoef(np.arange(n), rank)[0, 1])
@@ -154,7 +154,7 @@ class RunCounter:
         self.documents = 0
 
     def add(self, codes: npt.NDArray[np.int64], *, joined: bool) -> None:
-        """Add the next codes; joined: they follow the ones before directly."""
+        """Add the next codes; joined: they follow the ones before directly. codes: (n,) int64."""
         if not len(codes):
             return
         self.documents += len(codes)
@@ -167,7 +167,9 @@ class RunCounter:
         self._open = (int(lengths[-1]), int(codes[-1]))
 
     def longest_run(self, names: list[str], counts: npt.NDArray[np.int64]) -> LongestRun | None:
-        """With the length expected of a perfect shuffle; counts: documents of each source."""
+        """With the length expected of a perfect shuffle; counts: documents of each source. counts is
+        (sources,) int64.
+        """
         if self.longest[1] < 0:
             return None
         expected = max(expected_run(self.documents, int(count)) for count in counts if count)

@@ -133,7 +133,9 @@ def origins(
 def destinations(
     opened: Opened, split: str, samples: npt.NDArray[np.uint64], num_samples: int
 ) -> npt.NDArray[np.int64] | None:
-    """The inverse of `origins`: the row of each sample of the stream."""
+    """The inverse of `origins`: the row of each sample of the stream. samples: (n,) uint64; returns (n,)
+    int64.
+    """
     manifest = opened.manifest
     if manifest is None or not (shard_format := get_format(manifest.format)).follows_stream:
         return None
@@ -238,7 +240,7 @@ def sequence_length(opened: Opened, rows: Rows) -> int:
 
 
 def extent(planes: npt.NDArray[Any]) -> int:
-    """Positions of a row (P, L) that are not padding."""
+    """Positions of a row (P, L) that are not padding. Any integer dtype."""
     used = planes[1] != 0
     if planes.shape[0] == 5:
         used |= (planes[3] != 0) | (planes[4] != 0)
@@ -248,7 +250,7 @@ def extent(planes: npt.NDArray[Any]) -> int:
 
 def planes(opened: Opened, rows: Rows, number: int) -> npt.NDArray[Any]:
     """Sample `number`, which must be there: (planes, L), of a corpus (1, up to L). Raises DataError if it
-    cannot be read.
+    cannot be read. The dtype is that of the shard.
     """
     if rows.are_tokens:
         length = sequence_length(opened, rows)

@@ -279,14 +279,18 @@ class OpenShards:
             self._readers.popitem()[1].source.close()
 
     def ids(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-        """The ids of rows [start, stop) of a shard of samples, (n, L); of a corpus, (n,). Raises DataError."""
+        """The ids of rows [start, stop) of a shard of samples, (n, L); of a corpus, (n,). Raises DataError.
+        The dtype is that of the shard.
+        """
         with reading(path):
             reader = self._open(path)
             stop = max(start, min(stop, reader.shape[0]))
             return reader.first_planes(start, stop) if len(reader.shape) == 3 else reader.read(start, stop)
 
     def read(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop) of a shard, as far as it has them. Raises DataError if they cannot be read."""
+        """Rows [start, stop) of a shard, as far as it has them. Raises DataError if they cannot be read.
+        Returns (n, planes, L), of a corpus (n,), in the dtype of the shard.
+        """
         with reading(path):
             reader = self._open(path)
             return reader.read(start, max(start, min(stop, reader.shape[0])))

@@ -62,7 +62,9 @@ def read(
 
 
 def texts_of(ids: npt.NDArray[Any], tokenizer: Tokenizer | None) -> list[str]:
-    """The text of each id, (n,). A character of several tokens is at the first of them, PART at the others."""
+    """The text of each id, (n,). A character of several tokens is at the first of them, PART at the others.
+    ids: any integer dtype.
+    """
     tokens = ids.tolist()
     if tokenizer is None:
         return [f"⟨{token}⟩" for token in tokens]

@@ -74,7 +74,7 @@ class Scan:
     borders: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
 
     def fault(self, rule: str, rows: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]) -> None:
-        """Add faulty rows of one rule."""
+        """Add faulty rows of one rule. rows, codes: (n,) int64."""
         if len(rows):
             if rule in self.faults:
                 self.faults[rule][0] += len(rows)

@@ -72,7 +72,7 @@ class SplitStream:
         raise AssertionError(f"no row for sample {sample}")
 
     def read(self, sample: int) -> npt.NDArray[Any]:
-        """Planes of a sample of the stream."""
+        """Planes of a sample of the stream. Returns (planes, L) in the dtype of the shard."""
         path, row = self.locate(sample)
         rows = self.shards.read(path, row, row + 1)
         if not len(rows):
@@ -81,7 +81,7 @@ class SplitStream:
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Ids at stream positions [start, stop), as far as they are in the shards as inputs. Raises
-        DataError.
+        DataError. Returns (n,) int64.
         """
         stop = min(stop, self.num_inputs)
         if stop <= start:

@@ -40,7 +40,9 @@ class WantedPieces:
         self._names: dict[_Piece, str] = {}
 
     def add(self, name: str, ids: npt.NDArray[np.integer]) -> None:
-        """Ask for all pieces of a document. name: what to call it in a message."""
+        """Ask for all pieces of a document. name: what to call it in a message. ids: (tokens,) of an integer
+        dtype.
+        """
         whole = np.append(ids.astype(np.int64), self._eos_id)
         for start in range(0, len(ids), self._stream.seq_len):
             stop = min(start + self._stream.seq_len, len(ids))

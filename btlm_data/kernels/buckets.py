@@ -403,7 +403,7 @@ def _attach(
 
 def readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled
-    once.
+    once. Keeps shape and dtype: (n, ...).
     """
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False

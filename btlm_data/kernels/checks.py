@@ -170,7 +170,7 @@ def scan_vsl(rows: npt.NDArray[Any], vocabulary: Vocabulary) -> RowChecks:
     A part of a document runs from position id 0 to attention span 0: ids go up by one and spans down by one
     (POSITION, SPAN). What follows the last masked or numbered position is padding. MASK_ORDER: a 0 before
     that. CROSSING: an input that is EOS and is trained to predict what follows. Here eos counts real
-    *labels*: in our layout no document's EOS is anybody's input.
+    *labels*: in our layout no document's EOS is anybody's input. rows: any integer dtype.
     """
     rows = _native(rows, (None, 5, None))
     result = _no_checks(len(rows), VSL_RULES)
@@ -235,7 +235,7 @@ def scan_stream(
     """Check a stretch of a stream whose first token is at position `start`, and add its ends to the prints.
 
     Returns (first index outside the vocabulary or -1, EOS tokens). Raises DataError for a position without a
-    bucket.
+    bucket. tokens: (n,) of any integer dtype.
     """
     tokens = _native(tokens, (None,))
     check_below(np.array([start, start + len(tokens) - 1]), prints.bucket * len(prints.ends), "Position")
@@ -264,7 +264,7 @@ def subtract_positions(positions: npt.NDArray[np.uint64], num_inputs: int, print
 
     prints.bucket: stream positions of a bucket. num_inputs: positions that are some row's input. The one
     after them, the stream's last label, is in the last input's bucket. Raises DataError for a position
-    after that.
+    after that. positions: (n,) uint64.
     """
     check_below(positions, num_inputs + 1, "End of document")
     if num_inputs > prints.bucket * len(prints.ends):

@@ -89,7 +89,8 @@ def huffman_lengths(counts: npt.NDArray[np.int64], limit: int) -> list[int]:
     bits.
 
     Where the optimum is deeper, counts are halved (rounding up) until it is not: a little longer, and simple.
-    Ties go to the lower symbol, and to symbols before pairs. A single symbol gets one bit.
+    Ties go to the lower symbol, and to symbols before pairs. A single symbol gets one bit. counts: (symbols,)
+    int64.
     """
     values = [int(c) for c in counts]
     while True:

@@ -65,7 +65,7 @@ def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array
 
     utf8, offsets: n documents, encoded one after the other, and n + 1 offsets. texts: the same documents, or
     None. A capital sigma's lower case depends on its neighbours, so documents with one go through
-    `str.lower`; all others never leave the buffer.
+    `str.lower`; all others never leave the buffer. utf8: (bytes,) uint8; offsets: (n + 1,) int64.
     """
     n = _run_normalise(utf8, offsets)
     sigmas = np.flatnonzero(n.num_chars < 0)

@@ -29,13 +29,13 @@ def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArr
     A balanced Feistel network on the smallest even number of bits that holds n (at least 8), walked along its
     cycle until the value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway,
     "Ciphers with arbitrary finite domains" (CT-RSA 2002), sections 4 and 5. Integer arithmetic only, so the
-    order is the same on every machine.
+    order is the same on every machine. index: (n,) uint64; returns the same shape.
     """
     return _checked_permute(index, n, seed, inverse=False)
 
 
 def unpermute_index(permuted: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
-    """The inverse of `permute_index`."""
+    """The inverse of `permute_index`. permuted: (n,) uint64; returns the same shape."""
     return _checked_permute(permuted, n, seed, inverse=True)
 
 
@@ -175,7 +175,7 @@ def pack_documents(lengths: npt.NDArray[np.int64], seq_len: int, max_documents: 
     decreasing.
 
     max_documents: at most so many pieces in one sample (0: any number). A document without tokens has no
-    position and no piece. Raises DataError for a negative length.
+    position and no piece. Raises DataError for a negative length. lengths: (documents,) int64.
     """
     document, start, length = split_documents(lengths, seq_len)
     row, column, num_rows = best_fit_decreasing(length, seq_len, max_documents)
@@ -186,7 +186,7 @@ def split_documents(
     lengths: npt.NDArray[np.int64], seq_len: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Cut documents into pieces of seq_len positions, the last one shorter: each piece's document, start and
-    length.
+    length. lengths: (documents,) int64; returns three arrays (pieces,) int64.
     """
     check_below(lengths, _FAR, "Length of document")
     counts = -(-lengths // seq_len)

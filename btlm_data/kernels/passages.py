@@ -60,7 +60,9 @@ class Hits(NamedTuple):
 def needles(
     passages: Sequence[bytes], token_data: npt.NDArray[np.uint8], token_ends: Int64Array, barrier: int
 ) -> Needles:
-    """Prepare to look for passages. Raises ValueError for an empty one."""
+    """Prepare to look for passages. Raises ValueError for an empty one. token_data: (bytes,) uint8;
+    token_ends: (vocabulary,) int64.
+    """
     if not all(passages):
         raise ValueError("an empty passage matches everywhere")
     data = np.frombuffer(b"".join(passages), np.uint8)
@@ -123,7 +125,7 @@ def find(rows: npt.NDArray[Any], real: Int64Array, breaks: npt.NDArray[np.bool_]
     rows: (n, L) ids; real: (n,) how many positions of each are tokens. breaks: (n, L), or (0, 0) where there
     are none: True where another document (or another part of one) begins, so that what is before is not read
     on into. A passage never goes across the barrier token. Raises DataError for an id that is not in the
-    vocabulary.
+    vocabulary. Ids of any integer dtype.
     """
     if rows.ndim != 2 or len(real) != len(rows) or (len(real) and int(real.max()) > rows.shape[1]):
         raise ValueError(f"rows of shape {rows.shape}, real of shape {real.shape}")

@@ -16,7 +16,7 @@ _ADVICE = "The file is damaged or was written by another version. Delete it and 
 
 
 def check_below(values: npt.NDArray[Any], limit: int, name: str) -> None:
-    """Every value, of any integer dtype and shape, is in [0, limit). name: what the values are, for the
+    """Every value, of any shape and integer dtype, is in [0, limit). name: what the values are, for the
     message.
     """
     if values.size and not (int(values.min()) >= 0 and int(values.max()) < limit):
@@ -27,7 +27,7 @@ def check_below(values: npt.NDArray[Any], limit: int, name: str) -> None:
 
 def check_offsets(offsets: npt.NDArray[Any], length: int, name: str) -> None:
     """Offsets (n + 1,): at least one, never decreasing, all in [0, length]: item i is
-    data[offsets[i]:offsets[i + 1]].
+    data[offsets[i]:offsets[i + 1]]. Any integer dtype.
     """
     if not len(offsets):
         raise DataError(f"{name} are empty; even no items have one offset. {_ADVICE}")
@@ -38,7 +38,7 @@ def check_offsets(offsets: npt.NDArray[Any], length: int, name: str) -> None:
 
 
 def check_stretches(starts: npt.NDArray[Any], stops: npt.NDArray[Any], length: int, name: str) -> None:
-    """starts, stops (n,): 0 <= starts[i] <= stops[i] <= length."""
+    """starts, stops (n,): 0 <= starts[i] <= stops[i] <= length. Any integer dtype."""
     check_same_length(name, starts, stops)
     check_below(starts, length + 1, f"{name}: start")
     check_below(stops, length + 1, f"{name}: stop")

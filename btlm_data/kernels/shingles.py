@@ -1,9 +1,10 @@
 """How alike two documents are, from their text: the sets of their features counted against each other.
 
-Features are those of kernels/minhash.py: the 13-character n-grams of the normalised text; a shorter text is one
-feature. Each feature stands for itself by a 63-bit hash of its bytes. The counts are exact unless two different
-features of one pair of documents have the same hash: for n features in both together that has a chance of about
-n^2 / 2^64 (one in 10^7 for a million), and it changes a count by one. Plain twins are in tests/reference/shingles.py.
+Features are those of kernels/minhash.py: the 13-character n-grams of the normalised text; a shorter text is
+one feature. Each feature stands for itself by a 63-bit hash of its bytes. The counts are exact unless two
+different features of one pair of documents have the same hash: for n features in both together that has a
+chance of about n^2 / 2^64 (one in 10^7 for a million), and it changes a count by one. Plain twins are in
+tests/reference/shingles.py.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ JACCARD, CONTAINMENT = 0, 1  # shared features over all of both; over those of t
 
 
 class Decisions(NamedTuple):
-    """What became of n texts. anchor (n,) int64: the text that one goes for, -1 where it stays; shared (n,) uint32: its
-    features in that one. sizes (n,) uint32: different features of each text that was looked at, else 0. compared,
-    similar: pairs.
+    """What became of n texts. anchor (n,) int64: the text that one goes for, -1 where it stays; shared (n,)
+    uint32: its features in that one. sizes (n,) uint32: different features of each text that was looked at,
+    else 0. compared, similar: pairs.
     """
 
     anchor: Int64Array
@@ -56,11 +57,13 @@ def decide(
 ) -> Decisions:
     """Decide which texts go, in their order.
 
-    utf8, offsets: n normalised texts, as minhash.Normalised holds them. candidates[bounds[i]:bounds[i + 1]]: earlier
-    texts that text i is compared with, the most promising first. Text i goes for the first of them that stays and is
-    similar enough. In place of one that goes stands the one that it goes for. kind: JACCARD or CONTAINMENT. Pairs that
-    cannot reach the threshold, by their numbers of features alone, are not counted to the end. Memory: 40 bytes a text
-    and two tables. Raises DataError for a candidate that is not an earlier text.
+    utf8, offsets: n normalised texts, as minhash.Normalised holds them. candidates[bounds[i]:bounds[i + 1]]:
+    earlier texts that text i is compared with, the most promising first. Text i goes for the first of them
+    that stays and is similar enough. In place of one that goes stands the one that it goes for. kind: JACCARD
+    or CONTAINMENT. Pairs that cannot reach the threshold, by their numbers of features alone, are not counted
+    to the end. Memory: 40 bytes a text and two tables. Raises DataError for a candidate that is not an
+    earlier text. utf8: (bytes,) uint8; offsets: (n + 1,) int64; candidates: (m,) int64; bounds: (n + 1,)
+    int64.
     """
     check_offsets(offsets, len(utf8), "The offsets of documents")
     check_offsets(bounds, len(candidates), "The bounds of candidates")
@@ -97,7 +100,9 @@ class Counts(NamedTuple):
 
 
 def count(utf8: UInt8Array, offsets: Int64Array) -> Counts:
-    """Count the features of two normalised texts, laid down as for `decide`."""
+    """Count the features of two normalised texts, laid down as for `decide`. utf8: (bytes,) uint8; offsets:
+    (n + 1,) int64.
+    """
     check_offsets(offsets, len(utf8), "The offsets of documents")
     if len(offsets) != 3:
         raise ValueError(f"{len(offsets) - 1} texts, two are compared")
@@ -158,7 +163,9 @@ def _decide(
 
 @jit
 def _least(kind: int, threshold: float, size: np.uint32, other: np.uint32) -> np.int64:
-    """The least number of shared features whose similarity reaches the threshold, by the very division that is reported."""
+    """The least number of shared features whose similarity reaches the threshold, by the very division that
+    is reported.
+    """
     if kind == CONTAINMENT:
         least = np.int64(threshold * size) - 1
         while least / size < threshold:
@@ -298,7 +305,9 @@ def _first_stop(utf8: UInt8Array, begin: np.int64, end: np.int64) -> np.int64:
 
 @jit
 def _hashes(utf8: UInt8Array, end: np.int64, place: Int64Array, out: UInt64Array) -> int:
-    """The next _AT_ONCE features or a few more; returns how many. place: start and stop of the next one, start -1 behind the last."""
+    """The next _AT_ONCE features or a few more; returns how many. place: start and stop of the next one,
+    start -1 behind the last.
+    """
     one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
     start, stop, finish = np.uint64(place[0]), np.uint64(place[1]), np.uint64(end)
     written = np.uint64(0)

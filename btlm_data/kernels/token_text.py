@@ -28,7 +28,8 @@ def decode(
 ) -> tuple[UInt8Array, Int64Array]:
     """Texts of documents tokens[starts[i]:starts[i] + lengths[i]]: their bytes, and n + 1 offsets.
 
-    Raises DataError for a document outside the tokens, and for a token without an entry.
+    Raises DataError for a document outside the tokens, and for a token without an entry. tokens: (t,) of any
+    integer dtype; starts, lengths: (n,) int64; returns (bytes,) uint8 and (n + 1,) int64.
     """
     check_stretches(starts, starts + lengths, len(tokens), "The tokens of document")
     check_offsets(table.offsets, len(table.utf8), "The offsets of tokens")

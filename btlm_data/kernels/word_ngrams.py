@@ -146,7 +146,9 @@ def _ngrams(
 
 
 def build_table(utf8: UInt8Array, hashes: UInt64Array, starts: Int64Array, stops: Int64Array) -> Table:
-    """The table of the n-grams that `word_ngrams` found in utf8."""
+    """The table of the n-grams that `word_ngrams` found in utf8. utf8: (bytes,) uint8; hashes: (n,) uint64;
+    starts, stops: (n,) int64.
+    """
     check_same_length("The n-grams", hashes, starts, stops)
     check_stretches(starts, stops, len(utf8), "The n-gram")
     size = 1 << max(4, (2 * len(hashes)).bit_length())

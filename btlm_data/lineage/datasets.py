@@ -57,7 +57,9 @@ class SetView:
 
     @cached_property
     def token_bytes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The bytes of text that each id stands for, as Tokenizer.bytes_of_tokens gives them."""
+        """The bytes of text that each id stands for, as Tokenizer.bytes_of_tokens gives them. Returns
+        (bytes,) uint8 and starts (vocabulary + 1,) int64.
+        """
         return self.tokenizer.bytes_of_tokens()
 
     def _tokenizer_path(self) -> tuple[str, str | None]:

@@ -33,7 +33,9 @@ class Masks:
             self.num_labels += 0 if self.view.is_corpus else span.labels[1] - span.labels[0]
 
     def apply(self, rows: npt.NDArray[Any], first: int) -> bool:
-        """Mask what of rows [first, first + n) of the split is to be masked, in place; whether there was any."""
+        """Mask what of rows [first, first + n) of the split is to be masked, in place; whether there was any.
+        rows: (n, planes, L), of a corpus (n,), of an integer dtype.
+        """
         eos = self.view.manifest.tokenizer.eos_id
         changed = False
         for row, span in self._within(first, len(rows)):
@@ -49,7 +51,7 @@ class Masks:
     def undo(self, rows: npt.NDArray[Any], first: int) -> str | None:
         """Put other tokens (not the document's) and the mask where rows are masked, in place, so that they
         follow the rules of rows that are not. Returns in words what is not masked although it should be, None
-        if all is.
+        if all is. rows: (n, planes, L), of a corpus (n,), of an integer dtype.
         """
         eos = self.view.manifest.tokenizer.eos_id
         filler = 1 if eos == 0 else 0

@@ -129,11 +129,13 @@ class SplitView:
     # Rows and samples of the stream -------------------------------------------------------------------------
 
     def samples_of(self, rows: Int64Array) -> Int64Array:
-        """The samples of the stream (vsl: as they were packed) that are in some rows."""
+        """The samples of the stream (vsl: as they were packed) that are in some rows. rows: (n,) int64;
+        returns the same shape.
+        """
         return self._permuted(rows, inverse=True)
 
     def rows_of(self, samples: Int64Array) -> Int64Array:
-        """The inverse of `samples_of`."""
+        """The inverse of `samples_of`. samples: (n,) int64; returns the same shape."""
         return self._permuted(samples, inverse=False)
 
     def _permuted(self, values: Int64Array, *, inverse: bool) -> Int64Array:
@@ -289,7 +291,7 @@ class SplitView:
 
     def document_tokens(self, extent: Extent, first: int = 0, last: int | None = None) -> Int64Array:
         """A document's tokens [first, last) as they are in the shards as inputs, without EOS; those that an
-        unpadded tail leaves out, or that are a label only, are missing at the end.
+        unpadded tail leaves out, or that are a label only, are missing at the end. Returns (n,) int64.
         """
         last = extent.tokens if last is None else min(last, extent.tokens)
         parts = []
@@ -301,7 +303,9 @@ class SplitView:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def inputs(self, span: Span) -> Int64Array:
-        """The input ids of the row of a span; of a corpus, the tokens of its shard up to the end of the span."""
+        """The input ids of the row of a span; of a corpus, the tokens of its shard up to the end of the span.
+        Returns (L,) int64, of a corpus (n,).
+        """
         number, row = self.shard_of(span.row)
         with ShardReader(self.path(number)) as shard:
             if self.is_corpus:

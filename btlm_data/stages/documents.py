@@ -157,7 +157,7 @@ class Rows:
     def add(
         self, files: TaskFiles, block: Block, rows: npt.NDArray[Any], numbers: npt.NDArray[np.int64]
     ) -> None:
-        """Fill `rows` with the documents `numbers` of a block."""
+        """Fill `rows` with the documents `numbers` of a block. rows, numbers: (n,) of an integer dtype."""
         docs, out, prefix = files.columns(block.docs), self._numbers, self._prefix
         out["line"][rows] = docs[f"{prefix}line"][numbers].astype(np.uint64) + np.uint64(block.first_line)
         for column, field in (("offset", "offset"), ("bytes", "num_bytes"), ("chars", "num_chars")):

@@ -339,7 +339,7 @@ class TaskStream(StreamReader):
 
     def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Block, first token in the block, and length (without EOS) of the documents that begin in [start,
-        stop).
+        stop). Each is (n,) int64.
         """
         names = ("block", "start", "length")
         parts: list[list[Int64Array]] = [[np.empty(0, np.int64)] * len(names)]
@@ -352,5 +352,7 @@ class TaskStream(StreamReader):
         return block, begin, length
 
     def tokens_of_block(self, block: int, starts: Int64Array, lengths: Int64Array) -> npt.NDArray[Any]:
-        """A block's tokens, of which those in [starts[i], starts[i] + lengths[i]) may be looked at."""
+        """A block's tokens, of which those in [starts[i], starts[i] + lengths[i]) may be looked at. starts,
+        lengths: (n,) int64. Returns (tokens,) in the dtype of the tokens.
+        """
         return self._opened(block).scattered("tokens", starts, lengths)

@@ -83,7 +83,7 @@ def write(
     files: TaskFiles, name: str, streams: Mapping[str, tuple[Records, npt.NDArray[Any]]], first: int
 ) -> None:
     """Write the records of some streams. streams: name -> records in order, rows at which each bucket begins,
-    and the end.
+    and the end. Records are (n,) of RECORD, bounds (buckets + 1,) int64.
     """
     arrays = {
         f"{stream}/records": records.view(np.uint8).reshape(-1, RECORD.itemsize)
@@ -107,7 +107,9 @@ def read(opened: Columns, stream: str, first: int, last: int) -> Records:
 
 
 def in_order(parts: Sequence[Records]) -> tuple[Records, npt.NDArray[np.int64]]:
-    """Records of all parts by key (equal keys in the order of the parts), and which part each is from."""
+    """Records of all parts by key (equal keys in the order of the parts), and which part each is from.
+    Returns (n,) of RECORD and (n,) int64.
+    """
     joined = np.concatenate([np.empty(0, RECORD), *parts])
     origin = (
         np.repeat(np.arange(len(parts)), [len(part) for part in parts]) if parts else np.empty(0, np.int64)
@@ -122,7 +124,8 @@ def lay_down(
     """Tokens of the records in their order, each followed by one more token; the records then say where
     theirs begin.
 
-    sources: tokens by origin. Raises DataError if a record is outside its source.
+    sources: tokens by origin. Raises DataError if a record is outside its source. sources: (t,) arrays of one
+    token dtype; origin: (n,) int64; returns (tokens,) of `dtype`.
     """
     from btlm_data.kernels.packing import place_documents
 
@@ -150,7 +153,7 @@ def move(
     origin: npt.NDArray[np.int64],
 ) -> None:
     """Move the tokens of the records into one file, in their order; the records then speak of it, as run
-    `number`.
+    `number`. sources: (t,) arrays of one token dtype; origin: (n,) int64.
     """
     dtype = sources[0].dtype.name if sources else "uint16"
     laid = lay_down(sources, records, origin, dtype)

@@ -370,7 +370,7 @@ def places_of(
     stream: Stream,
     settings: StreamSettings,
 ) -> StreamPlaces:
-    """Which documents of a block are in `stream`, and how often."""
+    """Which documents of a block are in `stream`, and how often. fate, split: (n,) uint8."""
     s = settings.settings
     keys = docs["key"]
     candidates = np.flatnonzero((fate == Fate.KEPT) & (split == SPLITS.index(stream.split)))

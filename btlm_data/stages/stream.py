@@ -119,7 +119,7 @@ class StreamReader:
     eos_id: int
 
     def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Tokens [start, stop) of the stream, (stop - start,)."""
+        """Tokens [start, stop) of the stream, (stop - start,). The dtype is that of the tokens."""
         from btlm_data.kernels.packing import place_documents
 
         out = np.empty(stop - start, self.dtype)
@@ -153,7 +153,8 @@ class StreamReader:
         """Samples anywhere in a stream of `total` tokens, (m, L+1); 0 after the end.
 
         Row r is stream[samples[r]*L : samples[r]*L + L + 1]. Touches every block, each once, at as many
-        places as there are samples: for streams that are in memory (the page cache).
+        places as there are samples: for streams that are in memory (the page cache). samples: (m,) int64; the
+        dtype of the result is that of the tokens.
         """
         from btlm_data.kernels.packing import place_documents
 

@@ -26,7 +26,7 @@ class Encoder(Protocol):
     name: Backend
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], Offsets]:
-        """Flat ids of all n texts (uint32), and n + 1 int64 offsets into them."""
+        """Flat ids of all n texts (uint32), and n + 1 int64 offsets into them. Shapes: (ids,) and (n + 1,)."""
 
 
 class Fast:

@@ -137,7 +137,7 @@ class Splitter:
             yield text[position:], False
 
     def encode_word(self, word: str, encoder: Encoder) -> Iterator[npt.NDArray[np.uint32]]:
-        """BPE of one long pre-token, in windows (3 above)."""
+        """BPE of one long pre-token, in windows (3 above). Each window gives (ids,) uint32."""
         position, size = 0, MAX_PIECE_CHARS
         ids = encoder.encode([word[:size]])[0]
         while position + size < len(word):

@@ -85,15 +85,20 @@ class Tokenizer:
         1]].
 
         No special tokens are added or recognised. Raises UnicodeEncodeError for a text with a lone surrogate.
+        Shapes: (ids,) and (n + 1,).
         """
         return self._encode(texts, self._encoder)
 
     def encode_reference(self, texts: Sequence[str]) -> tuple[npt.NDArray[Any], Offsets]:
-        """The same by `tokenizers`, regardless of the backend; for checks."""
+        """The same by `tokenizers`, regardless of the backend; for checks. Shapes: (ids,) in `self.dtype`,
+        and (n + 1,).
+        """
         return self._encode(texts, self._reference)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
-        """The text of `ids`, special tokens shown; bytes that are no UTF-8 appear as U+FFFD."""
+        """The text of `ids`, special tokens shown; bytes that are no UTF-8 appear as U+FFFD. ids: (n,)
+        integers.
+        """
         return self._reference.decode([int(i) for i in ids])
 
     @cached_property
@@ -102,7 +107,7 @@ class Tokenizer:
         token's bytes depend on its neighbours.
 
         Joined, they are the text wherever the tokenizer changed nothing before encoding; that is for the
-        caller to check.
+        caller to check. Shapes: (bytes,) and (V + 1,).
         """
         if (self._config["decoder"] or {}).get("type") != "ByteLevel":
             return None

@@ -37,7 +37,7 @@ class SampleOrder:
         self._drawn: tuple[int, npt.NDArray[Any]] | None = None
 
     def between(self, start: int, stop: int) -> Int64Array:
-        """The indices at positions [start, stop) of the stream."""
+        """The indices at positions [start, stop) of the stream. Returns (stop - start,) int64."""
         pieces = []
         while start < stop:
             epoch, offset = divmod(start, self.epoch_length)

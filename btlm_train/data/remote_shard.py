@@ -238,7 +238,7 @@ class RemoteShard:
         self.dtype = self._repeated(lambda reader: reader.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop)."""
+        """Rows [start, stop). Returns (stop - start, ...) in the dtype of the file."""
         rows: npt.NDArray[Any] = self._repeated(lambda reader: reader.read(start, stop))
         return rows
 

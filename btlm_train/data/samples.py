@@ -58,13 +58,15 @@ class Subset:
         return int(self.ends[-1])
 
     def stored(self, samples: Int64Array) -> Int64Array:
-        """Which of all samples some of the subset are."""
+        """Which of all samples some of the subset are. samples: (n,) int64; returns (n,) int64."""
         part = np.searchsorted(self.ends, samples, side="right")
         before = self.ends[part - 1] * (part > 0)
         return samples - before + self.starts[part]
 
     def chosen(self, stored: Int64Array) -> Int64Array:
-        """The inverse of `stored`; -1 for samples that the subset leaves out."""
+        """The inverse of `stored`; -1 for samples that the subset leaves out. stored: (n,) int64; returns
+        (n,) int64.
+        """
         sizes = np.diff(np.concatenate([np.zeros(1, np.int64), self.ends]))
         out = np.full(len(stored), -1, np.int64)
         for start, end, size in zip(self.starts.tolist(), self.ends.tolist(), sizes.tolist(), strict=True):
@@ -121,12 +123,14 @@ class Source:
         return len(self.subset)
 
     def read(self, samples: Int64Array) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield (position in `samples`, what is stored: planes (P, L), or L + 1 tokens of a corpus)."""
+        """Yield (position in `samples`, what is stored: planes (P, L), or L + 1 tokens of a corpus). samples:
+        (n,) int64; the dtype of the result is that of the shards.
+        """
         rows = self.shards.read(self._rows(samples), self.span)
         return ((position, row[0]) for position, row in rows) if self.by_sample else rows
 
     def remote_rows(self, samples: Int64Array) -> Iterator[Rows]:
-        """Where in stores these samples are."""
+        """Where in stores these samples are. samples: (n,) int64."""
         return self.shards.remote_rows(self._rows(samples), self.span)
 
     def _rows(self, samples: Int64Array) -> Int64Array:

@@ -117,7 +117,7 @@ class ShardSet:
             yield position, np.concatenate([*pieces, last]) if pieces else last
 
     def remote_rows(self, starts: Int64Array, length: int) -> Iterator[Rows]:
-        """Of rows [start, start + length), those that are in stores."""
+        """Of rows [start, start + length), those that are in stores. starts: (n,) int64."""
         numbers = np.searchsorted(self.ends, starts, side="right")
         for start, number in zip(starts.tolist(), numbers.tolist(), strict=True):
             stop = start + length

@@ -94,7 +94,9 @@ def write_gguf(
 def gguf_tensors(
     weights: Mapping[str, Tensor], config: ModelConfig
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Names and float32 values as llama.cpp's graph takes them; biases that the model does not have are 0."""
+    """Names and float32 values as llama.cpp's graph takes them; biases that the model does not have are 0.
+    Shapes as in the model, (rows, columns) or (n,).
+    """
     yield "token_embd.weight", _values(weights["wte.weight"] * config.embeddings_scale)
     yield "output.weight", _values(weights["wte.weight"] * mup.logit_scale(config))
     for kind in ("weight", "bias"):

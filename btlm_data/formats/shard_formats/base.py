@@ -108,23 +108,25 @@ class StreamAccess(Protocol):
     """The stream of a split, for as much of it as was requested."""
 
     def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Tokens [start, stop), (stop - start,)."""
+        """Tokens [start, stop), (stop - start,). The dtype is that of the tokens."""
         ...
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
         """Row r is stream[samples[r]*L : samples[r]*L + L + 1] of a stream of `total` tokens, 0 after its
-        end, (m, L+1).
+        end, (m, L+1). samples: (m,) int64; the dtype of the result is that of the tokens.
         """
         ...
 
     def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Block, first token in the block, and length (without EOS) of the documents that begin in [start,
-        stop).
+        stop). Each is (n,) int64.
         """
         ...
 
     def tokens_of_block(self, block: int, starts: Int64Array, lengths: Int64Array) -> npt.NDArray[Any]:
-        """A block's tokens, of which those in [starts[i], starts[i] + lengths[i]) may be looked at."""
+        """A block's tokens, of which those in [starts[i], starts[i] + lengths[i]) may be looked at. starts,
+        lengths: (n,) int64. Returns (tokens,) in the dtype of the tokens.
+        """
         ...
 
 
@@ -134,7 +136,9 @@ class PackedFile(Protocol):
     def __getitem__(self, name: str) -> npt.NDArray[Any]: ...
 
     def rows(self, name: str, first: int, last: int) -> npt.NDArray[Any]:
-        """Entries [first, last) of a column; no others are read."""
+        """Entries [first, last) of a column; no others are read. Returns (last - first, ...) in the dtype of
+        the column.
+        """
         ...
 
 
@@ -241,7 +245,7 @@ class ShardFormat(Protocol):
         self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         """Check rows by the format's rules, and add what other files must match to the prints
-        (kernels/checks.py).
+        (kernels/checks.py). rows: (n, planes, L) or (n,) of any integer dtype.
         """
         ...
 

@@ -87,7 +87,7 @@ class CorpusFormat:
     def check(
         self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
-        """Ids; the print of ends gains the ends of documents."""
+        """Ids; the print of ends gains the ends of documents. rows: (n,) of any integer dtype."""
         from btlm_data.kernels.checks import scan_stream
 
         if not context.is_known:
@@ -105,7 +105,8 @@ def write_corpus(
 ) -> ShardInfo:
     """Write a token stream as a corpus shard into an empty file, open for reading and writing.
 
-    tokens: one 1-D array, or arrays that hold `total` tokens together, in order.
+    tokens: one 1-D array, or arrays that hold `total` tokens together, in order. tokens: (t,) of an integer
+    dtype, or pieces of it in order.
     """
     options = options or ShardOptions(dtype="uint16")
     if isinstance(tokens, np.ndarray):

@@ -90,7 +90,8 @@ def chunk_index(
     """The B-tree over chunks along axis 0, to be written at `start`; and its root's address (None without
     chunks).
 
-    addresses and sizes: of each chunk's bytes in the file, in order of axis 0.
+    addresses and sizes: of each chunk's bytes in the file, in order of axis 0. addresses, sizes: (chunks,)
+    int64.
     """
     assert dataset.chunks is not None
     if not len(addresses):

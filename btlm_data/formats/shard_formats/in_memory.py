@@ -47,24 +47,28 @@ class SampleStream:
         return SampleStream(tokens, starts, joined)
 
     def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Tokens [start, stop), (stop - start,)."""
+        """Tokens [start, stop), (stop - start,). The dtype is that of the tokens."""
         return self.tokens[start:stop]
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
-        """Row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 after the end, (m, L+1)."""
+        """Row r is stream[samples[r]*L : samples[r]*L + L + 1], 0 after the end, (m, L+1). samples: (m,)
+        int64; the dtype of the result is that of the tokens.
+        """
         positions = samples[:, None] * length + np.arange(length + 1)
         return np.where(positions < total, self.tokens[np.minimum(positions, total - 1)], 0).astype(
             self.tokens.dtype
         )
 
     def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Block, first token in the block, and length of the documents that begin in [start, stop)."""
+        """Block, first token in the block, and length of the documents that begin in [start, stop). Each is
+        (n,) int64.
+        """
         first, last = np.searchsorted(self.starts, [start, stop]).tolist()
         starts = self.starts[first:last]
         return np.zeros(len(starts), np.int64), starts, self.lengths[first:last]
 
     def tokens_of_block(self, block: int, starts: Int64Array, lengths: Int64Array) -> npt.NDArray[Any]:
-        """All tokens."""
+        """All tokens. Returns (tokens,) in the dtype of the tokens."""
         return self.tokens
 
 
@@ -78,5 +82,5 @@ class PackedColumns:
         return self.columns[name]
 
     def rows(self, name: str, first: int, last: int) -> npt.NDArray[Any]:
-        """Entries [first, last) of a column."""
+        """Entries [first, last) of a column. Returns (last - first, ...) in the dtype of the column."""
         return self.columns[name][first:last]

@@ -24,7 +24,7 @@ def destinations(first: int, last: int, num_samples: int, seed: int, purpose: st
 
 def origins(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
     """Which samples of the stream are at places [first, last) after the shuffle: the inverse of
-    `destinations`.
+    `destinations`. Returns (last - first,) uint64.
     """
     from btlm_data.kernels.packing import unpermute_index
 

@@ -111,7 +111,9 @@ class ShardReader:
         )
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop), within the file. Raises DataError, naming the first row that cannot be read."""
+        """Rows [start, stop), within the file. Raises DataError, naming the first row that cannot be read.
+        Returns (stop - start, ...) in the dtype of the file.
+        """
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"{self.name}: rows {start} to {stop} of {self.shape[0]}")
         try:
@@ -129,9 +131,10 @@ class ShardReader:
             ) from error
 
     def first_planes(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """The first plane (ids) of rows [start, stop) of samples: (n, L). Of our own shards only that part is inflated.
+        """The first plane (ids) of rows [start, stop) of samples: (n, L). Of our own shards only that part is
+        inflated.
 
-        Raises DataError, as `read`.
+        Raises DataError, as `read`. The dtype is that of the file.
         """
         if not (
             self._chunks is not None and self._whole_row and self._stored.filters == (hdf5_head.DEFLATE,)
@@ -178,7 +181,7 @@ class ShardReader:
     def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """All rows in order, as (first row, rows), at most max_bytes (but at least one row) at a time.
 
-        Raises DataError that names the first unreadable row.
+        Raises DataError that names the first unreadable row. Rows are (n, ...) in the dtype of the file.
         """
         step = max(1, max_bytes // max(1, self._row_bytes))
         if self._chunks and step > self._chunks[0]:
@@ -319,14 +322,14 @@ def read_shard_info(path: Path) -> ShardLayout:
 
 
 def read_rows(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """Rows [start, stop) of a shard, as far as it has them, in the file's type. Raises DataError if they
-    cannot be read.
+    """Rows [start, stop) of a shard, as far as it has them, in the dtype of the file. Raises DataError if they
+    cannot be read. Shape (n, ...).
     """
     with ShardReader(path) as shard:
         return shard.read(start, max(start, min(stop, shard.shape[0])))
 
 
 def iter_chunks(path: Path, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """All rows of a shard in order, as `ShardReader.pieces`."""
+    """All rows of a shard in order, as `ShardReader.pieces`. Rows are (n, ...) in the dtype of the file."""
     with ShardReader(path) as shard:
         yield from shard.pieces(max_bytes)

@@ -162,7 +162,9 @@ class SampleFormat:
     def check(
         self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
-        """Masks, padding, label shift, ids; the prints gain ends of documents and borders of samples."""
+        """Masks, padding, label shift, ids; the prints gain ends of documents and borders of samples. rows:
+        (n, 3, L) of any integer dtype.
+        """
         from btlm_data.kernels.checks import scan_samples
 
         length = rows.shape[2]
@@ -218,7 +220,7 @@ def write_samples(
 
 def cut_rows(stream: npt.NDArray[Any], num_rows: int, length: int) -> npt.NDArray[Any]:
     """Row i is stream[i*L : (i+1)*L + 1], (num_rows, L+1), a view where the stream is long enough, else
-    padded with 0.
+    padded with 0. The dtype is that of `stream`, (t,).
     """
     needed = num_rows * length + 1
     if len(stream) < needed:

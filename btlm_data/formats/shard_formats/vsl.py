@@ -139,7 +139,7 @@ class VslFormat:
         self, rows: npt.NDArray[Any], context: RowContext, vocabulary: Vocabulary, prints: Prints
     ) -> Checked:
         """Masks, padding, label shift, ids, spans, positions, and that no prediction crosses a document's
-        end.
+        end. rows: (n, 5, L) of any integer dtype.
         """
         from btlm_data.kernels.checks import scan_vsl
 

@@ -56,7 +56,9 @@ class ShardInfo:
 
 
 def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None) -> npt.NDArray[np.uint32]:
-    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 after num_real (k,) positions."""
+    """Token rows (k, L+1) as planes (k, 3, L): inputs, mask, labels; 0 after num_real (k,) positions. Tokens
+    of any integer dtype; returns uint32.
+    """
     k, length = rows.shape[0], rows.shape[1] - 1
     planes = np.empty((k, 3, length), np.uint32)
     planes[:, 0], planes[:, 1], planes[:, 2] = rows[:, :-1], 1, rows[:, 1:]
@@ -108,7 +110,9 @@ class ShardWriter:
         num_real: npt.NDArray[np.int64] | None,
         start: int,
     ) -> None:
-        """Append token rows as samples; rows that are not full go the general way."""
+        """Append token rows as samples; rows that are not full go the general way. rows: (k, L + 1) of an
+        integer dtype; full: (k,) bool; num_real: (k,) int64.
+        """
         from btlm_data.kernels import deflate  # numba: readers of shards do without it
 
         borders = np.flatnonzero(np.diff(full)) + 1
@@ -120,7 +124,9 @@ class ShardWriter:
                 self.add(sample_planes(rows[first:last], num_real[start + first : start + last]))
 
     def add(self, rows: npt.NDArray[Any]) -> None:
-        """Append rows, one chunk each (contiguous where the shard is not compressed)."""
+        """Append rows, one chunk each (contiguous where the shard is not compressed). rows: (k, planes, L) or
+        (k,) in the dtype of the shard.
+        """
         rows = np.ascontiguousarray(rows, self.dataset.dtype)
         if self.dataset.chunks is None:
             self._write(rows.reshape(-1).view(np.uint8).data)
