@@ -1,4 +1,6 @@
-"""The end of a run: tables of documents, what stands beside the shards, and dataset.json, which says it is complete."""
+"""The end of a run: tables of documents, what is beside the shards, and dataset.json, which says it is
+complete.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def _streams_of(p: Preparation, prepared: PreparedSet) -> list[StreamIndex]:
 
 
 def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
-    """documents.parquet of every split of every set, and dropped.parquet of every set; returns them by their names."""
+    """documents.parquet of every split of every set, and dropped.parquet of every set; returns them by their
+    names.
+    """
     assert p.table is not None
     kept = list(p.settings.source.kept_columns)
     step = documents.plan_documents(p.streams, p.table, kept, p.copies)

@@ -1,5 +1,5 @@
-"""What was asked for, held against what there is: too little memory, too many unreadable records, names of sources that no
-document has.
+"""What was requested, held against what there is: too little memory, too many unreadable records, names of
+sources that no document has.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _LEAST_MEANT_BYTES = 10**6
 def check_memory(run: Run) -> None:
     """Raise ConfigError where run.memory is less than the processes of the run take.
 
-    Less than any process could ever have is taken for what it must be: a small corpus shall go the ways of a large one,
-    in the smallest pieces. A warning says that the processes take what they take.
+    Less than any process could ever have is taken for what it must be: a small corpus shall go the ways of a
+    large one, in the smallest pieces. A warning says that the processes take what they take.
     """
     if not is_on_this_machine(run.engine) or run.memory is None or run.memory >= run.least_memory:
         return
@@ -104,10 +104,11 @@ def num_records(acquired: Counts) -> int:
 def check_rejected(
     inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str | None
 ) -> None:
-    """Raise SafetyStop if more than source.max_rejected of the records could not be read, and more than a few.
+    """Raise SafetyStop if more than source.max_rejected of the records could not be read, and more than a
+    few.
 
-    A damaged file is one reject whatever it held, and no wrong setting: it is not counted here.
-    acquired: the ledger's cells of `acquire`. rejected: the lines of rejects.jsonl (`line` None: not known). listed_in:
+    A damaged file is one reject whatever it held, and no wrong setting: it is not counted here. acquired: the
+    ledger's cells of `acquire`. rejected: the lines of rejects.jsonl (`line` None: not known). listed_in:
     where these stand, if anywhere.
     """
     cells = [(source, cell, amount) for (_, source, cell), amount in acquired.cells.items()]

@@ -260,7 +260,7 @@ class OutputFolder:
 
 
 def _differences(present: Any, current: Any, prefix: str = "") -> list[str]:
-    """Settings in which two configurations differ, in words."""
+    """Settings in which two configurations differ."""
     if isinstance(present, dict) and isinstance(current, dict):
         differences = []
         for key in sorted({*present, *current}):

@@ -2,10 +2,10 @@
 
     acquire -> clean -> dedupe -> holdout -> tokenize -> [emit] -> shuffle -> pack -> shard
 
-Each arrow is a barrier; inside a stage tasks run in any order on any engine (engine/). A stage plans its tasks from what
-earlier ones handed on (preparation.py), runs them, and sets its own part of it. Tokens are made in the one pass of
-`clean` (docs/decisions/0001); `tokenize` is where they are counted. dataset.json, written last, says that the dataset is
-complete.
+Each arrow is a barrier; inside a stage tasks run in any order on any engine (engine/). A stage plans its
+tasks from what earlier ones handed on (preparation.py), runs them, and sets its own part of it. Tokens are
+made in the one pass of `clean` (docs/decisions/0001); `tokenize` is where they are counted. dataset.json,
+written last, says that the dataset is complete.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Prepared:
 
 
 def locations(run: Run) -> Locations:
-    """Where a run's files lie, absolute. A remote --out has its work folder beside the current folder by default."""
+    """Where a run's files are, absolute. A remote --out has its work folder beside the current folder by
+    default.
+    """
     out = open_store(run.out)
     if run.work_dir is not None:
         work = open_store(run.work_dir).url
@@ -100,7 +102,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
         if is_finished(inputs, stores):
             counts: dict[str, Counts] = {name: Counts() for name in ledger.STAGES}
             datasets = output.datasets()
-            output.finish()  # what a run that was killed right behind its dataset.json left to do
+            output.finish()  # what a run that was killed right after its dataset.json left to do
             published.finish(stores.work)
             return Prepared(
                 stores.out.shown, stores.work.shown, True, counts, already_done=True, datasets=datasets
@@ -153,7 +155,9 @@ def _reported_to(status: StatusFile) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(stores: Stores) -> Iterator[list[lease.Lease]]:
-    """Hold the work folder and the dataset folder (and the text folder), without heartbeats yet: workers are forked first."""
+    """Hold the work folder and the dataset folder (and the text folder), without heartbeats yet: workers are
+    forked first.
+    """
     held = [
         (stores.work, work_folder.LEASE, "The work folder", "--work-dir"),
         (stores.out, output_folder.LEASE, "The output folder", "--out"),
@@ -190,7 +194,9 @@ def _run_stages(p: Preparation) -> Prepared:
 
 
 def warm_up(tokenizer: Any) -> None:
-    """Load (the first time: compile) every kernel here, so that forked workers have them and none is compiled twice."""
+    """Load (the first time: compile) every kernel here, so that forked workers have them and none is compiled
+    twice.
+    """
     import numpy as np
 
     from btlm_data.kernels import minhash, packing, shingles, token_text
@@ -342,7 +348,7 @@ def _tokenize(p: Preparation) -> None:
 
 
 def _emit(p: Preparation) -> None:
-    """Write the kept text, where it was asked for."""
+    """Write the kept text, where it was requested."""
     if p.run.emit_text is None:
         return
     assert p.clean_step is not None
@@ -373,7 +379,7 @@ def _shuffle(p: Preparation) -> None:
 
 
 def _pack(p: Preparation) -> None:
-    """Cut the streams into samples: which samples lie in which shard; where they are too many, on disk."""
+    """Cut the streams into samples: which samples are in which shard; where they are too many, on disk."""
     divided = any(set_.share is not None for set_ in p.settings.seq_len)
     several = len(p.settings.seq_len) > 1
     tokenizer = p.inputs.tokenizer
@@ -396,7 +402,7 @@ def _pack(p: Preparation) -> None:
 
 
 def _shard(p: Preparation) -> Mapping[str, Dataset]:
-    """Write the shards and what stands beside them."""
+    """Write the shards and what is beside them."""
     from btlm_data import finish
 
     step = p.shard_step
@@ -436,7 +442,9 @@ STAGES: tuple[tuple[str, Callable[[Preparation], Mapping[str, Dataset] | None]],
 
 @contextlib.contextmanager
 def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
-    """Fetch remote files ahead of the tasks of a step that are still to be done, where tasks run on this machine."""
+    """Fetch remote files ahead of the tasks of a step that are still to be done, where tasks run on this
+    machine.
+    """
     if not is_on_this_machine(p.run.engine):
         yield
         return
@@ -448,7 +456,8 @@ def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
 
 
 def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
-    """Put all blocks' rejects into rejects.jsonl (lines counted from 1) and their examples into examples.jsonl.
+    """Put all blocks' rejects into rejects.jsonl (lines counted from 1) and their examples into
+    examples.jsonl.
 
     Returns the number of rejects, and both files.
 

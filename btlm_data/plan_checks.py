@@ -1,7 +1,7 @@
-"""What a run would stop at, looked up without running it: output, disk, evaluation sets, and what a sample of the
-records shows.
+"""What a run would stop at, looked up without running it: output, disk, evaluation sets, and what a sample of
+the records shows.
 
-How much deduplication would remove is known only behind it, and is not looked at.
+How much deduplication would remove is known only after it, and is not looked at.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Stop:
 
 @dataclass
 class Looked:
-    """What the sample of a plan showed. acquire, clean: cells of the ledger. rejects: lines as in rejects.jsonl; `line` is
-    None where it is not known. whole: everything that a run would read was looked at.
+    """What the sample of a plan showed. acquire, clean: cells of the ledger. rejects: lines as in
+    rejects.jsonl; `line` is None where it is not known. whole: everything that a run would read was looked
+    at.
     """
 
     acquire: Counts = field(default_factory=Counts)
@@ -49,8 +50,8 @@ class Looked:
 
 @dataclass(frozen=True)
 class Findings:
-    """stops: what ends the run; remarks: what may be a mistake, as far as the sample shows; finished: the dataset is
-    there already.
+    """stops: what ends the run; remarks: what may be a mistake, as far as the sample shows; finished: the
+    dataset is there already.
     """
 
     stops: tuple[Stop, ...]
@@ -112,7 +113,9 @@ def _check_strict(inputs: Inputs, looked: Looked) -> None:
 
 
 def _check_disk(stores: Stores, out_bytes: int, work_bytes: int) -> None:
-    """Raise OutputError where a local disk has less room than is expected to be needed beside what is there already."""
+    """Raise OutputError where a local disk has less room than is expected to be needed beside what is there
+    already.
+    """
     needed: dict[int, tuple[int, Path]] = {}
     for store, num_bytes in ((stores.out, out_bytes), (stores.work, work_bytes)):
         if store.is_local:

@@ -1,4 +1,6 @@
-"""`prepare --plan`: what would be done, the disk and memory it takes, and how long, measured on a few MB of the real input."""
+"""`prepare --plan`: what would be done, the disk and memory it takes, and how long, measured on a few MB of
+the real input.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,10 @@ _SAMPLE_BYTES = 16_000_000  # of text
 class Plan:
     """What a run would do. Bytes, seconds, documents and tokens; `measured_bytes` of text were looked at.
 
-    steps: what each is expected to take, in order (estimate.py); stages: their sums, by stage. work_bytes, out_bytes: the
-    most that lies in the work folder at once, and what is written to the dataset's. memory_bytes: of all processes
-    together. seconds: by the clock, without what is done already and without waiting for downloads.
+    steps: what each is expected to take, in order (estimate.py); stages: their sums, by stage. work_bytes,
+    out_bytes: the most that is in the work folder at once, and what is written to the dataset's.
+    memory_bytes: of all processes together. seconds: by the clock, without what is done already and without
+    waiting for downloads.
     """
 
     source: str
@@ -100,7 +103,9 @@ def estimates(workload: Workload) -> tuple[Estimate, ...]:
 
 
 def measure(recipe: Recipe) -> Plan:
-    """Look up what the recipe names, read a few MB of it into a temporary folder, and scale up. Writes nothing else."""
+    """Look up what the recipe names, read a few MB of it into a temporary folder, and scale up. Writes
+    nothing else.
+    """
     run, settings = recipe.run, recipe.settings
     input_checks.check_memory(run)
     inputs = Inputs.look_up(recipe)
@@ -146,7 +151,8 @@ def measure(recipe: Recipe) -> Plan:
 def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, _Read]:
     """How much there is, scaled up from a sample of it; and the sample. cleaning: the step `clean`.
 
-    The rates that depend most on texts and settings are measured on the sample. Downloads are waited for, and not counted.
+    The rates that depend most on texts and settings are measured on the sample. Downloads are waited for, and
+    not counted.
     """
     with tempfile.TemporaryDirectory(prefix="btlm-plan-") as folder:
         store = open_store(folder)
@@ -195,7 +201,7 @@ class _Read:
 
     @property
     def repeats(self) -> float:
-        """How often the average token stands in the streams."""
+        """How often the average token is in the streams."""
         return self.repeated_tokens / self.volume.tokens if self.volume.tokens else 1.0
 
 
@@ -263,7 +269,7 @@ class _Write(NamedTuple):
 
 
 def _write_sample(store: Store, tokens_files: Sequence[Artifact], inputs: Inputs) -> _Write:
-    """Write the sample's documents as one shard of the format asked for, and look at time and size."""
+    """Write the sample's documents as one shard of the format requested, and look at time and size."""
     settings, tokenizer = inputs.settings, inputs.tokenizer
     stream = SampleStream.of([Columns(store, file) for file in tokens_files], tokenizer.eos_id)
     size = StreamSize(len(stream.tokens), len(stream.starts))

@@ -15,7 +15,8 @@ MARK = "work-folder.json"
 LEASE = "run.lease"
 BOARD = "engine/board.json"  # what free workers are to do (engine/published.py)
 FORMAT_VERSION = 2
-# Folders of the steps (the first part of their names) and of receipts; nothing else below the work folder is touched.
+# Folders of the steps (the first part of their names) and of receipts; nothing else below the work folder is
+# touched.
 FOLDERS = (
     "acquire",
     "clean",
@@ -32,7 +33,9 @@ FOLDERS = (
 
 
 def claim(store: Store) -> None:
-    """Mark the folder. Hold its lease. Raises OutputError if it holds entries of these names that are not known to be ours."""
+    """Mark the folder. Hold its lease. Raises OutputError if it holds entries of these names that are not
+    known to be ours.
+    """
     if is_ours(store):
         claims.settle(store, BOARD)
         store.sweep()

@@ -63,7 +63,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file. Raises DataError in words, FileNotFoundError if the file is missing."""
+    """The JSON object in a file. Raises DataError, FileNotFoundError if the file is missing."""
     data = read_bytes(path, max_bytes)
     try:
         value = msgspec.json.decode(data)

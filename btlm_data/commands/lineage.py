@@ -134,9 +134,9 @@ def forget(
 ) -> None:  # fmt: skip
     """Remove documents from a prepared dataset, and write a certificate of it (forgotten.json).
 
-    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its position, so
-    a training run can continue. A kill at any moment leaves the old dataset or the new one. The work folder inside
-    the dataset is removed; other locations that still hold the text are listed.
+    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its position, so a
+    training run can continue. A kill at any moment leaves the old dataset or the new one. The work folder
+    inside the dataset is removed; other locations that still hold the text are listed.
 
     \b
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"

@@ -38,7 +38,9 @@ class Proposal(NamedTuple):
 def probability(
     similarity: float | npt.NDArray[np.float64], bands: int, rows: int
 ) -> npt.NDArray[np.float64]:
-    """Probability that a pair of this Jaccard similarity shares a band, for similarities of any shape; float64."""
+    """Probability that a pair of this Jaccard similarity shares a band, for similarities of any shape;
+    float64.
+    """
     return np.asarray(
         -np.expm1(bands * np.log1p(-np.minimum(np.asarray(similarity, np.float64) ** rows, 1 - 2**-53)))
     )

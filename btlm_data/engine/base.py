@@ -39,7 +39,7 @@ class EngineSettings:
 class Lost:
     """A job whose worker ended before the job did: killed, crashed, its machine gone.
 
-    reason: how the worker ended, in words. log: what it left to read (a stack trace), or "".
+    reason: how the worker ended. log: what it left to read (a stack trace), or "".
     """
 
     job: Job

@@ -184,7 +184,7 @@ class _Worker:
             self.most_resident = max(self.most_resident, pages * os.sysconf("SC_PAGE_SIZE"))
 
     def death(self, status: int, name: str) -> str:
-        """How it died, in words. status: its exit code, negative for a signal. name: of the file it read, or
+        """How it died. status: its exit code, negative for a signal. name: of the file it read, or
         "".
         """
         doing = [f"read {name}"] if name else []

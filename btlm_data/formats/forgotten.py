@@ -68,7 +68,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One time that documents were taken out.
 
     previous: SHA-256 of the certificate before, in canonical JSON; zeros for the first. asked: SHA-256 of
-    each question. still_held: places that still hold the documents' text, in words. fingerprint: of the
+    each question. still_held: places that still hold the documents' text. fingerprint: of the
     dataset before.
     """
 

@@ -106,7 +106,7 @@ def total(rows: Iterable[Row], stage: str, side: Literal["in", "out"], split: st
 
 
 def imbalances(rows: Iterable[Row]) -> list[str]:
-    """What does not add up, in words; empty if everything does.
+    """What does not add up; empty if everything does.
 
     In every row in + added = out + dropped. Every stage is there, and receives, split by split and source by
     source, what the stage before it passed on (summed over sources where they are no longer distinguished).

@@ -94,7 +94,7 @@ def _configuration_problems(manifest: Dataset) -> Iterator[str]:
 
 
 def settings_of(configuration: Mapping[str, Any]) -> Settings | str:
-    """The settings that a configuration records, or in words what is wrong with them."""
+    """The settings that a configuration records, or a message: what is wrong with them."""
     complete = dict(configuration)
     for section, name in (("source", "corpus"), ("tokenizer", "gpt2")):
         if isinstance(complete.get(section, {}), dict):
@@ -202,7 +202,7 @@ def _implied_outputs(manifest: Dataset) -> Iterator[tuple[str, str]]:
 
 
 def _count_output(path: Path, name: str, manifest: Dataset, problems: list[str]) -> str:
-    """Compare the rows of one output with the ledger; returns what was counted, in words."""
+    """Compare the rows of one output with the ledger; returns what was counted."""
     if name == "rejects.jsonl":
         reasons = _reasons(path, name)
         expected = Counter[str]()

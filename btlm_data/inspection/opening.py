@@ -211,7 +211,7 @@ def _foreign_splits(path: Path) -> dict[str, list[Path]]:
 
 
 def _decode(folder: Path) -> tuple[Dataset | SetList | None, str | None]:
-    """The dataset.json of a folder as far as it can be used, and in words what is wrong with it."""
+    """The dataset.json of a folder as far as it can be used, and a message about what is wrong with it."""
     try:
         data, shown = read_bytes(folder)
         decoded = decode(data, shown, sealed=False)

@@ -40,9 +40,9 @@ class Outcome:
 
     complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was
     done. read, kept: documents and bytes of text before and after all stages that drop; None where nothing
-    was read. dropped: documents by stage and reason. rejected: records that could not be read. damaged: places
-    in files where an unknown number of records could not be. not_read: files of the source that were not read, by
-    reason (known once complete). seconds: wall time of this run.
+    was read. dropped: documents by stage and reason. rejected: records that could not be read. damaged:
+    places in files where an unknown number of records could not be. not_read: files of the source that were
+    not read, by reason (known once complete). seconds: wall time of this run.
     """
 
     out: str
@@ -212,7 +212,7 @@ def _locations_line(outcome: Outcome) -> str:
 
 
 def _shown(path: str) -> str:
-    """A path as one would type it: relative where it lies below the current folder; a URL as it is."""
+    """A path as one would type it: relative where it is below the current folder; a URL as it is."""
     if "://" in path or not Path(path).is_relative_to(Path.cwd()):
         return path
     return os.path.relpath(path)

@@ -153,7 +153,7 @@ def check_documents(opened: Opened, manifest: Dataset, source: Path, count: int,
 
 
 def _reader(opened: Opened, manifest: Dataset) -> _Reader | str:
-    """What is needed to read documents again, or in words why that cannot be done."""
+    """What is needed to read documents again, or a message: why that cannot be done."""
     settings = settings_of(manifest.configuration)
     if isinstance(settings, str):
         return f"the configuration is not valid ({settings})"
@@ -285,7 +285,7 @@ def _text(batch: RecordBatch, index: int, name: str, reader: _Reader) -> str:
 
 
 def _difference(document: _Drawn, text: str, reader: _Reader, against: _Compared) -> str | None:
-    """What differs between a document read again and the dataset, in words; for vsl, its pieces are
+    """What differs between a document read again and the dataset; for vsl, its pieces are
     requested.
     """
     row = document.row

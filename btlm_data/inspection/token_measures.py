@@ -195,7 +195,7 @@ def with_texts(tokens: Tokens, tokenizer: Tokenizer | None) -> Tokens:
 
 @dataclass(frozen=True)
 class FoundTokenizer:
-    """tokenizer: None where it is not available. reason: why. guess: in words, what was guessed."""
+    """tokenizer: None where it is not available. reason: why. guess: what was guessed."""
 
     tokenizer: Tokenizer | None = None
     reason: str | None = None

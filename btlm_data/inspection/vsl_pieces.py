@@ -52,7 +52,7 @@ class WantedPieces:
             self._names.setdefault(piece, f"{name}: its tokens {start:,} to {stop - 1:,}")
 
     def missing(self) -> list[str]:
-        """Read the shards once; which pieces are in no row, in words. Raises DataError if a shard cannot be
+        """Read the shards once; which pieces are in no row. Raises DataError if a shard cannot be
         read.
         """
         left = Counter(self._wanted)

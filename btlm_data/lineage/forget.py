@@ -173,7 +173,7 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
 
 
 def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
-    """Locations that hold the documents' text and are not this command's to change, in words."""
+    """Locations that hold the documents' text and are not this command's to change."""
     locations = []
     made = provenance.read(sets[0].root)
     run = made.configuration.get("run", {}) if made is not None else {}

@@ -50,8 +50,8 @@ class Masks:
 
     def undo(self, rows: npt.NDArray[Any], first: int) -> str | None:
         """Put other tokens (not the document's) and the mask where rows are masked, in place, so that they
-        follow the rules of rows that are not. Returns in words what is not masked although it should be, None
-        if all is. rows: (n, planes, L), of a corpus (n,), of an integer dtype.
+        follow the rules of rows that are not. Returns a message about what is not masked although it should
+        be, None if all is. rows: (n, planes, L), of a corpus (n,), of an integer dtype.
         """
         eos = self.view.manifest.tokenizer.eos_id
         filler = 1 if eos == 0 else 0

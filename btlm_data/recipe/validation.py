@@ -1,5 +1,5 @@
-"""Pydantic's validation errors in words: the key, the file and line or the option, the value, and the nearest
-known name.
+"""Pydantic's validation errors as messages: the key, the file and line or the option, the value, and the
+nearest known name.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _line(problem: dict[str, Any], model: type[BaseModel], where: Callable[[KeyP
 
 
 def _message(problem: dict[str, Any]) -> str:
-    """What is expected, in words."""
+    """What is expected."""
     kind, value, context = problem["type"], problem.get("input"), problem.get("ctx", {})
     if kind == "string_type":
         if isinstance(value, list | dict):

@@ -1,9 +1,9 @@
 """Reads YAML files with the line of every key; the only YAML reader of the project.
 
 What is read is the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): 6e-4 is a number,
-`no` and 2048:0.75 are text, 010 is ten. Everything else that YAML can do is refused in words: tags, a second
-document, keys that are no plain text, a key twice, and, in recipes, aliases. Size, depth and the number of
-values are bounded, so that no file can take more memory or time than a few seconds.
+`no` and 2048:0.75 are text, 010 is ten. Everything else that YAML can do is refused with a message: tags, a
+second document, keys that are no plain text, a key twice, and, in recipes, aliases. Size, depth and the
+number of values are bounded, so that no file can take more memory or time than a few seconds.
 """
 
 from __future__ import annotations

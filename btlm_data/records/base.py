@@ -71,7 +71,7 @@ class Stretch:
 
     start, stop: a byte range of an uncompressed file of lines (the lines that begin in it), or a range of row
     groups; other files are read whole. resume_at, lines_done: `end` and `num_lines` of an earlier batch, to
-    continue behind it.
+    continue after it.
     """
 
     start: int = 0
@@ -115,8 +115,8 @@ class RecordFormat:
     name: as in settings and listings. endings: of file names, lower case. read: gives batches of about
     `batch_bytes`, in the order of the file, each as soon as it is known; never raises for bad content
     (OSError is dealt with by the caller). compressible: whether a file may be compressed as a whole.
-    divisible: whether an uncompressed file may be read in byte ranges. in_words: how a file becomes records, for
-    people, given source.txt; "" where it goes without saying.
+    divisible: whether an uncompressed file may be read in byte ranges. in_words: how a file becomes records,
+    for people, given source.txt; "" where it goes without saying.
     """
 
     name: str
@@ -143,10 +143,11 @@ class Damage:
 class Compression:
     """How a compressed file becomes bytes.
 
-    starts: whether bytes (64, or fewer of a shorter file) are the beginning of such a file. decompress(file, piece_bytes, max_window): pieces of about piece_bytes, and a Damage at each place that
-    cannot be read; what comes behind it, if anything, was found again. Every byte that can be decompressed is
-    given, wherever the damage lies. Memory is bounded by max_window plus some MB, whatever the file claims.
-    Raises OSError only for the file itself.
+    starts: whether bytes (64, or fewer of a shorter file) are the beginning of such a file. decompress(file,
+    piece_bytes, max_window): pieces of about piece_bytes, and a Damage at each place that cannot be read;
+    what comes after it, if anything, was found again. Every byte that can be decompressed is given, wherever
+    the damage is. Memory is bounded by max_window plus some MB, whatever the file claims. Raises OSError only
+    for the file itself.
     """
 
     name: str

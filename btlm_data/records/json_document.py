@@ -64,7 +64,7 @@ def _is_unfinished(line: bytes) -> bool:
             end = _IN_STRING.match(line, position)
             position = end.end() if end else position
             if position >= len(line) or line[position : position + 1] != b'"':
-                return False  # a string cannot go on behind a newline: the line is damaged
+                return False  # a string cannot continue after a newline: the line is damaged
             in_string, position = False, position + 1
             continue
         match = _OUTSIDE.search(line, position)
@@ -105,7 +105,7 @@ class _Splitter:
 
     @property
     def rest(self) -> tuple[bytes, int]:
-        """What stands behind the last record, and how many bytes of it were dropped."""
+        """What is after the last record, and how many bytes of it were dropped."""
         return self._buffer[self._start :], self._dropped
 
     @property
@@ -132,7 +132,7 @@ class _Splitter:
                 match = _IN_STRING.match(buffer, self._scan)
                 self._scan = match.end() if match else self._scan
                 if self._scan >= length or buffer[self._scan] != 34:
-                    return  # the string goes on, or its last byte so far is a backslash
+                    return  # the string continues, or its last byte so far is a backslash
                 self._scan += 1
                 self._in_string = False
                 continue
@@ -153,7 +153,7 @@ class _Splitter:
                 yield from self._element(mark.start(), end)
             elif character in b"[{":
                 if character == b"[" and self._depth == 0:
-                    yield from self._element(mark.start(), end)  # what stands before an array
+                    yield from self._element(mark.start(), end)  # what is before an array
                     self._array = True
                 elif self._depth == 0:
                     yield from self._element(mark.start(), mark.start())
@@ -167,7 +167,7 @@ class _Splitter:
                     yield from self._element(end, end)
 
     def _element(self, end: int, next_start: int) -> Iterator[_Element]:
-        """The record that ends at `end` of the buffer, unless nothing stands there."""
+        """The record that ends at `end` of the buffer, unless nothing is there."""
         data = self._buffer[self._start : end]
         offset, dropped = self._base + self._start - self._dropped, self._dropped
         self._start, self._dropped = next_start, 0

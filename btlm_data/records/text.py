@@ -57,7 +57,7 @@ def _read_whole(request: ReadRequest) -> Iterator[RecordBatch]:
 
 
 def _parts(stream: ByteStream, max_bytes: int) -> tuple[list[bytes], int, list[Damage]]:
-    """The pieces of a file, their length, and its damages; stops behind max_bytes."""
+    """The pieces of a file, their length, and its damages; stops after max_bytes."""
     parts: list[bytes] = []
     length, damages = 0, []
     is_behind_damage = False
@@ -80,7 +80,7 @@ def _parts(stream: ByteStream, max_bytes: int) -> tuple[list[bytes], int, list[D
 
 
 def _drop_unfinished_line(parts: list[bytes]) -> int:
-    """Drop what stands behind the last newline, unless there is none; returns its length."""
+    """Drop what is after the last newline, unless there is none; returns its length."""
     for index in range(len(parts) - 1, -1, -1):
         newline = parts[index].rfind(b"\n")
         if newline >= 0:

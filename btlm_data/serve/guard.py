@@ -41,7 +41,7 @@ class Guard:
     token: str | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse in words."""
+        """Answer, or refuse with a message."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

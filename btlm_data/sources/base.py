@@ -28,7 +28,7 @@ class SourceFile:
     signature (these are in Listing.secrets). size: bytes as stored. version: changes when the content may
     have changed (mtime, ETag or SHA-256). source: the source name of all its documents, where the file's
     place decides it; otherwise None, and the record says it. stamp: of a local file, what the file system
-    said of it when it was listed (local.unchanged). split_rule: in words, what put it into its split.
+    said of it when it was listed (local.unchanged). split_rule: what put it into its split.
     """
 
     name: str
@@ -181,7 +181,7 @@ class Scheme(Protocol):
     """How one URL scheme is listed and read: the calls that its module has."""
 
     def list_entries(self, query: Query) -> SchemeListing:
-        """Everything at a place. Raises SourceUnavailable, in words, if it refuses or cannot be reached;
+        """Everything at a place. Raises SourceUnavailable, if it refuses or cannot be reached;
         InputError.
         """
 

@@ -1,4 +1,4 @@
-"""From `--source` to a sorted list of files, wherever they lie; the check before any work that they can be
+"""From `--source` to a sorted list of files, wherever they are; the check before any work that they can be
 read.
 
     sample, a path or a glob            local.py
@@ -6,7 +6,7 @@ read.
     hf://datasets/ORG/NAME[@REV][/GLOB] hub.py
     any other URL                       schemes.py names the module
 
-Nothing is downloaded here but listings (and RedPajama's lists of URLs). A scheme only says what lies at its
+Nothing is downloaded here but listings (and RedPajama's lists of URLs). A scheme only says what is at its
 place; which files are the corpus, what is left out and which split a file belongs to is decided here, the
 same for all of them.
 """
@@ -115,7 +115,7 @@ def _list_entries(url: str, wanted: _Wanted, settings: SourceSettings, run: Run)
 
 
 def _files(listing: SchemeListing, url: str, wanted: _Wanted) -> Listing:
-    """The corpus's files of all that lies at a place. Raises InputError or SourceUnavailable if there are
+    """The corpus's files of all that is at a place. Raises InputError or SourceUnavailable if there are
     none.
     """
     entries = {entry.name: entry for entry in listing.entries}

@@ -38,7 +38,7 @@ _NUMBERS = re.compile(r"(?:[-_. ]*(?<![^\W\d_])(?:part|shard|of|\d+|[0-9a-f]{8,}
 
 
 class Placed(NamedTuple):
-    """A file's split and, in words, the rule that put it there."""
+    """A file's split and, the rule that put it there."""
 
     split: Split
     rule: str

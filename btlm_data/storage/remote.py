@@ -2,7 +2,7 @@
 
 An object appears whole under its name or not at all: S3, GCS and Azure put atomically; elsewhere a file goes
 to a temporary name and is moved. A file being written is in the temporary folder of this machine (TMPDIR)
-until then. Requests are repeated by one policy (retry.py); what fails in the end is told in words.
+until then. Requests are repeated by one policy (retry.py); what fails in the end is reported.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _strain(config: Mapping[str, Any], reference: Reference) -> str:
 
 
 def _difference(config: Mapping[str, Any], fast: Fast, reference: Reference) -> str:
-    """Where the two disagree on the probes, in words; "" if nowhere."""
+    """Where the two disagree on the probes; "" if nowhere."""
     probes = probe_texts(config)
     expected, expected_offsets = reference.encode(probes)
     reference.decode(expected[:1000].tolist())

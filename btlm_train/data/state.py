@@ -36,7 +36,7 @@ class LoaderState(msgspec.Struct, frozen=True):
 
 
 def parse_state(state: Mapping[str, Any]) -> LoaderState:
-    """Check a saved data state. Raises DataError in words."""
+    """Check a saved data state. Raises DataError."""
     try:
         parsed = msgspec.convert(dict(state), type=LoaderState)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
@@ -72,7 +72,7 @@ def after_forgetting(then: Any, now: list[dict[str, Any]], folders: Sequence[Pat
 
 
 def data_differences(then: Any, now: list[dict[str, Any]], limit: int = 8) -> list[str]:
-    """What changed between two lists of fingerprints, in words; at most `limit` lines and a count of the
+    """What changed between two lists of fingerprints; at most `limit` lines and a count of the
     rest.
 
     Raises DataError if `then` holds no fingerprints.

@@ -198,7 +198,7 @@ class Params(_Model):
     """Everything a run needs, whichever form it was written in.
 
     unused: keys of the file that have no effect here. assumed: settings left out for which the Model Zoo has
-    another default, in words.
+    another default.
     """
 
     model: ModelConfig

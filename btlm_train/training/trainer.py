@@ -180,7 +180,7 @@ def _function(config: ModelConfig) -> dict[str, float]:
 
 
 def changed_settings(saved: Checkpoint, params: Params) -> list[str]:
-    """Settings of optimizer and schedule that are not what the checkpoint was trained with, in words."""
+    """Settings of optimizer and schedule that are not what the checkpoint was trained with."""
     lines = []
     now = _settings(params)
     then = saved.state.optimizer

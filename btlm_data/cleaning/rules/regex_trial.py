@@ -31,7 +31,7 @@ for name, pattern, flags, texts in json.load(sys.stdin):
 
 
 def endless_pattern(patterns: Mapping[str, str], flags: int) -> str:
-    """Which of the patterns, by name, takes too long on a run of some letter, in words; "" if none does.
+    """Which of the patterns, by name, takes too long on a run of some letter; "" if none does.
 
     Each pattern must compile with `flags`. Where no process can be started, "" as well, with a warning.
     """

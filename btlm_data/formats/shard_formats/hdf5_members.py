@@ -1,7 +1,7 @@
 """Find the datasets of an HDF5 file of others by our own parser, so that its library is not needed.
 
-The library follows links and virtual datasets to other files, runs filters members at run time, and has been shown to
-write out of bounds for crafted files (CVE-2025-44904).
+The library follows links and virtual datasets to other files, runs filters members at run time, and has been
+shown to write out of bounds for crafted files (CVE-2025-44904).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Member(NamedTuple):
 def read_members(
     source: ByteSource, chosen: Callable[[str], bool], more_filters: frozenset[int] = frozenset()
 ) -> dict[str, Member]:
-    """The chosen members of the root group by name, each a dataset of numbers stored whole in this file alone.
+    """The chosen members of the root group by name, each a dataset of numbers stored whole in this file
+    alone.
 
     Raises Damaged or NotPlain. A root group of the newest kind (`libver="latest"`, many members) is not read.
     """

@@ -4,7 +4,7 @@ It reads what btlm-data writes and what other writers make of one dataset `data`
 or in chunks through gzip, shuffle, fletcher32 or lzf. A chunk's stored bytes are fetched by one read of the
 operating system and inflated by ISA-L, both outside the interpreter's lock; no HDF5 library is involved
 (hdf5_head.py says why), no lock is taken or minded, and no other file is ever touched. Whatever else the file
-may be is refused in words.
+may be is refused with a message.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _REMEDY = "Restore it from a copy, or remove it and run the command that made it
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """What a file holds, as far as can be told without reading its data; n_examples is the attribute (None:
-    not there).
+    """What a file holds, as far as can be determined without reading its data; n_examples is the attribute
+    (None: not there).
     """
 
     shape: tuple[int, ...]
@@ -190,7 +190,7 @@ class ShardReader:
             yield start, self.read(start, min(start + step, self.shape[0]))
 
     def stored_ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Where the stored bytes of rows [start, stop) lie in the file: (offset, bytes) each."""
+        """Where the stored bytes of rows [start, stop) are in the file: (offset, bytes) each."""
         if stop <= start or self._stored.inline is not None:
             return []
         if self._chunks is None:
@@ -308,7 +308,7 @@ class ShardReader:
 
 
 class _Row(Exception):
-    """A row that cannot be read, in words."""
+    """A row that cannot be read."""
 
     def __init__(self, row: int, words: str) -> None:
         super().__init__(words)
@@ -322,8 +322,8 @@ def read_shard_info(path: Path) -> ShardLayout:
 
 
 def read_rows(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """Rows [start, stop) of a shard, as far as it has them, in the dtype of the file. Raises DataError if they
-    cannot be read. Shape (n, ...).
+    """Rows [start, stop) of a shard, as far as it has them, in the dtype of the file. Raises DataError if
+    they cannot be read. Shape (n, ...).
     """
     with ShardReader(path) as shard:
         return shard.read(start, max(start, min(stop, shard.shape[0])))

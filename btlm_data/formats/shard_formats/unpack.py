@@ -1,4 +1,6 @@
-"""Undo the filters of a stored chunk: gzip by ISA-L, HDF5's byte shuffle, Fletcher-32 checksums, LZF, and LZ4."""
+"""Undo the filters of a stored chunk: gzip by ISA-L, HDF5's byte shuffle, Fletcher-32 checksums, LZF, and
+LZ4.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from btlm_data.formats.shard_formats.hdf5_head import DEFLATE, FLETCHER32, LZ4, 
 
 
 class Torn(Exception):
-    """A chunk's stored bytes are not what its filters make, in words."""
+    """A chunk's stored bytes are not what its filters make."""
 
 
 def unpack(
@@ -54,7 +56,8 @@ def _inflate(stored: bytes | memoryview, most: int) -> bytes:
 
 
 def inflate_beginning(stored: bytes | memoryview, num_bytes: int) -> bytes:
-    """The first `num_bytes` bytes of a gzip chunk, without those behind them (whose checksum is not compared then).
+    """The first `num_bytes` bytes of a gzip chunk, without those after them (whose checksum is not compared
+    then).
 
     Raises Torn.
     """
@@ -69,7 +72,9 @@ def inflate_beginning(stored: bytes | memoryview, num_bytes: int) -> bytes:
 
 
 def _unshuffle(stored: bytes | memoryview, itemsize: int) -> memoryview:
-    """All first bytes, then all second bytes, ... to elements; a rest at the end stands as it is."""
+    """All first bytes, then all second bytes, ... to elements; bytes left over at the end are copied
+    unchanged.
+    """
     if itemsize == 1:
         return memoryview(stored)
     count = len(stored) // itemsize
@@ -102,7 +107,7 @@ def _checked(stored: bytes | memoryview) -> memoryview:
         weights = np.arange(len(piece), 0, -1, dtype=np.uint64)
         second += int((piece * weights).sum()) + behind * int(piece.sum())
     (stated,) = struct.unpack("<I", bytes(memoryview(stored)[-4:]))
-    # Compared modulo 65,535, since its writers fold sums so that 0 may stand as 65,535.
+    # Compared modulo 65,535, since its writers fold sums so that 0 may be stored as 65,535.
     if (stated & 0xFFFF) % 65535 != first % 65535 or (stated >> 16) % 65535 != second % 65535:
         raise Torn("a chunk's checksum is wrong")
     return data
@@ -147,9 +152,10 @@ def _lzf(stored: bytes | memoryview, most: int) -> bytes:
 
 
 def _lz4(stored: bytes | memoryview, most: int) -> bytes:
-    """Decompress what HDF5's registered filter 32004 makes: a head, and LZ4 blocks, each behind its stored size.
+    """Decompress what HDF5's registered filter 32004 makes: a head, and LZ4 blocks, each after its stored
+    size.
 
-    A block that LZ4 would not make smaller stands as it is.
+    A block that LZ4 would not make smaller is as it is.
     """
     import pyarrow as pa
 
