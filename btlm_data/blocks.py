@@ -1,13 +1,15 @@
-"""What the one pass over the text leaves per block, and how the later stages are told of it.
+"""What the one pass over the text leaves per block, and how the later stages find it.
 
     clean/PART-BLOCK.docs           a row per document that passed cleaning, in source order
-    clean/PART-BLOCK.sketch         `exact` (n, 2) uint64, `bands` (n, B) uint64 [, `signatures` (n, P) uint32]
+    clean/PART-BLOCK.sketch         `exact` (n, 2) uint64, `bands` (n, B) uint64 [, `signatures` (n, P)
+                                    uint32]
     clean/PART-BLOCK.tokens         `tokens` (T,), `starts` (n,) uint64: where each document's tokens begin,
                                     `lengths` (n,) uint32
     clean/PART-BLOCK.contamination  hits of evaluation n-grams, where requested
-    clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where requested: a row per document,
-                                    then one per document that was dropped
-    clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see formats/rejects.py
+    clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where requested: a row
+                                    per document, then one per document that was dropped
+    clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see
+                                    formats/rejects.py
 
 Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32
 (0-based, within the part's stretch of the file), `file` uint16 (index into meta["files"]), `source` uint32

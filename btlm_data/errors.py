@@ -2,11 +2,11 @@
 
     BtlmError                   1   base of all below; never raised itself
     ├── ConfigError             2   an option, a recipe or a parameter file is wrong
-    ├── InputError              3   the corpus cannot be read as asked (missing, empty, bad under --strict)
+    ├── InputError              3   the corpus cannot be read (missing, empty, bad under --strict)
     │   └── SourceUnavailable   3   a hub or object store refused, or cannot be reached
     ├── OutputError             4   the output or work folder cannot be used (in use, full, read-only)
-    ├── DataError               1   a file is not what its manifest or its format says: cut, flipped, foreign
-    ├── SafetyStop              5   the run would do something suspicious; the message says how to insist
+    ├── DataError               1   a file is not what its manifest or format says: cut, flipped, foreign
+    ├── SafetyStop              5   the run would do something suspicious; the message says how to allow it
     └── Interrupted           130   Ctrl-C; the message says how to continue
 
 A message says what happened, where (file, line or record, value), and what to do:

@@ -1,8 +1,8 @@
 """Whose the dataset folder is: what a run may replace there, what it claims, and how the dataset becomes
 complete.
 
-    preparing.json   is there while the dataset is not complete: {"run": fingerprint of the run, "files": [names]}, the
-                     files that this run and the interrupted ones before it may have written
+    preparing.json   is there while the dataset is not complete: {"run": fingerprint of the run, "files":
+                     [names]}, the files that this run and the interrupted ones before it may have written
     preparing.lease  held by the process that writes there now
 
 Only files that dataset.json or preparing.json name, and pages whose seal holds (formats/pages.py), are ever

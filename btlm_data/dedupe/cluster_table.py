@@ -98,4 +98,4 @@ class ClusterRows:
             if kind is None:
                 self.flush()
         finally:
-            self._writer.close()  # in any case: left open, it fails when it is collected, behind the closed file
+            self._writer.close()  # in any case: left open, it fails when collected, after the file is closed

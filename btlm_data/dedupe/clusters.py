@@ -2,11 +2,12 @@
 at.
 
 dedupe/cluster/fates.cols      `fate` (N,) uint8 by ordinal: fates.py
-dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected component; `copies` (N,)
-                               uint32: how many documents a kept one stands for, itself included
+dedupe/cluster/clusters.cols   `cluster` (N,) uint32: the smallest ordinal of the document's connected
+                               component; `copies` (N,) uint32: how many documents a kept one stands for,
+                               itself included
 dedupe/cluster/clusters.parquet   see cluster_table.py
-dedupe/cluster/removed.cols    `removed` (r,) uint32 ascending, the documents that go; `kept` (r,) uint32, the one kept for each
-                               (NOT_IN_RUN: it is in an index)
+dedupe/cluster/removed.cols    `removed` (r,) uint32 ascending, the documents that go; `kept` (r,) uint32, the
+                               one kept for each (NOT_IN_RUN: it is in an index)
 
 Memory: 4 bytes a document for the union-find, 1 of flags, 1 of fate, and 8 for the document to keep
 (`longest`, `source-priority`) or the cluster's size; 4 more are mapped from disk.

@@ -4,7 +4,8 @@ components.cols (of dedupe/components, where texts are compared; else of dedupe/
     `root` uint32       the first document of its text
     `cluster` uint32    the first document of its component (whatever the candidates' texts turn out to be)
     `best` uint32       at a text's first document: the copy that stays, if the text stays
-    `score` uint32      of its text: HOLDOUT where validation or test has it, else what `keep` says; a higher one comes first
+    `score` uint32      of its text: HOLDOUT where validation or test has it, else what `keep` says; a higher
+                        one comes first
     `group` uint32      see groups.py; 0: alone in its component
     `compared` bool     first document of a text in a component of several texts
 and `known` (u,) uint32, first documents of the texts that an index has.

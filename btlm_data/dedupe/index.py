@@ -2,14 +2,16 @@
 
     DIR/RUN/index.json              {"format_version", "scheme", "bands", "rows", "num_perm", "num_documents",
                                     "earlier": [run, ...], "files": [[name, size, checksum, "work"], ...]}
-    DIR/RUN/exact-PPPPPP.cols       `keys` (m,) uint64 ascending, the high half of exact hashes, and `low` (m,) uint64
-    DIR/RUN/bands-PPPPPP.cols       `keys` (m,) uint64 ascending, band keys, and `ordinals` (m,) uint32, ascending
-                                    among equal keys
-    DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of documents first_ordinal, first_ordinal + 1, ...;
-                                    meta: {"first_ordinal"}
-    DIR/RUN/texts-BBBBBB.cols       of texts that stay, where texts are compared: `ordinals` (m,) uint32 ascending (of the
-                                    first document of each), `frames` uint8 and `bounds` (m + 1,) int64: normalised texts,
-                                    each a zstd frame; meta: {"first_ordinal", "last_ordinal"}
+    DIR/RUN/exact-PPPPPP.cols       `keys` (m,) uint64 ascending, the high half of exact hashes, and `low`
+                                    (m,) uint64
+    DIR/RUN/bands-PPPPPP.cols       `keys` (m,) uint64 ascending, band keys, and `ordinals` (m,) uint32,
+                                    ascending among equal keys
+    DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of documents first_ordinal,
+                                    first_ordinal + 1, ...; meta: {"first_ordinal"}
+    DIR/RUN/texts-BBBBBB.cols       of texts that stay, where texts are compared: `ordinals` (m,) uint32
+                                    ascending (of the first document of each), `frames` uint8 and `bounds` (m
+                                    + 1,) int64: normalised texts, each a zstd frame; meta: {"first_ordinal",
+                                    "last_ordinal"}
 
 RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending; meta: {"log_partitions"}:
 file p holds the keys whose highest log_partitions bits are p. `earlier` lists the runs that were in the index

@@ -1,9 +1,10 @@
 """Keys of documents: two documents with the same key are a candidate pair. Partitioned by range, so that
 memory is bounded.
 
-dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) uint64 [, `low` (m,) uint64], `ordinals` (m,)
-                               uint32, in P = 2^k partitions by the keys' highest k bits; partition p is rows
-                               bounds[p]:bounds[p + 1], in source order. `bounds` (P + 1,) int64
+dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) uint64 [, `low` (m,) uint64],
+                               `ordinals` (m,) uint32, in P = 2^k partitions by the keys' highest k bits;
+                               partition p is rows bounds[p]:bounds[p + 1], in source order. `bounds` (P + 1,)
+                               int64
 """
 
 from __future__ import annotations

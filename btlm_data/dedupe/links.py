@@ -1,10 +1,12 @@
 """Equal keys become edges between documents.
 
-dedupe/sort-KIND/PARTITION.cols  edges `first`, `other` (e,) uint32 with first < other, and `known` (u,) uint32, the
-                                 documents found in an index; meta: {"compared", "rejected"} pairs of a verification.
-                                 Where texts are compared, `index_document` uint32, `index_run` uint16, `index_ordinal`
-                                 uint32 (c,): documents to compare with those of an index
-dedupe/exact/all.cols            `root` (N,) uint32: the first document with the same normalised text; `known` as above
+dedupe/sort-KIND/PARTITION.cols  edges `first`, `other` (e,) uint32 with first < other, and `known` (u,)
+                                 uint32, the documents found in an index; meta: {"compared", "rejected"} pairs
+                                 of a verification. Where texts are compared, `index_document` uint32,
+                                 `index_run` uint16, `index_ordinal` uint32 (c,): documents to compare with
+                                 those of an index
+dedupe/exact/all.cols            `root` (N,) uint32: the first document with the same normalised text; `known`
+                                 as above
 """
 
 from __future__ import annotations

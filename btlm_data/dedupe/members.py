@@ -4,10 +4,10 @@ requested their texts.
 dedupe/members/PART-NUMBER.cols, rows by group (groups.py), then by ordinal:
     `bounds` (G + 2,) int64   group g is rows bounds[g]:bounds[g + 1] (there is no group 0)
     `ordinal` uint32, `root` uint32 (the first document of its text), `score` uint32 (its text's, see order.py),
-    `file` and `source` uint32 (indices into meta["files"] and meta["sources"]), `split` uint8 (index into SPLITS), `line`
-    uint64 (0-based, in the file), `offset` uint64, `bytes` uint32; `keys` (n, B) uint64, its band keys
-    `utf8` uint8 and `text` (n + 1,) int64: normalised texts of the first document of each text, where its component has
-    several texts and they are to be compared; others are empty
+    `file` and `source` uint32 (indices into meta["files"] and meta["sources"]), `split` uint8 (index into
+    SPLITS), `line` uint64 (0-based, in the file), `offset` uint64, `bytes` uint32; `keys` (n, B) uint64, its band keys
+    `utf8` uint8 and `text` (n + 1,) int64: normalised texts of the first document of each text, where its
+    component has several texts and they are to be compared; others are empty
 """
 
 from __future__ import annotations

@@ -5,13 +5,16 @@ Rows are by component (its first document), then by the removed document, both i
 document        uint32   the removed document's ordinal: row number over all blocks
 kept_document   uint32   of the one kept for it; null where that is in an index of earlier runs
 reason          string   as the ledger names it
-bands           uint16   bands that the two share (all of them where their normalised texts are equal); null without bands
+bands           uint16   bands that the two share (all of them where their normalised texts are equal); null
+                         without bands
 similarity      float64  Jaccard similarity of their features; null where texts were not compared
-containment     float64  share of the removed document's features that the kept one has; kept_containment: the reverse
+containment     float64  share of the removed document's features that the kept one has; kept_containment: the
+                         reverse
 cluster         uint32   ordinal of the first document of their component
 cluster_size    uint32   documents of the component
-file, line, offset, source, bytes, split               the removed document: file in the source, line (0-based) and offset
-                                                       of its record there, source name, bytes of cleaned text, split
+file, line, offset, source, bytes, split               the removed document: file in the source, line
+                                                       (0-based) and offset of its record there, source name,
+                                                       bytes of cleaned text, split
 kept_file, kept_line, kept_offset, kept_source, kept_bytes, kept_split    the kept one
 """
 

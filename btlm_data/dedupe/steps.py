@@ -1,7 +1,7 @@
 """The steps of deduplication, in order. All are pure functions of named files; how they are cut depends on
 the memory, what comes out never does.
 
-    split-exact   exact hashes, partitioned by range               |  all of this in one go, in memory, if it fits:
+    split-exact   exact hashes, partitioned by range               |  all of this at once, in memory, if it fits:
     sort-exact    equal hashes -> edges                            |  the same bytes
     exact         edges -> the first document of each text         |
     split-bands   band keys of first documents, partitioned        |

@@ -1,9 +1,9 @@
 """The jobs of a step as a file in the work folder, from which any process that reaches it can do them.
 
-    engine/STEP-XXXX.jobs    JSON values, one a line (values.py): the head (what all jobs share), each task; at the end
-                             the index: [[task, offset, length], ...]
-    engine/board.json        {"state": "working", "jobs": [name, head, index offset, index length]}: what free workers
-                             are to do now; {"state": "finished"} once the dataset is complete
+    engine/STEP-XXXX.jobs    JSON values, one a line (values.py): the head (what all jobs share), each task;
+                             at the end the index: [[task, offset, length], ...]
+    engine/board.json        {"state": "working", "jobs": [name, head, index offset, index length]}: what free
+                             workers are to do now; {"state": "finished"} once the dataset is complete
     engine/errors/STEP/TASK  the error that ended a task of a free worker
 
 What goes to a worker is a `Pointer` (a few numbers), what comes back a receipt or an error, in a few bytes.

@@ -1,7 +1,7 @@
 """A receipt per task: what it was made from and what it wrote. Resuming trusts nothing else.
 
-    receipts/STEP/TASK.json   {"checksum": hex XXH3 of the rest, "receipt": {"digest", "step", "version", "task",
-                               "outputs": [[name, size, checksum, store], ...], "counts", "seconds"}}
+    receipts/STEP/TASK.json   {"checksum": hex XXH3 of the rest, "receipt": {"digest", "step", "version",
+                               "task", "outputs": [[name, size, checksum, store], ...], "counts", "seconds"}}
 
 The process that did the work writes it, after the outputs have their names. A task is done if its receipt is
 of the same digest (step, version, settings, arguments, inputs, checksums of what it read) and its outputs are

@@ -1,8 +1,8 @@
 """What a run is doing, for anybody who can read the work folder: `btlm-data status`.
 
-    status.json   {"driver": who, "engine", "updated": seconds since 1970, "state": "running" | "complete" | "stopped",
-                   "message", "steps": [{"name", "unit", "tasks", "done", "before", "weight", "units", "seconds",
-                   "state", "slowest": [[title, seconds], ...]}, ...]}
+    status.json   {"driver": who, "engine", "updated": seconds since 1970, "state": "running" | "complete" |
+                   "stopped", "message", "steps": [{"name", "unit", "tasks", "done", "before", "weight", "units",
+                   "seconds", "state", "slowest": [[title, seconds], ...]}, ...]}
 
 The driver writes it every few seconds; what is running and what failed is in claims and failures beside it.
 It is for people: nothing of a run depends on it.

@@ -1,7 +1,8 @@
 """The export itself: splits to files, an interrupted one continued, an earlier one replaced only when told.
 
-OUT/exporting.json   while the export runs: what is exported, the names of all files it may write, the finished
-                     splits. With it the same command continues, and `--overwrite` knows what to remove
+OUT/exporting.json   while the export runs: what is exported, the names of all files it may write, the
+                     finished splits. With it the same command continues, and `--overwrite` knows what to
+                     remove
 OUT/export.json      written last
 """
 

@@ -6,11 +6,12 @@ Layout, little-endian throughout:
     offset 0   8 bytes   magic  b"BTLMCOL2"
     offset 8   8 bytes   uint64 H, the length of the header in bytes
     offset 16  16 bytes  XXH3 (128 bits, big-endian) of the header bytes
-    offset 32  H bytes   header, UTF-8 JSON: {"arrays": {name: {"dtype", "shape", "offset", "sums"}}, "chunk", "sums",
-                         "sums_xxh3", "meta"}
-    ...                  each array's C-order bytes at its `offset` (a multiple of 64, from the start of the file)
-    at "sums"            uint64 XXH3 of every chunk of every array: `chunk` bytes each, the last of an array shorter;
-                         an array's begin at its "sums" (counted in chunks)
+    offset 32  H bytes   header, UTF-8 JSON: {"arrays": {name: {"dtype", "shape", "offset", "sums"}}, "chunk",
+                         "sums", "sums_xxh3", "meta"}
+    ...                  each array's C-order bytes at its `offset` (a multiple of 64, from the start of the
+                         file)
+    at "sums"            uint64 XXH3 of every chunk of every array: `chunk` bytes each, the last of an array
+                         shorter; an array's begin at its "sums" (counted in chunks)
 
 The header's hash is the file's checksum: it covers the checksums of the chunks (by "sums_xxh3"), and these
 cover the arrays. So a part of a large array can be read and checked without reading the rest. dtypes are

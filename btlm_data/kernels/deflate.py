@@ -6,7 +6,8 @@ at the labels at all:
 
     inputs   LZ77 over tokens: one probe of a hash of two tokens, then of the last position of this token
     mask     four literals and a run, the same bits in every full row
-    labels   a copy from 2L - 1 tokens back where that is within deflate's window (L <= 4096), else the inputs' bits again
+    labels   a copy from 2L - 1 tokens back where that is within deflate's window (L <= 4096), else the
+             inputs' bits again
 
 The Huffman code is one for all rows of a call, made from an even sample of them, so a row costs no code
 construction. All arithmetic is on integers and nothing depends on a library's version or the processor: the

@@ -4,10 +4,11 @@ A split's stream is `doc_1 EOS doc_2 EOS ...` and documents.parquet says where e
 document has its tokens and its EOS at stream positions [begin, end). In a sample they stand as inputs and,
 one position earlier, as labels:
 
-    sample   input t of sample i is stream position i * L + t, its label the position after it; samples are in the shards in
-             the seeded order of shard_formats/order.py
+    sample   input t of sample i is stream position i * L + t, its label the position after it; samples are in
+             the shards in the seeded order of shard_formats/order.py
     corpus   a row is a stream position
-    vsl      documents are packed as shard_formats/vsl.py packs them; their lengths are packed once more to find out where
+    vsl      documents are packed as shard_formats/vsl.py packs them; their lengths are packed once more to
+             find out where
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 spoil it.
 
     KEY                  a whole, verified file
-    KEY.used             empty: the file has been read; it may be removed first, and is not downloaded ahead again
-    KEY.OWNER.reading    a second name (hard link) of a whole file, by which OWNER reads it: its bytes stay while they are
-                         read, whatever becomes of KEY
+    KEY.used             empty: the file has been read; it may be removed first, and is not downloaded ahead
+                         again
+    KEY.OWNER.reading    a second name (hard link) of a whole file, by which OWNER reads it: its bytes stay
+                         while they are read, whatever becomes of KEY
     KEY.SIZE.part        the beginning of a file of SIZE bytes, which no process is downloading now
     KEY.SIZE.OWNER.part  the same, being downloaded by OWNER
 

@@ -2,8 +2,8 @@
 with them.
 
 holdout/ngrams/ngrams.cols   the arrays of cleaning/evaluation_ngrams.py; meta: {"files"}
-BLOCK.contamination          `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32: number of
-                             the first, or 2^32 - 1
+BLOCK.contamination          `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32:
+                             number of the first, or 2^32 - 1
 holdout/report/contamination.parquet   a row per document with hits, see `report`
 """
 

@@ -1,9 +1,11 @@
 """Find duplicates and near-duplicates over all sources and splits, and decide which documents stay.
 
-reads   every block's .sketch (exact hashes, band keys [, signatures]) and .docs; an index of earlier runs, where requested
+reads   every block's .sketch (exact hashes, band keys [, signatures]) and .docs; an index of earlier runs,
+        where requested
 writes  dedupe/cluster/fates.cols, clusters.cols, clusters.parquet (dedupe/clusters.py); the index
 unit    group of blocks (split) . range of keys (sort) . whole (exact, cluster)
-balance one survivor per component of train documents; none where the component holds a validation or test document
+balance one survivor per component of train documents; none where the component holds a validation or test
+        document
 """
 
 from __future__ import annotations

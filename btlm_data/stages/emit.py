@@ -1,6 +1,7 @@
 """`--emit-text DIR`: read the source once more and write the kept text, as stages/emit_text.py lays it out.
 
-    collect  a part       -> per block and split, the kept documents' cleaned records: emit/collect/STEM-SPLIT.jsonl.zst
+    collect  a part       -> per block and split, the kept documents' cleaned records:
+                          emit/collect/STEM-SPLIT.jsonl.zst
     write    output file  -> DIR/SPLIT/chunkN/example_..._M.jsonl.zst, 10,000 documents each
 
 Two steps, because a part can only be read from its beginning while an output file takes documents from

@@ -1,7 +1,8 @@
 """Whose text an `--emit-text` folder holds: no foreign file is overwritten, and nothing of an earlier run
 stays.
 
-    files.json  {"fingerprint": of the dataset, "complete": bool, "files": [{"name", "documents", "bytes", "sha256"}, ...]}
+    files.json  {"fingerprint": of the dataset, "complete": bool, "files": [{"name", "documents", "bytes",
+                "sha256"}, ...]}
 
 While text is being written `complete` is false and the files have names only: those of this run and of the
 one before.

@@ -2,7 +2,8 @@
 decontamination.
 
 reads   dedupe/cluster/fates.cols (where there was deduplication), every block's .docs, .contamination hits
-writes  holdout/fates/fates.cols: `fate` (N,) uint8 (fates.py) and `split` (N,) uint8 (index into SPLITS) by ordinal
+writes  holdout/fates/fates.cols: `fate` (N,) uint8 (fates.py) and `split` (N,) uint8 (index into SPLITS) by
+        ordinal
 unit    the whole: a few bytes a document, block by block
 balance in = dropped + moved + out, per split and source (counted by stages/shuffle.py)
 

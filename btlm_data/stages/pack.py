@@ -1,8 +1,8 @@
 """Decide which rows each stream becomes, and prepare on disk what a format needs for that.
 
 reads   a stretch of a stream (stages/stream.py)
-writes  pack/cut/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats); where a shard would find
-        its rows in too many of them, pack/merge-N/...: the same, of ranges of shards
+writes  pack/cut/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats); where a
+        shard would find its rows in too many of them, pack/merge-N/...: the same, of ranges of shards
 unit    a stretch, as the format asks for; many formats ask for none
 balance tokens in = tokens kept as label positions + what the format drops, by reason
 

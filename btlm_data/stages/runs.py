@@ -5,7 +5,8 @@ A block holds documents from all over the stream. While all blocks together fit 
 takes its documents out of them one by one. Beyond that the tokens are moved first, as an external radix sort
 moves them:
 
-    shuffle.scatter    blocks, as many as memory holds           -> a run of each stream, over the whole of its keys
+    shuffle.scatter    blocks, as many as memory holds           -> a run of each stream, over the whole of
+                                                                 its keys
     shuffle.merge-2    one range of keys, out of as many runs    -> a run over that range
     shuffle.merge-3    a range of that range, ...
 
@@ -14,8 +15,8 @@ long; so the number of times that a token is moved grows with the logarithm of t
 often follows from the amount and the memory; the order, and so every byte of the dataset, does not.
 
     shuffle/scatter/GROUP.cols, shuffle/merge-N/STREAM-RANGE-BATCH.cols
-        per stream s `s/records` (n, 32) uint8: RECORD each, in the order of their keys; meta: `edges`, per stream the rows
-        at which each bucket from `first` on begins, and the end
+        per stream s `s/records` (n, 32) uint8: RECORD each, in the order of their keys; meta: `edges`, per
+        stream the rows at which each bucket from `first` on begins, and the end
     .../NAME-STREAM.tokens   `tokens` (T,): documents in that order, one more token after each
 """
 

@@ -2,9 +2,10 @@
 
 Two steps make the index of every stream. Tokens are moved only where they exceed the page cache (runs.py):
 
-    scatter  a group of blocks   -> its kept documents' records, sorted by order key, cut at the buckets' edges
+    scatter  a group of blocks   -> its kept documents' records, sorted by order key, cut by bucket
     [merge   ranges of the keys, out of several groups, where tokens are moved more than once]
-    sort     some buckets        -> their records from every group, merged: the index of a stretch of the stream each
+    sort     some buckets        -> their records from every group, merged: the index of a stretch of the
+                                 stream each
 
 The order key is a seeded hash of the document's identity (`shuffle: samples|documents`), or its ordinal
 (`none`). Buckets are ranges of keys, so how many there are does not change the order; ties (never seen) fall
@@ -15,8 +16,8 @@ With shares each document belongs to one set by a seeded hash. A mix repeats doc
 has its own key.
 
     shuffle/scatter/GROUP.cols      the records of each stream (runs.py)
-    shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the bucket's
-                                    beginning); `block` numbers a file of the stream's list of tokens
+    shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the
+                                    bucket's beginning); `block` numbers a file of the stream's list of tokens
 
 balance documents in = out + other sets' + left out by the mix; + repeats. tokens = lengths + one EOS each.
 """

@@ -1,6 +1,7 @@
 """Who does which task now, where several processes take tasks from one work folder.
 
-    engine/claims/STEP/TASK   {"worker", "holder", "machine", "process", "started"}: this process does the task
+    engine/claims/STEP/TASK   {"worker", "holder", "machine", "process", "started"}: this process does the
+                              task
     engine/workers/WORKER     the same with "beat": a heartbeat of the process, while it lives
 
 A claim is made only where there is none, so one process gets a task. A claim is dead if its process ran on

@@ -1,6 +1,7 @@
 """A lock on a store: held by one process, kept alive by a heartbeat, taken over when its holder is gone.
 
-    NAME  JSON: {"holder": "process 4711 on host", "token": hex, "machine": id, "process": pid, "started": ticks, "beat": n}
+    NAME  JSON: {"holder": "process 4711 on host", "token": hex, "machine": id, "process": pid, "started":
+          ticks, "beat": n}
 
 The holder writes the file again every `HEARTBEAT` seconds. Another process takes the lease over if the holder
 ran on this machine and is dead (seen at once), or if the file has not changed for `EXPIRY` seconds of its own

@@ -1,6 +1,7 @@
 """Read where the chunks of an HDF5 dataset are: every kind of chunk index but the B-tree of version 2.
 
-    btree                              the one kind of files that any release reads (our own shards are such files)
+    btree                              the one kind of files that any release reads (our own shards are such
+                                       files)
     single, implicit, fixed array,
     extensible array                   of layout versions 4 and 5, which h5py's `libver="latest"` writes
 
