@@ -91,7 +91,12 @@ class TextSteps:
         tasks = [
             Task(
                 id=f"{number:06d}",
-                args={"documents": steps.num_documents, "groups": num_groups},
+                args={  # `number` is a partition of so many: with another memory it has other pairs
+                    "documents": steps.num_documents,
+                    "groups": num_groups,
+                    "partition": number,
+                    "partitions": len(edges),
+                },
                 inputs=[steps.lineage],
                 through={"components": [joined], "edges": [artifact]},
                 outputs=[("work", f"dedupe/pairs/{number:06d}.cols")],
