@@ -61,5 +61,5 @@ def push(path: Path, target: str, private: bool) -> None:
     """
     from btlm_data import hub_upload
 
-    sent, present = hub_upload.push(shared.existing(path), target, private=private, report=terminal.note)
+    sent, present = hub_upload.push(shared.dataset(path), target, private=private, report=terminal.note)
     terminal.echo(f"Uploaded {sent:,} files to {target}; {present:,} were already there.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from btlm_data import entry, terminal
+from btlm_data.commands import shared
 from btlm_data.errors import ConfigError
 from btlm_data.splits import SPLITS
 
@@ -106,7 +107,7 @@ def trace(
     from btlm_data.lineage.trace import trace as answers_of
 
     shown = texts if texts is not None else not any(query.is_of_documents for query in asked)
-    for answer in answers_of(path, asked, split=split, run=run, texts=shown):
+    for answer in answers_of(shared.dataset(path, or_split=True), asked, split=split, run=run, texts=shown):
         if as_json:
             terminal.echo(terminal.to_json(to_builtins(answer)))
         else:
@@ -158,7 +159,7 @@ def forget(
     from btlm_data.lineage import render
     from btlm_data.lineage.forget import forget as take_out
 
-    outcome = take_out(path, asked, reason=reason, runs=runs)
+    outcome = take_out(shared.dataset(path), asked, reason=reason, runs=runs)
     if outcome.pages:  # made again, about the dataset as it is now
         from btlm_data.pages import publish
 

@@ -173,7 +173,7 @@ def diff(left: Path, right: Path, as_json: bool) -> None:
 
     from btlm_data.inspection import difference, difference_text
 
-    compared = difference.compare(shared.existing(left), shared.existing(right))
+    compared = difference.compare(shared.dataset(left), shared.dataset(right))
     if as_json:
         terminal.echo(terminal.to_json(to_builtins(compared), indent=1))
     else:

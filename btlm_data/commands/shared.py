@@ -21,10 +21,17 @@ def existing(path: Path) -> Path:
     return path
 
 
-def dataset(path: Path) -> Path:
-    """The path, unless it is a folder in which nothing was prepared. Raises InputError."""
+def dataset(path: Path, *, or_split: bool = False) -> Path:
+    """The path, if a dataset was prepared there, or it is a dataset.json. or_split: the folder of a split will do.
+
+    Raises InputError: another folder or file is a typo, not damage.
+    """
+    if "://" in str(existing(path)):
+        return path
     names = ("dataset.json", "preparing.json")
-    if os.path.isdir(existing(path)) and not any(os.path.lexists(path / name) for name in names):
+    folders = (path, path.resolve().parent) if or_split else (path,)
+    there = any(os.path.lexists(folder / name) for folder in folders for name in names)
+    if not there and path.name != names[0]:
         raise InputError(f"There is no {path / names[0]}. Name a dataset folder made by `btlm-data prepare`.")
     return path
 

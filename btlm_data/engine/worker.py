@@ -15,7 +15,7 @@ from types import FrameType
 from btlm_data.engine import published, receipts
 from btlm_data.engine.execute import execute
 from btlm_data.engine.published import Board, Published
-from btlm_data.errors import BtlmError, DataError
+from btlm_data.errors import BtlmError, DataError, InputError
 from btlm_data.storage import Store
 from btlm_data.storage.claims import CLAIMS, Worker, working
 
@@ -40,6 +40,8 @@ class _Ended(Exception):
 def work(store: Store, share: Share, idle: float) -> int:
     """Do tasks until the run of this work folder is over, or there was nothing to do for `idle` seconds; how
     many were done.
+
+    Raises InputError if there was never a run: the folder may be misspelt.
     """
     done, pause, last = 0, _LOOK_SECONDS, time.monotonic()
     worker: Worker | None = None  # nothing is written into a folder before a run has posted something in it
@@ -56,6 +58,11 @@ def work(store: Store, share: Share, idle: float) -> int:
                 if count:
                     done, pause, last = done + count, _LOOK_SECONDS, time.monotonic()
                 elif time.monotonic() - last > idle:
+                    if board is None and worker is None:
+                        raise InputError(
+                            f"There was no run in {store.shown} for {idle:.0f} seconds. Name the work folder of a run: its "
+                            "--work-dir, or .work in its --out."
+                        )
                     return done
                 else:
                     time.sleep(pause)

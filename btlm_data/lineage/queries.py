@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from btlm_data.errors import ConfigError
+from btlm_data.errors import ConfigError, InputError
 from btlm_data.formats.sealed_json import read_small
 
 Kind = Literal["sample", "row", "tokens", "id", "url", "hash", "line", "text", "any"]
@@ -90,7 +90,7 @@ def read_list(path: Path) -> list[Query]:
     ...}, {"text": ...}, {"file": ..., "line": ...}, {"hash": ...}, {"sample": ...}). Blank lines and lines
     that begin with # are no questions.
 
-    Raises ConfigError, naming the line.
+    Raises ConfigError, naming the line; InputError if there is no such file.
     """
     queries = []
     for number, line in enumerate(_lines(path), 1):
@@ -109,6 +109,8 @@ def read_list(path: Path) -> list[Query]:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}. Check the path given to --list.")
     try:
         yield from read_small(path, MAX_LIST_BYTES).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from btlm_data.errors import ConfigError
+from btlm_data.errors import ConfigError, InputError, install_command
 
 GROUP = "btlm_data.runs"
 
@@ -57,7 +57,9 @@ class Run(Protocol):
 
 
 def open_run(folder: Path) -> Run:
-    """The run in a folder. Raises ConfigError if no trainer that is installed knows it."""
+    """The run in a folder. Raises InputError if there is no folder, ConfigError if no trainer that is installed knows it."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. Name the --model-dir of a training run.")
     problems = []
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
@@ -71,6 +73,6 @@ def open_run(folder: Path) -> Run:
             problems.append(str(error))
     raise ConfigError(
         " ".join(problems)
-        or f"No trainer that is installed can tell what {folder} has read. Install one: pip install "
-        "'btlm-data[train]'."
+        or f"No trainer that is installed can tell what {folder} has read. Install one: "
+        f"{install_command('train')}."
     )

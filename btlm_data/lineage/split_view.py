@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.errors import DataError
+from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.dataset import DOCUMENTS, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.shard_formats import get_format
@@ -101,23 +101,23 @@ class SplitView:
     def shard_of(self, row: int) -> tuple[int, int]:
         """(number of the shard, row in it) of a row of the split."""
         if not 0 <= row < self.num_rows:
-            raise DataError(
+            raise ConfigError(
                 f"There is no sample {row:,} in {self.name}: they go from 0 to {self.num_rows - 1:,}. Name another."
             )
         number = bisect_right(self._first, row) - 1
         return number, row - self._first[number]
 
     def row_in(self, file: str, row: int) -> int:
-        """A row of the split, by its shard's name and the row in it. Raises DataError if there is none."""
+        """A row of the split, by its shard's name and the row in it. Raises ConfigError if there is none."""
         for number, shard in enumerate(self.entry.files):
             if shard.name == file:
                 if not 0 <= row < shard.n_examples:
-                    raise DataError(
+                    raise ConfigError(
                         f"{file} has the rows 0 to {shard.n_examples - 1:,}, not {row:,}. Name another."
                     )
                 return self._first[number] + row
         names = ", ".join(shard.name for shard in self.entry.files[:3])
-        raise DataError(f"There is no shard {file} in {self.name} (it has {names}, ...). Name another.")
+        raise ConfigError(f"There is no shard {file} in {self.name} (it has {names}, ...). Name another.")
 
     def first_row(self, number: int) -> int:
         """The row of the split that is a shard's first."""

@@ -93,9 +93,9 @@ def check(truth: Truth) -> None:
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     of_set = prepared(tmp_path, records(20, 1), seq_len=16)
     view = of_set.splits["train"]
-    with pytest.raises(DataError, match=r"There is no sample 9,999 in train: they go from 0 to"):
+    with pytest.raises(ConfigError, match=r"There is no sample 9,999 in train: they go from 0 to"):
         view.documents_in(9999)
-    with pytest.raises(DataError, match=r"There is no shard data-7\.h5 in train"):
+    with pytest.raises(ConfigError, match=r"There is no shard data-7\.h5 in train"):
         view.row_in("data-7.h5", 0)
-    with pytest.raises(DataError, match=r"data-00000\.h5 has the rows 0 to"):
+    with pytest.raises(ConfigError, match=r"data-00000\.h5 has the rows 0 to"):
         view.row_in("data-00000.h5", 9999)
