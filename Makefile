@@ -38,19 +38,24 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 
 # What touches libraries most, with the newest of every dependency, and with the oldest that pyproject.toml allows.
-# All tests: make newest oldest TRIED="tests -m 'not stress and not bench'"
-TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_locations.py -m "not stress and not bench"
+TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_locations.py
+NOT_SLOW = -m "not stress and not bench"
 
-newest:
-	test -d .venv-newest || $(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -c constraints.txt -e '.[dev]'
-	.venv-newest/bin/python -m pytest -n 2 $(TRIED)
+newest: .venv-newest/.test
+	.venv-newest/bin/python -m pytest -n 2 $(TRIED) $(NOT_SLOW)
 
-oldest:
-	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python tools/lowest_versions.py > .venv-oldest/lowest.txt
-	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c .venv-oldest/lowest.txt -e '.[dev]'
-	.venv-oldest/bin/python -m pytest -n 2 $(TRIED)
+.venv-newest/.test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -c constraints.txt -e '.[test]'
+	touch $@
+
+oldest: .venv-oldest/.test
+	.venv-oldest/bin/python -m pytest -n 2 $(TRIED) $(NOT_SLOW)
+
+.venv-oldest/.test: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[test]'
+	touch $@
 
 # BTLM's two data sets are disjoint parts of one corpus, so both pipelines name both parts; the second finds them prepared.
 stage1: $(VENV)/.train

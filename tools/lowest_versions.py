@@ -1,9 +1,10 @@
-"""Print a constraints file with the lowest version of each dependency that pyproject.toml allows.
+"""Print the lowest version of each dependency that pyproject.toml allows, as pip's constraints.
 
-    python tools/lowest_versions.py > lowest.txt && pip install -c lowest.txt -e '.[dev]'
+    python tools/lowest_versions.py > build/lowest.txt
+    pip install -c constraints.txt -c build/lowest.txt -e '.[test]' && pip freeze --exclude-editable
 
-`make oldest` runs the tests so; `make newest` runs them with whatever the registry has today. Tools of development (pytest,
-ruff, mypy and the like) are not pinned: users do not have them. A bound that is not the lowest that works is found here.
+The second line takes minutes to resolve, so what it chose is kept in constraints-oldest.txt, which `make oldest` installs; a
+test compares the two. A bound that is not the lowest that works is found by `make oldest`.
 """
 
 from __future__ import annotations
@@ -12,35 +13,27 @@ import re
 import tomllib
 from pathlib import Path
 
-TOOLS = {
-    "btlm-data",
-    "hypothesis",
-    "moto",
-    "mypy",
-    "psutil",
-    "pytest",
-    "pytest-timeout",
-    "pytest-xdist",
-    "ruff",
-}
-# The CPU build of torch that constraints.txt names: a lower one is not needed to try the bounds of all others.
-LEFT_OUT = TOOLS | {"torch", "transformers", "types-pyyaml"}
+# Extras with what only tests, the documentation and engines need. Engines are tested with what constraints.txt names.
+_EXTRAS_LEFT_OUT = {"test", "dev", "docs", "cluster", "ray"}
+_LEFT_OUT = {"torch"}  # tests need its CPU build, of which constraints.txt names one
 
 
-def lowest(project: Path) -> list[str]:
-    """Lines `name==version` for every dependency with a lower bound, extras included."""
+def lowest(project: Path) -> dict[str, str]:
+    """The lower bound of every dependency of the file `project`, extras included, by name."""
     tree = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+    extras = tree["optional-dependencies"].items()
     requirements = [
         *tree["dependencies"],
-        *(one for extra in tree["optional-dependencies"].values() for one in extra),
+        *(requirement for extra, them in extras if extra not in _EXTRAS_LEFT_OUT for requirement in them),
     ]
-    lines = []
+    bounds = {}
     for requirement in requirements:
-        match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*>=\s*([0-9][0-9.]*)", requirement)
-        if match and match[1].lower().replace("_", "-") not in LEFT_OUT:
-            lines.append(f"{match[1]}=={match[2]}")
-    return sorted(set(lines))
+        match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*[>=]=\s*([0-9][0-9.]*)", requirement)
+        if match and match[1] not in _LEFT_OUT:
+            bounds[match[1]] = match[2]
+    return bounds
 
 
 if __name__ == "__main__":
-    print("\n".join(lowest(Path(__file__).resolve().parents[1] / "pyproject.toml")))
+    for name, version in sorted(lowest(Path(__file__).resolve().parents[1] / "pyproject.toml").items()):
+        print(f"{name}=={version}")
