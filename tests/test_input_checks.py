@@ -110,7 +110,7 @@ def test_a_source_that_is_excluded_is_known(tmp_path: Path) -> None:
 def test_a_source_inside_the_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out/corpus").mkdir(parents=True)
     source = write(tmp_path / "out/corpus/a.jsonl", [{"text": "document " * 9}])
-    with pytest.raises(ConfigError, match=r"lies inside .*a folder that this run writes to"):
+    with pytest.raises(ConfigError, match=r"is inside .*a folder that this run writes to"):
         run(source, tmp_path / "out")
 
 

@@ -396,7 +396,7 @@ def test_a_manifest_of_wrong_types_names_the_key(sound: Path, change: Change, pl
             "ledger",
             "clean train Books: in + added is",
         ),
-        (lambda m: m["ledger"].pop(2), "ledger", "train Books: clean handed on"),
+        (lambda m: m["ledger"].pop(2), "ledger", "train Books: clean passed on"),
         (lambda m: m["ledger"].append(m["ledger"][0]), "ledger", "two rows for acquire train Books"),
         (
             lambda m: m["ledger"][0].update(stage="cook"),

@@ -110,9 +110,9 @@ def test_a_corpus_of_ones_own_is_never_overwritten(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(SAMPLE, corpus)
     before = contents(corpus)
-    with pytest.raises(ConfigError, match="lies in the source"):
+    with pytest.raises(ConfigError, match="is in the source"):
         run(tmp_path / "out", corpus, corpus)
-    with pytest.raises(ConfigError, match="lies in the source"):
+    with pytest.raises(ConfigError, match="is in the source"):
         run(tmp_path / "out", corpus / "text", corpus)
     with pytest.raises(OutputError, match=r"did not write there .*example_holdout_0"):
         run(tmp_path / "out", corpus, run__overwrite=True)
