@@ -38,13 +38,19 @@ class Faults:
             return bool(left)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that goes away is no news."""
+
+
 class Proxy:
     """`with Proxy(url) as proxy`: `proxy.url` leads to the server at `url`, with `proxy.faults`."""
 
     def __init__(self, target: str) -> None:
         self.faults = Faults()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(target, lambda: self.faults))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(target, lambda: self.faults))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Proxy:

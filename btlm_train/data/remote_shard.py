@@ -49,6 +49,9 @@ class RemoteObject:
     sha256: str | None
     cache: CacheSettings
 
+    def __hash__(self) -> int:  # of all fields it would cost as much as reading a block
+        return hash((self.name, self.tag))
+
     @property
     def key(self) -> str:
         """Names the object in this state, and the size of its blocks, in the cache."""
@@ -71,13 +74,19 @@ class StoreError(DataError):
 
 
 class RemoteFile:
-    """A `ByteSource` over the blocks of one object."""
+    """A `ByteSource` over the blocks of one object.
+
+    used: blocks that were read since what they gave was last found right. carries_checksums: set once the head
+    was read, where all that is read from then on has checksums of its own; it then need not be compared with
+    those of the cache, and of a block only the part that is asked for is read from the disk.
+    """
 
     def __init__(self, target: RemoteObject) -> None:
         self.target = target
         self.name = target.shown
         self.size = target.num_bytes
         self.used: set[int] = set()
+        self.carries_checksums = False
         self.digests: Sequence[bytes] | None = None
         self._key = target.key
         self._cache = _cache(target.cache)
@@ -93,6 +102,15 @@ class RemoteFile:
         if stop <= offset:
             return b""
         first, last = offset // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES
+        if self.carries_checksums:
+            return b"".join(
+                self._part(
+                    number,
+                    max(0, offset - number * BLOCK_BYTES),
+                    min(BLOCK_BYTES, stop - number * BLOCK_BYTES),
+                )
+                for number in range(first, last + 1)
+            )
         if first == last:
             block = IN_MEMORY.get(self._key, first)
             if block is None:
@@ -117,7 +135,7 @@ class RemoteFile:
         return [number for number in numbers if not self._cache.has(self._key, number)]
 
     def discard_used(self) -> None:
-        """Drop every block that was read through this object: one of them is wrong."""
+        """Drop the used blocks: one of them is wrong."""
         numbers = sorted(self.used)
         IN_MEMORY.drop(self._key, numbers)
         self._cache.discard(self._key, numbers)
@@ -161,6 +179,12 @@ class RemoteFile:
         self.used.update(numbers)
         brought = self.bring(numbers)
         return [brought[number] if number in brought else self._block(number) for number in numbers]
+
+    def _part(self, number: int, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a block."""
+        self.used.add(number)
+        data = self._cache.part(self._key, number, start, stop - start)
+        return self._blocks(range(number, number + 1))[0][start:stop] if data is None else data
 
     def _blocks(self, numbers: range) -> list[bytes]:
         self.used.update(numbers)
@@ -234,12 +258,14 @@ class RemoteShard:
     def __init__(self, target: RemoteObject) -> None:
         self.target = target
         self._open: tuple[RemoteFile, ShardReader] | None = None
+        self._head: set[int] = set()  # blocks from which the head and the table of chunks were read
         self.shape = self._repeated(lambda reader: reader.shape)
         self.dtype = self._repeated(lambda reader: reader.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows [start, stop). Returns (stop - start, ...) in the dtype of the file."""
         rows: npt.NDArray[Any] = self._repeated(lambda reader: reader.read(start, stop))
+        self.file.used.clear()
         return rows
 
     def blocks_of(self, start: int, stop: int) -> set[int]:
@@ -266,7 +292,8 @@ class RemoteShard:
             file = RemoteFile(self.target)
             try:
                 reader = ShardReader(file)
-                if not reader.carries_checksums():
+                file.carries_checksums = reader.carries_checksums()
+                if not file.carries_checksums:
                     file.verify_whole()
                     reader = ShardReader(file)
             except StoreError:
@@ -274,6 +301,7 @@ class RemoteShard:
             except DataError:
                 file.discard_used()
                 raise
+            self._head = set(file.used)
             self._open = file, reader
         return self._open
 
@@ -286,6 +314,8 @@ class RemoteShard:
                 raise
             except DataError:
                 if self._open is not None:
+                    if attempt:  # the chunk's own blocks were not what was wrong
+                        self._open[0].used |= self._head
                     self._open[0].discard_used()
                     self._open = None
                 if attempt == TRIES - 1:

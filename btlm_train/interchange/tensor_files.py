@@ -38,6 +38,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.(safetensors|bin)")
 MAX_TENSORS = 100_000
 MAX_FILES = 2_000
 MAX_PICKLE_BYTES = 2**26  # names and shapes of 10^5 tensors take 2**24
+_BFLOAT16 = 15  # in `rtfx_dtypes`, where releases since 2.3 say the type
 _KINDS = (".safetensors", ".bin", ".pt", ".pth", ".mdl", ".index.json")
 
 
@@ -167,7 +168,7 @@ def _read_hdf5(file: Path) -> dict[str, Tensor]:
 
     Read by our own parser, without the HDF5 library: layouts that read other files (external storage, virtual
     datasets, links), unknown filters, and addresses or sizes that the file cannot have are refused. LZ4 is the
-    default there.
+    default there. Source: cerebras-appliance and cerebras-pytorch 2.10, whose own files were tried.
     """
     source = LocalFile(file)
     try:
@@ -201,7 +202,7 @@ def _hdf5_tensor(source: LocalFile, member: Member, shown: str) -> Tensor:
         raise DataError(f"{shown} has {num_bytes:,} bytes, and far fewer are stored. It is damaged.")
     values = reader.read(0, rows)
     native = np.array(values, values.dtype.newbyteorder("="), order="C")
-    if not member.numbers.get("is_bfloat16"):
+    if not member.numbers.get("is_bfloat16") and member.numbers.get("rtfx_dtypes") != _BFLOAT16:
         return torch.from_numpy(native)
     if native.dtype.kind not in "iu" or native.dtype.itemsize != 2:
         raise DataError(f"{shown} is said to hold bfloat16, and holds {native.dtype}. It is damaged.")

@@ -316,7 +316,12 @@ def modelzoo_hdf5(path: Path, bfloat16: bool = False, compression: str | None = 
                 shard_files.write_lz4(file, f"model.{name}", data, chunks, 300)
             else:
                 file.create_dataset(f"model.{name}", data=data, compression=compression)
-            file[f"model.{name}"].attrs["is_bfloat16"] = bfloat16
+            attributes = file[f"model.{name}"].attrs
+            if compression == "lz4":  # as since 2.3
+                attributes["dtypes"] = np.array(["torch.bfloat16" if bfloat16 else "torch.float32"], object)
+                attributes["rtfx_dtypes"] = [15 if bfloat16 else 11]
+            else:
+                attributes["is_bfloat16"] = bfloat16
             file[f"model.{name}"].attrs["__H5_TYPE__"] = "TorchTensorH5Type"
 
 

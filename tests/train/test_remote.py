@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
+from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.storage import remote
 from btlm_data.storage.retry import Retry
 from btlm_train.data import GptHDF5MapDataProcessor, block_cache, describe_data
@@ -202,6 +203,50 @@ def test_a_flipped_block_on_the_disk_is_fetched_again(proxy: Proxy, folder: Path
             path.write_bytes(data)
     block_cache.IN_MEMORY.clear()
     assert hashes(loader_of(PLACE, tmp_path / "cache")) == expected
+
+
+def test_once_ahead_only_the_needed_parts_of_blocks_are_read(
+    proxy: Proxy, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes the reader as fast as the disk (benchmarks/bench_remote.py measures it)."""
+    expected = hashes(loader_of(PLACE, tmp_path / "cache", shuffle=True))
+    stored = sum(path.stat().st_size for path in (folder / "train").glob("*.h5"))
+    loader = loader_of(PLACE, tmp_path / "cache", shuffle=True)
+    asked = len(proxy.faults.seen)
+    whole: list[int] = []
+    parts: list[int] = []
+    load, part = BlockCache.load, BlockCache.part
+
+    def loaded(cache: BlockCache, key: str, number: int) -> bytes | None:
+        whole.append(number)
+        return load(cache, key, number)
+
+    def partly(cache: BlockCache, key: str, number: int, start: int, count: int) -> bytes | None:
+        parts.append(count)
+        return part(cache, key, number, start, count)
+
+    monkeypatch.setattr(BlockCache, "load", loaded)
+    monkeypatch.setattr(BlockCache, "part", partly)
+    assert hashes(loader) == expected
+    assert len(proxy.faults.seen) == asked
+    assert whole == [], "heads are read when the data is opened"
+    assert sum(parts) < stored
+
+
+def test_one_flipped_block_costs_one_request(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
+    expected = hashes(loader_of(PLACE, tmp_path / "cache"))
+    loader = loader_of(PLACE, tmp_path / "cache")
+    with ShardReader(folder / "train" / "data-00000.h5") as shard:
+        ((offset, size),) = shard.stored_ranges(20, 21)
+    middle = offset + size // 2
+    key = loader.dataset.sources[0].shards.files[0].remote.key
+    block = tmp_path / "cache" / key / str(middle // 1024)
+    data = bytearray(block.read_bytes())
+    data[block_cache.DIGEST_BYTES + middle % 1024] ^= 1
+    block.write_bytes(data)
+    asked = len(proxy.faults.seen)
+    assert hashes(loader) == expected
+    assert 1 <= len(proxy.faults.seen) - asked <= 2  # or two, where the sample lies in two blocks
 
 
 def test_other_stores_are_asked_whether_the_shard_is_still_the_same(folder: Path, tmp_path: Path) -> None:

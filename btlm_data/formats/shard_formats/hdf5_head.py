@@ -204,7 +204,9 @@ def symbols(head: Head, tree: int, heap: int) -> Iterator[tuple[bytes, int, int]
 
 
 def whole_numbers(messages: list[Message]) -> dict[str, int]:
-    """An object's attributes that are one whole number or truth value, by name; others are left out."""
+    """An object's attributes that are one whole number (or an array of one) or truth value, by name; others are left
+    out.
+    """
     numbers: dict[str, int] = {}
     for message in messages:
         if message.kind != 0x000C or message.flags & 2 or len(message.data) < 8:
@@ -226,10 +228,17 @@ def whole_numbers(messages: list[Message]) -> dict[str, int]:
         except (NotPlain, struct.error, IndexError):
             continue
         value = message.data[at : at + dtype.itemsize]
-        rank = parts[2][1] if len(parts[2]) > 1 else None
-        if dtype.kind in "iu" and rank == 0 and len(value) == dtype.itemsize:
+        if dtype.kind in "iu" and _is_one(parts[2]) and len(value) == dtype.itemsize:
             numbers.setdefault(name, int(np.frombuffer(value, dtype)[0]))
     return numbers
+
+
+def _is_one(space: bytes) -> bool:
+    """Whether a dataspace is that of one value, or of an array of one."""
+    try:
+        return len(space) > 1 and (space[1] == 0 or _dataspace(space) == (1,))
+    except (NotPlain, struct.error):
+        return False
 
 
 # The dataset ------------------------------------------------------------------------------------------------
