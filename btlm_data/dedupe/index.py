@@ -23,7 +23,6 @@ building.json and no index.json is unfinished. DIR is a folder or a URL.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from btlm_data.dedupe import index_files
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns
@@ -258,34 +258,25 @@ class Index:
         """
         if self.is_added:
             return
-        files: list[Artifact] = []
         self.store.write(f"{self.run}/{_BUILDING}", b"{}\n")
-        for artifact in keys:
-            opened = Columns(work, artifact)
-            opened.check()
-            ending = artifact.name.rpartition("/")[2]
-            name = f"{self.run}/{ending}"
-            if stays is not None:
-                chosen = stays[opened["ordinals"]]
-                wanted = ("keys", "low") if ending.startswith("exact-") else ("keys", "ordinals")
-                arrays = {key: opened[key][chosen] for key in wanted}
-                files.append(columns.write(self.store, name, arrays, opened.meta))
-                continue
-            with work.open(artifact.name) as source, self.store.create(name) as creating:
-                shutil.copyfileobj(source, creating.file, 1 << 20)
-            files.append(artifact._replace(name=name))
-        for number, (first_ordinal, sketch) in enumerate(sketches):
-            signatures = Columns(work, sketch)["signatures"]
-            name = f"{self.run}/signatures-{number:06d}.cols"
-            files.append(
-                columns.write(self.store, name, {"signatures": signatures}, {"first_ordinal": first_ordinal})
-            )
-        for number, artifact in enumerate(texts):
-            name = f"{self.run}/texts-{number:06d}.cols"
-            with work.open(artifact.name) as source, self.store.create(name) as creating:
-                Columns(work, artifact).check()
-                shutil.copyfileobj(source, creating.file, 1 << 20)
-            files.append(artifact._replace(name=name))
+        open_store(f"{self.store.url}/{self.run}").sweep()  # of a run that was killed while it added itself
+        files: list[Artifact] = []
+        for kind, per_document in (("exact", 1), ("bands", self.kind.bands)):
+            of_kind = [file for file in keys if file.name.rpartition("/")[2].startswith(f"{kind}-")]
+            if of_kind:
+                log = index_files.log_partitions(num_documents * per_document)
+                parts = (_keys_to_keep(work, file, kind, stays) for file in of_kind)
+                for number, arrays in enumerate(index_files.cut_keys(parts, log)):
+                    files.append(self._write(f"{kind}-{number:06d}", arrays, {"log_partitions": log}))
+        sketched = ((first, Columns(work, sketch)["signatures"]) for first, sketch in sketches)
+        for number, (first_ordinal, signatures) in enumerate(index_files.cut_signatures(sketched)):
+            arrays = {"signatures": signatures}
+            files.append(self._write(f"signatures-{number:06d}", arrays, {"first_ordinal": first_ordinal}))
+        if texts:
+            opened = (Columns(work, artifact) for artifact in texts)
+            kept = ({name: file[name] for name in ("ordinals", "frames", "bounds")} for file in opened)
+            for number, arrays in enumerate(index_files.cut_texts(kept)):
+                files.append(self._write(f"texts-{number:06d}", arrays, _extent(arrays["ordinals"])))
         record = _Record(
             INDEX_VERSION,
             *self.kind,
@@ -295,6 +286,9 @@ class Index:
         )
         self.store.write(f"{self.run}/{_RECORD}", msgspec.json.encode(record, order="deterministic") + b"\n")
         self.store.delete([f"{self.run}/{_BUILDING}"])
+
+    def _write(self, name: str, arrays: index_files.Arrays, meta: dict[str, int]) -> Artifact:
+        return columns.write(self.store, f"{self.run}/{name}.cols", arrays, meta, durable=True)
 
     def _is_finished(self, run: str) -> bool:
         """Whether a run's folder is complete. Raises DataError if its record has been lost."""
@@ -342,6 +336,25 @@ class Index:
                 f"index would not be recognised. Restore it, or remove the folder {run} to forget that run."
             )
         return artifact
+
+
+def _keys_to_keep(
+    work: Store, file: Artifact, kind: str, stays: npt.NDArray[np.bool_] | None
+) -> dict[str, npt.NDArray[Any]]:
+    """Keys of one partition and what goes with them, of documents that stay."""
+    opened = Columns(work, file)
+    names = ("keys", "low") if kind == "exact" else ("keys", "ordinals")
+    if stays is None:
+        return {name: opened[name] for name in names}
+    chosen = stays[opened["ordinals"]]
+    return {name: opened[name][chosen] for name in names}
+
+
+def _extent(ordinals: UInt32Array) -> dict[str, int]:
+    """Of a file of texts, for its meta: whose texts it may have."""
+    if not len(ordinals):
+        return {"first_ordinal": 0, "last_ordinal": 0}
+    return {"first_ordinal": int(ordinals[0]), "last_ordinal": int(ordinals[-1]) + 1}
 
 
 class _IndexFile(Columns):

@@ -222,12 +222,17 @@ class Columns:
 
 
 def write(
-    store: Store, name: str, arrays: Mapping[str, Array], meta: Mapping[str, Any] | None = None
+    store: Store,
+    name: str,
+    arrays: Mapping[str, Array],
+    meta: Mapping[str, Any] | None = None,
+    *,
+    durable: bool = False,
 ) -> Artifact:
     """Write `arrays` and `meta` (JSON values) atomically; returns the file as a receipt names it.
 
-    Not fsynced: after a power cut the checksums tell what is whole, and the rest is made again. Raises
-    OutputError if the file cannot be written.
+    Not fsynced unless `durable`: after a power cut the checksums tell what is whole, and the rest is made
+    again. Raises OutputError if the file cannot be written.
     """
     little = {
         key: np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
@@ -262,7 +267,7 @@ def write(
     header["sums"] = position
     header_bytes = json.dumps(header).encode().ljust(room)
     header_hash = xxhash.xxh3_128_digest(header_bytes)
-    with store.create(name, durable=False) as creating:
+    with store.create(name, durable=durable) as creating:
         file = creating.file
         file.write(_PREFIX.pack(MAGIC, len(header_bytes), header_hash))
         file.write(header_bytes)
