@@ -354,7 +354,8 @@ def _owns_its_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
     t = pa.types
-    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
+    texts = t.is_string(kind) or t.is_large_string(kind)
+    return bool(texts or t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind))
 
 
 def _is_str(value: Any) -> bool:
@@ -372,7 +373,8 @@ def _is_stringlike(kind: Any) -> bool:
 
     t = pa.types
     texts = t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
-    return bool(texts or t.is_binary(kind) or t.is_large_binary(kind) or t.is_binary_view(kind))
+    binary = t.is_binary(kind) or t.is_large_binary(kind) or t.is_binary_view(kind)
+    return bool(texts or binary or t.is_fixed_size_binary(kind))
 
 
 def byte_lengths(array: Any) -> npt.NDArray[np.int64]:

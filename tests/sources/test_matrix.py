@@ -14,6 +14,7 @@ import lzma
 import random
 import uuid
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 import zstandard
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -43,6 +45,12 @@ ALL = tuple(
     for packing in ("", *(codec.endings[0] for codec in COMPRESSIONS.values() if form.compressible))
 )
 LONG = tuple(ending for ending in ALL if ending not in SHORT)
+# Every format with every compression, each by its first ending.
+PAIRS = tuple(
+    form.endings[0] + packing
+    for form in FORMATS.values()
+    for packing in ("", *(codec.endings[0] for codec in COMPRESSIONS.values() if form.compressible))
+)
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data,
     "gzip": lambda data: gzip.compress(data, mtime=0),
@@ -60,10 +68,14 @@ def corpus(ending: str) -> dict[str, bytes]:
     form, packing = classified
     files = {}
     for number, name in enumerate(NAMES):
-        chance = random.Random(number)
-        texts = [" ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(60)) for _ in range(6)]
-        files[name + ending] = PACK[packing](encode(form, texts))
+        files[name + ending] = PACK[packing](encode(form, texts_of(number)))
     return files | {"README.md": b"# a corpus", "_SUCCESS": b"", "b.lz4": b"x", ".git/x.jsonl": b"x"}
+
+
+def texts_of(number: int) -> list[str]:
+    """The documents of the file NAMES[number]."""
+    chance = random.Random(number)
+    return [" ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(60)) for _ in range(6)]
 
 
 def encode(form: str, texts: list[str]) -> bytes:
@@ -164,9 +176,14 @@ def test_every_place_gives_the_same(
 
 
 @pytest.mark.parametrize(
-    "ending", [".jsonl.zst", *(pytest.param(e, marks=pytest.mark.stress) for e in (*SHORT, *LONG))]
+    "ending",
+    [
+        ".jsonl.zst",
+        *(pytest.param(e, marks=pytest.mark.stress) for e in PAIRS if e != ".jsonl.zst"),
+    ],
 )
 def test_every_place_gives_the_same_shards(ending: str, hub: Hub, bucket: Any, tmp_path: Path) -> None:
+    """The same bytes from every place; the same documents in the same splits from every format and compression."""
     files = corpus(ending)
     folder = tmp_path / "corpus"
     for name, data in files.items():
@@ -176,6 +193,13 @@ def test_every_place_gives_the_same_shards(ending: str, hub: Hub, bucket: Any, t
     hub.add("me/corpus", files)
     options = {"cache_dir": str(tmp_path / "cache")}
     expected = prepare(str(folder), tmp_path / "a", **options)
+    for split, numbers in {"train": (0, 1), "validation": (2, 3), "test": (4,)}.items():
+        texts = [texts_of(number) for number in numbers]
+        whole = (
+            ["\n".join(of_file) for of_file in texts] if ending.startswith(".txt") else list(chain(*texts))
+        )
+        hashes = pq.read_table(tmp_path / "a" / split / "documents.parquet")["hash"].to_pylist()
+        assert sorted(hashes) == sorted(xxhash.xxh3_128_digest(text.encode()) for text in whole)
     assert prepare("hf://datasets/me/corpus", tmp_path / "b", **options) == expected
     assert prepare("s3://corpus/mine", tmp_path / "c", **options) == expected
     one = "part-0" + ending
