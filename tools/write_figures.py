@@ -37,11 +37,12 @@ _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
 class Screen:
-    """What stands on a terminal at the end: text with colours (SGR), cursor up, erase line, carriage return,
-    line feed.
+    """What stands on a terminal of `width` columns at the end: text with colours (SGR), cursor up, erase line,
+    carriage return, line feed; a full line goes on in the next.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
+        self.width = width
         self.lines: list[list[tuple[str, str]]] = [[]]
         self.row = self.column = 0
         self.style = ""
@@ -58,16 +59,22 @@ class Screen:
             character = text[position]
             position += 1
             if character == "\n":
-                self.row += 1
-                if self.row == len(self.lines):
-                    self.lines.append([])
+                self._next_row()
             elif character == "\r":
                 self.column = 0
             elif character >= " ":
+                if self.column == self.width:
+                    self._next_row()
+                    self.column = 0
                 line = self.lines[self.row]
                 line.extend([(" ", "")] * (self.column - len(line)))
                 line[self.column : self.column + 1] = [(character, self.style)]
                 self.column += 1
+
+    def _next_row(self) -> None:
+        self.row += 1
+        if self.row == len(self.lines):
+            self.lines.append([])
 
     def _obey(self, numbers: str, command: str) -> None:
         if command == "m":
@@ -109,7 +116,7 @@ def run(command: str, folder: str, width: int) -> Text:
     except OSError:  # how Linux says that the program has ended
         pass
     os.waitpid(process, 0)
-    screen = Screen()
+    screen = Screen(width)
     screen.feed(output.decode(errors="replace"))
     return screen.text()
 
