@@ -22,7 +22,8 @@ def existing(path: Path) -> Path:
 
 
 def dataset(path: Path, *, or_split: bool = False) -> Path:
-    """The path, if a dataset was prepared there, or it is a dataset.json. or_split: the folder of a split will do.
+    """The path, if a dataset was prepared there, or it is a dataset.json. or_split: the folder of a split
+    will do.
 
     Raises InputError: another folder or file is a typo, not damage.
     """
@@ -30,8 +31,8 @@ def dataset(path: Path, *, or_split: bool = False) -> Path:
         return path
     names = ("dataset.json", "preparing.json")
     folders = (path, path.resolve().parent) if or_split else (path,)
-    there = any(os.path.lexists(folder / name) for folder in folders for name in names)
-    if not there and path.name != names[0]:
+    is_present = any(os.path.lexists(folder / name) for folder in folders for name in names)
+    if not is_present and path.name != names[0]:
         raise InputError(f"There is no {path / names[0]}. Name a dataset folder made by `btlm-data prepare`.")
     return path
 

@@ -57,7 +57,9 @@ class Run(Protocol):
 
 
 def open_run(folder: Path) -> Run:
-    """The run in a folder. Raises InputError if there is no folder, ConfigError if no trainer that is installed knows it."""
+    """The run in a folder. Raises InputError if there is no folder, ConfigError if no trainer that is
+    installed knows it.
+    """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Name the --model-dir of a training run.")
     problems = []

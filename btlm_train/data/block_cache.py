@@ -2,7 +2,7 @@
 
     FOLDER/used                     bytes in the cache, counted before they are written
     FOLDER/locks/0 ... 255          who fetches a stretch holds its lock, so that it is fetched once
-    FOLDER/KEY/NUMBER               one block behind its checksum; KEY names an object in one state
+    FOLDER/KEY/NUMBER               one block after its checksum; KEY names an object in one state
     FOLDER/KEY/NUMBER.part          being written
     FOLDER/KEY/digests              checksums of all blocks of a file that was checked as a whole
 
@@ -105,7 +105,7 @@ class BlockCache:
     ) -> dict[int, bytes]:
         """Blocks that were not there: `ask(first, stop)` brings blocks [first, stop), in one request each.
 
-        numbers: ascending. Blocks that another process has brought meanwhile are not asked for; they are left
+        numbers: ascending. Blocks that another process has brought meanwhile are not requested; they are left
         out of the answer if they had been there before.
         """
         blocks: dict[int, bytes] = {}

@@ -51,7 +51,7 @@ _FLOATS = {  # size -> exponent location and size, mantissa location and size, b
 
 @dataclass(frozen=True)
 class ChunkIndex:
-    """Where the list of chunks stands. kind: "btree", or the index types of layout version 4 by name.
+    """Where the list of chunks is. kind: "btree", or the index types of layout version 4 by name.
 
     address: of its root (UNDEFINED: no chunk was ever written). single: stored bytes and skipped filters of
     the one chunk of kind "single", where it went through filters.
@@ -68,7 +68,7 @@ class Stored:
 
     base: file offset that addresses count from. chunks: shape of a chunk (None: one stretch of bytes).
     filters: in the order in which they were applied when writing. Of a stretch: address, or the bytes
-    themselves where they lie in the head (inline). fill: bytes of the value that chunks never written hold.
+    themselves where they are in the head (inline). fill: bytes of the value that chunks never written hold.
     n_examples: the attribute, None where absent.
     """
 
@@ -108,7 +108,7 @@ def read_head(source: ByteSource) -> Stored:
         messages = list(read_messages(head, root, "root group"))
         n_examples = whole_numbers(messages).get("n_examples")
         return read_dataset(head, _find_data(head, messages), n_examples)
-    except (struct.error, IndexError):  # a field lies behind the end of its structure
+    except (struct.error, IndexError):  # a field is after the end of its structure
         raise Damaged("a description in its head is cut off") from None
 
 
@@ -166,8 +166,8 @@ def _find_symbol(head: Head, tree: int, heap: int) -> int:
 
 
 def symbols(head: Head, tree: int, heap: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, address and kind (2: a soft link) of each member of a group of the older kind: a B-tree over nodes of
-    symbols, names in a heap.
+    """Name, address and kind (2: a soft link) of each member of a group of the older kind: a B-tree over
+    nodes of symbols, names in a heap.
     """
     start = head.bytes_at(heap, 32, "root group's heap of names")
     if start[:4] != b"HEAP":
@@ -222,7 +222,7 @@ def whole_numbers(messages: list[Message]) -> dict[str, int]:
         name = parts[0].rstrip(b"\0").decode("utf-8", "replace")
         is_enumeration = (
             parts[1][:1] and parts[1][0] & 15 == 8
-        )  # h5py's truth values: behind it stands what it is made of
+        )  # h5py's bool: an enumeration, followed by its base type
         try:
             dtype = _datatype(parts[1][8:] if is_enumeration else parts[1])
         except (NotPlain, struct.error, IndexError):
