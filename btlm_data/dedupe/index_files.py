@@ -1,7 +1,9 @@
-"""How what an index keeps is cut into files: by what it holds, never by the memory or the workers of the run that adds it.
+"""How what an index keeps is cut into files: by what it holds, never by the memory or the workers of the run
+that adds it.
 
-So the same corpus gives the same index, byte for byte, and a later run that names its files by checksum depends on
-nothing else. The keys, signatures and texts come as that run's tasks cut them, and are cut anew here.
+So the same corpus gives the same index, byte for byte, and a later run that names its files by checksum
+depends on nothing else. The keys, signatures and texts come as that run's tasks cut them, and are cut again
+here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def log_partitions(num_keys: int) -> int:
 
 
 def cut_keys(parts: Iterable[Arrays], log: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """2^log files of ascending `keys` (uint64) and what goes with each, from parts that are ascending one after the other."""
+    """2^log files of ascending `keys` (uint64) and what goes with each, from parts that are ascending one
+    after the other. keys: (n,) uint64; each of the others (n, ...) of any dtype.
+    """
     held: list[Arrays] = []
     number = 0
     for part in parts:
@@ -47,7 +51,9 @@ def cut_keys(parts: Iterable[Arrays], log: int) -> Iterator[dict[str, npt.NDArra
 def cut_signatures(
     parts: Iterable[tuple[int, npt.NDArray[np.uint32]]],
 ) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
-    """(first ordinal, signatures) of at most SIGNATURES_A_FILE consecutive documents, from such of other lengths."""
+    """(first ordinal, signatures) of at most SIGNATURES_A_FILE consecutive documents, from such of other
+    lengths. signatures: (n, num_perm) uint32.
+    """
     held: list[npt.NDArray[np.uint32]] = []
     first = following = 0
     for start, signatures in parts:
@@ -68,7 +74,9 @@ def cut_signatures(
 
 
 def cut_texts(parts: Iterable[Arrays]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """`ordinals`, `frames` and `bounds` of as many texts as TEXT_BYTES_A_FILE hold, at least of one; at least one file."""
+    """`ordinals`, `frames` and `bounds` of as many texts as TEXT_BYTES_A_FILE hold, at least of one; at least
+    one file. ordinals: (n,) uint32; frames: (bytes,) uint8; bounds: (n + 1,) int64.
+    """
     ordinals: list[npt.NDArray[np.uint32]] = []
     frames: list[npt.NDArray[np.uint8]] = []
     sizes: list[Int64Array] = []
