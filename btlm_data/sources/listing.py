@@ -36,6 +36,7 @@ from btlm_data.sources.splits import Placed, assign_splits
 from btlm_data.splits import SPLITS, Split
 from btlm_data.wording import counted
 
+MAX_FILE_BYTES = 2**60  # that a listing may claim
 logger = logging.getLogger(__name__)
 # Reasons that need no warning: no one takes such files for the corpus.
 _QUIET = ("hidden", "description")
@@ -120,7 +121,12 @@ def _files(listing: SchemeListing, url: str, wanted: _Wanted) -> Listing:
     """
     entries = {entry.name: entry for entry in listing.entries}
     if not listing.trusted:
-        for name in entries:
+        for name, entry in entries.items():
+            if not 0 <= entry.size <= MAX_FILE_BYTES:
+                raise SourceUnavailable(
+                    f"{without_secrets(url)} cannot be used: its listing gives {shown(name)} the size {entry.size}. "
+                    "Tell the owner of the corpus, or give --source a folder with the files."
+                )
             if not is_safe_name(name):
                 raise SourceUnavailable(
                     f"{without_secrets(url)} cannot be used: its listing names the file {shown(name)!r}, which is no "

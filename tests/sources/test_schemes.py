@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from btlm_data.errors import SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
+from btlm_data.sources.base import Entry, SchemeListing
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from btlm_data.sources.schemes import OTHERS, SCHEMES, module_of, scheme_of
+from tests.sources import toy_scheme
 from tests.sources.test_end_to_end import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +67,19 @@ def test_a_toy_scheme_prepares(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "validation": 1,
     }
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+@pytest.mark.parametrize("size", [-1, 2**61])
+def test_a_size_that_no_file_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int
+) -> None:
+    monkeypatch.setitem(SCHEMES, "toy", TOY)
+    monkeypatch.setattr(
+        toy_scheme, "list_entries", lambda query: SchemeListing([Entry("a.jsonl", "toy://1", size, "1")], {})
+    )
+    run = Run(cache_dir=str(tmp_path / "cache"), out=str(tmp_path / "out"))
+    with pytest.raises(SourceUnavailable, match=f"gives a.jsonl the size {size}"):
+        list_files(SourceSettings(name="toy://1"), run)
 
 
 def test_a_fresh_interpreter_knows_it_from_the_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

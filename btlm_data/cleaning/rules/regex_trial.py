@@ -17,7 +17,7 @@ from btlm_data.straining import straining_texts
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 5  # of CPU, for texts that take milliseconds
+_SECONDS = 2  # of CPU, for texts that take milliseconds
 _REPEATS = (40,)
 _CODE = """
 import json, re, resource, sys
