@@ -31,7 +31,7 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --quiet
 	@echo "Open build/site/index.html."
 
-stress: $(VENV)/.dev
+stress: $(VENV)/.stress
 	$(BIN)/python -m pytest -m stress --timeout 7200
 
 bench: $(VENV)/.dev
@@ -65,6 +65,11 @@ stage1: $(VENV)/.train
 stage2: $(VENV)/.train
 	$(BIN)/btlm-data run pipelines/stage2.yaml --source $(SOURCE)
 	$(BIN)/btlm-train run --params $(PARAMS2) --mode train --model-dir runs/stage2 --checkpoint runs/stage1 --set train_input.data_dir=runs/shards/msl8192/train
+
+# llama.cpp, on which exported GGUF files are tried, is built from source: some ten minutes, once.
+$(VENV)/.stress: $(VENV)/.dev
+	$(PIP) llama-cpp-python
+	touch $@
 
 clean:
 	rm -rf shards runs build dist
