@@ -130,15 +130,22 @@ def _inspect_duplicates(
 @click.option(
     "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port."
 )
-def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="RUNDIR",
+    help="A training run: also show its samples step by step, and which steps take a sample.",
+)
+def serve(paths: tuple[Path, ...], host: str, port: int, run: Path | None) -> None:
     """Show datasets, and runs in progress, in a browser: samples, documents, duplicates, search.
 
-    PATHS are dataset folders, or work folders of runs. Other machines can connect only if --host says so, and
-    then only with the token in the printed address.
+    PATHS are dataset folders, or work folders of runs that prepare one. Other machines can
+    connect only if --host says so, and then only with the token in the printed address.
 
     \b
     btlm-data serve shards/
     btlm-data serve shards/ other/ --port 9000
+    btlm-data serve shards/ --run runs/stage1
     """
     for path in paths:
         shared.existing(path)
@@ -154,7 +161,7 @@ def serve(paths: tuple[Path, ...], host: str, port: int) -> None:
         terminal.echo(f"Open {address} (Ctrl-C ends it).")
         terminal.finish()
 
-    app.listen(paths, host, port, ready)
+    app.listen(paths, host, port, ready, run)
 
 
 @click.command()

@@ -5,7 +5,7 @@ the source.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened, open_path
-from btlm_data.inspection.source_checks import NORMALIZERS, options_of, path_of_input, records_at
+from btlm_data.inspection.source_checks import NORMALIZERS, options_of, path_of_input, reads_apart, records_at
 from btlm_data.wording import counted
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def pairs(path: Path, wanted: Wanted, source: Path | None = None) -> list[Pair]:
     opened = open_path(path)
     manifest = _manifest(opened)
     rows = list(_choose(opened.root / TABLE, wanted))
-    texts = _Texts(opened, manifest, source).read(rows)
+    texts = Texts(opened, manifest, source).read(rows)
     return [
         Pair(row, texts[row["file"], row["offset"]], texts.get((row["kept_file"], row["kept_offset"])))
         for row in rows
@@ -145,10 +145,13 @@ def _choose(path: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
             yield file.read_row_group(group).slice(row, 1).to_pylist()[0]
 
 
-class _Texts:
+class Texts:
     """Reads documents out of the source and cleans them as the run did."""
 
     def __init__(self, opened: Opened, manifest: Dataset, source: Path | None) -> None:
+        """source: the source's folder; None: where the run read it. Raises DataError where the dataset does
+        not say how its documents were cleaned.
+        """
         settings = settings_of(manifest.configuration)
         if isinstance(settings, str):
             raise DataError(f"The configuration in dataset.json is not valid ({settings}). Restore the file.")
@@ -191,6 +194,15 @@ class _Texts:
                 )
         return texts
 
+    def divisible(self, names: Iterable[str]) -> set[str]:
+        """Those input files in which a record is read without what is before it."""
+        options = options_of(self._settings.source)
+        return {name for name in names if name in self._inputs and reads_apart(self._inputs[name], options)}
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of an input file; 0 if there is none of this name."""
+        return self._inputs[name].size if name in self._inputs else 0
+
     def _path(self, file: InputFile) -> Path:
         if self._source is not None:
             return path_of_input(self._source, file)
@@ -225,6 +237,12 @@ class Words:
             f"{MARKS[0]}{word}{MARKS[1]}" if is_other else word
             for word, is_other in zip(self.words, self.differs, strict=True)
         )
+
+
+def as_words(text: str) -> Words:
+    """The first SHOWN_WORDS words of a text that is compared with none."""
+    words = tuple(text.split()[:SHOWN_WORDS])
+    return Words(words, (False,) * len(words))
 
 
 def side_by_side(left: str, right: str) -> tuple[Words, Words]:
@@ -303,7 +321,7 @@ def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count
     compared = 0
     try:
         rows = list(_choose(opened.root / TABLE, Wanted(count)))
-        texts = _Texts(opened, manifest, source).read(rows)
+        texts = Texts(opened, manifest, source).read(rows)
     except BtlmError as error:
         tell(Check(name, None, f"not made: {error}"))
         return

@@ -240,9 +240,7 @@ def records_at(
     stored = _Stored(*kind, file.source, file.text_field)
     left = set(offsets)
     stretches = (
-        [Stretch(offset, offset + 1) for offset in sorted(left)]
-        if is_divisible(stored, options) and stored.format != "parquet"
-        else [WHOLE]
+        [Stretch(offset, offset + 1) for offset in sorted(left)] if reads_apart(file, options) else [WHOLE]
     )
     for stretch in stretches:
         for batch in read_batches(path, stored, options, stretch, with_records=whole):
@@ -252,6 +250,15 @@ def records_at(
                     yield batch, index
             if not left or batch.final:
                 break
+
+
+def reads_apart(file: InputFile, options: ReadOptions) -> bool:
+    """Whether a record of a source file is read without what is before it."""
+    kind = classify(file.name)
+    if kind is None:
+        return False
+    stored = _Stored(*kind, file.source, file.text_field)
+    return is_divisible(stored, options) and stored.format != "parquet"
 
 
 def options_of(source: SourceSettings) -> ReadOptions:

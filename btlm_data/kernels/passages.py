@@ -18,6 +18,7 @@ from btlm_data.errors import DataError
 from btlm_data.kernels.compiling import jit
 
 Int64Array = npt.NDArray[np.int64]
+_DIFFERS = -(2**62)  # instead of a position: the tokens hold another text
 FOUND, CUT = (
     0,
     1,
@@ -119,24 +120,33 @@ def _covering(
     return np.array(tokens, np.int64), np.array(offsets, np.int64)
 
 
-def find(rows: npt.NDArray[Any], real: Int64Array, breaks: npt.NDArray[np.bool_], sought: Needles) -> Hits:
+def find(
+    rows: npt.NDArray[Any],
+    real: Int64Array,
+    breaks: npt.NDArray[np.bool_],
+    sought: Needles,
+    *,
+    first_of_row: bool = False,
+) -> Hits:
     """Every place of the passages in rows of tokens.
 
     rows: (n, L) ids; real: (n,) how many positions of each are tokens. breaks: (n, L), or (0, 0) where there
     are none: True where another document (or another part of one) begins, so that what is before is not read
-    on into. A passage never goes across the barrier token. Raises DataError for an id that is not in the
-    vocabulary. Ids of any integer dtype.
+    on into. A passage never goes across the barrier token. first_of_row: go on to the next row where one
+    has shown a passage whole. Raises DataError for an id that is not in the vocabulary. Ids of any integer
+    dtype.
     """
     if rows.ndim != 2 or len(real) != len(rows) or (len(real) and int(real.max()) > rows.shape[1]):
         raise ValueError(f"rows of shape {rows.shape}, real of shape {real.shape}")
     if breaks.size and breaks.shape != rows.shape:
         raise ValueError(f"breaks of shape {breaks.shape}, rows of shape {rows.shape}")
+    covers = np.diff(sought.first) > 0
     room = 1024
     while True:
         out = np.empty((room, len(Hits._fields)), np.int64)
         count = _find(
             rows, real, breaks, sought.data, sought.ends, sought.first, sought.query, sought.offset,
-            sought.token_data, sought.token_ends, sought.barrier, out,
+            sought.token_data, sought.token_ends, sought.barrier, covers, first_of_row, out,
         )  # fmt: skip
         if count == -1:
             raise DataError(
@@ -145,6 +155,22 @@ def find(rows: npt.NDArray[Any], real: Int64Array, breaks: npt.NDArray[np.bool_]
         if count <= room:
             return Hits(*(np.ascontiguousarray(out[:count, column]) for column in range(out.shape[1])))
         room = count
+
+
+@jit
+def _next(ids: npt.NDArray[Any], t: int, stop: int, covers: npt.NDArray[np.bool_]) -> int:
+    """The first position from t on whose token may cover an anchor; `stop` if there is none, -1 if an id
+    before it is not in the vocabulary.
+    """
+    vocabulary = np.uint64(len(covers))
+    while t < stop:
+        token = np.uint64(np.int64(ids[t]))  # of a negative one, more than any vocabulary
+        if token >= vocabulary:
+            return -1
+        if covers[token]:
+            return t
+        t += 1
+    return stop
 
 
 @jit
@@ -160,76 +186,110 @@ def _find(
     token_data: npt.NDArray[np.uint8],
     token_ends: npt.NDArray[np.int64],
     barrier: int,
+    covers: npt.NDArray[np.bool_],
+    first_of_row: bool,
     out: npt.NDArray[np.int64],
 ) -> int:
     count = 0
-    has_breaks = breaks.size > 0
-    vocabulary = len(token_ends)
     for row in range(len(rows)):
         ids = rows[row]
-        for t in range(real[row]):
+        row_breaks = breaks[row] if breaks.size > 0 else breaks.ravel()
+        t = _next(ids, 0, real[row], covers)
+        while 0 <= t < real[row]:
             token = np.int64(ids[t])
-            if token < 0 or token >= vocabulary:
-                return -1
+            is_whole = False
             for k in range(first[token], first[token + 1]):
                 q = query[k]
                 begin_q = ends[q - 1] if q > 0 else np.int64(0)
-                length = ends[q] - begin_q
+                passage = data[begin_q : ends[q]]
+                left = _before(ids, t, row_breaks, passage, offset[k], token_data, token_ends, barrier)
+                if left == _DIFFERS:
+                    continue
                 size = token_ends[token] - (token_ends[token - 1] if token > 0 else np.int64(0))
-                # To the left of the token, then to its right.
-                fits, is_cut = True, False
-                left, at = t, offset[k]
-                while at > 0:
-                    if left == 0 or (has_breaks and breaks[row, left]):
-                        is_cut = True
-                        break
-                    left -= 1
-                    neighbour = np.int64(ids[left])
-                    if neighbour == barrier or neighbour < 0 or neighbour >= vocabulary:
-                        fits = False
-                        break
-                    begin = token_ends[neighbour - 1] if neighbour > 0 else np.int64(0)
-                    width = token_ends[neighbour] - begin
-                    if width == 0:
-                        fits = False
-                        break
-                    take = min(width, at)
-                    for x in range(take):
-                        if token_data[begin + width - 1 - x] != data[begin_q + at - 1 - x]:
-                            fits = False
-                            break
-                    if not fits:
-                        break
-                    at -= take
-                if not fits:
+                right = _behind(
+                    ids, t, real[row], row_breaks, passage, offset[k] + size, token_data, token_ends, barrier
+                )
+                if right == _DIFFERS:
                     continue
-                right, at = t + 1, offset[k] + size
-                while at < length:
-                    if right >= real[row] or (has_breaks and breaks[row, right]):
-                        is_cut = True
-                        break
-                    neighbour = np.int64(ids[right])
-                    if neighbour == barrier or neighbour < 0 or neighbour >= vocabulary:
-                        fits = False
-                        break
-                    begin = token_ends[neighbour - 1] if neighbour > 0 else np.int64(0)
-                    width = token_ends[neighbour] - begin
-                    if width == 0:
-                        fits = False
-                        break
-                    take = min(width, length - at)
-                    for x in range(take):
-                        if token_data[begin + x] != data[begin_q + at + x]:
-                            fits = False
-                            break
-                    if not fits:
-                        break
-                    at += take
-                    right += 1
-                if not fits:
-                    continue
+                is_cut = left < 0 or right < 0
+                is_whole |= not is_cut
                 if count < len(out):
                     out[count, 0], out[count, 1], out[count, 2], out[count, 3] = q, row, t, offset[k]
-                    out[count, 4], out[count, 5], out[count, 6] = left, right, np.int64(is_cut)
+                    out[count, 4] = left if left >= 0 else -1 - left
+                    out[count, 5] = right if right >= 0 else -1 - right
+                    out[count, 6] = np.int64(is_cut)
                 count += 1
+            if first_of_row and is_whole:
+                break
+            t = _next(ids, t + 1, real[row], covers)
+        if t < 0:
+            return -1
     return count
+
+
+@jit
+def _before(
+    ids: npt.NDArray[Any],
+    t: int,
+    breaks: npt.NDArray[np.bool_],
+    passage: npt.NDArray[np.uint8],
+    at: int,
+    token_data: npt.NDArray[np.uint8],
+    token_ends: npt.NDArray[np.int64],
+    barrier: int,
+) -> int:
+    """The first of the tokens up to t that hold the passage's first `at` bytes, and whatever is before them;
+    -1 less that token where the row, or what belongs together, begins before they do; _DIFFERS.
+    """
+    left = t
+    while at > 0:
+        if left == 0 or (len(breaks) > 0 and breaks[left]):
+            return -1 - left
+        left -= 1
+        token = np.int64(ids[left])
+        if token == barrier or token < 0 or token >= len(token_ends):
+            return _DIFFERS
+        begin = token_ends[token - 1] if token > 0 else np.int64(0)
+        width = token_ends[token] - begin
+        if width == 0:
+            return _DIFFERS
+        for x in range(min(width, at)):
+            if token_data[begin + width - 1 - x] != passage[at - 1 - x]:
+                return _DIFFERS
+        at -= min(width, at)
+    return left
+
+
+@jit
+def _behind(
+    ids: npt.NDArray[Any],
+    t: int,
+    stop: int,
+    breaks: npt.NDArray[np.bool_],
+    passage: npt.NDArray[np.uint8],
+    at: int,
+    token_data: npt.NDArray[np.uint8],
+    token_ends: npt.NDArray[np.int64],
+    barrier: int,
+) -> int:
+    """One past the last of the tokens behind t that hold the passage's bytes from `at` on; -1 less that where
+    the row, or what belongs together, ends before they do; _DIFFERS.
+    """
+    right = t + 1
+    while at < len(passage):
+        if right >= stop or (len(breaks) > 0 and breaks[right]):
+            return -1 - right
+        token = np.int64(ids[right])
+        if token == barrier or token < 0 or token >= len(token_ends):
+            return _DIFFERS
+        begin = token_ends[token - 1] if token > 0 else np.int64(0)
+        width = token_ends[token] - begin
+        if width == 0:
+            return _DIFFERS
+        take = min(width, len(passage) - at)
+        for x in range(take):
+            if token_data[begin + x] != passage[at + x]:
+                return _DIFFERS
+        at += take
+        right += 1
+    return right

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
+from btlm_data.inspection.border_pairs import BorderPairs
+from btlm_data.inspection.duplicates import SHOWN_WORDS, Words, as_words, side_by_side
 from btlm_data.inspection.figures import counted, number, percent, size
 from btlm_data.inspection.report import Bar, Lengths, Report, Shuffle, Tokens
 from btlm_data.inspection.sample_tokens import SampleTokens
@@ -113,8 +115,8 @@ def _quoted(text: str | None, token: int) -> str:
     return f"⟨{token}⟩" if text is None else "“" + text.replace("\n", "↵").replace("\t", "⇥") + "”"
 
 
-def duplicates(report: Report) -> Iterator[Element]:
-    """What deduplication found."""
+def duplicates(report: Report, shown: BorderPairs) -> Iterator[Element]:
+    """What deduplication found. shown: pairs with their texts."""
     summary = report.duplicates
     if summary is None:
         yield tag("p", "Duplicates were not looked for.")
@@ -151,8 +153,9 @@ def duplicates(report: Report) -> Iterator[Element]:
         ]  # fmt: skip
         yield table(
             ("similarity", "reason", "removed", "kept"), rows, numbers=(0,),
-            caption="At the border: the removed documents that are least alike (`btlm-data serve` shows both texts)",
+            caption="At the border: the removed documents that are least alike to those kept for them",
         )  # fmt: skip
+    yield from _side_by_side(shown)
     if summary.largest_clusters:
         rows = [
             [f"{cluster.documents:,}", cluster.source, cluster.file, f"{cluster.offset:,}"]
@@ -162,6 +165,37 @@ def duplicates(report: Report) -> Iterator[Element]:
             ("documents", "source", "file", "at byte or row"), rows, numbers=(0, 3),
             caption="The largest clusters, and the document that stands for each",
         )  # fmt: skip
+
+
+def _side_by_side(shown: BorderPairs) -> Iterator[Element]:
+    """Both texts of pairs, words that the other one does not have there marked."""
+    if shown.pairs:
+        yield tag("h3", "At the border, side by side")
+        yield tag(
+            "p",
+            f"{SHOWN_WORDS} words of each text from shortly before the first that differs; words that the other text does not have "
+            "there are marked. `btlm-data serve` and `btlm-data inspect --duplicates` show more.",
+            class_="quiet",
+        )
+    for pair in shown.pairs:
+        row = pair.row
+        yield tag("p", tag("strong", f"Similarity {row['similarity']:.3f}"), f", {words(row['reason'])}")
+        texts: list[tuple[str, Words | None]] = [("Kept", None), ("Removed", as_words(pair.text))]
+        if pair.kept_text is not None:
+            removed, kept = side_by_side(pair.text, pair.kept_text)
+            texts = [("Kept", kept), ("Removed", removed)]
+        panes = tag("div", class_="pair")
+        for (name, marked), prefix in zip(texts, ("kept_", ""), strict=True):
+            where = "in an index of earlier runs"
+            if row[f"{prefix}file"] is not None:
+                where = f"{row[f'{prefix}file']} line {row[f'{prefix}line'] + 1:,}"
+            text = tag("pre", dir="auto", tabindex="0", aria_label=f"{name}: {where}")
+            for word, differs in zip(marked.words, marked.differs, strict=True) if marked is not None else ():
+                add(text, tag("mark", word) if differs else word, " ")
+            add(panes, tag("div", tag("p", tag("strong", name), f" {where}", class_="quiet"), text))
+        yield panes
+    if shown.note:
+        yield tag("p", shown.note, class_="quiet")
 
 
 def packing(report: Report) -> Iterator[Element]:

@@ -1,13 +1,15 @@
 """report.html: everything that `inspect` finds out about a dataset, on one page that needs nothing else.
 
 The page has its style and script inside, asks no server for anything (its Content-Security-Policy forbids
-it), and reads without the script. Its bytes depend on the dataset and on provenance.json only.
+it), and reads without the script. Its bytes depend on the dataset and on provenance.json only, but for the
+texts of duplicates, which are read from the source where it is still there.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -18,7 +20,8 @@ from btlm_data.errors import DataError
 from btlm_data.formats import dataset
 from btlm_data.formats import pages as seals
 from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.inspection import lookup, sample_tokens, summary
+from btlm_data.inspection import border_pairs, lookup, sample_tokens, summary
+from btlm_data.inspection.border_pairs import BorderPairs
 from btlm_data.inspection.first_screen import headline
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.report import Report, SetsReport
@@ -31,6 +34,14 @@ NUM_SAMPLES = 3
 Section = tuple[str, str, list[Element]]  # identifier, heading, content
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What the page reads beside the report: samples drawn, and pairs of duplicates with their texts."""
+
+    samples: Sequence[SampleTokens] = ()
+    pairs: BorderPairs = BorderPairs([])  # noqa: RUF009  # it is frozen
+
+
 def build(path: Path) -> bytes:
     """The page about a dataset, or about shards that others made. Raises DataError if there is nothing to
     look at.
@@ -38,11 +49,11 @@ def build(path: Path) -> bytes:
     report = summary.inspect(path, num_samples=0)
     if isinstance(report, SetsReport):
         articles = [
-            (name, set_report, _drawn(open_path(Path(report.path) / name)))
+            (name, set_report, _read(open_path(Path(report.path) / name)))
             for name, set_report in report.sets.items()
         ]
     else:
-        articles = [("", report, _drawn(open_path(path)))]
+        articles = [("", report, _read(open_path(path)))]
     return seals.sealed_html(_page(report, articles), _checksum(Path(report.path)))
 
 
@@ -52,6 +63,10 @@ def _checksum(root: Path) -> str:
         return dataset.read(root).checksum
     except DataError:
         return seals.NO_DATASET
+
+
+def _read(opened: Opened) -> _Read:
+    return _Read(_drawn(opened), border_pairs.read(opened))
 
 
 def _drawn(opened: Opened) -> list[SampleTokens]:
@@ -76,7 +91,7 @@ def _drawn(opened: Opened) -> list[SampleTokens]:
     return shown
 
 
-def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, list[SampleTokens]]]) -> str:
+def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, _Read]]) -> str:
     name = Path(report.path).name or "dataset"
     style, script = asset("page.css"), asset("page.js")
     policy = f"default-src 'none'; style-src {source_hash(style)}; script-src {source_hash(script)}; base-uri 'none'; form-action 'none'"
@@ -99,7 +114,7 @@ def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, lis
         for identifier, heading, content in _sections(set_report, shown):
             identifier = f"{prefix}-{identifier}" if prefix else identifier
             add(contents, tag("li", tag("a", heading, href=f"#{identifier}")))
-            classes = "long" if identifier.endswith(("samples", "dropped")) else None
+            classes = "long" if identifier.endswith(("samples", "dropped", "duplicates")) else None
             add(main, tag("section", tag("h2", heading, id=f"{identifier}-heading"), *content, id=identifier,
                           class_=classes, aria_labelledby=f"{identifier}-heading"))  # fmt: skip
     first = articles[0][1] if articles else None
@@ -125,12 +140,12 @@ def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, lis
 def content(report: Report) -> list[Element]:
     """The sections of a report without samples, for a page that has its own frame."""
     parts = [overview_sections.tiles(report)]
-    for identifier, heading, elements in _sections(report, []):
+    for identifier, heading, elements in _sections(report, _Read()):
         parts.append(tag("section", tag("h2", heading, id=f"{identifier}-heading"), *elements, id=identifier))
     return parts
 
 
-def _sections(report: Report, shown: Sequence[SampleTokens]) -> Iterator[Section]:
+def _sections(report: Report, shown: _Read) -> Iterator[Section]:
     eos = report.identity.tokenizer.eos_id if report.identity is not None else None
     yield "verdicts", "What to look at", overview_sections.verdicts(report)
     made: list[tuple[str, str, bool, Callable[[], Iterator[Element]]]] = [
@@ -144,9 +159,14 @@ def _sections(report: Report, shown: Sequence[SampleTokens]) -> Iterator[Section
         ("splits", "Splits and packing", bool(report.splits), lambda: _splits(report)),
         ("lengths", "Lengths of documents", bool(report.lengths), lambda: data_sections.lengths(report)),
         ("tokens", "Tokens", bool(report.tokens), lambda: data_sections.tokens(report)),
-        ("duplicates", "Duplicates", report.identity is not None, lambda: data_sections.duplicates(report)),
+        (
+            "duplicates",
+            "Duplicates",
+            report.identity is not None,
+            lambda: data_sections.duplicates(report, shown.pairs),
+        ),
         ("order", "Shuffle quality", bool(report.shuffle), lambda: data_sections.shuffle(report)),
-        ("samples", "Samples", bool(shown), lambda: data_sections.samples(shown, eos)),
+        ("samples", "Samples", bool(shown.samples), lambda: data_sections.samples(shown.samples, eos)),
         ("dropped", "Left out", report.identity is not None, lambda: data_sections.dropped(report)),
         ("recipe", "What it is", True, lambda: overview_sections.identity(report)),
         ("made", "How it was made", report.program is not None, lambda: overview_sections.made(report)),

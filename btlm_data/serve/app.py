@@ -23,12 +23,16 @@ from btlm_data.errors import BtlmError, DataError
 from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection import difference
 from btlm_data.inspection.opening import open_path
-from btlm_data.pages import report_page
-from btlm_data.serve import run_state, views
+from btlm_data.lineage import queries
+from btlm_data.lineage.trace import trace
+from btlm_data.pages import data_sections, report_page
+from btlm_data.pages.elements import tag
+from btlm_data.serve import left_out, run_state, views, views_runs, views_search
 from btlm_data.serve.guard import Guard
 from btlm_data.serve.originals import Original, Originals
 from btlm_data.serve.pairs import PairDocument, Pairs, Verdicts
 from btlm_data.serve.served import Served
+from btlm_data.serve.training import Training
 from btlm_data.terminal import visible
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -43,9 +47,9 @@ MAX_QUERY = 1000  # characters of a text that is looked for
 
 
 class Site:
-    """What is served: datasets, each with what is read of it, and work folders."""
+    """What is served: datasets, each with what is read of it, work folders, and a training run."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], run: Path | None) -> None:
         self.datasets: list[Served] = []
         self.runs: list[Path] = []
         for path in paths:
@@ -59,6 +63,7 @@ class Site:
                 self.datasets.append(Served(opened.root / name if name else path, shown))
         self.originals = [Originals(served.opened) for served in self.datasets]
         self.verdicts = [Verdicts() for _ in self.datasets]
+        self.training = Training(run, self.datasets) if run is not None else None
         self.workers = max(1, os.cpu_count() or 1)
 
     @property
@@ -72,16 +77,17 @@ class Site:
         return Pairs(self.datasets[k].opened.root)
 
 
-def create(paths: Sequence[Path], *, host: str, token: str | None) -> Guard:
+def create(paths: Sequence[Path], *, host: str, token: str | None, run: Path | None = None) -> Guard:
     """The application that serves what is at `paths`.
 
-    host: where it listens; on a loopback address only requests that name one are answered. token: see Guard.
-    Raises DataError for a path that holds nothing to serve.
+    run: folder of a training run whose steps are shown, too. host: where it listens; on a loopback address only requests that name one are answered. token: see Guard.
+    Raises DataError for a path that holds nothing to serve, ConfigError for a run that no trainer knows.
     """
-    views_of = _Views(Site(paths))
+    views_of = _Views(Site(paths, run))
     routes = [
         Route("/", views_of.page(views_of.front)),
         Route("/compare", views_of.page(views_of.compare)),
+        Route("/training", views_of.page(views_of.training)),
         Route("/static/{name}", _static),
         Route("/run/{k:int}", views_of.page(views_of.run)),
         Route("/{k:int}/report", views_of.page(views_of.report)),
@@ -89,6 +95,8 @@ def create(paths: Sequence[Path], *, host: str, token: str | None) -> Guard:
         Route("/{k:int}/documents", views_of.page(views_of.documents)),
         Route("/{k:int}/document", views_of.page(views_of.document)),
         Route("/{k:int}/search", views_of.page(views_of.search)),
+        Route("/{k:int}/dropped", views_of.page(views_of.dropped)),
+        Route("/{k:int}/record", views_of.page(views_of.record)),
         Route("/{k:int}/pairs", views_of.page(views_of.pairs)),
         Route("/{k:int}/verdicts.json", views_of.verdicts),
         Route("/{k:int}/verdict", views_of.say, methods=["POST"]),
@@ -130,7 +138,14 @@ class _Views:
         return answer
 
     def _html(self, title: str, content: list[Element], k: int | None, view: str, status: int) -> Response:
-        text = views.page(visible(title), content, names=self.site.names, current=k, view=view)
+        text = views.page(
+            visible(title),
+            content,
+            names=self.site.names,
+            current=k,
+            view=view,
+            with_training=self.site.training is not None,
+        )
         return HTMLResponse(text, status)
 
     def _chosen(self, request: Request) -> tuple[int, Served, str]:
@@ -147,7 +162,8 @@ class _Views:
             (path.name if path.name != ".work" else f"{path.parent.name}/.work", k)
             for k, path in enumerate(self.site.runs)
         ]
-        return "Datasets", views.front(self.site.names, self.site.datasets, runs)
+        training = self.site.training.folder.name if self.site.training is not None else None
+        return "Datasets", views.front(self.site.names, self.site.datasets, runs, training)
 
     def report(self, request: Request) -> Content:
         """The report of a dataset."""
@@ -162,7 +178,35 @@ class _Views:
             raise DataError(f"{split} has no samples.")
         chance = secrets.randbelow(total)
         number = _whole(request.query_params, "n", secrets.randbelow(total))
-        return f"Sample {number:,} of {split}", views.sample(k, served, split, number, chance)
+        if number >= total:
+            raise DataError(f"{split} has {total:,} samples, numbered from 0.")
+        taken = None
+        if self.site.training is not None:
+            taken = self.site.training.steps_of(served, split, number)
+        return f"Sample {number:,} of {split}", views.sample(k, served, split, number, chance, taken)
+
+    def training(self, request: Request) -> Content:
+        """A step of the training run, and one of its samples; without a number, the step that comes next."""
+        training = self.site.training
+        if training is None:
+            raise DataError("No training run is served. Name its folder with --run.")
+        done = training.steps_done
+        step = _whole(request.query_params, "step", max(0, done - 1))
+        taken = training.step(step)
+        place = _whole(request.query_params, "place", 0)
+        if place >= len(taken):
+            raise DataError(f"Step {step:,} takes {len(taken):,} samples, with places from 0.")
+        chosen = taken[place]
+        chance = secrets.randbelow(max(1, done))
+        content = views_runs.training(step, done, chance, taken, chosen, self.site.names)
+        if chosen.dataset is not None:
+            served = self.site.datasets[chosen.dataset]
+            shown = served.sample(chosen.split, chosen.number)
+            manifest = served.opened.manifest
+            eos = manifest.tokenizer.eos_id if manifest is not None else served.opened.eos_id
+            content.append(tag("section", *data_sections.sample(shown, eos)))
+            content += views.documents_of(chosen.dataset, chosen.split, shown)
+        return f"Step {step:,} of {training.folder.name}", content
 
     def documents(self, request: Request) -> Content:
         """A list of documents."""
@@ -183,13 +227,48 @@ class _Views:
         )
 
     def search(self, request: Request) -> Content:
-        """Samples that hold a text."""
+        """Samples that hold a text; documents by id, URL, hash or cluster."""
         k = request.path_params["k"]
         served = self.site.datasets[k]
-        text = request.query_params.get("q", "")[:MAX_QUERY]
-        began = time.perf_counter()
-        result = served.search(text, served.splits, self.site.workers) if text else None
-        return "Search", views.search(k, served, text, result, time.perf_counter() - began)
+        by = request.query_params.get("by", "text")
+        value = request.query_params.get("q", "")[:MAX_QUERY]
+        if by not in views_search.BY:
+            raise DataError(f"Documents are looked for by {', '.join(views_search.BY)}, not by {by[:40]!r}.")
+        content = views_search.form(k, by, value)
+        if not value:
+            return "Search", content
+        try:
+            if by == "text":
+                began = time.perf_counter()
+                result = served.search(value, served.splits, self.site.workers)
+                content += views_search.hits(k, result, time.perf_counter() - began)
+            elif by == "cluster":
+                content += views_search.cluster(k, value, left_out.members(served.opened.root, value))
+            else:
+                query = queries.make("id" if by == "id" else "url" if by == "url" else "hash", value)
+                [answer] = trace(served.opened.root, [query])
+                content += views_search.answer(k, answer)
+        except BtlmError as error:  # the form stays, so that it can be asked again
+            content += views.problem(str(error))
+        return "Search", content
+
+    def dropped(self, request: Request) -> Content:
+        """Documents that are in no split, by reason."""
+        k = request.path_params["k"]
+        opened = self.site.datasets[k].opened
+        reason = request.query_params.get("reason", "")[:MAX_QUERY]
+        first = _whole(request.query_params, "first", 0)
+        rows, after = left_out.dropped(opened.root, reason, first)
+        reasons = left_out.reasons(opened.manifest) if opened.manifest is not None else {}
+        return "Left out", views_search.left_out(k, reasons, reason, rows, after)
+
+    def record(self, request: Request) -> Content:
+        """The text of a record of the source."""
+        k = request.path_params["k"]
+        file = request.query_params.get("file", "")
+        offset = _whole(request.query_params, "offset", 0)
+        original = self.site.originals[k].read(file, offset)
+        return "A record of the source", views_search.record(k, file, offset, original)
 
     def pairs(self, request: Request) -> Content:
         """A pair of duplicates; without a number, one at random."""
@@ -252,7 +331,7 @@ class _Views:
         if k >= len(self.site.runs):
             raise DataError("There is no such work folder.")
         path = self.site.runs[k]
-        return f"Run in {path}", views.run(run_state.read(path))
+        return f"Run in {path}", views_runs.run(run_state.read(path))
 
     def compare(self, request: Request) -> Content:
         """Two datasets beside each other."""
@@ -293,8 +372,10 @@ async def _form(request: Request) -> dict[str, str] | None:
     return {key: values[0] for key, values in parse_qs(data.decode("ascii", "replace")).items()}
 
 
-def listen(paths: Sequence[Path], host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until interrupted. ready: called with the address to open, once the server listens there.
+def listen(
+    paths: Sequence[Path], host: str, port: int, ready: Callable[[str], None], run: Path | None = None
+) -> None:
+    """Serve until interrupted. run: folder of a training run. ready: called with the address to open, once the server listens there.
 
     Raises ConfigError if the port cannot be had, DataError for a path that holds nothing to serve.
     """
@@ -306,7 +387,7 @@ def listen(paths: Sequence[Path], host: str, port: int, ready: Callable[[str], N
     from btlm_data.errors import ConfigError
 
     token = None if host in LOOPBACK else secrets.token_urlsafe(18)
-    app = create(paths, host=host, token=token)
+    app = create(paths, host=host, token=token, run=run)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -43,13 +43,14 @@ class PairDocument:
 class Pair:
     """A removed document and the one kept for it, None where that is in an index of earlier runs.
 
-    similarity: None where the texts were not compared.
+    similarity: None where the texts were not compared. cluster: number of their cluster.
     """
 
     removed: PairDocument
     kept: PairDocument | None
     reason: str
     similarity: float | None
+    cluster: int
 
 
 class Pairs:
@@ -76,7 +77,7 @@ class Pairs:
         """Pair `number`, from 0 on."""
         row = self._table.slice(int(self._order[number]), 1).to_pylist()[0]
         kept = _document(row, "kept_") if row["kept_file"] is not None else None
-        return Pair(_document(row, ""), kept, row["reason"], row["similarity"])
+        return Pair(_document(row, ""), kept, row["reason"], row["similarity"], row["cluster"])
 
 
 def _document(row: dict[str, Any], prefix: str) -> PairDocument:

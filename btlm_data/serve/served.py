@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,22 +21,28 @@ from btlm_data.inspection.report import Report, SetsReport
 from btlm_data.inspection.sample_tokens import SampleTokens
 from btlm_data.inspection.split_stream import stream_of
 from btlm_data.inspection.token_measures import find_tokenizer
+from btlm_data.lineage.split_view import SplitView
 
 if TYPE_CHECKING:
+    from btlm_data.kernels.passages import Needles
     from btlm_data.tokenizer import Tokenizer
 
 MAX_HITS = 100
 ROWS_AT_ONCE = 512  # of a shard that are searched together
+NO_TOKEN = -1  # instead of the id that ends documents, where none is known
 MAX_DOCUMENT_TOKENS = 20_000  # of a document that are shown
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A sample in which a text was found. position: of the token in which it ends."""
+    """A sample in which a text was found. position: of the token in which it begins. document: row of the
+    document that holds it, None where that is not known.
+    """
 
     split: str
     sample: int
     position: int
+    document: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Served:
                 raise DataError(
                     f"{split} has no document {row:,}. It has {table.num_rows:,}, numbered from 0."
                 )
-            return table.at(row)
+            return next(table.described([row]))
 
     def document_text(self, split: str, row: int) -> str | None:
         """The text of a document as the model sees it, from the shards; None where they do not hold the
@@ -192,45 +198,84 @@ class Served:
             raise DataError(
                 "The tokenizer is not on this machine, so text cannot be looked for. Search by source or file."
             )
-        pattern = _Pattern(text.encode(errors="replace"), *self.tokenizer.bytes_of_tokens())
+        from btlm_data.kernels import passages
+
+        blob, starts = self.tokenizer.bytes_of_tokens()
+        eos = self.opened.eos_id
+        sought = passages.needles(
+            [text.encode(errors="replace")], blob, starts[1:], eos if eos is not None else NO_TOKEN
+        )
         hits: list[Hit] = []
         with ThreadPoolExecutor(workers) as pool:
             pieces = [piece for split in splits for piece in self._pieces(split)]
-            for hits_of_piece in pool.map(lambda piece: self._search_piece(piece, pattern), pieces):
+            for hits_of_piece in pool.map(lambda piece: self._search_piece(piece, sought), pieces):
                 hits += hits_of_piece
                 if len(hits) >= MAX_HITS:
                     pool.shutdown(cancel_futures=True)
-                    return SearchResult(hits[:MAX_HITS], False)
-        return SearchResult(hits, True)
+                    return SearchResult(self._with_documents(hits[:MAX_HITS]), False)
+        return SearchResult(self._with_documents(hits), True)
+
+    def _with_documents(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Hits with their documents, as far as documents.parquet can tell."""
+        manifest = self.opened.manifest
+        if manifest is None:
+            return list(hits)
+        views: dict[str, SplitView] = {}
+        resolved = []
+        for hit in hits:
+            rows = self.rows(hit.split)
+            document = None
+            try:
+                if hit.split not in views:
+                    views[hit.split] = SplitView(self.opened.root, manifest, hit.split)
+                document = _document_at(views[hit.split], rows.base, hit)
+            except DataError:  # a damaged table; the text was found all the same
+                pass
+            resolved.append(replace(hit, document=document))
+        return resolved
 
     def _pieces(self, split: str) -> Iterator[_Piece]:
         rows = self.rows(split)
         for number, path in enumerate(rows.files):
             yield _Piece(split, path, rows.first[number], rows.end(number) - rows.first[number])
 
-    def _search_piece(self, piece: _Piece, pattern: _Pattern) -> list[Hit]:
-        from btlm_data.kernels.text_search import find_text
+    def _search_piece(self, piece: _Piece, sought: Needles) -> list[Hit]:
+        from btlm_data.kernels import passages
 
         rows = self.rows(piece.split)
         corpus = rows.are_tokens
         length = lookup.sequence_length(self.opened, rows)
         step = ROWS_AT_ONCE * (length if corpus else 1)
+        no_breaks = np.zeros((0, 0), np.bool_)
         hits: list[Hit] = []
         with OpenShards() as shards:
             for begin in range(0, piece.count, step):
                 data = shards.ids(piece.path, begin, min(begin + step, piece.count))
-                ids = (data[None, :] if corpus else data).astype(np.int32)
-                positions = find_text(ids, pattern.blob, pattern.starts, pattern.text)
-                for row in np.flatnonzero(positions >= 0).tolist():
-                    index = piece.first + begin + (int(positions[row]) if corpus else row)
-                    hits.append(
-                        Hit(piece.split, index // length, index % length)
-                        if corpus
-                        else Hit(piece.split, index, int(positions[row]))
-                    )
+                ids = data[None, :] if corpus else data
+                real = np.full(len(ids), ids.shape[1], np.int64)
+                found = passages.find(ids, real, no_breaks, sought, first_of_row=not corpus)
+                is_whole = found.state == passages.FOUND
+                for row, token in zip(
+                    found.row[is_whole].tolist(), found.begin[is_whole].tolist(), strict=True
+                ):
+                    index = piece.first + begin + (token if corpus else row)
+                    sample, position = divmod(index, length) if corpus else (index, token)
+                    if not hits or hits[-1].sample != sample:
+                        hits.append(Hit(piece.split, sample, position))
                 if len(hits) >= MAX_HITS:
                     break
         return hits
+
+
+def _document_at(view: SplitView, base: int, hit: Hit) -> int | None:
+    """The row of the document at the position of a hit. base: rows of the split before those served."""
+    if view.is_corpus:
+        position = base + hit.sample * view.length + hit.position
+        return next((extent.row for extent in view.between(position, position + 1)), None)
+    for span in view.documents_in(base + hit.sample):
+        if span.positions[0] <= hit.position < span.positions[1]:
+            return span.document
+    return None
 
 
 @dataclass(frozen=True)
@@ -241,15 +286,6 @@ class _Piece:
     path: Path
     first: int
     count: int
-
-
-@dataclass(frozen=True)
-class _Pattern:
-    """What is looked for, and the bytes of tokens (Tokenizer.bytes_of_tokens)."""
-
-    text: bytes
-    blob: Any
-    starts: Any
 
 
 def _value(column: Any, k: int) -> Any:

@@ -10,15 +10,16 @@ from urllib.parse import urlencode
 from xml.etree.ElementTree import Element
 
 from btlm_data.inspection.difference import Difference
-from btlm_data.inspection.figures import counted, number, percent, size
+from btlm_data.inspection.figures import number, percent, size
+from btlm_data.inspection.sample_tokens import SampleTokens
 from btlm_data.pages import data_sections
 from btlm_data.pages.charts import bar, table
 from btlm_data.pages.elements import add, document, tag
 from btlm_data.pages.overview_sections import facts as listed
 from btlm_data.serve.originals import Original
 from btlm_data.serve.pairs import PairDocument, Pairs, Verdicts, differences
-from btlm_data.serve.run_state import RunState
-from btlm_data.serve.served import SearchResult, Served
+from btlm_data.serve.served import Served
+from btlm_data.serve.training import TakenAt
 
 VIEWS = (
     ("report", "Report"),
@@ -26,8 +27,11 @@ VIEWS = (
     ("documents", "Documents"),
     ("search", "Search"),
     ("pairs", "Duplicates"),
+    ("dropped", "Left out"),
 )
-KEYS = "Keys: n next, p previous, r at random, / search, ? this list"
+KEYS = (
+    "Keys: n next, p previous, r at random, / search, s sample of a document, y and x a verdict, ? this list"
+)
 
 
 def address(dataset: int, view: str, **query: Any) -> str:
@@ -43,10 +47,10 @@ def page(
     names: Sequence[str],
     current: int | None,
     view: str = "",
-    wide: bool = True,
+    with_training: bool = False,
 ) -> str:
     """A whole page. names: of the datasets, for the list at the top; current: which of them the page is
-    about.
+    about; with_training: whether a training run is served, too.
     """
     head = tag(
         "head",
@@ -62,6 +66,11 @@ def page(
             datasets,
             tag("li", tag("a", name, href=f"/{k}/report", aria_current="true" if k == current else None)),
         )
+    if with_training:
+        add(
+            datasets,
+            tag("li", tag("a", "Training order", href="/training", aria_current="true" if view == "training" else None)),
+        )  # fmt: skip
     links = tag("ul", class_="views")
     if current is not None:
         for key, name in VIEWS:
@@ -71,7 +80,7 @@ def page(
         "body",
         tag("a", "Skip to the content", href="#main", class_="skip"),
         tag("nav", datasets, links, class_="top", aria_label="Datasets and views"),
-        tag("main", tag("h1", title), *content, id="main", class_="wide" if wide else None),
+        tag("main", tag("h1", title), *content, id="main", class_="wide"),
         tag("footer", KEYS),
         tag("script", src="/static/page.js", defer="defer"),
         tag("script", src="/static/serve.js", defer="defer"),
@@ -92,8 +101,12 @@ def link(text: str, href: str, key: str | None = None) -> Element:
 # Samples ----------------------------------------------------------------------------------------------------
 
 
-def sample(k: int, served: Served, split: str, index: int, chance: int) -> list[Element]:
-    """One sample of a split. chance: a sample drawn at random, for the link."""
+def sample(
+    k: int, served: Served, split: str, index: int, chance: int, taken: Sequence[TakenAt] | None
+) -> list[Element]:
+    """One sample of a split. chance: a sample drawn at random, for the link; taken: by which steps of the run
+    that is served, None without one.
+    """
     total = served.num_samples(split)
     shown = served.sample(split, index)
     manifest = served.opened.manifest
@@ -109,18 +122,40 @@ def sample(k: int, served: Served, split: str, index: int, chance: int) -> list[
         ),
         class_="buttons",
     )
+    return [
+        _choose_sample(k, served, split, index),
+        bar_,
+        *_taken(taken),
+        tag("section", *data_sections.sample(shown, eos)),
+        *documents_of(k, split, shown),
+    ]
+
+
+def documents_of(k: int, split: str, shown: SampleTokens) -> list[Element]:
+    """Links to the documents of a sample."""
     documents = tag("ul")
     for part in shown.sample.documents or ():
         add(documents, tag("li", link(f"document {part.document:,}", address(k, "document", split=split, row=part.document)),
             f" {part.source or '(unnamed)'}, {part.file} line {part.line:,}"))  # fmt: skip
-    return [
-        _choose_sample(k, served, split, index),
-        bar_,
-        tag("section", *data_sections.sample(shown, eos)),
-        tag("section", tag("h2", "Its documents, with the original text beside"), documents)
-        if len(documents)
-        else tag("p"),
-    ]
+    if not len(documents):
+        return []
+    return [tag("section", tag("h2", "Its documents, with the original text beside"), documents)]
+
+
+def _taken(taken: Sequence[TakenAt] | None) -> list[Element]:
+    if taken is None:
+        return []
+    listed = tag("p", "In training: ")
+    if not taken:
+        add(listed, "no step of this run takes it.")
+    for one in taken:
+        href = f"/training?{urlencode({'step': one.step, 'place': one.place})}"
+        add(
+            listed,
+            link(f"step {one.step:,}", href),
+            f" (rank {one.rank}, {'done' if one.done else 'to come'}) ",
+        )
+    return [listed]
 
 
 def _choose_sample(k: int, served: Served, split: str, index: int) -> Element:
@@ -209,6 +244,7 @@ def one_document(
         "begins at": f"byte or row {row['offset']:,}",
         "length": f"{row['tokens']:,} tokens, {row['chars']:,} characters, {size(row['bytes'])}",
         "in the stream": f"from position {row['stream_offset']:,}",
+        **_identity(row),
     }
     left, right = ("The text in the shards", "The text in the source")
     panes = tag("div", class_="pair")
@@ -229,6 +265,13 @@ def one_document(
         link("its sample", address(k, "sample", split=split, n=sample), "s") if sample is not None else None,
         class_="buttons",
     )
+    clusters = tag(
+        "p",
+        link(
+            "Where it is, and what it stands for",
+            address(k, "search", by="id", q=f"{row['file']}#{row['offset']}"),
+        ),
+    )
     same = text is not None and original.text is not None and original.text == text
     note = (
         tag("p", "Both are equal.")
@@ -237,38 +280,21 @@ def one_document(
     )
     return [
         buttons,
-        tag("section", listed(facts), note if text is not None and original.text is not None else tag("p")),
+        tag(
+            "section",
+            listed(facts),
+            note if text is not None and original.text is not None else tag("p"),
+            clusters,
+        ),
         panes,
     ]
 
 
-def search(k: int, served: Served, text: str, hits: SearchResult | None, seconds: float) -> list[Element]:
-    """The search for text in samples."""
-    form = tag(
-        "form",
-        tag("label", "text ", tag("input", name="q", value=text, type="search", id="query", size="40")),
-        tag("button", "Search"),
-        action=f"/{k}/search",
-        class_="line",
-    )
-    result: list[Element] = [form]
-    if hits is None:
-        return [
-            *result,
-            tag(
-                "p",
-                "Letter by letter, in the tokens of every sample. To look by source or file, use Documents.",
-            ),
-        ]
-    count = counted(len(hits.hits), "sample")
-    summary = f"{count} hold it" if hits.complete else f"The first {count} that hold it"
-    result.append(tag("p", f"{summary} ({seconds:.2f} s).", role="status"))
-    items = [
-        tag("li", link(f"{hit.split} {hit.sample:,}", address(k, "sample", split=hit.split, n=hit.sample)),
-            f" at position {hit.position:,}")
-        for hit in hits.hits
-    ]  # fmt: skip
-    return [*result, tag("ol", *items)]
+def _identity(row: Mapping[str, Any]) -> dict[str, str]:
+    """What else documents.parquet says of a document: its id, its hash, the fields that were kept."""
+    said = {"id": row.get("id"), "hash": row["hash"].hex() if row.get("hash") is not None else None}
+    said |= {name.removeprefix("fields."): row[name] for name in row if name.startswith("fields.")}
+    return {name: str(value) for name, value in said.items() if value is not None}
 
 
 # Duplicates -------------------------------------------------------------------------------------------------
@@ -335,6 +361,7 @@ def pair(
         link("previous", address(k, "pairs", n=max(0, index - 1)), "p"),
         link("next", address(k, "pairs", n=min(len(pairs) - 1, index + 1)), "n"),
         link("at random", address(k, "pairs", n=chance), "r"),
+        link("its cluster", address(k, "search", by="cluster", q=shown_pair.cluster)),
         link("verdicts as JSON", f"/{k}/verdicts.json"),
         tag("span", f" pair {index:,} of {len(pairs):,}"),
         class_="buttons",
@@ -352,31 +379,7 @@ def _pressed(given: str | None, verdict: str) -> str:
     return "true" if given == verdict else "false"
 
 
-# Runs -------------------------------------------------------------------------------------------------------
-
-
-def run(state: RunState) -> list[Element]:
-    """How far a run is."""
-    most = max((step.done for step in state.steps), default=1)
-    rows: list[list[Element | str]] = [
-        [
-            step.name.replace(".", ": "), f"{step.done:,}", f"{step.rate:.2f}" if step.rate is not None else "",
-            _ago(step.seconds_ago), bar(step.done / most),
-        ]
-        for step in state.steps
-    ]  # fmt: skip
-    status = "A process is at work here." if state.held else "No process is at work here."
-    content = [tag("p", status, role="status")]
-    if rows:
-        columns = ("step", "tasks done", "tasks a second", "last one", "")
-        content.append(table(columns, rows, numbers=(1, 2, 3), caption="Steps"))
-    else:
-        content.append(tag("p", "No task is done yet."))
-    return [tag("section", *content, data_refresh="2" if state.held else None)]
-
-
-def _ago(seconds: float) -> str:
-    return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
+# Datasets -------------------------------------------------------------------------------------------------
 
 
 def comparison(difference: Difference, names: Sequence[str]) -> list[Element]:
@@ -431,14 +434,21 @@ def _or_same(rows: Sequence[Sequence[Element | str]], left: str, right: str, cap
     return table(("", left, right), rows, caption=caption) if rows else tag("p", "The same.")
 
 
-def front(names: Sequence[str], datasets: Sequence[Served], runs: Sequence[tuple[str, int]]) -> list[Element]:
-    """All that is served."""
+def front(
+    names: Sequence[str],
+    datasets: Sequence[Served],
+    runs: Sequence[tuple[str, int]],
+    training: str | None,
+) -> list[Element]:
+    """All that is served. runs: work folders; training: name of the training run."""
     items = []
     for k, served in enumerate(datasets):
         counts = ", ".join(f"{split} {served.num_samples(split):,}" for split in served.splits)
         items.append(tag("li", link(names[k], f"/{k}/report"), f" samples: {counts}"))
     for name, k in runs:
         items.append(tag("li", link(name, f"/run/{k}"), " a work folder"))
+    if training is not None:
+        items.append(tag("li", link(training, "/training"), " a training run: its samples, step by step"))
     parts = [tag("section", tag("ul", *items))]
     if len(datasets) > 1:
         form = tag(

@@ -32,6 +32,25 @@ def test_every_place_is_found_and_no_other(rows: list[list[int]], texts: list[st
     assert len(places) == len(set(places))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 7), min_size=12, max_size=12), min_size=1, max_size=4),
+    st.text("abc", min_size=1, max_size=9),
+)
+def test_only_the_first_place_of_a_row(rows: list[list[int]], text: str) -> None:
+    sought = passages.needles([text.encode()], DATA, ENDS, 0)
+    real, none = np.full(len(rows), 12), np.zeros((0, 0), np.bool_)
+    hits = passages.find(np.array(rows, np.int32), real, none, sought, first_of_row=True)
+    whole = hits.state == passages.FOUND
+    first: dict[int, int] = {}
+    for row, begin in zip(hits.row[whole].tolist(), hits.begin[whole].tolist(), strict=True):
+        first.setdefault(row, begin)
+    expected: dict[int, int] = {}
+    for _, row, begin, _ in sorted(plain.find(rows, VOCABULARY, [text.encode()], 0)):
+        expected.setdefault(row, begin)
+    assert first == expected
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.integers(1, 7), min_size=8, max_size=30),

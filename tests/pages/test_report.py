@@ -18,10 +18,12 @@ import btlm_data
 from btlm_data.errors import OutputError
 from btlm_data.formats import pages as seals
 from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.inspection import lookup, sample_tokens
+from btlm_data.inspection import border_pairs, lookup, sample_tokens
 from btlm_data.inspection.opening import open_path
 from btlm_data.inspection.token_measures import find_tokenizer
 from btlm_data.inspection.verify import verify
+from btlm_data.lineage.forget import forget
+from btlm_data.lineage.queries import make
 from btlm_data.pages import publish, report_page
 from btlm_data.pages.data_sections import sample
 from btlm_data.pages.elements import data_block, document, tag
@@ -71,6 +73,62 @@ def test_prepare_leaves_a_small_report_of_the_dataset(shards: Path) -> None:
     assert problems(shards) == []
 
 
+def test_duplicates_at_the_border_are_shown_side_by_side(shards: Path) -> None:
+    text = (shards / "report.html").read_text()
+    part = text[text.index("At the border, side by side") :]
+    assert re.search(r"<mark>edited</mark>", part[: part.index("</section>")])
+    shown = border_pairs.read(open_path(shards))
+    similarities = [pair.row["similarity"] for pair in shown.pairs]
+    assert similarities == sorted(similarities)
+    assert shown.note == ""
+
+
+def test_texts_of_duplicates_come_from_the_source_of_the_dataset_only(tmp_path: Path) -> None:
+    words = (Path(__file__).parents[2] / "LICENSE").read_text().split()[:400]
+    lines = [
+        json.dumps({"text": " ".join([*words, "secret", *edit])})
+        for edit in ([], ["edited"], ["more", "ends"])
+    ]
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(lines) + "\n")
+    recipe = {"source": str(source), "seq_len": 64, "run": {"out": str(tmp_path / "out"), "workers": 1}}
+    btlm_data.prepare(recipe, run__accept_removal=True)
+    assert b"secret" in (tmp_path / "out/report.html").read_bytes().partition(b"side by side")[2]
+
+    def pairs() -> border_pairs.BorderPairs:
+        return border_pairs.read(open_path(tmp_path / "out"))
+
+    assert len(pairs().pairs) == 2
+    source.write_text(source.read_text().replace("secret", "wicked"))
+    assert pairs() == border_pairs.BorderPairs(
+        [], "Their texts are not shown: the source is not what it was when the dataset was made"
+    )
+    source.unlink()
+    assert "no file on this machine" in pairs().note
+    assert b"no file on this machine" in report_page.build(tmp_path / "out")
+
+
+def test_texts_of_forgotten_documents_do_not_come_back(tmp_path: Path) -> None:
+    words = (Path(__file__).parents[2] / "LICENSE").read_text().split()[:400]
+    lines = [
+        json.dumps({"id": f"d{k}", "text": " ".join([*words, *edit])})
+        for k, edit in enumerate(([], ["edited"]))
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    recipe = {
+        "source": str(tmp_path / "a.jsonl"),
+        "seq_len": 64,
+        "run": {"out": str(tmp_path / "out"), "workers": 1},
+    }
+    btlm_data.prepare(recipe, source__id_field="id", run__accept_removal=True)
+    [pair] = border_pairs.read(open_path(tmp_path / "out")).pairs
+    kept = f"d{pair.row['kept_document']}"
+    forget(tmp_path / "out", [make("id", kept)])
+    assert publish.write_beside(str(tmp_path / "out")) == []
+    assert b"were forgotten, so no texts" in (tmp_path / "out/report.html").read_bytes()
+    assert b"side by side" not in (tmp_path / "out/report.html").read_bytes()
+
+
 def test_warnings_come_first_with_what_to_do(shards: Path) -> None:
     text = html.unescape((shards / "report.html").read_text())
     first = text.index("What to do: ")
@@ -104,7 +162,7 @@ def test_escaping_is_the_serialisers(shards: Path) -> None:
 def test_the_same_bytes_but_for_how_it_was_made(shards: Path, corpus: Path, tmp_path: Path) -> None:
     first = (shards / "report.html").read_text()
     recipe = {"source": str(corpus), "seq_len": 512, "run": {"out": str(tmp_path / "shards"), "workers": 2}}
-    btlm_data.prepare(recipe, holdout__fraction=0.05, clean__filters=[{"min_chars": 20}], run__memory="200MB")
+    btlm_data.prepare(recipe, holdout__fraction=0.05, clean__filters=[{"min_chars": 20}], run__memory="100KB")
     second = (tmp_path / "shards/report.html").read_text()
     cut = [re.sub("sha256=[0-9a-f]+", "", WITH_MADE.sub("", text)) for text in (first, second)]
     assert cut[0] == cut[1]

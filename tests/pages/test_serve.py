@@ -14,16 +14,27 @@ import time
 from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+from xml.etree.ElementTree import Element, tostring
 
 import pytest
 
 pytest.importorskip("starlette", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from btlm_data.serve import pairs, run_state
+from starlette.testclient import TestClient
+
+from btlm_data.engine import status
+from btlm_data.engine.status import StatusFile
+from btlm_data.errors import ConfigError
+from btlm_data.formats import dataset
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.serve import left_out, pairs, run_state, training, views_runs
+from btlm_data.serve.app import create
 from btlm_data.serve.served import Served
+from btlm_data.storage import open_store
+from btlm_data.task import Counts, Step, Task, TaskResult
 from tests.browser import Browser
 from tests.pages.conftest import PLANTED
 
@@ -73,7 +84,7 @@ def ask(
 
 def test_every_view_answers_under_a_strict_policy(address: str) -> None:
     for path in ("/", "/0/report", "/0/sample", "/0/documents", "/0/document?row=3", "/0/search", "/0/search?q=zebra",
-                 "/0/pairs", "/run/0", "/compare?a=0&b=1", "/static/page.css", "/static/serve.js"):  # fmt: skip
+                 "/0/pairs", "/0/dropped", "/0/search?by=id&q=x", "/run/0", "/compare?a=0&b=1", "/static/page.css", "/static/serve.js"):  # fmt: skip
         status, text, headers = ask(address, path)
         assert status == 200, (path, text)
         policy = headers["content-security-policy"]
@@ -189,27 +200,159 @@ def test_the_interval_is_wilsons() -> None:
     assert pairs.interval(10, 10)[1] == pytest.approx(1.0)
 
 
-def test_a_run_is_seen_step_by_step(tmp_path: Path) -> None:
+def test_a_run_is_seen_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_LOCAL_SECONDS", 0.0)
     (tmp_path / "work-folder.json").write_text("{}")
-    for step, count in (("clean", 3), ("dedupe.keys", 1)):
-        (tmp_path / "receipts" / step).mkdir(parents=True)
-        for number in range(count):
-            path = tmp_path / "receipts" / step / f"{number}.json"
-            path.write_text("{}")
-            os.utime(path, (1_000_000 + 10 * number, 1_000_000 + 10 * number + (step != "clean")))
     assert run_state.is_work_folder(tmp_path)
-    state = run_state.read(tmp_path)
-    assert [(step.name, step.done) for step in state.steps] == [("clean", 3), ("dedupe.keys", 1)]
-    assert state.steps[0].rate == pytest.approx(0.1)
-    assert not state.held
-    (tmp_path / "run.lease").write_text("{}")
-    assert run_state.read(tmp_path).held
+    assert "No step has begun" in shown(views_runs.run(run_state.read(tmp_path)))
+    written = StatusFile(open_store(tmp_path), "workers")
+    tasks = [Task(id=str(number), weight=1_000_000) for number in range(4)]
+    written.step_started(Step("dedupe.keys", 1, lambda *_: None, tasks, None, "", "B"), tasks, 0)  # type: ignore[arg-type]
+    written.step_moved(2_000_000, TaskResult("0", (), Counts(), 2.0), "block <0>")
+    text = shown(views_runs.run(run_state.read(tmp_path)))
+    for said in (
+        "Running, driven by",
+        "Engine: workers",
+        "dedupe: keys",
+        "1 of 4",
+        "B/s",
+        'data-refresh="2"',
+    ):
+        assert said in text, said
+    written.ended("stopped", "no space <left>")
+    text = shown(views_runs.run(run_state.read(tmp_path)))
+    assert "Stopped. no space &lt;left&gt;" in text
+    assert "data-refresh" not in text
+
+
+def shown(elements: list[Element]) -> str:
+    """What a browser gets of a view."""
+    return "".join(tostring(element, encoding="unicode", method="html") for element in elements)
+
+
+def test_documents_are_found_by_what_is_known_of_them(shards: Path, address: str) -> None:
+    table = DocumentTable(shards / "train" / "documents.parquet")
+    document = next(table.described([5]))
+    name = f"{document['file']}#{document['offset']}"
+    link = f"/0/document?split=train&amp;row={document['row']}"
+    for by, value in (("id", name), ("hash", document["hash"].hex())):
+        text = ask(address, f"/0/search?{urlencode({'by': by, 'q': value})}")[1]
+        assert "1 document found" in text
+        assert link in text
+    by_text = Served(shards, "shards")
+    assert {hit.document for hit in by_text.search(PLANTED, ["train"], 1).hits} <= set(range(table.num_rows))
+    # A dropped duplicate: where it left, the one that stays, its cluster and its text in the source.
+    [removed, *_] = DocumentTable(shards / "removals.parquet", ("file", "cluster")).described([0])
+    gone = urlencode({"by": "id", "q": f"{removed['file']}#{removed['offset']}"})
+    text = ask(address, f"/0/search?{gone}")[1]
+    assert "Left out: " in text
+    assert "Kept instead: " in text
+    members = ask(address, f"/0/search?by=cluster&q={removed['cluster']}")[1]
+    assert f"has {removed['cluster_size']} documents" in members
+    assert members.count(quote(f"#{removed['offset']}", safe="")) >= 1
+    record = urlencode({"file": removed["file"], "offset": removed["offset"]})
+    assert removed["bytes"] > 0
+    assert (
+        f"{removed['file'].replace('<', '&lt;').replace('>', '&gt;')}"
+        in ask(address, f"/0/record?{record}")[1]
+    )
+
+
+def test_nothing_found_and_nonsense_are_answered_in_words(address: str) -> None:
+    for query, said in (
+        ("by=id&q=nosuch", "keeps no id of its documents"),
+        ("by=url&q=https://example.org", "keeps no url"),
+        ("by=hash&q=12", "is no hash"),
+        ("by=cluster&q=4294967296", "is no number of a cluster"),
+        ("by=cluster&q=4294967295", "There is no cluster"),
+    ):
+        status, text, _ = ask(address, f"/0/search?{query}")
+        assert status == 200
+        assert said in text
+    assert ask(address, "/0/search?by=colour&q=red")[0] == 404
+    assert "(&lt;b&gt;" not in ask(address, "/0/record?file=../etc/passwd&offset=0")[1]
+    assert "is not among the" in ask(address, "/0/record?file=/etc/passwd&offset=0")[1]
+
+
+def test_what_was_left_out_is_listed_by_reason(shards: Path, address: str) -> None:
+    everything, after = left_out.dropped(shards, "", 0, 10_000)
+    assert after is None
+    manifest = dataset.read(shards)
+    assert isinstance(manifest, dataset.Dataset)
+    reasons = left_out.reasons(manifest)
+    assert sum(reasons.values()) == len(everything) > 2
+    for reason, count in reasons.items():
+        rows = left_out.dropped(shards, reason, 0, 10_000)[0]
+        assert len(rows) == count
+        assert {row["reason"] for row in rows} == {reason}
+        pages: list[dict[str, Any]] = []
+        first: int | None = 0
+        while first is not None:
+            page, first = left_out.dropped(shards, reason, first, 2)
+            pages += page
+        assert pages == rows
+        assert f"reason={reason}" in ask(address, "/0/dropped")[1]
+
+
+def test_samples_are_browsed_by_the_steps_of_a_run(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of a trainer that takes every second sample, two a step."""
+    files = sorted((shards / "train").glob("*.h5"))
+
+    class Run:
+        steps_done = 2
+
+        def batch(self, step: int) -> list[BatchSampleOfTest]:
+            if step > 2:
+                raise ConfigError(f"The run has no step {step}.")
+            rows = [(str(files[0]), 4 * step), ("/elsewhere/train/data-00000.h5", 4 * step + 2)]
+            return [BatchSampleOfTest(k, k, shard, row, 1) for k, (shard, row) in enumerate(rows)]
+
+        def seen(self, asked: Any) -> list[SeenSampleOfTest]:
+            [(path, _, first, _)] = asked
+            return (
+                [SeenSampleOfTest(0, first // 4, 0, 0, 0)] if path == str(files[0]) and first % 4 == 0 else []
+            )
+
+    monkeypatch.setattr(training, "open_run", lambda folder: Run())
+    served = Served(shards, "shards")
+    order = training.Training(shards / "run", [served])
+    first, second = order.step(1)
+    assert (first.dataset, first.split, first.number) == (0, "train", 4)
+    assert second.dataset is None
+    assert [(one.step, one.done) for one in order.steps_of(served, "train", 8)] == [(2, False)]
+    assert order.steps_of(served, "train", 5) == []
+    app = TestClient(create([shards], host="127.0.0.1", token=None, run=shards / "run"), "http://localhost")
+    text = app.get("/training?step=1").text
+    assert "/0/sample?split=train&amp;n=4" in text
+    assert "of no dataset that is served" in text
+    assert 'id="sample-train-4"' in text, "its tokens are shown"
+    assert app.get("/training").text.startswith("<!DOCTYPE html>")
+    assert app.get("/training?step=9").status_code == 404
+    assert app.get("/training?step=1&place=7").status_code == 404
+    assert "/training?step=2&amp;place=0" in app.get("/0/sample?split=train&n=8").text
+    assert "no step of this run takes it" in app.get("/0/sample?split=train&n=5").text
+
+
+class BatchSampleOfTest(NamedTuple):
+    batch_index: int
+    rank: int
+    shard: str
+    row: int
+    length: int
+
+
+class SeenSampleOfTest(NamedTuple):
+    query: int
+    step: int
+    rank: int
+    batch_index: int
+    epoch: int
 
 
 # In a browser -----------------------------------------------------------------------------------------------------
 
 PAGES = ["/", "/0/report", "/0/sample?split=train&n=0", "/0/documents", "/0/document?split=train&row=2",
-         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1"]  # fmt: skip
+         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/run/0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -252,7 +395,7 @@ def test_keys_move_and_a_verdict_is_kept(address: str, browser: Browser) -> None
     page.keyboard.press("/")
     page.keyboard.type("zebra signs")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/search?q=zebra+signs")
+    page.wait_for_url("**/search?by=text&q=zebra+signs")
     assert page.locator("ol li").count() >= 1
 
     page.goto(f"{address}/0/pairs?n=0")

@@ -1,0 +1,142 @@
+"""The removed documents that are least alike to those kept for them, with both texts out of the source: for a
+page that is handed on.
+
+A text is shown only if its hash is the one that dropped.parquet and documents.parquet have for it, so that no
+file but the dataset's own source can get into a page, whatever a received dataset says; and none at all once
+documents of the dataset were forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from btlm_data.errors import BtlmError, DataError
+from btlm_data.formats import forgotten
+from btlm_data.formats.dataset import DROPPED, Dataset
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.guarded import reading, require_regular
+from btlm_data.inspection.duplicates import TABLE, Pair, Texts
+from btlm_data.inspection.opening import Opened
+from btlm_data.wording import counted
+
+NUM_PAIRS = 6
+MAX_SCANNED_BYTES = 1 << 25  # of files that have to be read from their beginning, as they are stored
+MAX_DOCUMENTS = 20_000_000  # in tables that are searched for the hashes: a few seconds
+
+
+@dataclass(frozen=True)
+class BorderPairs:
+    """pairs: the least alike first. note: why there are no texts, or fewer than there could be; "" if all is
+    well.
+    """
+
+    pairs: list[Pair]
+    note: str = ""
+
+
+def read(opened: Opened) -> BorderPairs:
+    """The pairs to show of a dataset. Whatever cannot be read is a note, never an error."""
+    manifest = opened.manifest
+    if manifest is None or not (opened.root / TABLE).exists():
+        return BorderPairs([])
+    try:
+        return _read(opened, manifest)
+    except (BtlmError, OSError) as error:
+        return BorderPairs([], f"Their texts are not shown: {error}")
+
+
+def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
+    rows = _least_alike(opened.root / TABLE)
+    if not rows:
+        return BorderPairs([])
+    if forgotten.read(opened.root).certificates:
+        return BorderPairs(
+            [], "Documents of this dataset were forgotten, so no texts out of the source are shown."
+        )
+    documents = sum(split.documents or 0 for split in manifest.splits.values())
+    if documents > MAX_DOCUMENTS:
+        return BorderPairs(
+            [],
+            f"Their texts are not looked for among {counted(documents, 'document')}: `btlm-data inspect --duplicates` shows them.",
+        )
+    texts = Texts(opened, manifest, None)
+    chosen, scanned = [], set[str]()
+    for row in rows:
+        files = {name for name in (row["file"], row["kept_file"]) if name is not None}
+        files -= texts.divisible(files)
+        if sum(texts.stored_bytes(name) for name in scanned | files) <= MAX_SCANNED_BYTES:
+            chosen.append(row)
+            scanned |= files
+        if len(chosen) == NUM_PAIRS:
+            break
+    found = texts.read(chosen)
+    hashes = _hashes(opened.root, manifest, chosen)
+    pairs = []
+    for row in chosen:
+        pair = Pair(row, found[row["file"], row["offset"]], found.get((row["kept_file"], row["kept_offset"])))
+        if not _is_of_dataset(pair, hashes):
+            raise DataError("the source is not what it was when the dataset was made")
+        pairs.append(pair)
+    left = min(NUM_PAIRS, len(rows)) - len(pairs)
+    note = ""
+    if left:
+        note = (
+            f"The texts of {counted(left, 'more pair')} are far inside large compressed files: `btlm-data inspect "
+            "--duplicates` shows them."
+        )
+    return BorderPairs(pairs, note)
+
+
+def _least_alike(path: Path) -> list[dict[str, Any]]:
+    """Rows of removals.parquet whose texts were compared, the least alike first: a few more than are shown."""
+    import pyarrow.parquet as pq
+
+    require_regular(path)
+    with reading(path):
+        file = pq.ParquetFile(path)
+        similarity = file.read(["similarity"]).column(0).to_numpy(zero_copy_only=False).astype(np.float64)
+        order = np.argsort(similarity, kind="stable")[: 4 * NUM_PAIRS]
+        order = order[~np.isnan(similarity[order])]
+        ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)])
+        rows: dict[int, dict[str, Any]] = {}
+        for group in np.unique(np.searchsorted(ends, order, side="right")).tolist():
+            first = int(ends[group - 1]) if group else 0
+            table = file.read_row_group(group)
+            inside = order[(order >= first) & (order < ends[group])]
+            rows |= dict(zip(inside.tolist(), table.take(inside - first).to_pylist(), strict=True))
+    return [rows[number] for number in order.tolist()]
+
+
+def _hashes(root: Path, manifest: Dataset, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], bytes]:
+    """Hashes of the documents of some pairs, by file and offset, as far as the tables have them."""
+    tables = [root / DROPPED, *(root / split / "documents.parquet" for split in manifest.splits)]
+    wanted: set[tuple[str, int]] = set()
+    for row in rows:
+        wanted |= {(row["file"], row["offset"]), (row["kept_file"], row["kept_offset"])}
+    wanted = {(name, offset) for name, offset in wanted if name is not None}
+    hashes = {}
+    for path in tables:
+        table = DocumentTable(path, ("file", "offset", "hash"))
+        numbers = table.matching(
+            {"offset": {offset for _, offset in wanted}, "file": {name for name, _ in wanted}}
+        )
+        for document in table.described(numbers):
+            hashes[document["file"], document["offset"]] = document["hash"]
+    return hashes
+
+
+def _is_of_dataset(pair: Pair, hashes: dict[tuple[str, int], bytes]) -> bool:
+    row = pair.row
+    for name, offset, text in (
+        (row["file"], row["offset"], pair.text),
+        (row["kept_file"], row["kept_offset"], pair.kept_text),
+    ):
+        if text is not None and hashes.get((name, offset)) != xxhash.xxh3_128_digest(text.encode()):
+            return False
+    return True

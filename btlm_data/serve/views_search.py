@@ -1,0 +1,182 @@
+"""The views that look for documents: by text, by what is known of them, by cluster; and those left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from btlm_data.inspection.figures import counted, size
+from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument
+from btlm_data.pages.charts import table
+from btlm_data.pages.elements import add, tag
+from btlm_data.pages.overview_sections import words
+from btlm_data.serve.left_out import Members
+from btlm_data.serve.originals import Original
+from btlm_data.serve.served import SearchResult
+from btlm_data.serve.views import address, link
+
+BY = {
+    "text": "text of samples",
+    "id": "id, or FILE#OFFSET",
+    "url": "URL",
+    "hash": "hash of the text",
+    "cluster": "number of a cluster",
+}
+MAX_SPANS = 10  # samples of a document that are named
+
+
+def form(k: int, by: str, value: str) -> list[Element]:
+    """The form of the search, and how to look by what it does not ask for."""
+    options = [
+        tag("option", name, value=kind, selected="selected" if kind == by else None)
+        for kind, name in BY.items()
+    ]
+    return [
+        tag(
+            "form",
+            tag("label", "by ", tag("select", *options, name="by")),
+            tag("label", "what ", tag("input", name="q", value=value, type="search", id="query", size="40")),
+            tag("button", "Search"),
+            action=f"/{k}/search",
+            class_="line",
+        ),
+        tag(
+            "p",
+            "Text is looked for letter by letter in the tokens of every sample. By source or file: ",
+            link("Documents", address(k, "documents")),
+            "; by the reason for which they were dropped: ",
+            link("Left out", address(k, "dropped")),
+            ".",
+            class_="quiet",
+        ),
+    ]
+
+
+def hits(k: int, result: SearchResult, seconds: float) -> list[Element]:
+    """Samples that hold a text."""
+    count = counted(len(result.hits), "sample")
+    holds = "holds" if len(result.hits) == 1 else "hold"
+    summary = f"{count} {holds} it" if result.complete else f"The first {count} that hold it"
+    items = []
+    for hit in result.hits:
+        item = tag(
+            "li",
+            link(f"{hit.split} {hit.sample:,}", address(k, "sample", split=hit.split, n=hit.sample)),
+            f" from position {hit.position:,}",
+        )
+        if hit.document is not None:
+            href = address(k, "document", split=hit.split, row=hit.document)
+            add(item, " in ", link(f"document {hit.document:,}", href))
+        items.append(item)
+    return [tag("p", f"{summary} ({seconds:.2f} s).", role="status"), tag("ol", *items)]
+
+
+def answer(k: int, found: Answer) -> list[Element]:
+    """Documents found by their id, URL or hash, and those of them that were dropped."""
+    total = len(found.documents) + len(found.dropped)
+    parts: list[Element] = [tag("p", f"{counted(total, 'document')} found.", role="status")]
+    if found.note:
+        parts.append(tag("p", found.note))
+    parts += [_found(k, document) for document in found.documents]
+    parts += [_gone(k, document) for document in found.dropped]
+    return parts
+
+
+def _found(k: int, document: FoundDocument) -> Element:
+    samples = list(dict.fromkeys(place.sample for place in document.places if place.sample is not None))
+    listed = tag("p", "Samples: " if samples else "It is in no sample.")
+    for sample in samples[:MAX_SPANS]:
+        add(listed, link(f"{sample:,}", address(k, "sample", split=document.split, n=sample)), " ")
+    if len(samples) > MAX_SPANS:
+        add(listed, f"and {len(samples) - MAX_SPANS:,} more")
+    heading = link(
+        f"Document {document.document:,} of {document.split}",
+        address(k, "document", split=document.split, row=document.document),
+    )
+    about = (
+        f"{document.id} \u00b7 {document.source or '(unnamed)'} \u00b7 {document.file} line {document.line:,} "
+        f"\u00b7 {document.tokens:,} tokens" + (" \u00b7 forgotten" if document.forgotten else "")
+    )
+    return tag("section", tag("h2", heading), tag("p", about), listed)
+
+
+def _gone(k: int, document: DroppedDocument) -> Element:
+    about = (
+        f"{document.id} \u00b7 {document.source or '(unnamed)'} \u00b7 {document.file} line {document.line:,} "
+        f"\u00b7 {size(document.bytes)}"
+    )
+    why = f"{words(document.reason)} ({document.stage})" + (f", {document.detail}" if document.detail else "")
+    kept = tag("p", "Kept instead: ") if document.kept else None
+    for name in document.kept:
+        add(kept, link(name, address(k, "search", by="id", q=name)), " ") if kept is not None else None
+    record = address(k, "record", file=document.file, offset=str(document.offset))
+    return tag(
+        "section",
+        tag("h2", f"Left out: {why}"),
+        tag("p", about),
+        kept,
+        tag("p", link("Its text in the source", record)),
+    )
+
+
+def cluster(k: int, number: str, found: Members) -> list[Element]:
+    """The documents of a cluster, and what became of each."""
+    if not found.total:
+        return [tag("p", f"There is no cluster {number} of two documents or more.", role="status")]
+    rows: list[list[Element | str]] = [
+        [
+            link(f"{row['file']}#{row['offset']}", address(k, "search", by="id", q=f"{row['file']}#{row['offset']}")),
+            "kept" if row["kept"] else words(row["fate"]), row["split"], row["source"] or "(unnamed)",
+            f"{row['line'] + 1:,}", size(row["bytes"]),
+        ]
+        for row in found.rows
+    ]  # fmt: skip
+    more = found.total - len(rows)
+    return [
+        tag("p", f"Cluster {number} has {counted(found.total, 'document')}.", role="status"),
+        table(("document", "fate", "split", "source", "line", "text"), rows, numbers=(4, 5),
+              caption=f"Documents of cluster {number}"),
+        *([tag("p", f"{more:,} more are not shown.", class_="quiet")] if more else []),
+    ]  # fmt: skip
+
+
+def left_out(
+    k: int,
+    reasons: Mapping[str, int],
+    reason: str,
+    rows: Sequence[Mapping[str, Any]],
+    after: int | None,
+) -> list[Element]:
+    """Documents in no split, by reason. after: the row at which the next page begins."""
+    listed = tag("p", class_="buttons")
+    total = sum(reasons.values())
+    for name, count in [("", total), *reasons.items()]:
+        shown = link(f"{words(name) if name else 'all'} {count:,}", address(k, "dropped", reason=name))
+        if name == reason:
+            shown.set("aria-current", "true")
+        add(listed, shown)
+    cells: list[list[Element | str]] = [
+        [
+            link(f"{row['file']}#{row['offset']}", address(k, "record", file=row["file"], offset=str(row["offset"]))),
+            words(row["reason"]), row["stage"], row["source"] or "(unnamed)", f"{row['line'] + 1:,}", size(row["bytes"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    if not cells:
+        return [listed, tag("p", "No document was left out for it.")]
+    columns = ("document", "reason", "stage", "source", "line", "text")
+    more = []
+    if after is not None:
+        more = [tag("p", link("more", address(k, "dropped", reason=reason, first=str(after)), "n"))]
+    return [listed, table(columns, cells, numbers=(4, 5), caption="Documents left out"), *more]
+
+
+def record(k: int, file: str, offset: int, original: Original) -> list[Element]:
+    """The text of a record of the source."""
+    where = address(k, "search", by="id", q=f"{file}#{offset}")
+    text = original.text if original.text is not None else f"({original.why})"
+    return [
+        tag("p", f"{file}, from byte or row {offset:,}. ", link("What became of it", where)),
+        tag("pre", text, dir="auto", tabindex="0"),
+    ]
