@@ -246,6 +246,11 @@ def export(
 
     for path in sessions.export(source, to, out, dtype, tokenizer):
         terminal.echo(str(path))
+    if to == "hf" and not entry.is_quiet(click.get_current_context()):
+        terminal.note(
+            "Load it with transformers 4.57 or 5, offline too: "
+            f"AutoModelForCausalLM.from_pretrained({str(out)!r}, trust_remote_code=True)."
+        )
 
 
 @cli.command("import")

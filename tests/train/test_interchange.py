@@ -47,6 +47,9 @@ def test_export_and_import_are_exact(tmp_path: Path, to: str) -> None:
     weights = saved_run(tmp_path / "run")
     result = tiny.invoke("export", tmp_path / "run", "--to", to, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
+    assert ("transformers 4.57 or 5" in result.output and "trust_remote_code=True" in result.output) == (
+        to == "hf"
+    )
     result = tiny.invoke("import", tmp_path / "out", "--model-dir", tmp_path / "back")
     assert result.exit_code == 0, result.output
     found = checkpoint.find(tmp_path / "back")
