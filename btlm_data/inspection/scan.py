@@ -143,7 +143,7 @@ def _scan(job: Job) -> Scan:
     scan = Scan()
     try:
         if job.entry is not None:
-            scan.sha256 = sha256_of(job.path)
+            scan.sha256 = sha256_of(job.path, job.entry.bytes)
         scan.layout = layout_of(job.path)
         if not readable_layout(scan.layout):
             return scan
@@ -208,10 +208,12 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
             scan.fault(fault.rule, fault.rows + start, fault.codes)
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a regular file. Raises DataError for anything else."""
+def sha256_of(path: Path, size: int) -> str | None:
+    """Hex digest of a regular file of `size` bytes; None, unread, if it has more or fewer. Raises DataError for what is none."""
     require_regular(path)
     with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != size:
+            return None
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,3 +396,38 @@ def a_file_that_is_a_pipe(bench: Bench, name: str) -> None:
     bench.run(
         "run", root / "dataset.json", "--plan", "--source", bench.root / "corpus", "--out", bench.root / "x"
     )
+
+
+@probe(ORDERS, "train/documents.parquet", "clusters.parquet", "removals.parquet", "rejects.jsonl", "provenance.json", "dataset.json",
+       "train/data-00001.h5", "croissant.json")  # fmt: skip
+def a_file_that_claims_terabytes(bench: Bench, name: str) -> None:
+    root = bench.dataset()
+    os.truncate(root / name, 1 << 42)
+    for arguments in (["inspect", root, "--full", "--num-samples", "2"], ["verify", root], ["diff", root, root], ["trace", root, "--id", "x"],
+                      ["export", root, "--to", "npy", "--out", bench.root / "out"]):  # fmt: skip
+        began = time.process_time()
+        bench.run(*arguments)
+        assert time.process_time() - began < 10, arguments
+    assert bench.failing_checks(root)
+
+
+@probe(
+    ORDERS,
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "'\"><svg/onload=alert(1)>",
+    "[x](javascript:alert(1))",
+)
+def scripts_in_names_do_not_run_in_pages(bench: Bench, name: str) -> None:
+    line = {"text": " ".join(f"{name} word{i}" for i in range(60)), "meta": {"redpajama_set_name": name}}
+    bench.write(
+        "src/a.jsonl", "".join(json.dumps(line | {"text": f"{i} {line['text']}"}) + "\n" for i in range(30))
+    )
+    bench.prepare("src", "out", "--accept-removal")
+    page = (bench.root / "out/report.html").read_text()
+    assert "alert(1)" in page or "a.jsonl" in page
+    for bad in ("<script>alert", "<img src=x", "<svg/onload", 'href="javascript:'):
+        assert bad not in page, bad
+    card = (bench.root / "out/README.md").read_text()
+    assert "](javascript:" not in card.replace("\\]", "").replace("\\(", "")
+    assert "<script>alert" not in card
