@@ -86,7 +86,7 @@ def look(inputs: Inputs, stores: Stores, looked: Looked, out_bytes: int, work_by
         words.add(reject)
     remarks = words.warnings(num_records)
     if not looked.whole:
-        remarks += [f"In the {counted(num_records, 'record')} looked at: {one.message}" for one in unknown]
+        remarks += [f"In the {counted(num_records, 'record')} looked at: {stop.message}" for stop in unknown]
         return Findings(tuple(stops), tuple(remarks), finished)
     stops += unknown
     if not stops:
@@ -119,15 +119,15 @@ def _check_disk(stores: Stores, out_bytes: int, work_bytes: int) -> None:
     needed: dict[int, tuple[int, Path]] = {}
     for store, num_bytes in ((stores.out, out_bytes), (stores.work, work_bytes)):
         if store.is_local:
-            place = _existing(Path(store.url))
-            device = os.stat(place).st_dev
-            before, first = needed.get(device, (0, place))
+            folder = _existing(Path(store.url))
+            device = os.stat(folder).st_dev
+            before, first = needed.get(device, (0, folder))
             needed[device] = before + max(0, num_bytes - _held(Path(store.url))), first
-    for num_bytes, place in needed.values():
-        free = shutil.disk_usage(place).free
+    for num_bytes, folder in needed.values():
+        free = shutil.disk_usage(folder).free
         if num_bytes > free:
             raise OutputError(
-                f"The run is expected to need up to {amount(num_bytes, 'B')} on the disk of {place}, and "
+                f"The run is expected to need up to {amount(num_bytes, 'B')} on the disk of {folder}, and "
                 f"{amount(free, 'B')} are free. Make room, or choose a --work-dir or an --out on another disk."
             )
 

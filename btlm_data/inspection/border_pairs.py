@@ -75,11 +75,15 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
             scanned |= files
         if len(chosen) == NUM_PAIRS:
             break
-    found = texts.read(chosen)
+    texts_read = texts.read(chosen)
     hashes = _hashes(opened.root, manifest, chosen)
     pairs = []
     for row in chosen:
-        pair = Pair(row, found[row["file"], row["offset"]], found.get((row["kept_file"], row["kept_offset"])))
+        pair = Pair(
+            row,
+            texts_read[row["file"], row["offset"]],
+            texts_read.get((row["kept_file"], row["kept_offset"])),
+        )
         if not _is_of_dataset(pair, hashes):
             raise DataError("the source is not what it was when the dataset was made")
         pairs.append(pair)

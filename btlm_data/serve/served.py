@@ -253,10 +253,10 @@ class Served:
                 data = shards.ids(piece.path, begin, min(begin + step, piece.count))
                 ids = data[None, :] if corpus else data
                 real = np.full(len(ids), ids.shape[1], np.int64)
-                found = passages.find(ids, real, no_breaks, sought, first_of_row=not corpus)
-                is_whole = found.state == passages.FOUND
+                matches = passages.find(ids, real, no_breaks, sought, first_of_row=not corpus)
+                is_whole = matches.state == passages.FOUND
                 for row, token in zip(
-                    found.row[is_whole].tolist(), found.begin[is_whole].tolist(), strict=True
+                    matches.row[is_whole].tolist(), matches.begin[is_whole].tolist(), strict=True
                 ):
                     index = piece.first + begin + (token if corpus else row)
                     sample, position = divmod(index, length) if corpus else (index, token)

@@ -292,9 +292,12 @@ def one_document(
 
 def _identity(row: Mapping[str, Any]) -> dict[str, str]:
     """What else documents.parquet says of a document: its id, its hash, the fields that were kept."""
-    said = {"id": row.get("id"), "hash": row["hash"].hex() if row.get("hash") is not None else None}
-    said |= {name.removeprefix("fields."): row[name] for name in row if name.startswith("fields.")}
-    return {name: str(value) for name, value in said.items() if value is not None}
+    identity_fields = {
+        "id": row.get("id"),
+        "hash": row["hash"].hex() if row.get("hash") is not None else None,
+    }
+    identity_fields |= {name.removeprefix("fields."): row[name] for name in row if name.startswith("fields.")}
+    return {name: str(value) for name, value in identity_fields.items() if value is not None}
 
 
 # Duplicates -------------------------------------------------------------------------------------------------

@@ -72,19 +72,19 @@ def hits(k: int, result: SearchResult, seconds: float) -> list[Element]:
     return [tag("p", f"{summary} ({seconds:.2f} s).", role="status"), tag("ol", *items)]
 
 
-def answer(k: int, found: Answer) -> list[Element]:
+def answer(k: int, answered: Answer) -> list[Element]:
     """Documents found by their id, URL or hash, and those of them that were dropped."""
-    total = len(found.documents) + len(found.dropped)
+    total = len(answered.documents) + len(answered.dropped)
     parts: list[Element] = [tag("p", f"{counted(total, 'document')} found.", role="status")]
-    if found.note:
-        parts.append(tag("p", found.note))
-    parts += [_found(k, document) for document in found.documents]
-    parts += [_gone(k, document) for document in found.dropped]
+    if answered.note:
+        parts.append(tag("p", answered.note))
+    parts += [_found(k, document) for document in answered.documents]
+    parts += [_gone(k, document) for document in answered.dropped]
     return parts
 
 
 def _found(k: int, document: FoundDocument) -> Element:
-    samples = list(dict.fromkeys(place.sample for place in document.places if place.sample is not None))
+    samples = list(dict.fromkeys(span.sample for span in document.places if span.sample is not None))
     listed = tag("p", "Samples: " if samples else "It is in no sample.")
     for sample in samples[:MAX_SPANS]:
         add(listed, link(f"{sample:,}", address(k, "sample", split=document.split, n=sample)), " ")
@@ -120,9 +120,9 @@ def _gone(k: int, document: DroppedDocument) -> Element:
     )
 
 
-def cluster(k: int, number: str, found: Members) -> list[Element]:
+def cluster(k: int, number: str, members: Members) -> list[Element]:
     """The documents of a cluster, and what became of each."""
-    if not found.total:
+    if not members.total:
         return [tag("p", f"There is no cluster {number} of two documents or more.", role="status")]
     rows: list[list[Element | str]] = [
         [
@@ -130,11 +130,11 @@ def cluster(k: int, number: str, found: Members) -> list[Element]:
             "kept" if row["kept"] else words(row["fate"]), row["split"], row["source"] or "(unnamed)",
             f"{row['line'] + 1:,}", size(row["bytes"]),
         ]
-        for row in found.rows
+        for row in members.rows
     ]  # fmt: skip
-    more = found.total - len(rows)
+    more = members.total - len(rows)
     return [
-        tag("p", f"Cluster {number} has {counted(found.total, 'document')}.", role="status"),
+        tag("p", f"Cluster {number} has {counted(members.total, 'document')}.", role="status"),
         table(("document", "fate", "split", "source", "line", "text"), rows, numbers=(4, 5),
               caption=f"Documents of cluster {number}"),
         *([tag("p", f"{more:,} more are not shown.", class_="quiet")] if more else []),

@@ -305,15 +305,15 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
     if settings.name == "sample" or registered:
         return
     if listing.left_out:
-        loud = [one for one in listing.left_out if not one.reason.startswith(_QUIET)]
-        quiet = [one for one in listing.left_out if one not in loud]
-        number = sum(one.count for one in listing.left_out)
+        loud = [group for group in listing.left_out if not group.reason.startswith(_QUIET)]
+        quiet = [group for group in listing.left_out if group not in loud]
+        number = sum(group.count for group in listing.left_out)
         logger.log(
             logging.WARNING if loud else logging.INFO,
             "%s of the source %s not read: %s",
             counted(number, "file"),
             "is" if number == 1 else "are",
-            "; ".join(one.words() for one in (*loud, *quiet)[:8]),
+            "; ".join(group.words() for group in (*loud, *quiet)[:8]),
         )
     _tell_formats(settings, listing)
     if any(
