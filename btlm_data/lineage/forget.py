@@ -10,6 +10,7 @@ a killed one left.
 from __future__ import annotations
 
 import getpass
+import glob
 import hashlib
 import os
 import shutil
@@ -92,7 +93,8 @@ def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequ
     parent = open_store(root.parent)
     if root.is_symlink():
         raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
-    with hold(parent, f".{root.name}.forget.lock", f"The dataset {root} is", option="folder"):
+    lock = f".{root.name}.forget.lock"
+    with hold(parent, lock, f"The dataset {root} is", option="folder"):
         staging = root.parent / f".{root.name}.forget{TEMPORARY_SUFFIX}"
         if staging.is_symlink() or staging.is_file():
             raise OutputError(f"{staging} is in the way: it is not a folder that btlm-data made. Remove it.")
@@ -103,6 +105,10 @@ def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequ
                 f"{root} is being prepared, or its run was stopped. Finish it first: run the same command again."
             )
         open_store(root).sweep()  # of a call that was killed while it wrote the pages
+        for left in root.parent.glob(
+            f".{glob.escape(lock)}.*{TEMPORARY_SUFFIX}"
+        ):  # or while it took the lease
+            left.unlink(missing_ok=True)
         return _forget(root, staging, queries, reason, runs)
 
 

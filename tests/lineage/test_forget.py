@@ -227,6 +227,7 @@ def test_a_kill_at_any_write_leaves_the_old_dataset_or_the_new(
         assert is_old or all(np.array_equal(found[name], data) for name, data in new.items())
         assert faults(root) == [] if steps % 10 == 0 else dataset.read(root)
         (root / ".report.html.1-ab.btlm-tmp").write_bytes(b"a page that was cut short")
+        (root.parent / f"..{root.name}.forget.lock.1-ab.btlm-tmp").write_bytes(b"a lease that was")
         forget(root, [make("id", "doc-3")])  # the same command again
         assert all(np.array_equal(rows(root)[name], data) for name, data in new.items())
         assert [p.name for folder in (root, root.parent) for p in folder.glob(".*btlm-tmp")] == []
