@@ -33,6 +33,7 @@ from btlm_data.dedupe.links import IndexPairs, Links
 from btlm_data.dedupe.members import Group, read_group
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.kernels import shingles
+from btlm_data.kernels.minhash import Shingle
 from btlm_data.task import Artifact, Counts, Task
 from btlm_data.task_files import TaskFiles
 
@@ -67,7 +68,9 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """Compare the candidates of one group and decide."""
     members, pairs = task.through["members"][0], task.through["pairs"][0]
     compared = open_group(files, members, pairs, task.args["group"], settings.index)
-    decisions = compared.decide(KINDS[settings.dedupe.similarity], settings.dedupe.threshold)
+    dedupe = settings.dedupe
+    shingle = Shingle.of(dedupe.shingle, dedupe.shingle_size)
+    decisions = compared.decide(KINDS[dedupe.similarity], dedupe.threshold, shingle)
     gone = np.flatnonzero(decisions.anchor >= 0)
     anchor = decisions.anchor[gone]
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -106,10 +109,10 @@ class Compared:
     bounds: Int64Array
     left_out: Int64Array
 
-    def decide(self, kind: int, threshold: float) -> shingles.Decisions:
+    def decide(self, kind: int, threshold: float, shingle: Shingle) -> shingles.Decisions:
         """What goes. The texts are laid side by side; a component larger than a group is in a temporary file."""
         lengths = np.concatenate([[len(text) for text in self.foreign], self.group.lengths[self.rows]])
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+        offsets = shingles.offsets_of(lengths, shingle)
         total = int(offsets[-1])
         with tempfile.TemporaryFile() as file:
             if total <= 2 * GROUP_BYTES:
@@ -117,10 +120,10 @@ class Compared:
             else:
                 utf8 = np.memmap(file, np.uint8, "w+", shape=(total,))
             for position, text in enumerate(self.foreign):
-                utf8[offsets[position] : offsets[position + 1]] = np.frombuffer(text, np.uint8)
+                shingles.lay_down(utf8, offsets, position, np.frombuffer(text, np.uint8))
             for position, row in enumerate(self.rows.tolist(), len(self.foreign)):
-                utf8[offsets[position] : offsets[position + 1]] = self.group.text(row)
-            return shingles.decide(utf8, offsets, self.candidates, self.bounds, kind, threshold)
+                shingles.lay_down(utf8, offsets, position, self.group.text(row))
+            return shingles.decide(utf8, offsets, self.candidates, self.bounds, kind, threshold, shingle)
 
 
 def open_group(
@@ -144,7 +147,8 @@ def open_group(
     first, other = np.minimum(one_end, other_end), np.maximum(one_end, other_end)
     is_open = scores[other] != HOLDOUT  # holdout texts never go
     count = len(ordinals)
-    codes = np.unique(other[is_open] * count + first[is_open])
+    codes = np.sort(other[is_open] * count + first[is_open])
+    codes = codes[np.diff(codes, prepend=-1) != 0]
     other, first = np.divmod(codes, max(1, count))
     bands = _shared_bands(columns["keys"], rows[first], rows[other])
     foreign: Sequence[bytes] = ()

@@ -13,6 +13,13 @@ from btlm_data.recipe.models import DedupeSettings
 KeyKind = Literal["exact", "bands"]
 
 
+def _scheme(dedupe: DedupeSettings) -> str:
+    """What an index calls the hash functions, and the features where they are not SlimPajama's."""
+    if (dedupe.shingle, dedupe.shingle_size) == ("chars", 13):
+        return dedupe.scheme
+    return f"{dedupe.scheme} of {dedupe.shingle_size} {dedupe.shingle}"
+
+
 @dataclass(frozen=True)
 class ClusterSettings:
     """Picklable. memory_bytes is the only setting that does not decide the outcome. index: the runs to match
@@ -40,7 +47,7 @@ class ClusterSettings:
         """What an index must agree with."""
         d = self.dedupe
         return (
-            IndexKind(d.scheme, d.bands, d.rows, d.num_perm)
+            IndexKind(_scheme(d), d.bands, d.rows, d.num_perm)
             if d.method == "minhash"
             else IndexKind("exact", 0, 0, 0)
         )

@@ -159,7 +159,7 @@ class Texts:
             raise DataError(
                 "A filter of this dataset names a Python function, which is not run for a received dataset."
             )
-        self._settings = settings
+        self.settings = settings
         self._filters = plan_filters(settings.clean.filters)
         self._inputs = {file.name: file for file in manifest.inputs}
         self._source = source
@@ -177,10 +177,10 @@ class Texts:
             if name not in self._inputs:
                 raise DataError(f"{TABLE} names {name!r}, which is not among the inputs in dataset.json.")
             path = self._path(self._inputs[name])
-            options = options_of(self._settings.source)
+            options = options_of(self.settings.source)
             whole = self._filters.needs_metadata
             for batch, index in records_at(path, self._inputs[name], offsets, options, whole=whole):
-                text = NORMALIZERS[self._settings.clean.normalize](batch.texts[index])
+                text = NORMALIZERS[self.settings.clean.normalize](batch.texts[index])
                 if self._filters.entries:
                     records = [batch.records[index]] if batch.records is not None else None
                     documents = Documents(
@@ -196,7 +196,7 @@ class Texts:
 
     def divisible(self, names: Iterable[str]) -> set[str]:
         """Those input files in which a record is read without what is before it."""
-        options = options_of(self._settings.source)
+        options = options_of(self.settings.source)
         return {name for name in names if name in self._inputs and reads_apart(self._inputs[name], options)}
 
     def stored_bytes(self, name: str) -> int:
@@ -321,10 +321,13 @@ def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count
     compared = 0
     try:
         rows = list(_choose(opened.root / TABLE, Wanted(count)))
-        texts = Texts(opened, manifest, source).read(rows)
+        reader = Texts(opened, manifest, source)
+        texts = reader.read(rows)
     except BtlmError as error:
         tell(Check(name, None, f"not made: {error}"))
         return
+    dedupe = reader.settings.dedupe
+    shingle = minhash.Shingle.of(dedupe.shingle, dedupe.shingle_size)
     for row in rows:
         if row["similarity"] is None or row["kept_file"] is None:
             continue
@@ -332,7 +335,9 @@ def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count
         encoded = [text.encode() for text in both]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         normalised = minhash.normalise(both, np.frombuffer(b"".join(encoded), np.uint8), offsets)
-        counts = shingles.count(normalised.utf8, normalised.offsets)
+        begin, middle, end = normalised.offsets.tolist()
+        parts = normalised.utf8[begin:middle], normalised.utf8[middle:end]
+        counts = shingles.count(parts, shingle)
         numbers = {
             "similarity": counts.shared / (counts.first + counts.second - counts.shared),
             "containment": counts.shared / counts.first,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +36,28 @@ UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
 
-NGRAM_CHARS = 13
+CHARS, WORDS = 0, 1
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 _MASK64 = 2**64 - 1
 _MERSENNE_PRIME = 2**61 - 1
 # No code point from here on has a case or is white space: ideographs, tags and private use (a test checks).
 _CASE_LIMIT = 0x20000
 _DELETED = 0xFF  # in tables of bytes: no UTF-8 text contains it
+
+
+class Shingle(NamedTuple):
+    """What a feature of a text is: `size` characters, or `size` words with single spaces between, in a row."""
+
+    unit: int
+    size: int
+
+    @staticmethod
+    def of(unit: Literal["chars", "words"], size: int) -> Shingle:
+        """As a recipe names it."""
+        return Shingle(CHARS if unit == "chars" else WORDS, size)
+
+
+SLIMPAJAMA = Shingle(CHARS, 13)
 
 
 @dataclass(frozen=True)
@@ -260,14 +275,22 @@ def ngram_hash32(data: bytes) -> int:
     return h & 0xFFFFFFFF
 
 
-def signatures(n: Normalised, num_perm: int = 128, seed: int = 1, scheme: Scheme = "affine32") -> UInt32Array:
+def signatures(
+    n: Normalised,
+    num_perm: int = 128,
+    seed: int = 1,
+    scheme: Scheme = "affine32",
+    shingle: Shingle = SLIMPAJAMA,
+) -> UInt32Array:
     """MinHash signatures (Broder 1997), (n, num_perm) uint32: bit-identical to datasketch 2.0's.
 
     "affine32" equals MinHash(num_perm, seed, scheme="affine32", hashfunc=ngram_hash32): h = fmix32(hash),
     then min(a * h + b mod 2^32). "legacy" equals MinHash(num_perm, seed, scheme="legacy") with its SHA-1
-    hash, which is what SlimPajama used: min((a * h + b mod 2^64) mod (2^61 - 1) mod 2^32). A document shorter
-    than 13 characters, even an empty one, has its whole text as its one feature.
+    hash, which is what SlimPajama used: min((a * h + b mod 2^64) mod (2^61 - 1) mod 2^32); it knows SlimPajama's
+    features only. A document shorter than a feature, even an empty one, has its whole text as its one feature.
     """
+    if scheme == "legacy" and shingle != SLIMPAJAMA:
+        raise ValueError(f"the legacy scheme takes 13 characters as a feature, not {shingle.size}")
     check_offsets(n.offsets, len(n.utf8), "The offsets of documents")
     check_same_length("Documents", n.offsets[1:], n.num_chars)
     check_stretches(n.num_chars, np.diff(n.offsets), len(n.utf8), "The characters and bytes of document")
@@ -275,7 +298,7 @@ def signatures(n: Normalised, num_perm: int = 128, seed: int = 1, scheme: Scheme
     a, b = permutations(num_perm, seed, scheme)
     utf8, offsets = _readonly(n.utf8), _readonly(n.offsets)
     if scheme == "affine32":
-        _affine32(utf8, offsets, _readonly(n.num_chars), a, b, out)
+        _affine32(utf8, offsets, *shingle, a, b, out)
     else:
         _legacy(utf8, offsets, _readonly(n.num_chars), a, b, out)
     return out
@@ -325,36 +348,47 @@ _prefer_wide_vectors: Any = intrinsic(_wide_vectors)
 def _affine32(
     utf8: UInt8Array,
     offsets: Int64Array,
-    num_chars: Int64Array,
+    unit: int,
+    size: int,
     a: UInt32Array,
     b: UInt32Array,
     out: UInt32Array,
 ) -> None:
     _prefer_wide_vectors()
-    one, two, three, four, thirteen = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4), np.uint64(13)
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    plain = np.uint64(size if unit == CHARS else 0)  # bytes of a feature of ASCII characters
     hashes = np.empty(4, np.uint32)
-    for d in range(len(num_chars)):
+    for d in range(len(offsets) - 1):
         signature = out[d]
         end = np.uint64(offsets[d + 1])
-        start = stop = np.uint64(offsets[d])  # of the next n-gram, in bytes
-        for _ in range(min(np.int64(13), num_chars[d])):
-            stop += _width(utf8[stop])
-        for _ in range(0, max(np.int64(1), num_chars[d] - 12), 4):
-            if stop - start == thirteen and stop + four <= end and _four_are_ascii(utf8, stop):
-                h0, h1, h2, h3 = (
-                    _hash13(utf8, start),
-                    _hash13(utf8, start + one),
-                    _hash13(utf8, start + two),
-                    _hash13(utf8, start + three),
-                )
+        start = np.uint64(offsets[d])  # of the next feature, in bytes
+        stop = _stop(utf8, start, end, unit, size)
+        is_last = False
+        while not is_last:
+            if stop - start == plain and stop + four <= end and _four_are_ascii(utf8, stop):
+                if plain == np.uint64(13):
+                    h0, h1, h2, h3 = (
+                        _hash13(utf8, start),
+                        _hash13(utf8, start + one),
+                        _hash13(utf8, start + two),
+                        _hash13(utf8, start + three),
+                    )
+                else:
+                    h0, h1, h2, h3 = (
+                        _hash(utf8, start, stop),
+                        _hash(utf8, start + one, stop + one),
+                        _hash(utf8, start + two, stop + two),
+                        _hash(utf8, start + three, stop + three),
+                    )
                 start += four
                 stop += four
             else:
                 for i in range(4):
                     hashes[i] = _hash(utf8, start, stop)
-                    if stop < end:  # else the last n-gram again: a minimum does not mind
-                        start += _width(utf8[start])
-                        stop += _width(utf8[stop])
+                    is_last = bool(stop >= end)
+                    if not is_last:  # else the last one again: a minimum does not mind
+                        start = _behind_unit(utf8, start, end, unit)
+                        stop = _stop(utf8, stop if unit == CHARS else stop + one, end, unit, 1)
                 h0, h1, h2, h3 = hashes[0], hashes[1], hashes[2], hashes[3]
             h0, h1, h2, h3 = _fmix32(h0), _fmix32(h1), _fmix32(h2), _fmix32(h3)
             # Vectorised over the permutations; four hashes at a time, so that each load of a and b serves
@@ -364,6 +398,28 @@ def _affine32(
                 low = min(np.uint32(a_k * h0 + b_k), np.uint32(a_k * h1 + b_k))
                 high = min(np.uint32(a_k * h2 + b_k), np.uint32(a_k * h3 + b_k))
                 signature[k] = min(signature[k], min(low, high))
+
+
+@jit
+def _stop(utf8: UInt8Array, start: np.uint64, end: np.uint64, unit: int, size: int) -> np.uint64:
+    """Where the feature ends that begins at `start`: behind its last character or word, or with the text."""
+    stop = start
+    for k in range(size):
+        if stop >= end:
+            break
+        if unit == CHARS:
+            stop += _width(utf8[stop])
+            continue
+        stop += np.uint64(k > 0)  # the space
+        while stop < end and utf8[stop] != 0x20:
+            stop += np.uint64(1)
+    return min(stop, end)
+
+
+@jit
+def _behind_unit(utf8: UInt8Array, start: np.uint64, end: np.uint64, unit: int) -> np.uint64:
+    """Where the character or word begins that follows the one at `start`."""
+    return start + _width(utf8[start]) if unit == CHARS else _stop(utf8, start, end, unit, 1) + np.uint64(1)
 
 
 @jit

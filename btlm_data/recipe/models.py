@@ -202,6 +202,26 @@ class CleanSettings(_Settings):
 PRESETS: dict[str, dict[str, Any]] = {
     # Soboleva et al. 2023 and their scripts: connected components of documents that share a band
     "slimpajama": {"verify": "none", "bands": 9, "rows": 13, "num_perm": 128, "max_removed": 0.8},
+    # Penedo et al. 2024, appendix E.1: words of five, "14 buckets with 8 hashes each"
+    "fineweb": {
+        "verify": "none",
+        "shingle": "words",
+        "shingle_size": 5,
+        "bands": 14,
+        "rows": 8,
+        "num_perm": 112,
+        "max_removed": 0.8,
+    },
+    # Su et al. 2024 (Nemotron-CC), with NeMo Curator's defaults: characters of 24, 20 bands of 13
+    "nemotron": {
+        "verify": "none",
+        "shingle": "chars",
+        "shingle_size": 24,
+        "bands": 20,
+        "rows": 13,
+        "num_perm": 260,
+        "max_removed": 0.8,
+    },
 }
 
 
@@ -215,11 +235,15 @@ class DedupeSettings(_Settings):
         "affine32",
         description="hash functions: datasketch 2's, or those of datasketch before 2 (SlimPajama's)",
     )
-    preset: Literal["slimpajama"] | None = Field(
+    preset: Literal["slimpajama", "fineweb", "nemotron"] | None = Field(
         None,
-        description="the settings of a published corpus, where others are not given: slimpajama is 9 bands x 13 rows, "
-        "verify: none",
+        description="the settings of a published corpus, where others are not given, with verify: none. slimpajama: "
+        "13 characters, 9 bands x 13 rows; fineweb: 5 words, 14 x 8; nemotron: 24 characters, 20 x 13",
     )
+    shingle: Literal["chars", "words"] = Field(
+        "chars", description="features of a document: characters or words in a row, of its normalised text"
+    )
+    shingle_size: int = Field(13, ge=1, le=1000, description="characters or words in a feature")
     bands: int = Field(
         16, ge=1, le=4096, description="bands of the MinHash signature; one equal band nominates a pair"
     )
@@ -281,6 +305,10 @@ class DedupeSettings(_Settings):
         if self.bands * self.rows > self.num_perm:
             raise ValueError(
                 f"bands x rows = {self.bands * self.rows} needs more than num_perm = {self.num_perm} values"
+            )
+        if self.scheme == "legacy" and (self.shingle, self.shingle_size) != ("chars", 13):
+            raise ValueError(
+                "scheme: legacy knows features of 13 characters only; leave shingle and shingle_size out"
             )
         if self.keep == "source-priority" and not self.source_priority:
             raise ValueError("keep: source-priority needs source_priority: [names, best first]")

@@ -308,7 +308,10 @@ class BlockWriter:
         dedupe = self.settings.settings.dedupe
         arrays: dict[str, npt.NDArray[Any]] = {"exact": minhash.exact_hashes(normalised)[kept]}
         if dedupe.method == "minhash":
-            signatures = minhash.signatures(normalised, dedupe.num_perm, scheme=dedupe.scheme)
+            shingle = minhash.Shingle.of(dedupe.shingle, dedupe.shingle_size)
+            signatures = minhash.signatures(
+                normalised, dedupe.num_perm, scheme=dedupe.scheme, shingle=shingle
+            )
             arrays["bands"] = minhash.band_keys(signatures, dedupe.bands, dedupe.rows)[kept]
             if self.settings.keep_signatures:
                 arrays["signatures"] = signatures[kept]

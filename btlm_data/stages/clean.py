@@ -114,7 +114,9 @@ def product_digests(
     )
     products = {"docs": docs, "tokens": digest(docs, tokenizer.fingerprint)}
     if d.method != "none":
-        products["sketch"] = digest(docs, d.method, d.scheme, d.bands, d.rows, d.num_perm, keep_signatures)
+        products["sketch"] = digest(
+            docs, d.method, d.scheme, d.bands, d.rows, d.num_perm, keep_signatures, d.shingle, d.shingle_size
+        )
     if ngrams is not None:
         products["contamination"] = digest(docs, ngrams.checksum)
     if source.kept_columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 import datasketch
 import numpy as np
@@ -19,6 +20,7 @@ from btlm_data.dedupe import curve
 from btlm_data.kernels import minhash
 from btlm_data.kernels.minhash import Normalised, Scheme, ngram_hash32
 from tests.reference import minhash as reference
+from tests.reference.shingles import features
 
 # Characters whose lower case, width or class is unlike the rest: growing and shrinking, final sigma, every
 # kind of white space.
@@ -254,3 +256,31 @@ def test_proposed_banding_is_datasketchs(threshold: float) -> None:
 def test_curve_tables_show_the_figures() -> None:
     assert "0.80   0.399" in curve.table(9, 13)
     assert "--bands 9 --rows 13  (num_perm used 117; 0.399 found at 0.8)" in curve.proposals(0.8)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("chars", 24), ("chars", 1), ("words", 5), ("words", 1)])
+def test_signatures_of_other_features_are_datasketchs(unit: Literal["chars", "words"], size: int) -> None:
+    texts = [
+        "",
+        "a b",
+        "one two three four five",
+        "one, two; three four five six SEVEN " * 3,
+        "x" * 60,
+        "Καλημέρα κόσμε και άλλα πολλά πράγματα",
+        "早上好世界 " * 9,
+    ]
+    utf8, offsets = _laid_down(texts)
+    n = minhash.normalise(texts, utf8, offsets)
+    found = minhash.signatures(n, 32, shingle=minhash.Shingle.of(unit, size))
+    for text, signature in zip(texts, found, strict=True):
+        sketch = datasketch.MinHash(num_perm=32, scheme="affine32", hashfunc=minhash.ngram_hash32)
+        for feature in features(text, unit, size):
+            sketch.update(feature.encode())
+        assert (sketch.hashvalues == signature).all(), text
+    with pytest.raises(ValueError, match="legacy"):
+        minhash.signatures(n, 32, scheme="legacy", shingle=minhash.Shingle.of(unit, size))
+
+
+def _laid_down(texts: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    encoded = [text.encode() for text in texts]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([0, *map(len, encoded)], dtype=np.int64)

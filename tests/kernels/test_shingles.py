@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError
-from btlm_data.kernels import minhash, shingles
+from btlm_data.kernels import feature_tables, minhash, shingles
+from btlm_data.kernels.minhash import Shingle
 from tests.reference.shingles import features
 
 
@@ -20,34 +22,47 @@ def normalised(texts: list[str]) -> minhash.Normalised:
     return minhash.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
 
 
-def compared(texts: list[str], pairs: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+def compared(
+    texts: list[str], pairs: list[tuple[int, int]], shingle: Shingle = minhash.SLIMPAJAMA
+) -> list[tuple[int, int, int]]:
     """(shared, of the first, of the other) of each pair, by the kernel."""
     n = normalised(texts)
     found = []
     for a, b in pairs:
-        parts = [n.utf8[n.offsets[i] : n.offsets[i + 1]] for i in (a, b)]
-        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        counts = shingles.count(np.concatenate(parts), offsets)
+        counts = shingles.count([n.utf8[n.offsets[i] : n.offsets[i + 1]] for i in (a, b)], shingle)
         found.append((counts.shared, counts.first, counts.second))
     return found
 
 
 def decided(
-    texts: list[str], candidates: list[list[int]], kind: int, threshold: float
+    texts: list[str],
+    candidates: list[list[int]],
+    kind: int,
+    threshold: float,
+    shingle: Shingle = minhash.SLIMPAJAMA,
 ) -> tuple[list[int], list[int], shingles.Decisions]:
     """Anchors and shared features, by the kernel."""
     n = normalised(texts)
     bounds = np.cumsum([0, *map(len, candidates)], dtype=np.int64)
     flat = np.array([c for some in candidates for c in some], np.int64)
-    found = shingles.decide(n.utf8, n.offsets, flat, bounds, kind, threshold)
+    offsets = shingles.offsets_of(np.diff(n.offsets), shingle)
+    utf8 = np.empty(offsets[-1], np.uint8)
+    for i in range(len(texts)):
+        shingles.lay_down(utf8, offsets, i, n.utf8[n.offsets[i] : n.offsets[i + 1]])
+    found = shingles.decide(utf8, offsets, flat, bounds, kind, threshold, shingle)
     return found.anchor.tolist(), found.shared.tolist(), found
 
 
 def expected_decisions(
-    texts: list[str], candidates: list[list[int]], kind: int, threshold: float
+    texts: list[str],
+    candidates: list[list[int]],
+    kind: int,
+    threshold: float,
+    unit: str = "chars",
+    size: int = 13,
 ) -> tuple[list[int], list[int]]:
     """The same with sets of strings."""
-    sets = [features(text) for text in texts]
+    sets = [features(text, unit, size) for text in texts]
     anchors, shared = [-1] * len(texts), [0] * len(texts)
     for i, some in enumerate(candidates):
         for candidate in some:
@@ -60,11 +75,20 @@ def expected_decisions(
     return anchors, shared
 
 
-def expected(texts: list[str], pairs: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    sets = [features(text) for text in texts]
+def expected(
+    texts: list[str], pairs: list[tuple[int, int]], unit: str = "chars", size: int = 13
+) -> list[tuple[int, int, int]]:
+    sets = [features(text, unit, size) for text in texts]
     return [(len(sets[a] & sets[b]), len(sets[a]), len(sets[b])) for a, b in pairs]
 
 
+UNITS: list[tuple[Literal["chars", "words"], int]] = [
+    ("chars", 13),
+    ("chars", 24),
+    ("chars", 3),
+    ("words", 5),
+    ("words", 1),
+]
 PIECES = [
     "the quick brown fox ",
     "jumped over the lazy dog. ",
@@ -87,7 +111,17 @@ PIECES = [
 )
 def test_counts_are_those_of_sets_of_strings(texts: list[str]) -> None:
     pairs = [(a, b) for b in range(len(texts)) for a in range(len(texts))]
-    assert compared(texts, pairs) == expected(texts, pairs)
+    for unit, size in UNITS:
+        assert compared(texts, pairs, Shingle.of(unit, size)) == expected(texts, pairs, unit, size)
+
+
+@settings(deadline=None)
+@given(st.text("ab ", max_size=120), st.text("ab ", max_size=120))
+def test_counts_of_texts_that_repeat_themselves(one: str, other: str) -> None:
+    texts = [one, other, one + other, other * 3 + one]
+    pairs = [(a, b) for b in range(4) for a in range(4)]
+    for unit, size in UNITS:
+        assert compared(texts, pairs, Shingle.of(unit, size)) == expected(texts, pairs, unit, size)
 
 
 def edited(text: str, rng: random.Random, share: float) -> str:
@@ -115,8 +149,8 @@ def test_five_thousand_pairs_of_random_unicode() -> None:
 
 def test_a_document_larger_than_a_table_is_counted_in_passes() -> None:
     rng = random.Random(2)
-    long = "".join(rng.choice("abcdefghij ") for _ in range(shingles.MAX_SLOTS // 2 + 50_000))
-    texts = [long, long[:1_000_000] + "and another end", "short"]
+    long = "".join(rng.choice("abcdefghij ") for _ in range(feature_tables.TABLE_BYTES + 50_000))
+    texts = [long, long[:500_000] + "and another end", "short"]
     pairs = [(1, 0), (2, 0), (0, 1)]
     assert compared(texts, pairs) == expected(texts, pairs)
 
@@ -134,8 +168,9 @@ def test_decisions_are_those_of_sets_of_strings(data: st.DataObject) -> None:
     ]
     kind = data.draw(st.sampled_from([shingles.JACCARD, shingles.CONTAINMENT]))
     threshold = data.draw(st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.9, 1.0]))
-    anchors, shared, _ = decided(texts, candidates, kind, threshold)
-    assert (anchors, shared) == expected_decisions(texts, candidates, kind, threshold)
+    unit, size = data.draw(st.sampled_from(UNITS))
+    anchors, shared, _ = decided(texts, candidates, kind, threshold, Shingle.of(unit, size))
+    assert (anchors, shared) == expected_decisions(texts, candidates, kind, threshold, unit, size)
 
 
 def test_a_chain_does_not_join_what_is_unlike() -> None:
@@ -160,5 +195,3 @@ def test_texts_and_candidates_that_there_are_not_are_refused() -> None:
         shingles.decide(utf8, np.array([0, 4, 10]), *good, shingles.JACCARD, 0.5)
     with pytest.raises(DataError, match="bounds"):
         shingles.decide(utf8, offsets, none, good[1], shingles.JACCARD, 0.5)
-    with pytest.raises(ValueError, match="two are compared"):
-        shingles.count(utf8, np.array([0, 9]))

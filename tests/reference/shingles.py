@@ -8,11 +8,14 @@ import string
 NGRAM_CHARS = 13
 
 
-def features(text: str) -> set[str]:
-    """SlimPajama's features of a text (not normalised yet), as its own script makes them."""
+def features(text: str, unit: str = "chars", size: int = NGRAM_CHARS) -> set[str]:
+    """SlimPajama's features of a text (not normalised yet), as its own script makes them; or others of its units."""
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
     text = re.sub(r"\s+", " ", text.strip())
-    return {text[i : i + NGRAM_CHARS] for i in range(max(1, len(text) - NGRAM_CHARS + 1))}
+    if unit == "words":
+        words = text.split(" ")
+        return {" ".join(words[i : i + size]) for i in range(max(1, len(words) - size + 1))}
+    return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
 
 
 def jaccard(one: set[str], other: set[str]) -> float:
