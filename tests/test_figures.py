@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(write_figures, "pty"), reason="needs
 
 # What differs from run to run: folders, times and rates, and how wide the columns are that hold them.
 _VARIES = re.compile(
-    r"/tmp/\S*|[\d.,]+|\b[kMGT]?B\b|\b(?:s|min|h|k|M|G)\b|documents?/s|tokens?/s|tasks?/s|/s|[━╸╺%·│─…]"
+    r"/tmp/\S*|[\d.,]+|\b[kMGT]?B\b|\b(?:s|min|h|k|M|G)\b|documents?/s|tokens?/s|tasks?/s|/s|[━╸╺%·│─…\u2580-\u259f]"
 )
 
 

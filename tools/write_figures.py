@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": "verify shards/",
     "rejects": "prepare --source my_corpus/ --out mine/",
 }
+_NOT_HANDED_ON = ("COLUMNS", "LINES", "NO_COLOR")
 _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
@@ -103,11 +104,10 @@ def run(command: str, folder: str, width: int) -> Text:
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder)
-        os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
-        for name in ("COLUMNS", "LINES", "NO_COLOR"):
-            os.environ.pop(name, None)
+        environment = {key: value for key, value in os.environ.items() if key not in _NOT_HANDED_ON}
+        environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
         code = "import sys; sys.argv[0] = 'btlm-data'; from btlm_data.cli import main; main()"
-        os.execv(sys.executable, [sys.executable, "-c", code, *command.split()])
+        os.execve(sys.executable, [sys.executable, "-c", code, *command.split()], environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 60, width, 0, 0))
     output = b""
     try:

@@ -60,7 +60,10 @@ def _header_problem(header: list[str], request: ReadRequest) -> tuple[str, str] 
     if not columns:
         return why_no_text(MISSING, name, header, "column")
     if (count := header.count(columns[0])) > 1:
-        return "duplicate_column", f"{count} columns are called {columns[0]!r}, and only one can be meant"
+        words = (
+            f"{count} columns are called {columns[0]!r}, and only one can be meant; rename or drop the others"
+        )
+        return "duplicate_column", words
     return None
 
 
