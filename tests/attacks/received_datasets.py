@@ -346,14 +346,12 @@ def _other_rows(table: pa.Table) -> pa.Table:
 
 
 def _negative(table: pa.Table) -> pa.Table:
-    name = next(
-        f.name for f in table.schema if pa.types.is_integer(f.type) and pa.types.is_signed_integer(f.type)
-    )
-    return table.set_column(
-        table.schema.get_field_index(name),
-        name,
-        pa.array([-5] * table.num_rows, table.schema.field(name).type),
-    )
+    """Every column of numbers below zero, in the signed type of its width."""
+    for field in table.schema:
+        if pa.types.is_integer(field.type):
+            signed = pa.array([-5] * table.num_rows, getattr(pa, f"int{field.type.bit_width}")())
+            table = table.set_column(table.schema.get_field_index(field.name), field.name, signed)
+    return table
 
 
 def _controls(table: pa.Table) -> pa.Table:

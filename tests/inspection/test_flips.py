@@ -72,6 +72,7 @@ def test_a_flipped_bit_in_any_file_is_noticed(prepared: Path) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(7200)
 def test_two_hundred_flips_of_every_file_are_noticed(prepared: Path) -> None:
     assert flip_everywhere(prepared, 200, seed=2) > 3000
 
@@ -98,6 +99,7 @@ def test_inspect_of_a_damaged_dataset_shows_words(prepared: Path, tmp_path: Path
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(7200)
 def test_inspect_of_two_hundred_damaged_versions_of_every_file_shows_words(
     prepared: Path, tmp_path: Path
 ) -> None:
