@@ -87,9 +87,12 @@ def test_workers_and_memory_do_not_show_in_an_index(tmp_path: Path, verify: str)
     write_corpus(tmp_path / "earlier", 2, 60, 3)
     write_corpus(tmp_path / "corpus", 3, 60, 3)
     found = []
-    for number, options in enumerate(
-        ({"run__memory": "30KB"}, {"run__memory": "200KB", "run__workers": 2}, {"run__memory": "2GB"})
-    ):
+    ways: list[dict[str, Any]] = [
+        {"run__memory": "30KB"},
+        {"run__memory": "200KB", "run__workers": 2},
+        {"run__memory": "2GB"},
+    ]
+    for number, options in enumerate(ways):
         index = tmp_path / f"{number}/index"
         for name in ("earlier", "corpus"):
             prepare(
