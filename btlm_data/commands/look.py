@@ -40,7 +40,7 @@ from btlm_data.errors import ConfigError, install_command
 @click.option("--source", metavar="NAME", help="With --duplicates: removed documents of this source.")
 @click.option("--reason", metavar="REASON", help="With --duplicates: removed for this reason.")
 @click.option(
-    "--similarity", metavar="A-B", help="With --duplicates: pairs of this similarity, such as 0.80-0.85."
+    "--similarity", metavar="A-B", help="With --duplicates: pairs of this similarity, such as 0.85-0.90."
 )
 @click.option("--cluster", type=click.IntRange(0), metavar="N", help="With --duplicates: of component N.")
 @click.option("--largest", is_flag=True, help="With --duplicates: of the largest component.")
@@ -76,7 +76,7 @@ def inspect(
     btlm-data inspect shards/
     btlm-data inspect shards/ --sample 17
     btlm-data inspect shards/ --html
-    btlm-data inspect shards/ --duplicates --similarity 0.80-0.85
+    btlm-data inspect shards/ --duplicates --similarity 0.85-0.90
     """
     if not duplicates and any(value is not None and value is not False for value in conditions.values()):
         raise ConfigError(

@@ -255,7 +255,7 @@ class DedupeSettings(_Settings):
         "similar to one that is kept), their whole signatures, or nothing more (all connected documents but one are removed)",
     )
     threshold: float = Field(
-        0.8,
+        0.85,
         gt=0,
         le=1,
         description="with `verify`: pairs with a lower similarity are not duplicates",
