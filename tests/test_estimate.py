@@ -49,7 +49,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 VARIANTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "as it comes": ([], {}),
-    "small memory": (["run.memory=1MB"], {"BTLM_SCATTER": "1"}),
+    "small memory": (["run.memory=2MB"], {"BTLM_SCATTER": "1"}),
     "vsl, two lengths": (["format=vsl", "seq_len=[256, 1024]", 'mix={"RedPajamaBook": 2.5}'], {}),
     "corpus, exact, text": (["format=corpus", "dedupe.method=exact", "run.emit_text=OUT-text"], {}),
     "shares, holdout": (

@@ -16,7 +16,7 @@ from tests import costs
 
 VARIANTS = {
     "as it comes": ([], {}),
-    "little memory": (["run.memory=1MB"], {"BTLM_SCATTER": "1"}),
+    "little memory": (["run.memory=40MB"], {"BTLM_SCATTER": "1"}),
     "vsl": (["format=vsl"], {}),
     "text": (["run.emit_text=OUT-text"], {}),
 }
