@@ -1,4 +1,5 @@
-"""Write the documentation that the program itself knows: docs/cli.md, docs/recipes.md and docs/reference.md.
+"""Write the documentation that the program itself knows: docs/cli.md, docs/recipes.md, docs/reference.md and
+docs/performance.md with its pictures.
 
 python tools/write_docs.py            write them
 python tools/write_docs.py --check    exit 1 if either is stale (tests do this)
@@ -17,6 +18,7 @@ from btlm_data.cli import cli
 from btlm_data.recipe.models import Recipe, Settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import write_performance
 from write_reference import reference
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -116,7 +118,14 @@ def commands() -> str:
 def main() -> None:
     """Write or check."""
     stale = []
-    for name, text in (("cli.md", commands()), ("recipes.md", recipes()), ("reference.md", reference())):
+    pages = {
+        "cli.md": commands(),
+        "recipes.md": recipes(),
+        "reference.md": reference(),
+        "performance.md": write_performance.page(),
+    }
+    pages |= {f"figures/{name}": text for name, text in write_performance.figures().items()}
+    for name, text in pages.items():
         path = DOCS / name
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != text:

@@ -26,6 +26,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)[
 ]  # of a run; `forget` has rows where documents were taken out later
 STAGES_OF_DOCUMENTS: tuple[Stage, ...] = STAGES[:6]
 ALL_SOURCES = "*"
+MOVED = "drawn_for_"  # a reason that begins so: the document is in another split of the dataset
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 ShortText = Annotated[str, Meta(max_length=4096)]
 SPLITS = ("train", "validation", "test")

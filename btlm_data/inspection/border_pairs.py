@@ -98,7 +98,9 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
 
 
 def _least_alike(path: Path) -> list[dict[str, Any]]:
-    """Rows of removals.parquet whose texts were compared, the least alike first: a few more than are shown."""
+    """Rows of removals.parquet whose texts were compared and differ, the least alike first: a few more than
+    are shown.
+    """
     import pyarrow.parquet as pq
 
     require_regular(path)
@@ -106,7 +108,7 @@ def _least_alike(path: Path) -> list[dict[str, Any]]:
         file = pq.ParquetFile(path)
         similarity = file.read(["similarity"]).column(0).to_numpy(zero_copy_only=False).astype(np.float64)
         order = np.argsort(similarity, kind="stable")[: 4 * NUM_PAIRS]
-        order = order[~np.isnan(similarity[order])]
+        order = order[similarity[order] < 1]  # not those that were not compared (NaN), nor equal texts
         ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)])
         rows: dict[int, dict[str, Any]] = {}
         for group in np.unique(np.searchsorted(ends, order, side="right")).tolist():

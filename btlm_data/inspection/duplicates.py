@@ -246,9 +246,13 @@ def as_words(text: str) -> Words:
 
 
 def side_by_side(left: str, right: str) -> tuple[Words, Words]:
-    """SHOWN_WORDS words of each text from shortly before their first difference, compared word by word."""
+    """SHOWN_WORDS words of each text from shortly before their first difference (of equal texts, from their
+    beginning), compared word by word.
+    """
     a, b = left.split(), right.split()
     same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    if a == b:
+        same = 0
     start = max(0, same - _BEFORE)
     a, b = a[start : start + SHOWN_WORDS], b[start : start + SHOWN_WORDS]
     differs = ([True] * len(a), [True] * len(b))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from btlm_data.formats.ledger import MOVED, Amounts
 from btlm_data.inspection.figures import counted, estimate, number, percent, size
 from btlm_data.inspection.report import Report, Source, Stage, Verdict
 from btlm_data.pages.charts import COLOURS, bar, table
@@ -125,9 +126,14 @@ def _largest(sources: Sequence[Source]) -> list[Part]:
     return [*parts[: COLOURS - 1], Part(f"{len(rest):,} more", sum(part.size for part in rest))]
 
 
+def _lost(stage: Stage) -> dict[str, Amounts]:
+    """What a stage drops, by reason; without what it moves to another split, which stays in the dataset."""
+    return {reason: amounts for reason, amounts in stage.dropped.items() if not reason.startswith(MOVED)}
+
+
 def _column(stage: Stage) -> Column:
-    documents = sum(amounts.documents for amounts in stage.dropped.values())
-    lost = sum(amounts.bytes for amounts in stage.dropped.values())
+    documents = sum(amounts.documents for amounts in _lost(stage).values())
+    lost = sum(amounts.bytes for amounts in _lost(stage).values())
     dropped = None
     if documents or lost:
         dropped = Part(f"−{number(documents)}", lost, size(lost))
@@ -139,7 +145,7 @@ def _drops(report: Report) -> Element:
     listed = [
         (stage.stage, reason, amounts)
         for stage in report.ledger
-        for reason, amounts in stage.dropped.items()
+        for reason, amounts in _lost(stage).items()
         if amounts.documents
     ]
     most = max((amounts.documents for _, _, amounts in listed), default=1)

@@ -96,7 +96,7 @@ def _drop(picture: Element, part: Part, x: float, y: float, scale: float, step: 
     size = max(part.size * scale, 1.0)
     width = min(size, step - 48)
     near, far = x + 12, x + 12 + width
-    bend = y + size + 14
+    bend = min(y + size + 14, FLOOR)
     path = (
         f"M{x:.1f},{y:.1f} C{far:.1f},{y:.1f} {far:.1f},{y:.1f} {far:.1f},{bend:.1f} L{far:.1f},{FLOOR:.1f} "
         f"L{near:.1f},{FLOOR:.1f} L{near:.1f},{bend:.1f} "

@@ -13,6 +13,7 @@ import numpy as np
 from btlm_data.errors import DataError
 from btlm_data.formats.dataset import DROPPED, Dataset
 from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.ledger import MOVED
 
 CLUSTERS = "clusters.parquet"
 MAX_MEMBERS = 200  # of a cluster that are shown
@@ -50,7 +51,7 @@ def reasons(manifest: Dataset) -> dict[str, int]:
         if row.stage == "acquire":
             continue
         for reason, amounts in row.dropped.items():
-            if amounts.documents and not reason.startswith("drawn_for_"):
+            if amounts.documents and not reason.startswith(MOVED):
                 counts[reason] = counts.get(reason, 0) + amounts.documents
     return counts
 

@@ -38,6 +38,7 @@ from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.formats.columns import Columns
+from btlm_data.formats.ledger import MOVED
 from btlm_data.records.base import BATCH_BYTES
 from btlm_data.splits import SPLITS
 from btlm_data.stages import runs, sorting
@@ -302,7 +303,7 @@ class _Table:
             for index, documents, size in _per_source(code, is_chosen, num_bytes, len(sources)):
                 source = sources[index]
                 if split != read_split:
-                    stages["holdout"].add(read_split, source, f"drop:drawn_for_{split}", documents, size)
+                    stages["holdout"].add(read_split, source, f"drop:{MOVED}{split}", documents, size)
                     stages["holdout"].add(split, source, f"add:drawn_from_{read_split}", documents, size)
                 stages["holdout"].add(split, source, "out", documents, size)
                 stages["tokenize"].add(split, source, "in", documents, size)
