@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def inspect(
         from btlm_data.pages import publish
 
         terminal.echo(
-            f"Written: {publish.write_report(shared.existing(path), html)}. Open it with a browser."
+            f"Written: {publish.write_report(_existing_or_url(path), html)}. Open it with a browser."
         )
         return
     from msgspec import to_builtins
@@ -103,6 +104,11 @@ def inspect(
         terminal.echo(terminal.to_json(to_builtins(report), indent=1))
     else:
         render.render(report, terminal.console(), full=full, samples=bool(samples or num_samples))
+
+
+def _existing_or_url(path: Path) -> Path:
+    """The path of what is there; of a URL pathlib has left one slash, and it is asked when it is read."""
+    return path if re.match(r"(?!file:)[a-z][a-z0-9+.-]+:/", str(path)) else shared.existing(path)
 
 
 def _inspect_duplicates(

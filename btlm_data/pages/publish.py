@@ -4,27 +4,44 @@ write.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from btlm_data.errors import BtlmError, OutputError
 from btlm_data.formats import dataset, provenance
 from btlm_data.formats import pages as seals
 from btlm_data.output_folder import LEASE, OutputFolder
-from btlm_data.storage import Store, is_remote, lease, open_store
+from btlm_data.storage import Store, lease, open_store
 
 logger = logging.getLogger(__name__)
+MAX_COPIED_BYTES = 2 * 10**9  # of a dataset in a bucket, which is copied to this machine for its report
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?!/)")  # as it is, or with the one slash that pathlib leaves
 
 
 def write_report(path: Path, file: str) -> str:
-    """Write report.html about what is at `path`; returns where it is.
+    """Write report.html about what is at `path`, a folder or a URL; returns where it is.
 
     file: the file to write; "" is report.html in the dataset's folder, or in the current folder where `path`
     holds no dataset.json. Raises OutputError if a file that is no report of ours is there, or it cannot be
     written; DataError if there is nothing to look at.
     """
+    if (url := _URL.match(str(path))) is not None:
+        store = open_store(f"{url[1]}://{str(path)[url.end() :]}")
+        if file:
+            with _copied(store) as copy:
+                return write_report(copy, file)
+        if not is_ours_to_write(store, seals.REPORT):
+            raise OutputError(
+                f"{store.shown}/{seals.REPORT} is no report that btlm-data wrote, or was changed since. Remove it, or name another file with --html."
+            )
+        store.write(seals.REPORT, _report_of(store))
+        return f"{store.shown}/{seals.REPORT}"
     inside = path / seals.REPORT if (path / dataset.FILE_NAME).exists() else Path(seals.REPORT)
     target = Path(file).expanduser() if file else inside
     if target.is_dir():
@@ -57,7 +74,7 @@ def write_beside(out: str, *, report: bool = True, card: str | None = None) -> l
     """Write the pages of a complete dataset that are missing or about an earlier one; returns warnings, in
     words.
 
-    out: the folder or URL, as `run.out` names it; into a bucket no report is written. report, card: as in the
+    out: the folder or URL, as `run.out` names it. report, card: as in the
     recipe's `run`; card "none" writes neither README.md nor croissant.json. Whatever goes wrong is a warning:
     the dataset is complete.
     """
@@ -66,7 +83,7 @@ def write_beside(out: str, *, report: bool = True, card: str | None = None) -> l
     try:
         with lease.hold(store, LEASE, f"The output folder {store.shown} is", option="--out"):
             checksum = dataset.read(store).checksum
-            for name, make in _makers(store, out, report, card).items():
+            for name, make in _makers(store, report, card).items():
                 if is_about(store, name, checksum):
                     continue
                 if is_ours_to_write(store, name):
@@ -84,15 +101,44 @@ def write_beside(out: str, *, report: bool = True, card: str | None = None) -> l
     return warnings
 
 
-def _makers(store: Store, out: str, report: bool, card: str | None) -> dict[str, Callable[[], bytes]]:
+def _makers(store: Store, report: bool, card: str | None) -> dict[str, Callable[[], bytes]]:
     """Pages that are wanted, by name, and what makes each."""
     makers: dict[str, Callable[[], bytes]] = {}
     if card != "none":
         makers[seals.CARD] = lambda: make_card(store, eu=card == "eu")
         makers[seals.CROISSANT] = lambda: make_croissant(store)
-    if report and not is_remote(out):
-        makers[seals.REPORT] = lambda: make_report(Path(store.shown))
+    if report:
+        makers[seals.REPORT] = lambda: _report_of(store)
     return makers
+
+
+def _report_of(store: Store) -> bytes:
+    if store.is_local:
+        return make_report(Path(store.shown))
+    with _copied(store) as copy:
+        return make_report(copy)
+
+
+@contextlib.contextmanager
+def _copied(store: Store) -> Iterator[Path]:
+    """A copy of the dataset in a store, in a temporary folder. Raises OutputError for one of more than
+    MAX_COPIED_BYTES, DataError where there is none.
+    """
+    dataset.read(store)
+    entries = [entry for entry in store.list() if not entry.name.startswith(".")]
+    total = sum(entry.size for entry in entries)
+    if total > MAX_COPIED_BYTES:
+        raise OutputError(
+            f"The report of a dataset in a bucket is made from a copy of at most {MAX_COPIED_BYTES / 1e9:.0f} GB, and "
+            f"{store.shown} has {total / 1e9:.1f} GB. Copy it to this machine, and run `btlm-data inspect COPY --html`."
+        )
+    with tempfile.TemporaryDirectory(prefix="btlm-data-report-") as folder:
+        root = Path(folder) / (store.shown.rstrip("/").rpartition("/")[2] or "dataset")
+        copy = open_store(root)
+        for entry in entries:
+            with store.open(entry.name) as source, copy.create(entry.name, durable=False) as created:
+                shutil.copyfileobj(source, created.file, 1 << 20)
+        yield root
 
 
 def make_card(store: Store, *, eu: bool) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import btlm_data
-from btlm_data.errors import OutputError
+from btlm_data.errors import DataError, OutputError
 from btlm_data.formats import pages as seals
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection import border_pairs, lookup, sample_tokens
@@ -27,6 +27,7 @@ from btlm_data.lineage.queries import make
 from btlm_data.pages import publish, report_page
 from btlm_data.pages.data_sections import sample
 from btlm_data.pages.elements import data_block, document, tag
+from btlm_data.storage import open_store
 from btlm_data.tokenizer import load_tokenizer
 from tests.pages.conftest import SCRIPT
 from tests.reference import dataset as by_hand
@@ -229,6 +230,38 @@ def test_a_report_of_another_dataset_is_noticed(small: Path, tmp_path: Path) -> 
     assert any("about another dataset" in problem for problem in problems(small))
     publish.write_report(small, "")
     assert problems(small) == []
+
+
+def test_a_dataset_in_a_bucket_has_its_report_there(small: Path, tmp_path: Path, bucket: object) -> None:
+    store = open_store("s3://corpus/place/out")
+    for path in sorted(small.rglob("*")):
+        name = path.relative_to(small).as_posix()
+        if path.is_file() and not name.startswith(".work/"):
+            store.write(name, path.read_bytes())
+    expected = (small / "report.html").read_bytes()
+    store.delete(["report.html"])
+    assert publish.write_beside(store.url) == []
+    assert store.read("report.html") == expected
+    store.delete(["report.html"])
+    assert publish.write_report(Path(store.url), "") == "s3://corpus/place/out/report.html"
+    assert store.read("report.html") == expected
+    assert publish.write_report(Path(store.url), str(tmp_path / "here.html")) == str(tmp_path / "here.html")
+    assert (tmp_path / "here.html").read_bytes() == expected
+    store.write("report.html", b"<p>mine</p>")
+    with pytest.raises(OutputError, match="no report that btlm-data wrote"):
+        publish.write_report(Path(store.url), "")
+    with pytest.raises(DataError):
+        publish.write_report(Path("s3://corpus/nothing"), "")
+
+
+def test_a_large_dataset_in_a_bucket_is_not_copied(
+    small: Path, bucket: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store("s3://corpus/large")
+    store.write("dataset.json", (small / "dataset.json").read_bytes())
+    monkeypatch.setattr(publish, "MAX_COPIED_BYTES", 100)
+    [warning] = publish.write_beside(store.url, card="none")
+    assert "Copy it to this machine" in warning
 
 
 def test_without_a_report_nothing_of_one_stays(small: Path) -> None:
