@@ -1,4 +1,4 @@
-"""Public docstrings of functions on arrays."""
+"""Public docstrings of functions on arrays, and names of variables."""
 
 import ast
 import re
@@ -15,6 +15,9 @@ _TYPED = re.compile(
 )  # the annotation names the dtype
 _SHAPE = re.compile(r"\([^()]*,[^()]*\)|any shape")
 _DTYPE = re.compile(r"\b(dtypes?|bool|u?int(8|16|32|64)|float(32|64)|integers)\b")
+
+# A variable says what it holds; these names say nothing.
+_EMPTY = {"found", "what", "mine", "said", "there", "here", "whoever", "thing", "stuff"}
 
 
 def public_functions(body: list[ast.stmt], scope: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -41,12 +44,31 @@ def missing(function: ast.FunctionDef) -> list[str]:
     return [name for name, is_stated in stated.items() if not is_stated]
 
 
+def bound_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Variables and parameters, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+
+
 def test_public_functions_on_arrays_state_shapes_and_dtypes() -> None:
     faults = [
         f"{path}:{function.lineno} {name} has no {' and no '.join(lacks)}"
         for path in FILES
         for name, function in public_functions(ast.parse(path.read_text()).body)
         if (lacks := missing(function))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_variables_say_what_they_hold() -> None:
+    faults = [
+        f"{path}:{line} {name}"
+        for path in FILES
+        for name, line in bound_names(ast.parse(path.read_text()))
+        if name in _EMPTY
     ]
     assert not faults, "\n".join(faults)
 

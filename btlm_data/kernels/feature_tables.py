@@ -1,6 +1,6 @@
 """Where each feature of a text stands: the tables that comparing texts rests on (shingles.py).
 
-A table is one array of numbers: slots, by hash, with the place of each feature's first occurrence in the text, counted from
+A table is one array of numbers: slots, by hash, with the position of each feature's first occurrence in the text, counted from
 1; then bits for the bytes of the text. Features are compared by their bytes, so a hash never decides.
 """
 
@@ -65,42 +65,42 @@ def _fill(
     """Make the table of a text: where each of its features stands first, counted from 1; returns how many there are."""
     table[:] = 0
     slots, firsts, repeats = _parts(table, end - begin)
-    mask, found, one = np.uint64(len(slots) - 1), np.uint32(0), np.uint64(1)
-    hashes, places = np.empty(_AT_ONCE, np.uint32), np.empty((_AT_ONCE, 2), np.uint64)
+    mask, num_features, one = np.uint64(len(slots) - 1), np.uint32(0), np.uint64(1)
+    hashes, bounds = np.empty(_AT_ONCE, np.uint32), np.empty((_AT_ONCE, 2), np.uint64)
     word, bits = np.uint64(0), np.uint32(0)  # of `firsts`, not written yet
     start, stop = np.uint64(begin), np.uint64(_first_stop(utf8, begin, end, unit, size))
     finish = np.uint64(end)
     while start <= finish:
-        number, start, stop = _features(utf8, start, stop, finish, unit, hashes, places)
+        number, start, stop = _features(utf8, start, stop, finish, unit, hashes, bounds)
         jump = np.uint64(0)
         for k in range(number):
-            first, last, h = places[k, 0], places[k, 1], hashes[k]
-            if first < jump or not _is_in(h, part, passes) or found >= mask:
+            first, last, h = bounds[k, 0], bounds[k, 1], hashes[k]
+            if first < jump or not _is_in(h, part, passes) or num_features >= mask:
                 continue
             at, slot = first - np.uint64(begin), np.uint64(h) & mask
             while True:
-                held = np.uint64(slots[slot])
-                if held == np.uint64(0):
+                entry = np.uint64(slots[slot])
+                if entry == np.uint64(0):
                     slots[slot] = np.uint32(at + one)
                     if at >> np.uint64(5) != word:
                         firsts[word] = bits
                         word, bits = at >> np.uint64(5), np.uint32(0)
                     bits |= np.uint32(1) << np.uint32(at & np.uint64(31))
-                    found += np.uint32(1)
+                    num_features += np.uint32(1)
                     break
-                place = np.uint64(begin) + held - one
-                if _same(utf8, place, finish, first, last):
+                position = np.uint64(begin) + entry - one
+                if _same(utf8, position, finish, first, last):
                     if passes == 1:
                         repeats[at >> np.uint64(5)] |= np.uint32(1) << np.uint32(at & np.uint64(31))
-                        last = _agree(utf8, last, finish, place + (last - first), finish, unit)
+                        last = _agree(utf8, last, finish, position + (last - first), finish, unit)
                         first = max(first, _back(utf8, last, np.uint64(begin), unit, size))
                         jump = first + one
                     break
                 slot = (slot + one) & mask
-        if jump > start:  # what is repeated goes on behind the features at hand
+        if jump > start:  # the repetition continues after these features
             start, stop = _behind(utf8, first, last, finish, unit)
     firsts[word] = bits
-    return found
+    return num_features
 
 
 @jit
@@ -111,7 +111,7 @@ def _features(
     finish: np.uint64,
     unit: int,
     hashes: UInt32Array,
-    places: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.uint64],
 ) -> tuple[int, np.uint64, np.uint64]:
     """The next features from start:stop on: how many, and the one that follows (it starts behind the text after the last)."""
     one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
@@ -124,13 +124,13 @@ def _features(
             and _four_are_ascii(utf8, stop)
         ):
             for k in range(4):
-                places[n + np.uint64(k), 0] = start + np.uint64(k)
-                places[n + np.uint64(k), 1] = stop + np.uint64(k)
+                bounds[n + np.uint64(k), 0] = start + np.uint64(k)
+                bounds[n + np.uint64(k), 1] = stop + np.uint64(k)
             hashes[n], hashes[n + one] = _hash13(utf8, start), _hash13(utf8, start + one)
             hashes[n + two], hashes[n + three] = _hash13(utf8, start + two), _hash13(utf8, start + three)
             n, start, stop = n + four, start + four, stop + four
             continue
-        hashes[n], places[n, 0], places[n, 1] = _hash(utf8, start, stop), start, stop
+        hashes[n], bounds[n, 0], bounds[n, 1] = _hash(utf8, start, stop), start, stop
         n += one
         start, stop = _behind(utf8, start, stop, finish, unit)
         if start > finish:
@@ -180,22 +180,22 @@ def _walk(
             at = -1
             slot = np.uint32(h & mask)
             while slots[slot] != 0 and not is_in_vain:
-                place = np.uint64(other_begin) + np.uint64(slots[slot]) - np.uint64(1)
-                if _same(utf8, place, other_finish, start, stop):
-                    at = int(np.int64(place))
+                position = np.uint64(other_begin) + np.uint64(slots[slot]) - np.uint64(1)
+                if _same(utf8, position, other_finish, start, stop):
+                    at = int(np.int64(position))
                     break
                 slot = np.uint32((slot + np.uint32(1)) & mask)
             if at < 0:
                 slot = np.uint32(h & missing_mask)
                 while True:
-                    held = missing[slot]
-                    if held == 0:
+                    entry = missing[slot]
+                    if entry == 0:
                         missing[slot] = np.uint32(start - np.uint64(begin)) + np.uint32(1)
                         num_missing += 1
                         if num_missing > most or num_missing >= len(missing):
                             return -1
                         break
-                    if _same(utf8, np.uint64(begin) + np.uint64(held) - np.uint64(1), finish, start, stop):
+                    if _same(utf8, np.uint64(begin) + np.uint64(entry) - np.uint64(1), finish, start, stop):
                         break
                     slot = np.uint32((slot + np.uint32(1)) & missing_mask)
             else:
@@ -252,11 +252,11 @@ def _move(
     stop = np.uint64(_first_stop(utf8, int(np.int64(start)), end, unit, size))
     slot = np.uint32(_hash_of(utf8, start, stop) & mask)
     while slots[slot] != 0:
-        place = np.uint64(begin) + np.uint64(slots[slot]) - np.uint64(1)
-        if _same(utf8, place, finish, start, stop):
-            stop = _agree(utf8, stop, finish, place + (stop - start), finish, unit)
+        position = np.uint64(begin) + np.uint64(slots[slot]) - np.uint64(1)
+        if _same(utf8, position, finish, start, stop):
+            stop = _agree(utf8, stop, finish, position + (stop - start), finish, unit)
             length = int(np.int64(max(start, _back(utf8, stop, np.uint64(begin), unit, size)) - start))
-            first = int(np.int64(place)) - begin
+            first = int(np.int64(position)) - begin
             if _are_marked(seen, at, at + length):
                 _mark(seen, first, first + length)
             elif not _are_marked(seen, first, first + length):
@@ -308,23 +308,25 @@ def _mark(bits: UInt32Array, first: int, last: int) -> None:
 
 
 @jit
-def _same(utf8: UInt8Array, place: np.uint64, finish: np.uint64, start: np.uint64, stop: np.uint64) -> bool:
-    """Whether the bytes at `place`, of a text that ends at `finish`, are those of the feature start:stop."""
+def _same(
+    utf8: UInt8Array, position: np.uint64, finish: np.uint64, start: np.uint64, stop: np.uint64
+) -> bool:
+    """Whether the bytes at `position`, of a text that ends at `finish`, are those of the feature start:stop."""
     length, eight = stop - start, np.uint64(8)
-    if place + length > finish:
+    if position + length > finish:
         return False
     if length < eight:
         k = np.uint64(0)
-        while k < length and utf8[start + k] == utf8[place + k]:
+        while k < length and utf8[start + k] == utf8[position + k]:
             k += np.uint64(1)
         return bool(k == length)
     # Words of eight bytes; the last one may overlap the one before.
     last, k = length - eight, np.uint64(0)
     while k < last:
-        if _word(utf8, start + k) != _word(utf8, place + k):
+        if _word(utf8, start + k) != _word(utf8, position + k):
             return False
         k += eight
-    return bool(_word(utf8, start + last) == _word(utf8, place + last))
+    return bool(_word(utf8, start + last) == _word(utf8, position + last))
 
 
 @jit

@@ -62,11 +62,11 @@ def offsets_of(lengths: npt.NDArray[np.int64], shingle: Shingle) -> Int64Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(room, dtype=np.int64)])
 
 
-def lay_down(utf8: UInt8Array, offsets: Int64Array, place: int, text: UInt8Array) -> None:
-    """Put a text, (bytes,) uint8, at its place of a buffer; one of words has a space behind it, as each of its
+def lay_down(utf8: UInt8Array, offsets: Int64Array, row: int, text: UInt8Array) -> None:
+    """Put a text, (bytes,) uint8, into its row of a buffer; one of words has a space after it, as each of its
     words has. utf8: (room,) uint8; offsets: (n + 1,) int64.
     """
-    begin, end = int(offsets[place]), int(offsets[place + 1])
+    begin, end = int(offsets[row]), int(offsets[row + 1])
     utf8[begin : begin + len(text)] = text
     utf8[begin + len(text) : end] = _SPACE
 
@@ -191,13 +191,13 @@ def _decide(
             tried[num_tried] = other
             num_tried += 1
             totals[0] += 1
-            found = _shared(
+            num_shared = _shared(
                 utf8, offsets, i, other, kind, threshold, unit, size, cache, scratch, keeper, sizes
             )
-            if found >= 0:
+            if num_shared >= 0:
                 totals[1] += 1
                 anchor[i] = other
-                shared[i] = found
+                shared[i] = num_shared
                 break
 
 
@@ -232,7 +232,7 @@ def _shared(
     most = _most_missing(int(np.int64(sizes[other])), kind, threshold, length)
     slots = _slots(min(most, TABLE_BYTES))
     missing, seen = scratch[:slots], scratch[slots : slots + other_length // 32 + 1]
-    found = num_missing = 0
+    num_shared = num_missing = 0
     for part in range(passes):
         if passes > 1:
             _fill(utf8, offsets[other], offsets[other + 1], unit, size, table, part, passes)
@@ -244,12 +244,12 @@ def _shared(
         if lost < 0:
             return -1
         num_missing += lost
-        found += _count_seen(utf8, offsets[other], offsets[other + 1], unit, size, table, seen)
-    total = found + num_missing if kind == CONTAINMENT else num_missing + int(np.int64(sizes[other]))
-    if found / total < threshold:
+        num_shared += _count_seen(utf8, offsets[other], offsets[other + 1], unit, size, table, seen)
+    total = num_shared + num_missing if kind == CONTAINMENT else num_missing + int(np.int64(sizes[other]))
+    if num_shared / total < threshold:
         return -1
-    sizes[document] = found + num_missing
-    return found
+    sizes[document] = num_shared + num_missing
+    return num_shared
 
 
 @jit

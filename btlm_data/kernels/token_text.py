@@ -84,7 +84,7 @@ def _decode(
     """Nearly all tokens are short: 16 bytes are copied at once, and what is too much is overwritten by what follows."""
     eight = np.uint64(8)
     for i in range(len(starts)):
-        place = np.uint64(offsets[i])
+        position = np.uint64(offsets[i])
         for k in range(starts[i], starts[i] + lengths[i]):
             token = np.uint64(tokens[k])
             low, high = entries[token, 0], entries[token, 1]
@@ -93,13 +93,13 @@ def _decode(
                 first = np.uint64(token_offsets[token])
                 size = np.uint64(token_offsets[token + np.uint64(1)]) - first
                 for j in range(size):
-                    out[place + np.uint64(j)] = utf8[first + np.uint64(j)]
+                    out[position + np.uint64(j)] = utf8[first + np.uint64(j)]
             else:
                 for j in range(8):  # LLVM makes one store of each
-                    out[place + np.uint64(j)] = np.uint8(low >> np.uint64(8 * j))
+                    out[position + np.uint64(j)] = np.uint8(low >> np.uint64(8 * j))
                 for j in range(8):
-                    out[place + eight + np.uint64(j)] = np.uint8(high >> np.uint64(8 * j))
-            place += size
+                    out[position + eight + np.uint64(j)] = np.uint8(high >> np.uint64(8 * j))
+            position += size
 
 
 @jit

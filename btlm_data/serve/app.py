@@ -193,10 +193,10 @@ class _Views:
         done = training.steps_done
         step = _whole(request.query_params, "step", max(0, done - 1))
         taken = training.step(step)
-        place = _whole(request.query_params, "place", 0)
-        if place >= len(taken):
+        batch_index = _whole(request.query_params, "batch_index", 0)
+        if batch_index >= len(taken):
             raise DataError(f"Step {step:,} takes {len(taken):,} samples, with places from 0.")
-        chosen = taken[place]
+        chosen = taken[batch_index]
         chance = secrets.randbelow(max(1, done))
         content = views_runs.training(step, done, chance, taken, chosen, self.site.names)
         if chosen.dataset is not None:

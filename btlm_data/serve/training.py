@@ -17,11 +17,11 @@ MAX_SHOWN = 20  # steps that are named beside a sample
 
 @dataclass(frozen=True)
 class Taken:
-    """A sample of a step. place: in the batch; rank: whose slice of it; dataset, split, number: which sample
+    """A sample of a step. batch_index: its number in the batch; rank: whose slice of it; dataset, split, number: which sample
     of what is served, None where its shard is in no dataset that is served.
     """
 
-    place: int
+    batch_index: int
     rank: int
     shard: str
     row: int
@@ -36,7 +36,7 @@ class TakenAt:
 
     step: int
     rank: int
-    place: int
+    batch_index: int
     done: bool
 
 
@@ -74,7 +74,7 @@ class Training:
             row = rows.first[names.index(path.name)] + taken.row
             if rows.are_tokens:
                 row //= lookup.sequence_length(served.opened, rows)
-            return Taken(taken.place, taken.rank, taken.shard, taken.row, number, split, row)
+            return Taken(taken.batch_index, taken.rank, taken.shard, taken.row, number, split, row)
         return taken
 
     def steps_of(self, served: Served, split: str, number: int) -> list[TakenAt]:

@@ -149,7 +149,7 @@ def _taken(taken: Sequence[TakenAt] | None) -> list[Element]:
     if not taken:
         add(listed, "no step of this run takes it.")
     for one in taken:
-        href = f"/training?{urlencode({'step': one.step, 'place': one.place})}"
+        href = f"/training?{urlencode({'step': one.step, 'batch_index': one.batch_index})}"
         add(
             listed,
             link(f"step {one.step:,}", href),

@@ -54,9 +54,9 @@ def run(status: Status) -> list[Element]:
     return [tag("section", *content, data_refresh="2" if is_at_work else None)]
 
 
-def step_address(step: int, place: int | None = None) -> str:
+def step_address(step: int, batch_index: int | None = None) -> str:
     """The address of a step of the training run."""
-    query = {"step": step} | ({"place": place} if place is not None else {})
+    query = {"step": step} | ({"batch_index": batch_index} if batch_index is not None else {})
     return f"/training?{urlencode(query)}"
 
 
@@ -69,7 +69,11 @@ def training(
     form = tag(
         "form",
         tag("label", "step ", tag("input", name="step", type="number", min="0", value=str(step))),
-        tag("label", "place ", tag("input", name="place", type="number", min="0", value=str(chosen.place))),
+        tag(
+            "label",
+            "number in the batch ",
+            tag("input", name="batch_index", type="number", min="0", value=str(chosen.batch_index)),
+        ),
         tag("button", "Show"),
         action="/training",
         class_="line",
@@ -84,18 +88,18 @@ def training(
     )
     rows: list[list[Element | str]] = []
     for sample in taken:
-        place = link(f"{sample.place:,}", step_address(step, sample.place))
+        batch_index = link(f"{sample.batch_index:,}", step_address(step, sample.batch_index))
         if sample is chosen:
-            place.set("aria-current", "true")
+            batch_index.set("aria-current", "true")
         named: Element | str = f"{sample.shard}, row {sample.row:,}: of no dataset that is served"
         if sample.dataset is not None:
             name = f"{names[sample.dataset]}: {sample.split} {sample.number:,}"
             named = link(name, address(sample.dataset, "sample", split=sample.split, n=sample.number))
-        rows.append([place, str(sample.rank), tag("span", named)])
+        rows.append([batch_index, str(sample.rank), tag("span", named)])
     listed = tag(
         "details",
         tag("summary", counted(len(taken), "sample") + " of this step"),
-        table(("place", "rank", "sample"), rows, numbers=(0, 1), caption=f"Samples of step {step:,}"),
+        table(("batch_index", "rank", "sample"), rows, numbers=(0, 1), caption=f"Samples of step {step:,}"),
         open="open" if len(rows) <= MAX_LISTED else None,
     )
     return [form, buttons, add(tag("section"), listed)]

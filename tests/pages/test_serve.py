@@ -328,8 +328,8 @@ def test_samples_are_browsed_by_the_steps_of_a_run(shards: Path, monkeypatch: py
     assert 'id="sample-train-4"' in text, "its tokens are shown"
     assert app.get("/training").text.startswith("<!DOCTYPE html>")
     assert app.get("/training?step=9").status_code == 404
-    assert app.get("/training?step=1&place=7").status_code == 404
-    assert "/training?step=2&amp;place=0" in app.get("/0/sample?split=train&n=8").text
+    assert app.get("/training?step=1&batch_index=7").status_code == 404
+    assert "/training?step=2&amp;batch_index=0" in app.get("/0/sample?split=train&n=8").text
     assert "no step of this run takes it" in app.get("/0/sample?split=train&n=5").text
 
 
