@@ -302,7 +302,7 @@ def test_a_truncated_shard_is_named_not_a_traceback(sound: Path, keep: int) -> N
     found = failures(sound)
     assert found["files"].startswith("train/data-00001.h5: ")
     assert "data-00001.h5" in found["readable"]
-    assert "checksums" in found
+    assert "checksums" not in found  # a file of another size is not hashed: it may claim terabytes
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "group", "no data", "float", "scalar", "folder"])

@@ -141,7 +141,7 @@ def test_what_is_not_masked_as_certified_is_a_fault(tmp_path: Path, monkeypatch:
     certificates.write_bytes(whole.replace(b'"reason": ""', b'"reason": "x"'))
     with pytest.raises(DataError, match="checksum"):
         forgotten.read(root)
-    assert {"forgotten", "checksums"} <= {check.name for check in faults(root)}
+    assert {"forgotten", "files"} <= {check.name for check in faults(root)}
     certificates.write_bytes(whole)
     chain = forgotten.read(root)
     broken = forgotten.Forgotten([*chain.certificates, *chain.certificates])

@@ -83,7 +83,7 @@ def test_croissant_is_valid_and_its_records_are_the_documents(shards: Path) -> N
 
 
 def test_the_same_bytes_in_another_folder(small: Path, tmp_path: Path) -> None:
-    prepare(tmp_path / "another name", run__memory="200MB")
+    prepare(tmp_path / "another name", run__memory="700MB")
     for name in ("README.md", "croissant.json"):
         assert (small / name).read_bytes() == (tmp_path / "another name" / name).read_bytes()
 
