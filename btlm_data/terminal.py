@@ -129,6 +129,10 @@ def console(*, stderr: bool = False) -> Console:
                 else:
                     yield Segment(visible(segment.text), segment.style)
 
+        def on_broken_pipe(self) -> None:
+            """Leave it to the command's end (entry.py): rich would exit with 1, which means damage."""
+            raise BrokenPipeError
+
     return SafeConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 

@@ -28,6 +28,8 @@ def cli(): pass
 def end(how, as_json):
     if how == "lines":
         for i in range(100_000): terminal.echo(f"line {i}")
+    elif how == "rich lines":
+        for i in range(100_000): terminal.console().print(f"line {i}")
     elif how == "wait":
         try:
             print("waiting", flush=True); time.sleep(60)
@@ -121,9 +123,10 @@ def test_a_full_standard_output_is_said_and_a_full_standard_error_changes_nothin
         assert run("end", "data", stderr=full, stdout=subprocess.PIPE, capture_output=False).returncode == 1
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+@pytest.mark.parametrize("how", ["lines", "rich lines"])
+def test_a_reader_that_leaves_ends_the_command_quietly(how: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "end", "lines"],
+        [sys.executable, "-c", PROGRAM, "end", how],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
