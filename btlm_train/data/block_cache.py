@@ -171,14 +171,12 @@ class BlockCache:
         """Hold the lock of a stretch. A process that dies lets go of it."""
         number = zlib.crc32(f"{key}/{stretch}".encode()) % _LOCKS
         folder = self.folder / "locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = open(folder / str(number), "ab")  # noqa: SIM115  # closed below
-        except OSError:  # read-only: everyone fetches for themselves
-            yield
-            return
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as held:
+            # Read-only, or a file system without locks: each process fetches for itself.
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(open(folder / str(number), "ab"))
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextlib.contextmanager

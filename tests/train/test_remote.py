@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -192,6 +193,23 @@ def test_what_one_rank_fetched_no_other_asks_for(proxy: Proxy, folder: Path, tmp
     assert len(proxy.faults.seen) == asked
     ranges = list(proxy.faults.seen)
     assert len(set(ranges)) == len(ranges), "no range was asked for twice"
+
+
+def test_a_file_system_without_locks_costs_the_cache_not_the_run(
+    proxy: Proxy,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = hashes(loader_of(folder / "train", tmp_path / "cache"))
+
+    def refuse(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert hashes(loader_of(PLACE, tmp_path / "cache")) == expected
+    assert "cannot be written (No locks available)" in caplog.text
 
 
 def test_a_flipped_block_on_the_disk_is_fetched_again(proxy: Proxy, folder: Path, tmp_path: Path) -> None:
