@@ -199,11 +199,11 @@ def warm_up(tokenizer: Any) -> None:
     """
     import numpy as np
 
-    from btlm_data.kernels import minhash, packing, shingles, token_text
+    from btlm_data.kernels import minhash, normalisation, packing, shingles, token_text
 
     texts = ["A first, short TEXT; with enough characters for one n-gram. Καλημέρα"]
     utf8 = texts[0].encode()
-    normalised = minhash.normalise(texts, np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)]))
+    normalised = normalisation.normalise(texts, np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)]))
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised)
     single, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)

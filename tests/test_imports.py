@@ -254,3 +254,14 @@ def test_the_picture_of_the_architecture_names_what_is_there() -> None:
     assert [room for room in missing if not (ROOT / "btlm_data/formats" / room).exists()] == []
     packages = {f"{path.name}/" for path in (ROOT / "btlm_data").iterdir() if (path / "__init__.py").exists()}
     assert packages - rooms == set(), "every package is in the picture"
+
+
+def test_a_file_has_one_job() -> None:
+    """600 lines are too many for one."""
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for package in ("btlm_data", "btlm_train")
+        for path in (ROOT / package).rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 600
+    }
+    assert not long

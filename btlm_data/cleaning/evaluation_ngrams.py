@@ -32,7 +32,7 @@ import numpy.typing as npt
 from btlm_data.cleaning import evaluation_sets
 from btlm_data.cleaning.evaluation_sets import EvaluationFile
 from btlm_data.errors import DataError, InputError
-from btlm_data.kernels import minhash, word_ngrams
+from btlm_data.kernels import normalisation, word_ngrams
 from btlm_data.kernels.ranges import check_below, check_same_length
 
 VERSION = 2
@@ -114,7 +114,7 @@ class EvalNgrams:
         """
         encoded = [text.encode("utf-8", "replace") for text in texts]
         bounds = np.concatenate(([0], np.cumsum([len(text) for text in encoded], dtype=np.int64)))
-        n = minhash.normalise(None, np.frombuffer(b"".join(encoded), np.uint8), bounds)
+        n = normalisation.normalise(None, np.frombuffer(b"".join(encoded), np.uint8), bounds)
         hashes, starts, stops, owners = word_ngrams.word_ngrams(n.utf8, n.offsets)
         table = word_ngrams.build_table(n.utf8, hashes, starts, stops)
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -138,7 +138,7 @@ class EvalNgrams:
 
         utf8 (b,), offsets (n + 1,): documents before normalisation; chosen (c,): their numbers.
         """
-        n = minhash.normalise(None, utf8, offsets)
+        n = normalisation.normalise(None, utf8, offsets)
         hits, first = word_ngrams.find(n.utf8, n.offsets, chosen.astype(np.int64), self._table)
         return {"hits": hits, "ngram": first}
 

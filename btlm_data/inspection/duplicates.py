@@ -318,7 +318,7 @@ def _styled(words: Words) -> Any:
 
 def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count: int, tell: Report) -> None:
     """Read `count` drawn pairs from the source and count their features again."""
-    from btlm_data.kernels import minhash, shingles
+    from btlm_data.kernels import minhash, normalisation, shingles
 
     name = "removals again"
     problems: list[str] = []
@@ -338,7 +338,7 @@ def check_removals(opened: Opened, manifest: Dataset, source: Path | None, count
         both = [texts[row["file"], row["offset"]], texts[row["kept_file"], row["kept_offset"]]]
         encoded = [text.encode() for text in both]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        normalised = minhash.normalise(both, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        normalised = normalisation.normalise(both, np.frombuffer(b"".join(encoded), np.uint8), offsets)
         begin, middle, end = normalised.offsets.tolist()
         parts = normalised.utf8[begin:middle], normalised.utf8[middle:end]
         counts = shingles.count(parts, shingle)

@@ -1,19 +1,14 @@
-"""MinHash sketches of documents, straight from UTF-8 buffers: normalise, hash every 13-gram, permute, take
+"""MinHash sketches of normalised documents, straight from UTF-8 buffers: hash every 13-gram, permute, take
 minima.
 
-Features of a document are SlimPajama's: `str.lower`, delete `string.punctuation`, strip and collapse white
-space, then the set of character 13-grams (their code calls `ngrams(s, 13)` on a string, so 13 counts
-characters). Documents travel as one UTF-8 buffer with n + 1 offsets; no Python object exists per character or
+Features of a document are SlimPajama's: the set of character 13-grams of its normalised text (normalisation.py; their
+code calls `ngrams(s, 13)` on a string, so 13 counts characters). Documents travel as one UTF-8 buffer with n + 1 offsets; no Python object exists per character or
 n-gram. Plain twins of every kernel are in tests/reference/minhash.py. Callers check ranges and types;
 everything here is little-endian.
 """
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,7 +19,9 @@ import xxhash
 from numba import types
 from numba.extending import intrinsic
 
+from btlm_data.kernels.buckets import readonly
 from btlm_data.kernels.compiling import jit
+from btlm_data.kernels.normalisation import Normalised
 from btlm_data.kernels.ranges import check_offsets, check_same_length, check_stretches
 
 if TYPE_CHECKING:
@@ -41,8 +38,6 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 _MASK64 = 2**64 - 1
 _MERSENNE_PRIME = 2**61 - 1
 # No code point from here on has a case or is white space: ideographs, tags and private use (a test checks).
-_CASE_LIMIT = 0x20000
-_DELETED = 0xFF  # in tables of bytes: no UTF-8 text contains it
 
 
 class Shingle(NamedTuple):
@@ -58,202 +53,6 @@ class Shingle(NamedTuple):
 
 
 SLIMPAJAMA = Shingle(CHARS, 13)
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """Documents as their features are taken from: document i is utf8[offsets[i]:offsets[i + 1]], num_chars[i]
-    characters long.
-    """
-
-    utf8: UInt8Array
-    offsets: Int64Array
-    num_chars: Int64Array
-
-    def __len__(self) -> int:
-        return len(self.num_chars)
-
-
-def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array) -> Normalised:
-    """Lower-case, delete ASCII punctuation, strip and collapse white space, each exactly as Python's `str`
-    does it.
-
-    utf8, offsets: n documents, encoded one after the other, and n + 1 offsets. texts: the same documents, or
-    None. A capital sigma's lower case depends on its neighbours, so documents with one go through
-    `str.lower`; all others never leave the buffer. utf8: (bytes,) uint8; offsets: (n + 1,) int64.
-    """
-    n = _run_normalise(utf8, offsets)
-    sigmas = np.flatnonzero(n.num_chars < 0)
-    if not len(sigmas):
-        return n
-    bounds = offsets.tolist()
-    original = (
-        texts[d] if texts is not None else utf8[bounds[d] : bounds[d + 1]].tobytes().decode()
-        for d in sigmas.tolist()
-    )
-    lowered = [text.lower().encode() for text in original]
-    lengths = np.cumsum([len(text) for text in lowered])
-    return _replace(
-        n,
-        sigmas,
-        _run_normalise(
-            np.frombuffer(b"".join(lowered), np.uint8), np.concatenate((np.zeros(1, np.int64), lengths))
-        ),
-    )
-
-
-def _run_normalise(utf8: UInt8Array, offsets: Int64Array) -> Normalised:
-    check_offsets(offsets, len(utf8), "The offsets of documents")
-    # Lower case can be longer: two bytes become three (U+023A), never more.
-    out = np.empty(len(utf8) + len(utf8) // 2 + 1, np.uint8)
-    new_offsets = np.zeros(len(offsets), np.int64)
-    num_chars = np.zeros(len(offsets) - 1, np.int64)
-    _normalise(_readonly(utf8), _readonly(offsets), *_case_tables(), out, new_offsets, num_chars)
-    return Normalised(out[: new_offsets[-1]], new_offsets, num_chars)
-
-
-def _replace(n: Normalised, documents: Int64Array, by: Normalised) -> Normalised:
-    """`n` with document documents[k] replaced by by's document k."""
-    pieces: list[UInt8Array] = []
-    lengths, num_chars = np.diff(n.offsets), n.num_chars.copy()
-    lengths[documents], num_chars[documents] = np.diff(by.offsets), by.num_chars
-    done = 0
-    for k, d in enumerate(documents):
-        pieces += [n.utf8[done : n.offsets[d]], by.utf8[by.offsets[k] : by.offsets[k + 1]]]
-        done = int(n.offsets[d + 1])
-    pieces.append(n.utf8[done:])
-    return Normalised(
-        np.concatenate(pieces), np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))), num_chars
-    )
-
-
-@cache
-def _case_tables() -> tuple[UInt8Array, UInt32Array]:
-    """What becomes of each byte below 128, and of each code point above: Python's own tables, read out once.
-
-    First: lower case, 0x20 for white space, 0xFF for what is deleted. Second: the lower-case code point or
-    0x20; code points beyond its end stay as they are. U+03A3 never gets here; U+0130 alone becomes two
-    characters, in the kernel.
-    """
-    mapping = np.arange(_CASE_LIMIT, dtype="<u4")
-    special = np.zeros(_CASE_LIMIT, np.bool_)
-    special[0xD800:0xE000] = special[[0x3A3, 0x130]] = True
-    points = mapping[~special]
-    characters = points.tobytes().decode("utf-32-le")
-    mapping[points] = np.frombuffer(characters.lower().encode("utf-32-le"), "<u4")
-    mapping[[ord(c) for c in re.findall(r"\s", characters)]] = 0x20
-    ascii_table = mapping[:128].astype(np.uint8)
-    ascii_table[[ord(c) for c in string.punctuation]] = _DELETED
-    return _readonly(ascii_table), _readonly(mapping.astype(np.uint32))
-
-
-@jit
-def _normalise(
-    src: UInt8Array,
-    offsets: Int64Array,
-    ascii_table: UInt8Array,
-    lower: UInt32Array,
-    out: UInt8Array,
-    new_offsets: Int64Array,
-    num_chars: Int64Array,
-) -> None:
-    """Write every document to `out`; num_chars is -1 for one that holds U+03A3 (what is written of it is of
-    no use).
-    """
-    j = np.uint64(0)
-    one = np.uint64(1)
-    for d in range(len(offsets) - 1):
-        first = j
-        continuations = np.uint64(0)
-        last = np.uint8(0x20)  # as if a space stood before: leading ones vanish
-        i, end = np.uint64(offsets[d]), np.uint64(offsets[d + 1])
-        while i < end:
-            byte = src[i]
-            if byte < 128:
-                # No branch: what is not kept is overwritten by what follows.
-                mapped = ascii_table[byte]
-                out[j] = mapped
-                j += np.uint64((mapped != 0xFF) & ((mapped != 0x20) | (last != 0x20)))
-                last = last if mapped == 0xFF else mapped
-                i += one
-                continue
-            if byte < 0xE0:
-                width = np.uint64(2)
-                if i + width > end:
-                    break
-                point = (np.uint32(byte & 0x1F) << 6) | np.uint32(src[i + one] & 0x3F)
-            elif byte < 0xF0:
-                width = np.uint64(3)
-                if i + width > end:
-                    break
-                point = (
-                    (np.uint32(byte & 0x0F) << 12)
-                    | (np.uint32(src[i + one] & 0x3F) << 6)
-                    | np.uint32(src[i + np.uint64(2)] & 0x3F)
-                )
-            else:
-                width = np.uint64(4)
-                if i + width > end:
-                    break
-                point = (np.uint32(byte & 0x07) << 18) | (np.uint32(src[i + one] & 0x3F) << 12)
-                point |= (np.uint32(src[i + np.uint64(2)] & 0x3F) << 6) | np.uint32(
-                    src[i + np.uint64(3)] & 0x3F
-                )
-            mapped32 = lower[point] if point < len(lower) else np.uint32(point)
-            if point == 0x3A3:
-                break
-            if point == 0x130:
-                out[j], out[j + one], out[j + np.uint64(2)] = (
-                    0x69,
-                    0xCC,
-                    0x87,
-                )  # "i" and a combining dot above
-                j += np.uint64(3)
-                continuations += one
-                last = np.uint8(0x69)
-            elif mapped32 == 0x20:
-                out[j] = 0x20
-                j += np.uint64(last != 0x20)
-                last = np.uint8(0x20)
-            elif mapped32 == point:
-                for k in range(width):
-                    out[j + np.uint64(k)] = src[i + np.uint64(k)]
-                j += width
-                continuations += width - one
-                last = np.uint8(0x80)
-            else:
-                new_width = _encode(mapped32, out, j)
-                j += new_width
-                continuations += new_width - one
-                last = np.uint8(0x80)
-            i += width
-        if j > first and last == 0x20:
-            j -= one
-        new_offsets[d + 1] = np.int64(j)
-        num_chars[d] = np.int64(j - first - continuations) if i >= end else -1
-
-
-@jit
-def _encode(point: np.uint32, out: UInt8Array, j: np.uint64) -> np.uint64:
-    """Write one code point as UTF-8; returns its bytes."""
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
-    if point < 0x80:
-        out[j] = point
-        return one
-    if point < 0x800:
-        out[j] = 0xC0 | (point >> 6)
-        out[j + one] = 0x80 | (point & 0x3F)
-        return two
-    if point < 0x10000:
-        out[j] = 0xE0 | (point >> 12)
-        out[j + one] = 0x80 | ((point >> 6) & 0x3F)
-        out[j + two] = 0x80 | (point & 0x3F)
-        return three
-    out[j] = 0xF0 | (point >> 18)
-    out[j + one] = 0x80 | ((point >> 12) & 0x3F)
-    out[j + two] = 0x80 | ((point >> 6) & 0x3F)
-    out[j + three] = 0x80 | (point & 0x3F)
-    return np.uint64(4)
 
 
 def ngram_hash32(data: bytes) -> int:
@@ -296,11 +95,11 @@ def signatures(
     check_stretches(n.num_chars, np.diff(n.offsets), len(n.utf8), "The characters and bytes of document")
     out = np.full((len(n), num_perm), 0xFFFFFFFF, np.uint32)
     a, b = permutations(num_perm, seed, scheme)
-    utf8, offsets = _readonly(n.utf8), _readonly(n.offsets)
+    utf8, offsets = readonly(n.utf8), readonly(n.offsets)
     if scheme == "affine32":
         _affine32(utf8, offsets, *shingle, a, b, out)
     else:
-        _legacy(utf8, offsets, _readonly(n.num_chars), a, b, out)
+        _legacy(utf8, offsets, readonly(n.num_chars), a, b, out)
     return out
 
 
@@ -313,7 +112,7 @@ def permutations(num_perm: int, seed: int, scheme: Scheme) -> tuple[npt.NDArray[
     if scheme == "affine32":
         a = generator.randint(0, 2**31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
         b = generator.randint(0, 2**32, num_perm, dtype=np.uint32)
-        return _readonly(a), _readonly(b)
+        return readonly(a), readonly(b)
     pairs = [
         (
             generator.randint(1, _MERSENNE_PRIME, dtype=np.uint64),
@@ -322,7 +121,7 @@ def permutations(num_perm: int, seed: int, scheme: Scheme) -> tuple[npt.NDArray[
         for _ in range(num_perm)
     ]
     a64, b64 = np.array(pairs, np.uint64).T
-    return _readonly(np.ascontiguousarray(a64)), _readonly(np.ascontiguousarray(b64))
+    return readonly(np.ascontiguousarray(a64)), readonly(np.ascontiguousarray(b64))
 
 
 def _wide_vectors(typing_context: Any) -> Any:
@@ -581,7 +380,7 @@ def band_keys(signatures: UInt32Array, bands: int, rows: int) -> UInt64Array:
             f"{signatures.shape[1]}"
         )
     out = np.empty((len(signatures), bands), np.uint64)
-    _band_keys(_readonly(signatures), rows, out)
+    _band_keys(readonly(signatures), rows, out)
     return out
 
 
@@ -629,12 +428,3 @@ def from_lean_minhash(minhash: datasketch.LeanMinHash) -> UInt32Array:
             "legacy"
         )
     return np.asarray(minhash.hashvalues).astype(np.uint32)
-
-
-def _readonly(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only contiguous view: memory maps and fresh arrays then reach the kernels as one type, compiled
-    once.
-    """
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view

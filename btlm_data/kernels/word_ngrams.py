@@ -1,7 +1,7 @@
 """Word n-grams of normalised text and a table to look them up in: a rolling hash finds candidates, their
 bytes decide.
 
-Normalised text (kernels/minhash.py) has one space between words, so an n-gram of words is one stretch of
+Normalised text (kernels/normalisation.py) has one space between words, so an n-gram of words is one stretch of
 bytes. The public functions check ranges, the numba kernels do not. The plain twin is in
 tests/reference/word_ngrams.py.
 """

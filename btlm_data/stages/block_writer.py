@@ -107,7 +107,7 @@ class BlockWriter:
         """Clean, sketch, tokenize, write; returns the .docs meta. The .docs file is written last: it says the
         block is done.
         """
-        from btlm_data.kernels import minhash
+        from btlm_data.kernels import normalisation
 
         block = records.block
         keys = self._keys(records)
@@ -118,7 +118,7 @@ class BlockWriter:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         utf8 = np.frombuffer(b"".join(utf8_list), np.uint8)
         del utf8_list
-        normalised = minhash.normalise(texts, utf8, offsets)
+        normalised = normalisation.normalise(texts, utf8, offsets)
         min_chars = self.settings.settings.clean.min_chars
         for index in np.flatnonzero(normalised.num_chars < min_chars).tolist():
             reasons.setdefault(index, "too_short")

@@ -26,7 +26,7 @@ from btlm_data.dedupe.clusters import texts_that_stay
 from btlm_data.dedupe.index import pack
 from btlm_data.dedupe.members import Members, MembersWriter, Texts, gather, rows_of
 from btlm_data.errors import DataError
-from btlm_data.kernels import minhash, token_text
+from btlm_data.kernels import minhash, normalisation, token_text
 from btlm_data.stages import clean
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -198,7 +198,7 @@ def _from_tokens(
     ids = tokens.scattered("tokens", starts, lengths)
     utf8, offsets = token_text.decode(ids, starts, lengths, token_text.TokenBytes(*table))
     try:
-        normalised = minhash.normalise(None, utf8, offsets)
+        normalised = normalisation.normalise(None, utf8, offsets)
     except UnicodeDecodeError:  # a capital sigma beside what is no text
         return wrong
     is_right = (minhash.exact_hashes(normalised) == exact).all(axis=1)
@@ -254,7 +254,7 @@ class _SourceAgain:
         texts, _ = BlockWriter(self._files, self._blocks[number].stem, part).cleaned(documents)
         encoded = [text.encode() for text in texts]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        normalised = minhash.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        normalised = normalisation.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
         is_right = (minhash.exact_hashes(normalised) == exact).all(axis=1)
         if not is_right.all():
             raise _changed(name, wanted[int(np.flatnonzero(~is_right)[0])][1])

@@ -67,7 +67,7 @@ def speed() -> list[dict[str, Any]]:
     """Seconds per MB on documents spread over the corpus, so that every size and script is in."""
     import datasketch
 
-    from btlm_data.kernels import minhash
+    from btlm_data.kernels import minhash, normalisation
 
     texts = [text for *_, text in documents_with_offsets()]
     order = np.random.default_rng(0).permutation(len(texts))
@@ -78,7 +78,7 @@ def speed() -> list[dict[str, Any]]:
 
     def ours(blocks: list[Block]) -> None:
         for some, utf8, offsets in blocks:
-            n = minhash.normalise(some, utf8, offsets)
+            n = normalisation.normalise(some, utf8, offsets)
             minhash.exact_hashes(n)
             minhash.band_keys(minhash.signatures(n), 9, 13)
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 import btlm_data
 from btlm_data.dedupe import curve
-from btlm_data.kernels import minhash
-from btlm_data.kernels.minhash import Normalised, Scheme, ngram_hash32
+from btlm_data.kernels import minhash, normalisation
+from btlm_data.kernels.minhash import Scheme, ngram_hash32
+from btlm_data.kernels.normalisation import Normalised
 from tests.reference import minhash as reference
 from tests.reference.shingles import features
 
@@ -40,7 +41,7 @@ def buffers(documents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArra
 
 
 def normalised(documents: Sequence[str]) -> Normalised:
-    return minhash.normalise(documents, *buffers(documents))
+    return normalisation.normalise(documents, *buffers(documents))
 
 
 def split(n: Normalised) -> list[str]:
@@ -56,7 +57,7 @@ def test_normalise_is_pythons(documents: list[str]) -> None:
     expected = [reference.normalise(text) for text in documents]
     assert split(n) == expected
     assert n.num_chars.tolist() == [len(text) for text in expected]
-    assert split(minhash.normalise(None, *buffers(documents))) == expected
+    assert split(normalisation.normalise(None, *buffers(documents))) == expected
 
 
 def test_normalise_every_code_point() -> None:
@@ -67,7 +68,7 @@ def test_normalise_every_code_point() -> None:
         [f"aA{c}Bb" for c in points[:0x20000]],
     ):
         assert split(normalised(documents)) == [reference.normalise(text) for text in documents]
-    assert not re.search(r"\s", "".join(points[minhash._CASE_LIMIT - 0x800 :]))
+    assert not re.search(r"\s", "".join(points[normalisation._CASE_LIMIT - 0x800 :]))
 
 
 def test_normalise_of_a_long_document_beside_short_ones() -> None:
@@ -270,7 +271,7 @@ def test_signatures_of_other_features_are_datasketchs(unit: Literal["chars", "wo
         "早上好世界 " * 9,
     ]
     utf8, offsets = _laid_down(texts)
-    n = minhash.normalise(texts, utf8, offsets)
+    n = normalisation.normalise(texts, utf8, offsets)
     found = minhash.signatures(n, 32, shingle=minhash.Shingle.of(unit, size))
     for text, signature in zip(texts, found, strict=True):
         sketch = datasketch.MinHash(num_perm=32, scheme="affine32", hashfunc=minhash.ngram_hash32)

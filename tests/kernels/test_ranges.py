@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError
-from btlm_data.kernels import buckets, minhash, union_find, word_ngrams
+from btlm_data.kernels import buckets, minhash, normalisation, union_find, word_ngrams
 from btlm_data.kernels.ranges import check_below, check_offsets, check_same_length, check_stretches
 
 REFUSED = (DataError, ValueError)
@@ -139,7 +139,7 @@ def test_text_that_is_not_utf8_and_offsets_of_anything(pieces: list[bytes], offs
     each = np.concatenate(([0], np.cumsum([len(piece) for piece in pieces], dtype=np.int64)))
     for bounds in (each, np.array(offsets, np.int64), np.array([0, *sorted(abs(o) for o in offsets)])):
         with contextlib.suppress(*REFUSED):
-            n = minhash.normalise(None, utf8, bounds)
+            n = normalisation.normalise(None, utf8, bounds)
             assert len(n.utf8) <= len(utf8) + len(utf8) // 2
             minhash.signatures(n, 4)
             minhash.signatures(n, 4, scheme="legacy")
@@ -151,7 +151,9 @@ def test_text_that_is_not_utf8_and_offsets_of_anything(pieces: list[bytes], offs
 @settings(deadline=None)
 @given(st.lists(signed, max_size=5), st.lists(signed, max_size=5))
 def test_sketches_of_anything(offsets: list[int], num_chars: list[int]) -> None:
-    n = minhash.Normalised(np.zeros(20, np.uint8), np.array(offsets, np.int64), np.array(num_chars, np.int64))
+    n = normalisation.Normalised(
+        np.zeros(20, np.uint8), np.array(offsets, np.int64), np.array(num_chars, np.int64)
+    )
     for scheme in ("affine32", "legacy"):
         with contextlib.suppress(*REFUSED):
             minhash.signatures(n, 4, scheme=scheme)

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError
-from btlm_data.kernels import feature_tables, minhash, shingles
+from btlm_data.kernels import feature_tables, minhash, normalisation, shingles
 from btlm_data.kernels.minhash import Shingle
 from tests.reference.shingles import features
 
 
-def normalised(texts: list[str]) -> minhash.Normalised:
+def normalised(texts: list[str]) -> normalisation.Normalised:
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return minhash.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+    return normalisation.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
 
 
 def compared(

@@ -37,7 +37,7 @@ from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats import columns
 from btlm_data.formats.columns import DamagedError
-from btlm_data.kernels import minhash
+from btlm_data.kernels import minhash, normalisation
 from btlm_data.recipe.models import DedupeSettings, Run
 from btlm_data.stages import dedupe
 from btlm_data.stages.dedupe import Deduplicated
@@ -897,7 +897,7 @@ def sketch(
     """Exact hashes and band keys."""
     encoded = [text.encode() for text in documents]
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
-    n = minhash.normalise(documents, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+    n = normalisation.normalise(documents, np.frombuffer(b"".join(encoded), np.uint8), offsets)
     return minhash.exact_hashes(n), minhash.band_keys(minhash.signatures(n, scheme=scheme), 9, 13)
 
 
