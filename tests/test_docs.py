@@ -175,6 +175,8 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
     if name == "inspect.md":
         run_words(shlex.split("btlm-data prepare --source sample --limit 60 --out shards/"), tmp_path)
         run_words(shlex.split("btlm-data prepare --source sample --limit 60 --seed 1 --out other/"), tmp_path)
+        train = "btlm-train run --params params_btlm_tiny_2k.yaml --mode train --model-dir runs/stage1 --max-steps 2"
+        run_words(shlex.split(f"{train} --set train_input.data_dir=shards/train"), tmp_path)
     commands = printed_commands(page)
     assert len(commands) >= RUN[name]
     for words in commands:

@@ -285,7 +285,7 @@ def sample_texts() -> list[str]:
 @pytest.mark.parametrize("verify", ["text", "none"])
 def test_kept_documents_say_how_many_they_stand_for(tmp_path: Path, verify: str) -> None:
     texts = some_texts(60, 9)
-    options = {"dedupe__bands": 32, "dedupe__rows": 4, "dedupe__verify": verify}
+    options = {"dedupe__bands": 32, "dedupe__rows": 4, "dedupe__verify": verify, "dedupe__threshold": 0.8}
     run(write(tmp_path / "in", texts), tmp_path / "out", **options)
     table = pq.read_table(tmp_path / "out/train/documents.parquet").to_pylist()
     kept_for = Counter(row["kept_line"] for row in removals(tmp_path / "out"))
@@ -315,7 +315,7 @@ def test_a_stop_shows_the_least_similar_pairs_and_one_source_is_accepted(
 ) -> None:
     monkeypatch.setattr(gates, "MIN_DOCUMENTS", 2)
     words = [f"word{i:04d}" for i in range(300)]
-    texts = [" ".join(words), " ".join(["another", *words[1:]]), " ".join([*words[:250], "end"])]
+    texts = [" ".join(words), " ".join(["another", *words[1:]]), " ".join([*words[:270], "end"])]
     folder = write(tmp_path / "in", texts)
     with pytest.raises(SafetyStop) as stop:
         run(folder, tmp_path / "out", dedupe__max_removed=0.5)
