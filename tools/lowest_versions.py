@@ -15,7 +15,6 @@ from pathlib import Path
 
 # Extras with what only tests, the documentation and engines need. Engines are tested with what constraints.txt names.
 _EXTRAS_LEFT_OUT = {"test", "dev", "docs", "cluster", "ray"}
-_LEFT_OUT = {"torch"}  # tests need its CPU build, of which constraints.txt names one
 
 
 def lowest(project: Path) -> dict[str, str]:
@@ -29,7 +28,7 @@ def lowest(project: Path) -> dict[str, str]:
     bounds = {}
     for requirement in requirements:
         match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*[>=]=\s*([0-9][0-9.]*)", requirement)
-        if match and match[1] not in _LEFT_OUT:
+        if match:
             bounds[match[1]] = match[2]
     return bounds
 
