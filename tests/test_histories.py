@@ -68,7 +68,7 @@ CHOICES: dict[str, list[Any]] = {
     "dedupe.verify": ["text", "text", "none", "signature"],
     "dedupe.keep": ["first", "longest"],
     "dedupe.max_removed": [1.0, 1.0, 0.05],
-    "run.memory": ["1GB", "40KB", "10KB"],
+    "run.memory": ["2GB", "40KB", "10KB"],
     "run.workers": [1, 1, 2],
     "seq_len": [64, 64, ["64", "32"], ["64:0.5", "32:0.4"]],
     "format": ["sample", "sample", "corpus", "vsl"],
