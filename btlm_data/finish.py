@@ -77,7 +77,7 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
         for index in _streams_of(p, prepared)
     }
     assert p.fates is not None
-    leaving = dropped.plan(p.blocks, p.fates, StreamSettings(p.settings, p.splits), kept)
+    leaving = dropped.plan(p.blocks, p.fates, p.copies, StreamSettings(p.settings, p.splits), kept)
     missing = [result.outputs[0] for result in p.step(leaving)]
     parts_by_table |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
     tables = documents.plan_tables(parts_by_table)

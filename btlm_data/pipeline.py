@@ -372,6 +372,7 @@ def _shuffle(p: Preparation) -> None:
         p.runner,
         p.blocks,
         p.fates,
+        p.copies,
         StreamSettings(p.settings, p.splits),
         num_bytes,
         p.run.memory_per_worker,

@@ -27,6 +27,7 @@ from btlm_data.formats.shard_formats.in_memory import PackedColumns, SampleStrea
 from btlm_data.locations import Stores
 from btlm_data.plan_checks import Looked, Stop
 from btlm_data.preparation import Inputs
+from btlm_data.recipe.mix import MixSettings
 from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
@@ -205,7 +206,7 @@ class _Read:
         return self.repeated_tokens / self.volume.tokens if self.volume.tokens else 1.0
 
 
-def _read_sample(cleaning: Step, stores: Stores, mix: Mapping[str, float]) -> _Read:
+def _read_sample(cleaning: Step, stores: Stores, mix: MixSettings) -> _Read:
     """Read from parts spread evenly over the source, up to _SAMPLE_BYTES of text."""
     sample = _Read()
     tasks = cleaning.tasks
@@ -232,7 +233,8 @@ def _read_sample(cleaning: Step, stores: Stores, mix: Mapping[str, float]) -> _R
         by_ending = {artifact.name.rpartition(".")[2]: artifact for artifact in files.written}
         docs, lengths = files.columns(by_ending["docs"]), files.columns(by_ending["tokens"])["lengths"]
         tokens = lengths.astype(np.int64) + 1
-        epochs = np.array([mix.get(name, 1.0) for name in docs.meta["sources"]])
+        # Which documents stand for others is not known yet: as if all had the most that by_copies can give.
+        epochs = mix.most_by_copies * np.array([mix.epochs.get(name, 1.0) for name in docs.meta["sources"]])
         before = sample.volume
         sample.volume = Volume(
             before.files + 1,

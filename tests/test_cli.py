@@ -165,7 +165,7 @@ def test_every_option_of_a_recipe_sets_an_existing_key_once() -> None:
     ("arguments", "key", "value"),
     [
         (["--filter", "gopher_quality", "--filter", "min_chars: 500"], "clean.filters", ("gopher_quality", {"min_chars": 500})),
-        (["--mix", "A=B=2", "--mix", "C=0.5"], "mix", {"A=B": 2.0, "C": 0.5}),
+        (["--mix", "A=B=2", "--mix", "C=0.5"], "mix.epochs", {"A=B": 2.0, "C": 0.5}),
         (["--split-rule", "validation=a/*", "--split-rule", "validation=b=*"], "source.splits", {"validation": ("a/*", "b=*")}),
         (["--chunks", "1, 2"], "source.chunks", (1, 2)),
         (["--holdout", "0.01", "--test-holdout", "1e-2"], "holdout.test_fraction", 0.01),

@@ -78,6 +78,7 @@ CHOICES: dict[str, list[Any]] = {
     "holdout.fraction": [0.0, 0.1],
     "shards.samples_per_file": [None, 7],
     "tail": ["pad", "drop"],
+    "mix": [{}, {"web": 1.5, "by_copies": {"1": 0.5, "2-": 3.0}}],
 }
 CHANGES = st.dictionaries(
     st.sampled_from(sorted(CHOICES)), st.integers(0, 10**6), min_size=0, max_size=3
@@ -88,6 +89,10 @@ def prepare(source: Path, out: Path | str, work: Path | str, options: dict[str, 
     given = {"source.name": str(source), "run.out": str(out), "run.work_dir": str(work), **options}
     if given.get("dedupe.bands", 16) * given.get("dedupe.rows", 8) > 128:
         given["dedupe.rows"] = 6
+    if given.get("dedupe.method") == "none" and given.get("mix"):
+        given["mix"] = {}
+    if given.get("mix"):
+        given["run.allow_missing_source"] = True
     return pipeline.prepare(load(None, {k: (v, "test") for k, v in given.items() if v is not None}), Lines())
 
 

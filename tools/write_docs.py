@@ -7,6 +7,7 @@ python tools/write_docs.py --check    exit 1 if either is stale (tests do this)
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -60,7 +61,7 @@ def recipes() -> str:
             continue
         lines += [
             f"\n## `{name}`\n",
-            (model.__doc__ or "").strip() + "\n",
+            inspect.cleandoc(model.__doc__ or "") + "\n",
             "| key | default | meaning |",
             "|---|---|---|",
         ]

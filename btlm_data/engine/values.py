@@ -34,7 +34,8 @@ def encode(value: Any) -> Any:
     if isinstance(value, Path):
         return {"path": str(value)}
     if isinstance(value, BaseModel):
-        return _object(type(value), {name: getattr(value, name) for name in type(value).model_fields})
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return _object(type(value), fields | (value.model_extra or {}))
     if isinstance(value, tuple):
         if (names := getattr(value, "_fields", None)) is not None:
             return _object(type(value), dict(zip(names, value, strict=True)))
@@ -46,14 +47,14 @@ def encode(value: Any) -> Any:
     if isinstance(value, FunctionType):
         return {"function": _name(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field for field in dataclasses.fields(value) if field.init]
-        for field in fields:
+        members = [field for field in dataclasses.fields(value) if field.init]
+        for field in members:
             if not field.repr and getattr(value, field.name):
                 raise ConfigError(
                     "The addresses of the source's files are signed, and such addresses are written nowhere; only "
                     "--engine local can read them. Download the source first, or use it without a signature."
                 )
-        return _object(type(value), {field.name: getattr(value, field.name) for field in fields})
+        return _object(type(value), {field.name: getattr(value, field.name) for field in members})
     raise TypeError(f"{type(value)} is no value that a task may have")
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from btlm_data.formats.shard_formats import FORMATS
+from btlm_data.recipe.mix import MixSettings
 from btlm_data.redact import without_secrets
 from btlm_data.splits import Split
 
@@ -442,8 +443,8 @@ class Settings(_Settings):
     tail: Literal["pad", "drop"] = Field(
         "pad", description="the last, short sample of a split: padded, or dropped (and counted)"
     )
-    mix: dict[Name, Annotated[float, Field(ge=0, le=100)]] = Field(
-        default_factory=dict, max_length=100_000, description="epochs of each source; 1 where not named"
+    mix: MixSettings = Field(
+        MixSettings(), description="epochs of each source, 1 where not named; and by the copies of a document"
     )
     max_documents_per_sample: int | None = Field(
         None, ge=1, le=2**20, description="for vsl: most documents in one sample"
@@ -464,6 +465,11 @@ class Settings(_Settings):
         lengths = [item.seq_len for item in self.seq_len]
         if len(set(lengths)) != len(lengths):
             raise ValueError(f"seq_len: {max(lengths, key=lengths.count)} is named twice")
+        if self.mix.by_copies and self.dedupe.method == "none":
+            raise ValueError(
+                "mix.by_copies counts the duplicates that were removed, and dedupe: none removes none; leave it out, or "
+                "set dedupe to minhash or exact"
+            )
         return self
 
 

@@ -170,7 +170,7 @@ def _option(flag: Flag, group: str, completions: Mapping[str, Callable[[], list[
         extra["type"] = Completed(completions[flag.key], files=flag.key != "source.splits")
     elif flag.metavar in ("DIR", "FILE"):
         extra["type"] = click.Path()
-    if get_origin(kind) in (tuple, dict) and flag.key != "source.chunks":
+    if flag.key == "mix" or (get_origin(kind) in (tuple, dict) and flag.key != "source.chunks"):
         extra["multiple"] = True
         extra["default"] = ()
     return GroupedOption([flag.name, parameter_name(flag.key)], metavar=flag.metavar, **extra)
@@ -208,6 +208,7 @@ def _default(field: FieldInfo) -> str:
         or field.default_factory
         or value is None
         or value in ((), False)
+        or isinstance(value, BaseModel)
     ):
         return ""
     if isinstance(value, tuple):

@@ -25,6 +25,7 @@ from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
+from btlm_data.stages import mixing
 from btlm_data.stages.documents import Rows, write_parquet
 from btlm_data.stages.shuffle import GROUP_DOCUMENTS, groups_of, places_of
 from btlm_data.stages.stream import StreamSettings
@@ -50,8 +51,14 @@ def estimate(workload: Workload) -> list[Estimate]:
     ]
 
 
-def plan(blocks: Sequence[Block], fates: Artifact, settings: StreamSettings, kept: Sequence[str]) -> Step:
-    """A task per group of consecutive blocks. kept: columns of the records' own fields."""
+def plan(
+    blocks: Sequence[Block],
+    fates: Artifact,
+    copies: Artifact | None,
+    settings: StreamSettings,
+    kept: Sequence[str],
+) -> Step:
+    """A task per group of consecutive blocks. copies: clusters.cols. kept: columns of the records' own fields."""
     tasks = [
         Task(
             id=f"{number:06d}",
@@ -60,6 +67,7 @@ def plan(blocks: Sequence[Block], fates: Artifact, settings: StreamSettings, kep
                 "docs": [blocks[i].docs for i in group],
                 "fields": [file for i in group if (file := blocks[i].fields) is not None],
                 "fates": [fates],
+                **mixing.reads(settings.settings.mix, copies),
             },
             outputs=[("work", f"shard/dropped/{number:06d}.parquet")],
             weight=max(1, sum(blocks[i].num_documents for i in group)),
@@ -69,8 +77,13 @@ def plan(blocks: Sequence[Block], fates: Artifact, settings: StreamSettings, kep
     ]
     s = settings.settings
     shares = [part.share for part in s.seq_len]
-    draws = bool(s.mix) or any(share is not None for share in shares)
-    decides = digest(s.mix, shares if draws else None, s.seed if draws else None, list(settings.splits))
+    draws = s.mix.is_used or any(share is not None for share in shares)
+    decides = digest(
+        s.mix.model_dump(mode="json"),
+        shares if draws else None,
+        s.seed if draws else None,
+        list(settings.splits),
+    )
     return Step("shard.dropped", VERSION, work, tasks, settings, decides, "doc")
 
 
@@ -85,7 +98,9 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         fate, split = (
             fates.rows(name, block.first_ordinal, block.last_ordinal) for name in ("fate", "split")
         )
-        tables.append(_of_block(files, block, fate, split, settings, task.args["kept"]))
+        stands_for = mixing.stands_for(task, files, block.first_ordinal, block.last_ordinal)
+        later = _dropped_later(files.columns(block.docs), fate, split, stands_for, settings)
+        tables.append(_of_block(files, block, later, task.args["kept"]))
         advance(block.num_documents)
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     write_parquet(files, task, iter([table]))
@@ -95,17 +110,16 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
 def _of_block(
     files: TaskFiles,
     block: Block,
-    fate: npt.NDArray[np.uint8],
-    split: npt.NDArray[np.uint8],
-    settings: StreamSettings,
+    later: dict[int, tuple[str, str]],
     kept: Sequence[str],
 ) -> Any:
-    """The rows of one block: what cleaning dropped, and what later stages did, in the order of the source."""
+    """The rows of one block: what cleaning dropped, and what later stages did, in the order of the source. later:
+    (stage, reason) by number in the block.
+    """
     import pyarrow as pa
 
     docs = files.columns(block.docs)
     codes = docs["dropped/reason"]
-    later = _dropped_later(docs, fate, split, settings)
     parts = [
         (True, np.arange(len(codes)), [("clean", docs.meta["reasons"][code]) for code in codes.tolist()]),
         (False, np.array(list(later), np.int64), list(later.values())),
@@ -132,7 +146,11 @@ def _of_block(
 
 
 def _dropped_later(
-    docs: Columns, fate: npt.NDArray[np.uint8], split: npt.NDArray[np.uint8], settings: StreamSettings
+    docs: Columns,
+    fate: npt.NDArray[np.uint8],
+    split: npt.NDArray[np.uint8],
+    stands_for: npt.NDArray[np.uint32] | None,
+    settings: StreamSettings,
 ) -> dict[int, tuple[str, str]]:
     """(stage, reason) of each document of a block, by its number there, that a later stage dropped."""
     reasons = {}
@@ -142,7 +160,7 @@ def _dropped_later(
     is_placed = np.zeros(len(fate), bool)
     left_out = np.zeros(len(fate), bool)
     for stream in settings.streams:
-        placed = places_of(docs, fate, split, stream, settings)
+        placed = places_of(docs, fate, split, stands_for, stream, settings)
         is_placed[placed.candidates[placed.member & (placed.copies > 0)]] = True
         left_out[placed.candidates[placed.member & (placed.copies == 0)]] = True
     for number in np.flatnonzero((fate == Fate.KEPT) & ~is_placed).tolist():

@@ -12,8 +12,8 @@ The order key is a seeded hash of the document's identity (`shuffle: samples|doc
 to the ordinal. Prefix sums over the buckets' totals then give every document its place, and stages/stream.py
 can fill any stretch of the stream on any machine.
 
-With shares each document belongs to one set by a seeded hash. A mix repeats documents: copy c of a document
-has its own key.
+With shares each document belongs to one set by a seeded hash. A mix repeats documents (mixing.py): copy c of a
+document has its own key.
 
     shuffle/scatter/GROUP.cols      the records of each stream (runs.py)
     shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the
@@ -41,7 +41,7 @@ from btlm_data.formats.columns import Columns
 from btlm_data.formats.ledger import MOVED
 from btlm_data.records.base import BATCH_BYTES
 from btlm_data.splits import SPLITS
-from btlm_data.stages import runs, sorting
+from btlm_data.stages import mixing, runs, sorting
 from btlm_data.stages.runs import RECORD, Moves, Records, Run
 from btlm_data.stages.stream import ORDER_VERSION, Bucket, Stream, StreamIndex, StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
@@ -122,16 +122,17 @@ def run(
     runner: Runner,
     blocks: Sequence[Block],
     fates: Artifact,
+    copies: Artifact | None,
     settings: StreamSettings,
     num_bytes: int,
     memory: int,
 ) -> dict[str, StreamIndex]:
-    """The index of every stream by its name. step: runs a step. num_bytes: of text that passed cleaning.
-    memory: of a worker.
+    """The index of every stream by its name. step: runs a step. copies: clusters.cols; None where nothing was
+    deduplicated. num_bytes: of text that passed cleaning. memory: of a worker.
     """
     num_buckets = bucket_count(num_bytes)
     moves = Moves.plan(sum(block.tokens.size for block in blocks), memory)
-    scattering = plan_scatter(blocks, fates, num_buckets, settings, moves)
+    scattering = plan_scatter(blocks, fates, copies, num_buckets, settings, moves)
     by_stream = _runs_of(scattering, step(scattering), settings, num_buckets)
     for number in range(2, moves.passes + 1):
         merging = sorting.plan_merge(number, by_stream, settings, moves)
@@ -199,7 +200,12 @@ def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> l
 
 
 def plan_scatter(
-    blocks: Sequence[Block], fates: Artifact, num_buckets: int, settings: StreamSettings, moves: Moves
+    blocks: Sequence[Block],
+    fates: Artifact,
+    copies: Artifact | None,
+    num_buckets: int,
+    settings: StreamSettings,
+    moves: Moves,
 ) -> Step:
     """A task per group of consecutive blocks."""
     groups = groups_of(blocks, moves.run_bytes if moves.passes else None)
@@ -219,6 +225,7 @@ def plan_scatter(
                 "docs": [blocks[i].docs for i in group],
                 "tokens": [blocks[i].tokens for i in group],
                 "fates": [fates],
+                **mixing.reads(settings.settings.mix, copies),
             },
             outputs=[("work", f"shuffle/scatter/{number:06d}.cols")],
             weight=max(1, sum(blocks[i].num_documents for i in group)),
@@ -238,7 +245,8 @@ def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         tokens = files.columns(tokens_file)
         starts, lengths = tokens["starts"], tokens["lengths"]
         fate, new_split = (fates.rows(name, first, first + count) for name in ("fate", "split"))
-        table = _Table(files.columns(docs_file), lengths, fate, new_split)
+        stands_for = mixing.stands_for(task, files, first, first + count)
+        table = _Table(files.columns(docs_file), lengths, fate, new_split, stands_for)
         table.count(stages, split)
         ordinals = np.arange(first, first + count, dtype=np.uint64)
         for stream in settings.streams:
@@ -276,6 +284,7 @@ class _Table:
     lengths: npt.NDArray[np.uint32]
     fate: npt.NDArray[np.uint8]
     split: npt.NDArray[np.uint8]
+    stands_for: npt.NDArray[np.uint32] | None  # documents of the source; None where the mix does not ask
 
     def count(self, stages: dict[str, Counts], read_split: str) -> None:
         """Fill the cells of dedupe, holdout and tokenize."""
@@ -340,14 +349,14 @@ def _choose(
     """Rows of the documents in `stream` (repeated where the mix repeats them) and their order keys."""
     s = settings.settings
     keys = table.docs["key"]
-    candidates, member, copies = places_of(table.docs, table.fate, table.split, stream, settings)
-    _count_choice(table, stream, candidates, member, copies, counts, len(s.seq_len))
-    chosen = np.repeat(candidates[member], copies[member])
+    places = places_of(table.docs, table.fate, table.split, table.stands_for, stream, settings)
+    _count_choice(table, stream, places, counts)
+    chosen = np.repeat(places.candidates[places.member], places.copies[places.member])
     if s.shuffle == "none":
         return chosen, ordinals[chosen]
     salt = seeding.salt(s.seed, "shuffle")
     order_keys = seeding.mix64(keys[chosen], salt)
-    repeats = copies[member]
+    repeats = places.copies[places.member]
     if (repeats > 1).any():
         number = np.arange(len(chosen)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         later = number > 0
@@ -357,22 +366,27 @@ def _choose(
 
 class StreamPlaces(NamedTuple):
     """The kept documents of a block in a stream's split, (n,) each: their numbers, whether the set has them,
-    how often the mix repeats them.
+    how often the mix repeats them; what the ledger calls their repetitions, as numbers of `reasons`.
     """
 
     candidates: npt.NDArray[np.int64]
     member: npt.NDArray[np.bool_]
     copies: npt.NDArray[np.int64]
+    reason: npt.NDArray[np.int64]
+    reasons: Sequence[str]
 
 
 def places_of(
     docs: Columns,
     fate: npt.NDArray[np.uint8],
     split: npt.NDArray[np.uint8],
+    stands_for: npt.NDArray[np.uint32] | None,
     stream: Stream,
     settings: StreamSettings,
 ) -> StreamPlaces:
-    """Which documents of a block are in `stream`, and how often. fate, split: (n,) uint8."""
+    """Which documents of a block are in `stream`, and how often. fate, split: (n,) uint8. stands_for: (n,), as
+    the task reads them (mixing.py).
+    """
     s = settings.settings
     keys = docs["key"]
     candidates = np.flatnonzero((fate == Fate.KEPT) & (split == SPLITS.index(stream.split)))
@@ -382,25 +396,16 @@ def places_of(
         edges = np.cumsum([0.0] + [part.share or 0.0 for part in s.seq_len])
         upper = edges[stream.set_index + 1] if edges[stream.set_index + 1] < 1 - 1e-9 else 2.0
         member = (position >= edges[stream.set_index]) & (position < upper)
-    copies = np.ones(len(candidates), np.int64)
-    if s.mix and stream.split == "train":
-        epochs = np.array([s.mix.get(name, 1.0) for name in docs.meta["sources"]])[docs["source"][candidates]]
-        whole = np.floor(epochs)
-        is_more = seeding.unit_interval(keys[candidates], s.seed, "mix") < epochs - whole
-        copies = (whole + is_more).astype(np.int64)
-    return StreamPlaces(candidates, member, copies)
+    mix = mixing.Mixing(s.mix, docs.meta["sources"], stands_for)
+    if stream.split == "train" and s.mix.is_used:
+        copies = mix.repeats(candidates, docs["source"][candidates], keys[candidates], s.seed)
+    else:
+        copies = np.ones(len(candidates), np.int64)
+    return StreamPlaces(candidates, member, copies, mix.range_of(candidates), mix.reasons)
 
 
-def _count_choice(
-    table: _Table,
-    stream: Stream,
-    candidates: npt.NDArray[np.int64],
-    member: Any,
-    copies: npt.NDArray[np.int64],
-    counts: Counts,
-    num_sets: int,
-) -> None:
-    """Ledger of one stream. Its split is written "SET/SPLIT" where there are several sets."""
+def _count_choice(table: _Table, stream: Stream, places: StreamPlaces, counts: Counts) -> None:
+    """Ledger of one stream. Its split is written "SET/SPLIT": there may be several sets."""
     sources = table.docs.meta["sources"]
     code = table.docs["source"].astype(np.int64)
     num_bytes, tokens = (
@@ -408,13 +413,18 @@ def _count_choice(
         table.lengths.astype(np.int64) + 1,
     )
     split = f"{stream.set_index}/{stream.split}"
-    for cell, rows in (
-        ("in", candidates),
-        ("drop:in_other_set", candidates[~member]),
-        ("drop:left_out_by_mix", candidates[member & (copies == 0)]),
-        ("add:repeated_by_mix", np.repeat(candidates[member], np.maximum(copies[member] - 1, 0))),
-        ("out", np.repeat(candidates[member], copies[member])),
-    ):
+    member, copies = places.member, places.copies
+    more = np.where(member, np.maximum(copies - 1, 0), 0)
+    cells = [
+        ("in", places.candidates),
+        ("drop:in_other_set", places.candidates[~member]),
+        ("drop:left_out_by_mix", places.candidates[member & (copies == 0)]),
+        ("out", np.repeat(places.candidates[member], copies[member])),
+    ]
+    for number in np.unique(places.reason[more > 0]).tolist():
+        repeated = np.where(places.reason == number, more, 0)
+        cells.append((f"add:{places.reasons[number]}", np.repeat(places.candidates, repeated)))
+    for cell, rows in cells:
         documents, size, count = (
             np.bincount(code[rows], w, len(sources)).astype(np.int64)
             for w in (None, num_bytes[rows], tokens[rows])

@@ -65,7 +65,14 @@ class StreamSettings:
         """Of what decides which documents stand where."""
         s = self.settings
         shares = [part.share for part in s.seq_len] if any(part.share for part in s.seq_len) else None
-        return digest(ORDER_VERSION, s.shuffle != "none", s.seed, s.mix, shares, list(self.splits))
+        return digest(
+            ORDER_VERSION,
+            s.shuffle != "none",
+            s.seed,
+            s.mix.model_dump(mode="json"),
+            shares,
+            list(self.splits),
+        )
 
 
 class Bucket(NamedTuple):

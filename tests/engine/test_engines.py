@@ -74,6 +74,8 @@ class ByFile(LocalEngine):
             "dedupe.index": "INDEX",
             "run.emit_text": "TEXT",
             "seq_len": ["64:0.5", "32:0.4"],
+            "mix": {"RedPajamaC4": 2, "by_copies": {"1": 1.5}},
+            "run.allow_missing_source": True,
         },
         {
             "dedupe.method": "none",

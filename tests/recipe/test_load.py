@@ -284,7 +284,8 @@ def test_a_damaged_dataset_is_an_error_in_words(tmp_path: Path, content: bytes) 
         ("seq_len: 2048:0.75", "seq_len.0.share", 0.75),
         ("seq_len: [2048:0.75, 8192:0.25]", "seq_len.1.seq_len", 8192),
         ("seed: 010", "seed", 10),
-        ("mix: {2020: 1, null: 0.5}", "mix", {"2020": 1.0, "null": 0.5}),
+        ("mix: {2020: 1, null: 0.5}", "mix.epochs", {"2020": 1.0, "null": 0.5}),
+            ("mix: {by_copies: {1: 2, 3-: 1e0}}", "mix.by_copies", {"1": 2.0, "3-": 1.0}),
         ("dedupe: {verify: none}", "dedupe.verify", "none"),
     ],
 )  # fmt: skip

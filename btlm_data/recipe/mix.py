@@ -1,0 +1,143 @@
+"""`mix`: how often each document of the train split is seen in an epoch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import pairwise
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+MAX_EPOCHS = 100
+_MAX_SOURCES = 100_000
+_MAX_NAME = 4096
+Epochs = Annotated[float, Field(ge=0, le=MAX_EPOCHS)]
+
+
+class CopiesRange(NamedTuple):
+    """How many documents of the source a kept one stands for, from `low` to `high`; high: None for no end."""
+
+    low: int
+    high: int | None
+
+    @property
+    def label(self) -> str:
+        """As the ledger names it."""
+        if self.high is None:
+            return f"{self.low}_or_more_copies"
+        if self.high == self.low:
+            return "1_copy" if self.low == 1 else f"{self.low}_copies"
+        return f"{self.low}-{self.high}_copies"
+
+
+def parse_range(text: str) -> CopiesRange:
+    """Read "1", "2-5" or "6-". Raises ValueError with an example."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})(-([1-9][0-9]{0,8})?)?", text)
+    if match is None:
+        raise ValueError(f"{text[:80]!r} is not a number of copies; write 1, 2-5, or 6- for six and more")
+    low = int(match[1])
+    high = int(match[3]) if match[3] else (None if match[2] else low)
+    if high is not None and high < low:
+        raise ValueError(f"{text!r} ends before it begins; write {high}-{low}")
+    return CopiesRange(low, high)
+
+
+def _disjoint(by_copies: dict[str, float]) -> dict[str, float]:
+    """Raises ValueError where a key is no range, or two ranges share a number."""
+    ranges = sorted(((parse_range(text), text) for text in by_copies), key=lambda pair: pair[0].low)
+    for (before, text), (after, other) in pairwise(ranges):
+        if before.high is None or after.low <= before.high:
+            raise ValueError(f"{text} and {other} both name {after.low} copies; give every number one range")
+    return by_copies
+
+
+def _as_names(value: Any) -> Any:
+    """`{1: 2.0}` from Python, where YAML gives "1"."""
+    if not isinstance(value, dict):
+        return value
+    return {str(key) if type(key) is int else key: item for key, item in value.items()}
+
+
+class MixSettings(BaseModel):
+    """How often documents of the train split are seen in an epoch: for each source by its name, for example
+    `mix: {Books: 2.0, Web: 0.5}`, and 1 where it is not named; multiplied by what `by_copies` says.
+
+    2.5 repeats every document twice, and half of them, drawn by seed, once more; 0 leaves all out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Epochs]
+
+    by_copies: Annotated[dict[str, Epochs], BeforeValidator(_as_names), AfterValidator(_disjoint)] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="epochs of a document by the documents it stands for (itself and the duplicates that were removed for "
+        "it), for example `{1: 1.0, 2-5: 2.0, 6-: 3.0}`; 1 where no range names the number",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MixSettings:
+        if len(self.epochs) > _MAX_SOURCES:
+            raise ValueError(f"{len(self.epochs):,} sources are named, at most {_MAX_SOURCES:,} can be")
+        for name in self.epochs:
+            if not 1 <= len(name) <= _MAX_NAME:
+                raise ValueError(f"the name of a source has 1 to {_MAX_NAME:,} characters, not {len(name):,}")
+        most, most_by_copies = (
+            max([1.0, *values]) for values in (self.epochs.values(), self.by_copies.values())
+        )
+        if most * most_by_copies > MAX_EPOCHS:
+            raise ValueError(
+                f"a document could be seen {most:g} x {most_by_copies:g} = {most * most_by_copies:g} times in an epoch; "
+                f"at most {MAX_EPOCHS} are possible"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As in a recipe: what is not used is not named."""
+        return {key: value for key, value in handler(self).items() if key != "by_copies" or value}
+
+    @property
+    def epochs(self) -> Mapping[str, float]:
+        """Epochs of the sources that are named."""
+        return self.__pydantic_extra__
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.epochs or self.by_copies)
+
+    @cached_property
+    def ranges(self) -> tuple[tuple[CopiesRange, float], ...]:
+        """The ranges of `by_copies`, ascending, with the epochs of each."""
+        pairs = ((parse_range(text), epochs) for text, epochs in self.by_copies.items())
+        return tuple(sorted(pairs, key=lambda pair: pair[0].low))
+
+    def epochs_of(self, copies: int) -> float:
+        """What `by_copies` says of a document that stands for so many, itself included."""
+        return next(
+            (epochs for part, epochs in self.ranges if part.low <= copies <= (part.high or copies)), 1.0
+        )
+
+    @property
+    def most_by_copies(self) -> float:
+        """How often, at most, `by_copies` has a document of the source seen: a kept one's epochs, shared among
+        all that it stands for.
+        """
+        starts = {
+            1,
+            *(part.low for part, _ in self.ranges),
+            *((part.high or 0) + 1 for part, _ in self.ranges),
+        }
+        return max(self.epochs_of(copies) / copies for copies in starts)
