@@ -48,8 +48,8 @@ class Mixing:
     def repeats(
         self, rows: Int64Array, codes: npt.NDArray[Any], keys: npt.NDArray[np.uint64], seed: int
     ) -> Int64Array:
-        """How often each document is in the stream, (m,). rows: numbers in the block; codes: of their sources; keys:
-        of the documents (seeding.document_keys).
+        """How often each document is in the stream, (m,) int64. rows: (m,) int64, numbers in the block; codes: (m,), of
+        their sources; keys: (m,) uint64, of the documents (seeding.document_keys).
         """
         epochs = self._by_source[codes] * self._by_range[self.range_of(rows)]
         whole = np.floor(epochs)
@@ -67,7 +67,7 @@ def reads(mix: MixSettings, copies: Artifact | None) -> dict[str, Sequence[Artif
 
 
 def stands_for(task: Task, files: TaskFiles, first: int, last: int) -> npt.NDArray[np.uint32] | None:
-    """How many documents of the source those with ordinals [first, last) stand for; None where the mix does not ask."""
+    """How many documents of the source those with ordinals [first, last) stand for, (n,) uint32; None where the mix does not ask."""
     if "copies" not in task.reads:
         return None
     counted: npt.NDArray[np.uint32] = files.columns(task.reads["copies"][0]).rows("copies", first, last)
