@@ -1,5 +1,5 @@
 """What work reports from anywhere inside a task: `advance(n)`, its progress, and `reading(name)`, the file
-from outside that it reads now. The process that runs the task listens.
+from outside that it reads now. The process that runs the task listens; names are otherwise left for the witness.
 
 The listeners belong to the running thread (context variables), so two runs in two threads do not mix their
 figures.
@@ -11,13 +11,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
+from btlm_data import witness
+
 
 def _ignore(_: object) -> None:
     """Default listener: does nothing."""
 
 
 _listener: ContextVar[Callable[[int], None]] = ContextVar("listener", default=_ignore)
-_reading: ContextVar[Callable[[str], None]] = ContextVar("reading", default=_ignore)
+_reading: ContextVar[Callable[[str], None]] = ContextVar("reading", default=witness.note)
 
 
 def advance(amount: int) -> None:
@@ -34,7 +36,7 @@ def reading(name: str) -> None:
 
 @contextlib.contextmanager
 def listening(
-    listener: Callable[[int], None], reading_listener: Callable[[str], None] = _ignore
+    listener: Callable[[int], None], reading_listener: Callable[[str], None] = witness.note
 ) -> Iterator[None]:
     """Send what is reported inside the block to the listeners: units of work done, names of files read."""
     tokens = _listener.set(listener), _reading.set(reading_listener)

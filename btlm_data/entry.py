@@ -4,10 +4,14 @@
 1     data damaged, or verify failed    5     stopped for safety
 2     wrong option or recipe            70    an unforeseen error: one sentence, and a report file
 3     input cannot be read              130   interrupted; 141: standard output's reader closed it
+
+A program that a library or the system kills ends with 128 + the signal; witness.py has its words said by another process.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import logging
 import os
@@ -25,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from btlm_data import terminal
+from btlm_data import terminal, witness
 from btlm_data.errors import BtlmError, Interrupted, OutputError
 from btlm_data.redact import redact
 
@@ -37,7 +41,16 @@ else:
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _READER_GONE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
 _PATIENCE = 10.0  # seconds after a first Ctrl-C in which more of them change nothing
-_OUT_OF_MEMORY = "There is not enough memory. Give the process more, or use fewer --workers or less --memory."
+_MORE_MEMORY = "Give the process more, or use fewer --workers or less --memory."
+_OUT_OF_MEMORY = f"There is not enough memory. {_MORE_MEMORY}"
+_CRASHES = {  # what faulthandler calls them
+    "Segmentation fault": signal.SIGSEGV,
+    "Aborted": signal.SIGABRT,
+    "Bus error": signal.SIGBUS,
+    "Illegal instruction": signal.SIGILL,
+    "Floating point exception": signal.SIGFPE,
+    "Floating-point exception": signal.SIGFPE,
+}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 logger = logging.getLogger(__name__)
@@ -163,11 +176,12 @@ class Program(click.Group):
 
 
 def run(program: Program) -> NoReturn:
-    """Run the command that sys.argv names, print what went wrong, and exit. Raises nothing but SystemExit."""
+    """Run the command that sys.argv names, print what went wrong, and end the process."""
     terminal.start()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGINT, _Interrupts())
     arguments = sys.argv[1:]
+    witness.start(lambda death: _tell_of(death, arguments))
     try:
         code = _exit_code(program, arguments)
     except KeyboardInterrupt:
@@ -182,7 +196,22 @@ def run(program: Program) -> NoReturn:
         code = code or error.exit_code
         terminal.abandon_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's end would be killed by a further Ctrl-C
-    sys.exit(code)
+    witness.ended()
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process once what was registered for its end is done.
+
+    The interpreter is not taken apart, nor are the libraries: a thread of pyarrow that outlives it aborts the process (exit
+    code 134), once in thousands of times, when all is done and said.
+    """
+    try:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _exit_code(program: Program, arguments: list[str]) -> int:
@@ -269,13 +298,26 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return _report("OutOfMemory", _OUT_OF_MEMORY, INTERNAL_ERROR, arguments)
     summary = redact(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:300]
-    path = _write_report(error, arguments)
-    details = (
-        f"The details are in {path}; please report it with that file." if path else "Run with -v for details."
-    )
+    details = _written("".join(traceback.format_exception(error)), arguments) or "Run with -v for details."
     message = f"Something failed that should not ({summary}). {details}"
     logger.debug("unforeseen error", exc_info=error)
     return _report("InternalError", message, INTERNAL_ERROR, arguments)
+
+
+def _tell_of(death: witness.Death, arguments: Sequence[str]) -> None:
+    """In the witness: say how the program died."""
+    place = f" while it read {death.reading}" if death.reading else ""
+    if not death.stacks:
+        message = f"The system ran out of memory and killed the program{place}. What was finished is kept. {_MORE_MEMORY}"
+        _report("OutOfMemory", message, 128 + signal.SIGKILL, arguments)
+    else:
+        how = death.stacks.partition("\n")[0].removeprefix("Fatal Python error: ")
+        message = f"The program crashed{place} ({how}): a library could not bear what it was given. What was finished is kept."
+        if {"prepare", "run"} & set(arguments):
+            message += " With --workers 2 or more a run names the file that does this, and --skip-failed leaves it out."
+        code = 128 + _CRASHES.get(how, signal.SIGABRT)
+        _report("Crash", f"{message} {_written(death.stacks, arguments)}", code, arguments)
+    terminal.finish()
 
 
 def _has_current_folder() -> bool:
@@ -286,9 +328,9 @@ def _has_current_folder() -> bool:
     return True
 
 
-def _write_report(error: Exception, arguments: Sequence[str]) -> str | None:
-    """Write command, versions and traceback to a file in the temporary folder; its path, or None where none
-    can be written.
+def _written(details: str, arguments: Sequence[str]) -> str:
+    """Write command, versions and details to a file in the temporary folder; a sentence that names it, or "" where none can
+    be written.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -299,12 +341,12 @@ def _write_report(error: Exception, arguments: Sequence[str]) -> str | None:
     lines = [
         f"btlm-data {release}, Python {platform.python_version()}, {platform.platform()}",
         f"arguments: {list(arguments)}",
-        "".join(traceback.format_exception(error)),
+        details,
     ]
     try:
         handle, path = tempfile.mkstemp(prefix="btlm-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(redact("\n".join(lines)))
     except OSError:
-        return None
-    return path
+        return ""
+    return f"The details are in {path}; please report it with that file."

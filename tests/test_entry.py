@@ -19,6 +19,12 @@ import click
 from btlm_data import entry, terminal
 from btlm_data.errors import DataError, InputError
 
+if sys.argv[1:] == ["end", "die memory"]:  # the system's counter is a file of the test
+    from pathlib import Path
+    from btlm_data import witness
+    witness._EVENTS = Path("events")
+    witness._EVENTS.write_text("nr_free_pages 5\\noom_kill 7\\n")
+
 @click.group(cls=entry.Program)
 def cli(): pass
 
@@ -47,6 +53,19 @@ def end(how, as_json):
         raise DataError("a \\x1b]0;title\\x07 in [bold]https://u:secret@host/x[/]")
     elif how == "one":
         sys.exit(1)
+    elif how.startswith("die "):
+        import ctypes, os
+        from btlm_data import advance, witness
+        print("alive", flush=True)
+        advance.reading("some/file\\x1b[2J.parquet")
+        {"crash": lambda: ctypes.string_at(0), "abort": os.abort, "kill": lambda: os.kill(os.getpid(), 9),
+         "memory": lambda: (witness._EVENTS.write_text("oom_kill 8\\n"), os.kill(os.getpid(), 9))}[how[4:]]()
+    elif how == "end of the interpreter":
+        import atexit, os, threading
+        class Late:
+            def __del__(self): os.abort()
+        sys.late = Late()
+        atexit.register(print, "registered")
     else:
         raise RuntimeError(f"odd: {how}")
 
@@ -158,6 +177,43 @@ def test_five_interrupts_are_one(pause: float) -> None:
     assert process.returncode == 130
     assert output == "cleaned\n"
     assert errors == "Interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "words"),
+    [
+        (
+            "crash",
+            signal.SIGSEGV,
+            "The program crashed while it read some/file\\x1b[2J.parquet (Segmentation fault)",
+        ),
+        ("abort", signal.SIGABRT, "The program crashed while it read some/file\\x1b[2J.parquet (Aborted)"),
+        (
+            "memory",
+            signal.SIGKILL,
+            "The system ran out of memory and killed the program while it read some/file",
+        ),
+        ("kill", signal.SIGKILL, ""),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' counter of killed processes")
+def test_what_a_library_or_the_system_kills_has_its_words_said(
+    how: str, number: signal.Signals, words: str, tmp_path: Path
+) -> None:
+    """By another process; a program that a user kills says nothing."""
+    done = run("end", f"die {how}", cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (-number, "alive\n")
+    assert done.stderr.startswith(f"error: {words}") if words else done.stderr == ""
+    reports = list(tmp_path.glob("btlm-error-*.txt"))
+    assert len(reports) == (how in ("crash", "abort"))
+    for report in reports:
+        assert str(report) in done.stderr
+        assert "in end" in report.read_text(), "the stacks"
+
+
+def test_nothing_that_fails_when_the_interpreter_ends_can_abort_the_program() -> None:
+    done = run("end", "end of the interpreter")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "registered\n", "")
 
 
 def test_an_ascii_terminal_shows_escapes() -> None:

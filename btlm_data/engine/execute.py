@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from btlm_data import witness
 from btlm_data.advance import listening
 from btlm_data.engine import receipts
 from btlm_data.engine.receipts import Receipt
@@ -36,7 +37,7 @@ class Job:
 
 
 def execute(
-    job: Job, advance: Callable[[int], None] = lambda _: None, reading: Callable[[str], None] = lambda _: None
+    job: Job, advance: Callable[[int], None] = lambda _: None, reading: Callable[[str], None] = witness.note
 ) -> Receipt:
     """Do the job and prove it. advance: called with units of work as they are done. reading: called with the
     name of each file from outside that is opened. Raises what the work function raises.

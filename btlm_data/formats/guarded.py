@@ -7,12 +7,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from btlm_data import advance
 from btlm_data.errors import DataError
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes its library raise into a DataError that names the file."""
+    advance.reading(str(path))
     try:
         yield
     except DataError:

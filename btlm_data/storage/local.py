@@ -71,9 +71,9 @@ class LocalStore:
             folder = folders.pop()
             try:
                 children = list(os.scandir(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
             except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # there is no such folder
+                    continue
                 raise DataError(
                     f"The folder {folder} cannot be listed ({error.strerror}). Change that and run again."
                 ) from error

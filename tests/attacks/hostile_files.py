@@ -322,3 +322,22 @@ def lines_of_a_received_dataset(bench: Bench, line: str) -> None:
     assert bench.failing_checks(root)
     bench.run("trace", root, "--file", "train/a.jsonl", "--line", "100")
     bench.run("trace", root, "--id", "train/a.jsonl#5", "--json")
+
+
+def _crashing(how: str) -> str:
+    return f"import ctypes, os, signal\n\ndef deadly(document):\n    {how}\n    return True\n"
+
+
+@probe(GROUP, "ctypes.string_at(0)", "os.abort()", "os.kill(os.getpid(), signal.SIGBUS)", slow=True)
+def a_crash_with_one_worker_has_words(bench: Bench, how: str) -> None:
+    """A function of the user stands for a library that does not survive a file."""
+    bench.write("src/a.jsonl", GOOD * 5)
+    bench.write("my_filters.py", _crashing(how))
+    bench.write("r.yaml", "seq_len: 16\nclean: {filters: [{name: deadly, function: 'my_filters:deadly'}]}\n")
+    done = bench.process("run", "r.yaml", "--source", "src", "--out", "out", "--workers", "1")
+    words = done.stderr.decode().splitlines()[-1]
+    assert done.returncode < 0
+    assert words.startswith("error: The program crashed while it read a.jsonl ("), done.stderr[-800:]
+    assert "--skip-failed" in words
+    assert b"Traceback" not in done.stderr
+    assert len(list((bench.root / "tmp").glob("btlm-error-*.txt"))) == 1

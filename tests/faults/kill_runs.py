@@ -12,6 +12,7 @@ its own. Exit code 1 on any difference.
 from __future__ import annotations
 
 import argparse
+import atexit
 import collections
 import contextlib
 import importlib
@@ -25,6 +26,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from btlm_data import witness
 from tests.faults.commands import command, spare_work
 from tests.faults.kill_targets import TARGETS, Target, write_corpus
 
@@ -102,7 +104,6 @@ def begin(program: str, arguments: list[str], log: Path, *, fresh: bool) -> Run:
 
 
 def _become(program: str, arguments: list[str], log: Path, *, fresh: bool) -> NoReturn:
-    code = 70
     try:
         os.setsid()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -115,15 +116,11 @@ def _become(program: str, arguments: list[str], log: Path, *, fresh: bool) -> No
         sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
         from btlm_data import entry
 
+        atexit._clear()  # what the process that kills has registered is not the command's to do
         sys.argv[1:] = arguments
         entry.run(importlib.import_module(f"{program}.cli").cli)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        os._exit(70)
 
 
 def run_command(program: str, arguments: list[str]) -> float:
@@ -149,7 +146,7 @@ def members(group: int) -> list[int]:
 
 def kill(run: Run, kind: str, chance: random.Random) -> str:
     """SIGKILL as drawn; which kind it became: a command without workers has only a parent."""
-    workers = [pid for pid in members(run.pid) if pid != run.pid]
+    workers = [pid for pid in members(run.pid) if pid != run.pid and not _is_witness(pid)]
     if kind == "worker" and workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(chance.choice(workers), signal.SIGKILL)
@@ -160,6 +157,12 @@ def kill(run: Run, kind: str, chance: random.Random) -> str:
             return "group"
     os.kill(run.pid, signal.SIGKILL)
     return "parent"
+
+
+def _is_witness(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == witness.NAME
+    return True
 
 
 class Killer:
