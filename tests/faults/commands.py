@@ -69,9 +69,9 @@ def command(*arguments: object, program: str = "btlm_data") -> Ended:
         reports = sorted(Path(os.environ.get("TMPDIR", "/nowhere")).glob("btlm-error-*"))
         report = reports[-1].read_text() if reports else ""
         raise AssertionError(f"{words}: exit code {code}: {errors[-1500:]}{output[-500:]}\n{report[-2500:]}")
-    assert code == 0 or errors.strip() or "--json" in words or words[0] == "verify", (
-        f"{words}: {code}, no words"
-    )
+    planned = "--plan" in words and "The run would stop" in output
+    has_words = bool(errors.strip()) or planned or "--json" in words or words[0] == "verify"
+    assert code == 0 or has_words, f"{words}: {code}, no words"
     hidden = terminal._HIDDEN.search(output + errors)
     assert hidden is None, (
         f"{words} prints {hidden[0]!r}: {(output + errors)[max(0, hidden.start() - 60) :][:200]!r}"
