@@ -199,7 +199,7 @@ def warm_up(tokenizer: Any) -> None:
     """
     import numpy as np
 
-    from btlm_data.kernels import minhash, normalisation, packing, shingles, token_text
+    from btlm_data.kernels import minhash, normalisation, packing, shingles, stretches, token_text
 
     texts = ["A first, short TEXT; with enough characters for one n-gram. Καλημέρα"]
     utf8 = texts[0].encode()
@@ -207,7 +207,9 @@ def warm_up(tokenizer: Any) -> None:
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised)
     single, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)
-    shingles.decide(normalised.utf8, normalised.offsets, empty, np.zeros(2, np.int64), shingles.JACCARD, 0.8)
+    rules = [shingles.Rule(shingles.JACCARD, 0.8)]
+    shingles.decide(normalised.utf8, normalised.offsets, empty, np.zeros(2, np.int64), rules)
+    stretches.gather(normalised.utf8, single, single)
     table = token_text.TokenBytes(np.zeros(1, np.uint8), np.array([0, 1]))
     token_text.decode(np.zeros(1, tokenizer.dtype), single, single, table)
     ids, offsets = tokenizer.encode_batch(texts)

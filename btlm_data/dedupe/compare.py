@@ -70,23 +70,24 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     compared = open_group(files, members, pairs, task.args["group"], settings.index)
     dedupe = settings.dedupe
     shingle = Shingle.of(dedupe.shingle, dedupe.shingle_size)
-    decisions = compared.decide(KINDS[dedupe.similarity], dedupe.threshold, shingle)
-    gone = np.flatnonzero(decisions.anchor >= 0)
-    anchor = decisions.anchor[gone]
+    decisions = compared.decide([shingles.Rule(KINDS[dedupe.similarity], dedupe.threshold)], shingle)
+    [anchors] = decisions.anchor
+    gone = np.flatnonzero(anchors >= 0)
+    anchor = anchors[gone]
     arrays: dict[str, npt.NDArray[Any]] = {
         "gone": compared.ordinals[gone],
         "anchor": compared.ordinals[anchor],
-        "shared": decisions.shared[gone],
+        "shared": decisions.shared[0][gone],
         "gone_size": decisions.sizes[gone],
         "anchor_size": decisions.sizes[anchor],
     }
     files.write_columns(task.outputs[0][1], arrays)
     advance(task.weight)
-    stays = decisions.anchor < 0
+    stays = anchors < 0
     return Counts(
         extra={
-            "compared": decisions.compared,
-            "similar": decisions.similar,
+            "compared": int(decisions.compared[0]),
+            "similar": int(decisions.similar[0]),
             "not_compared": int(compared.left_out[stays].sum()),
         }
     )
@@ -109,21 +110,25 @@ class Compared:
     bounds: Int64Array
     left_out: Int64Array
 
-    def decide(self, kind: int, threshold: float, shingle: Shingle) -> shingles.Decisions:
-        """What goes. The texts are laid side by side; a component larger than a group is in a temporary file."""
+    def decide(
+        self, rules: Sequence[shingles.Rule], shingle: Shingle, floor: float | None = None
+    ) -> shingles.Decisions:
+        """What goes under each rule. The texts are laid side by side; a component larger than a group is in a temporary
+        file.
+        """
         lengths = np.concatenate([[len(text) for text in self.foreign], self.group.lengths[self.rows]])
-        offsets = shingles.offsets_of(lengths, shingle)
+        offsets = shingles.offsets_of(lengths.astype(np.int64), shingle)
         total = int(offsets[-1])
         with tempfile.TemporaryFile() as file:
             if total <= 2 * GROUP_BYTES:
                 utf8 = np.empty(total, np.uint8)
             else:
                 utf8 = np.memmap(file, np.uint8, "w+", shape=(total,))
-            for position, text in enumerate(self.foreign):
-                shingles.lay_down(utf8, offsets, position, np.frombuffer(text, np.uint8))
-            for position, row in enumerate(self.rows.tolist(), len(self.foreign)):
-                shingles.lay_down(utf8, offsets, position, self.group.text(row))
-            return shingles.decide(utf8, offsets, self.candidates, self.bounds, kind, threshold, shingle)
+            for begin, text in zip(offsets.tolist(), self.foreign, strict=False):
+                utf8[begin : begin + len(text)] = np.frombuffer(text, np.uint8)
+            self.group.copy_texts(self.rows, utf8, offsets[len(self.foreign) : -1])
+            shingles.end_words(utf8, offsets, shingle)
+            return shingles.decide(utf8, offsets, self.candidates, self.bounds, rules, shingle, floor)
 
 
 def open_group(

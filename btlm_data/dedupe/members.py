@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from btlm_data.blocks import Block
 from btlm_data.formats.columns import Columns
+from btlm_data.kernels import stretches
 from btlm_data.splits import SPLITS
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
@@ -103,14 +104,19 @@ class MembersWriter:
         columns = {name: np.concatenate([part.columns[name] for part in self._held]) for name in COLUMNS}
         groups = np.concatenate([part.groups for part in self._held])
         lengths = np.concatenate([np.diff(part.texts.offsets) for part in self._held])
-        utf8 = np.concatenate([part.texts.utf8 for part in self._held])
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         order = np.argsort(groups, kind="stable")
         bounds = np.searchsorted(groups[order], np.arange(self.num_groups + 2)).astype(np.int64)
         arrays = {name: column[order] for name, column in columns.items()}
         arrays["bounds"] = bounds
         arrays["text"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
-        arrays["utf8"] = gather(utf8, offsets[:-1][order], lengths[order])
+        arrays["utf8"] = np.empty(int(arrays["text"][-1]), np.uint8)
+        places, begin = np.empty(len(order), np.int64), 0
+        places[order] = arrays["text"][:-1]
+        for part in self._held:
+            end = begin + len(part.groups)
+            starts = part.texts.offsets[:-1]
+            stretches.copy(part.texts.utf8, starts, lengths[begin:end], arrays["utf8"], places[begin:end])
+            begin = end
         name = f"{FOLDER}/{self.task_id}-{self._num_files:04d}.cols"
         meta = {kind: list(codes) for kind, codes in self._names.items()}
         self.files.write_columns(name, arrays, meta)
@@ -118,19 +124,10 @@ class MembersWriter:
         self._names = {"files": {}, "sources": {}}
 
 
-def gather(utf8: UInt8Array, starts: Int64Array, lengths: Int64Array) -> UInt8Array:
-    """The stretches utf8[starts[i]:starts[i] + lengths[i]], one after the other. utf8: (bytes,) uint8;
-    starts, lengths: (n,) int64; returns (sum of lengths,) uint8.
-    """
-    chosen = np.flatnonzero(lengths)
-    parts = [utf8[s : s + n] for s, n in zip(starts[chosen].tolist(), lengths[chosen].tolist(), strict=True)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint8)
-
-
 @dataclass(frozen=True)
 class Group:
     """The members of one group, from all files, by ordinal. columns: as the layout names them; `file` and
-    `source` are codes into the two lists of names. texts: of row i, `text(i)`.
+    `source` are codes into the two lists of names. lengths: bytes of the text of each row, 0 where there is none.
     """
 
     columns: dict[str, npt.NDArray[Any]]
@@ -144,10 +141,15 @@ class Group:
     def __len__(self) -> int:
         return len(self.columns["ordinal"])
 
-    def text(self, row: int) -> UInt8Array:
-        """The normalised text of a row; empty where there is none. Returns (bytes,) uint8."""
-        start = int(self._starts[row])
-        return self._utf8[int(self._part[row])][start : start + int(self.lengths[row])]
+    def copy_texts(self, rows: Int64Array, out: UInt8Array, places: Int64Array) -> None:
+        """Copy the normalised texts of some rows, (n,) int64, to their places in a buffer: out (bytes,) uint8, places (n,)
+        int64. Raises DataError where one is not inside.
+        """
+        parts = self._part[rows]
+        for part, utf8 in enumerate(self._utf8):
+            chosen = np.flatnonzero(parts == part)
+            of_part = rows[chosen]
+            stretches.copy(utf8, self._starts[of_part], self.lengths[of_part], out, places[chosen])
 
 
 def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, with_texts: bool) -> Group:

@@ -1,7 +1,8 @@
 """Where each feature of a text stands: the tables that comparing texts rests on (shingles.py).
 
 A table is one array of numbers: slots, by hash, with the position of each feature's first occurrence in the text, counted from
-1; then bits for the bytes of the text. Features are compared by their bytes, so a hash never decides.
+1; a bit for each byte of the text: a feature stands here first; and the stretches of features that stood before. Features
+are compared by their bytes, so a hash never decides.
 """
 
 from __future__ import annotations
@@ -17,32 +18,42 @@ TABLE_BYTES = (
     2**20
 )  # of text in one table; a longer one is counted in several passes, each with a share of its features
 _AT_ONCE = 64  # features that are hashed before they are looked up
+_NUMBERS = 3  # of a stretch
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 
 
 @jit
 def _slots(num_features: int) -> int:
-    """Slots for so many features: a power of two, at most a quarter of it used."""
+    """Slots for so many features: a power of two, at most half of it used."""
     slots = 16
-    while slots < 4 * num_features:
+    while slots < 2 * num_features:
         slots *= 2
     return slots
 
 
 @jit
-def _room(num_bytes: int) -> int:
-    """Numbers in the table of a text: slots, and two bits for each byte: a feature stands here first; what begins here
-    stands before, too.
-    """
-    return _slots(min(num_bytes, TABLE_BYTES)) + 2 * (num_bytes // 32 + 1)
+def _room(num_bytes: int, passes: int) -> int:
+    """Numbers in the table of a text, at most: every feature can begin a stretch; of several passes none is noted."""
+    before = _slots(min(num_bytes, TABLE_BYTES)) + num_bytes // 32 + 2
+    return before + _NUMBERS * num_bytes if passes == 1 else before
 
 
 @jit
-def _parts(table: UInt32Array, num_bytes: int) -> tuple[UInt32Array, UInt32Array, UInt32Array]:
-    """The slots of a table, and its bits."""
+def _used(table: UInt32Array, num_bytes: int) -> int:
+    """Numbers in a table up to its last stretch."""
+    before = _slots(min(num_bytes, TABLE_BYTES)) + num_bytes // 32 + 2
+    return before + _NUMBERS * int(np.int64(table[before - 1]))
+
+
+@jit
+def _parts(table: UInt32Array, num_bytes: int) -> tuple[UInt32Array, UInt32Array, UInt32Array, UInt32Array]:
+    """The slots of a table; its bits; the number of stretches, (1,); and these: where each begins, where its features stand
+    first, and how many bytes behind its first feature the last one begins.
+    """
     slots, words = _slots(min(num_bytes, TABLE_BYTES)), num_bytes // 32 + 1
-    return table[:slots], table[slots : slots + words], table[slots + words : slots + 2 * words]
+    bits = slots + words
+    return table[:slots], table[slots:bits], table[bits : bits + 1], table[bits + 1 :]
 
 
 @jit
@@ -63,16 +74,18 @@ def _fill(
     passes: int,
 ) -> np.uint32:
     """Make the table of a text: where each of its features stands first, counted from 1; returns how many there are."""
-    table[:] = 0
-    slots, firsts, repeats = _parts(table, end - begin)
+    slots, firsts, num_stretches, stretches = _parts(table, end - begin)
+    slots[:], firsts[:] = 0, 0
     mask, num_features, one = np.uint64(len(slots) - 1), np.uint32(0), np.uint64(1)
     hashes, bounds = np.empty(_AT_ONCE, np.uint32), np.empty((_AT_ONCE, 2), np.uint64)
     word, bits = np.uint64(0), np.uint32(0)  # of `firsts`, not written yet
     start, stop = np.uint64(begin), np.uint64(_first_stop(utf8, begin, end, unit, size))
-    finish = np.uint64(end)
+    finish, n = np.uint64(end), 0
+    jump = behind = np.uint64(
+        0
+    )  # features before `jump` are in the latest stretch, whose last one ends at `behind`
     while start <= finish:
         number, start, stop = _features(utf8, start, stop, finish, unit, hashes, bounds)
-        jump = np.uint64(0)
         for k in range(number):
             first, last, h = bounds[k, 0], bounds[k, 1], hashes[k]
             if first < jump or not _is_in(h, part, passes) or num_features >= mask:
@@ -91,15 +104,17 @@ def _fill(
                 position = np.uint64(begin) + entry - one
                 if _same(utf8, position, finish, first, last):
                     if passes == 1:
-                        repeats[at >> np.uint64(5)] |= np.uint32(1) << np.uint32(at & np.uint64(31))
-                        last = _agree(utf8, last, finish, position + (last - first), finish, unit)
-                        first = max(first, _back(utf8, last, np.uint64(begin), unit, size))
-                        jump = first + one
+                        behind = _agree(utf8, last, finish, position + (last - first), finish, unit)
+                        jump = max(first, _back(utf8, behind, np.uint64(begin), unit, size)) + one
+                        stretches[n], stretches[n + 1] = np.uint32(at), np.uint32(entry - one)
+                        stretches[n + 2] = np.uint32(jump - one - first)
+                        n += _NUMBERS
                     break
                 slot = (slot + one) & mask
-        if jump > start:  # the repetition continues after these features
-            start, stop = _behind(utf8, first, last, finish, unit)
+        if jump > start:  # the stretch goes on after these features
+            start, stop = _behind(utf8, jump - one, behind, finish, unit)
     firsts[word] = bits
+    num_stretches[0] = n // _NUMBERS
     return num_features
 
 
@@ -210,61 +225,23 @@ def _walk(
 
 
 @jit
-def _count_seen(
-    utf8: UInt8Array,
-    begin: int,
-    end: int,
-    unit: int,
-    size: int,
-    table: UInt32Array,
-    seen: UInt32Array,
-) -> int:
+def _count_seen(num_bytes: int, table: UInt32Array, seen: UInt32Array) -> int:
     """How many different features of a text are marked: one that is marked where it is repeated counts where it is first."""
-    slots, firsts, repeats = _parts(table, end - begin)
-    for word in range(len(seen) - 1, -1, -1):
-        # From the last to the first: what a stretch repeats stands before it, and may repeat something itself.
-        left, bit = repeats[word], 31
-        while left != 0:
-            if left & np.uint32(0x80000000):
-                _move(utf8, begin, end, 32 * word + bit, unit, size, slots, seen)
-            left = np.uint32(left << np.uint32(1))
-            bit -= 1
+    _, firsts, num_stretches, stretches = _parts(table, num_bytes)
+    # From the last to the first: what a stretch repeats stands before it, and may repeat something itself.
+    for k in range(_NUMBERS * (int(np.int64(num_stretches[0])) - 1), -1, -_NUMBERS):
+        at, first = int(np.int64(stretches[k])), int(np.int64(stretches[k + 1]))
+        length = int(np.int64(stretches[k + 2]))
+        if _are_marked(seen, at, at + length):
+            _mark(seen, first, first + length)
+        elif not _are_marked(seen, first, first + length):
+            for m in range(length, -1, -1):
+                if _are_marked(seen, at + m, at + m):
+                    _mark(seen, first + m, first + m)
     total = 0
     for word in range(len(seen)):
         total += _ones(seen[word] & firsts[word])
     return total
-
-
-@jit
-def _move(
-    utf8: UInt8Array,
-    begin: int,
-    end: int,
-    at: int,
-    unit: int,
-    size: int,
-    slots: UInt32Array,
-    seen: UInt32Array,
-) -> None:
-    """Mark what is marked of the stretch of repeated features that begins at `at` where these stand before."""
-    mask, finish = np.uint32(len(slots) - 1), np.uint64(end)
-    start = np.uint64(begin + at)
-    stop = np.uint64(_first_stop(utf8, int(np.int64(start)), end, unit, size))
-    slot = np.uint32(_hash_of(utf8, start, stop) & mask)
-    while slots[slot] != 0:
-        position = np.uint64(begin) + np.uint64(slots[slot]) - np.uint64(1)
-        if _same(utf8, position, finish, start, stop):
-            stop = _agree(utf8, stop, finish, position + (stop - start), finish, unit)
-            length = int(np.int64(max(start, _back(utf8, stop, np.uint64(begin), unit, size)) - start))
-            first = int(np.int64(position)) - begin
-            if _are_marked(seen, at, at + length):
-                _mark(seen, first, first + length)
-            elif not _are_marked(seen, first, first + length):
-                for k in range(length, -1, -1):
-                    if _are_marked(seen, at + k, at + k):
-                        _mark(seen, first + k, first + k)
-            return
-        slot = np.uint32((slot + np.uint32(1)) & mask)
 
 
 @jit

@@ -24,9 +24,10 @@ from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.dedupe.clusters import texts_that_stay
 from btlm_data.dedupe.index import pack
-from btlm_data.dedupe.members import Members, MembersWriter, Texts, gather, rows_of
+from btlm_data.dedupe.members import Members, MembersWriter, Texts, rows_of
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
+from btlm_data.kernels.stretches import gather
 from btlm_data.stages import clean
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
 from btlm_data.task import Artifact, Counts, Step, Task

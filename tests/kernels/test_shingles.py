@@ -37,20 +37,20 @@ def compared(
 def decided(
     texts: list[str],
     candidates: list[list[int]],
-    kind: int,
-    threshold: float,
+    rules: list[shingles.Rule],
     shingle: Shingle = minhash.SLIMPAJAMA,
-) -> tuple[list[int], list[int], shingles.Decisions]:
-    """Anchors and shared features, by the kernel."""
+) -> shingles.Decisions:
+    """By the kernel."""
     n = normalised(texts)
     bounds = np.cumsum([0, *map(len, candidates)], dtype=np.int64)
     flat = np.array([c for some in candidates for c in some], np.int64)
     offsets = shingles.offsets_of(np.diff(n.offsets), shingle)
     utf8 = np.empty(offsets[-1], np.uint8)
     for i in range(len(texts)):
-        shingles.lay_down(utf8, offsets, i, n.utf8[n.offsets[i] : n.offsets[i + 1]])
-    found = shingles.decide(utf8, offsets, flat, bounds, kind, threshold, shingle)
-    return found.anchor.tolist(), found.shared.tolist(), found
+        text = n.utf8[n.offsets[i] : n.offsets[i + 1]]
+        utf8[offsets[i] : offsets[i] + len(text)] = text
+    shingles.end_words(utf8, offsets, shingle)
+    return shingles.decide(utf8, offsets, flat, bounds, rules, shingle)
 
 
 def expected_decisions(
@@ -166,11 +166,24 @@ def test_decisions_are_those_of_sets_of_strings(data: st.DataObject) -> None:
         rng.sample(range(i), rng.randrange(i + 1)) + rng.sample(range(i), rng.randrange(i + 1))
         for i in range(count)
     ]
-    kind = data.draw(st.sampled_from([shingles.JACCARD, shingles.CONTAINMENT]))
-    threshold = data.draw(st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.9, 1.0]))
+    kinds = st.sampled_from([shingles.JACCARD, shingles.CONTAINMENT])
+    thresholds = st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.9, 1.0])
+    rules = data.draw(st.lists(st.builds(shingles.Rule, kinds, thresholds), min_size=1, max_size=4))
     unit, size = data.draw(st.sampled_from(UNITS))
-    anchors, shared, _ = decided(texts, candidates, kind, threshold, Shingle.of(unit, size))
-    assert (anchors, shared) == expected_decisions(texts, candidates, kind, threshold, unit, size)
+    found = decided(texts, candidates, rules, Shingle.of(unit, size))
+    sets = [features(text, unit, size) for text in texts]
+    for number, (kind, threshold) in enumerate(rules):
+        anchors, shared = expected_decisions(texts, candidates, kind, threshold, unit, size)
+        goes = np.array(anchors) >= 0
+        assert found.anchor[number].tolist() == anchors
+        assert found.shared[number][goes].tolist() == np.array(shared)[goes].tolist()
+        assert found.similar[number] == goes.sum()
+        assert found.closest[number][goes].tolist() == found.anchor[number][goes].tolist()
+        for i, closest in enumerate(found.closest[number].tolist()):
+            if closest >= 0:
+                assert found.shared[number][i] == len(sets[i] & sets[closest])
+                assert (found.sizes[i], found.sizes[closest]) == (len(sets[i]), len(sets[closest]))
+                assert closest not in np.flatnonzero(goes), "only what stays is compared with"
 
 
 def test_a_chain_does_not_join_what_is_unlike() -> None:
@@ -178,20 +191,21 @@ def test_a_chain_does_not_join_what_is_unlike() -> None:
     words = [f"word{i:04d} " for i in range(400)]
     a, b, c = ("".join(words[k : k + 300]) for k in (0, 30, 60))
     for candidates in ([[], [0], [1]], [[], [0], [1, 0]]):
-        anchors, _, found = decided([a, b, c], candidates, shingles.JACCARD, 0.75)
-        assert anchors == [-1, 0, -1]
-        assert (found.compared, found.similar) == (2, 1), "C is compared with A in place of B, once"
+        found = decided([a, b, c], candidates, [shingles.Rule(shingles.JACCARD, 0.75)])
+        assert found.anchor.tolist() == [[-1, 0, -1]]
+        assert (found.compared.tolist(), found.similar.tolist()) == ([2], [1]), "C with A in place of B, once"
 
 
 def test_texts_and_candidates_that_there_are_not_are_refused() -> None:
     utf8, offsets = np.frombuffer(b"some text", np.uint8), np.array([0, 4, 9])
     none = np.zeros(0, np.int64)
     good = (np.array([0]), np.array([0, 0, 1]))
-    assert shingles.decide(utf8, offsets, *good, shingles.JACCARD, 0.5).anchor.tolist() == [-1, -1]
+    rules = [shingles.Rule(shingles.JACCARD, 0.5)]
+    assert shingles.decide(utf8, offsets, *good, rules).anchor.tolist() == [[-1, -1]]
     for candidates in ([1], [2], [-1]):
         with pytest.raises(DataError, match="candidate"):
-            shingles.decide(utf8, offsets, np.array(candidates), good[1], shingles.JACCARD, 0.5)
+            shingles.decide(utf8, offsets, np.array(candidates), good[1], rules)
     with pytest.raises(DataError, match="offsets"):
-        shingles.decide(utf8, np.array([0, 4, 10]), *good, shingles.JACCARD, 0.5)
+        shingles.decide(utf8, np.array([0, 4, 10]), *good, rules)
     with pytest.raises(DataError, match="bounds"):
-        shingles.decide(utf8, offsets, none, good[1], shingles.JACCARD, 0.5)
+        shingles.decide(utf8, offsets, none, good[1], rules)
