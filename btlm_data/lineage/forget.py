@@ -135,6 +135,7 @@ def _forget(
             f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
             f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
         )
+    _require_no_links(sets)
     outcome.still_held = _still_held(root, sets)
     outcome.pages = [name for name in pages.PAGES if _is_ours(root / name)]
     opened = [(str(run), open_run(run)) for run in runs]
@@ -204,6 +205,25 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
 # The new dataset --------------------------------------------------------------------------------------------
 
 
+def _require_no_links(sets: Sequence[SetView]) -> None:
+    """Raise OutputError if a part of the dataset lies elsewhere: its texts would stay there."""
+    for of_set in sets:
+        names = [
+            FILE_NAME,
+            provenance.FILE_NAME,
+            forgotten.FILE_NAME,
+            *(file.name for file in of_set.manifest.outputs),
+        ]
+        for split, entry in of_set.manifest.splits.items():
+            names += [split, *(f"{split}/{file.name}" for file in (*entry.files, entry.documents_file))]
+        for path in (of_set.root, *(of_set.root / name for name in names)):
+            if path.is_symlink():
+                raise OutputError(
+                    f"{path} is a link to {path.resolve()}. Documents are removed only from files inside the dataset's folder, "
+                    "never through a link. Put the files themselves there, and run the same command again."
+                )
+
+
 def _copy(root: Path, staging: Path) -> None:
     """The dataset's folder once more: every file a link to the same bytes, but without the work folder,
     signature and pages.
@@ -214,7 +234,10 @@ def _copy(root: Path, staging: Path) -> None:
             folders[:] = [name for name in folders if name != WORK_FOLDER]
         (staging / relative).mkdir(parents=True)
         shutil.copystat(folder, staging / relative)
-        for name in names:
+        linked = [
+            name for name in folders if (Path(folder) / name).is_symlink()
+        ]  # of the user: see _require_no_links
+        for name in [*names, *linked]:
             is_page = relative == Path() and name in pages.PAGES and _is_ours(Path(folder) / name)
             if name != SIGNATURE and not is_page:
                 _link(Path(folder) / name, staging / relative / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.attacks import (  # noqa: F401 - they register their probes
     foreign_files,
     hostile_files,
+    linked_places,
     once_succeeded,
     received_datasets,
     terminals_and_bytes,
