@@ -19,6 +19,7 @@ from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
 from btlm_data.stages import documents, dropped
+from btlm_data.stages.document_rows import Sources
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.stream import StreamIndex, StreamSettings
 from btlm_data.task import Artifact, Counts
@@ -67,12 +68,10 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     """
     assert p.table is not None
     kept = list(p.settings.source.kept_columns)
-    step = documents.plan_documents(p.streams, p.table, kept, p.copies)
-    parts = {task.id: result.outputs[0] for task, result in zip(step.tasks, p.step(step), strict=True)}
+    sources = Sources(p.blocks, p.scattered, p.copies, kept, p.run.memory_per_worker)
+    parts = documents.run(p.runner, sources, p.streams, p.table)
     parts_by_table: dict[str, Sequence[Artifact]] = {
-        f"{prepared.split_folder(index.stream.split)}/{dataset.DOCUMENTS}": [
-            parts[f"{index.stream.name}-{number:06d}"] for number in range(len(index.buckets))
-        ]
+        f"{prepared.split_folder(index.stream.split)}/{dataset.DOCUMENTS}": parts[index.stream.name]
         for prepared in p.sets
         for index in _streams_of(p, prepared)
     }

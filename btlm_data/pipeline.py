@@ -369,7 +369,7 @@ def _shuffle(p: Preparation) -> None:
     drawn |= {"test"} if p.settings.holdout.test_fraction > 0 and own == {"train"} else set()
     p.splits = tuple(split for split in SPLITS if split in own | drawn)
     num_bytes = sum(amount.bytes for (_, _, cell), amount in p.counts["clean"].cells.items() if cell == "out")
-    p.streams = shuffle.run(
+    p.streams, p.scattered = shuffle.run(
         p.step,
         p.runner,
         p.blocks,

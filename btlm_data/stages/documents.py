@@ -7,7 +7,8 @@ the source that it stands for, itself included: one more than deduplication drop
 file; row for parquet), `bytes` and `chars` uint32 and `hash` (16 bytes: XXH3, 128 bits) of the cleaned text;
 and, where requested, `id` and `fields.NAME`: strings out of the record, null where it has none.
 
-    documents  a bucket of a stream       -> its rows: shard/documents/STREAM-BUCKET.parquet
+    rows       groups of blocks           -> rows in the order of the streams (document_rows.py)
+    documents  some buckets of a stream   -> their rows: shard/documents/STREAM-BUCKET.parquet
     tables     a split of a prepared set  -> OUT/SPLIT/documents.parquet, all buckets' rows
 """
 
@@ -19,19 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import blocks as block_table
 from btlm_data.advance import advance
-from btlm_data.blocks import Block
+from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
-from btlm_data.formats import text_columns
-from btlm_data.stages import shuffle
+from btlm_data.stages import document_rows, shuffle
+from btlm_data.stages.document_rows import ROW, Names, RowFile, RowMoves, Sources
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.storage import digest
-from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 4
+VERSION = 5
 _ROW_GROUP = 131_072
 _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 
@@ -39,18 +39,36 @@ _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 def estimate(workload: Workload) -> list[Estimate]:
     """What the tables take. Sets without shares each have a copy of the same tables."""
     stream, rates, sets = workload.stream, workload.rates, workload.settings.seq_len
-    [*_, order] = shuffle.estimate(workload)
+    scatter, *_, order = shuffle.estimate(workload)
     copies = len(sets) if all(part.share is None for part in sets) else 1
     table_bytes = _ROW_BYTES * stream.documents
-    buckets = order.tasks
+    moves = RowMoves.plan(workload.volume.documents, ROW.itemsize, workload.run.memory_per_worker)
+    passes, num_files = moves.levels(workload.volume.documents)
+    moved = ROW.itemsize * stream.documents
+    groups = max(1, min(scatter.tasks, -(-workload.volume.documents // moves.group_documents)))
+    together = moves.together(stream.documents, order.tasks, num_files, ROW.itemsize)
+    buckets = -(-order.tasks // together)
     return [
+        *(
+            Estimate(
+                "shard.rows" if number == 1 else f"shard.rows-{number}",
+                tasks=groups,
+                documents=stream.documents,
+                read_bytes=moved if number > 1 else order.work_bytes + 34 * workload.volume.documents,
+                work_bytes=moved,
+                memory_bytes=rates.process_bytes + document_rows.HELD * moved // groups,
+                cpu_seconds=groups * rates.task + stream.documents * rates.move_document,
+            )
+            for number in range(1, passes + 1)
+        ),
         Estimate(
             "shard.documents",
             tasks=buckets,
             documents=stream.documents,
-            read_bytes=order.work_bytes + 34 * stream.documents,
+            read_bytes=order.work_bytes + moved,
             work_bytes=table_bytes,
-            memory_bytes=rates.process_bytes + 120 * -(-stream.documents // buckets),
+            freed_bytes=passes * moved,
+            memory_bytes=rates.process_bytes + document_rows.HELD * moved // buckets,
             cpu_seconds=buckets * rates.task + stream.documents * rates.table_document,
         ),
         Estimate(
@@ -66,135 +84,136 @@ def estimate(workload: Workload) -> list[Estimate]:
     ]
 
 
+def run(
+    runner: Runner, sources: Sources, streams: Mapping[str, StreamIndex], table: Artifact
+) -> dict[str, list[Artifact]]:
+    """The parts of each stream's table, in order. table: of the blocks."""
+    step = plan_documents(sources, streams, table, None)
+    if not runner.is_done(step):
+        files, moving = document_rows.run(runner, sources, streams)
+        step = plan_documents(sources, streams, table, files)
+        results = runner.run(step)
+        runner.discard(*moving)
+    else:
+        results = runner.run(step)
+    by_name = {artifact.name: artifact for result in results for artifact in result.outputs}
+    return {
+        name: [by_name[_part_name(name, number)] for number in range(len(index.buckets))]
+        for name, index in streams.items()
+    }
+
+
+def _part_name(stream: str, bucket: int) -> str:
+    return f"shard/documents/{stream}-{bucket:06d}.parquet"
+
+
 def plan_documents(
-    indices: Mapping[str, StreamIndex], table: Artifact, kept: Sequence[str], copies: Artifact | None
+    sources: Sources,
+    streams: Mapping[str, StreamIndex],
+    table: Artifact,
+    rows: Mapping[str, Sequence[RowFile]] | None,
 ) -> Step:
-    """A task per bucket of each stream. table: of the blocks. kept: columns of the records' own fields.
-    copies: a columns file with `copies` (N,) by ordinal; None where nothing was deduplicated.
+    """A task per bucket of each stream; where their rows are in many files, per several buckets. rows: the
+    files of each stream; None only to see what is done.
     """
-    tasks = [
-        Task(
-            id=f"{index.stream.name}-{number:06d}",
-            args={"start": bucket.start, "kept": list(kept)},
-            inputs=[bucket.content],
-            reads={"blocks": [table], "copies": [copies] if copies is not None else []},
-            through={"index": [bucket.file]},
-            outputs=[("work", f"shard/documents/{index.stream.name}-{number:06d}.parquet")],
-            weight=max(1, bucket.num_documents),
-        )
-        for index in indices.values()
-        for number, bucket in enumerate(index.buckets)
-    ]
+    tasks: list[Task] = []
+    moves, lineage = sources.moves, [table.checksum]
+    lineage += [sources.copies.checksum] if sources.copies is not None else []
+    _, num_files = moves.levels(sources.num_documents)
+    for name, index in streams.items():
+        buckets = index.buckets
+        together = moves.together(index.num_documents, len(buckets), num_files, sources.row_bytes)
+        for chosen in (range(i, min(i + together, len(buckets))) for i in range(0, len(buckets), together)):
+            wanted = [file for file in rows[name] if file.overlaps(chosen)] if rows is not None else []
+            tasks.append(
+                Task(
+                    id=f"{name}-{chosen[0]:06d}",
+                    args={
+                        "stream": name,
+                        "buckets": list(chosen),
+                        "starts": [buckets[number].start for number in chosen],
+                        "kept": list(sources.kept),
+                    },
+                    inputs=[*lineage, *(buckets[number].content for number in chosen)],
+                    through={
+                        "index": [buckets[number].file for number in chosen],
+                        "rows": [file.file for file in wanted],
+                    },
+                    outputs=[("work", _part_name(name, number)) for number in chosen],
+                    weight=max(1, sum(buckets[number].num_documents for number in chosen)),
+                    hints={"ranges": [[file.first, file.last] for file in wanted]},
+                )
+            )
     return Step("shard.documents", VERSION, documents, tasks, None, "", "doc")
 
 
 def documents(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """Join one bucket's index with the blocks' tables."""
+    """The rows of some buckets beside their index."""
     import pyarrow as pa
 
-    [index_file] = task.through["index"]
-    index = files.columns(index_file)
-    blocks = block_table.read_table(files, task.reads["blocks"][0])
-    ordinals = index["ordinal"]
-    count = len(ordinals)
-    if count and int(ordinals.max()) >= blocks[-1].last_ordinal:
-        raise DataError(f"{index_file.name} names a document that there is not.")
-    firsts = np.array([block.first_ordinal for block in blocks], np.uint64)
-    index_block = np.searchsorted(firsts, ordinals, side="right") - 1
-    rows_of = Rows(count, task.args["kept"])
-    order = np.argsort(index_block, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(index_block[order])) + 1) if count else []:
-        block = blocks[int(index_block[rows[0]])]
-        numbers = (ordinals[rows] - np.uint64(block.first_ordinal)).astype(np.int64)
-        rows_of.add(files, block, rows, numbers)
-    columns = rows_of.columns()
-    table = pa.table(
-        {
-            "stream_offset": index["offset"] + np.uint64(task.args["start"]),
-            "tokens": np.asarray(index["length"]),
-            "copies": _copies(task, files, ordinals),
-            **columns,
-        }
-    )
-    write_parquet(files, task, iter([table]))
-    advance(max(1, count))
+    chosen, kept = task.args["buckets"], task.args["kept"]
+    row_files = [
+        RowFile(file, *limits)
+        for file, limits in zip(task.through["rows"], task.hints["ranges"], strict=True)
+    ]
+    found = document_rows.read_range(files, row_files, task.args["stream"], (chosen[0], chosen[-1] + 1), kept)
+    for number, index_file in enumerate(task.through["index"]):
+        index = files.columns(index_file)
+        bucket = slice(int(found.edges[number]), int(found.edges[number + 1]))
+        rows = found.rows[bucket]
+        if not np.array_equal(index["ordinal"], rows["ordinal"]):
+            raise DataError(
+                f"{index_file.name} and the rows of its documents are not of one run. Rerun the same command."
+            )
+        texts = {name: column[bucket].cast(pa.string()) for name, column in found.texts.items()}
+        table = pa.table(
+            {
+                "stream_offset": index["offset"] + np.uint64(task.args["starts"][number]),
+                "tokens": np.asarray(index["length"]),
+                "copies": np.ascontiguousarray(rows["copies"]),
+                **_columns(rows, found.names),
+                **texts,
+            }
+        )
+        write_parquet(files, task.outputs[number], iter([table]))
+        advance(max(1, len(rows)))
     return Counts()
 
 
-def _copies(task: Task, files: TaskFiles, ordinals: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """How many documents each of these stands for."""
-    if not task.reads["copies"]:
-        return np.ones(len(ordinals), np.uint32)
-    rows = ordinals.astype(np.int64)
-    copies = files.columns(task.reads["copies"][0]).scattered("copies", rows, np.ones(len(rows), np.int64))
-    chosen: npt.NDArray[np.uint32] = copies[rows]
-    return chosen
-
-
-class Rows:
-    """Rows of a table of documents, gathered block by block.
-
-    count: of all rows. kept: columns of the records' own fields. dropped: of the documents that cleaning
-    dropped, not of those that passed it.
-    """
-
-    def __init__(self, count: int, kept: Sequence[str], *, dropped: bool = False) -> None:
-        self._kept, self._prefix = kept, "dropped/" if dropped else ""
-        self._numbers: dict[str, npt.NDArray[Any]] = {
-            "file": np.empty(count, np.int32),
-            "line": np.empty(count, np.uint64),
-            "offset": np.empty(count, np.uint64),
-            "source": np.empty(count, np.int32),
-            "bytes": np.empty(count, np.uint32),
-        }
-        if not dropped:
-            self._numbers["chars"] = np.empty(count, np.uint32)
-        self._hash = np.empty((count, 16), np.uint8)
-        self._names: dict[str, dict[str, int]] = {"file": {}, "source": {}}
-        self._texts: dict[str, list[Any]] = {name: [] for name in kept}
-        self._rows: list[npt.NDArray[np.int64]] = []
-
-    def add(
-        self, files: TaskFiles, block: Block, rows: npt.NDArray[Any], numbers: npt.NDArray[np.int64]
-    ) -> None:
-        """Fill `rows` with the documents `numbers` of a block. rows, numbers: (n,) of an integer dtype."""
-        docs, out, prefix = files.columns(block.docs), self._numbers, self._prefix
-        out["line"][rows] = docs[f"{prefix}line"][numbers].astype(np.uint64) + np.uint64(block.first_line)
-        for column, field in (("offset", "offset"), ("bytes", "num_bytes"), ("chars", "num_chars")):
-            if column in out:
-                out[column][rows] = docs[f"{prefix}{field}"][numbers]
-        self._hash[rows] = docs[f"{prefix}hash"][numbers]
-        for column in ("file", "source"):
-            codes = self._names[column]
-            local = np.array(
-                [codes.setdefault(name, len(codes)) for name in docs.meta[f"{column}s"]], np.int32
-            )
-            out[column][rows] = local[docs[f"{prefix}{column}"][numbers]]
-        self._rows.append(np.asarray(rows, np.int64))
-        if not self._kept:
-            return
-        if block.fields is None:
-            raise DataError(f"The block {block.stem} has no kept fields. Rerun the same command.")
-        fields = files.columns(block.fields)
-        first = block.num_documents if prefix else 0
-        for name in self._kept:
-            self._texts[name].append(text_columns.to_arrow(fields, name).take(first + numbers))
-
-    def columns(self) -> dict[str, Any]:
-        """The columns, as they are in the table."""
-        import pyarrow as pa
-
-        out: dict[str, Any] = dict(self._numbers)
-        for column, codes in self._names.items():
-            out[column] = pa.DictionaryArray.from_arrays(out[column], pa.array(list(codes), pa.string()))
-        out["hash"] = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(16), len(self._hash), [None, pa.py_buffer(self._hash.tobytes())]
+def _columns(rows: npt.NDArray[Any], names: Names) -> dict[str, Any]:
+    """The columns that say where documents come from. rows: (n,) of ROW."""
+    blocks, block_of_row = np.unique(rows["block"], return_inverse=True)
+    columns: dict[str, Any] = {}
+    for column in ("file", "line", "offset", "source", "bytes", "chars"):
+        if column not in ("file", "source"):
+            columns[column] = np.ascontiguousarray(rows[column])
+            continue
+        lists = [names[block][column == "source"] for block in blocks.tolist()]
+        codes: dict[str, int] = {}
+        local = np.array(
+            [codes.setdefault(name, len(codes)) for listed in lists for name in listed], np.int32
         )
-        order = np.argsort(np.concatenate([np.empty(0, np.int64), *self._rows]))
-        for name, parts in self._texts.items():
-            values = pa.chunked_array(parts, pa.large_string()).combine_chunks()
-            out[name] = values.take(order).cast(pa.string())
-        return out
+        firsts = np.cumsum([0, *map(len, lists)])[:-1]
+        indices = local[firsts[block_of_row] + rows[column]] if len(rows) else np.empty(0, np.int32)
+        columns[column] = named(indices, codes)
+    columns["hash"] = hashes(np.ascontiguousarray(rows["hash"]))
+    return columns
+
+
+def named(codes: npt.NDArray[np.int32], names: Mapping[str, int]) -> Any:
+    """A dictionary column. codes: (n,) int32, positions in `names`."""
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(codes, pa.array(list(names), pa.string()))
+
+
+def hashes(values: npt.NDArray[np.uint8]) -> Any:
+    """A column of 16 bytes each. values: (n, 16) uint8."""
+    import pyarrow as pa
+
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(values), [None, pa.py_buffer(values.tobytes())]
+    )
 
 
 def plan_tables(parts_by_table: Mapping[str, Sequence[Artifact]]) -> Step:
@@ -223,18 +242,18 @@ def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
             sha256 = _sha256(creating.file)
     else:
         sha256 = write_parquet(
-            files, task, (pq.read_table(pa.BufferReader(files.read(part))) for part in parts)
+            files, task.outputs[0], (pq.read_table(pa.BufferReader(files.read(part))) for part in parts)
         )
     advance(1)
     size = files.written[-1].size
     return Counts(extra={"file": {"name": name.rpartition("/")[2], "bytes": size, "sha256": sha256}})
 
 
-def write_parquet(files: TaskFiles, task: Task, tables: Iterator[Any]) -> str:
-    """Write the task's output, a row group after the other; returns its SHA-256."""
+def write_parquet(files: TaskFiles, output: tuple[StoreName, str], tables: Iterator[Any]) -> str:
+    """Write an output of a task, a row group after the other; returns its SHA-256."""
     import pyarrow.parquet as pq
 
-    store, name = task.outputs[0]
+    store, name = output
     first = next(tables)
     numbers = [column for column in ("stream_offset", "line", "offset") if column in first.column_names]
     options: dict[str, Any] = {

@@ -21,12 +21,14 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
+from btlm_data.formats import text_columns
 from btlm_data.formats.columns import Columns
 from btlm_data.stages import mixing
-from btlm_data.stages.documents import Rows, write_parquet
+from btlm_data.stages.documents import hashes, named, write_parquet
 from btlm_data.stages.shuffle import GROUP_DOCUMENTS, groups_of, places_of
 from btlm_data.stages.stream import StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -103,7 +105,7 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         tables.append(_of_block(files, block, later, task.args["kept"]))
         advance(block.num_documents)
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    write_parquet(files, task, iter([table]))
+    write_parquet(files, task.outputs[0], iter([table]))
     return Counts(extra={"documents": len(table)})
 
 
@@ -126,7 +128,7 @@ def _of_block(
     ]
     tables, file, offset = [], [], []
     for is_early, numbers, why in parts:
-        rows = Rows(len(numbers), kept, dropped=is_early)
+        rows = _Rows(len(numbers), kept, dropped=is_early)
         if len(numbers):
             rows.add(files, block, np.arange(len(numbers)), numbers)
         columns = rows.columns()
@@ -166,3 +168,67 @@ def _dropped_later(
     for number in np.flatnonzero((fate == Fate.KEPT) & ~is_placed).tolist():
         reasons[number] = ("shuffle", "left_out_by_mix" if left_out[number] else "in_other_set")
     return reasons
+
+
+class _Rows:
+    """Rows of a table of documents, gathered block by block.
+
+    count: of all rows. kept: columns of the records' own fields. dropped: of the documents that cleaning
+    dropped, not of those that passed it.
+    """
+
+    def __init__(self, count: int, kept: Sequence[str], *, dropped: bool = False) -> None:
+        self._kept, self._prefix = kept, "dropped/" if dropped else ""
+        self._numbers: dict[str, npt.NDArray[Any]] = {
+            "file": np.empty(count, np.int32),
+            "line": np.empty(count, np.uint64),
+            "offset": np.empty(count, np.uint64),
+            "source": np.empty(count, np.int32),
+            "bytes": np.empty(count, np.uint32),
+        }
+        if not dropped:
+            self._numbers["chars"] = np.empty(count, np.uint32)
+        self._hash = np.empty((count, 16), np.uint8)
+        self._names: dict[str, dict[str, int]] = {"file": {}, "source": {}}
+        self._texts: dict[str, list[Any]] = {name: [] for name in kept}
+        self._rows: list[npt.NDArray[np.int64]] = []
+
+    def add(
+        self, files: TaskFiles, block: Block, rows: npt.NDArray[Any], numbers: npt.NDArray[np.int64]
+    ) -> None:
+        """Fill `rows` with the documents `numbers` of a block. rows, numbers: (n,) of an integer dtype."""
+        docs, out, prefix = files.columns(block.docs), self._numbers, self._prefix
+        out["line"][rows] = docs[f"{prefix}line"][numbers].astype(np.uint64) + np.uint64(block.first_line)
+        for column, field in (("offset", "offset"), ("bytes", "num_bytes"), ("chars", "num_chars")):
+            if column in out:
+                out[column][rows] = docs[f"{prefix}{field}"][numbers]
+        self._hash[rows] = docs[f"{prefix}hash"][numbers]
+        for column in ("file", "source"):
+            codes = self._names[column]
+            local = np.array(
+                [codes.setdefault(name, len(codes)) for name in docs.meta[f"{column}s"]], np.int32
+            )
+            out[column][rows] = local[docs[f"{prefix}{column}"][numbers]]
+        self._rows.append(np.asarray(rows, np.int64))
+        if not self._kept:
+            return
+        if block.fields is None:
+            raise DataError(f"The block {block.stem} has no kept fields. Rerun the same command.")
+        fields = files.columns(block.fields)
+        first = block.num_documents if prefix else 0
+        for name in self._kept:
+            self._texts[name].append(text_columns.to_arrow(fields, name).take(first + numbers))
+
+    def columns(self) -> dict[str, Any]:
+        """The columns, as they are in the table."""
+        import pyarrow as pa
+
+        out: dict[str, Any] = dict(self._numbers)
+        for column, codes in self._names.items():
+            out[column] = named(out[column], codes)
+        out["hash"] = hashes(self._hash)
+        order = np.argsort(np.concatenate([np.empty(0, np.int64), *self._rows]))
+        for name, parts in self._texts.items():
+            values = pa.chunked_array(parts, pa.large_string()).combine_chunks()
+            out[name] = values.take(order).cast(pa.string())
+        return out

@@ -81,21 +81,27 @@ class Run(NamedTuple):
 
 
 def write(
-    files: TaskFiles, name: str, streams: Mapping[str, tuple[Records, npt.NDArray[Any]]], first: int
+    files: TaskFiles,
+    name: str,
+    streams: Mapping[str, tuple[Records, npt.NDArray[Any]]],
+    first: int,
+    more: Mapping[str, npt.NDArray[Any]] | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the records of some streams. streams: name -> records in order, rows at which each bucket begins,
-    and the end. Records are (n,) of RECORD, bounds (buckets + 1,) int64.
+    and the end. Records are (n,) of one structured dtype, bounds (buckets + 1,) int64. more, meta: what else
+    the file has.
     """
     arrays = {
-        f"{stream}/records": records.view(np.uint8).reshape(-1, RECORD.itemsize)
+        f"{stream}/records": records.view(np.uint8).reshape(-1, records.dtype.itemsize)
         for stream, (records, _) in streams.items()
     }
     edges = {stream: bounds.tolist() for stream, (_, bounds) in streams.items()}
-    files.write_columns(name, arrays, {"first": first, "edges": edges})
+    files.write_columns(name, arrays | dict(more or {}), {"first": first, "edges": edges, **(meta or {})})
 
 
-def read(opened: Columns, stream: str, first: int, last: int) -> Records:
-    """Records of a stream in the buckets [first, last), (n,) of RECORD. Raises DataError for buckets that the
+def read(opened: Columns, stream: str, first: int, last: int, dtype: np.dtype[Any] = RECORD) -> Records:
+    """Records of a stream in the buckets [first, last), (n,) of dtype. Raises DataError for buckets that the
     file has not.
     """
     edges, base = opened.meta["edges"][stream], int(opened.meta["first"])
@@ -104,19 +110,27 @@ def read(opened: Columns, stream: str, first: int, last: int) -> Records:
             f"A file of stream {stream} has no buckets {first} to {last}. Rerun the same command."
         )
     rows = opened.rows(f"{stream}/records", int(edges[first - base]), int(edges[last - base]))
-    return np.ascontiguousarray(rows).reshape(-1).view(RECORD)
+    return np.ascontiguousarray(rows).reshape(-1).view(dtype)
 
 
 def in_order(parts: Sequence[Records]) -> tuple[Records, npt.NDArray[np.int64]]:
     """Records of all parts by key (equal keys in the order of the parts), and which part each is from.
     Returns (n,) of RECORD and (n,) int64.
     """
-    joined = np.concatenate([np.empty(0, RECORD), *parts])
+    in_key_order, order = ordered(parts, RECORD)
     origin = (
         np.repeat(np.arange(len(parts)), [len(part) for part in parts]) if parts else np.empty(0, np.int64)
     )
+    return in_key_order, origin[order]
+
+
+def ordered(parts: Sequence[Records], dtype: np.dtype[Any]) -> tuple[Records, npt.NDArray[np.int64]]:
+    """Records of all parts by key (equal keys in the order of the parts), and the position of each among
+    them all. Returns (n,) of dtype and (n,) int64.
+    """
+    joined = np.concatenate([np.empty(0, dtype), *parts])
     order = np.argsort(joined["key"], kind="stable")
-    return joined[order], origin[order]
+    return joined[order], order
 
 
 def lay_down(

@@ -57,6 +57,22 @@ GROUP_BLOCKS = 256
 _RECORD_BYTES = 32  # of a document in an index, before and after sorting
 
 
+class ScatteredGroup(NamedTuple):
+    """What `shuffle.scatter` made of some consecutive blocks. records: their records of every stream (runs.py);
+    blocks: their numbers.
+    """
+
+    records: Artifact
+    blocks: list[int]
+
+
+class Shuffled(NamedTuple):
+    """What the stage hands on. streams: the index of each by its name."""
+
+    streams: dict[str, StreamIndex]
+    groups: list[ScatteredGroup]
+
+
 def estimate(workload: Workload) -> list[Estimate]:
     """What ordering the documents takes."""
     volume, stream, rates = workload.volume, workload.stream, workload.rates
@@ -126,19 +142,20 @@ def run(
     settings: StreamSettings,
     num_bytes: int,
     memory: int,
-) -> dict[str, StreamIndex]:
+) -> Shuffled:
     """The index of every stream by its name. step: runs a step. copies: clusters.cols; None where nothing was
     deduplicated. num_bytes: of text that passed cleaning. memory: of a worker.
     """
     num_buckets = bucket_count(num_bytes)
     moves = Moves.plan(sum(block.tokens.size for block in blocks), memory)
     scattering = plan_scatter(blocks, fates, copies, num_buckets, settings, moves)
-    by_stream = _runs_of(scattering, step(scattering), settings, num_buckets)
+    scattered = step(scattering)
+    by_stream = _runs_of(scattering, scattered, settings, num_buckets)
     for number in range(2, moves.passes + 1):
         merging = sorting.plan_merge(number, by_stream, settings, moves)
         by_stream = sorting.merged_runs(merging, step(merging), settings)
     indices: dict[str, StreamIndex] = {}
-    ordering = sorting.plan_sort(runner, by_stream, settings, num_buckets, moves)
+    ordering = sorting.plan_sort(runner, by_stream, settings, num_buckets)
     buckets: dict[str, list[Bucket]] = {stream.name: [] for stream in settings.streams}
     for task, result in zip(ordering.tasks, step(ordering), strict=True):
         stream_buckets = buckets[task.args["stream"]]
@@ -154,7 +171,11 @@ def run(
         tokens = tokens if moves.passes else [block.tokens for block in blocks]
         listed = write_list(runner.stores.work, name, tokens)
         indices[stream.name] = StreamIndex(stream, tuple(buckets[stream.name]), listed)
-    return indices
+    groups = []
+    for task, result in zip(scattering.tasks, scattered, strict=True):
+        [records] = [file for file in result.outputs if file.name == task.outputs[0][1]]
+        groups.append(ScatteredGroup(records, [number for number, *_ in task.args["blocks"]]))
+    return Shuffled(indices, groups)
 
 
 def discard_passed(runner: Runner) -> None:

@@ -20,7 +20,7 @@ from btlm_data.storage.digest import checksum
 from btlm_data.task import Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
-SORT_BYTES = 64 * 1024  # of one group's records that a task of `sort` reads, at least, where tokens are moved
+SORT_BYTES = 64 * 1024  # of one group's records that a task of `sort` reads, at least, where there are more
 
 
 def plan_merge(
@@ -95,10 +95,9 @@ def plan_sort(
     by_stream: Mapping[str, Sequence[Run]],
     settings: StreamSettings,
     num_buckets: int,
-    moves: Moves,
 ) -> Step:
-    """A task per stream and bucket; where tokens are moved, per several buckets, so that it reads long
-    pieces.
+    """A task per stream and bucket; where their records are in many files, per several buckets, so that it
+    reads long pieces.
     """
     tasks = []
     for stream, all_runs in by_stream.items():
@@ -107,9 +106,7 @@ def plan_sort(
             runner.named.add(name)
             listed = write_list(runner.stores.work, name, [run.records for run in having])
             size = sum(run.records.size for run in having)
-            together = 1
-            if moves.passes:
-                together = max(1, -(-SORT_BYTES * len(having) * (last - first) // max(1, size)))
+            together = max(1, -(-SORT_BYTES * len(having) * (last - first) // max(1, size)))
             for begin in range(first, last, together):
                 chosen = list(range(begin, min(begin + together, last)))
                 tasks.append(

@@ -111,7 +111,7 @@ def prepare(
         settings = StreamSettings(recipe.settings, ("train",))
         num_bytes = sum(4 * block.num_documents * DOCUMENT for block in blocks)
         streams = shuffle.run(runner.run, runner, blocks, fates, None, settings, num_bytes, scale.memory)
-        [index] = streams.values()
+        [index] = streams.streams.values()
         packing = pack.packing_of(recipe.settings, SEQ_LEN, "train", "uint16", 50_256)
         source = pack.StreamSource("bench", scale.memory)
         sample_sets = [pack.SampleSet("train", index, packing)]
