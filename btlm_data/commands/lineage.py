@@ -125,13 +125,15 @@ def trace(
 @click.option(
     "--text", "passages", multiple=True, metavar="PASSAGE", help="Every document with this exact passage."
 )
+@click.option("--where", "expressions", multiple=True, metavar="EXPRESSION",
+              help="Every document that satisfies this expression in SQL, as \"source = 'Web' AND tokens < 50\".")  # fmt: skip
 @click.option("--reason", default="", metavar="WORDS", help="For the certificate: who requested it, and why.")
 @click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, metavar="RUNDIR",
               help="A training run: the certificate says at which steps it had seen the documents.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
 def forget(
     path: Path, listed: Path | None, ids: tuple[str, ...], urls: tuple[str, ...], hashes: tuple[str, ...],
-    passages: tuple[str, ...], reason: str, runs: tuple[Path, ...], as_json: bool,
+    passages: tuple[str, ...], expressions: tuple[str, ...], reason: str, runs: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Remove documents from a prepared dataset, and write a certificate of it (forgotten.json).
 
@@ -146,13 +148,19 @@ def forget(
     from btlm_data.lineage import queries
 
     asked: list[Query] = []
-    for kind, values in (("id", ids), ("url", urls), ("hash", hashes), ("text", passages)):
+    for kind, values in (
+        ("id", ids),
+        ("url", urls),
+        ("hash", hashes),
+        ("text", passages),
+        ("where", expressions),
+    ):
         asked += [queries.make(kind, value) for value in values]  # type: ignore[arg-type]  # one of its kinds
     if listed is not None:
         asked += queries.read_list(listed)
     if not asked or not all(query.is_of_documents for query in asked):
         raise ConfigError(
-            "Which documents are to be forgotten? Give --id, --url, --hash, --text, or --list with such lines."
+            "Which documents are to be forgotten? Give --id, --url, --hash, --text, --where, or --list with such lines."
         )
     from msgspec import to_builtins
 

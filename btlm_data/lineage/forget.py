@@ -38,6 +38,7 @@ from btlm_data.lineage.passages import find_passages, passage_of
 from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
 from btlm_data.lineage.split_view import Extent, SplitView
+from btlm_data.lineage.where import rows_where
 from btlm_data.storage import digest, open_store
 from btlm_data.storage.base import TEMPORARY_SUFFIX
 from btlm_data.storage.exchange import exchange
@@ -158,7 +159,9 @@ def _forget(
 def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan], set[int]]:
     """The documents that answer, by set, and the numbers of the questions that have any."""
     wanted, plans, answered = search.Wanted.of(queries), [], set()
-    passages = [number for number, query in enumerate(queries) if query.kind == "text"]
+    passages, expressions = (
+        [number for number, query in enumerate(queries) if query.kind == kind] for kind in ("text", "where")
+    )
     for of_set in sets:
         plan = _Plan(of_set)
         extents: dict[str, dict[int, Extent]] = {}
@@ -168,6 +171,12 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
                     extent = Extent(document["row"], document["stream_offset"], document["tokens"])
                     extents.setdefault(name, {})[extent.row] = extent
                     answered.update(numbers)
+            for number in expressions:
+                for document in view.table.described(rows_where(view.table, queries[number].value)):
+                    if not document.get("forgotten"):
+                        extent = Extent(document["row"], document["stream_offset"], document["tokens"])
+                        extents.setdefault(name, {})[extent.row] = extent
+                        answered.add(number)
         if passages:
             texts = [passage_of(queries[number].value, of_set) for number in passages]
             for name, hits in find_passages(of_set, list(of_set.splits), texts).items():

@@ -169,7 +169,7 @@ def _without_list(tree: Any) -> Any:
 
 def _names(tree: Any, expression: str, columns: Sequence[str]) -> list[str]:
     """Check every node of the tree, and put c0, c1, ... for the columns; returns their names in that order."""
-    found: dict[str, str] = {}
+    columns_of: dict[str, str] = {}
     todo = [_list_of(tree)]
     while todo:
         node = todo.pop()
@@ -184,14 +184,14 @@ def _names(tree: Any, expression: str, columns: Sequence[str]) -> list[str]:
                 raise ConfigError(
                     f"--where names a column {name[:80]!r} that there is not. {nearest(name, list(columns))}"
                 )
-            node["column_names"] = [found.setdefault(name, f"c{len(found)}")]
+            node["column_names"] = [columns_of.setdefault(name, f"c{len(columns_of)}")]
         elif kind is not None and (fault := _fault(node, kind)) is not None:
             raise ConfigError(
                 f"--where {expression[:200]!r} cannot be used: {fault}. It may compare the document's own columns with "
                 "constants, and use the functions that docs/reselect.md lists."
             )
         todo += [value for key, value in node.items() if key != "column_names"]
-    return list(found)
+    return list(columns_of)
 
 
 def _fault(node: Any, kind: str) -> str | None:

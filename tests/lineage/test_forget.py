@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from btlm_data.cli import cli
-from btlm_data.errors import DataError, InputError, OutputError
+from btlm_data.errors import ConfigError, DataError, InputError, OutputError
 from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
@@ -119,6 +119,30 @@ def test_documents_are_masked_and_all_else_stays(
     assert len(second.certificates) == 2
     assert second.certificates[1].previous == second.certificates[0].digest
     assert faults(root) == []
+
+
+def test_documents_are_named_by_an_expression(tmp_path: Path) -> None:
+    documents = records(60, 5)
+    of_set = prepared(tmp_path / "one", documents, seq_len=32)
+    root = of_set.root
+    shutil.copytree(root, tmp_path / "other", ignore=shutil.ignore_patterns(".work"))
+    chosen = [
+        row["id"]
+        for row in of_set.splits["train"].table.described(range(of_set.splits["train"].table.num_rows))
+        if row["fields.url"].startswith("https://two.") and row["tokens"] > 60
+    ]
+    assert len(chosen) > 2
+    expression = "fields.url LIKE 'https://two.%' AND tokens > 60"
+    result = CliRunner().invoke(cli, ["forget", str(root), "--where", expression, "--json"])
+    assert json.loads(result.output)["documents"] == len(chosen), result.output
+    forget(tmp_path / "other", [make("id", name) for name in chosen])
+    for path in (root / "train").iterdir():
+        assert path.read_bytes() == (tmp_path / "other/train" / path.name).read_bytes(), path.name
+    assert faults(root) == []
+    again = json.loads(CliRunner().invoke(cli, ["forget", str(root), "--where", expression, "--json"]).output)
+    assert (again["documents"], again["done"]) == (0, [f"where {expression}"])
+    with pytest.raises(ConfigError, match=r"Did you mean tokens\?"):
+        forget(root, [make("where", "token > 60")])
 
 
 def test_what_is_not_masked_as_certified_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
