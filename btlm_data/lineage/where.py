@@ -20,7 +20,7 @@ from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.recipe.validation import nearest
 
 MAX_CHARACTERS = 100_000
-_CONFIGURATION = {
+_CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
