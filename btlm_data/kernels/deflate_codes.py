@@ -21,7 +21,7 @@ LENGTH_EXTRA = np.array([0] * 8 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5] * 
 LENGTH_BASE = np.append(3 + np.cumsum(1 << LENGTH_EXTRA[:-1]) - (1 << LENGTH_EXTRA[:-1]), 258)
 DISTANCE_EXTRA = np.array([0, 0] + [max(0, i // 2 - 1) for i in range(2, 30)])
 DISTANCE_BASE = np.concatenate([[1], 1 + np.cumsum(1 << DISTANCE_EXTRA)[:-1]])
-_CODE_LENGTH_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)  # RFC 1951, 3.2.7
+CODE_LENGTH_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)  # RFC 1951, 3.2.7
 
 LENGTH_SYMBOL = np.searchsorted(LENGTH_BASE, np.arange(259), side="right").astype(np.int64) - 1
 # Distances 1..256 by themselves, longer ones by their upper bits: no code longer than 256 starts within 128.
@@ -191,7 +191,7 @@ def _headers(ll_bits: list[int], d_bits: list[int]) -> BitString:
     counts = np.bincount([s for s, _, _ in symbols], minlength=19)
     own = huffman_lengths(counts, 7)
     entries = _canonical(own)
-    hclen = max(i + 1 for i, s in enumerate(_CODE_LENGTH_ORDER) if own[s])
+    hclen = max(i + 1 for i, s in enumerate(CODE_LENGTH_ORDER) if own[s])
     out = BitString()
     out.put(0x0178, 16)  # deflate, 32 KB window, fastest; 0x7801 is a multiple of 31
     out.put(1, 1)
@@ -199,7 +199,7 @@ def _headers(ll_bits: list[int], d_bits: list[int]) -> BitString:
     out.put(hlit - 257, 5)
     out.put(len(distances) - 1, 5)
     out.put(max(4, hclen) - 4, 4)
-    for s in _CODE_LENGTH_ORDER[: max(4, hclen)]:
+    for s in CODE_LENGTH_ORDER[: max(4, hclen)]:
         out.put(own[s], 3)
     for symbol, extra, extra_bits in symbols:
         out.entry(entries[symbol])

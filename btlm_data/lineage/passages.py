@@ -22,7 +22,7 @@ from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.split_view import Extent, Span, SplitView
 
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 4 << 20
 MAX_THREADS = 16
 MIN_BYTES = 8  # shorter passages stand everywhere
 

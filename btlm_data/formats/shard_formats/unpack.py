@@ -55,22 +55,6 @@ def _inflate(stored: bytes | memoryview, most: int) -> bytes:
     return data
 
 
-def inflate_beginning(stored: bytes | memoryview, num_bytes: int) -> bytes:
-    """The first `num_bytes` bytes of a gzip chunk, without those after them (whose checksum is not compared
-    then).
-
-    Raises Torn.
-    """
-    inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
-    try:
-        data = inflater.decompress(stored, num_bytes)
-    except igzip_lib.IsalError as error:  # type: ignore[misc]  # untyped in its stub
-        raise Torn(f"a chunk cannot be inflated: {error}") from None
-    if len(data) != num_bytes:
-        raise Torn(f"a chunk holds {len(data)} bytes, at least {num_bytes} were expected")
-    return data
-
-
 def _unshuffle(stored: bytes | memoryview, itemsize: int) -> memoryview:
     """All first bytes, then all second bytes, ... to elements; bytes left over at the end are copied
     unchanged.
