@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from btlm_data.errors import ConfigError, DataError, SourceUnavailable
 from btlm_data.formats import dataset, pages, provenance
+from btlm_data.formats.guarded import require_no_link
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -60,13 +61,14 @@ def push(root: Path, target: str, *, private: bool, report: Callable[[str], None
 
 def _files(root: Path) -> Iterator[str]:
     """Names of all files of a complete dataset; dataset.json of the whole comes last. Raises DataError if one
-    is missing.
+    is missing, or is a link: what a stranger's link leads to is not sent.
     """
     sets = dataset.read_sets(root)
     for folder, value in sets.items():
         prefix = f"{folder}/" if folder else ""
         for file in value.stored():
             path = root / (prefix + file.name)
+            require_no_link(root, prefix + file.name)
             if not path.is_file() or path.stat().st_size != file.bytes:
                 raise DataError(
                     f"{path} is missing or has another size. Run `btlm-data verify {root}` before you upload."
@@ -77,6 +79,7 @@ def _files(root: Path) -> Iterator[str]:
     ]
     for name in (*inside, provenance.FILE_NAME, *pages.PAGES, SIGNATURE, dataset.FILE_NAME):
         if (root / name).is_file():
+            require_no_link(root, name)
             yield name
 
 

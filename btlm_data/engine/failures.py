@@ -80,7 +80,7 @@ def read_all(store: Store, step: str = "") -> list[Failure]:
     for entry in store.list(f"{FOLDER}/{step}" if step else FOLDER):
         try:
             failures.append(msgspec.json.decode(store.read(entry.name), type=Failure))
-        except msgspec.DecodeError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
     return failures
 

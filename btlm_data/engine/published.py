@@ -200,7 +200,7 @@ def _line(value: Any) -> bytes:
 def _parse(store: Store, name: str, offset: int, length: int) -> Any:
     try:
         return json.loads(store.read(name, offset, offset + length))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{store.shown}/{name} is damaged. Rerun the same command: the file is made again."
         ) from error

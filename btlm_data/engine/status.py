@@ -124,7 +124,7 @@ def read(store: Store) -> Status:
         return Status(None, driver_is_alive=False)
     try:
         run = msgspec.json.decode(present[0], type=RunStatus)
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return Status(None, driver_is_alive=False)
     alive = lease.is_alive(run.driver)
     if alive is None:

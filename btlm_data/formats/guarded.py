@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from btlm_data import advance
 from btlm_data.errors import DataError
@@ -47,3 +47,17 @@ def require_regular(path: Path) -> None:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is not a regular file. Restore it, or prepare the dataset again.")
+
+
+def require_no_link(root: Path, name: str) -> None:
+    """Raise DataError if a part of the dataset in `root`, or a folder on the way to it, is a link: what is there is elsewhere,
+    and not the dataset's to send on or to change.
+    """
+    path = root
+    for part in PurePosixPath(name).parts:
+        path /= part
+        if path.is_symlink():
+            raise DataError(
+                f"{path} is a link to {path.resolve()}, so what is there is not in the dataset's folder. Put the file itself "
+                "there, and run the same command again."
+            )

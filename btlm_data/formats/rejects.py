@@ -72,7 +72,7 @@ def read_block(data: bytes, name: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(data.splitlines(), 1):
         try:
             yield json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(
                 f"{name} line {number} is torn. Remove the file and rerun the same command."
             ) from None

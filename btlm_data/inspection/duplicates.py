@@ -15,14 +15,19 @@ import numpy as np
 from btlm_data.cleaning.document import Documents
 from btlm_data.cleaning.filters import modules_named, plan_filters
 from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
-from btlm_data.formats import provenance
 from btlm_data.formats.dataset import Dataset, InputFile
 from btlm_data.formats.guarded import reading, require_regular
-from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened, open_path
-from btlm_data.inspection.source_checks import NORMALIZERS, options_of, path_of_input, reads_apart, records_at
+from btlm_data.inspection.source_checks import (
+    NORMALIZERS,
+    options_of,
+    path_of_input,
+    reads_apart,
+    records_at,
+    where_it_was_read,
+)
 from btlm_data.wording import counted
 
 if TYPE_CHECKING:
@@ -206,19 +211,10 @@ class Texts:
     def _path(self, file: InputFile) -> Path:
         if self._source is not None:
             return path_of_input(self._source, file)
-        record = self._root / provenance.FILE_NAME
-        if not record.exists():
-            raise InputError(
-                f"There is no {record}, which says where the source is. Name its folder with --from."
-            )
-        made = provenance.decode(read_small(record, provenance.MAX_BYTES), str(record))
-        url = next((origin.url for origin in made.inputs if origin.name == file.name), "")
-        if "://" in url or not Path(url).exists():
-            raise InputError(
-                f"{file.name} was read from {url or 'an unknown location'}, which is no file on this machine. "
-                "Name a folder that holds the source's files with --from."
-            )
-        return Path(url)
+        try:
+            return where_it_was_read(self._root, file)
+        except InputError as error:
+            raise InputError(f"{error} Name a folder that holds the source's files with --from.") from None
 
 
 # Showing ----------------------------------------------------------------------------------------------------

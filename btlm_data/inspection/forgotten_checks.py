@@ -4,6 +4,7 @@ ledger say.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from btlm_data.errors import DataError
@@ -20,6 +21,15 @@ def check_forgotten(
 ) -> None:
     """One check: certificates, tables, ledger and shards agree; no check where nothing was forgotten."""
     if "forgotten" not in manifest.other_inputs:
+        if os.path.lexists(opened.root / forgotten.FILE_NAME):
+            tell(
+                Check(
+                    "forgotten",
+                    False,
+                    "dataset.json says that nothing was forgotten",
+                    f"{forgotten.FILE_NAME} is there",
+                )
+            )
         return
     try:
         chain = forgotten.read(opened.root)

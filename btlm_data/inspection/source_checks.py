@@ -4,18 +4,20 @@ tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from btlm_data.cleaning.document import Documents
 from btlm_data.cleaning.filters import Filters, modules_named, plan_filters
 from btlm_data.cleaning.normalize import normalize_ftfy, normalize_nfc
-from btlm_data.errors import BtlmError, DataError
-from btlm_data.formats import input_digest
+from btlm_data.errors import BtlmError, DataError, InputError
+from btlm_data.formats import input_digest, provenance
 from btlm_data.formats.dataset import FILE_NAME, Dataset, InputFile
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading, require_regular
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from btlm_data.recipe.models import SourceSettings
     from btlm_data.tokenizer import Tokenizer
 
+MAX_COMPARED_BYTES = 1 << 34  # of a file that is compared before its texts are shown: some ten seconds
 SEED = 0xDEE9  # of the documents drawn
 NORMALIZERS: dict[str, Callable[[str], str]] = {
     "nfc": normalize_nfc,
@@ -67,6 +70,51 @@ def check_inputs(manifest: Dataset, source: Path, tell: Report) -> None:
 def path_of_input(source: Path, file: InputFile) -> Path:
     """Where an input file is, if `source` is what was given as --source: a folder, or a single file."""
     return source if source.is_file() and source.name == file.name else source / file.name
+
+
+def where_it_was_read(root: Path, file: InputFile) -> Path:
+    """Where the run read an input file, as provenance.json of the dataset at `root` says, if it is still that file there.
+
+    Only a file of the digest in dataset.json is: a dataset that somebody sent could name any file of this machine as its
+    source, but not one that its maker does not have. Raises InputError, with the reason.
+    """
+    made = provenance.read(root)
+    url = (
+        next((origin.url for origin in made.inputs if origin.name == file.name), "")
+        if made is not None
+        else ""
+    )
+    path = _local(url)
+    if path is None:
+        raise InputError(
+            f"{file.name} was read from {url or 'an unknown place'}, which is not on this machine."
+        )
+    if not path.is_file() or path.stat().st_size != file.size:
+        raise InputError(f"{path} is not there any more, or was changed since.")
+    algorithm, _, _ = (file.digest or "").partition(":")
+    if algorithm != input_digest.NAME or file.size > MAX_COMPARED_BYTES:
+        why = "is too large to be compared" if algorithm == input_digest.NAME else "has no digest"
+        raise InputError(f"Whether {path} is the file that was read is not known: it {why} in {FILE_NAME}.")
+    with reading(path):
+        status = path.stat()
+        is_same = _digest(path, status.st_size, status.st_mtime_ns, status.st_ino) == file.digest
+    if not is_same:
+        raise InputError(f"{path} is not there any more, or was changed since.")
+    return path
+
+
+def _local(url: str) -> Path | None:
+    """The path of a file: URL or a plain path; None for what is elsewhere."""
+    if "://" not in url:
+        return Path(url) if url else None
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+@functools.lru_cache(maxsize=1000)
+def _digest(path: Path, *stamp: int) -> str:
+    """The digest of a file as it is now. stamp: what another file there would have otherwise."""
+    return input_digest.of_file(path)
 
 
 def _check_input(path: Path, file: InputFile, problems: list[str]) -> bool:

@@ -28,7 +28,7 @@ from btlm_data.formats import dataset, forgotten, ledger, pages, provenance
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, ShardFile, StoredFile
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.forgotten import Certificate, ChangedShard, Forgotten, ForgottenDocument, SeenBy
-from btlm_data.formats.guarded import reading
+from btlm_data.formats.guarded import reading, require_no_link
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, ShardWriter
 from btlm_data.lineage import search
@@ -136,7 +136,7 @@ def _forget(
             f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
             f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
         )
-    _require_no_links(sets)
+    _require_no_links(root, sets)
     outcome.still_held = _still_held(root, sets)
     outcome.pages = [name for name in pages.PAGES if _is_ours(root / name)]
     opened = [(str(run), open_run(run)) for run in runs]
@@ -214,23 +214,12 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
 # The new dataset --------------------------------------------------------------------------------------------
 
 
-def _require_no_links(sets: Sequence[SetView]) -> None:
-    """Raise OutputError if a part of the dataset lies elsewhere: its texts would stay there."""
+def _require_no_links(root: Path, sets: Sequence[SetView]) -> None:
+    """Raise DataError if a part of the dataset lies elsewhere: its texts would stay there."""
     for of_set in sets:
-        names = [
-            FILE_NAME,
-            provenance.FILE_NAME,
-            forgotten.FILE_NAME,
-            *(file.name for file in of_set.manifest.outputs),
-        ]
-        for split, entry in of_set.manifest.splits.items():
-            names += [split, *(f"{split}/{file.name}" for file in (*entry.files, entry.documents_file))]
-        for path in (of_set.root, *(of_set.root / name for name in names)):
-            if path.is_symlink():
-                raise OutputError(
-                    f"{path} is a link to {path.resolve()}. Documents are removed only from files inside the dataset's folder, "
-                    "never through a link. Put the files themselves there, and run the same command again."
-                )
+        stored = (file.name for file in of_set.manifest.stored())
+        for name in (FILE_NAME, provenance.FILE_NAME, forgotten.FILE_NAME, *stored):
+            require_no_link(root, f"{of_set.name}/{name}" if of_set.name else name)
 
 
 def _copy(root: Path, staging: Path) -> None:

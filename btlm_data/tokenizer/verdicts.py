@@ -88,7 +88,7 @@ def _check_in_limits(config: Mapping[str, Any]) -> Checked:
         return check(config)
     try:
         return Checked(msgspec.json.decode(done.stdout, type=Verdict))
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return Checked(Verdict(None, _why_it_died(done, seconds)))
 
 
@@ -145,7 +145,7 @@ def _remembered(path: Path | None) -> Verdict | None:
     try:
         with path.open("rb") as file:
             verdict = msgspec.json.decode(file.read(_MAX_VERDICT_BYTES), type=Verdict)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return verdict if verdict.backend is not None else None
 
