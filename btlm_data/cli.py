@@ -34,6 +34,7 @@ for command in (
     workers.status,
     verify.sign,
     dedupe.dedupe_curve,
+    dedupe.dedupe_report,
     hand_on.export,
     look.serve,
     hand_on.push,

@@ -36,13 +36,14 @@ KeptTextsPlanner = Callable[[Artifact, Artifact], Step]
 
 @dataclass(frozen=True)
 class Compared:
-    """What the steps leave. members: list of files. compared: decisions of each group. keys: sorted, for an
-    index.
+    """What the steps leave. members, pairs: lists of files. compared: decisions of each group. keys: sorted,
+    for an index.
     """
 
     cluster: TaskResult
     components: Artifact
     members: Artifact
+    pairs: Artifact
     compared: Sequence[Artifact]
     keys: Sequence[Artifact]
 
@@ -72,7 +73,7 @@ class TextSteps:
         summary["compared_pairs"] = {
             key: sum(r.counts.extra[key] for r in results) for key in ("compared", "similar", "not_compared")
         }
-        return Compared(done, joined, members, compared, sorted_keys)
+        return Compared(done, joined, members, pairs_list, compared, sorted_keys)
 
     def _components(self, exact: Artifact, edges: Sequence[Artifact]) -> Step:
         steps = self.steps

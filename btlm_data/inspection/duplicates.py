@@ -290,7 +290,7 @@ def render(chosen: Sequence[Pair], console: Console) -> None:
             )
             table.add_column(Text(heading), ratio=1, overflow="fold")
         cells = (
-            [_styled(words) for words in side_by_side(pair.text, pair.kept_text)]
+            [styled(words) for words in side_by_side(pair.text, pair.kept_text)]
             if pair.kept_text is not None
             else [Text(" ".join(pair.text.split()[:SHOWN_WORDS])), Text("")]
         )
@@ -299,7 +299,8 @@ def render(chosen: Sequence[Pair], console: Console) -> None:
         console.print()
 
 
-def _styled(words: Words) -> Any:
+def styled(words: Words) -> Any:
+    """As rich text, differing words in marks and in colour."""
     from rich.text import Text
 
     text = Text()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btlm_data.blocks import Block
-from btlm_data.dedupe import gates
+from btlm_data.dedupe import decided, gates
 from btlm_data.dedupe.clusters import texts_that_stay
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.removals import Evidence
@@ -103,18 +103,33 @@ def run(
         index.reader.lineage if index is not None else None,
     )
     steps = Steps(blocks, table, settings, lineage, keeps_keys=index is not None and not index.is_added)
+    work = runner.stores.work
+    work.delete([decided.NAME])
     keys: list[Artifact] = []
+    pairs: Artifact | None = None
     if settings.by_text:
         compared = TextSteps(steps, plan_members).run(runner)
         result, components, members = compared.cluster, compared.components, compared.members
-        num_groups, keys = len(compared.compared), list(compared.keys)
+        num_groups, keys, pairs = len(compared.compared), list(compared.keys), compared.pairs
     else:
         result, keys = steps.run(runner)
         [components] = [file for file in result.outputs if file.name == COMPONENTS]
         num_groups = result.counts.extra["groups"]
         members = list_members(runner, plan_members(components, num_groups, False))
     files = {artifact.name.rpartition("/")[2]: artifact for artifact in result.outputs}
-    work = runner.stores.work
+    decided.write(
+        work,
+        decided.Decided(
+            dedupe,
+            num_groups,
+            components,
+            members,
+            pairs,
+            decided.amounts(result.counts),
+            index.reader.runs if index is not None else (),
+        ),
+    )
+    runner.named.add(decided.NAME)
     removals = run_removals(
         runner,
         Evidence(

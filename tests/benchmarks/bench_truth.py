@@ -1,12 +1,13 @@
 """Deduplication against planted truth: which copies are found, and which distinct documents are lost.
 
-    python -m tests.benchmarks.bench_truth CORPUS [--documents N] [--pages N]
+    python -m tests.benchmarks.bench_truth CORPUS [--documents N] [--pages N] [--only WAY] [--peer NAME=PYTHON]
 
 CORPUS: a folder of SlimPajama's layout (tools/build_corpus.py). From its texts are made: originals; copies of them (exact,
 0.3, 1 and 5 % of the words edited, truncated to 95 %, re-cased, re-flowed); hard negatives, which are distinct documents (pages of one
 template with other content, one licence header over different texts, one table with other numbers, different texts that
 quote the same half page); a hot cluster of template pages; chains A-B-C, where A and C differ. Prints a row for each
 way to decide: recall of copies, recall of pairs of exact Jaccard similarity of 0.85 or more, distinct documents removed.
+--peer (repeatable): also another program, by an environment's Python that has it (peer_dedupe.py says how to make one).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import argparse
 import json
 import random
 import resource
+import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -55,6 +58,15 @@ class Truth:
         if distinct:
             self.distinct.add(place)
         return place
+
+    def recall(self, copies: Collection[int], gone: set[int]) -> float:
+        """Of some copies, those that do not stay beside what they are copies of. Which of the two goes is a program's choice."""
+        return sum(copy in gone or self.original[copy] in gone for copy in copies) / len(copies)
+
+    def lost(self, gone: set[int]) -> set[int]:
+        """Distinct documents of which neither they nor a copy of them is left."""
+        left = {original for copy, original in self.original.items() if copy not in gone}
+        return (self.distinct & gone) - left
 
 
 def originals(corpus: Path, count: int) -> Iterator[str]:
@@ -129,13 +141,14 @@ def build(corpus: Path, num_documents: int, num_pages: int, rng: random.Random) 
     return truth
 
 
-def measure(truth: Truth, way: dict[str, object], folder: Path) -> dict[str, float]:
-    """Prepare with one way to decide, and compare with the truth."""
-    source = folder / "in"
-    if not source.exists():
-        source.mkdir()
-        lines = (json.dumps({"text": text, "meta": {"redpajama_set_name": "web"}}) for text in truth.texts)
-        (source / "a.jsonl").write_text("".join(f"{line}\n" for line in lines))
+def usage() -> float:
+    """CPU seconds of this process and of all that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def ours(way: dict[str, object], source: Path, folder: Path) -> set[int]:
+    """Prepare with one way to decide; returns the lines that go."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         given: dict[str, object] = {
             "source.name": str(source),
@@ -145,26 +158,25 @@ def measure(truth: Truth, way: dict[str, object], folder: Path) -> dict[str, flo
             "clean.min_chars": 0,
             **way,
         }
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
         pipeline.prepare(load(None, {key: (value, "bench") for key, value in given.items()}), Lines())
-        after = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = sum(
-            now.ru_utime + now.ru_stime - then.ru_utime - then.ru_stime
-            for now, then in zip(after, (before, children), strict=True)
-        )
-        gone = set(pq.read_table(f"{out}/out/removals.parquet", columns=["line"])["line"].to_pylist())
-    alike = [
+        return set(pq.read_table(f"{out}/out/removals.parquet", columns=["line"])["line"].to_pylist())
+
+
+def peers(name: str, python: str, source: Path, folder: Path, count: int) -> set[int]:
+    """Deduplicate with another program; returns the lines that go."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        script = Path(__file__).with_name("peer_dedupe.py")
+        command = [python, str(script), name, str(source), f"{out}/{name}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return set(range(count)) - set(json.loads(Path(f"{out}/{name}/kept.json").read_text()))
+
+
+def alike(truth: Truth) -> set[int]:
+    """Copies whose exact similarity to their originals is 0.85 or more."""
+    return {
         copy
         for copy, original in truth.original.items()
         if jaccard(features(truth.texts[copy]), features(truth.texts[original])) >= 0.85
-    ]
-    size = sum(len(text.encode()) for text in truth.texts) / 1e6
-    return {
-        "recall of copies": sum(copy in gone for copy in truth.original) / len(truth.original),
-        "recall at 0.85": sum(copy in gone for copy in alike) / len(alike),
-        "distinct removed": len(truth.distinct & gone),
-        "CPU ms a MB": 1000 * seconds / size,
     }
 
 
@@ -176,16 +188,40 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--documents", type=int, default=8000)
     parser.add_argument("--pages", type=int, default=200_000)
+    parser.add_argument("--only", action="append", metavar="WAY", help="of ours; default: all")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args()
     truth = build(options.corpus, options.documents, options.pages, random.Random(1))
-    size = sum(len(text) for text in truth.texts) / 1e6
+    size = sum(len(text.encode()) for text in truth.texts) / 1e6
+    copies = alike(truth)
     print(
-        f"{len(truth.texts):,} documents, {size:.0f} MB; {len(truth.original):,} copies, {len(truth.distinct):,} distinct"
+        f"{len(truth.texts):,} documents, {size:.0f} MB; {len(truth.original):,} copies, {len(copies):,} of them alike; "
+        f"{len(truth.distinct):,} distinct"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        for name, way in WAYS.items():
-            found = measure(truth, way, Path(folder))
-            print(f"{name:20}" + "".join(f"  {key} {value:.4g}" for key, value in found.items()), flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "in/a.jsonl"
+        source.parent.mkdir()
+        records = ({"text": t, "id": str(i), "meta": {}} for i, t in enumerate(truth.texts))
+        source.write_text("".join(json.dumps(record) + "\n" for record in records))
+        ways: dict[str, Callable[[], set[int]]] = {
+            way: partial(ours, settings, source.parent, folder)
+            for way, settings in WAYS.items()
+            if options.only is None or way in options.only
+        }
+        for peer in options.peer:
+            program, _, python = peer.partition("=")
+            ways[program] = partial(peers, program, python, source, folder, len(truth.texts))
+        for way, run in ways.items():
+            before = usage()
+            gone = run()
+            found = {
+                "recall of copies": truth.recall(truth.original.keys(), gone),
+                "recall at 0.85": truth.recall(copies, gone),
+                "distinct removed": len(truth.lost(gone)),
+                "CPU ms a MB": 1000 * (usage() - before) / size,
+            }
+            print(f"{way:20}" + "".join(f"  {key} {value:.4g}" for key, value in found.items()), flush=True)
 
 
 if __name__ == "__main__":
