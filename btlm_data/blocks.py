@@ -8,6 +8,8 @@
     clean/PART-BLOCK.contamination  hits of evaluation n-grams, where requested
     clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where requested: a row
                                     per document, then one per document that was dropped
+    clean/PART-BLOCK.signals        signals of the documents (cleaning/signals.py), where requested: an array a
+                                    column; texts as in formats/text_columns.py
     clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see
                                     formats/rejects.py
 
@@ -50,6 +52,7 @@ class Block(NamedTuple):
     sketch: Artifact | None
     contamination: Artifact | None
     fields: Artifact | None
+    signals: Artifact | None
     rejects: Artifact | None
 
     @property
@@ -60,7 +63,15 @@ class Block(NamedTuple):
     @property
     def artifacts(self) -> list[Artifact]:
         """Its files."""
-        files = (self.docs, self.tokens, self.sketch, self.contamination, self.fields, self.rejects)
+        files = (
+            self.docs,
+            self.tokens,
+            self.sketch,
+            self.contamination,
+            self.fields,
+            self.signals,
+            self.rejects,
+        )
         return [file for file in files if file is not None]
 
 
@@ -82,6 +93,7 @@ def make_block(
         by_ending.get("sketch"),
         by_ending.get("contamination"),
         by_ending.get("fields"),
+        by_ending.get("signals"),
         by_ending.get("rejects"),
     )
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from btlm_data.cleaning.signals import NUMBERS
 from btlm_data.formats import dataset, ledger, provenance
 from btlm_data.formats.input_digest import combine
 from btlm_data.formats.sealed_json import NO_CHECKSUM
@@ -68,7 +69,10 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     """
     assert p.table is not None
     kept = list(p.settings.source.kept_columns)
-    sources = Sources(p.blocks, p.scattered, p.copies, kept, p.run.memory_per_worker)
+    signals = p.inputs.signals.columns
+    travelling = [*kept, *(name for name, kind in signals.items() if kind == "text")]
+    travelling += [NUMBERS] if signals else []
+    sources = Sources(p.blocks, p.scattered, p.copies, travelling, p.run.memory_per_worker, signals)
     parts = documents.run(p.runner, sources, p.streams, p.table)
     parts_by_table: dict[str, Sequence[Artifact]] = {
         f"{prepared.split_folder(index.stream.split)}/{dataset.DOCUMENTS}": parts[index.stream.name]
@@ -201,6 +205,8 @@ def _other_inputs(p: Preparation) -> dict[str, str]:
     others: dict[str, str] = {}
     if p.inputs.filters.entries:
         others["filters"] = p.inputs.filters.fingerprint
+    if p.inputs.signals.entries:
+        others["signals"] = p.inputs.signals.fingerprint
     if p.inputs.evaluation:
         others["evaluation"] = evaluation_digest(p.inputs.evaluation)
     if p.settings.dedupe.index is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from btlm_data.blocks import Block
 from btlm_data.cleaning.evaluation_sets import EvaluationFile, evaluation_files
 from btlm_data.cleaning.filters import Filters, plan_filters
+from btlm_data.cleaning.signals import Signals, plan_signals
 from btlm_data.engine.runner import Runner
 from btlm_data.fingerprint import digest
 from btlm_data.formats import dataset
@@ -40,6 +41,7 @@ class Inputs:
     tokenizer: Tokenizer
     filters: Filters
     evaluation: Sequence[EvaluationFile]
+    signals: Signals
 
     @staticmethod
     def look_up(recipe: Recipe) -> Inputs:
@@ -56,6 +58,7 @@ class Inputs:
             ),
             plan_filters(settings.clean.filters),
             evaluation_files(settings.holdout.decontaminate) if settings.holdout.decontaminate else (),
+            plan_signals(settings.annotate),
         )
 
     @property
@@ -101,6 +104,7 @@ class Inputs:
             self.filters.fingerprint if self.filters.entries else None,
             [list(file) for file in self.evaluation],
             dataset.FORMAT_VERSION,
+            *([self.signals.fingerprint] if self.signals.entries else []),
         )
 
     def clean_settings(self, ngrams: Artifact | None) -> CleanSettings:
@@ -115,12 +119,14 @@ class Inputs:
             self.options,
             self.tokenizer.spec,
             ngrams,
+            self.signals,
             keep_signatures=keep_signatures,
             need_sha256=need_sha256,
         )
         return CleanSettings(
             settings=self.settings,
             filters=self.filters,
+            signals=self.signals,
             options=self.options,
             tokenizer=self.tokenizer.spec,
             fetcher=Fetcher.of(self.run, self.listing),

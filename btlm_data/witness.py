@@ -88,6 +88,6 @@ def _watch(ends: tuple[int, int], shared: mmap.mmap, killed: int, tell: Callable
 def _killed_for_memory() -> int:
     """How many processes the system has killed because memory ran out; 0 where it does not say."""
     with contextlib.suppress(OSError):
-        found = re.search(rb"^oom_kill (\d+)$", _EVENTS.read_bytes(), re.MULTILINE)
-        return int(found[1]) if found else 0
+        count = re.search(rb"^oom_kill (\d+)$", _EVENTS.read_bytes(), re.MULTILINE)
+        return int(count[1]) if count else 0
     return 0

@@ -37,6 +37,31 @@ def arrays_of(columns: Mapping[str, Sequence[str | None]]) -> dict[str, npt.NDAr
     return arrays
 
 
+def arrays_of_packed(name: str, values: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """A column whose values are records of one dtype, byte for byte, as arrays by name. values: (n,) of a
+    structured dtype.
+    """
+    size = values.dtype.itemsize
+    return {
+        f"{name}/data": np.frombuffer(values.tobytes(), np.uint8),
+        f"{name}/ends": np.arange(1, len(values) + 1, dtype=np.int64) * size,
+        f"{name}/present": np.ones(len(values), np.bool_),
+    }
+
+
+def packed(name: str, column: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Inverse of `arrays_of_packed`, (n,) of that dtype. column: what `to_arrow` gave, or a part of it. Raises DataError
+    if its values have another size.
+    """
+    _, offsets_buffer, data = column.buffers()
+    if not len(column) or not dtype.itemsize:
+        return np.zeros(len(column), dtype)
+    offsets = np.frombuffer(offsets_buffer, np.int64)[column.offset : column.offset + len(column) + 1]
+    if data is None or (np.diff(offsets) != dtype.itemsize).any():
+        raise _unfit(name)
+    return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].view(dtype)
+
+
 def to_arrow(columns: _Columns, name: str) -> Any:
     """A column as an Arrow array of large strings. Raises DataError if its values do not fit together."""
     data, ends, present = (columns[f"{name}/{part}"] for part in ("data", "ends", "present"))
@@ -57,7 +82,9 @@ def rows(columns: _Columns, name: str, first: int, last: int) -> Any:
 
 
 def from_arrow(name: str, column: Any) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an Arrow array of large strings, by name: inverse of `to_arrow`."""
+    """The arrays of an Arrow array of large strings, by name: inverse of `to_arrow`. Of the dtypes and shapes of
+    `arrays_of`: (bytes,) uint8, (n,) int64, (n,) bool.
+    """
     import pyarrow.compute as pc
 
     present = pc.is_valid(column).to_numpy(zero_copy_only=False)

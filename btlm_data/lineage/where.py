@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.errors import ConfigError
+from btlm_data.errors import ConfigError, install_command
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.recipe.validation import nearest
 
@@ -149,7 +149,7 @@ def _connect() -> Any:
         import duckdb
     except ImportError:
         raise ConfigError(
-            "--where needs DuckDB, which is not installed. Install it: pip install 'btlm-data[where]'."
+            f"--where needs DuckDB, which is not installed. Install it with: {install_command('where')}."
         ) from None
     connection = duckdb.connect(":memory:", config=_CONFIGURATION)
     connection.execute("SET lock_configuration = true")

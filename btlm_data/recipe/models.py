@@ -16,8 +16,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     WrapValidator,
     field_serializer,
+    model_serializer,
     model_validator,
 )
 
@@ -446,6 +448,12 @@ class Settings(_Settings):
     mix: MixSettings = Field(
         MixSettings(), description="epochs of each source, 1 where not named; and by the copies of a document"
     )
+    annotate: tuple[dict[str, Any] | Name, ...] = Field(
+        (),
+        max_length=100,
+        description="signals kept beside each document in documents.parquet, by name, with parameters "
+        "(docs/reselect.md)",
+    )
     max_documents_per_sample: int | None = Field(
         None, ge=1, le=2**20, description="for vsl: most documents in one sample"
     )
@@ -471,6 +479,11 @@ class Settings(_Settings):
                 "set dedupe to minhash or exact"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `annotate` where it is not used: a dataset without signals is described as ever."""
+        return {key: value for key, value in handler(self).items() if key != "annotate" or value}
 
 
 def _cpu_count() -> int:

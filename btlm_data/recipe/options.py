@@ -101,6 +101,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("--mix", "mix", "SOURCE=EPOCHS",
              "How often a source's documents are seen in an epoch, for example Books=2; 1 where not named. "
              "Repeatable."),
+        Flag("--annotate", "annotate", "SIGNAL",
+             "A signal to keep beside each document, by name (gopher, repetition, c4, pii, host, language) or with "
+             "parameters as in --annotate '{host: url}' (docs/reselect.md). Repeatable."),
         Flag("--tail", "tail"),
         Flag("--eos", "tokenizer.eos", "TOKEN"),
         Flag("--samples-per-file", "shards.samples_per_file", "N"),
@@ -231,18 +234,20 @@ def _chunks(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _filters(values: tuple[str, ...]) -> list[Any]:
-    filters = []
-    for text in values:
-        try:
-            value = parse_value(text)
-        except YamlError as error:
-            raise ConfigError(
-                f"--filter {text!r}: {error} Write a name, or for example --filter "
-                f"'{{name: language, keep: [en]}}'."
-            ) from None
-        filters.append(value if isinstance(value, dict) else text)
-    return filters
+def _entries(name: str, example: str) -> Callable[[tuple[str, ...]], list[Any]]:
+    def read(values: tuple[str, ...]) -> list[Any]:
+        entries = []
+        for text in values:
+            try:
+                value = parse_value(text)
+            except YamlError as error:
+                raise ConfigError(
+                    f"{name} {text!r}: {error} Write a name, or for example {name} '{example}'."
+                ) from None
+            entries.append(value if isinstance(value, dict) else text)
+        return entries
+
+    return read
 
 
 def _pairs(name: str, example: str) -> Callable[[tuple[str, ...]], list[tuple[str, str]]]:
@@ -275,7 +280,8 @@ def _mix(values: tuple[str, ...]) -> dict[str, str]:
 _READ: dict[str, Callable[[Any], Any]] = {
     "source.chunks": _chunks,
     "source.splits": _split_rules,
-    "clean.filters": _filters,
+    "clean.filters": _entries("--filter", "{name: language, keep: [en]}"),
+    "annotate": _entries("--annotate", "{host: url}"),
     "mix": _mix,
 }
 

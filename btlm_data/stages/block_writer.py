@@ -16,6 +16,7 @@ from btlm_data.cleaning.document import Documents
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
 from btlm_data.cleaning.normalize import normalizer
+from btlm_data.cleaning.signals import NO_SIGNALS, NUMBERS, Signals
 from btlm_data.errors import InputError
 from btlm_data.formats import columns, rejects, text_columns
 from btlm_data.recipe.models import Settings
@@ -46,6 +47,7 @@ class CleanSettings:
     fetcher: Fetcher
     products: Mapping[str, str]
     strict: bool = False
+    signals: Signals = NO_SIGNALS
     keep_signatures: bool = False
     need_sha256: bool = False
 
@@ -162,6 +164,8 @@ class BlockWriter:
         del utf8, raw
         if "fields" in self.wanted and not self._reuse("fields"):
             self._fields(records, np.concatenate([kept, dropped]))
+        if "signals" in self.wanted and not self._reuse("signals"):
+            self._signals(records, texts, kept)
         if not self._reuse("tokens"):
             self._tokens(texts, kept, keys)
         rejects_file = None
@@ -343,6 +347,18 @@ class BlockWriter:
             text_columns.arrays_of(values),
             {"digest": self.wanted["fields"], "columns": list(kept)},
         )
+
+    def _signals(self, records: Records, texts: list[str], kept: npt.NDArray[np.int64]) -> None:
+        """Write the signals of the documents that are kept, of their texts as cleaned."""
+        rows = kept.tolist()
+        documents = replace(records.documents(self.ranges, rows), texts=[texts[row] for row in rows])
+        values = self.settings.signals.measure(documents)
+        labels = {name: column for name, column in values.items() if isinstance(column, list)}
+        numbers = np.zeros(len(rows), self.settings.signals.dtype)
+        for name in numbers.dtype.names or ():
+            numbers[name] = values[name]
+        arrays = text_columns.arrays_of(labels) | text_columns.arrays_of_packed(NUMBERS, numbers)
+        self.files.write_columns(f"{self.stem}.signals", arrays, {"digest": self.wanted["signals"]})
 
     def _tokens(self, texts: list[str], kept: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64]) -> None:
         chosen = [texts[i] for i in kept.tolist()]

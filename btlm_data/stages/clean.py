@@ -20,6 +20,7 @@ from typing import Any
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
 from btlm_data.cleaning.normalize import normalizer_version
+from btlm_data.cleaning.signals import Signals
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
@@ -97,6 +98,7 @@ def product_digests(
     options: ReadOptions,
     tokenizer: TokenizerSpec,
     ngrams: Artifact | None,
+    signals: Signals,
     *,
     keep_signatures: bool,
     need_sha256: bool,
@@ -121,6 +123,8 @@ def product_digests(
         products["contamination"] = digest(docs, ngrams.checksum)
     if source.kept_columns:
         products["fields"] = digest(docs, source.kept_columns)
+    if signals.entries:
+        products["signals"] = digest(docs, signals.fingerprint)
     return products
 
 
@@ -292,7 +296,10 @@ def records(
     """
     block, num_held = Records(), 0
     with_records = (
-        settings.filters.needs_metadata or bool(settings.settings.source.kept_columns) or all_records
+        settings.filters.needs_metadata
+        or settings.signals.needs_metadata
+        or bool(settings.settings.source.kept_columns)
+        or all_records
     )
     for index, file_range in enumerate(ranges):
         with settings.fetcher.local_copy(file_range.file) as path:

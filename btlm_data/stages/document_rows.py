@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.cleaning.signals import Kind
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.formats import text_columns
@@ -108,7 +109,7 @@ class RowFile(NamedTuple):
 class Sources:
     """What rows are made from. blocks: of the run. groups: what `shuffle.scatter` made of them. copies: columns
     file with `copies` (N,) by ordinal, None where nothing was deduplicated. kept: columns of the records' own
-    fields. memory: of one worker.
+    fields and of signals that travel with their rows. signals: columns. memory: of one worker.
     """
 
     blocks: Sequence[Block]
@@ -116,6 +117,7 @@ class Sources:
     copies: Artifact | None
     kept: Sequence[str]
     memory: int
+    signals: Mapping[str, Kind]
 
     @property
     def num_documents(self) -> int:
@@ -125,7 +127,9 @@ class Sources:
     @property
     def row_bytes(self) -> int:
         """Of a row with its kept fields, on average."""
-        fields = sum(block.fields.size for block in self.blocks if block.fields is not None)
+        fields = sum(
+            file.size for block in self.blocks for file in (block.fields, block.signals) if file is not None
+        )
         return ROW.itemsize + -(-fields // max(1, self.num_documents))
 
     @property
@@ -188,7 +192,9 @@ def _gather_task(
         },
         reads={
             "docs": [block.docs for block in blocks],
-            "fields": [block.fields for block in blocks if block.fields is not None],
+            "fields": [
+                file for block in blocks for file in (block.fields, block.signals) if file is not None
+            ],
             "records": [group.records for group in chosen],
             "copies": [sources.copies] if sources.copies is not None else [],
         },
@@ -246,11 +252,15 @@ def _fill(places: npt.NDArray[Any], number: int, block: Block, docs: Columns) ->
 
 
 def _fields(files: TaskFiles, block: Block, kept: Sequence[str]) -> dict[str, Any]:
-    """Kept fields of the documents of a block, as Arrow arrays."""
-    if block.fields is None:
-        raise DataError(f"The block {block.stem} has no kept fields. Rerun the same command.")
-    opened = files.columns(block.fields)
-    return {name: text_columns.to_arrow(opened, name).slice(0, block.num_documents) for name in kept}
+    """Kept fields and signals of the documents of a block, as Arrow arrays."""
+    columns: dict[str, Any] = {}
+    for opened in (files.columns(file) for file in (block.fields, block.signals) if file is not None):
+        for name in kept:
+            if f"{name}/ends" in opened:
+                columns[name] = text_columns.to_arrow(opened, name).slice(0, block.num_documents)
+    if missing := [name for name in kept if name not in columns]:
+        raise DataError(f"The block {block.stem} has no column {missing[0]!r}. Rerun the same command.")
+    return {name: columns[name] for name in kept}
 
 
 def _records(
@@ -365,16 +375,16 @@ def merge(task: Task, settings: None, files: TaskFiles) -> Counts:
     """One file of a range of buckets out of several of a longer one."""
     stream, (first, last) = task.args["stream"], task.args["buckets"]
     row_files = [RowFile(file, *task.args["range"]) for file in task.reads["rows"]]
-    found = read_range(files, row_files, stream, (first, last), task.args["kept"])
+    range_read = read_range(files, row_files, stream, (first, last), task.args["kept"])
     more: dict[str, npt.NDArray[Any]] = {}
-    for name, column in found.texts.items():
+    for name, column in range_read.texts.items():
         more |= text_columns.from_arrow(f"{stream}/{name}", column)
-    used = set(np.unique(found.rows["block"]).tolist())
-    names = {number: lists for number, lists in found.names.items() if number in used}
+    used = set(np.unique(range_read.rows["block"]).tolist())
+    names = {number: lists for number, lists in range_read.names.items() if number in used}
     runs.write(
         files,
         task.outputs[0][1],
-        {stream: (found.rows, found.edges)},
+        {stream: (range_read.rows, range_read.edges)},
         first,
         more,
         {"names": _encoded(names)},

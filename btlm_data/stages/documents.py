@@ -5,7 +5,8 @@ first token's position in the split's stream), `tokens` uint32 (without EOS), `c
 the source that it stands for, itself included: one more than deduplication dropped for it), `file` and
 `source` (dictionary-encoded strings), `line` uint64 (0-based), `offset` uint64 (bytes into the decompressed
 file; row for parquet), `bytes` and `chars` uint32 and `hash` (16 bytes: XXH3, 128 bits) of the cleaned text;
-and, where requested, `id` and `fields.NAME`: strings out of the record, null where it has none.
+and, where requested, `id` and `fields.NAME`: strings out of the record, null where it has none; and columns
+of signals (cleaning/signals.py).
 
     rows       groups of blocks           -> rows in the order of the streams (document_rows.py)
     documents  some buckets of a stream   -> their rows: shard/documents/STREAM-BUCKET.parquet
@@ -21,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
+from btlm_data.cleaning.signals import NUMBERS, Kind, numbers_dtype
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
+from btlm_data.formats import text_columns
 from btlm_data.stages import document_rows, shuffle
 from btlm_data.stages.document_rows import ROW, Names, RowFile, RowMoves, Sources
 from btlm_data.stages.stream import StreamIndex
@@ -133,6 +136,7 @@ def plan_documents(
                         "buckets": list(chosen),
                         "starts": [buckets[number].start for number in chosen],
                         "kept": list(sources.kept),
+                        **({"signals": dict(sources.signals)} if sources.signals else {}),
                     },
                     inputs=[*lineage, *(buckets[number].content for number in chosen)],
                     through={
@@ -151,33 +155,50 @@ def documents(task: Task, settings: None, files: TaskFiles) -> Counts:
     """The rows of some buckets beside their index."""
     import pyarrow as pa
 
-    chosen, kept = task.args["buckets"], task.args["kept"]
+    chosen, kept, signals = task.args["buckets"], task.args["kept"], task.args.get("signals", {})
     row_files = [
         RowFile(file, *limits)
         for file, limits in zip(task.through["rows"], task.hints["ranges"], strict=True)
     ]
-    found = document_rows.read_range(files, row_files, task.args["stream"], (chosen[0], chosen[-1] + 1), kept)
+    range_read = document_rows.read_range(
+        files, row_files, task.args["stream"], (chosen[0], chosen[-1] + 1), kept
+    )
     for number, index_file in enumerate(task.through["index"]):
         index = files.columns(index_file)
-        bucket = slice(int(found.edges[number]), int(found.edges[number + 1]))
-        rows = found.rows[bucket]
+        bucket = slice(int(range_read.edges[number]), int(range_read.edges[number + 1]))
+        rows = range_read.rows[bucket]
         if not np.array_equal(index["ordinal"], rows["ordinal"]):
             raise DataError(
                 f"{index_file.name} and the rows of its documents are not of one run. Rerun the same command."
             )
-        texts = {name: column[bucket].cast(pa.string()) for name, column in found.texts.items()}
+        texts = _texts({name: column[bucket] for name, column in range_read.texts.items()}, signals)
         table = pa.table(
             {
                 "stream_offset": index["offset"] + np.uint64(task.args["starts"][number]),
                 "tokens": np.asarray(index["length"]),
                 "copies": np.ascontiguousarray(rows["copies"]),
-                **_columns(rows, found.names),
+                **_columns(rows, range_read.names),
                 **texts,
             }
         )
         write_parquet(files, task.outputs[number], iter([table]))
         advance(max(1, len(rows)))
     return Counts()
+
+
+def _texts(columns: Mapping[str, Any], signals: Mapping[str, Kind]) -> dict[str, Any]:
+    """The columns of fields, then those of signals, in order. columns: what travelled with the rows."""
+    import pyarrow as pa
+
+    texts = {name: column.cast(pa.string()) for name, column in columns.items() if name != NUMBERS}
+    numbers = None
+    if NUMBERS in columns:
+        numbers = text_columns.packed(NUMBERS, columns[NUMBERS], numbers_dtype(signals))
+    fields = {name: column for name, column in texts.items() if name not in signals}
+    return fields | {
+        name: texts[name] if numbers is None or kind == "text" else np.ascontiguousarray(numbers[name])
+        for name, kind in signals.items()
+    }
 
 
 def _columns(rows: npt.NDArray[Any], names: Names) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_the_connection_itself_can_reach_nothing(tmp_path: Path) -> None:
 
 def test_without_duckdb_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(ConfigError, match=r"pip install 'btlm-data\[where\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[where\]'"):
         Where("true", [])
 
 
@@ -187,7 +187,7 @@ def together(inner: Any) -> Any:
     )
 
 
-def plain(tree: Any, row: dict[str, int | None]) -> bool | None:
+def plain(tree: Any, row: dict[str, Any]) -> Any:
     if tree[0] == "NOT":
         value = plain(tree[1], row)
         return None if value is None else not value

@@ -48,7 +48,7 @@ def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
         docs_file = columns.write(store, f"{stem}.docs", docs, {"sources": ["web"], "files": ["f"]})
         hits = columns.write(store, f"{stem}.contamination", ngrams.hits(*buffers(texts)))
         first = blocks[-1].last_ordinal if blocks else 0
-        blocks.append(Block(stem, split, first, n, 0, docs_file, NOTHING, None, hits, None, None))
+        blocks.append(Block(stem, split, first, n, 0, docs_file, NOTHING, None, hits, None, None, None))
     fates = {"fate": np.array([0, Fate.CONTAMINATED, 0], np.uint8), "split": np.array([0, 0, 1], np.uint8)}
     fates_file = columns.write(store, "holdout/fates/fates.cols", fates)
     with context.runner() as runner:

@@ -72,7 +72,20 @@ def write_block(
     docs_file = columns.write(store, f"{stem}.docs", docs, meta)
     sketch_file = columns.write(store, f"{stem}.sketch", sketch, {"content": content})
     blocks.append(
-        Block(stem, split, first, len(docs["offset"]), 0, docs_file, NOTHING, sketch_file, None, None, None)
+        Block(
+            stem,
+            split,
+            first,
+            len(docs["offset"]),
+            0,
+            docs_file,
+            NOTHING,
+            sketch_file,
+            None,
+            None,
+            None,
+            None,
+        )
     )
 
 
@@ -485,7 +498,9 @@ def test_damaged_index_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_too_many_documents_are_refused(tmp_path: Path) -> None:
-    block = Block("clean/000000-00000", "train", 0, 2**32, 0, NOTHING, NOTHING, NOTHING, None, None, None)
+    block = Block(
+        "clean/000000-00000", "train", 0, 2**32, 0, NOTHING, NOTHING, NOTHING, None, None, None, None
+    )
     with pytest.raises(BtlmError, match="in parts, each with --dedupe-index"):
         deduplicate(tmp_path, [block])
 
