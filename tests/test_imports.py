@@ -109,7 +109,16 @@ MAY_IMPORT = {
         "wording",
         "work_folder",
     },
-    "lineage": GROUND | {"formats", "kernels", "storage", "terminal", "tokenizer", "cleaning.normalize"},
+    "lineage": GROUND
+    | {
+        "formats",
+        "kernels",
+        "storage",
+        "terminal",
+        "tokenizer",
+        "cleaning.normalize",
+        "stages.pack.packing_of",
+    },
     "inspection": GROUND
     | {
         "storage",
@@ -135,6 +144,7 @@ MAY_IMPORT = {
         "kernels",
         "lineage",
         "pages",
+        "recipe.recorded",
         "storage.open_store",
         "tokenizer",
         "wording",

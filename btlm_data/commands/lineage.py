@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -127,19 +128,25 @@ def trace(
 )
 @click.option("--where", "expressions", multiple=True, metavar="EXPRESSION",
               help="Every document that satisfies this expression in SQL, as \"source = 'Web' AND tokens < 50\".")  # fmt: skip
+@click.option("--how", type=click.Choice(["mask", "remove"]), default="mask", show_default=True,
+              help="mask: EOS without loss, every other sample stays. remove: the streams close up, and are packed again.")  # fmt: skip
 @click.option("--reason", default="", metavar="WORDS", help="For the certificate: who requested it, and why.")
+@click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY",
+              help="Sign the certificate and the dataset with this SSH key (as `btlm-data sign` does).")  # fmt: skip
 @click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, metavar="RUNDIR",
               help="A training run: the certificate says at which steps it had seen the documents.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
 def forget(
     path: Path, listed: Path | None, ids: tuple[str, ...], urls: tuple[str, ...], hashes: tuple[str, ...],
-    passages: tuple[str, ...], expressions: tuple[str, ...], reason: str, runs: tuple[Path, ...], as_json: bool,
+    passages: tuple[str, ...], expressions: tuple[str, ...], how: Literal["mask", "remove"], reason: str,
+    key: Path | None, runs: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Remove documents from a prepared dataset, and write a certificate of it (forgotten.json).
+    """Take documents out of a prepared dataset, and write a certificate of it (forgotten.json).
 
-    Their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its position, so a
-    training run can continue. A kill at any moment leaves the old dataset or the new one. The work folder
-    inside the dataset is removed; other locations that still hold the text are listed.
+    By default their tokens become EOS and their loss mask 0; every other sample keeps its bytes and its
+    position, so a training run can continue. With --how remove the shards are what `prepare` makes without
+    these documents. A kill at any moment leaves the old dataset or the new one. The work folder inside the
+    dataset is removed; other locations that still hold the text are listed.
 
     \b
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"
@@ -167,7 +174,12 @@ def forget(
     from btlm_data.lineage import render
     from btlm_data.lineage.forget import forget as take_out
 
-    outcome = take_out(shared.dataset(path), asked, reason=reason, runs=runs)
+    sign = None
+    if key is not None:
+        from btlm_data.inspection.signature import sign_forgotten
+
+        sign = partial(sign_forgotten, key=key.expanduser())
+    outcome = take_out(shared.dataset(path), asked, how=how, reason=reason, runs=runs, sign=sign)
     if outcome.pages:  # made again, about the dataset as it is now
         from btlm_data.pages import publish
 

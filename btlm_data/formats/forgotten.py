@@ -29,12 +29,13 @@ from btlm_data.formats.sealed_json import (
 )
 
 FILE_NAME = "forgotten.json"
+How = Literal["mask", "remove"]
 MAX_BYTES = 1 << 30
 
 
 class ForgottenDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document. document: its row in documents.parquet; hash: of its text, None where the table has none;
-    tokens: without EOS; masked: label positions that lost their loss.
+    """A document. document: its row in documents.parquet before; hash: of its text, None where the table has
+    none; tokens: without EOS; masked: label positions that lost their loss (0 where it was removed).
     """
 
     split: SplitName
@@ -45,7 +46,7 @@ class ForgottenDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class ChangedShard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A shard that was written again: its SHA-256 before and after."""
+    """A shard that was written again: its SHA-256 before and after; zeros where it is not there any more."""
 
     split: SplitName
     name: ShortText
@@ -67,16 +68,16 @@ class SeenBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One time that documents were taken out.
 
-    previous: SHA-256 of the certificate before, in canonical JSON; zeros for the first. asked: SHA-256 of
-    each question. still_held: places that still hold the documents' text. fingerprint: of the
-    dataset before.
+    previous: SHA-256 of the certificate before, in canonical JSON; zeros for the first. how: "mask", or
+    "remove", which takes what was masked before out too. asked: SHA-256 of each question. still_held: places
+    that still hold the documents' text. fingerprint: of the dataset before.
     """
 
     previous: Sha256
     when: ShortText
     who: ShortText
     reason: ShortText
-    how: Literal["mask"]
+    how: How
     fingerprint: Sha256
     asked: list[Sha256]
     documents: list[ForgottenDocument]
@@ -104,13 +105,27 @@ class Forgotten(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def questions(self) -> str:
-        """SHA-256 of all that was asked, the same for all sets of a dataset: a part of its fingerprint."""
-        return hashlib.sha256(canonical([certificate.asked for certificate in self.certificates])).hexdigest()
+        """SHA-256 of all that was asked and how it was done, the same for all sets of a dataset: a part of its
+        fingerprint.
+        """
+        asked = [
+            certificate.asked if certificate.how == "mask" else {certificate.how: certificate.asked}
+            for certificate in self.certificates
+        ]
+        return hashlib.sha256(canonical(asked)).hexdigest()
+
+    @property
+    def masking(self) -> list[Certificate]:
+        """Those whose documents are masked in the shards: all since documents were last removed."""
+        removed = [n for n, certificate in enumerate(self.certificates, 1) if certificate.how == "remove"]
+        return self.certificates[removed[-1] if removed else 0 :]
 
     def replaced(self) -> dict[str, str]:
-        """SHA-256 of each shard as it was at any time -> as it is now."""
+        """SHA-256 of each shard as it was before documents were masked -> as it is now, with every sample where
+        it was. Of shards that were written with other samples, when documents were removed, there are none.
+        """
         now: dict[str, str] = {}
-        for certificate in self.certificates:
+        for certificate in self.masking:
             for shard in certificate.shards:
                 now = {
                     before: shard.after if after == shard.before else after for before, after in now.items()

@@ -5,12 +5,10 @@ read here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from pydantic import ValidationError
 
 from btlm_data.errors import DataError
 from btlm_data.formats import provenance
@@ -22,7 +20,7 @@ from btlm_data.formats.shard_formats.base import StreamSize
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.opening import Opened
 from btlm_data.recipe.models import Settings
-from btlm_data.recipe.validation import explain
+from btlm_data.recipe.recorded import settings_of
 from btlm_data.stages.pack import packing_of
 
 GPT2 = Tokenizer(
@@ -91,20 +89,6 @@ def _configuration_problems(manifest: Dataset) -> Iterator[str]:
             yield f"inputs: none of {split}, from which the ledger acquires documents"
         if any(total(manifest.ledger, "shuffle", "out", split)) and split not in manifest.splits:
             yield f"splits: no {split}, which the ledger has after the shuffle"
-
-
-def settings_of(configuration: Mapping[str, Any]) -> Settings | str:
-    """The settings that a configuration records, or a message: what is wrong with them."""
-    complete = dict(configuration)
-    for section, name in (("source", "corpus"), ("tokenizer", "gpt2")):
-        if isinstance(complete.get(section, {}), dict):
-            complete[section] = {"name": name, **complete.get(section, {})}
-    try:
-        return Settings.model_validate(complete)
-    except ValidationError as error:
-        return explain(error, Settings, lambda _: "").replace("\n", "; ")
-    except RecursionError:
-        return "nested too deeply"
 
 
 def _packing_contradictions(manifest: Dataset, settings: Settings, name: str, split: Split) -> Iterator[str]:

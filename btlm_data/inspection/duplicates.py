@@ -18,7 +18,6 @@ from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
 from btlm_data.formats.dataset import Dataset, InputFile
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.source_checks import (
     NORMALIZERS,
@@ -28,6 +27,7 @@ from btlm_data.inspection.source_checks import (
     records_at,
     where_it_was_read,
 )
+from btlm_data.recipe.recorded import settings_of
 from btlm_data.wording import counted
 
 if TYPE_CHECKING:

@@ -46,9 +46,12 @@ def check_forgotten(
     masks = {job.split: job.masks for job in jobs if job.masks is not None}
     for split, mask in masks.items():
         problems += _account_problems(manifest, chain, split, mask)
-    count = sum(len(certificate.documents) for certificate in chain.certificates)
+    count = sum(len(certificate.documents) for certificate in chain.masking)
     masked = sum(mask.num_labels for mask in masks.values())
     detail = f"{count:,} documents are masked, {masked:,} label positions, as {len(chain.certificates)} certificates say"
+    removed = sum(len(c.documents) for c in chain.certificates if c.how == "remove")
+    if removed:
+        detail += f"; {removed:,} were removed"
     tell_problems(tell, "forgotten", problems, detail)
 
 
@@ -56,7 +59,7 @@ def _account_problems(manifest: Dataset, chain: forgotten.Forgotten, split: str,
     stated = sum(amounts.tokens for row in manifest.rows("forget", split) for amounts in row.dropped.values())
     certified = [
         document
-        for certificate in chain.certificates
+        for certificate in chain.masking
         for document in certificate.documents
         if document.split == split
     ]

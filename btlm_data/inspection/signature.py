@@ -4,7 +4,8 @@ file.
 The signature is detached, in `dataset.json.sig`, and made by the system's ssh-keygen (`-Y sign`,
 PROTOCOL.sshsig of OpenSSH) in a namespace of our own, so that a signature made for another purpose is never
 taken for one of a dataset. In a folder of several sets the upper dataset.json is signed: it has the checksums
-of those of the sets.
+of those of the sets. The certificates of documents that were taken out (forgotten.json) can be signed
+themselves, to be sent to whoever asked; dataset.json covers them too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.formats import dataset
+from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.guarded import require_regular
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report
@@ -26,8 +27,8 @@ MAX_SIGNATURE_BYTES = 1 << 16
 _TIMEOUT = 30  # seconds for a check; signing may wait for a passphrase
 
 
-def sign(folder: Path, key: Path) -> Path:
-    """Sign the dataset in `folder` with an SSH key; returns the signature's path.
+def sign(folder: Path, key: Path, name: str = dataset.FILE_NAME) -> Path:
+    """Sign the dataset in `folder` with an SSH key, or another of its files; returns the signature's path.
 
     key: a private key, or a public one whose private part an agent holds. Raises DataError if there is no
     sound dataset.json, ConfigError if the key cannot be used, OutputError if the signature cannot be written.
@@ -37,13 +38,19 @@ def sign(folder: Path, key: Path) -> Path:
         raise ConfigError(
             f"There is no key {key}. Make one with `ssh-keygen -t ed25519`, and name it with --key."
         )
-    done = _run(
-        ["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], (folder / dataset.FILE_NAME).read_bytes()
-    )
+    done = _run(["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], (folder / name).read_bytes())
     if done.returncode != 0 or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise ConfigError(f"The key {key} cannot sign: {_words(done)}. Name another with --key.")
-    open_store(folder).write(FILE_NAME, done.stdout)  # a link there is replaced, not followed
-    return folder / FILE_NAME
+    signature = f"{name}.sig"
+    open_store(folder).write(signature, done.stdout)  # a link there is replaced, not followed
+    return folder / signature
+
+
+def sign_forgotten(folder: Path, key: Path) -> None:
+    """Sign the dataset in `folder`, and the certificates of each of its sets. Raises as `sign`."""
+    for name in dataset.read_sets(folder):
+        sign(folder / name, key, forgotten.FILE_NAME)
+    sign(folder, key)
 
 
 def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
@@ -58,10 +65,23 @@ def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
         if signers is not None:
             tell(Check("signature", False, "not signed", f"{path}: missing"))
         return
+    _tell(folder, dataset.FILE_NAME, signers, tell)
+
+
+def check_certificates(folder: Path, signers: Path | None, tell: Report) -> None:
+    """Compare `forgotten.json.sig` with forgotten.json, where there is one. signers: as for
+    check_signature.
+    """
+    if (folder / f"{forgotten.FILE_NAME}.sig").exists():
+        _tell(folder, forgotten.FILE_NAME, signers, tell)
+
+
+def _tell(folder: Path, name: str, signers: Path | None, tell: Report) -> None:
+    path = folder / f"{name}.sig"
     try:
         require_regular(path)
         read_small(path, MAX_SIGNATURE_BYTES)
-        tell(_check(folder, path, signers))
+        tell(_check(folder / name, path, signers))
     except DataError as error:
         tell(Check("signature", False, "cannot be read", str(error)))
     except ConfigError as error:
@@ -70,8 +90,8 @@ def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
         tell(Check("signature", None, f"not made: {error}"))
 
 
-def _check(folder: Path, path: Path, signers: Path | None) -> Check:
-    data = read_small(folder / dataset.FILE_NAME, dataset.MAX_BYTES)
+def _check(signed: Path, path: Path, signers: Path | None) -> Check:
+    data = read_small(signed, max(dataset.MAX_BYTES, forgotten.MAX_BYTES))
     about = ["-n", NAMESPACE, "-s", str(path)]
     if signers is None:
         done = _run(["-Y", "check-novalidate", *about], data)
@@ -79,19 +99,20 @@ def _check(folder: Path, path: Path, signers: Path | None) -> Check:
             return Check(
                 "signature", True, f"{_words(done)}; whose key that is, is known only with --signers FILE"
             )
-        return Check("signature", False, "is not one of this dataset.json", f"{FILE_NAME}: {_words(done)}")
+        return Check("signature", False, f"is not one of this {signed.name}", f"{path.name}: {_words(done)}")
     if not signers.is_file():
         raise ConfigError(f"There is no file of signers {signers}. Check the path given to --signers.")
     result = _run(["-Y", "find-principals", "-s", str(path), "-f", str(signers)], data)
     names = result.stdout.decode(errors="replace").splitlines()
     if result.returncode != 0 or not names:
         return Check(
-            "signature", False, f"is of none of the signers in {signers}", f"{FILE_NAME}: {_words(result)}"
+            "signature", False, f"is of none of the signers in {signers}", f"{path.name}: {_words(result)}"
         )
     done = _run(["-Y", "verify", "-f", str(signers), "-I", names[0], *about], data)
     if done.returncode == 0:
-        return Check("signature", True, f"of {names[0]}")
-    return Check("signature", False, "is not one of this dataset.json", f"{FILE_NAME}: {_words(done)}")
+        what = "" if signed.name == dataset.FILE_NAME else f" of {signed.name}"
+        return Check(f"signature{what}", True, f"of {names[0]}")
+    return Check("signature", False, f"is not one of this {signed.name}", f"{path.name}: {_words(done)}")
 
 
 def _run(arguments: Sequence[str], data: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -22,11 +22,11 @@ from btlm_data.formats.dataset import FILE_NAME, Dataset, InputFile
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.inspection.check import Check, Report, tell_problems
-from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.split_stream import SplitStream, stream_of
 from btlm_data.inspection.token_measures import find_tokenizer
 from btlm_data.inspection.vsl_pieces import WantedPieces
+from btlm_data.recipe.recorded import settings_of
 from btlm_data.records.base import WHOLE, Fields, ReadOptions, Stretch
 from btlm_data.records.batch import RecordBatch
 from btlm_data.records.formats import classify

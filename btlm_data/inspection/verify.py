@@ -24,7 +24,7 @@ from btlm_data.inspection.forgotten_checks import check_forgotten
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
-from btlm_data.inspection.signature import check_signature
+from btlm_data.inspection.signature import check_certificates, check_signature
 from btlm_data.inspection.source_checks import check_documents, check_inputs
 from btlm_data.inspection.stream_checks import check_streams
 
@@ -82,9 +82,10 @@ def verify(
     if described is not None and opened.chosen is None:
         check_pages(opened.root, described.checksum, report)
     if opened.sets is None:
+        check_certificates(opened.root, signers, report)
         _verify_set(opened, report, "", source, again)
     else:
-        _verify_sets(opened, report, source, again)
+        _verify_sets(opened, report, source, signers, again)
     return checks
 
 
@@ -93,7 +94,9 @@ def passed(checks: Iterable[Check]) -> bool:
     return all(check.ok is not False for check in checks)
 
 
-def _verify_sets(opened: Opened, report: Report, source: Path | None, again: Again) -> None:
+def _verify_sets(
+    opened: Opened, report: Report, source: Path | None, signers: Path | None, again: Again
+) -> None:
     assert opened.sets is not None
     sets: dict[str, Opened] = {}
     problems = [opened.problem] if opened.problem is not None else []
@@ -124,6 +127,7 @@ def _verify_sets(opened: Opened, report: Report, source: Path | None, again: Aga
     tell_problems(report, "sets", problems, f"{len(opened.sets.names)} sets: {', '.join(opened.sets.names)}")
     check_provenance(opened.root, opened.sets, None, report)
     for name, opened_set in sets.items():
+        check_certificates(opened_set.root, signers, report)
         _verify_set(opened_set, report, f"{name}: ", source, again)
     manifests = [opened_set.manifest for opened_set in sets.values()]
     if len(sets) < len(opened.sets.names) or not all(manifests):

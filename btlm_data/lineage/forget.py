@@ -1,5 +1,5 @@
-"""Take documents out of a finished dataset: their tokens are masked, every other sample stays as it is and
-where it is.
+"""Take documents out of a finished dataset: masked, so that every other sample stays as it is and where it is
+(masking.py), or removed, so that the streams close up behind them (removing.py).
 
 A new dataset is built beside the old one (files that do not change are links to the same bytes), complete
 with dataset.json and a certificate; then the two folders change places in one step of the file system, and
@@ -14,50 +14,53 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from btlm_data.errors import DataError, InputError, OutputError
-from btlm_data.formats import dataset, forgotten, ledger, pages, provenance
-from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, SetList, ShardFile, StoredFile
-from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.formats.forgotten import Certificate, ChangedShard, Forgotten, ForgottenDocument, SeenBy
-from btlm_data.formats.guarded import reading, require_no_link
-from btlm_data.formats.shard_formats.reader import ShardReader
-from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, ShardWriter
+from btlm_data.errors import BtlmError, DataError, InputError, OutputError
+from btlm_data.formats import dataset, forgotten, pages, provenance
+from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, StoredFile
+from btlm_data.formats.forgotten import (
+    Certificate,
+    ChangedShard,
+    Forgotten,
+    ForgottenDocument,
+    How,
+    SeenBy,
+)
+from btlm_data.formats.guarded import require_no_link
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
-from btlm_data.lineage.masks import Masks
+from btlm_data.lineage.masking import mask
 from btlm_data.lineage.passages import find_passages, passage_of
 from btlm_data.lineage.queries import Query
+from btlm_data.lineage.removing import remove
 from btlm_data.lineage.runs import Run, open_run
-from btlm_data.lineage.split_view import Extent, SplitView
+from btlm_data.lineage.split_view import Extent
 from btlm_data.lineage.where import rows_where
-from btlm_data.storage import digest, open_store
+from btlm_data.storage import open_store
 from btlm_data.storage.base import TEMPORARY_SUFFIX
 from btlm_data.storage.exchange import exchange
 from btlm_data.storage.lease import hold
 
 PREPARING = "preparing.json"  # what a run leaves in a folder that it owns (inspection/opening.py)
 WORK_FOLDER = ".work"
-SIGNATURE = "dataset.json.sig"
-_PIECE_CHUNKS = 256  # copied at once
+SIGNATURES = tuple(f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME))  # of the old dataset
 _FIRST_STEPS = 1000
 
 
 @dataclass
 class Outcome:
-    """What was done. documents: masked, over all sets; nothing: questions that no document answers (in
-    words); done: those that an earlier certificate answers; certificate: where it is; pages: those beside the
-    dataset that were about the old one, and are gone.
+    """What was done. documents: taken out, over all sets; masked: label positions; nothing: questions that no
+    document answers (in words); done: those that an earlier certificate answers; certificate: where it is;
+    pages: those beside the dataset that were about the old one, and are gone.
     """
 
+    how: How = "mask"
     documents: int = 0
     shards: int = 0
     masked: int = 0
@@ -77,9 +80,18 @@ class _Plan:
     extents: dict[str, list[Extent]] = field(default_factory=dict)
 
 
-def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequence[Path] = ()) -> Outcome:
-    """Mask every document that answers a question. runs: training runs, whose steps that saw them the
-    certificate names.
+def forget(
+    path: Path,
+    queries: Sequence[Query],
+    *,
+    how: How = "mask",
+    reason: str = "",
+    runs: Sequence[Path] = (),
+    sign: Callable[[Path], None] | None = None,
+) -> Outcome:
+    """Take every document that answers a question out of the shards. how: mask it (masking.py), or remove it
+    (removing.py). runs: training runs, whose steps that saw them the certificate names. sign: signs the new
+    dataset in a folder, before it is there for others.
 
     Raises InputError if no document answers any, DataError if the dataset is not whole, OutputError if it
     cannot be written.
@@ -110,14 +122,24 @@ def forget(path: Path, queries: Sequence[Query], *, reason: str = "", runs: Sequ
             f".{glob.escape(lock)}.*{TEMPORARY_SUFFIX}"
         ):  # or while it took the lease
             left.unlink(missing_ok=True)
-        return _forget(root, staging, queries, reason, runs)
+        try:
+            return _forget(root, staging, queries, how, reason, runs, sign)
+        except BtlmError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
 
 
 def _forget(
-    root: Path, staging: Path, queries: Sequence[Query], reason: str, runs: Sequence[Path]
+    root: Path,
+    staging: Path,
+    queries: Sequence[Query],
+    how: How,
+    reason: str,
+    runs: Sequence[Path],
+    sign: Callable[[Path], None] | None,
 ) -> Outcome:
     sets = open_dataset(root)
-    outcome = Outcome()
+    outcome = Outcome(how=how)
     plans, answered = _find(sets, queries)
     asked_before = {
         asked
@@ -142,8 +164,10 @@ def _forget(
     opened = [(str(run), open_run(run)) for run in runs]
     _copy(root, staging)
     for plan in plans:
-        _write_set(plan, staging / plan.of_set.name, queries, reason, opened, outcome)
+        _write_set(plan, staging / plan.of_set.name, queries, how, reason, opened, outcome)
     _write_list(staging)
+    if sign is not None:
+        sign(staging)
     _sync(staging)
     exchange(root, staging)
     shutil.rmtree(staging)
@@ -198,9 +222,16 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
     if isinstance(run, dict):
         locations += [
             f"{words} {run[key]}"
-            for key, words in (("emit_text", "the emitted text"), ("work_dir", "the work folder"))
+            for key, words in (
+                ("emit_text", "the emitted text"),
+                ("work_dir", "the work folder"),
+                ("cache_dir", "the folder of downloads"),
+            )
             if run.get(key)
         ]
+    dedupe = made.configuration.get("dedupe", {}) if made is not None else {}
+    if isinstance(dedupe, dict) and dedupe.get("index"):
+        locations.append(f"the index of deduplication {dedupe['index']}, which keeps normalised texts")
     if not (root / WORK_FOLDER).is_dir():
         locations.append("the work folder, where --work-dir named one")
     locations += [
@@ -237,7 +268,7 @@ def _copy(root: Path, staging: Path) -> None:
         ]  # of the user: see _require_no_links
         for name in [*names, *linked]:
             is_page = relative == Path() and name in pages.PAGES and _is_ours(Path(folder) / name)
-            if name != SIGNATURE and not is_page:
+            if name not in SIGNATURES and not is_page:
                 _link(Path(folder) / name, staging / relative / name)
 
 
@@ -264,6 +295,7 @@ def _write_set(
     plan: _Plan,
     folder: Path,
     queries: Sequence[Query],
+    how: How,
     reason: str,
     runs: Sequence[tuple[str, Run]],
     outcome: Outcome,
@@ -274,45 +306,26 @@ def _write_set(
     documents: list[ForgottenDocument] = []
     splits, rows = dict(of_set.manifest.splits), list(of_set.manifest.ledger)
     seen = [SeenBy(name, *_seen(run, plan)) for name, run in runs]
+    take_out = mask if how == "mask" else remove
     for name, view in of_set.splits.items():
-        masks, extents = Masks(view), plan.extents.get(name, [])
-        if not extents:
-            rows = _with_masked(rows, name, masks.num_labels)
-            continue
-        before = masks.num_labels
-        hashes = {d["row"]: d.get("hash") for d in view.table.described([extent.row for extent in extents])}
-        touched: set[int] = set()
-        for extent in extents:
-            spans = view.spans(extent)
-            masks.add(spans)
-            touched |= {view.shard_of(span.row)[0] for span in spans}
-            masked = 0 if view.is_corpus else sum(span.labels[1] - span.labels[0] for span in spans)
-            value = hashes[extent.row]
-            documents.append(
-                ForgottenDocument(name, extent.row, value.hex() if value else None, extent.tokens, masked)
+        change = take_out(view, plan.extents.get(name, []), folder / name, rows)
+        hashes = view.table.described([extent.row for extent in change.documents])
+        for extent, described, masked in zip(change.documents, hashes, change.masked_labels, strict=True):
+            value = described.get("hash")
+            document = ForgottenDocument(
+                name, extent.row, value.hex() if value else None, extent.tokens, masked
             )
-        files = list(view.entry.files)
-        for number in sorted(touched):
-            info = _write_shard(view, number, masks, folder / name / files[number].name)
-            changed.append(ChangedShard(name, files[number].name, files[number].sha256, info.sha256))
-            files[number] = ShardFile(
-                name=files[number].name,
-                bytes=info.num_bytes,
-                sha256=info.sha256,
-                n_examples=files[number].n_examples,
-                tokens=files[number].tokens,
-            )
-        table = _write_table(view.table, {extent.row for extent in extents}, folder / name / DOCUMENTS)
-        splits[name] = msgspec.structs.replace(splits[name], files=files, documents_file=table)
-        rows = _with_masked(rows, name, masks.num_labels)
-        outcome.masked += masks.num_labels - before
+            documents.append(document)
+        splits[name], rows = change.entry, change.rows
+        changed += change.shards
+        outcome.masked += change.masked
     chain = forgotten.read(of_set.root)
     certificate = Certificate(
         previous=chain.last,
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         who=getpass.getuser(),
         reason=reason,
-        how="mask",
+        how=how,
         fingerprint=of_set.manifest.fingerprint,
         asked=[forgotten.question(query.kind, query.value) for query in queries],
         documents=documents,
@@ -355,105 +368,6 @@ def _seen(run: Run, plan: _Plan) -> tuple[int, list[int], int]:
     steps = {sighting.step for sighting in run.seen(asked)}
     seen = sorted(step for step in steps if step < done)
     return len(seen), seen[:_FIRST_STEPS], len(steps) - len(seen)
-
-
-def _with_masked(rows: list[ledger.Row], split: str, masked: int) -> list[ledger.Row]:
-    """The ledger with the row of the stage `forget`: label positions without loss."""
-    received = ledger.total(rows, "shard", "out", split)
-    row = ledger.Row(
-        stage="forget",
-        split=split,
-        source=ledger.ALL_SOURCES,
-        received=ledger.Amounts(*received),
-        added={},
-        dropped={"masked": ledger.Amounts(tokens=masked)} if masked else {},
-        out=ledger.Amounts(tokens=received.tokens - masked),
-    )
-    return [entry for entry in rows if (entry.stage, entry.split) != ("forget", split)] + [row]
-
-
-def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> ShardInfo:
-    """A shard once more, with what is to be masked; chunks without any of it are copied as they are stored."""
-    path.unlink()  # in the new dataset: a link to the old bytes
-    first = view.first_row(number)
-    shards = view.manifest.configuration.get("shards")
-    given = shards if isinstance(shards, dict) else {}
-    with ShardReader(view.path(number)) as shard, path.open("w+b") as file:
-        compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
-        options = ShardOptions(
-            compression=compression,
-            level=int(given.get("level", 1)),
-            hdf5_shuffle=shard.layout.hdf5_shuffle,
-            dtype="uint16" if shard.layout.dtype == "uint16" else "int32",
-        )
-        size = shard.chunk_rows or max(1, (1 << 22) // max(1, int(np.prod(shard.shape[1:]))))
-        chunks = (size, *shard.shape[1:])
-        with ShardWriter(file, shard.shape, chunks, options) as writer:
-            for start, stop, is_touched in _runs(masks, first, shard.shape[0], size):
-                if not is_touched and shard.chunk_rows is not None:
-                    for low in range(start // size, -(-stop // size), _PIECE_CHUNKS):
-                        high = min(low + _PIECE_CHUNKS, -(-stop // size))
-                        writer.add_stored(*shard.stored_chunks(low, high))
-                    continue
-                for low in range(start, stop, size):
-                    rows = np.array(shard.read(low, min(low + size, stop)))
-                    masks.apply(rows, first + low)
-                    if compression == "gzip" and len(rows) < size:
-                        rows = np.concatenate(
-                            [rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)]
-                        )
-                    writer.add(rows.reshape(1, -1) if compression == "gzip" else rows)
-        os.fsync(file.fileno())
-    return writer.info(view.entry.files[number].tokens)
-
-
-def _runs(masks: Masks, first: int, count: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, stop, touched) of runs of chunks of a shard of `count` rows, the first of which is row `first`
-    of the split.
-    """
-    touched = np.zeros(-(-count // size), bool)
-    for row, spans in masks.by_row.items():
-        for span in spans:
-            length = span.positions[1] - span.positions[0] if masks.view.is_corpus else 1
-            low, high = max(row - first, 0), min(row - first + length, count)
-            if low < high:
-                touched[low // size : -(-high // size)] = True
-    edges = [0, *(np.flatnonzero(np.diff(touched)) + 1).tolist(), len(touched)]
-    for low, high in pairwise(edges):
-        if low < high:
-            yield low * size, min(high * size, count), bool(touched[low])
-
-
-def _write_table(table: DocumentTable, rows: set[int], path: Path) -> StoredFile:
-    """documents.parquet with `forgotten`, and without the ids and fields of these rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.unlink()
-    with reading(table.path), path.open("w+b") as file:
-        writer = None
-        for group in range(table.num_groups):
-            first, last = table.group_rows(group)
-            part = table.arrow(group)
-            gone = np.fromiter((row in rows for row in range(first, last)), bool, last - first)
-            if "forgotten" in part.column_names:
-                gone |= part.column("forgotten").to_numpy()
-                part = part.drop_columns(["forgotten"])
-            for name in part.column_names:
-                if name == "id" or name.startswith("fields."):
-                    values = part.column(name).to_pylist()
-                    kept = [None if is_gone else value for value, is_gone in zip(values, gone, strict=True)]
-                    part = part.set_column(part.column_names.index(name), name, pa.array(kept, pa.string()))
-            part = part.append_column("forgotten", pa.array(gone))
-            writer = writer or pq.ParquetWriter(file, part.schema, compression="zstd")
-            writer.write_table(part)
-        assert writer is not None
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.tell()
-        file.seek(0)
-        return StoredFile(DOCUMENTS, size, digest.sha256_stream(file))
 
 
 def _publish(folder: Path, value: Dataset | SetList) -> None:

@@ -8,8 +8,10 @@ document's row, with its place, `forgotten`, and without its id and fields.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from btlm_data.lineage.split_view import Span, SplitView
@@ -22,15 +24,29 @@ class Masks:
         self.view = view
         self.by_row: dict[int, list[Span]] = {}
         self.num_labels = 0
-        rows = view.table.matching({"forgotten": {True}}) if "forgotten" in view.table.columns else []
-        for extent in view.extents(rows):
+        self._sorted: list[int] = []
+        for extent in view.extents(self.rows_of(view)):
             self.add(view.spans(extent))
+
+    @staticmethod
+    def rows_of(view: SplitView) -> list[int]:
+        """The documents of a split that are masked, by their rows in the table."""
+        return view.table.matching({"forgotten": {True}}) if "forgotten" in view.table.columns else []
 
     def add(self, spans: list[Span]) -> None:
         """Add spans to be masked."""
         for span in spans:
             self.by_row.setdefault(span.row, []).append(span)
             self.num_labels += 0 if self.view.is_corpus else span.labels[1] - span.labels[0]
+        self._sorted = []
+
+    def ranges(self, first: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Begins and ends, counted from row `first` of the split, of what is masked in rows [first, first +
+        count), each (n,) int64 in order.
+        """
+        within = [(at, self._size(span)) for at, span in self._within(first, count)]
+        begins = np.array([at for at, _ in within], np.int64)
+        return begins, begins + np.array([size for _, size in within], np.int64)
 
     def apply(self, rows: npt.NDArray[Any], first: int) -> bool:
         """Mask what of rows [first, first + n) of the split is to be masked, in place; whether there was any.
@@ -82,22 +98,24 @@ class Masks:
         """(row counted from `first`, span) of the masked spans that begin in some rows. The spans of a corpus
         are cut at the rows' ends.
         """
+        self._sorted = self._sorted or sorted(self.by_row)
+        low, high = bisect_left(self._sorted, first), bisect_left(self._sorted, first + count)
         if not self.view.is_corpus:
-            if len(self.by_row) < count:
-                chosen = [row for row in self.by_row if first <= row < first + count]
-            else:
-                chosen = [row for row in range(first, first + count) if row in self.by_row]
-            return [(row - first, span) for row in chosen for span in self.by_row[row]]
+            return [(row - first, span) for row in self._sorted[low:high] for span in self.by_row[row]]
         within = []
-        for start, spans in self.by_row.items():
-            for span in spans:
-                size = span.positions[1] - span.positions[0]
-                low, high = max(start, first), min(start + size, first + count)
-                if low < high:
-                    where = (span.positions[0] + low - start, span.positions[0] + high - start)
-                    tokens = (span.tokens[0] + low - start, span.tokens[0] + high - start)
-                    within.append((low - first, Span(span.document, low, where, where, tokens, tokens)))
+        for start in self._sorted[max(0, low - 1) : high]:  # documents do not overlap: one can reach in
+            for span in self.by_row[start]:
+                size = self._size(span)
+                begin, end = max(start, first), min(start + size, first + count)
+                if begin < end:
+                    where = (span.positions[0] + begin - start, span.positions[0] + end - start)
+                    tokens = (span.tokens[0] + begin - start, span.tokens[0] + end - start)
+                    within.append((begin - first, Span(span.document, begin, where, where, tokens, tokens)))
         return within
+
+    def _size(self, span: Span) -> int:
+        """Rows of the split that a span is in."""
+        return span.positions[1] - span.positions[0] if self.view.is_corpus else 1
 
 
 def _without_eos(count: int, tokens: tuple[int, int]) -> int:

@@ -100,10 +100,18 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
         yield f"forgotten before: {question}"
     if outcome.certificate is None:
         return
-    yield f"{outcome.documents:,} documents are masked: {outcome.masked:,} label positions in {outcome.shards:,} shards."
+    if outcome.how == "mask":
+        yield f"{outcome.documents:,} documents are masked: {outcome.masked:,} label positions in {outcome.shards:,} shards."
+    else:
+        yield f"{outcome.documents:,} documents are removed; {outcome.shards:,} shards were written again or are gone."
     for seen in outcome.seen_by:
         first = f", first at step {seen.first_steps[0]:,}" if seen.first_steps else ""
-        yield f"{seen.run} had seen them at {seen.steps_seen:,} steps{first}; {seen.steps_to_come:,} steps to come meet the masked ones."
+        to_come = (
+            f"{seen.steps_to_come:,} steps to come meet the masked ones"
+            if outcome.how == "mask"
+            else "it cannot continue on this dataset, whose samples are others now"
+        )
+        yield f"{seen.run} had seen them at {seen.steps_seen:,} steps{first}; {to_come}."
     yield "Their text is still in:"
     yield from (f"  {location}" for location in outcome.still_held)
     yield f"Certificate: {outcome.certificate}. Next: `btlm-data verify {path}`, and sign it again if it was signed."

@@ -249,6 +249,22 @@ class SplitView:
             for document in self.table.between(start, stop, ("stream_offset", "tokens"))
         ]
 
+    def pieces(self) -> Any:
+        """Every piece of every document (kernels.packing.Pieces), of the vsl format: `document` is the row in
+        the table, `row` that of the split.
+        """
+        from btlm_data.kernels.packing import Pieces
+
+        names = ("document", "start", "length", "row", "column")
+        parts: list[list[Int64Array]] = [[np.empty(0, np.int64)] * len(names)]
+        for first, _, base, pieces in self._packed_windows:
+            rows = self.rows_of(base + pieces.row)
+            parts.append([first + pieces.document, pieces.start, pieces.length, rows, pieces.column])
+        document, start, length, row, column = (
+            np.concatenate([part[i] for part in parts]) for i in range(len(names))
+        )
+        return Pieces(document, start, length, row, column, self.num_rows)
+
     def _vsl_documents(self, packed: int, row: int) -> list[Span]:
         for first, _, base, pieces in self._packed_windows:
             if base <= packed < base + pieces.num_rows:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from btlm_data.errors import BtlmError
 from btlm_data.formats.dataset import InputFile
-from btlm_data.inspection.description_checks import settings_of
 from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.source_checks import options_of, records_at, where_it_was_read
+from btlm_data.recipe.recorded import settings_of
 
 MAX_CHARS = 200_000  # of a text that are shown
 

@@ -197,11 +197,21 @@ class ShardReader:
         return self._chunks[0] if is_plain and bool((np.asarray(table.offsets) >= 0).all()) else None
 
     def stored_chunks(self, first: int, last: int) -> tuple[bytes, list[int]]:
-        """Chunks [first, last) as they are stored, end to end, and their sizes; of a file with `chunk_rows`."""
+        """Chunks [first, last) as they are stored, end to end, and their sizes; of a file with `chunk_rows`.
+        Raises DataError where the file ends before they do.
+        """
         table = self._table or self._read_table()
-        extents = zip(table.offsets[first:last].tolist(), table.sizes[first:last].tolist(), strict=True)
-        parts = [self.source.read_at(offset, size) for offset, size in extents]
-        return b"".join(parts), [len(part) for part in parts]
+        offsets = np.asarray(table.offsets[first:last], np.int64)
+        sizes = np.asarray(table.sizes[first:last], np.int64)
+        if not len(sizes):
+            return b"", []
+        ends = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1  # of runs that are end to end
+        runs = zip([0, *ends.tolist()], [*ends.tolist(), len(sizes)], strict=True)
+        parts = [self.source.read_at(int(offsets[low]), int(sizes[low:high].sum())) for low, high in runs]
+        stored = b"".join(parts)
+        if len(stored) != sizes.sum():
+            raise DataError(f"{self.name} is damaged: it ends within its chunks. {_REMEDY}")
+        return stored, sizes.tolist()
 
     def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """All rows in order, as (first row, rows), at most max_bytes (but at least one row) at a time.

@@ -131,14 +131,19 @@ class ShardWriter:
         if self.dataset.chunks is None:
             self._write(rows.reshape(-1).view(np.uint8).data)
             return
-        rows = rows.reshape(len(rows), -1)
+        self._append(*self.compressed(rows))
+
+    def compressed(self, rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Rows as their chunks are stored, end to end, and where each begins and the last one ends, of a shard
+        that is compressed. rows: as for `add`; returns (bytes,) uint8 and (k + 1,) int64.
+        """
+        rows = np.ascontiguousarray(rows, self.dataset.dtype).reshape(len(rows), -1)
         if self.plain:
             from btlm_data.kernels import deflate
 
             shape = self.dataset.shape
             labels = 2 * shape[2] - 1 if len(shape) == 3 else 0  # how far behind the inputs they repeat them
-            self._append(*deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize, labels))
-            return
+            return deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize, labels)
         pieces = []
         for row in rows:
             stored = (
@@ -152,7 +157,7 @@ class ShardWriter:
                 else zlib.compress(stored, self.options.level)
             )
         joined = np.frombuffer(b"".join(pieces), np.uint8)
-        self._append(joined, np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]))
+        return joined, np.cumsum([0, *map(len, pieces)], dtype=np.int64)
 
     def add_stored(self, stored: bytes, sizes: list[int]) -> None:
         """Append chunks as another shard of the same options has them. sizes: of each."""

@@ -1,0 +1,206 @@
+"""Documents taken out of a split by masking them (masks.py): only the chunks that hold them are written anew,
+in a copy of their shard; every sample stays where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.formats import ledger
+from btlm_data.formats.dataset import DOCUMENTS, ShardFile, StoredFile
+from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.forgotten import ChangedShard
+from btlm_data.formats.guarded import reading
+from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, ShardWriter
+from btlm_data.lineage.changes import SplitChange
+from btlm_data.lineage.masks import Masks
+from btlm_data.lineage.split_view import Extent, SplitView
+from btlm_data.storage import digest
+
+_PIECE_CHUNKS = 4096  # copied at once: about 10 MB of samples of 2,048 tokens
+_BATCH_ELEMENTS = 1 << 23  # compressed at once
+
+
+def mask(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[ledger.Row]) -> SplitChange:
+    """Mask documents of a split in its copy. extents: the documents; folder: the copy, whose files are links
+    to those of `view`; rows: the ledger. Raises DataError for a shard that is not the one dataset.json names.
+    """
+    masks = Masks(view)
+    before, touched, masked = masks.num_labels, set[int](), []
+    for extent in extents:
+        spans = view.spans(extent)
+        masks.add(spans)
+        touched |= {view.shard_of(span.row)[0] for span in spans}
+        masked.append(0 if view.is_corpus else sum(span.labels[1] - span.labels[0] for span in spans))
+    files, changed = list(view.entry.files), []
+    for number in sorted(touched):
+        old = files[number]
+        info = _write_shard(view, number, masks, folder / old.name)
+        changed.append(ChangedShard(view.name, old.name, old.sha256, info.sha256))
+        files[number] = ShardFile(
+            name=old.name,
+            bytes=info.num_bytes,
+            sha256=info.sha256,
+            n_examples=old.n_examples,
+            tokens=old.tokens,
+        )
+    entry = view.entry
+    if extents:
+        table = _write_table(view.table, {extent.row for extent in extents}, folder / DOCUMENTS)
+        entry = msgspec.structs.replace(entry, files=files, documents_file=table)
+    rows = with_masked(rows, view.name, masks.num_labels)
+    return SplitChange(entry, rows, changed, list(extents), masked, masks.num_labels - before)
+
+
+def with_masked(rows: list[ledger.Row], split: str, masked: int) -> list[ledger.Row]:
+    """The ledger with the row of the stage `forget`: label positions without loss."""
+    received = ledger.total(rows, "shard", "out", split)
+    row = ledger.Row(
+        stage="forget",
+        split=split,
+        source=ledger.ALL_SOURCES,
+        received=ledger.Amounts(*received),
+        added={},
+        dropped={"masked": ledger.Amounts(tokens=masked)} if masked else {},
+        out=ledger.Amounts(tokens=received.tokens - masked),
+    )
+    return [entry for entry in rows if (entry.stage, entry.split) != ("forget", split)] + [row]
+
+
+def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> ShardInfo:
+    """A shard once more, with what is to be masked; chunks without any of it are copied as they are stored."""
+    path.unlink()  # in the new dataset: a link to the old bytes
+    first, entry = view.first_row(number), view.entry.files[number]
+    shards = view.manifest.configuration.get("shards")
+    given = shards if isinstance(shards, dict) else {}
+    check_unchanged(view.path(number), entry)
+    with ShardReader(view.path(number)) as shard, path.open("w+b") as file:
+        compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
+        options = ShardOptions(
+            compression=compression,
+            level=int(given.get("level", 1)),
+            hdf5_shuffle=shard.layout.hdf5_shuffle,
+            dtype="uint16" if shard.layout.dtype == "uint16" else "int32",
+        )
+        step = shard.chunk_rows or max(1, (1 << 22) // max(1, int(np.prod(shard.shape[1:]))))
+        with ShardWriter(file, shard.shape, (step, *shard.shape[1:]), options) as writer:
+            if compression == "gzip" and shard.chunk_rows is not None:
+                _copy_chunks(shard, writer, masks, first, step)
+            else:
+                for low in range(0, shard.shape[0], step):
+                    rows = np.array(shard.read(low, min(low + step, shard.shape[0])))
+                    masks.apply(rows, first + low)
+                    writer.add(_whole_chunk(rows, step) if compression == "gzip" else rows)
+        os.fsync(file.fileno())
+    return writer.info(entry.tokens)
+
+
+def _copy_chunks(shard: ShardReader, writer: ShardWriter, masks: Masks, first: int, size: int) -> None:
+    """Chunks of `size` rows, those without masks as they are stored. The others are compressed many at a time,
+    with one code for all of them. first: the row of the split that is the shard's first.
+    """
+    touched = np.flatnonzero(_touched(masks, first, shard.shape[0], size))
+    done, most = 0, max(1, _BATCH_ELEMENTS // max(1, size * int(np.prod(shard.shape[1:]))))
+    for begin in range(0, len(touched), most):
+        batch = touched[begin : begin + most].tolist()
+        rows = []
+        for chunk in batch:
+            part = np.array(shard.read(chunk * size, min((chunk + 1) * size, shard.shape[0])))
+            masks.apply(part, first + chunk * size)
+            rows.append(_whole_chunk(part, size))
+        stored, ends = writer.compressed(np.concatenate(rows))
+        for number, chunk in enumerate(batch):
+            _copy_stored(shard, writer, done, chunk)
+            low, high = int(ends[number]), int(ends[number + 1])
+            writer.add_stored(stored[low:high].tobytes(), [high - low])
+            done = chunk + 1
+    _copy_stored(shard, writer, done, -(-shard.shape[0] // size))
+
+
+def _copy_stored(shard: ShardReader, writer: ShardWriter, first: int, last: int) -> None:
+    """Chunks [first, last) as they are stored."""
+    for low in range(first, last, _PIECE_CHUNKS):
+        writer.add_stored(*shard.stored_chunks(low, min(low + _PIECE_CHUNKS, last)))
+
+
+def _whole_chunk(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Rows as one chunk of `size`; what is behind the data is never read. rows: (n, ...), n at most `size`;
+    returns (1, elements) in the same dtype.
+    """
+    missing = [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    return np.pad(rows, missing).reshape(1, -1)
+
+
+def _touched(masks: Masks, first: int, count: int, size: int) -> npt.NDArray[np.bool_]:
+    """Which chunks of `size` rows hold a mask, of a shard of `count` rows, the first of which is row `first` of
+    the split. Returns (chunks,) bool.
+    """
+    begins, ends = masks.ranges(first, count)
+    edges = np.zeros(-(-count // size) + 1, np.int64)
+    np.add.at(edges, begins // size, 1)
+    np.add.at(edges, -(-ends // size), -1)
+    return np.cumsum(edges)[:-1] > 0
+
+
+def _write_table(table: DocumentTable, rows: set[int], path: Path) -> StoredFile:
+    """documents.parquet with `forgotten`, and without the ids and fields of these rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chosen = np.array(sorted(rows), np.int64)
+
+    def change(first: int, part: pa.Table) -> pa.Table:
+        gone = np.zeros(part.num_rows, bool)
+        gone[chosen[(chosen >= first) & (chosen < first + part.num_rows)] - first] = True
+        if "forgotten" in part.column_names:
+            gone |= part.column("forgotten").to_numpy()
+            part = part.drop_columns(["forgotten"])
+        for number, name in enumerate(part.column_names):
+            if name == "id" or name.startswith("fields."):
+                column = part.column(name)
+                emptied = pc.if_else(pa.array(gone), pa.scalar(None, column.type), column)
+                part = part.set_column(number, name, emptied)
+        return part.append_column("forgotten", pa.array(gone))
+
+    return rewrite_table(table, path, change)
+
+
+def rewrite_table(table: DocumentTable, path: Path, change: Callable[[int, Any], Any]) -> StoredFile:
+    """documents.parquet once more, each row group changed. change: of (first row, Arrow table)."""
+    import pyarrow.parquet as pq
+
+    path.unlink()  # in the new dataset: a link to the old bytes
+    with reading(table.path), path.open("w+b") as file:
+        writer = None
+        for group in range(table.num_groups):
+            part = change(table.group_rows(group)[0], table.arrow(group))
+            writer = writer or pq.ParquetWriter(file, part.schema, compression="zstd")
+            if part.num_rows or group == table.num_groups - 1:
+                writer.write_table(part)
+        assert writer is not None
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+        file.seek(0)
+        return StoredFile(DOCUMENTS, size, digest.sha256_stream(file))
+
+
+def check_unchanged(path: Path, entry: ShardFile) -> None:
+    """Raise DataError if a shard is not the one that dataset.json names: a copy of it would be certified."""
+    with reading(path), path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != entry.sha256:
+        raise DataError(
+            f"{path} is damaged: its SHA-256 is {found}, dataset.json says {entry.sha256}. Restore it first."
+        )

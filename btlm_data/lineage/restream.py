@@ -1,0 +1,237 @@
+"""The token stream of a split out of its shards, and shards made of a stream again: no text is read, and the
+bytes are those that `prepare` makes of such a stream.
+
+The stream is held in one file, which the system maps: it takes 2 or 4 bytes a token of disk while the shards
+are written.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.formats.dataset import Dataset, ShardFile
+from btlm_data.formats.shard_formats import get_format
+from btlm_data.formats.shard_formats.base import Packed, Packing, RowPlan, Shard, ShardFormat, StreamSize
+from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.lineage.split_view import SplitView
+from btlm_data.recipe.recorded import settings_of
+from btlm_data.stages.pack import packing_of
+
+Int64Array = npt.NDArray[np.int64]
+_PIECE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class StoredStream:
+    """A stream that is held whole, as formats read it (StreamAccess); all of it is one block.
+
+    tokens: (t,) of the stream's dtype; begin, length: (n,) first token of each document, and its tokens
+    without EOS.
+    """
+
+    tokens: npt.NDArray[Any]
+    begin: Int64Array
+    length: Int64Array
+
+    @property
+    def size(self) -> StreamSize:
+        """The stream in numbers."""
+        return StreamSize(len(self.tokens), len(self.begin))
+
+    def stretch(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """See StreamAccess."""
+        return self.tokens[start:stop]
+
+    def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
+        """See StreamAccess. samples: (m,) int64; returns (m, length + 1) in the dtype of the tokens."""
+        starts = samples * length
+        whole = starts + length + 1 <= total
+        out = np.zeros((len(samples), length + 1), self.tokens.dtype)
+        if whole.any():
+            windows = np.lib.stride_tricks.sliding_window_view(self.tokens, length + 1)
+            out[whole] = windows[starts[whole]]
+        for row in np.flatnonzero(~whole).tolist():
+            part = self.tokens[starts[row] : total]
+            out[row, : len(part)] = part
+        return out
+
+    def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """See StreamAccess. Each is (n,) int64."""
+        first, last = np.searchsorted(self.begin, [start, stop]).tolist()
+        return np.zeros(last - first, np.int64), self.begin[first:last], self.length[first:last]
+
+    def tokens_of_block(self, block: int, starts: Int64Array, lengths: Int64Array) -> npt.NDArray[Any]:
+        """See StreamAccess. starts, lengths: (n,) int64; returns (t,) in the dtype of the tokens."""
+        return self.tokens
+
+
+def read_stream(view: SplitView, path: Path) -> npt.NDArray[Any]:
+    """The stream of a split, written to a file that must not exist. It is mapped, and has no name any more when
+    this returns. Returns (t,) uint16 or uint32.
+
+    Raises DataError if the shards do not hold all of it.
+    """
+    total, dtype = view.entry.stream_tokens, np.dtype(view.manifest.dtype)
+    tokens = _mapped(path, total, dtype)
+    if view.is_corpus:
+        filled = 0
+        for first, rows in _rows(view):
+            tokens[first : first + len(rows)] = rows
+            filled += len(rows)
+    elif view.format == "vsl":
+        filled = _read_packed(view, tokens)
+    else:
+        filled = _read_samples(view, tokens)
+    if filled != total:
+        raise DataError(
+            f"The shards of {view.root / view.name} hold {filled:,} of the stream's {total:,} tokens: the rest was left out "
+            "as the unfilled tail (tail: drop), or files are missing. Such a stream cannot be packed again."
+        )
+    return tokens
+
+
+def without(tokens: npt.NDArray[Any], gone: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
+    """The stream without some ranges [begin, end) of positions, which ascend; moved together in place.
+    tokens: (t,) of any dtype; returns a view of it.
+    """
+    target = source = 0
+    for begin, end in gone:
+        tokens[target : target + begin - source] = tokens[source:begin]
+        target, source = target + begin - source, end
+    tokens[target : target + len(tokens) - source] = tokens[source:]
+    return tokens[: target + len(tokens) - source]
+
+
+@dataclass(frozen=True)
+class Repacking:
+    """What a stream becomes: how, and which rows are in which shard."""
+
+    stream: StoredStream
+    shard_format: ShardFormat
+    packing: Packing
+    plan: RowPlan
+    packed: tuple[Packed, ...]
+
+    @staticmethod
+    def of(stream: StoredStream, manifest: Dataset, split: str) -> Repacking:
+        """As the settings that a dataset records pack it. Raises DataError if they are not valid."""
+        settings = settings_of(manifest.configuration)
+        if isinstance(settings, str):
+            raise DataError(f"The configuration in dataset.json cannot be used: {settings}.")
+        shard_format, size = get_format(manifest.format), stream.size
+        eos = manifest.tokenizer.eos_id
+        packing = packing_of(settings, manifest.seq_len, split, manifest.dtype, eos)
+        packed = []
+        if shard_format.plans_by_packing:
+            stretches = shard_format.stretches(size, packing, 0)
+            packed = [shard_format.pack(stretch, size, packing, stream) for stretch in stretches]
+        plan = shard_format.plan(size, packing, [part.rows for part in packed])
+        return Repacking(stream, shard_format, packing, plan, tuple(packed))
+
+    def is_before(self, number: int, position: int) -> bool:
+        """Whether a shard holds nothing from a stream position on, and knows nothing of it."""
+        if self.shard_format.plans_by_packing or (self.shard_format.planes and self.packing.is_shuffled):
+            return False
+        rows = self.plan.rows_of(number)
+        return self.shard_format.tokens_needed(rows, self.stream.size, self.packing)[1] <= position
+
+    def write(self, number: int, path: Path) -> ShardFile:
+        """One shard, to a file that must not exist."""
+        rows = tuple(part.rows for part in self.packed)
+        shard = Shard(number, self.plan, self.stream.size, self.packing, rows)
+        with path.open("x+b") as file:
+            packed = [_Columns(part.columns) for part in self.packed]
+            info = self.shard_format.write(file, shard, self.stream, packed)
+            file.flush()
+            os.fsync(file.fileno())
+        return ShardFile(
+            name=path.name,
+            bytes=info.num_bytes,
+            sha256=info.sha256,
+            n_examples=info.n_examples,
+            tokens=info.num_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A packed stretch that is in memory."""
+
+    columns: Any
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        column: npt.NDArray[Any] = self.columns[name]
+        return column
+
+    def rows(self, name: str, first: int, last: int) -> npt.NDArray[Any]:
+        return self[name][first:last]
+
+
+def _mapped(path: Path, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    with path.open("x+b") as file:
+        path.unlink()  # the mapping holds it
+        file.truncate(max(1, count * dtype.itemsize))
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype, count)
+
+
+def _rows(view: SplitView) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """(first row of the split, input ids) of all shards in order, piece by piece: (n, L), of a corpus (n,)."""
+    for number in range(len(view.entry.files)):
+        with ShardReader(view.path(number)) as shard:
+            step = max(1, _PIECE_BYTES // (4 * (1 if view.is_corpus else view.length)))
+            for start in range(0, shard.shape[0], step):
+                stop = min(start + step, shard.shape[0])
+                rows = shard.read(start, stop) if view.is_corpus else shard.first_planes(start, stop)
+                yield view.first_row(number) + start, rows
+
+
+def _read_samples(view: SplitView, tokens: npt.NDArray[Any]) -> int:
+    """Fill the stream from samples; returns how many tokens they hold."""
+    length, labels = view.length, view.num_labels
+    for first, rows in _rows(view):
+        samples = view.samples_of(np.arange(first, first + len(rows)))
+        whole = (samples + 1) * length <= labels
+        body = tokens[: labels // length * length].reshape(-1, length)
+        body[samples[whole]] = rows[whole]
+        for row in np.flatnonzero(~whole).tolist():
+            start = int(samples[row]) * length
+            tokens[start:labels] = rows[row][: labels - start]
+    if not view.num_rows:
+        return 0
+    last = int(view.rows_of(np.array([(labels - 1) // length]))[0])
+    number, row = view.shard_of(last)
+    with ShardReader(view.path(number)) as shard:  # the stream's last token is a label only
+        tokens[labels] = shard.read(row, row + 1)[0][2][(labels - 1) % length]
+    return labels + 1
+
+
+def _read_packed(view: SplitView, tokens: npt.NDArray[Any]) -> int:
+    """Fill the stream from documents that are packed into samples; returns how many tokens they hold."""
+    tokens[:] = view.manifest.tokenizer.eos_id  # it ends each document, and is no row's input
+    begins = np.concatenate(
+        [np.empty(0, np.int64)]
+        + [columns["stream_offset"].astype(np.int64) for _, columns in view.table.batches(["stream_offset"])]
+    )
+    pieces = view.pieces()
+    order = np.argsort(pieces.row, kind="stable")
+    in_order = pieces.row[order]
+    filled = len(begins)
+    for first, rows in _rows(view):
+        low, high = np.searchsorted(in_order, [first, first + len(rows)]).tolist()
+        chosen = order[low:high]
+        lengths = pieces.length[chosen]
+        steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        sources = (pieces.row[chosen] - first) * view.length + pieces.column[chosen]
+        targets = begins[pieces.document[chosen]] + pieces.start[chosen]
+        tokens[np.repeat(targets, lengths) + steps] = rows.reshape(-1)[np.repeat(sources, lengths) + steps]
+        filled += int(lengths.sum())
+    return filled
