@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.errors import DataError
+from btlm_data.errors import DataError, OutputError
 from btlm_data.formats.dataset import Dataset, ShardFile
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Packed, Packing, RowPlan, Shard, ShardFormat, StreamSize
@@ -78,7 +78,7 @@ def read_stream(view: SplitView, path: Path) -> npt.NDArray[Any]:
     """The stream of a split, written to a file that must not exist. It is mapped, and has no name any more when
     this returns. Returns (t,) uint16 or uint32.
 
-    Raises DataError if the shards do not hold all of it.
+    Raises DataError if the shards do not hold all of it, OutputError if the disk has no room for it.
     """
     total, dtype = view.entry.stream_tokens, np.dtype(view.manifest.dtype)
     tokens = _mapped(path, total, dtype)
@@ -179,7 +179,18 @@ class _Columns:
 def _mapped(path: Path, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     with path.open("x+b") as file:
         path.unlink()  # the mapping holds it
-        file.truncate(max(1, count * dtype.itemsize))
+        size = max(1, count * dtype.itemsize)
+        try:
+            file.truncate(size)
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # a disk that is full is found now, not by a write to the mapping
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise OutputError(
+                f"{size:,} bytes for the stream of tokens cannot be had beside the dataset ({error.strerror or error}). "
+                "Free that much there, and run the same command again; nothing was changed."
+            ) from None
         return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype, count)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from btlm_data.cli import cli
-from btlm_data.errors import DataError, InputError
+from btlm_data.errors import DataError, InputError, OutputError
 from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
@@ -27,6 +30,7 @@ from tests.lineage.corpora import prepared, records
 
 GONE = {"doc-3", "doc-4", "doc-40", "doc-76", "doc-88"}
 OTHERS = [
+    ("sample", "none"),
     ("sample", "documents"),
     ("vsl", "documents"),
     ("vsl", "none"),
@@ -49,6 +53,17 @@ def made(folder: Path, without: Iterable[str] = (), **options: Any) -> SetView:
     return prepared(folder, documents, **given)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("base")).root
+
+
+def copied(base: Path, to: Path) -> Path:
+    """The common dataset, to be changed."""
+    shutil.copytree(base, to, ignore=shutil.ignore_patterns(".work"))
+    return to
+
+
 def faults(root: Path) -> list[Check]:
     return [check for check in verify.verify(root, lambda _: None) if check.ok is False]
 
@@ -67,7 +82,6 @@ def table(of_set: SetView) -> list[dict[str, Any]]:
     ("form", "shuffle"),
     [
         ("sample", "samples"),
-        ("sample", "none"),
         ("vsl", "samples"),
         ("corpus", "documents"),
         *(pytest.param(*pair, marks=pytest.mark.stress) for pair in OTHERS),
@@ -116,10 +130,9 @@ def test_the_dataset_is_what_prepare_makes_without_the_documents(
         assert "it was forgotten" in (answer.note or "")
 
 
-def test_masked_documents_leave_too_and_later_ones_are_masked(tmp_path: Path) -> None:
-    of_set = made(tmp_path / "all")
+def test_masked_documents_leave_too_and_later_ones_are_masked(tmp_path: Path, base: Path) -> None:
     other = made(tmp_path / "without", {"doc-3", "doc-4"})
-    root = of_set.root
+    root = copied(base, tmp_path / "all")
     forget(root, [make("id", "doc-3")])
     forget(root, [make("id", "doc-4")], how="remove")
     assert shards(root) == shards(other.root)
@@ -135,8 +148,8 @@ def test_masked_documents_leave_too_and_later_ones_are_masked(tmp_path: Path) ->
     assert chain.replaced() == {shard.before: shard.after for shard in last}
 
 
-def test_a_training_run_does_not_go_on_with_other_samples(tmp_path: Path) -> None:
-    root = made(tmp_path).root
+def test_a_training_run_does_not_go_on_with_other_samples(tmp_path: Path, base: Path) -> None:
+    root = copied(base, tmp_path / "out")
     config = {"data_dir": str(root / "train"), "batch_size": 3, "shuffle": True}
     loader = GptHDF5MapDataProcessor(config).create_dataloader(rank=0, world_size=1)
     next(iter(loader))
@@ -166,13 +179,25 @@ def _validation(of_set: SetView) -> list[dict[str, Any]]:
     return list(found.described(range(found.num_rows)))
 
 
-def test_what_cannot_be_packed_again_is_refused_and_nothing_changes(tmp_path: Path) -> None:
+def test_what_cannot_be_packed_again_is_refused_and_nothing_changes(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     of_set = made(tmp_path / "cut", tail="drop")
     before = shards(of_set.root)
     with pytest.raises(DataError, match="cannot be packed again"):
         forget(of_set.root, [make("id", "doc-3")], how="remove")
     assert shards(of_set.root) == before
-    root = made(tmp_path / "damaged").root
+    root = copied(base, tmp_path / "damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        before = shards(root)
+        with pytest.raises(OutputError, match="No space left on device"):
+            forget(root, [make("id", "doc-3")], how="remove")
+        assert shards(root) == before
+        assert not list(root.parent.glob(".damaged.forget*btlm-tmp"))
     path = sorted(root.glob("train/*.h5"))[1]
     data = np.frombuffer(path.read_bytes(), np.uint8).copy()
     data[-2000] ^= 1
@@ -185,8 +210,8 @@ def test_what_cannot_be_packed_again_is_refused_and_nothing_changes(tmp_path: Pa
             forget(root, queries, how=how)
 
 
-def test_the_certificate_is_signed(tmp_path: Path) -> None:
-    key, root = tmp_path / "key", made(tmp_path / "all").root
+def test_the_certificate_is_signed(tmp_path: Path, base: Path) -> None:
+    key, root = tmp_path / "key", copied(base, tmp_path / "all")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     signers = tmp_path / "signers"
     signers.write_text(f"me@example.org {(tmp_path / 'key.pub').read_text()}")
