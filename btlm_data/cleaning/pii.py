@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 
+VERSION = 1  # increased whenever other stretches of a text are recognised
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_%+-][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}"
@@ -47,6 +48,16 @@ KINDS = tuple(_KINDS)
 def count(text: str, kind: str) -> int:
     """How many of a kind of KINDS a text has."""
     return sum(1 for _ in _matches(text, kind))
+
+
+def mask(text: str, kind: str, by: str) -> str:
+    """The text with `by` in the place of each of a kind of KINDS; the very same object if it has none."""
+    parts, done = [], 0
+    for match in sorted(_matches(text, kind), key=lambda match: match.start()):
+        if match.start() >= done:  # the patterns of one kind can overlap
+            parts += [text[done : match.start()], by]
+            done = match.end()
+    return "".join([*parts, text[done:]]) if parts else text
 
 
 def _matches(text: str, kind: str) -> Iterator[re.Match[str]]:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 
 from btlm_data.cleaning import pii
 from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.filters import plan_filters
 from btlm_data.cleaning.signals import plan_signals
 from btlm_data.errors import ConfigError
 from btlm_data.formats import dataset
 from btlm_data.inspection import verify
+from btlm_data.inspection.verify import Again
+from btlm_data.tokenizer import load_tokenizer
 from tests.reference import text_measures as reference
 from tests.stages.runs import prepare
 
@@ -155,6 +159,54 @@ def test_personal_data_is_counted_and_what_looks_like_it_is_not() -> None:
                 assert pii.count(around.format(text), kind) == 1, text
     for text in FALSE:
         assert [pii.count(f"see {text} here", kind) for kind in pii.KINDS] == [0, 0, 0], text
+
+
+def test_personal_data_is_masked_before_tokenizing_and_nothing_else_changes(tmp_path: Path) -> None:
+    source = corpus(tmp_path / "in")
+    plain = {"format": "corpus", "shuffle": "none", "dedupe__method": "none"}
+    out = made(source, tmp_path / "out", annotate=["pii"], clean__filters=["mask_pii"], **plain)
+    tokens = [token for path in sorted((out / "train").glob("*.h5")) for token in stored(path)]
+    text = load_tokenizer("gpt2", backend="reference").decode(tokens)
+    lines = [line for path in sorted(source.iterdir()) for line in path.read_text().splitlines()]
+    expected = "".join(json.loads(line)["text"] + "<|endoftext|>" for line in lines)
+    for word, by in (("write-me@mail.example.org", "|||EMAIL_ADDRESS|||"), ("8.8.8.8", "|||IP_ADDRESS|||")):
+        assert word in expected
+        expected = expected.replace(word, by)
+    assert text == expected
+    for row in pq.read_table(out / "train" / dataset.DOCUMENTS).to_pylist():
+        assert (row["pii_emails"], row["pii_ip_addresses"], row["pii_phones"]) == (0, 0, 0)
+    checks = verify.verify(out, lambda _: None, source=source, again=Again(documents=30))
+    assert [check for check in checks if check.ok is False] == []
+
+
+def stored(path: Path) -> list[int]:
+    with h5py.File(path) as file:
+        tokens: list[int] = file["data"][:].tolist()
+    return tokens
+
+
+@given(
+    st.lists(
+        st.sampled_from([*(text for texts in TRUE.values() for text in texts), *FALSE, "a", "日本"]),
+        max_size=12,
+    )
+)
+def test_a_mask_takes_all_and_only_what_is_counted(words: list[str]) -> None:
+    text = " | ".join(words)
+    for kind in pii.KINDS:
+        masked = pii.mask(text, kind, "X")
+        assert pii.count(masked, kind) == 0
+        assert (masked is text) == (pii.count(text, kind) == 0)
+        kept = [word for word in words if word not in TRUE[kind]]
+        assert [word for word in masked.split(" | ") if word not in ("X", "")] == kept
+
+
+def test_what_a_mask_leaves_alone() -> None:
+    text = "to a@b.co, 8.8.8.8 or 10.0.0.1, +49 30 12345678"
+    filters = plan_filters([{"mask_pii": {"phone": None, "email": ""}}])
+    reasons, [masked] = filters.apply(Documents([text], [""], [""], [0]))
+    assert reasons == [None]
+    assert masked == "to , |||IP_ADDRESS||| or 10.0.0.1, +49 30 12345678"
 
 
 def test_patterns_take_time_in_proportion_to_the_text() -> None:

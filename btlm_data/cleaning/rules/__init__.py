@@ -11,6 +11,7 @@ from btlm_data.cleaning.rules.base import FilterParameters, Rule, Verdict
 from btlm_data.cleaning.rules.c4 import C4
 from btlm_data.cleaning.rules.gopher import GopherQuality, GopherRepetition
 from btlm_data.cleaning.rules.language import Language
+from btlm_data.cleaning.rules.personal_data import MaskPii
 from btlm_data.cleaning.rules.user_function import UserFunction
 from btlm_data.cleaning.rules.words_and_patterns import MaxChars, MinChars, RegularExpression
 
@@ -22,6 +23,7 @@ KINDS: dict[str, type[FilterParameters]] = {
     "gopher_repetition": GopherRepetition,
     "c4": C4,
     "regex": RegularExpression,
+    "mask_pii": MaskPii,
     "function": UserFunction,
 }
 
