@@ -30,7 +30,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from btlm_data import terminal, witness
-from btlm_data.errors import BtlmError, Interrupted, OutputError
+from btlm_data.errors import BtlmError, InputError, Interrupted, OutputError
 from btlm_data.redact import redact
 
 if TYPE_CHECKING:
@@ -292,6 +292,9 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> int:
             f"{name}{error.strerror}. Free space or choose another folder, and run the same command again."
         )
         return _report("OutputError", message, OutputError.exit_code, arguments)
+    if _is_loop(error):
+        message = f"A link leads to itself ({error}). Remove it, or name another file."
+        return _report("InputError", message, InputError.exit_code, arguments)
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_current_folder():
         message = "The current folder does not exist any more. Change to another folder."
         return _report("OutputError", message, OutputError.exit_code, arguments)
@@ -318,6 +321,12 @@ def _tell_of(death: witness.Death, arguments: Sequence[str]) -> None:
         code = 128 + _CRASHES.get(how, signal.SIGABRT)
         _report("Crash", f"{message} {_written(death.stacks, arguments)}", code, arguments)
     terminal.finish()
+
+
+def _is_loop(error: Exception) -> bool:
+    """Of links; Path.resolve has its own error for it."""
+    by_the_system = isinstance(error, OSError) and error.errno == errno.ELOOP
+    return by_the_system or (isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"))
 
 
 def _has_current_folder() -> bool:

@@ -51,6 +51,8 @@ def verify(
 ) -> None:
     """Read everything again: checksums, shapes, masks, labels, token ids, ledger. Exit code 1 if it is wrong.
 
+    PATH is a dataset, a part of one, or a folder that --emit-text wrote.
+
     \b
     btlm-data verify shards/
     btlm-data verify shards/ --source corpus/ --deep 100

@@ -27,6 +27,7 @@ from btlm_data.inspection.shard_checks import check_shards
 from btlm_data.inspection.signature import check_certificates, check_signature
 from btlm_data.inspection.source_checks import check_documents, check_inputs
 from btlm_data.inspection.stream_checks import check_streams
+from btlm_data.inspection.text_folder import check_text, is_text_folder
 
 _NEED_A_MANIFEST = (
     "fingerprint",
@@ -61,7 +62,7 @@ def verify(
     signers: Path | None = None,
     again: Again = NOTHING_AGAIN,
 ) -> list[Check]:
-    """Check the dataset, split or shard at `path`; each check is reported as soon as it is made, and all are
+    """Check the dataset, split, shard or emitted text at `path`; each check is reported as soon as it is made, and all are
     returned.
 
     source: also compare the input files with those in this folder (or with this file, where there is one).
@@ -69,6 +70,8 @@ def verify(
     signers: whose signatures count (signature.py). Raises DataError only if there is nothing at `path`; every
     other fault is a failed check.
     """
+    if is_text_folder(path):
+        return check_text(path, report_line)
     opened = open_path(path)
     checks: list[Check] = []
 

@@ -65,6 +65,10 @@ def read(path: Path, kind: str = "recipe", *, aliases: bool = False) -> YamlFile
     `*name` and `<<` may be used. Raises ConfigError that names the file, the line and what to change.
     """
     try:
+        if path.is_fifo() and not str(path).startswith(
+            ("/dev/fd/", "/proc/")
+        ):  # those are the shell's: `<(...)`
+            raise ConfigError(f"The {kind} {path} is a pipe, which might never end. Name a file.")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -140,7 +140,7 @@ def load_model_config(path: Path) -> ModelConfig:
     file = yaml_file.read(path, "parameter file", aliases=True)
     result = _Sorted()
     for setting in _settings(file.tree, (), file):
-        if setting.path[0] == "model" or setting.path[:3] == ("trainer", "init", "model"):
+        if setting.path[:1] == ("model",) or setting.path[:3] == ("trainer", "init", "model"):
             result.add(setting)
     if "model" not in result.tree:
         raise ConfigError(

@@ -175,7 +175,7 @@ def a_shard_that_nobody_lists(bench: Bench, name: str) -> None:
     assert bench.failing_checks(root)
 
 
-@probe(BELIEVES, "report.html", "README.md", "croissant.json")
+@probe(BELIEVES, "report.html", "README.md", "croissant.json", slow=True)
 def a_page_of_another_dataset(bench: Bench, name: str) -> None:
     root = bench.dataset()
     bench.corpus("b.jsonl", 40, 9)
@@ -196,7 +196,7 @@ def _duplicates(bench: Bench) -> Path:
     return bench.root / "data"
 
 
-@probe(ORDERS, "path", "file URL", "link", "pipe", "no digest")
+@probe(ORDERS, "path", "file URL", "link", "pipe", "no digest", slow=True)
 def a_secret_as_its_source(bench: Bench, how: str) -> None:
     """provenance.json names a file of this machine, of the right size, as what the documents were read from."""
     root = _duplicates(bench)

@@ -22,6 +22,7 @@ FIRST = "train/a.jsonl#0"  # the id of a document of every dataset of the bench
     "examples.jsonl",
     "clusters.parquet",
     "dropped.parquet",
+    slow=True,
 )
 def a_page_or_table_that_is_a_link(bench: Bench, name: str) -> None:
     bench.corpus()
@@ -116,7 +117,7 @@ def a_link_in_the_text_folder(bench: Bench, name: str) -> None:
     assert [entry.name for entry in theirs.parent.iterdir()] == ["part-00000.jsonl.zst"]
 
 
-@probe(GROUP, "index", "lease", "run")
+@probe(GROUP, "index", "lease", "run", slow=True)
 def a_link_in_the_index(bench: Bench, what: str) -> None:
     bench.corpus("a.jsonl")
     bench.corpus("b.jsonl", seed=2)
@@ -144,7 +145,7 @@ def a_link_in_the_index(bench: Bench, what: str) -> None:
 # The trainer -------------------------------------------------------------------------------------------------------
 
 
-@probe(WEIGHTS, "checkpoints/step_00000002", "checkpoints/step_00000009", "earlier", "tensorboard")
+@probe(WEIGHTS, "checkpoints/step_00000002", "checkpoints/step_00000009", "earlier", "tensorboard", slow=True)
 def a_link_among_checkpoints_is_not_rotated_away(bench: Bench, name: str) -> None:
     _train(bench, "other", 4)
     _train(bench, "run", 4)
@@ -235,7 +236,7 @@ def into_the_dataset_itself(bench: Bench, out: str) -> None:
     assert out == "." or not bench.failing_checks(root)
 
 
-@probe(EXPORTS, "npy", "megatron", "mds")
+@probe(EXPORTS, "npy", "megatron", "mds", slow=True)
 def of_a_dataset_that_was_made_anew_meanwhile(bench: Bench, to: str) -> None:
     """Half of the old and half of the new is never called an export."""
     bench.corpus("a.jsonl", 60)

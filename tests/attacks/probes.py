@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.attacks import (  # noqa: F401 - they register their probes
+    damaged_and_shown,
     false_claims,
     foreign_files,
     hostile_files,
