@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 from btlm_data.recipe.models import Run, Settings
+from btlm_data.records.base import BATCH_BYTES
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class Workload:
     evaluation_bytes: int = 0
 
     @property
+    def blocks(self) -> int:
+        """Blocks that cleaning leaves."""
+        return max(self.volume.parts, -(-self.volume.text_bytes // BATCH_BYTES))
+
+    @property
     def stream(self) -> Volume:
         """What is in the streams: the documents as often as the mix repeats them."""
         return self.volume.scaled(self.repeats)
@@ -108,7 +114,8 @@ class Estimate:
     """What one step is expected to take. Bytes, and CPU seconds of one core.
 
     step: its name, or (of a sum) its stage's. tasks: that can run at the same time. documents: that go in.
-    source_bytes: read of the source, as stored. read_bytes: read from the work folder. work_bytes: written
+    source_bytes: read of the source, as stored. read_bytes: read from the work folder, in so many reads (of a
+    column, or a stretch of one; opening a file is apart). work_bytes: written
     there, of which (or of what earlier steps wrote) freed_bytes are removed when the step is done. out_bytes:
     written to the folder of the dataset, or of the text. memory_bytes: of one process that does a task,
     beside the pages of mapped files, which the system takes back when it needs them. cpu_seconds: of all
@@ -120,6 +127,7 @@ class Estimate:
     documents: int = 0
     source_bytes: int = 0
     read_bytes: int = 0
+    reads: int = 0
     work_bytes: int = 0
     freed_bytes: int = 0
     out_bytes: int = 0

@@ -32,7 +32,13 @@ def write(p: Preparation) -> dict[str, dataset.Dataset]:
     """Write everything beside the shards and give each set its dataset.json; returns them by folder."""
     tables = _write_tables(p)
     steps = [
-        provenance.StepTime(name, p.runner.num_tasks[name], round(seconds, 3))
+        provenance.StepTime(
+            name,
+            p.runner.num_tasks[name],
+            round(seconds, 3),
+            round(p.runner.task_seconds[name], 3),
+            p.runner.written[name],
+        )
         for name, seconds in p.runner.seconds.items()
     ]
     made = _provenance(p, steps)
@@ -233,4 +239,6 @@ def _provenance(p: Preparation, steps: Sequence[provenance.StepTime]) -> provena
         ],
         steps=list(steps),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        workers=p.run.workers,
+        memory=p.run.memory,
     )

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "witness": set(),
     "redact": set(),
     "task": {"task_files"},  # for a type only
-    "estimate": {"recipe"},
+    "estimate": {"recipe", "records.base"},
     "wording": set(),
     "advance": {"witness"},
     "seeding": set(),
@@ -96,6 +96,8 @@ MAY_IMPORT = {
     | {"work_folder"},
     "planning": WORK
     | {"input_checks", "pipeline", "locations", "plan_checks", "preparation", "sources", "stages"},
+    "cluster_plan": {"errors", "estimate", "wording"},
+    "run_cost": {"errors", "estimate", "formats", "planning", "recipe", "wording"},
     "plan_checks": {
         "cleaning",
         "errors",
@@ -162,6 +164,8 @@ MAY_IMPORT = {
         "progress",
         "pipeline",
         "planning",
+        "cluster_plan",
+        "run_cost",
         "inspection",
         "pages",
         "hub_upload",

@@ -52,6 +52,9 @@ from btlm_data.errors import ConfigError, install_command
     metavar="FOLDER",
     help="With --duplicates: where the source's files are.  [default: where the run read them]",
 )
+@click.option(
+    "--cost", is_flag=True, help="Show what each step of the run took, beside what --plan expects of it."
+)
 @click.option("--full", is_flag=True, help="Show all figures, not only the most important ones.")
 @click.option(
     "--html",
@@ -69,6 +72,7 @@ def inspect(
     full: bool,
     html: str | None,
     duplicates: bool,
+    cost: bool,
     **conditions: Any,
 ) -> None:
     """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
@@ -87,6 +91,15 @@ def inspect(
         _inspect_duplicates(path, as_json, num_samples, **conditions)
         return
     shared.load_kernels()
+    if cost:
+        from btlm_data import run_cost
+
+        compared = run_cost.compare(shared.dataset(path))
+        if as_json:
+            terminal.echo(terminal.to_json(run_cost.to_json(compared), indent=1))
+        else:
+            run_cost.render(compared, terminal.console())
+        return
     if html is not None:
         from btlm_data.pages import publish
 

@@ -17,6 +17,7 @@ from btlm_data.commands import shared
 from btlm_data.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
+    from btlm_data.cluster_plan import Cluster
     from btlm_data.recipe.models import Recipe
 
 
@@ -72,6 +73,36 @@ def _common_options(command: Any) -> Any:
             cls=entry.GroupedOption,
             group=_MOST_USED,
             help="Print files, stages, disk, memory and an estimate of the time; run nothing.",
+        ),
+        click.option(
+            "--cores",
+            type=click.IntRange(1, 10**7),
+            metavar="N",
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="With --plan: what the run takes on a cluster of N cores, per stage.",
+        ),
+        click.option(
+            "--nodes",
+            type=click.IntRange(1, 10**6),
+            metavar="N",
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="With --cores: of so many nodes.  [default: 1]",
+        ),
+        click.option(
+            "--storage",
+            metavar="RATE[,LATENCY][,REQUESTS/s]",
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="With --cores: what a node reads in a second, such as 2GB/s/node,1ms; or nvme, lustre, s3.  [default: nvme]",
+        ),
+        click.option(
+            "--price",
+            metavar="HOUR[,MILLION]",
+            cls=entry.GroupedOption,
+            group=_MOST_USED,
+            help="With --cores: the price of a node for an hour, and of a million requests.",
         ),
         click.option(
             "--set",
@@ -168,6 +199,10 @@ def _prepare(
     plan: bool,
     as_json: bool,
     assignments: tuple[str, ...],
+    cores: int | None,
+    nodes: int | None,
+    storage: str | None,
+    price: str | None,
     **options: Any,
 ) -> None:
     from btlm_data.recipe.load import load
@@ -175,21 +210,49 @@ def _prepare(
 
     path = _find_recipe(recipe_name) if recipe_name is not None else None
     recipe = load(path, overrides(options, assignments), trust=trust)
+    cluster = _cluster(plan, cores, nodes, storage, price)
     if plan:
-        _plan(recipe, as_json)
+        _plan(recipe, as_json, cluster)
     else:
         _execute(recipe, as_json)
 
 
-def _plan(recipe: Recipe, as_json: bool) -> None:
+def _cluster(
+    plan: bool, cores: int | None, nodes: int | None, storage: str | None, price: str | None
+) -> Cluster | None:
+    """The cluster to plan for; None where none is named. Raises ConfigError for options that do not go together."""
+    if cores is None:
+        given = [("--nodes", nodes), ("--storage", storage), ("--price", price)]
+        if alone := [name for name, value in given if value is not None]:
+            raise ConfigError(f"{alone[0]} describes a cluster to plan for. Add --plan --cores N.")
+        return None
+    if not plan:
+        raise ConfigError("--cores describes a cluster to plan for. Add --plan, or use --workers for a run.")
+    from btlm_data import cluster_plan
+
+    if nodes is not None and nodes > cores:
+        raise ConfigError(f"--nodes {nodes} with --cores {cores}: each node has one core at least.")
+    speed = cluster_plan.parse_storage(storage) if storage is not None else cluster_plan.NVME
+    node_hour, requests = cluster_plan.parse_price(price) if price is not None else (0.0, 0.0)
+    return cluster_plan.Cluster(cores, nodes or 1, speed, node_hour, requests)
+
+
+def _plan(recipe: Recipe, as_json: bool, cluster: Cluster | None) -> None:
     shared.load_kernels()
-    from btlm_data import planning
+    from btlm_data import cluster_plan, planning
 
     plan = planning.measure(recipe)
+    simulated = cluster_plan.simulate(plan.steps, cluster) if cluster is not None else None
     if as_json:
-        terminal.echo(terminal.to_json(dataclasses.asdict(plan), indent=1))
+        described = dataclasses.asdict(plan)
+        if simulated is not None:
+            described["cluster"] = simulated.to_json()
+        terminal.echo(terminal.to_json(described, indent=1))
     else:
         planning.render(plan, terminal.console())
+        if simulated is not None:
+            terminal.console().print()
+            cluster_plan.render(simulated, terminal.console())
     if plan.stops:
         sys.exit(plan.stops[0].exit_code)
 

@@ -56,11 +56,11 @@ class Sizes:
         per_document = SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
         return max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
 
-    def estimate(self, rates: Rates, parts: int) -> list[Estimate]:
+    def estimate(self, rates: Rates, parts: int, blocks: int) -> list[Estimate]:
         """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier
         runs holds.
 
-        parts: of the source.
+        parts, blocks: of the source, and what cleaning leaves.
         """
         documents = self.num_documents
         keys = documents * sum(self.settings.keys_per_document(kind) for kind in self.settings.key_kinds)
@@ -73,6 +73,7 @@ class Sizes:
             tasks=1,
             documents=documents,
             read_bytes=(34 + key_bytes) * documents,
+            reads=(9 if by_text else 16) * blocks,
             work_bytes=(9 if by_text else 9 + _COMPONENTS_BYTES) * documents,
             memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
             cpu_seconds=rates.task
@@ -80,8 +81,8 @@ class Sizes:
             + keys * (rates.split_key + rates.sort_key) * in_memory,
         )
         if in_memory:
-            return [cluster, *self._estimate_evidence(rates, parts)]
-        steps = self._estimate_kind("exact", rates)
+            return [cluster, *self._estimate_evidence(rates, parts, blocks)]
+        steps = self._estimate_kind("exact", rates, blocks)
         steps.append(
             Estimate(
                 "dedupe.exact",
@@ -93,15 +94,16 @@ class Sizes:
             )
         )
         if "bands" in self.settings.key_kinds:
-            steps += self._estimate_kind("bands", rates)
+            steps += self._estimate_kind("bands", rates, blocks)
         if not by_text:
-            return [*steps, cluster, *self._estimate_evidence(rates, parts)]
-        members, *evidence = self._estimate_evidence(rates, parts)
+            return [*steps, cluster, *self._estimate_evidence(rates, parts, blocks)]
+        members, *evidence = self._estimate_evidence(rates, parts, blocks)
         components = Estimate(
             "dedupe.components",
             tasks=1,
             documents=documents,
             read_bytes=8 * documents,
+            reads=4 * blocks,
             work_bytes=_COMPONENTS_BYTES * documents,
             memory_bytes=joining,
             cpu_seconds=rates.task + documents * rates.cluster_document,
@@ -111,19 +113,21 @@ class Sizes:
             "dedupe.pairs",
             tasks=partitions,
             read_bytes=4 * documents * partitions,
+            reads=4 * partitions,
             memory_bytes=rates.process_bytes + 4 * documents,
             cpu_seconds=partitions * rates.task,
         )
         compare = Estimate("dedupe.compare", tasks=0, memory_bytes=rates.process_bytes + 3 * GROUP_BYTES)
         return [*steps, components, pairs, members, compare, cluster, *evidence]
 
-    def _estimate_evidence(self, rates: Rates, parts: int) -> list[Estimate]:
+    def _estimate_evidence(self, rates: Rates, parts: int, blocks: int) -> list[Estimate]:
         """Looking up who is in a component, and removals.parquet; nobody is, without duplicates."""
         members = Estimate(
             "dedupe.members",
             tasks=parts,
             documents=self.num_documents,
             read_bytes=4 * self.num_documents,
+            reads=3 * blocks,
             memory_bytes=rates.process_bytes,
             cpu_seconds=parts * rates.task + self.num_documents * rates.cluster_document / 10,
         )
@@ -131,7 +135,7 @@ class Sizes:
         table = Estimate("dedupe.table", tasks=1, memory_bytes=rates.process_bytes, cpu_seconds=rates.task)
         return [members, removals, table]
 
-    def _estimate_kind(self, kind: KeyKind, rates: Rates) -> list[Estimate]:
+    def _estimate_kind(self, kind: KeyKind, rates: Rates, blocks: int) -> list[Estimate]:
         """Splitting and sorting one kind of keys; the split files are removed when they are sorted."""
         documents, per_document = self.num_documents, self.settings.keys_per_document(kind)
         keys = documents * per_document
@@ -144,6 +148,7 @@ class Sizes:
                 tasks=groups,
                 documents=documents,
                 read_bytes=16 * documents if kind == "exact" else (8 * per_document + 4) * documents,
+                reads=2 * blocks,
                 work_bytes=split_bytes,
                 memory_bytes=rates.process_bytes + self.budget,
                 cpu_seconds=groups * rates.task + keys * rates.split_key,
@@ -153,6 +158,7 @@ class Sizes:
                 tasks=partitions,
                 documents=documents,
                 read_bytes=split_bytes,
+                reads=4 * groups * partitions,
                 freed_bytes=split_bytes,
                 memory_bytes=rates.process_bytes + self.budget,
                 cpu_seconds=partitions * rates.task + keys * rates.sort_key,

@@ -147,9 +147,7 @@ class _ParslPool:
         return data
 
     def cancel(self, pending: Sequence[Future]) -> None:
-        """What has not begun does not begin; the rest ends with the pilot jobs."""
-        for future in pending:
-            future.cancel()
+        """Nothing: Parsl cannot take a task back. All of them end with the pilot jobs."""
 
     def explain(self) -> str:
         """States of the pilot jobs."""

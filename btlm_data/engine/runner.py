@@ -72,6 +72,8 @@ class Runner:
     named: set[str] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
     num_tasks: dict[str, int] = field(default_factory=dict)
+    task_seconds: dict[str, float] = field(default_factory=dict)  # of all tasks of a step together
+    written: dict[str, int] = field(default_factory=dict)  # bytes
 
     def proved(self, step: Step) -> dict[str, TaskResult]:
         """Results of the tasks whose receipts are of the right digest and whose outputs exist with their
@@ -115,6 +117,8 @@ class Runner:
         self._keep_only(step, results)
         self.seconds[step.name] = self.seconds.get(step.name, 0.0) + perf_counter() - start
         self.num_tasks[step.name] = len(step.tasks)
+        self.task_seconds[step.name] = sum(result.seconds for result in results)
+        self.written[step.name] = sum(file.size for result in results for file in result.outputs)
         self.events.step_finished(step, perf_counter() - start, len(step.tasks) - len(todo))
         if self.status is not None:
             self.status.step_finished()

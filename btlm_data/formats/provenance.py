@@ -29,11 +29,15 @@ MAX_BYTES = 1 << 29
 
 
 class StepTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a step of the run cost."""
+    """What a step of the run cost. seconds: by the clock, in this run. task_seconds: of all its tasks together,
+    in whatever run they were done; bytes: that they wrote.
+    """
 
     step: str
     tasks: int
     seconds: float
+    task_seconds: float = 0.0
+    bytes: int = 0
 
 
 class InputPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +62,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a dataset was made.
 
     dataset: checksum of its dataset.json. run: fingerprint of the run, with modification times (an unchanged
-    run is recognised by it). program: version of btlm-data. libraries: versions of what decides bytes.
+    run is recognised by it). program: version of btlm-data. libraries: versions of what decides bytes. workers,
+    memory: of the run (bytes, None: no limit given); workers is None in files of before they were kept.
     """
 
     dataset: Sha256
@@ -71,6 +76,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[InputPlace]
     steps: list[StepTime]
     finished: str
+    workers: int | None = None
+    memory: int | None = None
     checksum: Sha256 = NO_CHECKSUM
     format_version: Literal[1] = 1
 

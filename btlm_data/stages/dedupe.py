@@ -57,7 +57,9 @@ def estimate(workload: Workload) -> list[Estimate]:
     if dedupe.method == "none":
         return []
     settings = ClusterSettings(dedupe, workload.run.memory_per_worker)
-    return Sizes(workload.volume.documents, settings).estimate(workload.rates, workload.volume.parts)
+    return Sizes(workload.volume.documents, settings).estimate(
+        workload.rates, workload.volume.parts, workload.blocks
+    )
 
 
 def run(

@@ -49,8 +49,9 @@ def estimate(workload: Workload) -> list[Estimate]:
     passes, num_files = moves.levels(workload.volume.documents)
     moved = ROW.itemsize * stream.documents
     groups = max(1, min(scatter.tasks, -(-workload.volume.documents // moves.group_documents)))
-    together = moves.together(stream.documents, order.tasks, num_files, ROW.itemsize)
-    buckets = -(-order.tasks // together)
+    num_buckets = shuffle.stream_count(workload) * shuffle.bucket_count(workload.volume.text_bytes)
+    together = moves.together(stream.documents, num_buckets, num_files, ROW.itemsize)
+    buckets = max(1, -(-num_buckets // together))
     return [
         *(
             Estimate(
@@ -58,6 +59,7 @@ def estimate(workload: Workload) -> list[Estimate]:
                 tasks=groups,
                 documents=stream.documents,
                 read_bytes=moved if number > 1 else order.work_bytes + 34 * workload.volume.documents,
+                reads=groups * moves.fanout if number > 1 else 12 * workload.blocks,
                 work_bytes=moved,
                 memory_bytes=rates.process_bytes + document_rows.HELD * moved // groups,
                 cpu_seconds=groups * rates.task + stream.documents * rates.move_document,
@@ -69,6 +71,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=buckets,
             documents=stream.documents,
             read_bytes=order.work_bytes + moved,
+            reads=3 * num_buckets + num_files * buckets,
             work_bytes=table_bytes,
             freed_bytes=passes * moved,
             memory_bytes=rates.process_bytes + document_rows.HELD * moved // buckets,

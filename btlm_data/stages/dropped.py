@@ -47,6 +47,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=groups,
             documents=volume.documents,
             read_bytes=9 * volume.documents,
+            reads=9 * workload.blocks,
             memory_bytes=rates.process_bytes + 120 * min(volume.documents, GROUP_DOCUMENTS),
             cpu_seconds=groups * rates.task + volume.documents * rates.table_document / 4,
         )

@@ -76,6 +76,7 @@ def estimate(workload: Workload) -> list[Estimate]:
         tasks=1,
         documents=documents,
         read_bytes=per_document * documents,
+        reads=workload.blocks * (per_document > 1),
         work_bytes=2 * documents,
         memory_bytes=rates.process_bytes + 3 * documents,
         cpu_seconds=rates.task + seconds * documents,

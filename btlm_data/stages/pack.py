@@ -27,6 +27,7 @@ from btlm_data.formats.shard_formats import FORMATS, get_format, load_format
 from btlm_data.formats.shard_formats.base import Packing, ShardFormat, StreamSize, Stretch
 from btlm_data.formats.shard_formats.writer import ShardOptions
 from btlm_data.recipe.models import Settings
+from btlm_data.stages.runs import Moves
 from btlm_data.stages.stream import Bucket, StreamIndex, StreamReader
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
@@ -153,6 +154,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=tasks,
             documents=workload.stream.documents,
             read_bytes=tokens * workload.token_bytes + 32 * workload.stream.documents,
+            reads=reads_of_stretches(workload, tasks),
             work_bytes=packed_bytes,
             memory_bytes=rates.process_bytes + 4 * workload.token_bytes * longest,
             cpu_seconds=tasks * rates.task + packed_bytes * rates.pack_byte,
@@ -163,6 +165,7 @@ def estimate(workload: Workload) -> list[Estimate]:
                 tasks=tasks,
                 documents=workload.stream.documents,
                 read_bytes=packed_bytes,
+                reads=max(tasks, packed_bytes // MERGE_PIECE),
                 work_bytes=packed_bytes,
                 memory_bytes=rates.process_bytes + workload.run.memory_per_worker // 2,
                 cpu_seconds=tasks * rates.task + packed_bytes * rates.move_byte,
@@ -170,6 +173,16 @@ def estimate(workload: Workload) -> list[Estimate]:
             for number in range(1, merges + 1)
         ),
     ]
+
+
+def reads_of_stretches(workload: Workload, stretches: int) -> int:
+    """Reads of tokens that so many stretches of a stream make: out of every block, where tokens are not moved."""
+    moves = Moves.plan(workload.volume.tokens * workload.token_bytes, workload.run.memory_per_worker)
+    index_reads = 8 * stretches
+    if not moves.passes:
+        of_a_stretch = min(workload.blocks, -(-workload.stream.documents // max(1, stretches)))
+        return index_reads + stretches * of_a_stretch
+    return index_reads + workload.stream.tokens * workload.token_bytes // LEAST_PIECE
 
 
 def _num_merges(file_bytes: int, num_files: int, num_shards: int, memory: int) -> int:

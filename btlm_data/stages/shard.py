@@ -47,6 +47,9 @@ def estimate(workload: Workload) -> list[Estimate]:
         tasks=tasks,
         documents=stream.documents,
         read_bytes=max(packed_bytes, tokens * workload.token_bytes) + 32 * stream.documents,
+        reads=packed_bytes // pack.LEAST_PIECE + tasks
+        if packing
+        else pack.reads_of_stretches(workload, tasks),
         out_bytes=round(tokens * rates.shard_token_bytes),
         memory_bytes=rates.process_bytes + 32 * documents_held + largest,
         cpu_seconds=tasks * rates.task + tokens * rates.shard_token,

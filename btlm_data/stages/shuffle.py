@@ -85,9 +85,11 @@ def estimate(workload: Workload) -> list[Estimate]:
         -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES)),
         min(-(-moved // moves.run_bytes), -(-volume.text_bytes // BATCH_BYTES)),
     )
-    num_streams = len(StreamSettings(workload.settings, SPLITS[: workload.splits]).streams)
-    buckets = num_streams * bucket_count(volume.text_bytes)
+    num_streams = stream_count(workload)
+    of_a_stream = bucket_count(volume.text_bytes)
     index_bytes = _RECORD_BYTES * stream.documents
+    together = max(1, min(of_a_stream, -(-sorting.SORT_BYTES * groups * of_a_stream // max(1, index_bytes))))
+    sorts = num_streams * -(-of_a_stream // together)
     held = 4 * _RECORD_BYTES  # a record, its copy in order, and what is sorted
     return [
         Estimate(
@@ -95,6 +97,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=groups,
             documents=volume.documents,
             read_bytes=30 * volume.documents + moved,
+            reads=14 * workload.blocks,
             work_bytes=index_bytes + moved,
             memory_bytes=rates.process_bytes + held * -(-stream.documents // groups) + moved // groups,
             cpu_seconds=groups * rates.task
@@ -108,6 +111,7 @@ def estimate(workload: Workload) -> list[Estimate]:
                 tasks=groups,
                 documents=stream.documents,
                 read_bytes=index_bytes + moved,
+                reads=2 * groups * max(2, moves.fanout),
                 work_bytes=index_bytes + moved,
                 memory_bytes=rates.process_bytes + held * -(-stream.documents // groups) + moves.run_bytes,
                 cpu_seconds=groups * rates.task
@@ -118,14 +122,20 @@ def estimate(workload: Workload) -> list[Estimate]:
         ),
         Estimate(
             "shuffle.sort",
-            tasks=buckets,
+            tasks=sorts,
             documents=stream.documents,
             read_bytes=index_bytes,
+            reads=sorts * groups,
             work_bytes=index_bytes,
-            memory_bytes=rates.process_bytes + held * -(-stream.documents // buckets),
-            cpu_seconds=buckets * rates.task + stream.documents * rates.order_document,
+            memory_bytes=rates.process_bytes + held * -(-stream.documents // sorts),
+            cpu_seconds=sorts * rates.task + stream.documents * rates.order_document,
         ),
     ]
+
+
+def stream_count(workload: Workload) -> int:
+    """How many streams there are."""
+    return len(StreamSettings(workload.settings, SPLITS[: workload.splits]).streams)
 
 
 def bucket_count(text_bytes: int) -> int:
