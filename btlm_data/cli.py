@@ -41,6 +41,7 @@ for command in (
     look.diff,
     lineage.trace,
     lineage.forget,
+    lineage.reselect,
 ):
     cli.add_command(command)
 

@@ -191,3 +191,34 @@ def forget(
         return
     for text in render.forgotten_lines(outcome, path):
         terminal.echo(text)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--where", "where", required=True, metavar="EXPRESSION",
+              help="The documents to take: an expression in SQL over documents.parquet (docs/reselect.md).")  # fmt: skip
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the new dataset; it must not exist.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
+def reselect(path: Path, where: str, out: Path, as_json: bool) -> None:
+    """Make another dataset of those documents of a prepared one that satisfy an expression.
+
+    No text is read: tokens are taken out of the shards, packed and shuffled as the first time. The shards are
+    those that `prepare` makes where a filter leaves the same documents. The old dataset stays as it is.
+
+    \b
+    btlm-data reselect shards/ --where "language = 'en' AND gopher_words >= 50" --out english/
+    """
+    from btlm_data.lineage.reselect import reselect as select
+
+    outcome = select(shared.dataset(path), where, out)
+    if as_json:
+        terminal.echo(
+            terminal.to_json(
+                {"out": str(outcome.out), "documents": outcome.documents, "left_out": outcome.left_out}
+            )
+        )
+        return
+    terminal.echo(
+        f"{outcome.documents:,} documents are in {outcome.out}, {outcome.left_out:,} were left out."
+    )

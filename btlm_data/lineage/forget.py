@@ -23,7 +23,7 @@ import msgspec
 
 from btlm_data.errors import BtlmError, DataError, InputError, OutputError
 from btlm_data.formats import dataset, forgotten, pages, provenance
-from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList, StoredFile
+from btlm_data.formats.dataset import FILE_NAME, SetList, StoredFile
 from btlm_data.formats.forgotten import (
     Certificate,
     ChangedShard,
@@ -32,7 +32,6 @@ from btlm_data.formats.forgotten import (
     How,
     SeenBy,
 )
-from btlm_data.formats.guarded import require_no_link
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.masking import mask
@@ -41,6 +40,16 @@ from btlm_data.lineage.queries import Query
 from btlm_data.lineage.removing import remove
 from btlm_data.lineage.runs import Run, open_run
 from btlm_data.lineage.split_view import Extent
+from btlm_data.lineage.staging import (
+    WORK_FOLDER,
+    copy,
+    is_ours,
+    publish,
+    replace,
+    require_no_links,
+    sync,
+    write_list,
+)
 from btlm_data.lineage.where import rows_where
 from btlm_data.storage import open_store
 from btlm_data.storage.base import TEMPORARY_SUFFIX
@@ -48,8 +57,6 @@ from btlm_data.storage.exchange import exchange
 from btlm_data.storage.lease import hold
 
 PREPARING = "preparing.json"  # what a run leaves in a folder that it owns (inspection/opening.py)
-WORK_FOLDER = ".work"
-SIGNATURES = tuple(f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME))  # of the old dataset
 _FIRST_STEPS = 1000
 
 
@@ -158,17 +165,17 @@ def _forget(
             f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
             f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
         )
-    _require_no_links(root, sets)
+    require_no_links(root, sets)
     outcome.still_held = _still_held(root, sets)
-    outcome.pages = [name for name in pages.PAGES if _is_ours(root / name)]
+    outcome.pages = [name for name in pages.PAGES if is_ours(root / name)]
     opened = [(str(run), open_run(run)) for run in runs]
-    _copy(root, staging)
+    copy(root, staging)
     for plan in plans:
         _write_set(plan, staging / plan.of_set.name, queries, how, reason, opened, outcome)
-    _write_list(staging)
+    write_list(staging)
     if sign is not None:
         sign(staging)
-    _sync(staging)
+    sync(staging)
     exchange(root, staging)
     shutil.rmtree(staging)
     outcome.certificate = (
@@ -237,58 +244,12 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
     locations += [
         f"{name}, which is not as this program wrote it"
         for name in pages.PAGES
-        if (root / name).exists() and not _is_ours(root / name)
+        if (root / name).exists() and not is_ours(root / name)
     ]
     return [*locations, "the models that were trained on it, and their checkpoints"]
 
 
 # The new dataset --------------------------------------------------------------------------------------------
-
-
-def _require_no_links(root: Path, sets: Sequence[SetView]) -> None:
-    """Raise DataError if a part of the dataset lies elsewhere: its texts would stay there."""
-    for of_set in sets:
-        stored = (file.name for file in of_set.manifest.stored())
-        for name in (FILE_NAME, provenance.FILE_NAME, forgotten.FILE_NAME, *stored):
-            require_no_link(root, f"{of_set.name}/{name}" if of_set.name else name)
-
-
-def _copy(root: Path, staging: Path) -> None:
-    """The dataset's folder once more: every file a link to the same bytes, but without the work folder,
-    signature and pages.
-    """
-    for folder, folders, names in os.walk(root):
-        relative = Path(folder).relative_to(root)
-        if relative == Path():
-            folders[:] = [name for name in folders if name != WORK_FOLDER]
-        (staging / relative).mkdir(parents=True)
-        shutil.copystat(folder, staging / relative)
-        linked = [
-            name for name in folders if (Path(folder) / name).is_symlink()
-        ]  # of the user: see _require_no_links
-        for name in [*names, *linked]:
-            is_page = relative == Path() and name in pages.PAGES and _is_ours(Path(folder) / name)
-            if name not in SIGNATURES and not is_page:
-                _link(Path(folder) / name, staging / relative / name)
-
-
-def _is_ours(page: Path) -> bool:
-    """Whether a page beside the dataset is as this program wrote it: it is about the old dataset, and may
-    show its texts.
-    """
-    seal = (
-        pages.seal_of(page.read_bytes())
-        if page.is_file() and page.stat().st_size <= pages.MAX_BYTES
-        else None
-    )
-    return seal is not None and seal.holds
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _write_set(
@@ -335,7 +296,7 @@ def _write_set(
     )
     chain = Forgotten([*chain.certificates, certificate])
     data = forgotten.encode(chain)
-    _replace(folder / forgotten.FILE_NAME, data)
+    replace(folder / forgotten.FILE_NAME, data)
     file = StoredFile(forgotten.FILE_NAME, len(data), hashlib.sha256(data).hexdigest())
     outputs = [*(o for o in of_set.manifest.outputs if o.name != forgotten.FILE_NAME), file]
     others = of_set.manifest.other_inputs | {"forgotten": chain.questions}
@@ -346,7 +307,7 @@ def _write_set(
         outputs=sorted(outputs, key=lambda output: output.name),
         other_inputs=others,
     )
-    _publish(folder, msgspec.structs.replace(value, fingerprint=value.expected_fingerprint()))
+    publish(folder, msgspec.structs.replace(value, fingerprint=value.expected_fingerprint()))
     outcome.documents += len(documents)
     outcome.shards += len(changed)
     outcome.seen_by += seen
@@ -368,45 +329,3 @@ def _seen(run: Run, plan: _Plan) -> tuple[int, list[int], int]:
     steps = {sighting.step for sighting in run.seen(asked)}
     seen = sorted(step for step in steps if step < done)
     return len(seen), seen[:_FIRST_STEPS], len(steps) - len(seen)
-
-
-def _publish(folder: Path, value: Dataset | SetList) -> None:
-    """dataset.json, and the provenance that belongs to it."""
-    _replace(folder / FILE_NAME, dataset.encode(value))
-    written = dataset.read(folder)
-    made = provenance.read(folder)
-    if made is not None:
-        renewed = msgspec.structs.replace(made, dataset=written.checksum)
-        _replace(folder / provenance.FILE_NAME, provenance.encode(renewed))
-
-
-def _write_list(staging: Path) -> None:
-    """The upper dataset.json of several sets, with their new checksums."""
-    value = dataset.read(staging)
-    if not isinstance(value, SetList):
-        return
-    references, fingerprints = [], []
-    for reference in value.sets:
-        of_set = dataset.read(staging / reference.name)
-        references.append(dataset.SetReference(reference.name, of_set.checksum))
-        fingerprints.append(of_set.fingerprint)
-    _publish(staging, msgspec.structs.replace(value, sets=references, fingerprint=fingerprints[0]))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """A file of the new dataset, in place of the link to the old one."""
-    path.unlink(missing_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Every folder's entries on disk."""
-    for name, _, _ in os.walk(folder):
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -33,11 +33,13 @@ REASON = "forgotten"  # in the ledger
 _STREAM = ".stream"
 
 
-def remove(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[ledger.Row]) -> SplitChange:
+def remove(
+    view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[ledger.Row], reason: str = REASON
+) -> SplitChange:
     """Remove documents of a split, and those that are masked in it, from its copy.
 
-    extents: the documents; folder: the copy, whose files are links to those of `view`; rows: the ledger.
-    Raises InputError if no document would be left, DataError for a shard that is not the one dataset.json
+    extents: the documents; folder: the copy, whose files are links to those of `view`; rows: the ledger;
+    reason: what it calls them. Raises InputError if no document would be left, DataError for a shard that is not the one dataset.json
     names, or a stream that is not whole in the shards.
     """
     known = {extent.row for extent in extents}
@@ -52,7 +54,7 @@ def remove(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[
         )
     for number, entry in enumerate(view.entry.files):
         check_unchanged(view.path(number), entry)
-    rows = _without_documents(rows, view, {extent.row for extent in gone})
+    rows = _without_documents(rows, view, {extent.row for extent in gone}, reason)
     table = _write_table(view.table, gone, folder / DOCUMENTS)
     kept = DocumentTable(folder / DOCUMENTS)
     columns = [columns for _, columns in kept.batches(("stream_offset", "tokens"))]
@@ -132,7 +134,9 @@ def _write_table(table: DocumentTable, gone: Sequence[Extent], path: Path) -> St
     return rewrite_table(table, path, change)
 
 
-def _without_documents(rows: list[ledger.Row], view: SplitView, gone: set[int]) -> list[ledger.Row]:
+def _without_documents(
+    rows: list[ledger.Row], view: SplitView, gone: set[int], reason: str
+) -> list[ledger.Row]:
     """The ledger whose stage `shuffle` drops these documents."""
     by_source: dict[str, list[int]] = {}
     for document in view.table.rows(sorted(gone), ("source", "bytes", "tokens")):
@@ -144,10 +148,10 @@ def _without_documents(rows: list[ledger.Row], view: SplitView, gone: set[int]) 
         if (row.stage, row.split) == ("shuffle", view.name) and row.source in by_source:
             left = row.out.amount
             taken = by_source[row.source]
-            dropped = row.dropped.get(REASON, ledger.Amounts()).amount.plus(ledger.Amounts(*taken).amount)
+            dropped = row.dropped.get(reason, ledger.Amounts()).amount.plus(ledger.Amounts(*taken).amount)
             row = msgspec.structs.replace(
                 row,
-                dropped=row.dropped | {REASON: ledger.Amounts(*dropped)},
+                dropped=row.dropped | {reason: ledger.Amounts(*dropped)},
                 out=ledger.Amounts(*(a - b for a, b in zip(left, taken, strict=True))),
             )
         changed.append(row)

@@ -1,0 +1,107 @@
+"""A new dataset beside an old one, made of links to the same bytes until a file changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from btlm_data.formats import dataset, forgotten, pages, provenance
+from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList
+from btlm_data.formats.guarded import require_no_link
+from btlm_data.lineage.datasets import SetView
+
+WORK_FOLDER = ".work"
+SIGNATURES = tuple(f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME))  # of the old dataset
+
+
+def require_no_links(root: Path, sets: Sequence[SetView]) -> None:
+    """Raise DataError if a part of the dataset lies elsewhere: its texts would stay there."""
+    for of_set in sets:
+        stored = (file.name for file in of_set.manifest.stored())
+        for name in (FILE_NAME, provenance.FILE_NAME, forgotten.FILE_NAME, *stored):
+            require_no_link(root, f"{of_set.name}/{name}" if of_set.name else name)
+
+
+def copy(root: Path, staging: Path) -> None:
+    """The dataset's folder once more: every file a link to the same bytes, but without the work folder,
+    signature and pages.
+    """
+    for folder, folders, names in os.walk(root):
+        relative = Path(folder).relative_to(root)
+        if relative == Path():
+            folders[:] = [name for name in folders if name != WORK_FOLDER]
+        (staging / relative).mkdir(parents=True)
+        shutil.copystat(folder, staging / relative)
+        linked = [
+            name for name in folders if (Path(folder) / name).is_symlink()
+        ]  # of the user: see require_no_links
+        for name in [*names, *linked]:
+            is_page = relative == Path() and name in pages.PAGES and is_ours(Path(folder) / name)
+            if name not in SIGNATURES and not is_page:
+                link(Path(folder) / name, staging / relative / name)
+
+
+def is_ours(page: Path) -> bool:
+    """Whether a page beside the dataset is as this program wrote it: it is about the old dataset, and may
+    show its texts.
+    """
+    seal = (
+        pages.seal_of(page.read_bytes())
+        if page.is_file() and page.stat().st_size <= pages.MAX_BYTES
+        else None
+    )
+    return seal is not None and seal.holds
+
+
+def link(source: Path, target: Path) -> None:
+    """A file once more; a copy where the file system has no links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """A file of the new dataset, in place of the link to the old one."""
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(folder: Path, value: Dataset | SetList) -> None:
+    """dataset.json, and the provenance that belongs to it."""
+    replace(folder / FILE_NAME, dataset.encode(value))
+    written = dataset.read(folder)
+    made = provenance.read(folder)
+    if made is not None:
+        renewed = msgspec.structs.replace(made, dataset=written.checksum)
+        replace(folder / provenance.FILE_NAME, provenance.encode(renewed))
+
+
+def write_list(staging: Path) -> None:
+    """The upper dataset.json of several sets, with their new checksums."""
+    value = dataset.read(staging)
+    if not isinstance(value, SetList):
+        return
+    references, fingerprints = [], []
+    for reference in value.sets:
+        of_set = dataset.read(staging / reference.name)
+        references.append(dataset.SetReference(reference.name, of_set.checksum))
+        fingerprints.append(of_set.fingerprint)
+    publish(staging, msgspec.structs.replace(value, sets=references, fingerprint=fingerprints[0]))
+
+
+def sync(folder: Path) -> None:
+    """Every folder's entries on disk."""
+    for name, _, _ in os.walk(folder):
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
