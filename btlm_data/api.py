@@ -86,6 +86,7 @@ def open(location: str | Path) -> PreparedDataset:
     damaged.
     """
     store = open_store(location)
+    store.reach()
     value = dataset.read(store)
     if isinstance(value, SetList):
         sets = {name: _opened(store, f"{name}/") for name in value.names}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ SHOWN = 3
 _NAME_BYTES = 16_000  # of the counts of one source name in all stages, measured with 10,000 names
 _FEW_NAMES = 5_000  # no more than other data of a run
 FEW = 10  # so many bad records, and no more than half of all, are bad records and no wrong setting
+_NO_NAME_CHARS = 60  # a longer name of a column is a row where the header should be
 _FEW_SHARE = 0.05  # up to it, undecodable records say nothing about a file's encoding
 # Up to so much, --memory is no limit that anybody has, but a test of the ways of a large corpus.
 _LEAST_MEANT_BYTES = 10**6
@@ -153,8 +155,19 @@ def _location(reject: Mapping[str, Any]) -> str:
 
 def _advice(inputs: Inputs, reason: str, file_name: str) -> list[str]:
     """What the file that the first example is from holds, and the option that would read it."""
-    if "text" not in reason:
+    return describe_texts(inputs, file_name) if "text" in reason else []
+
+
+def advise_on_empty_texts(inputs: Inputs, cleaned: Counts) -> list[str]:
+    """Where the texts that `clean` has dropped have no bytes: what else the first file's records hold."""
+    dropped = [amount for (_, _, cell), amount in cleaned.cells.items() if cell.startswith("drop:")]
+    if not dropped or any(amount.bytes for amount in dropped):
         return []
+    return ["The texts are empty.", *describe_texts(inputs, inputs.listing.files[0].name)]
+
+
+def describe_texts(inputs: Inputs, file_name: str) -> list[str]:
+    """The fields of a file's records, and the option that names the one which may hold the text."""
     file = next((file for file in inputs.listing.files if file.name == file_name), None)
     if file is None:
         return []
@@ -168,12 +181,21 @@ def _fields_in_words(description: Description, file: SourceFile, tried: str) -> 
     if not description.fields:
         return []
     shown = ", ".join(
-        f"{summary.name} ({summary.kinds[0]}{f', about {summary.median_chars:,} characters' if summary.max_chars else ''})"
+        f"{summary.name[:_NO_NAME_CHARS]} ({summary.kinds[0]}{f', about {summary.median_chars:,} characters' if summary.max_chars else ''})"
         for summary in description.fields[:6]
     )
     lines = [f"The text is looked for in the field {tried!r}. {file.name} has: {shown}."]
-    if candidates := description.text_candidates(tried):
-        lines.append(f"If the text is in {candidates[0]!r}, rerun with --text-field {candidates[0]}.")
+    candidates = description.text_candidates(tried)
+    if file.format in ("csv", "tsv") and any(
+        len(field.name) > _NO_NAME_CHARS for field in description.fields
+    ):
+        lines.append(
+            f"The first line of {file.name} seems to be a row; it has to name the columns, one of them {tried!r}."
+        )
+    elif candidates:
+        lines.append(
+            f"If the text is in {candidates[0]!r}, rerun with --text-field {shlex.quote(candidates[0])}."
+        )
     return lines
 
 

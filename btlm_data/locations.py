@@ -35,6 +35,13 @@ class Stores:
     out: Store
     text: Store | None = None
 
+    def reach(self) -> None:
+        """Raise OutputError where a remote store does not answer, before anything waits for it."""
+        for store in {
+            id(store): store for store in (self.work, self.out, self.text) if store is not None
+        }.values():
+            store.reach()
+
     def __getitem__(self, name: StoreName) -> Store:
         store: Store | None = getattr(self, name)
         assert store is not None, f"this run has no {name} folder"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
     input_checks.check_memory(recipe.run)
     where = locations(recipe.run)
     stores = where.open()
+    stores.reach()
     inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
     with _held(stores) as leases, open_engine(recipe.run.engine, _engine_settings(recipe.run)) as engine:
         work_folder.claim(stores.work)
@@ -251,8 +252,10 @@ def plan_clean(inputs: Inputs, runner: Runner) -> Step:
 def idle_runner(recipe: Recipe) -> Runner:
     """A runner that can tell what is done, and is not used to do anything."""
     where = locations(recipe.run)
+    stores = where.open()
+    stores.reach()
     engine = open_engine("local", EngineSettings(1))
-    return Runner(where, where.open(), engine, _NoEvents(), skip_failed=recipe.run.skip_failed)
+    return Runner(where, stores, engine, _NoEvents(), skip_failed=recipe.run.skip_failed)
 
 
 def _engine_settings(run: Run) -> EngineSettings:
@@ -294,7 +297,7 @@ def _clean(p: Preparation) -> None:
     input_checks.check_memory_of_names(p.inputs, p.counts["acquire"])
     input_checks.check_source_names(p.inputs, p.counts["acquire"])
     if ordinal == 0:
-        words = _nothing_left(p.counts, p.inputs.listing.files, p.runner.stores.work.shown)
+        words = _nothing_left(p)
         raise InputError("\n".join([words, *p.warnings]))
 
 
@@ -507,17 +510,18 @@ def _checked(p: Preparation, artifact: Artifact) -> bytes:
     return TaskFiles(p.runner.stores, Task("driver", reads={"files": [artifact]})).read(artifact)
 
 
-def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], work: str) -> str:
+def _nothing_left(p: Preparation) -> str:
+    files, work = p.inputs.listing.files, p.runner.stores.work.shown
     names = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
     where = f"{counted(len(files), 'file')} ({', '.join(names)})"
     reasons: dict[str, int] = {}
     advice = []
     for stage, hint in (
         ("acquire", f"Check --text-field; {work}/rejects.jsonl lists the places"),
-        ("clean", f"Check clean.min_chars and the filters; {work}/examples.jsonl has examples"),
+        ("clean", f"Check --text-field, clean.min_chars and the filters; {work}/examples.jsonl has examples"),
     ):
         dropped = [
-            (cell[5:], n) for (_, _, cell), n in counts[stage].cells.items() if cell.startswith("drop:")
+            (cell[5:], n) for (_, _, cell), n in p.counts[stage].cells.items() if cell.startswith("drop:")
         ]
         for reason, amount in dropped:
             reasons[reason] = reasons.get(reason, 0) + amount.documents
@@ -526,12 +530,10 @@ def _nothing_left(counts: Mapping[str, Counts], files: Sequence[SourceFile], wor
     if not reasons:
         return f"No document is left: there is no record at all in {where}."
     listed = ", ".join(f"{n} x {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
-    return " ".join(
-        [
-            f"No document is left after cleaning: {listed}, in {where}.",
-            *(f"{advice_line}." for advice_line in advice),
-        ]
+    sentences = " ".join(
+        f"{line}." for line in (f"No document is left after cleaning: {listed}, in {where}", *advice)
     )
+    return "\n".join([sentences, *input_checks.advise_on_empty_texts(p.inputs, p.counts["clean"])])
 
 
 def _check_text(recipe: Recipe) -> None:

@@ -90,7 +90,7 @@ def look(inputs: Inputs, stores: Stores, looked: Looked, out_bytes: int, work_by
         return Findings(tuple(stops), tuple(remarks), finished)
     stops += unknown
     if not stops:
-        tried(lambda: _check_left(looked), stops)
+        tried(lambda: _check_left(inputs, looked), stops)
     return Findings(tuple(stops), tuple(remarks), finished)
 
 
@@ -146,7 +146,7 @@ def _held(folder: Path) -> int:
     )
 
 
-def _check_left(looked: Looked) -> None:
+def _check_left(inputs: Inputs, looked: Looked) -> None:
     """Raise InputError where every record that was looked at is dropped."""
     left = sum(value.documents for (_, _, cell), value in looked.clean.cells.items() if cell == "out")
     if left:
@@ -157,8 +157,9 @@ def _check_left(looked: Looked) -> None:
             if cell.startswith("drop:"):
                 reasons[cell.removeprefix("drop:")] += value.documents
     listed = ", ".join(f"{number:,} x {reason}" for reason, number in reasons.most_common() if number)
-    raise InputError(
+    if not listed:
+        raise InputError("There is no record at all in the files.")
+    words = (
         f"No document is left after cleaning: {listed}. Check --text-field, clean.min_chars and the filters."
-        if listed
-        else "There is no record at all in the files."
     )
+    raise InputError("\n".join([words, *input_checks.advise_on_empty_texts(inputs, looked.clean)]))

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "fates": set(),
     "recipe": {"errors", "redact", "splits", "entry", "formats.shard_formats.FORMATS"},
     "progress": GROUND,
-    "tokenizer": {"errors", "straining"},
+    "tokenizer": {"errors", "straining", "storage.retry"},
     "cleaning": {
         "errors",
         "straining",

@@ -14,6 +14,8 @@ import hashlib
 import json
 import logging
 import lzma
+import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from btlm_data.errors import ConfigError, InputError
 
 logger = logging.getLogger(__name__)
 
+# Of the files of a folder; a file that is named is tried, whatever its name.
+_ENDING = re.compile(r"\.(?:parquet|(?:jsonl?|jsonlines|ndjson)(?:\.(?:gz|bz2|xz|zst))?)$", re.IGNORECASE)
 _MAX_BYTES = 2**32  # of one file, decompressed
 
 
@@ -34,13 +38,13 @@ class EvaluationFile(NamedTuple):
 
 
 def evaluation_files(patterns: Sequence[str]) -> list[EvaluationFile]:
-    """The files that `holdout.decontaminate` names: each pattern's, sorted. Raises ConfigError if one matches
-    no file.
+    """The files that `holdout.decontaminate` names: each file, folder's or pattern's, sorted. Raises
+    ConfigError if one gives no file.
     """
     files = []
     for pattern in patterns:
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
-        names = [name for name in matches if Path(name).is_file()]
+        names = [name for match in matches for name in _files_at(match)]
         if not names:
             raise ConfigError(
                 f"holdout.decontaminate: {pattern} matches no file. Without its evaluation set, nothing "
@@ -54,6 +58,14 @@ def evaluation_files(patterns: Sequence[str]) -> list[EvaluationFile]:
             except OSError as error:
                 raise _unreadable(name, error) from error
     return files
+
+
+def _files_at(path: str) -> list[str]:
+    """The file, or all files below a folder that are of a format read here."""
+    if not os.path.isdir(path):
+        return [path] if os.path.isfile(path) else []
+    below = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return sorted(name for name in below if _ENDING.search(name))
 
 
 def records(name: str) -> Iterator[Any]:

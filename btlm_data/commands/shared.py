@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from btlm_data import entry
@@ -14,9 +15,14 @@ _LEAST_ADDRESS_SPACE = 1_000_000_000  # below it, numba and OpenBLAS end the pro
 SPLIT = entry.Completed(lambda: SPLITS)
 
 
+def is_url(path: Path) -> bool:
+    """Whether a path was given as a URL; `Path` leaves one of its slashes."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+
+
 def existing(path: Path) -> Path:
     """The path, if it exists. Raises InputError: a path that does not exist is a typo, not damage."""
-    if "://" not in str(path) and not os.path.lexists(path):
+    if not is_url(path) and not os.path.lexists(path):
         raise InputError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
     return path
 
@@ -27,7 +33,7 @@ def dataset(path: Path, *, or_split: bool = False) -> Path:
 
     Raises InputError: another folder or file is a typo, not damage.
     """
-    if "://" in str(existing(path)):
+    if is_url(existing(path)):
         return path
     names = ("dataset.json", "preparing.json")
     folders = (path, path.resolve().parent) if or_split else (path,)

@@ -48,7 +48,9 @@ def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
     from btlm_data.storage import open_store
     from btlm_data.wording import counted
 
-    done = working.work(open_store(work_dir), working.Share(rank, world), idle)
+    store = open_store(work_dir)
+    store.reach()
+    done = working.work(store, working.Share(rank, world), idle)
     terminal.echo(f"This worker did {counted(done, 'task')}.")
 
 
@@ -65,4 +67,6 @@ def status(work_dir: str, watch: bool, as_json: bool) -> None:
     from btlm_data import run_status
     from btlm_data.storage import open_store
 
-    run_status.show(open_store(work_dir), terminal.console(), watch=watch, as_json=as_json)
+    store = open_store(work_dir)
+    store.reach()
+    run_status.show(store, terminal.console(), watch=watch, as_json=as_json)

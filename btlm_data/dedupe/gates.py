@@ -4,6 +4,7 @@ depends on it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def check(
         f"{cluster['offset']} of {cluster['file']} ({cluster['source']})"
         for cluster in summary["largest_clusters"]
     ]
-    names = " ".join(f"--accept-removal-of {source}" for source in sources)
+    names = " ".join(f"--accept-removal-of {shlex.quote(source)}" for source in sources)
     raise SafetyStop(
         "\n".join(
             [

@@ -6,6 +6,7 @@ A setting without an option is reached by `--set KEY=VALUE`.
 
 from __future__ import annotations
 
+import logging
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -20,6 +21,8 @@ from btlm_data.recipe.load import Override, parse_assignment
 from btlm_data.recipe.models import Recipe
 from btlm_data.recipe.yaml_file import YamlError, parse_value
 from btlm_data.splits import SPLITS
+
+logger = logging.getLogger(__name__)
 
 
 class Flag(NamedTuple):
@@ -150,6 +153,8 @@ def overrides(values: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[s
             given[flag.key] = Override(_READ.get(flag.key, _plain)(value), flag.name)
     for assignment in assignments:
         key, override = parse_assignment(assignment)
+        if key in given and not given[key].shown.startswith("--set"):
+            logger.warning("%s is overridden by --set %s; give one of the two.", given[key].shown, key)
         given[key] = override
     return given
 

@@ -1,6 +1,7 @@
 """Rows of CSV and TSV as programs really write them.
 
-RFC 4180 is read by Python's csv module. Besides: the first line may be Excel's `sep=;`; lines may end in a
+RFC 4180 is read by Python's csv module. Besides: the first line may be Excel's `sep=;`; lines that begin
+with `#` may be above the header, and spaces after its separators (then after those of rows too); lines may end in a
 carriage return alone; quotes inside quoted fields may be escaped by a backslash (Spark, MySQL) instead of
 being doubled; in TSV a quote at the beginning of a field need not open anything, as the format has no quoting
 (https://www.iana.org/assignments/media-types/text/tab-separated-values). A quote that is never closed would
@@ -70,6 +71,7 @@ class DelimitedFile:
         self.end = 0  # the byte after the last line taken
         self.num_lines = 0  # lines taken so far
         self.lost: _Line | None = None  # set where something could not be read after the last row
+        self._has_spaces = False  # whether a space stands between a separator and what it separates
         self.header, self.delimiter = self._read_header(default, wanted)
 
     def rows(self) -> Iterator[Row]:
@@ -102,7 +104,10 @@ class DelimitedFile:
         if self.delimiter == "\t" and (fields := self._tab_separated()) is not None:
             return fields
         is_strict = self.delimiter == "\t"
-        return next(csv.reader(self, delimiter=self.delimiter, strict=is_strict), [])
+        reader = csv.reader(
+            self, delimiter=self.delimiter, strict=is_strict, skipinitialspace=self._has_spaces
+        )
+        return next(reader, [])
 
     def _tab_separated(self) -> list[str] | None:
         """The next row where it is one line; None: a quoted field continues after it."""
@@ -143,16 +148,18 @@ class DelimitedFile:
         first = self._header_line()
         if (named := _SEP_LINE.fullmatch(first)) is not None:
             default, first = named[1], self._header_line()
-        names: dict[str, list[str]] = {}
-        for delimiter in (default, *_SEPARATORS):
-            try:
-                names[delimiter] = next(csv.reader([first[:HEAD_BYTES]], delimiter=delimiter), [])
-            except csv.Error:
-                names[delimiter] = []
-        for delimiter, header in names.items():
-            if wanted in header or wanted.split(".")[0] in header:
-                return header, delimiter
-        return names[default], default
+        while True:
+            names = _names(first, default)
+            for delimiter, header in names.items():
+                if wanted in header or wanted.split(".")[0] in header:
+                    return header, delimiter
+                stripped = [name.strip(" ") for name in header]
+                if wanted in stripped and delimiter != "\t":
+                    self._has_spaces = True
+                    return stripped, delimiter
+            if not first.startswith("#") or (following := self._header_line()) == "":
+                return names[default], default
+            first = following
 
     def _header_line(self) -> str:
         try:
@@ -178,6 +185,17 @@ class DelimitedFile:
             self.end = line.end
             self.num_lines += 1
         return line
+
+
+def _names(line: str, default: str) -> dict[str, list[str]]:
+    """The names of the columns in a header line for each separator, `default` first."""
+    names: dict[str, list[str]] = {}
+    for delimiter in (default, *_SEPARATORS):
+        try:
+            names[delimiter] = next(csv.reader([line[:HEAD_BYTES]], delimiter=delimiter), [])
+        except csv.Error:
+            names[delimiter] = []
+    return names
 
 
 def _physical(pieces: Iterator[Chunk]) -> Iterator[_Line]:

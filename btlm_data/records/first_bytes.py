@@ -18,6 +18,7 @@ HEAD_BYTES = 64
 _LOOK_BYTES = 2**16
 _LEAST_BYTES = 10  # fewer say nothing
 _LFS = b"version https://git-lfs.github.com/spec/"
+_ANNEX = b"/annex/objects/"
 _BOM = b"\xef\xbb\xbf"
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # what no text has; 1b and 0c occur
 _PAGE = re.compile(rb"<(?:!doctype html|html|head|body|\?xml|error)\b", re.IGNORECASE)
@@ -92,6 +93,8 @@ def file_problem(path: Path, file: StoredFile) -> Damage | None:
     if head.startswith(_LFS):
         return Damage("git_lfs_pointer", _pointer(head), len(head))
     words = not_data(head, file.format)
+    if head.startswith(_ANNEX):
+        words = "it is a pointer of git-annex, not the data; fetch it with `git annex get`"
     return None if words is None else Damage("not_data", words, size)
 
 

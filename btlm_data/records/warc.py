@@ -8,6 +8,7 @@ record is that of its first byte in the decompressed file; `lines` count the rec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from btlm_data.errors import install_command
@@ -15,29 +16,12 @@ from btlm_data.records.base import MAX_BATCH_RECORDS, ReadRequest, RecordFormat
 from btlm_data.records.batch import UNNAMED_SOURCE, RecordBatch, Reject, too_large
 from btlm_data.records.fields import lookup, source_name
 from btlm_data.records.json_lines import add_reject
-from btlm_data.records.stream import ByteStream, open_stream
+from btlm_data.records.stream import open_stream
+from btlm_data.records.warc_records import WarcRecord, warc_records
 
+_KINDS = frozenset({"response", "conversion"})
 _TEXT_TYPES = ("text/html", "application/xhtml+xml", "text/plain", "")
 _MAX_HEADER_BYTES = 2**16
-
-
-class _Source:
-    """A stream as fastwarc wants it."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream, self._held, self._given = stream, b"", 0
-        self.start = stream.position
-
-    def read(self, size: int = 2**16) -> bytes:
-        """At most `size` bytes; none at the end and at a damaged place."""
-        piece = self._held or self._stream.read()
-        piece, self._held = piece[:size], piece[size:]
-        self._given += len(piece)
-        return piece
-
-    def tell(self) -> int:
-        """Bytes given so far."""
-        return self._given
 
 
 class WebRecord:
@@ -66,17 +50,17 @@ def _read(request: ReadRequest) -> Iterator[RecordBatch]:
         return
     batch, held, number = request.new_batch(), 0, 0
     to_skip, max_bytes = request.stretch.lines_done, request.options.max_record_bytes
-    for offset, record in _records(request):
+    for record in _records(request):
         number += 1
         if number <= to_skip:
             continue
         line = number - 1
         if isinstance(record, Reject):
-            add_reject(batch, Reject(line, record.offset, record.reason, record.detail, record.num_bytes))
-        elif record.content_length > max_bytes:
-            add_reject(batch, too_large(line, offset, record.content_length, max_bytes))
+            add_reject(batch, replace(record, line=line))
+        elif record.num_bytes > max_bytes:
+            add_reject(batch, too_large(line, record.offset, record.num_bytes, max_bytes))
         else:
-            held += _add(batch, request, record, line, offset)
+            held += _add(batch, request, record, line)
         if held >= request.batch_bytes or batch.num_records >= MAX_BATCH_RECORDS:
             batch.num_lines = batch.end = number
             yield batch
@@ -87,33 +71,19 @@ def _read(request: ReadRequest) -> Iterator[RecordBatch]:
         yield batch
 
 
-def _records(request: ReadRequest) -> Iterator[tuple[int, Any]]:
-    """(offset, record) of each response and conversion, and a Reject for each place that cannot be read."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
-
-    iterate: Any = ArchiveIterator
-    wanted = WarcRecordType.response | WarcRecordType.conversion
+def _records(request: ReadRequest) -> Iterator[WarcRecord | Reject]:
+    """Each response and conversion, and each place that cannot be read; a file without any is one such place."""
+    others, is_empty = 0, True
     with open_stream(request) as stream:
-        while True:
-            source = _Source(stream)
-            problem, position = None, stream.position
-            try:
-                for record in iterate(
-                    source, record_types=wanted, parse_http=False, stream_detect=False, fsspec_args=False,
-                    max_header_len=_MAX_HEADER_BYTES,
-                ):  # fmt: skip
-                    yield source.start + record.stream_pos, record
-            except BaseException as error:
-                _raise_unless_about_data(error)
-                problem = Reject(0, position, "corrupt_file", f"a damaged WARC record: {error}"[:300], 0)
-            if stream.damage is not None:
-                damage = stream.damage
-                problem = Reject(0, stream.position, damage.reason, damage.detail, damage.stored_bytes)
-                stream.pass_damage()
-            elif stream.position == position:
-                return
-            if problem is not None:
-                yield problem.offset, problem
+        for record in warc_records(stream, _KINDS, request.options.max_record_bytes):
+            if isinstance(record, WarcRecord) and record.kind not in _KINDS:
+                others += 1
+                continue
+            is_empty = False
+            yield record
+    if is_empty and others:
+        detail = f"none of its {others:,} WARC records is a response or a conversion"
+        yield Reject(0, 0, "not_data", detail, request.path.stat().st_size)
 
 
 def _raise_unless_about_data(error: BaseException) -> None:
@@ -125,47 +95,44 @@ def _raise_unless_about_data(error: BaseException) -> None:
         raise error
 
 
-def _add(batch: RecordBatch, request: ReadRequest, record: Any, line: int, offset: int) -> int:
+def _add(batch: RecordBatch, request: ReadRequest, record: WarcRecord, line: int) -> int:
     """Add one record's document, if it has one; returns the bytes looked at."""
-    headers = {str(name): str(value) for name, value in record.headers.items()}
     try:
         text, size = _text(record, request.options.max_record_bytes)
     except BaseException as error:
         _raise_unless_about_data(error)
         detail = f"the page cannot be decoded: {error}"[:300]
-        add_reject(batch, Reject(line, offset, "malformed_record", detail, record.content_length))
-        return int(record.content_length)
+        add_reject(batch, Reject(line, record.offset, "malformed_record", detail, record.num_bytes))
+        return record.num_bytes
     if text is None:
         return size
-    whole = WebRecord(headers, text)
+    whole = WebRecord(record.headers, text)
     name = request.file.source
     if name is None:
-        name = source_name(lookup(headers, request.fields.source), UNNAMED_SOURCE)
+        name = source_name(lookup(record.headers, request.fields.source), UNNAMED_SOURCE)
     batch.texts.append(text)
     batch.sources.append(name)
     batch.lines.append(line)
-    batch.offsets.append(offset)
+    batch.offsets.append(record.offset)
     if batch.records is not None:
         batch.records.append(whole)
     return size
 
 
-def _text(record: Any, max_bytes: int) -> tuple[str | None, int]:
+def _text(record: WarcRecord, max_bytes: int) -> tuple[str | None, int]:
     """The record's text (None: it is no page of text), and the bytes read for it."""
-    from fastwarc.warc import WarcRecordType
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    if record.record_type == WarcRecordType.conversion:
-        data = record.reader.read(max_bytes)
-        return bytes(data).decode("utf-8", "replace"), len(data)
-    record, data = _answer(bytes(record.reader.read(max_bytes)), max_bytes)
-    if record.http_headers is None or record.http_headers.status_code != 200:
+    if record.kind == "conversion":
+        return record.content.decode("utf-8", "replace"), record.num_bytes
+    answer, data = _answer(record.content, max_bytes)
+    if answer.http_headers is None or answer.http_headers.status_code != 200:
         return None, 0
-    kind = (record.http_content_type or "").split(";")[0].strip().lower()
+    kind = (answer.http_content_type or "").split(";")[0].strip().lower()
     if kind not in _TEXT_TYPES:
         return None, 0
-    page = bytes_to_str(data, record.http_charset or detect_encoding(data) or "utf-8")
+    page = bytes_to_str(data, answer.http_charset or detect_encoding(data) or "utf-8")
     if kind == "text/plain":
         return page.encode("utf-8", "replace").decode("utf-8"), len(data)
     return extract_plain_text(page, main_content=True), len(data)
@@ -177,10 +144,10 @@ def _answer(content: bytes, max_bytes: int) -> tuple[Any, bytes]:
     Some archives hold bodies that the crawler has unpacked already under headers that still say `gzip` or
     `chunked`: what cannot be unpacked is taken as it is.
     """
-    from fastwarc.warc import WarcRecord
+    from fastwarc.warc import WarcRecord as FastRecord
 
     for decoding in ("all", "none"):
-        record: Any = WarcRecord()
+        record: Any = FastRecord()
         record.set_bytes_content(content)
         record.is_http = True
         try:

@@ -15,9 +15,9 @@ from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailab
 from btlm_data.redact import redact, without_secrets
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import is_pattern, split_pattern
-from btlm_data.sources.http import FIRST_ANSWER, reason_of
+from btlm_data.sources.http import reason_of
 from btlm_data.sources.names import shown
-from btlm_data.storage.retry import TransientError
+from btlm_data.storage.retry import FIRST_ANSWER, TransientError
 
 logger = logging.getLogger(__name__)
 _RANGE = 8 * 2**20  # bytes requested at once
@@ -153,6 +153,7 @@ def _retrying(ask: Callable[[], Any], query: Query) -> Any:
     """
     url, attempts, begin = query.url, query.access.retry.attempts(), time.monotonic()
     while True:
+        asked = time.monotonic()
         try:
             return ask()
         except BtlmError:
@@ -166,18 +167,22 @@ def _retrying(ask: Callable[[], Any], query: Query) -> Any:
             if "credential" in problem.lower():
                 raise _no_permission(url, error) from error
             pause = attempts.failed(error if isinstance(error, TransientError) else TransientError(problem))
-            waited = time.monotonic() - begin
-            if (
-                "connect" in f"{type(error).__name__} {problem}".lower()
-                and waited + (pause or 0) > FIRST_ANSWER
-            ):
+            silent = "connect" in f"{type(error).__name__} {problem}".lower()
+            now = time.monotonic()
+            if silent and now - begin + (pause or 0) + (now - asked) > FIRST_ANSWER:
                 _refuse(url, f"the store cannot be reached ({problem})")
             if pause is None:
                 _refuse(
                     url,
                     f"the store does not answer as it should ({problem}), also after {query.access.retry.retries} repeats",
                 )
-        logger.info("%s: %s; asking again in %.1f s", without_secrets(url), problem, pause)
+        logger.log(
+            logging.DEBUG if silent else logging.INFO,
+            "%s: %s; asking again in %.1f s",
+            without_secrets(url),
+            problem,
+            pause,
+        )
         time.sleep(pause)
 
 

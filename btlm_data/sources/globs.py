@@ -7,19 +7,26 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from btlm_data.errors import ConfigError
 from btlm_data.records.formats import classify
+
+_BRACES = re.compile(r"\{([^{}/]*,[^{}/]*|[0-9]{1,9}\.\.[0-9]{1,9})\}")
+_SPAN = re.compile(r"([0-9]+)\.\.([0-9]+)")
+_MOST_CHARS = 1_000  # of a part of a pattern with braces
+_MOST_NAMES = 10_000  # that the braces of a part of a pattern may stand for
 
 
 @functools.lru_cache(maxsize=4096)
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Match whole names, part by part: `*`, `?` and `[...]` within a folder; a part that is `**` crosses
-    folders (also none).
+    """Match whole names, part by part: `*`, `?`, `[...]`, `{a,b}` and `{00..12}` within a folder; a part that is
+    `**` crosses folders (also none). Raises ConfigError where braces stand for too many names.
 
     Takes time linear in the name, regardless of the pattern: patterns come from files that others may have
     written.
     """
     parts = [
-        None if part == "**" else re.compile(fnmatch.translate(part)).match for part in pattern.split("/")
+        None if part == "**" else re.compile("|".join(map(fnmatch.translate, _alternatives(part)))).match
+        for part in pattern.split("/")
     ]
     last = len(parts) - 1
     if None not in parts:
@@ -58,7 +65,24 @@ def matcher(pattern: str) -> Callable[[str], bool]:
 
 def is_pattern(text: str) -> bool:
     """Whether `text` holds a glob character."""
-    return any(character in text for character in "*?[")
+    return any(character in text for character in "*?[") or _BRACES.search(text) is not None
+
+
+def _alternatives(part: str) -> list[str]:
+    """What the shell makes of braces: `{a,b}` is a or b, `{08..10}` is 08, 09 or 10; other braces are themselves."""
+    braces = _BRACES.search(part)
+    if braces is None or len(part) > _MOST_CHARS:
+        return [part]
+    if (span := _SPAN.fullmatch(braces[1])) is not None:
+        first, last = int(span[1]), int(span[2])
+        width = len(span[1]) if span[1].startswith("0") else 0
+        choices = [f"{number:0{width}}" for number in range(first, min(last, first + _MOST_NAMES) + 1)]
+    else:
+        choices = braces[1].split(",")
+    rests = _alternatives(part[braces.end() :])
+    if not choices or len(choices) * len(rests) > _MOST_NAMES:
+        raise ConfigError(f"The pattern {part[:100]!r} stands for no name, or for too many. Write * instead.")
+    return [part[: braces.start()] + choice + rest for choice in choices for rest in rests]
 
 
 def fixed_folder(pattern: str) -> str:

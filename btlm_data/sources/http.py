@@ -9,8 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from btlm_data.redact import redact
 from btlm_data.storage.retry import TransientError
@@ -18,10 +17,7 @@ from btlm_data.storage.retry import TransientError
 if TYPE_CHECKING:
     import httpx2
 
-T = TypeVar("T")
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
-# Seconds: a server that has not answered once by then cannot be reached, and a user is waiting.
-FIRST_ANSWER = 8.0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -155,25 +151,6 @@ def stream_bytes(
                     yield piece
     except httpx2.RequestError as error:
         raise TransientError(reason_of(error)) from error
-
-
-def within(seconds: float, ask: Callable[[], T]) -> T:
-    """`ask()`, waited for at most so long: looking up a name has no limit of its own. Raises TransientError."""
-    answer: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(ask())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, name="first-answer", daemon=True).start()
-    try:
-        return answer.result(seconds)
-    except TimeoutError as error:
-        if answer.done():
-            raise
-        raise TransientError(f"no answer within {seconds:.0f} s") from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -27,18 +27,16 @@ from btlm_data.records.formats import classify
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import enclosing_folders, is_pattern, matcher, split_pattern
 from btlm_data.sources.http import (
-    FIRST_ANSWER,
     RETRIED_STATUS,
     hub_session,
     reason_of,
     retry_after,
     stop_asking_after,
     stream_bytes,
-    within,
 )
 from btlm_data.sources.hub_errors import NO_LISTING, endpoint, explain, refuse
 from btlm_data.sources.names import is_safe_name, shown
-from btlm_data.storage.retry import Retry, TransientError
+from btlm_data.storage.retry import FIRST_ANSWER, Retry, TransientError, within
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -296,7 +294,8 @@ class _Hub:
             )
             if pause is None or gone:
                 raise explain(cause, self.repository, self.revision) from cause
-            logger.info("hub: %s: %s; asking again in %.1f s", self.repository, fault, pause)
+            level = logging.INFO if patience is None else logging.DEBUG  # soon there is an answer, or the end
+            logger.log(level, "hub: %s: %s; asking again in %.1f s", self.repository, fault, pause)
             time.sleep(pause)
 
     def _api(self) -> HfApi:

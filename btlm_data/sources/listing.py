@@ -32,7 +32,7 @@ from btlm_data.sources.names import is_safe_name, shown
 from btlm_data.sources.redpajama import is_layout, layout_source
 from btlm_data.sources.schemes import scheme_of
 from btlm_data.sources.selection import choose
-from btlm_data.sources.splits import Placed, assign_splits
+from btlm_data.sources.splits import Placed, assign_splits, words_inside
 from btlm_data.splits import SPLITS, Split
 from btlm_data.wording import counted
 
@@ -337,6 +337,13 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
         )
     if settings.splits:
         return
+    if inside := [file.name for file in listing.files if file.split == "train" and words_inside(file.name)]:
+        logger.warning(
+            "%s of train %s the name of another split within: %s. If that is meant, place them with --split-rule.",
+            counted(len(inside), "file"),
+            "has" if len(inside) == 1 else "have",
+            ", ".join(map(shown, inside[:3])) + (", ..." if len(inside) > 3 else ""),
+        )
     for split, rules in listing.split_rules().items():
         for rule in rules:
             if split != "train" or "named alone" in rule.reason:

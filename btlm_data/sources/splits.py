@@ -9,6 +9,9 @@ decides; the outermost such part does. Words end where letters end, so `dev-00.j
     validation   validation, valid, val, dev, development, eval, evaluation, held-out, holdout
     test         test, testing         (each also with `set` or `split` after it)
 
+A word within a name (`wmt-dev-en.jsonl`) decides where a file is there that differs in having `train` in its
+place (`wmt-train-en.jsonl`).
+
 A `.txt` file whose name has spaces is a document with its title: there the file's name only decides if it
 consists of the word and numbers (`test 2.txt`, not `Test cricket.txt`).
 
@@ -34,6 +37,8 @@ _WORDS: dict[Split, str] = {
 _WORD = "|".join(f"(?P<{split}>(?:{words}))" for split, words in _WORDS.items())
 _FIRST = re.compile(rf"(?:{_WORD})(?:[-_ .]?(?:set|split))?(?![^\W\d_])")
 _LAST = re.compile(rf".*(?<![^\W\d_])(?:{_WORD})(?:[-_ .]?(?:set|split))?", re.DOTALL)
+_INSIDE = re.compile(rf"(?<![^\W\d_])(?:{_WORD})(?![^\W\d_])")
+_NO_WORD = "no name of a split in its path"
 _NUMBERS = re.compile(r"(?:[-_. ]*(?<![^\W\d_])(?:part|shard|of|\d+|[0-9a-f]{8,}))+$|\d+$")
 
 
@@ -59,7 +64,7 @@ def split_of(name: str) -> Placed:
         or _FIRST.fullmatch(_NUMBERS.sub("", stem)) is not None
     ):
         return placed
-    return Placed("train", "no name of a split in its path")
+    return Placed("train", _NO_WORD)
 
 
 def assign_splits(names: Iterable[str], globs: Mapping[Split, Sequence[str]]) -> dict[str, Placed]:
@@ -83,9 +88,32 @@ def assign_splits(names: Iterable[str], globs: Mapping[Split, Sequence[str]]) ->
             for name in names
         }
     placed = {name: split_of(name) for name in names}
+    placed |= _in_place_of_train([name for name, placement in placed.items() if placement.rule == _NO_WORD])
     if len(splits := {placement.split for placement in placed.values()}) == 1 and "train" not in splits:
         rule = f"every file is named {splits.pop()}: what is named alone is train"
         return {name: Placed("train", rule) for name in placed}
+    return placed
+
+
+def words_inside(name: str) -> bool:
+    """Whether a file that no word has placed has a word for validation or test within its name."""
+    stem = _without_endings(name.rpartition("/")[2].lower())
+    return " " not in stem and any(match["train"] is None for match in _INSIDE.finditer(stem))
+
+
+def _in_place_of_train(names: Sequence[str]) -> dict[str, Placed]:
+    """Of these files, those whose name has the word of another split where another file's has `train`."""
+    stems = {name: re.sub(r"\d+", "0", _without_endings(name.lower())) for name in names}
+    all_stems = set(stems.values())
+    placed = {}
+    for name, stem in stems.items():
+        for match in _INSIDE.finditer(stem):
+            if match["train"] is None and any(
+                f"{stem[: match.start()]}{word}{stem[match.end() :]}" in all_stems
+                for word in _WORDS["train"].split("|")
+            ):
+                split = next(split for split in _WORDS if match[split])
+                placed[name] = Placed(split, f"has `{match[split]}` where another name has `train`")
     return placed
 
 

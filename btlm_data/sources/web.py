@@ -14,16 +14,8 @@ from btlm_data.records.formats import classify
 from btlm_data.redact import redact, without_secrets
 from btlm_data.sources.base import Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import is_pattern
-from btlm_data.sources.http import (
-    FIRST_ANSWER,
-    RETRIED_STATUS,
-    reason_of,
-    retry_after,
-    stream_bytes,
-    web_session,
-    within,
-)
-from btlm_data.storage.retry import TransientError
+from btlm_data.sources.http import RETRIED_STATUS, reason_of, retry_after, stream_bytes, web_session
+from btlm_data.storage.retry import FIRST_ANSWER, TransientError, within
 
 MAX_TEXT_BYTES = 64 * 2**20
 

@@ -51,6 +51,9 @@ class Store(Protocol):
     def is_local(self) -> bool:
         """Whether files are on a file system of this machine, so that `map` costs no copy."""
 
+    def reach(self) -> None:
+        """Raise OutputError, within ten seconds, where nothing answers at this place."""
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it is not there."""
 

@@ -47,6 +47,9 @@ class LocalStore:
         """Where a file of this name is."""
         return self.root / check_name(name)
 
+    def reach(self) -> None:
+        """Nothing to do: a local folder is there or can be made, or the first use says why not."""
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it is not there or is no regular file."""
         try:

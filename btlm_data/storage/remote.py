@@ -14,19 +14,21 @@ import io
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError
-from btlm_data.redact import without_secrets
+from btlm_data.redact import redact, without_secrets
 from btlm_data.storage.base import TEMPORARY_SUFFIX, Entry, check_name
-from btlm_data.storage.retry import Retry, TransientError
+from btlm_data.storage.retry import Retry, TransientError, within
 
 T = TypeVar("T")
 _ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "memory"}
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_FIRST_ANSWER = 6.0  # seconds: with the start of the program, a user waits for less than ten
 _READ_AHEAD = 4 * 2**20  # bytes of one range request while a file is read from its beginning
 
 
@@ -61,6 +63,46 @@ class RemoteStore:
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.shown!r})"
+
+    def reach(self) -> None:
+        """Raise OutputError soon where the store does not answer at all, or the bucket is not there: later
+        requests are repeated patiently. What else is wrong, they say themselves.
+        """
+
+        def ask() -> None:
+            files, root = self._files()
+            if self._has_conditions():
+                files.call_s3("head_bucket", Bucket=root.split("/", 1)[0])
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    files.info(root)
+
+        begin, problem = time.monotonic(), ""
+        while (left := _FIRST_ANSWER - (time.monotonic() - begin)) > 0:
+            try:
+                return within(left, ask)
+            except FileNotFoundError:
+                raise OutputError(
+                    f"{self.shown}: there is no such bucket. Create it, or check the name."
+                ) from None
+            except BtlmError:
+                raise
+            except PermissionError:
+                return None
+            except TransientError as error:
+                problem = problem or str(error)
+            except Exception as error:
+                problem = redact(str(error).split("\n")[0] or type(error).__name__)
+                words = f"{type(error).__name__} {problem}".lower()
+                if "credential" in words:
+                    raise _no_permission(self.shown, error, writes=True) from error
+                if "connect" not in words:
+                    return None
+            time.sleep(min(1.0, left))
+        raise OutputError(
+            f"{self.shown}: the store cannot be reached ({problem}). Check the address and the network "
+            "(for other stores than Amazon's: AWS_ENDPOINT_URL)."
+        )
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if it is not there."""
@@ -340,7 +382,7 @@ class RemoteStore:
             except (BtlmError, FileNotFoundError, TransientError):
                 raise
             except PermissionError as error:
-                raise _no_permission(self.shown, name, error, writes=writes) from error
+                raise _no_permission(f"{self.shown}/{name}", error, writes=writes) from error
             except Exception as error:
                 raise TransientError(str(error).split("\n")[0] or type(error).__name__) from error
 
@@ -420,10 +462,10 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
-def _no_permission(shown: str, name: str, error: Exception, *, writes: bool) -> BtlmError:
+def _no_permission(shown: str, error: Exception, *, writes: bool) -> BtlmError:
     kind = OutputError if writes else DataError
     return kind(
-        f"{shown}/{name}: the store refuses ({error}). Check its credentials (for s3: AWS_PROFILE, or "
+        f"{shown}: the store refuses ({error}). Check its credentials (for s3: AWS_PROFILE, or "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for other stores) and rerun the same command."
     )
 

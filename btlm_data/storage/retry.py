@@ -7,12 +7,16 @@ count again.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
+# Seconds: a server that has not answered once by then cannot be reached, and a user is waiting.
+FIRST_ANSWER = 8.0
 LONGEST_PAUSE = 60.0  # seconds between two tries, unless the server asks for more
 LONGEST_WISH = 3600.0  # a server that asks for a longer pause is treated as unavailable
 
@@ -86,3 +90,22 @@ def backoff(attempt: int, base: float, asked: float | None) -> float:
     if asked is not None:
         return min(asked, LONGEST_WISH) + random.uniform(0, base)
     return min(LONGEST_PAUSE, base * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """`ask()`, waited for at most so long: looking up a name has no limit of its own. Raises TransientError."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="first-answer", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        if answer.done():
+            raise
+        raise TransientError(f"no answer within {seconds:.0f} s") from error

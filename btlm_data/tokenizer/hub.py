@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from pathlib import Path
 
 from btlm_data.errors import ConfigError, SourceUnavailable
+from btlm_data.storage.retry import FIRST_ANSWER, within
+
+logger = logging.getLogger(__name__)
 
 
 def hub_file(repo_id: str, name: str, revision: str | None) -> Path:
@@ -41,9 +46,25 @@ def _shown(repo_id: str, revision: str | None) -> str:
     return f"{repo_id} at revision {revision}" if revision else repo_id
 
 
+@functools.cache
+def _answers(endpoint: str) -> bool:
+    """Whether a hub answers at all; asked once. The client itself would repeat for half a minute."""
+    from huggingface_hub import get_session
+
+    def ask() -> None:
+        get_session().head(endpoint, timeout=FIRST_ANSWER)
+
+    try:
+        within(FIRST_ANSWER, ask)
+    except Exception as error:  # of the network, its own or ours; or the offline mode
+        logger.debug("%s: %s", endpoint, error)
+        return False
+    return True
+
+
 def _hub_file(repo_id: str, name: str, revision: str | None) -> Path | None:
     """The file; None if the repository has none of that name."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -54,9 +75,13 @@ def _hub_file(repo_id: str, name: str, revision: str | None) -> Path | None:
     )
 
     shown = _shown(repo_id, revision)
+    # HF_ENDPOINT as it is now: the client reads it only once, when it is first imported.
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    from_cache = not _answers(endpoint)
     try:
-        # HF_ENDPOINT as it is now: the client reads it only once, when it is first imported.
-        return Path(hf_hub_download(repo_id, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")))
+        return Path(
+            hf_hub_download(repo_id, name, revision=revision, endpoint=endpoint, local_files_only=from_cache)
+        )
     except GatedRepoError as error:
         raise SourceUnavailable(
             f"The hub repository {shown} is gated. "

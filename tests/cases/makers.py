@@ -73,6 +73,13 @@ def warc(pages: list[bytes], kind: str = "response", extra: str = "") -> bytes:
     return b"".join(records)
 
 
+def wet(number: int) -> bytes:
+    """A record of plain text, `text(number)`."""
+    return warc([text(number).encode()], "conversion").replace(
+        b"application/http; msgtype=response", b"text/plain"
+    )
+
+
 def answer(body: bytes, *headers: str) -> bytes:
     """An HTTP answer."""
     return ("\r\n".join(["HTTP/1.1 200 OK", *headers]) + "\r\n\r\n").encode() + body

@@ -147,6 +147,17 @@ def test_globs_are_sorted(tmp_path: Path) -> None:
     assert [Path(f).name for f in read(tmp_path / "*.jsonl").files] == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 
+def test_a_folder_is_all_its_sets(tmp_path: Path) -> None:
+    for name in ("b/x.jsonl.gz", "a.parquet", "README.md", "c.json", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = [file.name for file in evaluation_files([str(tmp_path)])]
+    assert names == [str(tmp_path / name) for name in ("a.parquet", "b/x.jsonl.gz", "c.json")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="matches no file"):
+        evaluation_files([str(tmp_path / "empty")])
+
+
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     path = tmp_path / "eval.jsonl"
 

@@ -98,3 +98,63 @@ def test_without_the_packages_the_file_is_named(tmp_path: Path, monkeypatch: pyt
     (reject,) = rejects(path)
     assert reject.reason == "missing_package"
     assert "pip install '.[warc]'" in reject.detail
+
+
+def wet(number: int, length: int | None = None, end: str = "\r\n\r\n") -> bytes:
+    content = f"Text {number} " + "of a page " * 30
+    whole = record("conversion", content.encode(), f"u{number}", "text/plain")
+    if length is not None:
+        whole = whole.replace(
+            f"Content-Length: {len(content)}".encode(), f"Content-Length: {length}".encode()
+        )
+    return whole.removesuffix(b"\r\n\r\n") + end.encode()
+
+
+WET = [
+    texts_of.split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n\r\n").decode() for texts_of in map(wet, range(9))
+]
+
+
+@pytest.mark.parametrize("length", [0, 7, len(WET[1]) - 1, len(WET[1]) - 40, len(WET[1]) + 9, 400, 10_000])
+def test_a_wrong_length_loses_nothing(tmp_path: Path, length: int) -> None:
+    path = write(tmp_path, "a.wet", wet(0), wet(1, length), wet(2), wet(3))
+    assert texts(path) == WET[:4]
+    assert reasons(path) == ["corrupt_file"]
+    assert f"says that it has {length:,} bytes, and has {len(WET[1])}" in rejects(path)[0].detail
+    assert_resumes(path, 4)
+
+
+def test_what_is_no_record_is_passed_and_counted(tmp_path: Path) -> None:
+    garbage = b"cut off here\r\n\r\nand there "
+    path = write(tmp_path, "a.wet", garbage, b"\n", wet(0), garbage, b"\n", wet(1), b"\0" * 50)
+    assert texts(path) == WET[:2]
+    assert [reject.num_bytes for reject in rejects(path)] == [len(garbage) + 1, len(garbage) + 1, 50]
+    path = write(tmp_path, "b.warc", b'{"text": "JSON Lines"}\n' * 9000)
+    assert reasons(path) == ["corrupt_file"]
+    assert rejects(path)[0].num_bytes == path.stat().st_size
+    path = write(tmp_path, "c.warc", record("request", b"GET /", "u", "application/http"))
+    assert "none of its 1 WARC records" in rejects(path)[0].detail
+
+
+def test_a_cut_record_is_told_and_used(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.wet", wet(0), wet(1)[:-50])
+    assert texts(path) == [WET[0], WET[1][:-46]]
+    assert reasons(path) == ["truncated_file"]
+    assert "46 bytes of it are missing" in rejects(path)[0].detail
+
+
+def test_other_line_ends_and_cases_of_names(tmp_path: Path) -> None:
+    lines_alone = wet(1).replace(b"\r\n", b"\n")
+    small = wet(2).replace(b"WARC-Type", b"warc-type").replace(b"Content-Length", b"content-length")
+    path = write(
+        tmp_path,
+        "a.wet",
+        lines_alone,
+        small,
+        wet(3, end="\r\n"),
+        wet(4, end=""),
+        wet(5, end="\n" * 9),
+        wet(6),
+    )
+    assert texts(path) == WET[1:7]
+    assert reasons(path) == []

@@ -257,13 +257,15 @@ def test_the_cache_stays_below_its_size(hub: Hub, make_run: RunMaker) -> None:
 
 
 def _usage(run: Run) -> int:
-    """Bytes of files in the cache; a file of two names counts once."""
-    sizes = {}
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(Fetcher.of(run).folder):
-            with contextlib.suppress(FileNotFoundError):
-                sizes[entry.stat().st_ino] = entry.stat().st_size
-    return sum(sizes.values())
+    """Bytes of files that were in the cache at one moment: before and after it; a file of two names counts once."""
+    before: dict[int, int] = {}
+    after: dict[int, int] = {}
+    for sizes in (before, after):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(Fetcher.of(run).folder):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes[entry.stat().st_ino] = entry.stat().st_size
+    return sum(size for number, size in before.items() if number in after)
 
 
 def test_a_file_larger_than_the_cache_is_an_error_that_says_so(hub: Hub, make_run: RunMaker) -> None:

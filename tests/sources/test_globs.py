@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btlm_data.errors import ConfigError
 from btlm_data.sources.globs import fixed_folder, matcher
 from btlm_data.sources.names import is_safe_name
 
@@ -29,10 +30,23 @@ from btlm_data.sources.names import is_safe_name
         ("**/x/**/*.jsonl", "a/x/b/c.jsonl", True),
         ("**/x/**/*.jsonl", "x/c.jsonl", True),
         ("a**", "a/b", False),
+        ("{a,bc}*.jsonl", "bc-1.jsonl", True),
+        ("{a,bc}*.jsonl", "b-1.jsonl", False),
+        ("x{,y}/p{08..10}", "x/p09", True),
+        ("x{,y}/p{08..10}", "xy/p10", True),
+        ("x{,y}/p{08..10}", "xy/p9", False),
+        ("p{8..10}", "p9", True),
+        ("{a}{}{b,", "{a}{}{b,", True),
     ],
 )
 def test_globs(pattern: str, name: str, matches: bool) -> None:
     assert matcher(pattern)(name) is matches
+
+
+@pytest.mark.parametrize("part", ["{0..99999}", "{a,b}" * 20, "{2..1}"])
+def test_braces_for_too_many_names_are_refused(part: str) -> None:
+    with pytest.raises(ConfigError, match="for no name, or for too many"):
+        matcher(part)
 
 
 def test_fixed_folder() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import btlm_data.sources
-from btlm_data.sources.http import Abandoned, hub_session, retry_after, stop_asking_after, within
-from btlm_data.storage.retry import TransientError
+from btlm_data.sources.http import Abandoned, hub_session, retry_after, stop_asking_after
+from btlm_data.storage.retry import TransientError, within
 from tests.hub import Hub
 
 FOLDER = Path(btlm_data.sources.__path__[0])

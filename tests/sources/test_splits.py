@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btlm_data.sources.splits import assign_splits, split_of
+from btlm_data.sources.splits import assign_splits, split_of, words_inside
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,18 @@ def test_what_is_named_alone_is_train() -> None:
 @given(st.lists(st.text("abdeilnorstuv-_./0", min_size=1, max_size=20), unique=True, max_size=8))
 def test_the_split_depends_on_names_only(names: list[str]) -> None:
     assert assign_splits(names, {}) == assign_splits(list(reversed(names)), {})
+
+
+def test_a_word_within_a_name_decides_beside_its_train() -> None:
+    names = [
+        "en-train-00/corpus.0",
+        "x.train.en-1.jsonl.gz",
+        "x.test.en-07.jsonl",
+        "y.test.en.jsonl",
+        "a/x.valid.en-1.txt",
+    ]
+    placed = assign_splits(names, {})
+    assert [placed[name].split for name in names] == ["train", "train", "test", "train", "train"]
+    assert placed["x.test.en-07.jsonl"].rule == "has `test` where another name has `train`"
+    assert [words_inside(name) for name in names] == [False, False, True, True, True]
+    assert not words_inside("a test of time.txt")

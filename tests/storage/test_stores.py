@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from btlm_data.errors import DataError, OutputError
 from btlm_data.storage import Store, check_name, lease, open_store
 from btlm_data.storage.local import LocalStore
+from btlm_data.storage.remote import RemoteStore
 from btlm_data.storage.retry import LONGEST_WISH, Retry, TransientError
 
 
@@ -305,3 +306,17 @@ def test_what_cannot_be_a_lease_is_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(OutputError, match="in the way"), lease.hold(open_store(tmp_path), "lock", "It is"):
         pass
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://nowhere.invalid"])
+def test_a_store_that_does_not_answer_is_named_soon(
+    endpoint: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RemoteStore("s3://corpus/x").reach()
+    with pytest.raises(OutputError, match="s3://none/x: there is no such bucket"):
+        RemoteStore("s3://none/x").reach()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    bucket.clear_instance_cache()
+    monkeypatch.setattr("btlm_data.storage.remote._FIRST_ANSWER", 1.0)
+    with pytest.raises(OutputError, match="the store cannot be reached"):
+        RemoteStore("s3://corpus/x").reach()

@@ -68,3 +68,18 @@ def test_what_the_hub_refuses_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch)
     )  # the client tries five times, with growing pauses
     with pytest.raises(SourceUnavailable, match="hub cannot be reached"):
         load_tokenizer("org/unreachable")
+
+
+def test_a_hub_that_does_not_answer_is_named_in_one_sentence(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.add("org/model", on_hub(eos_token="<|endoftext|>"))
+    load_tokenizer("org/model")
+    monkeypatch.setattr(module, "_OPEN", {})
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    assert load_tokenizer("org/model").vocab_size > 0  # from the cache
+    with pytest.raises(SourceUnavailable, match=r"hub cannot be reached for tokenizer\.json of org/none"):
+        load_tokenizer("org/none")
+    assert time.monotonic() - begin < 20  # the client itself would have repeated for a minute
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
