@@ -61,7 +61,9 @@ class Watch:
             while data := os.read(self._notices, 4096):
                 while data:
                     (length,) = struct.unpack_from("=I", data, 12)
-                    found.append(f"opened secret/{data[16 : 16 + length].rstrip(bytes(1)).decode()}")
+                    name = data[16 : 16 + length].rstrip(bytes(1)).decode()
+                    if name:  # not the folder itself, which whoever looks through the disk lists
+                        found.append(f"opened secret/{name}")
                     data = data[16 + length :]
         return found
 
