@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.attacks.bench import PROBES, Probe, try_one
+from tests.attacks.bench import PROBES, ROOT, Probe, try_one
 from tests.attacks.probes import GROUPS
 
 
@@ -29,5 +31,14 @@ def test_a_probe_holds(one: Probe, cache: Path) -> None:
 
 def test_there_are_probes_of_every_kind() -> None:
     assert {one.group for one in PROBES} == set(GROUPS)
-    assert len(PROBES) >= 120
+    assert len(PROBES) >= 600
     assert len({(one.group, one.name) for one in PROBES}) == len(PROBES)
+
+
+def test_the_table_of_attacks_is_of_these_probes() -> None:
+    """SECURITY.md says how many of each group were tried in a whole run, and that all of them held."""
+    rows = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \|$", (ROOT / "SECURITY.md").read_text(), re.M)
+    numbers = collections.Counter(one.group for one in PROBES)
+    assert {name: (int(tried), int(held)) for name, tried, held in rows} == {
+        name: (count, count) for name, count in numbers.items()
+    }
