@@ -1,7 +1,7 @@
 """What comparing texts costs: the whole `prepare` with dedupe.verify: text against none, the bands the same. CPU of whole processes.
 
-Corpora: BTLM_BENCH_CORPUS as it is, and one made from it in which each document has a copy with a few words changed. Runs
-alternate. Every document that `none` removes would be removed by the bands alone; `text` keeps what is distinct, and so
+Corpora: BTLM_BENCH_CORPUS as it is, and one made from it in which each document has a copy with a few words changed. Then
+pages of one template, ten times as many: their cost must be linear, too. Runs alternate. Every document that `none` removes would be removed by the bands alone; `text` keeps what is distinct, and so
 writes more.
 """
 
@@ -65,6 +65,38 @@ def compare(source: Path, folder: Path, name: str, budget: str) -> dict[str, Any
     return _row(name, text, none, statistics.median(ratios), "s CPU", budget)
 
 
+def pages(source: Path, to: Path, count: int) -> Path:
+    """Pages of one template, 150 words of a real document, with 60 other words each: all are candidates of each other."""
+    draw = random.Random(7)
+    first = min((source / "train").rglob("*.jsonl.zst"))
+    text = (
+        zstandard.ZstdDecompressor().stream_reader(first.read_bytes()).read(2 * 10**6).decode(errors="ignore")
+    )
+    texts = [json.loads(line)["text"] for line in text.splitlines()[:-1]]
+    template = " ".join(next(text for text in texts if len(text.split()) > 1000).split()[:150])
+    vocabulary = sorted({word for text in texts for word in text.split()})
+    (to / "train").mkdir(parents=True)
+    each = 20_000
+    for number in range(-(-count // each)):
+        lines = (
+            json.dumps({"text": f"{template} {' '.join(draw.choices(vocabulary, k=60))}"})
+            for _ in range(min(each, count - number * each))
+        )
+        (to / f"train/{number}.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode(), 3))
+    return to
+
+
+def hot(source: Path, folder: Path) -> dict[str, Any]:
+    """A row: CPU seconds of ten times as many pages of one template."""
+    corpora = [pages(source, folder / f"hot{count}", count) for count in (20_000, 200_000)]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for held, corpus_ in zip(seconds, corpora, strict=True):
+            held.append(prepare(corpus_, folder / "shards", "--workers", "1").cpu)
+    few, many = (statistics.median(held) for held in seconds)
+    return _row("a template's 200,000 pages, against 20,000", many, few, many / few, "s CPU", "<= 11")
+
+
 def run() -> list[dict[str, Any]]:
     source = corpus()
     with tempfile.TemporaryDirectory(prefix="btlm-bench-") as name:
@@ -74,6 +106,7 @@ def run() -> list[dict[str, Any]]:
         return [
             compare(source, folder, "prepare with texts compared, against bands alone", "<= 1.15"),
             compare(half, folder, "the same, of a corpus that is half copies", "<= 1.35"),
+            hot(source, folder),
         ]
 
 
