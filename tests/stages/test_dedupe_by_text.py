@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -15,15 +16,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from click.testing import CliRunner
 
 from btlm_data import pipeline, preparation
+from btlm_data.cli import cli
 from btlm_data.dedupe import gates
+from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError, DataError, SafetyStop
 from btlm_data.formats import dataset, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.recipe.models import DedupeSettings
 from btlm_data.sources.local import SAMPLE
+from btlm_data.task import Step, TaskResult
 from btlm_data.tokenizer import load_tokenizer
 from tests.reference.shingles import features, jaccard
 from tests.tokenizer import makers
@@ -188,6 +193,55 @@ def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_workers_and_memory_change_no_byte(sample_run: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     run("sample", tmp_path / "out", **options)
     assert contents(tmp_path / "out") == contents(sample_run)
+
+
+def test_stopped_before_each_step_and_resumed_is_never_stopped(
+    sample_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One work folder, stopped before each step of deduplication in turn, as a kill between two tasks leaves it."""
+    run_step, stopped = Runner.run, list[str]()
+
+    def stop_before_the_next(runner: Runner, step: Step) -> list[TaskResult]:
+        if step.name.startswith("dedupe.") and step.name not in stopped:
+            stopped.append(step.name)
+            raise KeyboardInterrupt
+        return run_step(runner, step)
+
+    monkeypatch.setattr(Runner, "run", stop_before_the_next)
+    for _ in range(20):
+        with contextlib.suppress(KeyboardInterrupt):
+            run("sample", tmp_path / "out")
+            break
+    assert stopped[-4:] == ["dedupe.compare", "dedupe.cluster", "dedupe.removals", "dedupe.table"]
+    assert len(stopped) == 12
+    assert contents(tmp_path / "out") == contents(sample_run)
+
+
+@pytest.mark.parametrize(
+    ("preset", "unit", "size", "bands", "rows"),
+    [("fineweb", "words", 5, 14, 8), ("nemotron", "chars", 24, 20, 13), ("slimpajama", "chars", 13, 9, 13)],
+)
+def test_a_preset_from_its_curve_to_its_removals(
+    tmp_path: Path, preset: str, unit: str, size: int, bands: int, rows: int
+) -> None:
+    """As published, components decide: near copies go, unlike texts stay. With texts compared, its own features count."""
+    printed = CliRunner().invoke(cli, ["dedupe-curve", "--preset", preset]).output
+    assert f"features of {size} {unit}, verify: none" in printed
+    assert f"0.80   {1 - (1 - 0.8**rows) ** bands:.3f}" in printed
+    rng = random.Random(9)
+    originals = [" ".join(rng.choices(WORDS, k=600)) for _ in range(30)]
+    copies = [text.replace(" ", "  ") for text in originals[:5]]  # normalised, the same
+    copies += [f"{text} {rng.choice(WORDS)}" for text in originals[5:15]]
+    options = {"dedupe__preset": preset}
+    run(write(tmp_path / "in", originals + copies), tmp_path / "published", **options)
+    gone = {row["document"]: row["kept_document"] for row in removals(tmp_path / "published")}
+    assert gone == {30 + k: k for k in range(15)}
+    run(tmp_path / "in", tmp_path / "text", dedupe__verify="text", **options)
+    sets = [features(text, unit, size) for text in originals + copies]
+    found = removals(tmp_path / "text")
+    assert {row["document"]: row["kept_document"] for row in found} == gone
+    for row in found:
+        assert row["similarity"] == jaccard(sets[row["document"]], sets[row["kept_document"]])
 
 
 def outcome(out: Path) -> list[tuple[Any, ...]]:
