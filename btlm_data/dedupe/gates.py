@@ -74,6 +74,7 @@ def check(
                 f"The largest clusters, all listed in {evidence.table}:",
                 *largest,
                 *evidence.pairs(sources),
+                f"`btlm-data dedupe-report {evidence.work}` says what other thresholds and rules would remove.",
                 f"Look at them; if they are right, rerun the same command with --accept-removal, or with {names}.",
             ]
         )
@@ -103,7 +104,7 @@ class Evidence:
 
     def __init__(self, work: Store, table: Artifact, removals: Artifact, members: Sequence[Artifact]) -> None:
         self._work, self._removals, self._members = work, removals, members
-        self.table = f"{work.shown}/{table.name}"
+        self.work, self.table = work.shown, f"{work.shown}/{table.name}"
 
     def pairs(self, sources: Sequence[str]) -> list[str]:
         """Lines for the message; none where nothing was compared."""

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from btlm_data import pipeline, preparation
 from btlm_data.cli import cli
-from btlm_data.dedupe import gates
+from btlm_data.dedupe import gates, report
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError, DataError, SafetyStop
 from btlm_data.formats import dataset, ledger
@@ -380,6 +380,9 @@ def test_a_stop_shows_the_least_similar_pairs_and_one_source_is_accepted(
     assert f"similarity {least:.3f}: train.jsonl line 3, for train.jsonl line 1" in message
     assert "    another word0001 word0002" in message
     assert "--accept-removal-of web" in message
+    assert f"btlm-data dedupe-report {tmp_path}/out/.work" in message
+    asked = report.make(str(tmp_path / "out"), [0.95], [])
+    assert {o.rule.threshold: o.removed for o in asked.outcomes if o.rule.threshold}[0.95]["web"][0] == 1
     run(folder, tmp_path / "out", dedupe__max_removed=0.5, run__accept_removal_of=["web"])
     assert len(removals(tmp_path / "out")) == 2
 
