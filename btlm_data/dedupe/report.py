@@ -129,19 +129,19 @@ def make(
     where files are not the stage's last ones.
     """
     work = _work_folder(location)
-    found = decided.read(work)
-    if found is None:
+    stored = decided.read(work)
+    if stored is None:
         raise InputError(
             f"{work.shown} holds no finished deduplication. Prepare with --stop-after dedupe (or to the end), then ask again."
         )
-    reader = _index(found, index)
-    rules = tuple(_rules(found, thresholds, similarities))
-    job = _Work(work.url, found, reader, rules, num_pairs)
+    reader = _index(stored, index)
+    rules = tuple(_rules(stored, thresholds, similarities))
+    job = _Work(work.url, stored, reader, rules, num_pairs)
     outcomes = [Outcome(rule) for rule in rules]
     for group in _groups(job, workers):
         for outcome, of_group in zip(outcomes, group, strict=True):
             outcome.add(of_group, num_pairs)
-    return Report(work.shown, found.settings, found.sources, outcomes)
+    return Report(work.shown, stored.settings, stored.sources, outcomes)
 
 
 def cores() -> int:
@@ -159,30 +159,30 @@ def _work_folder(location: str) -> Store:
     )
 
 
-def _index(found: Decided, location: str | None) -> IndexReader | None:
-    if not found.index_runs:
+def _index(stored: Decided, location: str | None) -> IndexReader | None:
+    if not stored.index_runs:
         return None
     if location is None:
         raise ConfigError(
-            f"The run was matched against an index ({found.settings.index}). Say with --dedupe-index where it is."
+            f"The run was matched against an index ({stored.settings.index}). Say with --dedupe-index where it is."
         )
-    if found.pairs is None:
+    if stored.pairs is None:
         raise ConfigError(
             "The run was matched against an index without comparing texts, and what the index alone decided is not kept. "
             "Only runs with dedupe.verify: text can be decided again with an index."
         )
-    return IndexReader(open_store(location).url, found.index_runs)
+    return IndexReader(open_store(location).url, stored.index_runs)
 
 
 def _rules(
-    found: Decided, thresholds: Sequence[float], similarities: Sequence[Literal["jaccard", "containment"]]
+    stored: Decided, thresholds: Sequence[float], similarities: Sequence[Literal["jaccard", "containment"]]
 ) -> Iterator[Rule]:
-    settings = found.settings
+    settings = stored.settings
     yield Rule("exact", is_used=settings.method == "exact")
     if settings.method == "exact":
         return
     yield Rule("none", is_used=settings.verify != "text")
-    if found.pairs is None:
+    if stored.pairs is None:
         return
     for similarity in similarities or (settings.similarity,):
         own = {settings.threshold} if similarity == settings.similarity else set()
@@ -220,8 +220,8 @@ def _decide_here(number: int) -> list[Outcome]:
 
 def _open(job: _Work) -> TaskFiles:
     """The files that the report may read."""
-    found = job.decided
-    named: list[Artifact] = [found.components, found.members, *([found.pairs] if found.pairs else [])]
+    stored = job.decided
+    named: list[Artifact] = [stored.components, stored.members, *([stored.pairs] if stored.pairs else [])]
     return TaskFiles(Locations(job.url, job.url, None).open(), Task("report", reads={"files": named}))
 
 
@@ -267,23 +267,23 @@ def _rows(files: TaskFiles, job: _Work, group: Group) -> _Rows:
 
 def _decide(files: TaskFiles, job: _Work, number: int) -> list[Outcome]:
     """What each rule does with one group."""
-    found = job.decided
+    stored = job.decided
     candidates: compare.Compared | None = None
     decisions: shingles.Decisions | None = None
     text_rules = [rule for rule in job.rules if rule.verify == "text"]
-    if found.pairs is not None:
-        candidates = compare.open_group(files, found.members, found.pairs, number, job.index)
+    if stored.pairs is not None:
+        candidates = compare.open_group(files, stored.members, stored.pairs, number, job.index)
         if text_rules:
             kernel_rules = [
                 shingles.Rule(compare.KINDS[rule.similarity or ""], rule.threshold or 0.0)
                 for rule in text_rules
             ]
             floor = max(0.0, min(rule.threshold for rule in kernel_rules) - _BELOW)
-            shingle = Shingle.of(found.settings.shingle, found.settings.shingle_size)
+            shingle = Shingle.of(stored.settings.shingle, stored.settings.shingle_size)
             decisions = candidates.decide(kernel_rules, shingle, floor)
         group = candidates.group
     else:
-        group = read_group(files, files.read_list(found.members), number, with_texts=False)
+        group = read_group(files, files.read_list(stored.members), number, with_texts=False)
     rows = _rows(files, job, group)
     outcomes = []
     for rule in job.rules:

@@ -110,8 +110,8 @@ def _check(signed: Path, path: Path, signers: Path | None) -> Check:
         )
     done = _run(["-Y", "verify", "-f", str(signers), "-I", names[0], *about], data)
     if done.returncode == 0:
-        what = "" if signed.name == dataset.FILE_NAME else f" of {signed.name}"
-        return Check(f"signature{what}", True, f"of {names[0]}")
+        of_file = "" if signed.name == dataset.FILE_NAME else f" of {signed.name}"
+        return Check(f"signature{of_file}", True, f"of {names[0]}")
     return Check("signature", False, f"is not one of this {signed.name}", f"{path.name}: {_words(done)}")
 
 

@@ -199,8 +199,8 @@ def rewrite_table(table: DocumentTable, path: Path, change: Callable[[int, Any],
 def check_unchanged(path: Path, entry: ShardFile) -> None:
     """Raise DataError if a shard is not the one that dataset.json names: a copy of it would be certified."""
     with reading(path), path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != entry.sha256:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != entry.sha256:
         raise DataError(
-            f"{path} is damaged: its SHA-256 is {found}, dataset.json says {entry.sha256}. Restore it first."
+            f"{path} is damaged: its SHA-256 is {sha256}, dataset.json says {entry.sha256}. Restore it first."
         )
