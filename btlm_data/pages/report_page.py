@@ -114,9 +114,8 @@ def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, _Re
         for identifier, heading, content in _sections(set_report, shown):
             identifier = f"{prefix}-{identifier}" if prefix else identifier
             add(contents, tag("li", tag("a", heading, href=f"#{identifier}")))
-            classes = "long" if identifier.endswith(("samples", "dropped", "duplicates")) else None
             add(main, tag("section", tag("h2", heading, id=f"{identifier}-heading"), *content, id=identifier,
-                          class_=classes, aria_labelledby=f"{identifier}-heading"))  # fmt: skip
+                          aria_labelledby=f"{identifier}-heading"))  # fmt: skip
     first = articles[0][1] if articles else None
     header = tag(
         "header",

@@ -89,6 +89,7 @@ def create(paths: Sequence[Path], *, host: str, token: str | None, run: Path | N
         Route("/compare", views_of.page(views_of.compare)),
         Route("/training", views_of.page(views_of.training)),
         Route("/static/{name}", _static),
+        Route("/favicon.ico", _no_icon),
         Route("/run/{k:int}", views_of.page(views_of.run)),
         Route("/{k:int}/report", views_of.page(views_of.report)),
         Route("/{k:int}/sample", views_of.page(views_of.sample)),
@@ -110,6 +111,11 @@ async def _static(request: Request) -> Response:
         return PlainTextResponse("There is no such file.\n", 404)
     package, kind = STATIC[name]
     return Response(resources.files(package).joinpath(name).read_bytes(), media_type=kind)
+
+
+async def _no_icon(_: Request) -> Response:
+    """Nothing, which browsers ask for by themselves and would otherwise report as missing."""
+    return Response(status_code=204)
 
 
 Content = tuple[str, list[Element]]  # title, and what is below it

@@ -72,7 +72,8 @@ class Guard:
             return None
         given = request.query_params.get("token")
         if given is not None and _equal(given, self.token):
-            answer = RedirectResponse(request.url.path, 303)
+            view = request.url.remove_query_params("token")
+            answer = RedirectResponse(view.path + (f"?{view.query}" if view.query else ""), 303)
             answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
             return answer
         if not _equal(request.cookies.get(COOKIE, ""), self.token):

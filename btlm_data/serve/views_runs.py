@@ -99,7 +99,12 @@ def training(
     listed = tag(
         "details",
         tag("summary", counted(len(taken), "sample") + " of this step"),
-        table(("batch_index", "rank", "sample"), rows, numbers=(0, 1), caption=f"Samples of step {step:,}"),
+        table(
+            ("number in the batch", "rank", "sample"),
+            rows,
+            numbers=(0, 1),
+            caption=f"Samples of step {step:,}",
+        ),
         open="open" if len(rows) <= MAX_LISTED else None,
     )
     return [form, buttons, add(tag("section"), listed)]

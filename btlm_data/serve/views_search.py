@@ -77,7 +77,7 @@ def answer(k: int, answered: Answer) -> list[Element]:
     total = len(answered.documents) + len(answered.dropped)
     parts: list[Element] = [tag("p", f"{counted(total, 'document')} found.", role="status")]
     if answered.note:
-        parts.append(tag("p", answered.note))
+        parts.append(tag("p", f"{answered.note[:1].upper()}{answered.note[1:]}."))
     parts += [_found(k, document) for document in answered.documents]
     parts += [_gone(k, document) for document in answered.dropped]
     return parts

@@ -35,6 +35,8 @@ from btlm_data.serve.app import create
 from btlm_data.serve.served import Served
 from btlm_data.storage import open_store
 from btlm_data.task import Counts, Step, Task, TaskResult
+from btlm_train.data.history import add_part, describe_part
+from btlm_train.data.loader import GptHDF5MapDataProcessor
 from tests.browser import Browser
 from tests.pages.conftest import PLANTED
 
@@ -65,7 +67,14 @@ def stopped(process: subprocess.Popen[str]) -> None:
 def address(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     other = tmp_path_factory.mktemp("other") / "copy"
     shutil.copytree(shards, other, ignore=shutil.ignore_patterns(".work"))
-    process, url = started(str(shards), str(other), str(shards / ".work"))
+    run = tmp_path_factory.mktemp("run")
+    reader = {"data_dir": str(shards / "train"), "batch_size": 2, "shuffle": True, "shuffle_seed": 1}
+    add_part(
+        run,
+        "a" * 32,
+        describe_part(GptHDF5MapDataProcessor(reader).create_dataloader(rank=0, world_size=1), 0, 4),
+    )
+    process, url = started(str(shards), str(other), str(shards / ".work"), "--run", str(run))
     yield url.rstrip("/")
     stopped(process)
 
@@ -84,7 +93,7 @@ def ask(
 
 def test_every_view_answers_under_a_strict_policy(address: str) -> None:
     for path in ("/", "/0/report", "/0/sample", "/0/documents", "/0/document?row=3", "/0/search", "/0/search?q=zebra",
-                 "/0/pairs", "/0/dropped", "/0/search?by=id&q=x", "/run/0", "/compare?a=0&b=1", "/static/page.css", "/static/serve.js"):  # fmt: skip
+                 "/0/pairs", "/0/dropped", "/0/search?by=id&q=x", "/run/0", "/training", "/compare?a=0&b=1", "/static/page.css", "/static/serve.js"):  # fmt: skip
         status, text, headers = ask(address, path)
         assert status == 200, (path, text)
         policy = headers["content-security-policy"]
@@ -128,6 +137,11 @@ def test_another_host_needs_the_token(shards: Path) -> None:
         assert ask(place, "/?token=wrong")[0] == 403
         status, _, headers = ask(place, f"/?{parts.query}")
         assert status == 303
+        assert headers["location"] == "/"
+        assert (
+            ask(place, f"/0/sample?n=1&{parts.query}&split=train")[2]["location"]
+            == "/0/sample?n=1&split=train"
+        )
         cookie = headers["set-cookie"].partition(";")[0]
         assert "HttpOnly" in headers["set-cookie"]
         assert ask(place, "/0/sample", Cookie=cookie)[0] == 200
@@ -352,7 +366,7 @@ class SeenSampleOfTest(NamedTuple):
 # In a browser -----------------------------------------------------------------------------------------------------
 
 PAGES = ["/", "/0/report", "/0/sample?split=train&n=0", "/0/documents", "/0/document?split=train&row=2",
-         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/run/0"]  # fmt: skip
+         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/0/search?by=id&q=nothing", "/run/0", "/training", "/training?step=1&batch_index=1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -367,6 +381,12 @@ def test_pages_are_quiet_narrow_and_accessible(
     watched.page.set_viewport_size({"width": 375, "height": 800})
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= 375
     assert browser.open(address + path, dark=True).problems == [], "also under its policy"
+
+
+def test_long_names_do_not_break_a_narrow_page(address: str, browser: Browser) -> None:
+    page = browser.open(address + "/0/sample?split=train&n=0", width=375).page
+    page.evaluate("document.querySelector('main li').append('/' + 'x'.repeat(300))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_enormous_documents_do_not_break_the_page(address: str, shards: Path, browser: Browser) -> None:
