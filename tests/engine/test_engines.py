@@ -282,6 +282,19 @@ def test_the_same_bytes_on_ray_and_on_a_real_slurm(
     assert contents(tmp_path / "out") == expected
 
 
+def test_a_run_that_stops_takes_nothing_back_from_parsl(tmp_path: Path) -> None:
+    pytest.importorskip("parsl")
+    from parsl.dataflow.futures import AppFuture
+
+    from btlm_data.engine import pilots
+
+    pending = AppFuture({"id": 0})
+    with pytest.raises(NotImplementedError):
+        pending.cancel()
+    pool = object.__new__(pilots._ParslPool)
+    pool.cancel([pending])
+
+
 # The whole table ---------------------------------------------------------------------------------------------------
 
 ENGINES = ("local", "workers", "ray", "parsl", "slurm")
