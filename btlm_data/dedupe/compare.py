@@ -18,7 +18,7 @@ dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from btlm_data.task import Artifact, Counts, Task
 from btlm_data.task_files import TaskFiles
 
 CANDIDATES = 16  # half of them by shared bands, half the first in order
+BATCH_BYTES = 4 * 2**20  # of texts that are laid side by side at once: they stay in a processor's cache
 KINDS = {"jaccard": shingles.JACCARD, "containment": shingles.CONTAINMENT}
 UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
@@ -113,22 +114,63 @@ class Compared:
     def decide(
         self, rules: Sequence[shingles.Rule], shingle: Shingle, floor: float | None = None
     ) -> shingles.Decisions:
-        """What goes under each rule. The texts are laid side by side; a component larger than a group is in a temporary
-        file.
+        """What goes under each rule. Whole components are laid side by side, about BATCH_BYTES at a time; one that is larger
+        than a group is in a temporary file.
         """
-        lengths = np.concatenate([[len(text) for text in self.foreign], self.group.lengths[self.rows]])
-        offsets = shingles.offsets_of(lengths.astype(np.int64), shingle)
-        total = int(offsets[-1])
-        with tempfile.TemporaryFile() as file:
-            if total <= 2 * GROUP_BYTES:
-                utf8 = np.empty(total, np.uint8)
-            else:
-                utf8 = np.memmap(file, np.uint8, "w+", shape=(total,))
-            for begin, text in zip(offsets.tolist(), self.foreign, strict=False):
-                utf8[begin : begin + len(text)] = np.frombuffer(text, np.uint8)
-            self.group.copy_texts(self.rows, utf8, offsets[len(self.foreign) : -1])
-            shingles.end_words(utf8, offsets, shingle)
-            return shingles.decide(utf8, offsets, self.candidates, self.bounds, rules, shingle, floor)
+        lengths = np.array([len(text) for text in self.foreign], np.int64)
+        lengths = np.concatenate([lengths, self.group.lengths[self.rows]])
+        decisions = shingles.undecided(len(rules), len(lengths))
+        buffer = np.empty(0, np.uint8)
+        for texts in _batches(self.candidates, self.bounds, lengths):
+            offsets = shingles.offsets_of(lengths[texts], shingle)
+            total = int(offsets[-1])
+            with tempfile.TemporaryFile() as file:
+                if total > 2 * GROUP_BYTES:
+                    utf8: npt.NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(total,))
+                else:
+                    if total > len(buffer):
+                        buffer = np.empty(total, np.uint8)
+                    utf8 = buffer[:total]
+                self._copy_texts(texts, utf8, offsets)
+                shingles.end_words(utf8, offsets, shingle)
+                candidates, bounds = _of_texts(self.candidates, self.bounds, texts)
+                part = shingles.decide(utf8, offsets, candidates, bounds, rules, shingle, floor)
+            decisions.put(part, texts)
+        return decisions
+
+    def _copy_texts(self, texts: Int64Array, utf8: npt.NDArray[np.uint8], offsets: Int64Array) -> None:
+        """Copy texts, given by their numbers, ascending, to where they begin in a buffer."""
+        num_foreign = int(np.searchsorted(texts, len(self.foreign)))
+        for number, begin in zip(texts[:num_foreign].tolist(), offsets.tolist(), strict=False):
+            text = self.foreign[number]
+            utf8[begin : begin + len(text)] = np.frombuffer(text, np.uint8)
+        rows = self.rows[texts[num_foreign:] - len(self.foreign)]
+        self.group.copy_texts(rows, utf8, offsets[num_foreign:-1])
+
+
+def _batches(candidates: Int64Array, bounds: Int64Array, lengths: Int64Array) -> Iterator[Int64Array]:
+    """Texts that are compared with each other, whole components of about BATCH_BYTES at a time: their numbers, ascending. A
+    text that is compared with none is in no batch.
+    """
+    component = shingles.components(candidates, bounds)
+    is_compared = np.bincount(component, minlength=len(component))[component] > 1
+    chosen = np.flatnonzero(is_compared)
+    chosen = chosen[np.argsort(component[chosen], kind="stable")]
+    ends = np.cumsum(lengths[chosen])
+    starts_component = np.diff(component[chosen].astype(np.int64), prepend=-1) != 0
+    before = (ends - lengths[chosen])[starts_component]
+    batch = (before // BATCH_BYTES)[np.cumsum(starts_component) - 1]
+    for texts in np.split(chosen, np.flatnonzero(np.diff(batch)) + 1):
+        if len(texts):
+            yield np.sort(texts)
+
+
+def _of_texts(candidates: Int64Array, bounds: Int64Array, texts: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Candidates of some texts, as numbers among these, and their bounds. texts: (n,) int64, ascending."""
+    counts = np.diff(bounds)[texts]
+    new_bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    at = np.repeat(bounds[:-1][texts] - new_bounds[:-1], counts) + np.arange(new_bounds[-1])
+    return np.searchsorted(texts, candidates[at]), new_bounds
 
 
 def open_group(

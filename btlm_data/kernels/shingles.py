@@ -55,6 +55,14 @@ class Decisions(NamedTuple):
     compared: Int64Array
     similar: Int64Array
 
+    def put(self, part: Decisions, texts: Int64Array) -> None:
+        """Enter what was decided of some of the texts. texts: (m,) int64, ascending, which ones the m of `part` are."""
+        for ours, theirs in ((self.anchor, part.anchor), (self.closest, part.closest)):
+            ours[:, texts] = np.where(theirs >= 0, texts[theirs], -1)
+        self.shared[:, texts], self.sizes[texts] = part.shared, part.sizes
+        self.compared[:] += part.compared
+        self.similar[:] += part.similar
+
 
 class Counts(NamedTuple):
     """Different features in both of two texts, in the first, in the second."""
@@ -78,6 +86,30 @@ def end_words(utf8: UInt8Array, offsets: Int64Array, shingle: Shingle) -> None:
     """
     if shingle.unit == WORDS:
         utf8[offsets[1:] - 1] = _SPACE
+
+
+def undecided(num_rules: int, count: int) -> Decisions:
+    """Of `count` texts that were compared with none."""
+    each = (num_rules, count)
+    return Decisions(
+        np.full(each, -1, np.int64),
+        np.full(each, -1, np.int64),
+        np.zeros(each, np.uint32),
+        np.zeros(count, np.uint32),
+        np.zeros(num_rules, np.int64),
+        np.zeros(num_rules, np.int64),
+    )
+
+
+def components(candidates: Int64Array, bounds: Int64Array) -> UInt32Array:
+    """The first text of each text's component: (n,) uint32; texts are joined to those that they are compared with. candidates:
+    (m,) int64, bounds: (n + 1,) int64, as `decide` takes them.
+    """
+    owners = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    component = np.arange(len(bounds) - 1, dtype=np.uint32)
+    union_find.unite(component, readonly(candidates.astype(np.uint32)), readonly(owners.astype(np.uint32)))
+    union_find.flatten(component)
+    return component
 
 
 def decide(
@@ -108,21 +140,9 @@ def decide(
         raise DataError(
             "A candidate does not stand before its text. Delete the work folder and rerun the same command."
         )
-    count = len(offsets) - 1
     # Component by component, so that a text's table is still there for those that are compared with it.
-    component = np.arange(count, dtype=np.uint32)
-    union_find.unite(component, readonly(candidates.astype(np.uint32)), readonly(owners.astype(np.uint32)))
-    union_find.flatten(component)
-    order = np.argsort(component, kind="stable")
-    each = (len(rules), count)
-    decisions = Decisions(
-        np.full(each, -1, np.int64),
-        np.full(each, -1, np.int64),
-        np.zeros(each, np.uint32),
-        np.zeros(count, np.uint32),
-        np.zeros(len(rules), np.int64),
-        np.zeros(len(rules), np.int64),
-    )
+    order = np.argsort(components(candidates, bounds), kind="stable")
+    decisions = undecided(len(rules), len(offsets) - 1)
     thresholds = np.array([rule.threshold for rule in rules], np.float64)
     _decide(
         readonly(utf8),

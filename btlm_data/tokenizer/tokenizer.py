@@ -111,14 +111,22 @@ class Tokenizer:
         """
         if (self._config["decoder"] or {}).get("type") != "ByteLevel":
             return None
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        pieces = [b""] * self.vocab_size
+        characters = byte_characters()
+        tokens = [""] * self.vocab_size
         for token, token_id in vocabulary(self._config).items():
-            pieces[token_id] = bytes(byte_of[c] for c in token if c in byte_of)
+            tokens[token_id] = token
         for added in self._config["added_tokens"]:
-            pieces[int(added["id"])] = str(added["content"]).encode()
-        offsets = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
-        return np.frombuffer(b"".join(pieces), np.uint8), offsets
+            tokens[int(added["id"])] = "".join(characters[byte] for byte in str(added["content"]).encode())
+        points = np.frombuffer("".join(tokens).encode("utf-32-le", "surrogatepass"), "<u4")
+        of_bytes = np.array([ord(character) for character in characters])
+        byte_of = np.full(
+            of_bytes.max() + 2, -1, np.int16
+        )  # the last: of all characters that stand for no byte
+        byte_of[of_bytes] = np.arange(256)
+        values = byte_of[np.minimum(points, len(byte_of) - 1)]
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(values >= 0)])
+        offsets = before[np.cumsum([0, *map(len, tokens)], dtype=np.int64)]
+        return values[values >= 0].astype(np.uint8), offsets
 
     def token_text(self, token_id: int) -> str:
         """One token for people: part of a character appears as U+FFFD. Raises ValueError for an unknown

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from btlm_data import pipeline, preparation
 from btlm_data.cli import cli
-from btlm_data.dedupe import gates, report
+from btlm_data.dedupe import compare, gates, report
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError, DataError, SafetyStop
 from btlm_data.formats import dataset, ledger
@@ -39,6 +39,7 @@ def tokenizer_checked_once() -> Iterator[None]:
     """A tokenizer checks itself for a second whenever it is loaded; once is enough here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "load_tokenizer", functools.lru_cache(load_tokenizer))
+        patch.setattr(compare, "BATCH_BYTES", 4000)  # so that a group is compared in several pieces
         yield
 
 
