@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +119,8 @@ def inspect(
 
 
 def _existing_or_url(path: Path) -> Path:
-    """The path of what is there; of a URL pathlib has left one slash, and it is asked when it is read."""
-    return path if re.match(r"(?!file:)[a-z][a-z0-9+.-]+:/", str(path)) else shared.existing(path)
+    """The path of what is there; a URL is asked when it is read."""
+    return path if shared.is_url(path) else shared.existing(path)
 
 
 def _inspect_duplicates(

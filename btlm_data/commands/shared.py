@@ -16,13 +16,17 @@ SPLIT = entry.Completed(lambda: SPLITS)
 
 
 def is_url(path: Path) -> bool:
-    """Whether a path was given as a URL; `Path` leaves one of its slashes."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+    """Whether a path was given as a URL other than file://; `Path` leaves one of its slashes."""
+    return re.match(r"(?!file:)[a-z][a-z0-9+.-]+:/", str(path)) is not None
 
 
 def existing(path: Path) -> Path:
-    """The path, if it exists. Raises InputError: a path that does not exist is a typo, not damage."""
-    if not is_url(path) and not os.path.lexists(path):
+    """The path, if it exists on this machine. Raises InputError: one that does not exist is a typo, not damage."""
+    if is_url(path):
+        from btlm_data.inspection.opening import refuse_url
+
+        refuse_url(path)
+    if not os.path.lexists(path):
         raise InputError(f"There is no {path}. Name a dataset folder, a split folder or a shard (.h5).")
     return path
 
@@ -33,8 +37,7 @@ def dataset(path: Path, *, or_split: bool = False) -> Path:
 
     Raises InputError: another folder or file is a typo, not damage.
     """
-    if is_url(existing(path)):
-        return path
+    existing(path)
     names = ("dataset.json", "preparing.json")
     folders = (path, path.resolve().parent) if or_split else (path,)
     is_present = any(os.path.lexists(folder / name) for folder in folders for name in names)

@@ -82,18 +82,24 @@ class Opened:
         )
 
 
+def refuse_url(path: Path) -> None:
+    """Raise InputError if a path is the URL of something in an object store: datasets there are read from a copy."""
+    if _URL.match(str(path)):
+        url = str(path).replace(":/", "://", 1)
+        raise InputError(
+            f"{url} is no folder on this machine. Copy the dataset here (for example with `aws s3 sync {url} "
+            f"COPY`) and name the copy; its report alone is written by `btlm-data inspect {url} --html`."
+        )
+
+
 def open_path(path: Path) -> Opened:
     """Look at `path`: a dataset folder, a split folder, a shard, a folder of sets, or a folder of anybody's
     shards.
 
-    A split folder or a shard below a dataset finds it. Raises DataError if there is nothing to look at.
+    A split folder or a shard below a dataset finds it. Raises DataError if there is nothing to look at,
+    InputError if there is nothing at all, or `path` is the URL of an object store.
     """
-    if _URL.match(str(path)):
-        raise DataError(
-            f"{path} is no folder on this machine. Copy the dataset here first (for example with `aws s3 "
-            "sync`), or name the copy that "
-            "the run left in its work folder (WORK/dataset)."
-        )
+    refuse_url(path)
     path = path.absolute()
     try:
         if path.is_file():

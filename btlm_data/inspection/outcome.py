@@ -15,6 +15,7 @@ from rich.console import Console
 from btlm_data.pipeline import Prepared
 from btlm_data.recipe.models import Recipe
 from btlm_data.records.batch import FILE_REASONS
+from btlm_data.storage import is_remote
 from btlm_data.task import Amount
 from btlm_data.wording import amount, counted, duration
 
@@ -140,7 +141,7 @@ def render(outcome: Outcome, console: Console) -> None:
     folder = shlex.quote(shown)
     if outcome.unchanged:
         line(f"Nothing to do: {shown} holds this very dataset already.")
-        line(f"Next: btlm-data verify {folder}")
+        line(f"Next: {_report_command(folder) if is_remote(shown) else f'btlm-data verify {folder}'}")
         return
     if outcome.complete:
         line(f"Prepared {_amounts(outcome)} in {duration(outcome.seconds)}.", "bold green")
@@ -159,7 +160,15 @@ def render(outcome: Outcome, console: Console) -> None:
     if not outcome.complete:
         return
     line(_locations_line(outcome))
-    line(f"Next: btlm-data inspect {folder}; btlm-data verify {folder}")
+    if is_remote(shown):
+        line(f"Next: {_report_command(folder)}; btlm-data verify of a copy on this machine")
+    else:
+        line(f"Next: btlm-data inspect {folder}; btlm-data verify {folder}")
+
+
+def _report_command(folder: str) -> str:
+    """What shows a dataset in an object store."""
+    return f"btlm-data inspect {folder} --html"
 
 
 def _amounts(outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from btlm_data import seeding
-from btlm_data.errors import ConfigError, DataError
+from btlm_data.errors import ConfigError, DataError, InputError
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection import lookup
 from btlm_data.inspection.opening import open_path
@@ -149,5 +149,5 @@ def test_a_table_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_remote_dataset_is_refused_in_words() -> None:
-    with pytest.raises(DataError, match="no folder on this machine"):
+    with pytest.raises(InputError, match="s3://bucket/dataset is no folder on this machine"):
         open_path(Path("s3://bucket/dataset"))

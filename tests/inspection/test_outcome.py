@@ -66,6 +66,8 @@ def test_singular_plural_sets_and_a_corpus_without_samples() -> None:
         ({"unchanged": True, "read": None, "kept": None}, "Nothing to do: shards holds this very dataset already."),
         ({"complete": False, "stopped_after": "dedupe"}, "Stopped after dedupe, as asked"),
         ({"out": "s3://bucket/x", "folder": "s3://bucket/x"}, "Dataset: s3://bucket/x; work files"),
+        ({"out": "s3://bucket/x", "folder": "s3://bucket/x"}, "Next: btlm-data inspect s3://bucket/x --html; btlm-data verify of a copy"),
+        ({"unchanged": True, "out": "s3://bucket/x", "folder": "s3://bucket/x"}, "Next: btlm-data inspect s3://bucket/x --html"),
         ({"folder": f"{Path.cwd()}/a/b"}, "Next: btlm-data inspect a/b;"),
         ({"folder": "/elsewhere/b"}, "Next: btlm-data inspect /elsewhere/b;"),
         ({"rejected": 1}, "1 record could not be read, listed in"),
