@@ -23,6 +23,7 @@ from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading
 
 HASH = "hash"  # column of documents.parquet: 16 bytes
+NOT_THERE = "(not there)"
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: multiplication by it permutes
 
 
@@ -32,6 +33,10 @@ class Setting(msgspec.Struct, frozen=True):
     key: str
     left: str
     right: str
+
+    def in_words(self) -> tuple[str, str]:
+        """Both values as a recipe spells them: 2048:0.75, 8192:0.25 for lengths; none for an empty one."""
+        return _in_words(self.key, self.left), _in_words(self.key, self.right)
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -122,13 +127,32 @@ def _settings(left: Any, right: Any, prefix: str = "") -> Iterator[Setting]:
         for key in sorted({*left, *right}):
             a, b = left.get(key, missing), right.get(key, missing)
             if a is missing or b is missing:
-                yield Setting(
-                    f"{prefix}{key}", *("(not there)" if v is missing else _json(v) for v in (a, b))
-                )
+                yield Setting(f"{prefix}{key}", *(NOT_THERE if v is missing else _json(v) for v in (a, b)))
             else:
                 yield from _settings(a, b, f"{prefix}{key}.")
     elif left != right:
         yield Setting(prefix[:-1], _json(left), _json(right))
+
+
+def _in_words(key: str, text: str) -> str:
+    if text == NOT_THERE:
+        return text
+    return _spelled(key, json.loads(text))
+
+
+def _spelled(key: str, value: Any) -> str:
+    if value is None or value in ([], {}, ""):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_spelled(key, item) for item in value)
+    if isinstance(value, dict) and key == "seq_len":
+        share = value.get("share")
+        return f"{value.get('seq_len')}" + (f":{share}" if share is not None else "")
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_spelled(name, item)}" for name, item in value.items())
+    return str(value)
 
 
 def _json(value: Any) -> str:

@@ -17,8 +17,8 @@ def show(difference: Difference, console: Console) -> None:
     if difference.equal:
         console.print(Text("The same dataset: both dataset.json have the same checksum.", "green"))
         return
-    _settings(console, "Settings", [[s.key, s.left, s.right] for s in difference.settings], "the same")
-    _settings(console, "Tokenizer", [[s.key, s.left, s.right] for s in difference.tokenizers], "the same")
+    _settings(console, "Settings", [[s.key, *s.in_words()] for s in difference.settings], "the same")
+    _settings(console, "Tokenizer", [[s.key, *s.in_words()] for s in difference.tokenizers], "the same")
     _inputs(difference, console)
     _settings(console, "Counts", [_counted(amount) for amount in difference.counts], "the same")
     for split, shares in difference.shares.items():

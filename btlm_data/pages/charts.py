@@ -43,6 +43,8 @@ def table(
         scope = "col" if name == "th" else "row"
         kind = name if name == "th" or k else "th"
         classes = "n" if k in numbers else "barcell" if isinstance(value, Element) else None
+        if columns[k] == "reason":
+            classes = "reason"
         return tag(kind, value, class_=classes, scope=scope if kind == "th" else None)
 
     head = tag("tr", *(cell("th", name, k) for k, name in enumerate(columns)))

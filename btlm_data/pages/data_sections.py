@@ -174,7 +174,11 @@ def _side_by_side(shown: BorderPairs) -> Iterator[Element]:
         yield tag(
             "p",
             f"{SHOWN_WORDS} words of each text from shortly before the first that differs; words that the other text does not have "
-            "there are marked. `btlm-data serve` and `btlm-data inspect --duplicates` show more.",
+            "there are marked. ",
+            tag("code", "btlm-data serve"),
+            " and ",
+            tag("code", "btlm-data inspect --duplicates"),
+            " show more.",
             class_="quiet",
         )
     for pair in shown.pairs:

@@ -286,7 +286,11 @@ def made(report: Report) -> Iterator[Element]:
         {
             "btlm-data": report.program or "not known",
             "finished": report.finished or "not known",
-            **{f"source: {key}": _value(value) for key, value in source.items()},
+            **{
+                f"source: {words(key)}": _value(value)
+                for key, value in source.items()
+                if value not in ([], None)
+            },
             "libraries": ", ".join(f"{name} {version}" for name, version in report.libraries.items())
             or "not known",
         }
@@ -307,4 +311,6 @@ def facts(values: dict[str, str]) -> Element:
 
 
 def _value(value: Any) -> str:
+    if type(value) is int:
+        return f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)[:500]

@@ -102,7 +102,10 @@ def create(paths: Sequence[Path], *, host: str, token: str | None, run: Path | N
         Route("/{k:int}/verdicts.json", views_of.verdicts),
         Route("/{k:int}/verdict", views_of.say, methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes), LOOPBACK if host in LOOPBACK else None, token)
+    exceptions: dict[Any, Any] = {404: views_of.nothing}
+    return Guard(
+        Starlette(routes=routes, exception_handlers=exceptions), LOOPBACK if host in LOOPBACK else None, token
+    )
 
 
 async def _static(request: Request) -> Response:
@@ -142,6 +145,11 @@ class _Views:
             return self._html(title, content, k, request.url.path.rpartition("/")[2], status)
 
         return answer
+
+    async def nothing(self, request: Request, _: Exception) -> Response:
+        """The answer to an address that no view has."""
+        words = "There is no such page. Choose one above."
+        return self._html("Nothing here", views.problem(words), None, "", 404)
 
     def _html(self, title: str, content: list[Element], k: int | None, view: str, status: int) -> Response:
         text = views.page(

@@ -396,8 +396,7 @@ def comparison(difference: Difference, names: Sequence[str]) -> list[Element]:
         parts.append(tag("section", tag("h2", heading), *content))
 
     settings = [
-        [setting.key, setting.left, setting.right]
-        for setting in (*difference.settings, *difference.tokenizers)
+        [setting.key, *setting.in_words()] for setting in (*difference.settings, *difference.tokenizers)
     ]
     section("Settings", _or_same(settings, left, right, "Settings that differ"))
     files: list[list[Element | str]] = [

@@ -94,3 +94,19 @@ def test_the_command_speaks_json_and_words(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["documents"][0]["only_right"] == 1
     missing = subprocess.run([*command[:-1], str(tmp_path / "none")], capture_output=True, text=True)
     assert missing.returncode == 3
+
+
+def test_settings_are_said_as_a_recipe_spells_them() -> None:
+    lengths = [{"seq_len": 2048, "share": 0.75}, {"seq_len": 8192, "share": 0.25}]
+    one = [{"seq_len": 512, "share": None}]
+    assert setting("seq_len", lengths, one).in_words() == ("2048:0.75, 8192:0.25", "512")
+    filters = [{"min_chars": 20}, {"name": "c4", "drop": ["a", "b"], "strict": False}]
+    assert setting("clean.filters", filters, []).in_words() == (
+        "min_chars: 20, name: c4; drop: a, b; strict: no",
+        "none",
+    )
+    assert difference.Setting("seed", difference.NOT_THERE, "2").in_words() == ("(not there)", "2")
+
+
+def setting(key: str, left: object, right: object) -> difference.Setting:
+    return difference.Setting(key, json.dumps(left), json.dumps(right))

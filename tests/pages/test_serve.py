@@ -110,7 +110,10 @@ def test_wrong_addresses_are_answered_in_words(address: str) -> None:
         assert status == 404, path
         assert "Traceback" not in text
     for path in ("/nothing", "/static/../app.py"):
-        assert ask(address, path)[0] == 404
+        status, text, _ = ask(address, path)
+        assert status == 404
+        assert "There is no such page." in text
+        assert '<a href="/"' in text, "the way back"
 
 
 def test_other_sites_get_nothing(address: str) -> None:
@@ -366,7 +369,7 @@ class SeenSampleOfTest(NamedTuple):
 # In a browser -----------------------------------------------------------------------------------------------------
 
 PAGES = ["/", "/0/report", "/0/sample?split=train&n=0", "/0/documents", "/0/document?split=train&row=2",
-         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/0/search?by=id&q=nothing", "/run/0", "/training", "/training?step=1&batch_index=1"]  # fmt: skip
+         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/0/search?by=id&q=nothing", "/run/0", "/training", "/training?step=1&batch_index=1", "/0/sample?n=999999"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PAGES)
