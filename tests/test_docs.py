@@ -22,6 +22,8 @@ import pytest
 
 import btlm_data.cli
 import btlm_train.cli
+from btlm_data import entry
+from tests.cases.model import byte_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -181,6 +183,120 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
     assert len(commands) >= RUN[name]
     for words in commands:
         run_words(words, tmp_path)
+
+
+# Pages about a finished dataset, whose commands run in this process, one after the other, on a copy of one dataset.
+ON_A_DATASET = ("cluster.md", "dedupe.md", "large-runs.md", "reselect.md", "trace.md")
+_NEEDS_TRAINING = (
+    "needs minutes of training; tests/train runs the command on models of a few thousand parameters"
+)
+# Beginning of a command of a page that is not run -> why; its options are checked all the same.
+NOT_RUN = {
+    "cluster.md": {
+        "btlm-data prepare --source sample --seq-len 512 --out shared/shards --engine": "needs workers, Ray or a batch "
+        "system beside it; tests/engine/test_engines.py runs each engine",
+        "btlm-data worker": "needs a run beside it; tests/engine/test_engines.py has both",
+    },
+    "export.md": {"btlm-data push": "needs the hub; tests/test_export.py pushes to one on loopback"},
+    "trace.md": {
+        "btlm-data trace shards/ --id doc-17 --run": _NEEDS_TRAINING,
+        "btlm-train batch": _NEEDS_TRAINING,
+    },
+    "training.md": {
+        "btlm-data prepare --source sample --seq-len 2048": "the first command of index.md, which runs it",
+        "btlm-data run pipelines": "downloads RedPajama's sample; tests/recipe runs recipes",
+        "btlm-train": _NEEDS_TRAINING,
+    },
+}
+_WORDS = re.findall(
+    r"\w+",
+    "the river town people small water story old house time light paper morning garden road winter summer teacher letter "
+    "music window market children mountain answer question between because through without against every other first "
+    "second great little found wrote walked carried opened remembered followed another night country never again",
+)
+
+
+def reason_not_to_run(page: str, words: list[str]) -> str | None:
+    """Why a command of a page is not run, if it is not."""
+    command = " ".join(words)
+    return next((why for start, why in NOT_RUN.get(page, {}).items() if command.startswith(start)), None)
+
+
+def test_each_printed_command_is_run_or_has_a_reason() -> None:
+    for page in PAGES:
+        if page.name not in {*RUN, *ON_A_DATASET}:
+            for words in printed_commands(page):
+                assert reason_not_to_run(page.name, words), f"{page.name}: {' '.join(words)}"
+    for name, starts in NOT_RUN.items():
+        commands = [" ".join(words) for words in printed_commands(ROOT / "docs" / name)]
+        for start in starts:
+            assert any(command.startswith(start) for command in commands), f"{name} no longer has {start}"
+
+
+def run_here(command: str) -> int:
+    """The exit code of a command, run in this process."""
+    words = shlex.split(command)
+    return entry._exit_code(PROGRAMS[words[0]], words[1:])
+
+
+@pytest.fixture(scope="module")
+def folder_with_a_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `my_corpus` and `shards`: documents with ids and URLs, short ones, and near-duplicates."""
+    folder = tmp_path_factory.mktemp("pages")
+    rng = random.Random(1)
+    (folder / "my_corpus/corpus").mkdir(parents=True)
+    for name, first, count in (("corpus/a.jsonl", 0, 60), ("corpus/validation.jsonl", 60, 20)):
+        lines = []
+        for number in range(first, first + count):
+            text = " ".join(rng.choice(_WORDS) for _ in range(5 if number % 10 == 2 else 120)) + "."
+            if number % 10 == 4:
+                text = text.replace("the", "an exact passage of the text", 1)
+            record = {
+                "text": text,
+                "id": f"doc-{number}",
+                "url": f"https://example.org/{'page' if number == 17 else number}",
+                "meta": {"redpajama_set_name": ("Web", "NAME")[number % 2]},
+            }
+            lines.append(json.dumps(record) + "\n")
+            if number % 10 == 5:
+                lines.append(json.dumps(record | {"text": f"{text} Again.", "id": f"copy-{number}"}) + "\n")
+        (folder / "my_corpus" / name).write_text("".join(lines))
+    (folder / "questions.txt").write_text('doc-3\nhttps://example.org/page\n{"text": "an exact passage"}\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tokenizer = byte_tokenizer(folder / "tokenizer.json")
+        annotated = (
+            "--annotate gopher --annotate language --id-field id --keep-field url --set clean.min_chars=1"
+        )
+        command = f"btlm-data prepare --source my_corpus/ --out shards/ --seq-len 512 --workers 1 {annotated}"
+        assert run_here(f"{command} --tokenizer {tokenizer}") == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ON_A_DATASET)
+def test_pages_about_a_dataset_run_as_printed(
+    name: str,
+    folder_with_a_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "here"
+    shutil.copytree(folder_with_a_dataset, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "100")
+    commands = [
+        words for words in printed_commands(ROOT / "docs" / name) if not reason_not_to_run(name, words)
+    ]
+    assert len(commands) >= 2
+    for words in commands:
+        if words[1] == "prepare":  # where nothing is yet
+            Path("shards").rename("other")
+        code = run_here(shlex.join(words))
+        if words[1] == "prepare" and not Path("shards").exists():
+            Path("other").rename("shards")
+        said = capsys.readouterr()
+        assert code == STOPS.get(" ".join(words), 0), f"{' '.join(words)}\n{said.out}{said.err}"
 
 
 def test_the_messages_explained_are_those_of_the_program() -> None:
