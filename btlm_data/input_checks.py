@@ -16,7 +16,7 @@ from btlm_data.engine.base import is_on_this_machine
 from btlm_data.errors import ConfigError, SafetyStop
 from btlm_data.preparation import Inputs
 from btlm_data.recipe.models import Run
-from btlm_data.records.batch import FILE_REASONS
+from btlm_data.records.batch import FILE_REASONS, NO_TEXT_REASONS
 from btlm_data.records.describe import Description, describe_fields
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 SHOWN = 3
 _NAME_BYTES = 16_000  # of the counts of one source name in all stages, measured with 10,000 names
 _FEW_NAMES = 5_000  # no more than other data of a run
+_NO_FAULTS = FILE_REASONS | NO_TEXT_REASONS  # say nothing about the settings
 FEW = 10  # so many bad records, and no more than half of all, are bad records and no wrong setting
 _NO_NAME_CHARS = 60  # a longer name of a column is a row where the header should be
 _FEW_SHARE = 0.05  # up to it, undecodable records say nothing about a file's encoding
@@ -103,13 +104,19 @@ def num_records(acquired: Counts) -> int:
     return sum(amount.documents for (_, _, cell), amount in acquired.cells.items() if cell == "in")
 
 
+def first_fault(rejects: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first of these lines of rejects.jsonl at which --strict stops, if any."""
+    return next((reject for reject in rejects if reject["reason"] not in NO_TEXT_REASONS), None)
+
+
 def check_rejected(
     inputs: Inputs, acquired: Counts, rejected: Iterable[Mapping[str, Any]], listed_in: str | None
 ) -> None:
     """Raise SafetyStop if more than source.max_rejected of the records could not be read, and more than a
     few.
 
-    A damaged file is one reject whatever it held, and no wrong setting: it is not counted here. acquired: the
+    A damaged file is one reject whatever it held, and no wrong setting: it is not counted here; nor is a record
+    that is no text by what it is. acquired: the
     ledger's cells of `acquire`. rejected: the lines of rejects.jsonl (`line` None: not known). listed_in:
     where these stand, if anywhere.
     """
@@ -118,7 +125,7 @@ def check_rejected(
     num_rejected = sum(
         amount.documents
         for source, cell, amount in cells
-        if source == UNREADABLE and cell.startswith("drop:") and cell[5:] not in FILE_REASONS
+        if source == UNREADABLE and cell.startswith("drop:") and cell[5:] not in _NO_FAULTS
     )
     limit = inputs.settings.source.max_rejected
     is_few = num_rejected <= FEW and 2 * num_rejected <= met
@@ -127,7 +134,7 @@ def check_rejected(
     reasons: Counter[str] = Counter()
     examples: dict[str, list[Mapping[str, Any]]] = {}
     for reject in rejected:
-        if reject["reason"] in FILE_REASONS:
+        if reject["reason"] in _NO_FAULTS:
             continue
         reasons[reject["reason"]] += 1
         if len(shown := examples.setdefault(reject["reason"], [])) < SHOWN:

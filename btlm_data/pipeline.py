@@ -31,7 +31,7 @@ from btlm_data.locations import Locations, Stores
 from btlm_data.output_folder import OutputFolder
 from btlm_data.preparation import Inputs, Preparation, PreparedSet, PreparedSplit
 from btlm_data.recipe.models import Recipe, Run
-from btlm_data.records.batch import FILE_REASONS
+from btlm_data.records.batch import FILE_REASONS, NO_TEXT_REASONS
 from btlm_data.records.reader import count_records
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
@@ -482,7 +482,7 @@ def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
                     examples.add(value["reason"], value["hash"], kept)
                     continue
                 value["line"] += block.first_line
-                if p.run.strict:
+                if p.run.strict and value["reason"] not in NO_TEXT_REASONS:
                     raise block_writer.strict_error(
                         value["file"], value["line"], value["reason"], value["detail"]
                     )

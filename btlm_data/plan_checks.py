@@ -107,8 +107,7 @@ def _check_evaluation(files: Sequence[EvaluationFile]) -> None:
 
 def _check_strict(inputs: Inputs, looked: Looked) -> None:
     """Raise InputError for the first record that cannot be read, under --strict."""
-    if inputs.run.strict and looked.rejects:
-        first = looked.rejects[0]
+    if inputs.run.strict and (first := input_checks.first_fault(looked.rejects)) is not None:
         raise strict_error(first["file"], (first["line"] or 1) - 1, first["reason"], first["detail"])
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from btlm_data.pipeline import Prepared
 from btlm_data.recipe.models import Recipe
-from btlm_data.records.batch import FILE_REASONS
+from btlm_data.records.batch import FILE_REASONS, NO_TEXT_REASONS
 from btlm_data.storage import is_remote
 from btlm_data.task import Amount
 from btlm_data.wording import amount, counted, duration
@@ -41,8 +41,9 @@ class Outcome:
 
     complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was
     done. read, kept: documents and bytes of text before and after all stages that drop; None where nothing
-    was read. dropped: documents by stage and reason. rejected: records that could not be read. damaged:
-    places in files where an unknown number of records could not be. not_read: files of the source that were
+    was read. dropped: documents by stage and reason. rejected: records that could not be read. without_text:
+    records that are no text by what they are. damaged: places in files where an unknown number of records could
+    not be read. not_read: files of the source that were
     not read, by reason (known once complete). seconds: wall time of this run.
     """
 
@@ -57,6 +58,7 @@ class Outcome:
     kept: dict[str, int] | None
     dropped: dict[str, dict[str, int]]
     rejected: int
+    without_text: int = 0
     damaged: int = 0
     not_read: dict[str, int] = field(default_factory=dict)
     splits: list[SplitOutcome] = field(default_factory=list)
@@ -88,6 +90,8 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
         if came.documents:
             amounts[stage] = came, left
     first = next(iter(amounts.values()), (Amount(), Amount()))[0]
+    acquired = dropped.get("acquire", {})
+    without_text = sum(acquired[reason] for reason in NO_TEXT_REASONS if reason in acquired)
     last = list(amounts.values())[-1][1] if amounts else Amount()
     return Outcome(
         out=recipe.run.out,
@@ -100,7 +104,8 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
         read=_counted(first.minus(damaged)) if amounts else None,
         kept=_counted(last) if amounts else None,
         dropped=dropped,
-        rejected=prepared.num_rejects - damaged.documents,
+        rejected=prepared.num_rejects - damaged.documents - without_text,
+        without_text=without_text,
         damaged=damaged.documents,
         not_read=_not_read(prepared),
         splits=list(_splits(prepared)) if prepared.complete else [],
@@ -214,9 +219,12 @@ def _locations_line(outcome: Outcome) -> str:
     text = f"Dataset: {_shown(outcome.folder)}; work files, safe to delete: {_shown(outcome.work_dir)}"
     missing = [counted(outcome.rejected, "record")] * bool(outcome.rejected)
     missing += [counted(outcome.damaged, "damaged place")] * bool(outcome.damaged)
-    if missing:
+    kinds = [f"{' and '.join(missing)} could not be read"] * bool(missing)
+    if outcome.without_text:
+        kinds.append(f"{counted(outcome.without_text, 'record')} without text left out")
+    if kinds:
         listed = _shown(f"{outcome.folder}/rejects.jsonl")
-        text += f"; {' and '.join(missing)} could not be read, listed in {listed}"
+        text += f"; {', '.join(kinds)}, listed in {listed}"
     return text + "."
 
 

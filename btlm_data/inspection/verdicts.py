@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from btlm_data.inspection.figures import counted, number, percent
 from btlm_data.inspection.report import Report, Shuffle, Split, Verdict
+from btlm_data.records.batch import NO_TEXT_REASONS
 
 SIGMAS = 4.0  # a perfect shuffle is further off once in 16,000 datasets
 FEW = 50  # documents or samples, below which order says nothing
@@ -75,11 +76,12 @@ def _records(report: Report) -> Iterator[Verdict]:
     acquire = next((stage for stage in report.ledger if stage.stage == "acquire"), None)
     if acquire is None or not acquire.received.documents:
         return
-    rejected = sum(amounts.documents for amounts in acquire.dropped.values())
+    faults = {reason: amounts for reason, amounts in acquire.dropped.items() if reason not in NO_TEXT_REASONS}
+    rejected = sum(amounts.documents for amounts in faults.values())
     share = rejected / acquire.received.documents
     counts = f"{counted(rejected, 'record')} of {number(acquire.received.documents)} could not be read"
     if share > MANY_REJECTED:
-        commonest = next(iter(acquire.dropped)).replace("_", " ")
+        commonest = next(iter(faults)).replace("_", " ")
         yield Verdict(
             "records",
             None,

@@ -380,10 +380,10 @@ def _border(tokens: SampleTokens, k: int) -> Element:
 
 
 def dropped(report: Report) -> Iterator[Element]:
-    """Examples of records that could not be read, and of documents that were dropped."""
+    """Examples of records that gave no document, and of documents that were dropped."""
     yield tag(
         "p",
-        "Some of each reason: the places of records that could not be read, and the beginnings of documents dropped.",
+        "Some of each reason: the places of records that gave no document, and the beginnings of documents dropped.",
     )
     rows: list[list[Element | str]] = [
         [words(reason), reject.file, f"{reject.line:,}", reject.detail]
@@ -395,7 +395,7 @@ def dropped(report: Report) -> Iterator[Element]:
             ("reason", "file", "line", "detail"),
             rows,
             numbers=(2,),
-            caption="Records that could not be read (rejects.jsonl)",
+            caption="Records that gave no document (rejects.jsonl)",
         )
     for reason, examples in sorted(report.examples.items()):
         block = tag("details", tag("summary", f"{words(reason)}: {counted(len(examples), 'example')}"))

@@ -9,7 +9,8 @@ record.
     describe.py   which fields a file's records have
 
 Reasons of rejects. Of a record: invalid_utf8, lone_surrogate, invalid_json, not_an_object, missing_text,
-null_text, text_not_a_string, record_too_large, duplicate_column, malformed_row, malformed_record. Of a file
-or a part of it, counted once however many records it held: truncated_file, corrupt_file, unreadable_file,
-window_too_large, git_lfs_pointer, wrong_encoding, missing_package.
+null_text, text_not_a_string, record_too_large, duplicate_column, malformed_row, malformed_record. Of a whole
+record that is no text: answer_not_ok, not_text. Of a file or a part of it, counted once however many records it
+held: truncated_file, corrupt_file, unreadable_file, window_too_large, git_lfs_pointer, wrong_encoding,
+missing_package.
 """

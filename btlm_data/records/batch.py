@@ -20,6 +20,10 @@ FILE_REASONS = frozenset(
     }
 )
 """Reasons that speak of a file, or of a stretch of it, and not of one record."""
+NO_TEXT_REASONS = frozenset({"answer_not_ok", "not_text"})
+"""Reasons of records that are whole, and hold no text by what they are: counted and listed, but no sign that a
+setting is wrong.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,11 @@ class Reject:
     def is_of_file(self) -> bool:
         """Whether it stands for a part of the file, of an unknown number of records."""
         return self.reason in FILE_REASONS
+
+    @property
+    def is_without_text(self) -> bool:
+        """Whether it stands for a record that could be read, and is no document."""
+        return self.reason in NO_TEXT_REASONS
 
 
 class RawRecord(Protocol):

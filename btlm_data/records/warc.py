@@ -1,8 +1,9 @@
 """WARC and WET (ISO 28500): a document a web page, by `fastwarc` and `resiliparse` (the extra `warc`).
 
 A response of status 200 whose content is HTML or plain text gives its main text; a conversion record (WET)
-gives its text as it is. Requests, metadata, other answers and other content are no documents. The offset of a
-record is that of its first byte in the decompressed file; `lines` count the records of both kinds.
+gives its text as it is. Other answers (`answer_not_ok`), other content and the other kinds of records that hold
+what a server sent (`not_text`) are rejects; requests and metadata are passed over. The offset of a record is that
+of its first byte in the decompressed file; `lines` count documents and rejects.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from btlm_data.records.stream import open_stream
 from btlm_data.records.warc_records import WarcRecord, warc_records
 
 _KINDS = frozenset({"response", "conversion"})
+_KINDS_OF_CONTENT = frozenset({"resource", "revisit", "continuation"})
 _TEXT_TYPES = ("text/html", "application/xhtml+xml", "text/plain", "")
 _MAX_HEADER_BYTES = 2**16
 
@@ -72,12 +74,18 @@ def _read(request: ReadRequest) -> Iterator[RecordBatch]:
 
 
 def _records(request: ReadRequest) -> Iterator[WarcRecord | Reject]:
-    """Each response and conversion, and each place that cannot be read; a file without any is one such place."""
+    """Each response and conversion, and a reject for each place that cannot be read and each record of other content.
+
+    A file without any response or conversion is one such place.
+    """
     others, is_empty = 0, True
     with open_stream(request) as stream:
         for record in warc_records(stream, _KINDS, request.options.max_record_bytes):
             if isinstance(record, WarcRecord) and record.kind not in _KINDS:
                 others += 1
+                if record.kind in _KINDS_OF_CONTENT:
+                    detail = f"a WARC record of the type {record.kind}"
+                    yield Reject(0, record.offset, "not_text", detail, record.num_bytes)
                 continue
             is_empty = False
             yield record
@@ -96,16 +104,18 @@ def _raise_unless_about_data(error: BaseException) -> None:
 
 
 def _add(batch: RecordBatch, request: ReadRequest, record: WarcRecord, line: int) -> int:
-    """Add one record's document, if it has one; returns the bytes looked at."""
+    """Add one record's document, or the reason why it has none; returns the bytes looked at."""
     try:
-        text, size = _text(record, request.options.max_record_bytes)
+        text_or_fault, size = _text(record, request.options.max_record_bytes)
     except BaseException as error:
         _raise_unless_about_data(error)
         detail = f"the page cannot be decoded: {error}"[:300]
         add_reject(batch, Reject(line, record.offset, "malformed_record", detail, record.num_bytes))
         return record.num_bytes
-    if text is None:
+    if not isinstance(text_or_fault, str):
+        add_reject(batch, Reject(line, record.offset, *text_or_fault, record.num_bytes))
         return size
+    text = text_or_fault
     whole = WebRecord(record.headers, text)
     name = request.file.source
     if name is None:
@@ -119,19 +129,21 @@ def _add(batch: RecordBatch, request: ReadRequest, record: WarcRecord, line: int
     return size
 
 
-def _text(record: WarcRecord, max_bytes: int) -> tuple[str | None, int]:
-    """The record's text (None: it is no page of text), and the bytes read for it."""
+def _text(record: WarcRecord, max_bytes: int) -> tuple[str | tuple[str, str], int]:
+    """The record's text, or the reason and detail why it is none, and the bytes looked at."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     if record.kind == "conversion":
         return record.content.decode("utf-8", "replace"), record.num_bytes
     answer, data = _answer(record.content, max_bytes)
-    if answer.http_headers is None or answer.http_headers.status_code != 200:
-        return None, 0
+    status = answer.http_headers.status_code if answer.http_headers is not None else None
+    if status != 200:
+        detail = f"an answer of status {status}" if status is not None else "no answer of a web server"
+        return ("answer_not_ok", detail), len(data)
     kind = (answer.http_content_type or "").split(";")[0].strip().lower()
     if kind not in _TEXT_TYPES:
-        return None, 0
+        return ("not_text", f"content of the type {kind[:100]!r}"), len(data)
     page = bytes_to_str(data, answer.http_charset or detect_encoding(data) or "utf-8")
     if kind == "text/plain":
         return page.encode("utf-8", "replace").decode("utf-8"), len(data)

@@ -211,8 +211,9 @@ class BlockWriter:
         lines = []
         for reject, index in zip(records.block.rejects, records.reject_files, strict=True):
             name = self.ranges[index].file.name
+            is_fault = not reject.is_without_text
             if (
-                self.settings.strict and self.ranges[index].start == 0
+                self.settings.strict and is_fault and self.ranges[index].start == 0
             ):  # elsewhere the driver, which knows the line, raises it
                 raise strict_error(name, reject.line, reject.reason, reject.detail)
             self.acquire.add(self.split, UNREADABLE, "in", 1, reject.num_bytes)

@@ -171,6 +171,24 @@ LATER = [
         [1, 2],
     ),
     Case(
+        "answers that are no pages are named, and no fault of the settings",
+        "Common Crawl's crawldiagnostics",
+        files(
+            {
+                "a.warc": warc(
+                    [answer(page(1), "Content-Type: text/html")]
+                    + [answer(page(1)).replace(b"200 OK", b"404 Not Found")] * 12
+                    + [answer(b"\x89PNG", "Content-Type: image/png")]
+                )
+            }
+        ),
+        [1],
+        options=("--strict",),
+        rejects={"answer_not_ok": 12, "not_text": 1},
+        says=("answer not ok 12, not text 1", "13 records without text left out, listed in"),
+        never_says=("could not be read",),
+    ),
+    Case(
         "papers in other spellings",
         "GitHub's names of licences",
         files(

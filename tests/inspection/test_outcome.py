@@ -72,6 +72,8 @@ def test_singular_plural_sets_and_a_corpus_without_samples() -> None:
         ({"folder": "/elsewhere/b"}, "Next: btlm-data inspect /elsewhere/b;"),
         ({"rejected": 1}, "1 record could not be read, listed in"),
         ({"rejected": 2000}, "2,000 records could not be read"),
+        ({"rejected": 1, "without_text": 1, "damaged": 1},
+         "1 record and 1 damaged place could not be read, 1 record without text left out, listed in"),
         ({"warnings": ["The index is old."]}, "Warning: The index is old."),
         ({"folder": "my shards"}, "Next: btlm-data inspect 'my shards'; btlm-data verify 'my shards'"),
         ({"dropped": {}}, "Kept 120 of 130 documents (597 kB of 630 kB of text)."),

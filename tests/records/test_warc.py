@@ -59,6 +59,15 @@ def test_pages_give_their_main_text(tmp_path: Path, name: str) -> None:
     assert batch.records is not None
     assert batch.records[1].fields()["WARC-Target-URI"] == "https://example.org/4"
     assert batch.offsets[0] == len(request)
+    assert [(reject.reason, reject.detail, reject.line) for reject in batch.rejects] == [
+        ("answer_not_ok", "an answer of status 404", 1),
+        ("not_text", "content of the type 'image/png'", 2),
+    ]
+    assert_resumes(path, 100)
+    revisit = record("revisit", b"HTTP/1.1 200 OK\r\n\r\n", "https://example.org/1", "application/http")
+    path = write(tmp_path, "b.warc", page(1), revisit)
+    assert len(texts(path)) == 1
+    assert [reject.detail for reject in rejects(path)] == ["a WARC record of the type revisit"]
 
 
 def test_wet_gives_its_text(tmp_path: Path) -> None:
