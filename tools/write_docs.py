@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from btlm_data.cli import cli
 from btlm_data.recipe.models import Recipe, Settings
+from btlm_train.cli import cli as train_cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import write_performance
@@ -106,14 +107,23 @@ def _meaning(field: Any) -> str:
 def commands() -> str:
     """docs/cli.md."""
     lines = ["# The btlm-data command\n\nWritten from `--help` by `tools/write_docs.py`.\n"]
-    root = click.Context(cli, info_name="btlm-data", max_content_width=120, terminal_width=120)
-    lines.append(f"```text\n{cli.get_help(root)}\n```\n")
-    for name in sorted(cli.commands):
-        context = click.Context(
-            cli.commands[name], info_name=name, parent=root, max_content_width=120, terminal_width=120
-        )
-        lines.append(f"## {name}\n\n```text\n{cli.commands[name].get_help(context)}\n```\n")
+    lines += _help_of(cli, "btlm-data", "")
+    lines.append("# The btlm-train command\n")
+    lines += _help_of(train_cli, "btlm-train", "btlm-train ")
     return "\n".join(lines)
+
+
+def _help_of(program: click.Group, program_name: str, prefix: str) -> list[str]:
+    """The help of a program and of each of its commands, whose headings begin with `prefix`."""
+    root = click.Context(program, info_name=program_name, max_content_width=120, terminal_width=120)
+    lines = [f"```text\n{program.get_help(root)}\n```\n"]
+    for name in sorted(program.commands):
+        command = program.commands[name]
+        context = click.Context(
+            command, info_name=name, parent=root, max_content_width=120, terminal_width=120
+        )
+        lines.append(f"## {prefix}{name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return lines
 
 
 def main() -> None:
