@@ -369,7 +369,7 @@ class SeenSampleOfTest(NamedTuple):
 # In a browser -----------------------------------------------------------------------------------------------------
 
 PAGES = ["/", "/0/report", "/0/sample?split=train&n=0", "/0/documents", "/0/document?split=train&row=2",
-         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/0/search?by=id&q=nothing", "/run/0", "/training", "/training?step=1&batch_index=1", "/0/sample?n=999999"]  # fmt: skip
+         f"/0/search?q={quote(PLANTED)}", "/0/pairs?n=0", "/compare?a=0&b=1", "/0/dropped", "/0/search?by=cluster&q=30", "/0/search?by=id&q=nothing", "/run/0", "/training", "/training?step=1&batch_index=1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -384,6 +384,17 @@ def test_pages_are_quiet_narrow_and_accessible(
     watched.page.set_viewport_size({"width": 375, "height": 800})
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= 375
     assert browser.open(address + path, dark=True).problems == [], "also under its policy"
+
+
+@pytest.mark.parametrize("path", ["/0/sample?n=999999", "/nothing"])
+def test_pages_that_refuse_are_narrow_and_accessible(
+    address: str, browser: Browser, find_faults: Callable[[Any], list[str]], path: str
+) -> None:
+    watched = browser.open(address + path, bypass_csp=True, width=375)
+    assert all("404 (Not Found)" in problem for problem in watched.problems), "Chromium tells of the status"
+    assert watched.page.locator("[role=alert]").count() == 1
+    assert find_faults(watched.page) == []
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_long_names_do_not_break_a_narrow_page(address: str, browser: Browser) -> None:
