@@ -99,8 +99,11 @@ def test_every_file_is_on_the_page_of_formats() -> None:
 
 
 def test_every_error_and_exit_code_is_on_its_page() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    kinds = [kind for kind in kinds if issubclass(kind, errors.BtlmError) and kind is not errors.BtlmError]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.BtlmError) and kind is not errors.BtlmError
+    ]
     assert len(kinds) >= 7
     for kind in kinds:
         assert f"\n| {kind.exit_code} | `{kind.__name__}` |" in page("reference.md"), kind
