@@ -78,7 +78,9 @@ def test_a_narrow_screen_never_scrolls_sideways(shards: Path, browser: Browser, 
 
 
 def test_it_prints(shards: Path, browser: Browser) -> None:
-    page = browser.open((shards / "report.html").as_uri()).page
+    width = 688  # CSS pixels of A4 between its margins
+    page = browser.open((shards / "report.html").as_uri(), width=width).page
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "no column is cut"
     assert page.pdf().startswith(b"%PDF")
