@@ -13,6 +13,7 @@ import click
 import pytest
 
 from btlm_data.cli import cli
+from btlm_train.cli import cli as train_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -223,6 +224,13 @@ def test_verbose_quiet_and_log_file_stand_before_or_after_the_command(tmp_path: 
     refused = run(*options, "--log-file", "no/such/folder/log.txt", cwd=tmp_path)
     assert refused.returncode == 4
     assert "--log-file" in refused.stderr
+
+
+@pytest.mark.parametrize("program", [cli, train_cli], ids=["btlm-data", "btlm-train"])
+def test_every_command_takes_the_options_of_logging(program: click.Group) -> None:
+    for name, command in program.commands.items():
+        options = {spelling for option in command.params for spelling in option.opts}
+        assert {"-v", "-q", "--log-file"} <= options, f"{name} takes them only before its name"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="ulimit is a Unix shell's")

@@ -6,12 +6,12 @@ from typing import Literal
 
 import click
 
-from btlm_data import terminal
+from btlm_data import entry, terminal
 from btlm_data.commands import shared
 from btlm_data.errors import ConfigError
 
 
-@click.command("dedupe-curve")
+@click.command("dedupe-curve", cls=entry.Command)
 @click.option(
     "--bands", type=click.IntRange(1, 4096), help="Bands of a signature.  [default: 16, or the preset's]"
 )
@@ -59,7 +59,7 @@ def dedupe_curve(
         terminal.echo(curve.proposals(threshold, num_perm))
 
 
-@click.command("dedupe-report")
+@click.command("dedupe-report", cls=entry.Command)
 @click.argument("path", metavar="WORKDIR|DATASET")
 @click.option(
     "--threshold",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from btlm_data import terminal
+from btlm_data import entry, terminal
 from btlm_data.commands import shared
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--to",
@@ -49,7 +49,7 @@ def export(path: Path, to: str, out: Path, splits: tuple[str, ...], overwrite: b
             )
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("target", metavar="hf://datasets/ORG/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it does not exist yet.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SPLIT = entry.Completed(lambda: SPLITS)
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--sample",
@@ -116,7 +116,7 @@ def trace(
                 terminal.echo(text)
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--list", "listed", type=click.Path(path_type=Path), metavar="FILE",
               help="The documents to remove, one a line: an id, a URL or a hash, or JSON as for `trace --list`.")  # fmt: skip
@@ -193,7 +193,7 @@ def forget(
         terminal.echo(text)
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--where", "where", required=True, metavar="EXPRESSION",
               help="The documents to take: an expression in SQL over documents.parquet (docs/reselect.md).")  # fmt: skip

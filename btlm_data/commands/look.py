@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from btlm_data import terminal
+from btlm_data import entry, terminal
 from btlm_data.commands import shared
 from btlm_data.errors import ConfigError, install_command
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
 @click.option(
@@ -142,7 +142,7 @@ def _inspect_duplicates(
         duplicates.render(chosen, terminal.console())
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
 @click.option(
@@ -182,7 +182,7 @@ def serve(paths: tuple[Path, ...], host: str, port: int, run: Path | None) -> No
     app.listen(paths, host, port, ready, run)
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("left", type=click.Path(path_type=Path))
 @click.argument("right", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")

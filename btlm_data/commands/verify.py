@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from btlm_data import terminal
+from btlm_data import entry, terminal
 from btlm_data.commands import shared
 from btlm_data.errors import ConfigError, InputError
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--source",
@@ -69,23 +69,24 @@ def verify(
     from btlm_data.inspection.check import Check, show, summary
 
     console, start = terminal.console(), perf_counter()
+    is_quiet = entry.is_quiet(click.get_current_context())
 
     def report(check: Check) -> None:
         if as_json:
             terminal.echo(terminal.to_json(dataclasses.asdict(check)))
-        else:
+        elif not check.ok or not is_quiet:
             show(check, console)
 
     checks = verification.verify(
         shared.existing(path), report, source, signers, verification.Again(deep or 0, removals or 0)
     )
     if not as_json:
-        show(summary(checks, perf_counter() - start), console)
+        report(summary(checks, perf_counter() - start))
     if not verification.passed(checks):
         sys.exit(1)
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--key",

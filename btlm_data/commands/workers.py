@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from btlm_data import terminal
+from btlm_data import entry, terminal
 from btlm_data.commands import shared
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("work_dir", metavar="WORKDIR")
 @click.option(
     "--rank",
@@ -54,7 +54,7 @@ def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
     terminal.echo(f"This worker did {counted(done, 'task')}.")
 
 
-@click.command()
+@click.command(cls=entry.Command)
 @click.argument("work_dir", metavar="WORKDIR")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds until the run is over.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")

@@ -105,6 +105,19 @@ def test_a_flipped_bit_fails_the_checksum(sound: Path) -> None:
     assert found["checksums"].startswith("train/data-00000.h5: sha256 ")
 
 
+def test_a_shard_open_for_writing_elsewhere_is_named_as_that(sound: Path) -> None:
+    path = sound / "train/data-00000.h5"
+    with h5py.File(path, "r+"):
+        found = failures(sound)
+        assert list(found) == ["checksums"]
+        assert "its data are right, but a program has it open for writing" in found["checksums"]
+        marked = bytearray(path.read_bytes())
+    assert failures(sound) == {}
+    marked[len(marked) // 2] ^= 4
+    path.write_bytes(marked)
+    assert failures(sound)["checksums"].startswith("train/data-00000.h5: sha256 ")
+
+
 def test_a_mask_value_is_named(sound: Path) -> None:
     edit_shard(sound, "train/data-00001.h5", set_cell(3, 1, 5, 2))
     found = failures(sound)
