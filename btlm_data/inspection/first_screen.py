@@ -229,4 +229,8 @@ def _unknown(report: Report, limits: _Limits) -> RenderableType:
 
 
 def _short(line: str, chars: int) -> str:
-    return line if len(line) <= chars else line[: chars - 3] + "..."
+    """The line, or what of its words is in `chars` characters with `...` behind."""
+    if len(line) <= chars:
+        return line
+    words = line[: chars - 3].rpartition(" ")[0]
+    return f"{words} ..." if 2 * len(words) > chars else line[: chars - 3] + "..."

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from btlm_data import pipeline
+from btlm_data.cli import cli
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import render, summary
 from btlm_data.inspection.check import Check
@@ -159,6 +162,9 @@ def test_vsl_packed_in_several_windows(tmp_path: Path, corpus: Path, monkeypatch
 def test_a_stopped_run_says_how_far_it_has_come(tmp_path: Path, corpus: Path) -> None:
     prepare(corpus, tmp_path / "shards", "--seq-len", "128", "--stop-after", "dedupe")
     assert "Tasks done by step: clean " in inspect(tmp_path / "shards")["unknown"][0]
+    result = CliRunner().invoke(cli, ["inspect", str(tmp_path / "shards")])
+    assert result.output.count("\n") <= 40
+    assert not re.search(r"\w\.\.\.", result.output)
 
 
 def test_disjoint_sets(tmp_path: Path, corpus: Path) -> None:
