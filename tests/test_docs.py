@@ -186,7 +186,7 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
 
 
 # Pages about a finished dataset, whose commands run in this process, one after the other, on a copy of one dataset.
-ON_A_DATASET = ("cluster.md", "dedupe.md", "large-runs.md", "reselect.md", "trace.md")
+ON_A_DATASET = ("cluster.md", "dedupe.md", "large-runs.md", "reselect.md", "trace.md", "training.md")
 _NEEDS_TRAINING = (
     "needs minutes of training; tests/train runs the command on models of a few thousand parameters"
 )
@@ -197,16 +197,12 @@ NOT_RUN = {
         "system beside it; tests/engine/test_engines.py runs each engine",
         "btlm-data worker": "needs a run beside it; tests/engine/test_engines.py has both",
     },
-    "export.md": {"btlm-data push": "needs the hub; tests/test_export.py pushes to one on loopback"},
+    "export.md": {"btlm-data push": "needs the hub; tests/pages/test_cards.py pushes to one on loopback"},
     "trace.md": {
         "btlm-data trace shards/ --id doc-17 --run": _NEEDS_TRAINING,
         "btlm-train batch": _NEEDS_TRAINING,
     },
-    "training.md": {
-        "btlm-data prepare --source sample --seq-len 2048": "the first command of index.md, which runs it",
-        "btlm-data run pipelines": "downloads RedPajama's sample; tests/recipe runs recipes",
-        "btlm-train": _NEEDS_TRAINING,
-    },
+    "training.md": {"btlm-train": _NEEDS_TRAINING},
 }
 _WORDS = re.findall(
     r"\w+",
@@ -283,6 +279,7 @@ def test_pages_about_a_dataset_run_as_printed(
 ) -> None:
     folder = tmp_path / "here"
     shutil.copytree(folder_with_a_dataset, folder)
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "100")
     commands = [
