@@ -7,13 +7,17 @@ Nothing of it is installed or running elsewhere: ports and folders are its own, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "sinfo", "squeue", "scancel", "scontrol")
 CONFIGURATION = """
@@ -77,6 +81,7 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **environment},
+            preexec_fn=_die_with_this_process,
         )
         for program, more in (("slurmctld", ["-c"]), ("slurmd", ["-N", host, "-c"]))
     ]
@@ -90,12 +95,37 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
             check=False,
             capture_output=True,
         )
+        _end_steps(environment)
         for daemon in reversed(daemons):
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 daemon.wait(timeout=10)
             daemon.kill()
             daemon.wait()
+
+
+def _die_with_this_process() -> None:
+    """Have the system end a daemon when the tests are killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _end_steps(environment: dict[str, str]) -> None:
+    """Wait until the jobs that were cancelled are gone; end what does not go. A slurmstepd whose slurmctld is gone
+    stays.
+    """
+    own = environment["SLURM_CONF"]
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "slurmstepd":
+                family = [process, *process.children(recursive=True)]
+                if any(one.environ().get("SLURM_CONF") == own for one in family):
+                    found.append(process)
+    _, left = psutil.wait_procs(found, timeout=15)
+    for step in left:
+        for process in [*step.children(recursive=True), step]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:

@@ -47,6 +47,14 @@ class Lost:
     log: str = ""
 
 
+class LostError(Exception):
+    """The worker of a job ended before the job; reason and log as in `Lost`."""
+
+    def __init__(self, reason: str, log: str = "") -> None:
+        super().__init__(reason)
+        self.log = log
+
+
 class Engine(Protocol):
     """Runs jobs, wherever. It alone knows how many workers there are; receipts alone say what is done."""
 

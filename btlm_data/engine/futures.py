@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from btlm_data.engine import published
-from btlm_data.engine.base import Lost
+from btlm_data.engine.base import Lost, LostError
 from btlm_data.engine.execute import Job
 from btlm_data.engine.published import Pointer
 from btlm_data.engine.receipts import Receipt
@@ -19,10 +19,6 @@ F = TypeVar("F")
 _POLL_SECONDS = 0.2
 PATIENCE = 60.0  # seconds without the first result before it is said why
 logger = logging.getLogger(__name__)
-
-
-class LostError(Exception):
-    """The worker of a job ended before the job; the message says how."""
 
 
 class Pool(Protocol[F]):
@@ -81,9 +77,8 @@ class Futures(Generic[F]):
 
     def _ended(self, future: F, job: Job) -> Receipt | Lost:
         try:
-            data = self._pool.result(future)
+            receipt = published.outcome(self._pool.result(future))
         except LostError as error:
-            return Lost(job, str(error))
-        receipt = published.outcome(data)
+            return Lost(job, str(error), error.log)
         self.done += job.task.weight
         return receipt

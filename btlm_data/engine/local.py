@@ -39,10 +39,14 @@ _NAME_BYTES = 512  # of the file that a worker reads: its end is what tells file
 
 
 class LocalEngine:
-    """A pool of `workers` processes for the whole run. Use as a context manager."""
+    """A pool of `workers` processes for the whole run. Use as a context manager.
 
-    def __init__(self, settings: EngineSettings) -> None:
+    apart: also one worker is a process of its own, so that its death leaves this process.
+    """
+
+    def __init__(self, settings: EngineSettings, *, apart: bool = False) -> None:
         self.workers = settings.workers
+        self._has_processes = apart or settings.workers > 1
         self._nursery: _Nursery | None = None
         self._pool: list[_Worker] = []
         forks = sys.platform == "linux" and threading.active_count() == 1
@@ -62,7 +66,7 @@ class LocalEngine:
         """Make the nursery now: before this process has threads, and after it has loaded what workers should
         have.
         """
-        if self._nursery is None and self.workers > 1:
+        if self._nursery is None and self._has_processes:
             self._nursery = _Nursery(self._context, self._progress, self._reading)
 
     def progress(self) -> int:
@@ -71,7 +75,7 @@ class LocalEngine:
 
     def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | Lost | None]:
         """Do the jobs; None is yielded about five times a second so that a bar can move."""
-        if self.workers == 1:
+        if not self._has_processes:
             for job in jobs:
                 yield execute(job, self._count)
             return
@@ -146,6 +150,10 @@ class LocalEngine:
 
     def _count(self, amount: int) -> None:
         self._progress[self.workers] += amount
+
+
+class NurseryError(BtlmError):
+    """The process that starts workers is gone."""
 
 
 class _InWorkerError(Exception):
@@ -223,7 +231,7 @@ class _Nursery:
         child_end.close()
 
     def make(self, slot: int) -> _Worker:
-        """A new worker. Raises BtlmError if the nursery is gone."""
+        """A new worker. Raises NurseryError if the nursery is gone."""
         parent_end, child_end = multiprocessing.Pipe()
         trace = tempfile.TemporaryFile()  # noqa: SIM115 - the worker has it as long as it lives
         with contextlib.ExitStack() as on_failure:
@@ -255,7 +263,7 @@ class _Nursery:
             answer = b""
         if answer:
             return int(answer)
-        raise BtlmError(
+        raise NurseryError(
             "The process that starts worker processes was killed (often because the system ran out of memory). "
             "Rerun the same command with fewer --workers or a smaller --memory; it continues from here."
         )

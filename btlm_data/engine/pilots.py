@@ -3,6 +3,8 @@
 The site file (--cluster, engine/site.py) says which batch system, how many nodes and for how long. Parsl
 starts pilot jobs there, in which processes wait for tasks; a task gets a `Pointer` and returns a receipt.
 Parsl's retries are off, so that tasks are tried again by the one rule that all engines share (failures.py).
+A task runs in a process of its own below Parsl's, and a keeper ends a pilot job that is broken or left alone
+(pilot_node.py); Parsl then starts another, as long as there is work.
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from btlm_data.engine import published
-from btlm_data.engine.base import EngineSettings, Lost
+from btlm_data.engine.base import EngineSettings, Lost, LostError
 from btlm_data.engine.execute import Job
-from btlm_data.engine.futures import Futures, LostError
+from btlm_data.engine.futures import Futures
 from btlm_data.engine.published import Pointer
 from btlm_data.engine.receipts import Receipt
 from btlm_data.engine.site import Site, read_site
 from btlm_data.errors import ConfigError, install_command
 
 Future = concurrent.futures.Future[Any]
-_HEARTBEAT, _HEARTBEAT_LIMIT = 10, 60  # seconds: after the limit without one a node counts as lost
+_HEARTBEAT, _HEARTBEAT_LIMIT = 5, 60  # seconds: after the limit without one a node counts as lost
+_LOCAL_LIMIT = 5  # seconds without the run after which a pilot job on its own machine ends
 
 
 class PilotEngine:
@@ -101,9 +104,15 @@ class PilotEngine:
 def make_executor(site: Site, settings: EngineSettings) -> Any:
     """Parsl's executor for a site."""
     from parsl.executors import HighThroughputExecutor
+    from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 
+    from btlm_data.engine import pilot_node
+
+    limit = _LOCAL_LIMIT if site.provider == "local" else _HEARTBEAT_LIMIT
     return HighThroughputExecutor(
         label="btlm",
+        launch_cmd=pilot_node.launch_command(DEFAULT_LAUNCH_CMD, Path(sys.executable).name, limit),
+        interchange_launch_cmd=pilot_node.interchange_command(),
         address="127.0.0.1" if site.provider == "local" else site.address,
         provider=site.make_provider(),
         max_workers_per_node=site.workers_per_node,
@@ -123,7 +132,7 @@ class _ParslPool:
         from parsl import python_app
 
         self._executor, self._site, self.window = executor, site, window
-        self._do = python_app(published.do, data_flow_kernel=kernel, executors=["btlm"], cache=False)
+        self._do = python_app(published.do_apart, data_flow_kernel=kernel, executors=["btlm"], cache=False)
 
     def submit(self, pointer: Pointer) -> Future:
         """Start an app."""

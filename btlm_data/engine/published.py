@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,7 +22,9 @@ import msgspec
 
 from btlm_data import errors
 from btlm_data.engine import values
+from btlm_data.engine.base import EngineSettings, Lost, LostError
 from btlm_data.engine.execute import Job, execute
+from btlm_data.engine.local import LocalEngine, NurseryError
 from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import BtlmError, DataError
 from btlm_data.fingerprint import digest
@@ -143,9 +145,11 @@ def _head(work: str, jobs: str, length: int) -> tuple[str, int, Any, Any, Locati
     return step, version, values.decode(function), values.decode(settings), values.decode(locations)
 
 
-def do(pointer: Pointer) -> bytes:
+def do(pointer: Pointer, execute: Callable[[Job], Receipt] = execute) -> bytes:
     """Do a job in this process; returns the receipt, or the error, as `outcome` reads it. Raises nothing but
     for SystemExit.
+
+    execute: what does it.
     """
     worker = _worker(pointer.work)
     try:
@@ -159,6 +163,34 @@ def do(pointer: Pointer) -> bytes:
         return encode_error(error)
     finally:
         worker.release(job.step, job.task.id)
+
+
+def do_apart(pointer: Pointer) -> bytes:
+    """As `do`, but in a process below this one: what kills the task leaves this process, and `outcome` raises
+    LostError.
+    """
+    _apart().start()  # before this process has a thread
+    return do(pointer, _execute_apart)
+
+
+def _execute_apart(job: Job) -> Receipt:
+    """Do a job in the process below. Raises LostError if that ended before the job."""
+    try:
+        for ended in _apart().map([job]):
+            if isinstance(ended, Lost):
+                raise LostError(ended.reason, ended.log)
+            if ended is not None:
+                return ended
+    except NurseryError as error:
+        _apart().kill()
+        _apart.cache_clear()
+        raise LostError(str(error)) from error
+    raise AssertionError("a job has ended without an end")
+
+
+@lru_cache(maxsize=1)
+def _apart() -> LocalEngine:
+    return LocalEngine(EngineSettings(workers=1), apart=True)
 
 
 @lru_cache(maxsize=4)
@@ -175,6 +207,8 @@ def outcome(data: bytes) -> Receipt:
     kind, message, traceback_text = value["error"], value["message"], value["traceback"]
     cls = getattr(errors, kind, None)
     error: Exception
+    if kind == "LostError":
+        raise LostError(message, value["log"])
     if kind == "DamagedError":
         error = DamagedError(message, Artifact(*value["artifact"]))
     elif isinstance(cls, type) and issubclass(cls, BtlmError):
@@ -188,6 +222,8 @@ def encode_error(error: BaseException) -> bytes:
     """An error as `outcome` reads it."""
     value: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
     value["traceback"] = "".join(traceback.format_exception(error))[-20_000:]
+    if isinstance(error, LostError):
+        value["log"] = error.log
     if isinstance(error, DamagedError):
         value["artifact"] = list(error.artifact)
     return msgspec.json.encode(value)

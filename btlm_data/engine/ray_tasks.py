@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from btlm_data.engine import published
-from btlm_data.engine.base import EngineSettings, Lost
+from btlm_data.engine.base import EngineSettings, Lost, LostError
 from btlm_data.engine.execute import Job
-from btlm_data.engine.futures import Futures, LostError
+from btlm_data.engine.futures import Futures
 from btlm_data.engine.published import Pointer
 from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import ConfigError, install_command

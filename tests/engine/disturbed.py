@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import psutil
 
+MANAGER = "process_worker_pool.py"
+MARK = "BTLM_TEST_RUN"  # in the environment of a driver and of all that it starts
+MARKS: dict[int, str] = {}  # of each driver that was started
 ROOT = Path(__file__).resolve().parents[2]
 POISON = "this text kills the process that reads it"
 FILTER = f"""
@@ -70,14 +74,17 @@ class Site:
     def start(self, out: Path, *options: str) -> subprocess.Popen[str]:
         """Start the driver."""
         command = [sys.executable, "-m", "btlm_data", "prepare", "--out", str(out), *options, *self.options]
-        return subprocess.Popen(
+        mark = secrets.token_hex(8)
+        driver = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self._environment(),
+            env={**self._environment(), MARK: mark},
             cwd=out.parent,
         )
+        MARKS[driver.pid] = mark
+        return driver
 
     def start_helper(self, out: Path, number: int) -> subprocess.Popen[str]:
         """Start a free worker."""
@@ -151,21 +158,45 @@ def killing(find: Callable[[], Sequence[psutil.Process]], every: float, most: in
 
 def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Process]:
     """The processes that do the tasks of a run."""
-    try:
-        below = psutil.Process(driver.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
     if engine == "local":
+        try:
+            below = psutil.Process(driver.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
         return [process for process in below if process.ppid() != driver.pid]
+    if engine == "ray":
+        return [process for process in psutil.process_iter() if _command(process).startswith("ray::")]
+    return [worker for manager in managers_of(driver) for worker in _tasks_below(manager)]
+
+
+def managers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Parsl's manager of each pilot job of a run."""
+    return [process for process in left_of(driver) if MANAGER in _command(process).split(" ")[1]]
+
+
+def _tasks_below(manager: psutil.Process) -> list[psutil.Process]:
+    """Below each process of Parsl one makes processes for tasks, and that one's children do them."""
+    with contextlib.suppress(psutil.Error):
+        below = manager.children(recursive=True)
+        makers = {one.pid for own in manager.children() for one in own.children()}
+        return [process for process in below if process.ppid() in makers]
+    return []
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) + "  "
+    except psutil.Error:
+        return "  "
+
+
+def left_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Every other process that has the environment of a run's driver: all that it started, wherever they are."""
     found = []
-    for process in psutil.process_iter(["cmdline", "name"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if engine == "ray" and line.startswith("ray::"):
-            found.append(process)
-        if engine == "parsl" and "process_worker_pool" in line:
-            with contextlib.suppress(psutil.Error):
-                children = process.children(recursive=True)
-                found += [one for one in children if "resource_tracker" not in " ".join(one.cmdline())]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != driver.pid and process.environ().get(MARK) == MARKS[driver.pid]:
+                found.append(process)
     return found
 
 

@@ -31,7 +31,7 @@ from btlm_data.storage import open_store
 from btlm_data.storage.claims import CLAIMS, Watch, working
 from tests import slurm
 from tests.engine import disturbed
-from tests.engine.disturbed import Site, contents, finish, helped, killing, workers_of
+from tests.engine.disturbed import Site, contents, finish, helped, killing, left_of, managers_of, workers_of
 
 SAMPLE = ["--source", "sample", "--seq-len", "512", "--samples-per-file", "700"]
 
@@ -354,7 +354,7 @@ def workers_killed(site: Site, engine: str, corpus: Path, out: Path) -> None:
             code, words = finish(driver)
         if code == 5:  # one task was hit three times: the same command, undisturbed, does what is left
             code, words = finish(site.start(out, *recipe(corpus)))
-    assert killed
+    assert killed, "no worker was found to kill"
     assert code == 0, words
 
 
@@ -364,6 +364,8 @@ def driver_killed(site: Site, engine: str, corpus: Path, out: Path) -> None:
             driver = site.start(out, *recipe(corpus))
             time.sleep(seconds)
             driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            disturbed.wait_for(lambda driver=driver: not left_of(driver), 120)  # type: ignore[misc]
             driver.communicate()
         code, words = finish(site.start(out, *recipe(corpus)))
     assert code == 0, words
@@ -394,10 +396,10 @@ def node_lost(site: Site, engine: str, corpus: Path, out: Path) -> None:
             helpers[0].kill()
         else:
             disturbed.wait_for(lambda: len(workers_of(driver, "parsl")) >= 2, 120)
-            worker = workers_of(driver, "parsl")[0]
-            managers = [one for one in worker.parents() if "process_worker_pool" in " ".join(one.cmdline())]
-            for process in [*managers, worker]:
-                process.kill()
+            manager = managers_of(driver)[0]
+            for process in [manager.parent(), manager, *manager.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
         code, words = finish(driver)
     assert code == 0, words
 

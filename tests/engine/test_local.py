@@ -177,9 +177,13 @@ def test_a_driver_that_is_stopped_leaves_no_workers(tmp_path: Path, number: int,
     )
     assert run.stdout is not None
     assert run.stdout.readline() == b"started\n"
+    driver, start = psutil.Process(run.pid), time.perf_counter()
+    while (
+        len(workers := driver.children(recursive=True)) < 3
+    ):  # two workers, and the process that starts them
+        assert time.perf_counter() - start < 30
+        time.sleep(0.05)
     time.sleep(0.3)
-    workers = psutil.Process(run.pid).children(recursive=True)
-    assert len(workers) == 3, "two workers, and the process that starts them"
     start = time.perf_counter()
     run.send_signal(number)  # to the driver alone
     run.communicate(timeout=20)

@@ -1,0 +1,145 @@
+"""Pilot jobs: a task that dies leaves its node, a broken node ends, and a killed driver leaves no process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from btlm_data.engine import published
+from btlm_data.engine.base import LostError
+from btlm_data.engine.published import Pointer
+from btlm_data.engine.receipts import Receipt
+from btlm_data.errors import InputError
+from btlm_data.storage import open_store
+from btlm_data.storage.claims import CLAIMS, working
+from tests.engine import disturbed
+from tests.engine.disturbed import Site, left_of, workers_of
+from tests.engine.test_local import jobs
+
+
+@pytest.fixture
+def apart() -> Iterator[None]:
+    yield
+    published._apart().kill()
+    published._apart.cache_clear()
+
+
+def test_a_task_that_dies_leaves_the_process_that_handed_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: None
+) -> None:
+    made = jobs(tmp_path, {"die": signal.SIGKILL}, {"raise": True}, {}, {"sleep": 30}, {})
+    with working(open_store(tmp_path)) as worker:
+        monkeypatch.setattr(published, "_worker", lambda work: worker)
+        monkeypatch.setattr(published, "load", lambda pointer: made[pointer.offset])
+
+        def do(number: int) -> Receipt:
+            return published.outcome(published.do_apart(Pointer(str(tmp_path), "", 0, number, 0)))
+
+        with pytest.raises(LostError, match="its worker was killed"):
+            do(0)
+        with pytest.raises(InputError, match="The third record is bad"):
+            do(1)
+        first = do(2)
+        assert first.counts["extra"]["pid"] != os.getpid()
+        maker = psutil.Process(first.counts["extra"]["pid"]).parent()
+        threading.Timer(0.3, maker.kill).start()
+        with pytest.raises(LostError, match="process that starts worker processes was killed"):
+            do(3)
+        assert do(4).task == made[4].task.id
+        assert not list((tmp_path / CLAIMS).rglob("0*"))
+
+
+# The keeper of a node ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def keeping(limit: float, code: str) -> Iterator[tuple[socket.socket, psutil.Popen, list[psutil.Process]]]:
+    """A keeper of a manager of two processes with one each; gives the run that it watches, it, and all below it."""
+    with socket.create_server(("127.0.0.1", 0)) as run:
+        options = ["--limit", str(limit), "--addresses", "127.0.0.1", "--port", str(run.getsockname()[1])]
+        command = [sys.executable, "-m", "btlm_data.engine.pilot_node", "keep", *options, "--"]
+        keeper = psutil.Popen([*command, sys.executable, "-c", code])
+        try:
+            disturbed.wait_for(lambda: len(keeper.children(recursive=True)) == 5, 30)
+            time.sleep(1.2)  # it has looked
+            yield run, keeper, keeper.children(recursive=True)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                keeper.kill()
+            keeper.wait()
+
+
+MANAGER = """
+import subprocess, sys, time
+for _ in range(2):
+    subprocess.Popen([sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '300'])"])
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "a process of the manager",
+        "the run",
+        pytest.param("the manager", marks=pytest.mark.stress),
+        pytest.param("the keeper", marks=pytest.mark.stress),
+    ],
+)
+def test_a_broken_node_ends_and_leaves_no_process(gone: str) -> None:
+    with keeping(1.0, MANAGER) as (run, keeper, below):
+        [manager] = keeper.children()
+        if gone == "the run":
+            run.close()
+        else:
+            victims = {
+                "a process of the manager": manager.children()[0],
+                "the manager": manager,
+                "the keeper": keeper,
+            }
+            victims[gone].kill()
+        assert keeper.wait(timeout=20) == (-signal.SIGKILL if gone == "the keeper" else 0)
+        left = [process for process in below if process.is_running()]
+        if gone == "the keeper":
+            disturbed.wait_for(lambda: not manager.is_running(), 10)
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        else:
+            assert left == []
+
+
+def test_a_manager_that_does_not_start_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--limit", "60", "--addresses", "127.0.0.1", "--port", "1", "--"]
+    command = [sys.executable, "-m", "btlm_data.engine.pilot_node", "keep", *options]
+    assert subprocess.run([*command, sys.executable, "-c", "exit(7)"], check=False).returncode == 7
+
+
+# A killed driver ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.stress), "parsl"])
+def test_a_killed_driver_leaves_no_process(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip("parsl")
+    driver = Site(["--engine", engine, "--workers", "2"]).start(
+        tmp_path / "out", "--source", "sample", "--seq-len", "64"
+    )
+    try:
+        disturbed.wait_for(lambda: len(workers_of(driver, engine)) > 0, 200)
+        assert left_of(driver)
+    finally:
+        driver.kill()
+        driver.wait()
+    disturbed.wait_for(lambda: not left_of(driver), 60)
+    driver.communicate()
