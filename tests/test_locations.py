@@ -87,7 +87,7 @@ def test_every_task_in_a_fresh_interpreter_elsewhere(
     done: list[int] = []
     monkeypatch.setattr(FreshEngine, "__exit__", lambda self, *_: done.append(self.num_jobs))
     monkeypatch.chdir(tmp_path)
-    run("out", run__memory="40KB", source__files=1)
+    run("out", run__memory="1MB", source__files=1)
     assert done[0] > 12
     monkeypatch.undo()
     run(tmp_path / "whole", source__files=1)

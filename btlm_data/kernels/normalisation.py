@@ -50,49 +50,26 @@ def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array
     None. A capital sigma's lower case depends on its neighbours, so documents with one go through
     `str.lower`; all others never leave the buffer. utf8: (bytes,) uint8; offsets: (n + 1,) int64.
     """
-    n = _run_normalise(utf8, offsets)
-    sigmas = np.flatnonzero(n.num_chars < 0)
-    if not len(sigmas):
-        return n
-    bounds = offsets.tolist()
-    original = (
-        texts[d] if texts is not None else utf8[bounds[d] : bounds[d + 1]].tobytes().decode()
-        for d in sigmas.tolist()
-    )
-    lowered = [text.lower().encode() for text in original]
-    lengths = np.cumsum([len(text) for text in lowered])
-    return _replace(
-        n,
-        sigmas,
-        _run_normalise(
-            np.frombuffer(b"".join(lowered), np.uint8), np.concatenate((np.zeros(1, np.int64), lengths))
-        ),
-    )
-
-
-def _run_normalise(utf8: UInt8Array, offsets: Int64Array) -> Normalised:
     check_offsets(offsets, len(utf8), "The offsets of documents")
     # Lower case can be longer: two bytes become three (U+023A), never more.
     out = np.empty(len(utf8) + len(utf8) // 2 + 1, np.uint8)
     new_offsets = np.zeros(len(offsets), np.int64)
     num_chars = np.zeros(len(offsets) - 1, np.int64)
-    _normalise(readonly(utf8), readonly(offsets), *_case_tables(), out, new_offsets, num_chars)
-    return Normalised(out[: new_offsets[-1]], new_offsets, num_chars)
-
-
-def _replace(n: Normalised, documents: Int64Array, by: Normalised) -> Normalised:
-    """`n` with document documents[k] replaced by by's document k."""
-    pieces: list[UInt8Array] = []
-    lengths, num_chars = np.diff(n.offsets), n.num_chars.copy()
-    lengths[documents], num_chars[documents] = np.diff(by.offsets), by.num_chars
-    done = 0
-    for k, d in enumerate(documents):
-        pieces += [n.utf8[done : n.offsets[d]], by.utf8[by.offsets[k] : by.offsets[k + 1]]]
-        done = int(n.offsets[d + 1])
-    pieces.append(n.utf8[done:])
-    return Normalised(
-        np.concatenate(pieces), np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))), num_chars
-    )
+    utf8, offsets = readonly(utf8), readonly(offsets)
+    document = 0
+    while True:
+        document = _normalise(utf8, offsets, document, *_case_tables(), out, new_offsets, num_chars)
+        if document == len(num_chars):
+            return Normalised(out[: new_offsets[-1]], new_offsets, num_chars)
+        begin, end = offsets[document : document + 2]
+        text = texts[document] if texts is not None else utf8[begin:end].tobytes().decode()
+        lowered = readonly(np.frombuffer(text.lower().encode(), np.uint8))
+        at, own_offsets = new_offsets[document], np.zeros(2, np.int64)
+        whole = readonly(np.array([0, len(lowered)], np.int64))
+        own_chars = num_chars[document : document + 1]
+        _normalise(lowered, whole, 0, *_case_tables(), out[at:], own_offsets, own_chars)
+        document += 1
+        new_offsets[document] = at + own_offsets[1]
 
 
 @cache
@@ -119,18 +96,19 @@ def _case_tables() -> tuple[UInt8Array, UInt32Array]:
 def _normalise(
     src: UInt8Array,
     offsets: Int64Array,
+    document: int,
     ascii_table: UInt8Array,
     lower: UInt32Array,
     out: UInt8Array,
     new_offsets: Int64Array,
     num_chars: Int64Array,
-) -> None:
-    """Write every document to `out`; num_chars is -1 for one that holds U+03A3 (what is written of it is of
-    no use).
+) -> int:
+    """Write documents from `document` on to `out`, up to the first that holds U+03A3 or is no text: returns which; else how
+    many there are.
     """
-    j = np.uint64(0)
+    j = np.uint64(new_offsets[document])
     one = np.uint64(1)
-    for d in range(len(offsets) - 1):
+    for d in range(document, len(offsets) - 1):
         first = j
         continuations = np.uint64(0)
         last = np.uint8(0x20)  # as if a space stood before: leading ones vanish
@@ -195,10 +173,13 @@ def _normalise(
                 continuations += new_width - one
                 last = np.uint8(0x80)
             i += width
+        if i < end:
+            return d
         if j > first and last == 0x20:
             j -= one
         new_offsets[d + 1] = np.int64(j)
-        num_chars[d] = np.int64(j - first - continuations) if i >= end else -1
+        num_chars[d] = np.int64(j - first - continuations)
+    return len(offsets) - 1
 
 
 @jit

@@ -42,6 +42,9 @@ def _copy(
     source: UInt8Array, starts: Int64Array, lengths: Int64Array, out: UInt8Array, out_starts: Int64Array
 ) -> None:
     for i in range(len(starts)):
-        begin, to = starts[i], out_starts[i]
-        for k in range(lengths[i]):
+        begin, to = (
+            np.uint64(starts[i]),
+            np.uint64(out_starts[i]),
+        )  # without a sign, so that many bytes move at once
+        for k in range(np.uint64(lengths[i])):
             out[to + k] = source[begin + k]
