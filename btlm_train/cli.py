@@ -400,8 +400,8 @@ def eval_lengths(
 def batch(run: Path, step: int, no_text: bool, as_json: bool) -> None:
     """Show what a step of a run saw: each sample's documents, where they came from, and their text.
 
-    Reads the run's data.json and the shards, which must be where the run read them. `btlm-data trace --run`
-    asks the other way.
+    Reads the run's data.json and the shards, which must be where the run read them. `btlm-data trace`
+    with --run asks the other way.
 
     Example: btlm-train batch runs/tiny --step 12
     """

@@ -203,9 +203,7 @@ def _repetition(points: UInt32Array, bounds: Int64Array, kinds: UInt8Array, out:
     longest = 0
     for d in range(len(bounds) - 1):
         longest = max(longest, bounds[d + 1] - bounds[d])
-    size = 4
-    while size < 2 * (longest // 2 + 2):  # at most every second character begins a word or a line
-        size *= 2
+    size = _slots(longest + 1)  # at most every second character begins a word or a line, the last one too
     keys, counts, lengths_of = np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
     hashes = np.empty(longest // 2 + 2, np.uint64)
     grams = np.empty(longest // 2 + 2, np.uint64)

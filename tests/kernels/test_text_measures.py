@@ -41,6 +41,7 @@ def test_measures_are_those_of_plain_python(texts: list[str]) -> None:
 
 
 @given(TEXTS)
+@example("a - x")
 def test_thresholds_on_measures_decide_as_the_filters(text: str) -> None:
     quality = dict(zip(text_measures.QUALITY, text_measures.quality([text])[0].tolist(), strict=True))
     kept = (
