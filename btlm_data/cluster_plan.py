@@ -19,7 +19,7 @@ from rich.table import Table
 
 from btlm_data.errors import ConfigError
 from btlm_data.estimate import Estimate, peak_work_bytes
-from btlm_data.wording import amount, duration
+from btlm_data.wording import amount, counted, duration
 
 DRIVER_SECONDS = 1e-3  # of the driver for each task; 0.2 to 0.35 ms measured on one machine
 OPEN_REQUESTS = 2  # of a file: its head, and the checksums of its chunks
@@ -219,7 +219,7 @@ def render(plan: ClusterPlan, console: Console) -> None:
         f", {storage.requests_per_second:,.0f} requests/s" if storage.requests_per_second is not None else ""
     )
     console.print(
-        f"on {cluster.cores:,} cores of {cluster.nodes:,} nodes, storage {amount(storage.bytes_per_second, 'B')}/s a node, "
+        f"on {counted(cluster.cores, 'core')} of {counted(cluster.nodes, 'node')}, storage {amount(storage.bytes_per_second, 'B')}/s a node, "
         f"{storage.latency * 1e3:g} ms a request{limit}",
         highlight=False,
         soft_wrap=True,

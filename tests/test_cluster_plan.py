@@ -106,6 +106,8 @@ def test_a_plan_in_words() -> None:
     assert "on 2,048 cores of 32 nodes, storage 2.0 GB/s a node, 1 ms a request, 5,500 requests/s" in shown
     assert re.search(r"all +4 +1 h \d+ min +2.00 +1.0 GB +5.0 TB +\d+ k +\d+", shown), shown
     assert "disk       5.0 TB at most" in shown
+    cluster_plan.render(simulate([step], Cluster(64, 1, Storage(2e9, 1e-3), 3.0)), console)
+    assert "on 64 cores of 1 node, storage" in written.getvalue()
 
 
 def test_one_task_is_as_slow_on_many_cores() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ from btlm_data import entry, terminal
 from btlm_data.commands import shared
 from btlm_data.errors import ConfigError
 from btlm_data.splits import SPLITS
+from btlm_data.wording import counted
 
 if TYPE_CHECKING:
     from btlm_data.lineage.queries import Query
@@ -220,5 +222,7 @@ def reselect(path: Path, where: str, out: Path, as_json: bool) -> None:
         )
         return
     terminal.echo(
-        f"{outcome.documents:,} documents are in {outcome.out}, {outcome.left_out:,} were left out."
+        f"Taken: {counted(outcome.documents, 'document')}; left out: {outcome.left_out:,}. Dataset: {out}."
     )
+    folder = shlex.quote(str(out))
+    terminal.echo(f"Next: btlm-data inspect {folder}; btlm-data verify {folder}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,14 @@ def test_by_fields_and_signals_once_more_and_by_the_command(tmp_path: Path) -> N
     assert chosen == wanted
     reselect(tmp_path / "new", "tokens > 60", tmp_path / "newer")
     assert dataset.read_set(tmp_path / "newer").other_inputs["where"] == f"({expression}) AND (tokens > 60)"
-    reselect(whole, f"({expression}) AND tokens > 60", tmp_path / "at-once")
+    once = tmp_path / "at once"
+    words = CliRunner().invoke(
+        cli, ["reselect", str(whole), "--where", f"({expression}) AND tokens > 60", "--out", str(once)]
+    )
+    assert re.match(r"Taken: \d+ documents?; left out: \d+\. Dataset: ", words.output)
+    assert f"btlm-data verify '{once}'" in words.output
     for path in (tmp_path / "newer/train").glob("*.h5"):
-        assert path.read_bytes() == (tmp_path / "at-once/train" / path.name).read_bytes()
+        assert path.read_bytes() == (once / "train" / path.name).read_bytes()
     assert [check for check in verify.verify(tmp_path / "newer", lambda _: None) if check.ok is False] == []
 
 

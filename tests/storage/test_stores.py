@@ -247,8 +247,8 @@ def test_names_stay_inside(name: str) -> None:
         checked = check_name(name)
     except DataError:
         return
-    path = os.path.normpath(os.path.join("/root", checked))
-    assert path == "/root/" + checked
+    path = os.path.normpath(os.path.join("/folder", checked))
+    assert path == "/folder/" + checked
 
 
 def test_retry_counts_tries_without_progress() -> None:
