@@ -142,11 +142,12 @@ class LocalEngine:
         """Take a dead worker out of the pool; returns how it died, and what it left to read."""
         assert self._nursery is not None
         self._pool.remove(worker)
-        status = self._nursery.reap(worker.process_id)
-        name = _slot(self._reading, worker.slot).value.decode("utf-8", "replace")
-        reason, log = worker.death(status, name), worker.log()
-        worker.close()
-        return reason, log
+        try:
+            status = self._nursery.reap(worker.process_id)
+            name = _slot(self._reading, worker.slot).value.decode("utf-8", "replace")
+            return worker.death(status, name), worker.log()
+        finally:  # the nursery may be gone, too
+            worker.close()
 
     def _count(self, amount: int) -> None:
         self._progress[self.workers] += amount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ def apart() -> Iterator[None]:
     yield
     published._apart().kill()
     published._apart.cache_clear()
+    gc.collect()  # what was left open is told here
 
 
 def test_a_task_that_dies_leaves_the_process_that_handed_it_out(
