@@ -68,7 +68,7 @@ def note(text: str, *, style: str | None = None) -> None:
     A closed or full standard error is no reason to stop.
     """
     try:
-        line = _wrapped(visible(redact(text)))
+        line = _wrapped(_shortened(visible(redact(text))))
         sys.stderr.write(f"\x1b[{style}m{line}\x1b[0m\n" if style and has_colour(sys.stderr) else line + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
@@ -187,7 +187,7 @@ class _Formatter(logging.Formatter):
     """Log lines without hidden characters; further lines of a message are indented, never like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(redact(super().format(record))).replace("\n", "\n    ")
+        return _shortened(visible(redact(super().format(record)))).replace("\n", "\n    ")
 
 
 def _shortened(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import unicodedata
 
@@ -119,3 +120,15 @@ def test_a_whole_text_in_a_message_is_shortened(capsys: pytest.CaptureFixture[st
     assert len(shown) < 5000
     assert shown.startswith("error: The name xxx")
     assert shown.endswith("is too long.\nChoose another.\n")
+
+
+def test_a_value_of_a_hundred_thousand_characters_is_shortened_in_every_note_and_log_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal.note("y" * 100_000 + " end")
+    terminal.error("z" * 100_000 + " end")
+    shown = capsys.readouterr().err
+    record = logging.makeLogRecord({"msg": "a value: %s end", "args": ("x" * 100_000,)})
+    shown += terminal._Formatter("%(message)s").format(record) + "\n"
+    assert max(map(len, shown.splitlines())) < 7_000
+    assert shown.count(" end\n") == 3

@@ -278,7 +278,13 @@ def _stretch(rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
         file, row = rows.find(start)
         take = min(stop, rows.end(file)) - start
         with reading(rows.files[file]):
-            parts.append(shards.read_rows(rows.files[file], row, row + take))
+            part = shards.read_rows(rows.files[file], row, row + take)
+        if part.ndim != 1:
+            raise DataError(
+                f"{rows.files[file]} has rows of shape {part.shape[1:]}, expected single tokens. It is not a "
+                "shard of a corpus."
+            )
+        parts.append(part)
         start += take
     return np.concatenate(parts)
 

@@ -284,27 +284,33 @@ class OpenShards:
         while self._readers:
             self._readers.popitem()[1].source.close()
 
-    def ids(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-        """The ids of rows [start, stop) of a shard of samples, (n, L); of a corpus, (n,). Raises DataError.
-        The dtype is that of the shard.
+    def ids(self, path: Path, start: int, stop: int, axes: int) -> npt.NDArray[Any]:
+        """The ids of rows [start, stop) of a shard of samples (axes: 3), (n, L); of a corpus (axes: 1), (n,). The dtype is
+        that of the shard. Raises DataError, also for a shard of other axes.
         """
         with reading(path):
-            reader = self._open(path)
+            reader = self._open(path, axes)
             stop = max(start, min(stop, reader.shape[0]))
-            return reader.first_planes(start, stop) if len(reader.shape) == 3 else reader.read(start, stop)
+            return reader.first_planes(start, stop) if axes == 3 else reader.read(start, stop)
 
-    def read(self, path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop) of a shard, as far as it has them. Raises DataError if they cannot be read.
-        Returns (n, planes, L), of a corpus (n,), in the dtype of the shard.
+    def read(self, path: Path, start: int, stop: int, axes: int) -> npt.NDArray[Any]:
+        """Rows [start, stop) of a shard, as far as it has them: (n, planes, L) of samples (axes: 3), (n,) of a corpus
+        (axes: 1), in the dtype of the shard. Raises DataError if they cannot be read, or the shard has other axes.
         """
         with reading(path):
-            reader = self._open(path)
+            reader = self._open(path, axes)
             return reader.read(start, max(start, min(stop, reader.shape[0])))
 
-    def _open(self, path: Path) -> shards.ShardReader:
+    def _open(self, path: Path, axes: int) -> shards.ShardReader:
         require_regular(path)
         reader = self._readers.pop(path, None) or shards.ShardReader(path)
         self._readers[path] = reader
         if len(self._readers) > self._most:
             self._readers.popitem(last=False)[1].source.close()
+        if len(reader.shape) != axes:
+            expected = "samples (rows, planes, positions)" if axes == 3 else "a corpus (tokens)"
+            raise DataError(
+                f"{path} holds data of shape {reader.shape}, expected {expected}. Restore it from a copy, or "
+                "prepare the dataset again."
+            )
         return reader

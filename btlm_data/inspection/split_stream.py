@@ -74,7 +74,7 @@ class SplitStream:
     def read(self, sample: int) -> npt.NDArray[Any]:
         """Planes of a sample of the stream. Returns (planes, L) in the dtype of the shard."""
         path, row = self.locate(sample)
-        rows = self.shards.read(path, row, row + 1)
+        rows = self.shards.read(path, row, row + 1, axes=3)
         if not len(rows):
             raise DataError(f"{path} has no row {row:,}. Restore it, or prepare the dataset again.")
         return np.asarray(rows[0])
@@ -97,7 +97,7 @@ class SplitStream:
         parts = []
         while start < stop:
             path, row = self.locate(start)
-            piece = self.shards.read(path, row, row + stop - start)
+            piece = self.shards.read(path, row, row + stop - start, axes=1)
             if not len(piece):
                 raise DataError(
                     f"{path} has fewer than {row + 1:,} tokens. Restore it, or prepare the dataset again."

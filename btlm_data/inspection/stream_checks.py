@@ -313,7 +313,7 @@ def _positions(stream: SplitStream, sample: int) -> tuple[int, npt.NDArray[Any]]
     """
     if stream.corpus:
         path, row = stream.locate(sample)
-        return sample, np.asarray(stream.shards.read(path, row, row + 1))
+        return sample, np.asarray(stream.shards.read(path, row, row + 1, axes=1))
     planes = stream.read(sample)
     real = int((planes[1] == 1).sum())
     ids = planes[0][:real]

@@ -117,14 +117,15 @@ def measure_tokens(
             if file in damaged:
                 continue
             try:
-                piece = shards.read(rows.files[file], row, min(row + step, rows.end(file) - rows.first[file]))
+                stop = min(row + step, rows.end(file) - rows.first[file])
+                piece = shards.read(rows.files[file], row, stop, axes=1 if corpus else 3)
             except DataError as error:
                 unknown.append(str(error))
                 damaged.add(file)
                 continue
             if corpus:
                 tally.add_corpus(piece)
-            elif piece.ndim == 3 and piece.shape[1] >= 3:
+            elif piece.shape[1] >= 3:
                 tally.add_rows(piece)
     if not sum(map(len, tally.ids)):
         return None

@@ -71,7 +71,7 @@ class WantedPieces:
         for file in stream.entry.files:
             path = stream.opened.root / stream.split / file.name
             for first in range(0, file.n_examples, step):
-                yield from stream.shards.read(path, first, first + step).astype(np.int64)
+                yield from stream.shards.read(path, first, first + step, axes=3).astype(np.int64)
 
     @staticmethod
     def _pieces(row: npt.NDArray[np.int64]) -> Iterator[tuple[IntArray, IntArray]]:

@@ -250,7 +250,7 @@ class Served:
         hits: list[Hit] = []
         with OpenShards() as shards:
             for begin in range(0, piece.count, step):
-                data = shards.ids(piece.path, begin, min(begin + step, piece.count))
+                data = shards.ids(piece.path, begin, min(begin + step, piece.count), axes=1 if corpus else 3)
                 ids = data[None, :] if corpus else data
                 real = np.full(len(ids), ids.shape[1], np.int64)
                 matches = passages.find(ids, real, no_breaks, sought, first_of_row=not corpus)

@@ -61,12 +61,13 @@ def list_entries(query: Query) -> SchemeListing:
             f"{shown(str(path))} cannot be read: {reason}. Check the path and its permissions."
         ) from None
     if mode is not None and stat.S_ISREG(mode):
-        if classify(path.name) is None:
+        name = path.name if classify(path.name) is not None else os.path.basename(os.path.realpath(path))
+        if classify(name) is None:
             raise InputError(
                 f"{shown(str(path))} has no ending of a known format ({path.suffix or 'no ending'}). Use {readable()}."
             )
         status = _readable(path)
-        entries = [_entry(path.name, path, status, query.version)]
+        entries = [_entry(name, path, status, query.version)]
         _refuse_pointers(entries)
         return SchemeListing(entries, {"kind": "local"}, single=True, trusted=True)
     if mode is not None and not stat.S_ISDIR(mode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from btlm_data import terminal
+from btlm_data.errors import ConfigError, DataError
 from btlm_data.inspection import render
 from btlm_data.inspection.check import Check, show
 from btlm_data.inspection.summary import inspect
@@ -101,6 +103,30 @@ def test_a_trap_in_place_of_a_shard_is_refused_in_words(
     assert "secret of this" not in shown
     assert "data-00000.h5" in shown
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4_000_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        *(("sample", shape) for shape in ((7, 3, 2, 16), (7, 16), (7,))),
+        *(("corpus", shape) for shape in ((7, 3, 2, 16), (7, 3, 16), (7, 16))),
+    ],
+)
+def test_a_shard_with_other_axes_than_the_first_is_refused_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, shape: tuple[int, ...]
+) -> None:
+    root = tmp_path / "shards"
+    dataset.write(root, {"train": dataset.documents(30, "train")}, form=form)
+    shard = root / "train/data-00001.h5"
+    rows = np.ones(shape, np.uint16 if form == "corpus" else np.int32)
+    dataset.write_shard(shard, rows)
+    dataset.resign(root)
+    console = terminal.console()
+    for number in range(30):
+        with contextlib.suppress(DataError, ConfigError):
+            render.render(inspect(root, sample=[number]), console, full=True)
+    assert not all(check.ok for check in verify(root, lambda check: show(check, console)))
+    assert "data-00001.h5" in capsys.readouterr().out
 
 
 def test_control_characters_of_names_and_texts_never_reach_the_terminal(

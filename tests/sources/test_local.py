@@ -71,6 +71,16 @@ def test_linked_folders_and_files_are_followed(folder: Path, tmp_path: Path, lis
     assert names(listed(tmp_path / "link")) == expected
 
 
+def test_a_link_without_an_ending_is_what_it_points_to(tmp_path: Path, listed: Listed) -> None:
+    add(tmp_path / "kept/b.jsonl")
+    (tmp_path / "latest").symlink_to("kept/b.jsonl")
+    assert names(listed(tmp_path / "latest")) == ["b.jsonl"]
+    (tmp_path / "kept/plain").touch()
+    (tmp_path / "other").symlink_to("kept/plain")
+    with pytest.raises(InputError, match="no ending of a known format"):
+        listed(tmp_path / "other")
+
+
 def test_loops_dangling_links_and_special_files_are_named(
     folder: Path, tmp_path: Path, listed: Listed
 ) -> None:

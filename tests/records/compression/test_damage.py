@@ -167,6 +167,32 @@ def test_an_xz_file_that_needs_much_memory_is_named(tmp_path: Path) -> None:
     assert "source.max_window" in reject.detail
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.lzma", "a.jsonl.xz"])
+def test_the_older_lzma_is_read_whole_cut_or_damaged(tmp_path: Path, name: str) -> None:
+    whole = lzma.compress(lines(300), format=lzma.FORMAT_ALONE)
+    path = tmp_path / name
+    path.write_bytes(whole)
+    assert len(texts(path)) == 300
+    assert rejects(path) == []
+    for size in (len(whole) - 1, len(whole) // 2, 20):
+        path.write_bytes(whole[:size])
+        found, damages = decompressed(path, "xz")
+        assert found == as_far_as_it_goes(whole[:size], "xz")
+        assert [damage.reason for damage in damages] == ["truncated_file"]
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff" * 300 + whole[len(whole) // 2 + 300 :])
+    found, damages = decompressed(path, "xz")
+    assert found.startswith(lines(300)[:1000])
+    assert [damage.reason for damage in damages] == ["corrupt_file"]
+
+
+@pytest.mark.parametrize(
+    "head", [b"]\0\0\x11\0" + b"\xff" * 8, b"]\0\0\x80\0" + b"\0" * 5 + b"\1\0\0", b"]" * 40]
+)
+def test_what_only_resembles_the_older_lzma_is_not_taken_for_it(head: bytes) -> None:
+    assert not COMPRESSIONS["xz"].starts(head)
+    assert COMPRESSIONS["xz"].starts(b"]\0\0\x80\0" + b"\xff" * 8)
+
+
 def test_a_file_of_git_lfs_is_named(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 123456\n"
     for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.txt", "a.json", "a.csv", "a.arrow"):
