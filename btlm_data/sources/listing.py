@@ -327,12 +327,12 @@ def _tell(settings: SourceSettings, listing: Listing, *, registered: bool) -> No
         )
     for twins in _same_files(listing):
         logger.warning(
-            "%s are the same file (a link), and both are read. Remove the link, or name a pattern without it.",
+            "%s are the same file (a link), and each is read. Remove the links, or name a pattern without it.",
             " and ".join(map(shown, twins)),
         )
     for twins in _twins(listing):
         logger.warning(
-            "%s look like the same file stored twice; both are read. Remove one, or name a pattern for the other.",
+            "%s look like the same file stored more than once; each is read. Keep one, or name a pattern for it.",
             " and ".join(map(shown, twins)),
         )
     if settings.splits:
