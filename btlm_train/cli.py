@@ -287,7 +287,13 @@ def import_(source: Path, model_dir: Path) -> None:
     help="A run, a checkpoint, or an exported folder.",
 )
 @click.option("--prompt", default="", help="Text to continue; empty begins a new document.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Tokens to add at most; fewer where the model ends the document.",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
@@ -302,7 +308,13 @@ def import_(source: Path, model_dir: Path) -> None:
     show_default=True,
     help="Draw from the likeliest tokens with so much probability together.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Number of the draw: the same seed gives the same text, another seed another text.",
+)
 @click.option("--tokenizer", default="gpt2", show_default=True, help="gpt2, or a tokenizer.json.")
 @_device_option
 def generate(

@@ -24,14 +24,21 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
-def test_every_command_says_what_it_is_for_and_gives_an_example(name: str) -> None:
-    command = cli.commands[name]
+COMMANDS = {
+    f"{program} {name}": command
+    for program, group in (("btlm-data", cli), ("btlm-train", train_cli))
+    for name, command in group.commands.items()
+}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_and_option_says_what_it_is_for(name: str) -> None:
+    command = COMMANDS[name]
     assert command.help
-    assert re.search(rf"btlm-data {name} ", command.help), f"{name} has no example"
+    assert re.search(rf"{name} ", command.help), f"{name} has no example"
     for parameter in command.get_params(click.Context(command)):
         if isinstance(parameter, click.Option):
-            assert parameter.help, f"{name} {parameter.opts} has no help"
+            assert len((parameter.help or "").split()) > 2, f"{name} {parameter.opts} has no help"
 
 
 def test_the_written_docs_are_the_programs_own_words() -> None:
