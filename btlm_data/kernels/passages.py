@@ -59,11 +59,17 @@ class Hits(NamedTuple):
 
 
 def needles(
-    passages: Sequence[bytes], token_data: npt.NDArray[np.uint8], token_ends: Int64Array, barrier: int
+    passages: Sequence[bytes],
+    token_data: npt.NDArray[np.uint8],
+    token_ends: Int64Array,
+    barrier: int,
+    counts: Int64Array | None = None,
 ) -> Needles:
     """Prepare to look for passages. Raises ValueError for an empty one. token_data: (bytes,) uint8;
-    token_ends: (vocabulary,) int64.
+    token_ends: (vocabulary,) int64. counts: (vocabulary,) how often each token was seen in some of the rows,
+    so that anchors are chosen which few tokens of the rows can cover; without it, those that few tokens of the vocabulary can.
     """
+    weights = np.ones(len(token_ends)) if counts is None else counts + 0.01
     if not all(passages):
         raise ValueError("an empty passage matches everywhere")
     data = np.frombuffer(b"".join(passages), np.uint8)
@@ -73,11 +79,11 @@ def needles(
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         passage = data[start:end]
         best: tuple[Int64Array, Int64Array] | None = None
-        # The anchor whose tokens are fewest, of some that are in the middle.
+        fewest = np.inf
         for anchor in _anchors(len(passage)):
             covering = _covering(passage, anchor, token_data, token_ends)
-            if best is None or len(covering[0]) < len(best[0]):
-                best = covering
+            if (expected := float(weights[covering[0]].sum())) < fewest:
+                best, fewest = covering, expected
         assert best is not None
         tokens.append(best[0])
         offsets.append(best[1])
@@ -89,8 +95,9 @@ def needles(
 
 
 def _anchors(length: int) -> list[int]:
-    middle = length // 2
-    return sorted({max(0, min(length - 1, middle + step)) for step in range(-6, 7, 2)})
+    """Bytes of a passage that may be its anchor: some, and not at its ends, where more tokens fit."""
+    first, last = min(6, (length - 1) // 2), max(length - 7, length // 2)
+    return sorted({first + (last - first) * k // 6 for k in range(7)})
 
 
 @jit

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.documents_table import DocumentTable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_HITS = 100
 ROWS_AT_ONCE = 512  # of a shard that are searched together
+COUNTED_ROWS = 128  # of a split, from which one learns what tokens are frequent
 NO_TOKEN = -1  # instead of the id that ends documents, where none is known
 MAX_DOCUMENT_TOKENS = 20_000  # of a document that are shown
 
@@ -203,8 +205,9 @@ class Served:
         blob, starts = self.tokenizer.bytes_of_tokens()
         eos = self.opened.eos_id
         sought = passages.needles(
-            [text.encode(errors="replace")], blob, starts[1:], eos if eos is not None else NO_TOKEN
-        )
+            [text.encode(errors="replace")], blob, starts[1:], eos if eos is not None else NO_TOKEN,
+            self._token_counts(splits, len(starts) - 1),
+        )  # fmt: skip
         hits: list[Hit] = []
         with ThreadPoolExecutor(workers) as pool:
             pieces = [piece for split in splits for piece in self._pieces(split)]
@@ -214,6 +217,17 @@ class Served:
                     pool.shutdown(cancel_futures=True)
                     return SearchResult(self._with_documents(hits[:MAX_HITS]), False)
         return SearchResult(self._with_documents(hits), True)
+
+    def _token_counts(self, splits: Sequence[str], vocabulary: int) -> npt.NDArray[np.int64]:
+        """How often each token is in the first rows of the splits, (vocabulary,)."""
+        counts = np.zeros(vocabulary, np.int64)
+        with OpenShards() as shards:
+            for piece in (piece for split in splits for piece in list(self._pieces(split))[:1]):
+                rows = self.rows(piece.split)
+                count = lookup.sequence_length(self.opened, rows) if rows.are_tokens else 1
+                ids = shards.ids(piece.path, 0, min(COUNTED_ROWS * count, piece.count)).ravel()
+                counts += np.bincount(ids[(ids >= 0) & (ids < vocabulary)], minlength=vocabulary)
+        return counts
 
     def _with_documents(self, hits: Sequence[Hit]) -> list[Hit]:
         """Hits with their documents, as far as documents.parquet can tell."""

@@ -17,11 +17,15 @@ DATA = np.frombuffer(b"".join(VOCABULARY), np.uint8)
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 7), min_size=12, max_size=12), min_size=1, max_size=4),
-    st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=4),
+    st.lists(st.text("abc", min_size=1, max_size=30), min_size=1, max_size=4),
+    st.none() | st.lists(st.integers(0, 9), min_size=8, max_size=8),
 )
-def test_every_place_is_found_and_no_other(rows: list[list[int]], texts: list[str]) -> None:
+def test_every_place_is_found_and_no_other(
+    rows: list[list[int]], texts: list[str], counts: list[int] | None
+) -> None:
+    """Whatever anchors are chosen: by counts of tokens, or without."""
     wanted = [text.encode() for text in texts]
-    sought = passages.needles(wanted, DATA, ENDS, 0)
+    sought = passages.needles(wanted, DATA, ENDS, 0, None if counts is None else np.array(counts))
     hits = passages.find(np.array(rows, np.int32), np.full(len(rows), 12), np.zeros((0, 0), np.bool_), sought)
     whole = hits.state == passages.FOUND
     fields = (hits.query, hits.row, hits.begin, hits.end)
@@ -89,3 +93,9 @@ def test_breaks_and_padding_and_foreign_ids() -> None:
         passages.find(rows, np.array([5]), none, sought)
     with pytest.raises(ValueError, match="empty"):
         passages.needles([b""], DATA, ENDS, 0)
+
+
+def test_a_passage_is_looked_for_by_a_byte_that_rare_tokens_cover() -> None:
+    counts = np.array([5, 100, 100, 100, 100, 0, 0, 1])
+    sought = passages.needles([b"abababcabababab"], DATA, ENDS, 0, counts)
+    assert set(np.flatnonzero(np.diff(sought.first))) == {7}, "c"
