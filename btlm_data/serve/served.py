@@ -224,8 +224,9 @@ class Served:
         with OpenShards() as shards:
             for piece in (piece for split in splits for piece in list(self._pieces(split))[:1]):
                 rows = self.rows(piece.split)
-                count = lookup.sequence_length(self.opened, rows) if rows.are_tokens else 1
-                ids = shards.ids(piece.path, 0, min(COUNTED_ROWS * count, piece.count)).ravel()
+                corpus = rows.are_tokens
+                count = COUNTED_ROWS * (lookup.sequence_length(self.opened, rows) if corpus else 1)
+                ids = shards.ids(piece.path, 0, min(count, piece.count), axes=1 if corpus else 3).ravel()
                 counts += np.bincount(ids[(ids >= 0) & (ids < vocabulary)], minlength=vocabulary)
         return counts
 
