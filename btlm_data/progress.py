@@ -29,9 +29,9 @@ def label(step: Step) -> str:
 
 
 def _rates(units: float, unit: str, documents: float, seconds: float) -> str:
-    """Speed in the step's unit and, where they were counted, in documents."""
+    """Speed in the step's unit and, where they were counted besides, in documents."""
     rates = [f"{amount(units / seconds, unit)}/s"]
-    if documents:
+    if documents and unit != "doc":
         rates.append(f"{amount(documents / seconds, 'document')}/s")
     return ", ".join(rates)
 

@@ -67,6 +67,15 @@ def test_lines_say_how_far_and_how_long(
     ]
 
 
+def test_a_step_that_is_counted_in_documents_has_one_rate(caplog: pytest.LogCaptureFixture) -> None:
+    of_documents = Step("holdout", 1, STEP.work, STEP.tasks, None, "", "doc")
+    with caplog.at_level(logging.INFO, "btlm_data"), Lines() as lines:
+        lines.step_started(of_documents, STEP.tasks, [])
+        lines.step_moved(of_documents, 1000, 900)
+        lines.step_finished(of_documents, 2.0, 0)
+    assert caplog.records[-1].getMessage() == "holdout: done in 2.0 s, 500 documents/s"
+
+
 def test_a_finished_bar_keeps_the_rate_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     now = 0.0
