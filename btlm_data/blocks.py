@@ -34,6 +34,9 @@ from btlm_data.storage import Store, digest
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
 
+RANGE_DOCUMENTS = (
+    2**20
+)  # of a task that does a few bytes for each document: tasks enough, and few files of them
 TABLE = "blocks.json"
 
 
@@ -96,6 +99,16 @@ def make_block(
         by_ending.get("signals"),
         by_ending.get("rejects"),
     )
+
+
+def grouped(blocks: Sequence[Block], most: int) -> list[list[Block]]:
+    """Consecutive blocks put together as long as they have at most `most` documents (or are alone), in order."""
+    groups: list[list[Block]] = []
+    for block in blocks:
+        if not groups or block.last_ordinal - groups[-1][0].first_ordinal > most:
+            groups.append([])
+        groups[-1].append(block)
+    return groups
 
 
 def write_table(store: Store, blocks: Sequence[Block]) -> Artifact:

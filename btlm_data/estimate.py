@@ -25,8 +25,8 @@ class Rates:
     Measured by tests/benchmarks/rates.py (the process's user and system time between a step's start and its
     end, one worker, compiled kernels) on a core of an AMD EPYC server with AVX2, on 147 MB of Debian's
     documentation (tools/build_corpus.py, 15,000 documents) and on 300,000 documents of 320 characters; about
-    the larger of the two figures. `cluster_document` is twice what was measured: the random reads of much
-    larger corpora miss the caches. `--plan` replaces those that depend most on texts and settings by what it
+    the larger of the two figures. `join_document` and `place_document` are of
+    3 x 10^7 documents of which 30 % are joined. `--plan` replaces those that depend most on texts and settings by what it
     measures on a sample of the real input.
     """
 
@@ -38,7 +38,9 @@ class Rates:
     evaluation_byte: float = 6.0e-7  # of evaluation sets, as stored
     split_key: float = 2.5e-8  # a key (an exact hash or a band of a document) to its partition
     sort_key: float = 1.5e-8  # a key among the equal ones
-    cluster_document: float = 1.0e-7  # joining, fates, the list of clusters
+    join_document: float = 1.3e-7  # joining, and groups of components
+    fate_document: float = 3.0e-8  # of any task that reads or writes a few bytes of a document
+    place_document: float = 1.0e-8  # its fate and copies put in their place
     holdout_document: float = 1.0e-8
     sha256_document: float = 2.5e-7  # compare the hash of a text with those of the holdout
     scatter_document: float = 2.5e-7  # order keys, and the ledger
@@ -48,6 +50,7 @@ class Rates:
     pack_byte: float = 4.0e-9  # of the files that rows are prepared in
     shard_token: float = 2.2e-8  # (measured by --plan, in the format that is requested)
     move_document: float = 3.0e-7  # a row of documents.parquet to its place in the stream
+    copied_byte: float = 1.5e-9  # copied from one file to another, with both checksums
     table_document: float = 8.0e-7  # a row of documents.parquet
     shard_token_bytes: float = 2.0  # of the files, for each token (measured by --plan)
     text_ratio: float = 0.4  # bytes of compressed text for each byte of text

@@ -311,8 +311,8 @@ def _dedupe(p: Preparation) -> None:
     def plan_members(components: Artifact, num_groups: int, with_texts: bool) -> Step:
         return members.plan(parts, components, num_groups, clean_settings, with_texts)
 
-    def plan_kept_texts(components: Artifact, fates: Artifact) -> Step:
-        return members.plan_kept(parts, components, fates, clean_settings)
+    def plan_kept_texts(clusters: Artifact) -> Step:
+        return members.plan_kept(parts, clusters, clean_settings)
 
     result = dedupe.run(p.runner, p.blocks, p.table, p.settings.dedupe, p.run, plan_members, plan_kept_texts)
     if result is None:
@@ -339,8 +339,7 @@ def _holdout(p: Preparation) -> None:
         by_sha256=p.settings.dedupe.method == "none" or not p.settings.dedupe.holdout,
         contamination=p.ngrams is not None,
     )
-    [result] = p.step(holdout.plan(p.blocks, p.dedupe_fates, work))
-    p.fates = result.outputs[0]
+    p.fates = holdout.run(p.step, p.blocks, p.dedupe_fates, work)
     if p.ngrams is not None:
         assert p.table is not None
         num_documents = p.blocks[-1].last_ordinal

@@ -21,7 +21,7 @@ SMALL_SECONDS = (
     0.4  # of CPU, below which a compiled kernel's loading or one collection of garbage is most of it
 )
 # What these take follows from how many duplicates there are, which no plan can know.
-OF_DUPLICATES = {"dedupe.members", "dedupe.compare", "dedupe.removals"}
+OF_DUPLICATES = {"dedupe.members", "dedupe.compare", "dedupe.decide"}
 
 
 @pytest.fixture(scope="module")

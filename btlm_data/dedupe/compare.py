@@ -9,8 +9,8 @@ A text is compared with at most CANDIDATES earlier ones: those that share most b
 order, in this order, until one is similar enough. Where a candidate goes itself, the document kept for it
 takes its place. What was not compared stays, and is counted.
 
-dedupe/pairs/NUMBER.cols     nominated pairs of one partition by group: `first`, `other` uint32, `bounds` (G + 2,) int64;
-                             likewise `index_document`, `index_run`, `index_ordinal` (links.py), `index_bounds`
+dedupe/pairs/RANGE-NUMBER.cols   nominated pairs whose `other` is in one range of documents, by group: `first`, `other` uint32,
+                             `bounds` (G + 2,) int64; likewise `index_document`, `index_run`, `index_ordinal` (links.py), `index_bounds`
 dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents of texts: the one that goes, and the one
                              that it goes for; NOT_IN_RUN: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
 """
@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
-from btlm_data.dedupe.clusters import HOLDOUT, NOT_IN_RUN
+from btlm_data.dedupe.components import HOLDOUT
+from btlm_data.dedupe.deciding import NOT_IN_RUN
 from btlm_data.dedupe.groups import GROUP_BYTES
 from btlm_data.dedupe.index import IndexReader
 from btlm_data.dedupe.links import IndexPairs, Links
@@ -38,6 +39,7 @@ from btlm_data.task import Artifact, Counts, Task
 from btlm_data.task_files import TaskFiles
 
 CANDIDATES = 16  # half of them by shared bands, half the first in order
+PAIRS_BYTES = 64 * 2**20  # of the pairs in one file
 BATCH_BYTES = 4 * 2**20  # of texts that are laid side by side at once: they stay in a processor's cache
 KINDS = {"jaccard": shingles.JACCARD, "containment": shingles.CONTAINMENT}
 UInt32Array = npt.NDArray[np.uint32]
@@ -45,24 +47,59 @@ Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-def split_pairs(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
-    """Sort the edges of one partition by group."""
-    [components], [edges] = task.through["components"], task.through["edges"]
-    links = Links.read(files, edges, task.args["documents"])
-    first, other = links.first[0], links.other[0]
-    all_groups = files.columns(components)["group"]
-    groups, edges_of_groups = all_groups[other], np.arange(task.args["groups"] + 2)
-    order = np.argsort(groups, kind="stable")
-    bounds = np.searchsorted(groups[order], edges_of_groups).astype(np.int64)
-    arrays: dict[str, npt.NDArray[Any]] = {"first": first[order], "other": other[order], "bounds": bounds}
-    pairs = links.in_index[0]
-    groups = all_groups[pairs.document]
-    order = np.argsort(groups, kind="stable")
-    arrays |= {f"index_{name}": column[order] for name, column in pairs._asdict().items()}
-    arrays["index_bounds"] = np.searchsorted(groups[order], edges_of_groups).astype(np.int64)
-    files.write_columns(task.outputs[0][1], arrays)
+def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """The pairs of one range of documents, out of all partitions, sorted by group; in files of about PAIRS_BYTES."""
+    number, log_range, total = (task.args[name] for name in ("range", "log_range", "documents"))
+    first, last = number << log_range, min((number + 1) << log_range, total)
+    groups = files.columns(task.through["components"][0]).rows("group", first, last)
+    held: list[Links] = []
+    num_files = num_bytes = 0
+
+    def flush() -> None:
+        nonlocal num_files, num_bytes
+        _write_pairs(
+            files,
+            f"{task.outputs[0][1].removesuffix('-00000.cols')}-{num_files:05d}.cols",
+            held,
+            groups,
+            first,
+            task,
+        )
+        num_files, num_bytes = num_files + 1, 0
+        held.clear()
+
+    for artifact in files.read_list(task.through["edges"][0]):
+        links = Links.read_range(files, artifact, number, first, last)
+        held.append(links)
+        num_bytes += links.num_bytes
+        if num_bytes >= PAIRS_BYTES:
+            flush()
+    if held or not num_files:
+        flush()
     advance(task.weight)
     return Counts()
+
+
+def _write_pairs(
+    files: TaskFiles, name: str, held: Sequence[Links], groups: UInt32Array, base: int, task: Task
+) -> None:
+    """Write pairs sorted by group. groups: (n,) uint32, of the documents from `base` on."""
+    edges_of_groups = np.arange(task.args["groups"] + 2)
+    none = np.empty(0, np.uint32)
+    first, other = (
+        np.concatenate([none, *(part for links in held for part in getattr(links, end))])
+        for end in ("first", "other")
+    )
+    group = groups[other - np.uint32(base)]
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], edges_of_groups).astype(np.int64)
+    arrays: dict[str, npt.NDArray[Any]] = {"first": first[order], "other": other[order], "bounds": bounds}
+    pairs = IndexPairs.concatenate([part for links in held for part in links.in_index])
+    group = groups[pairs.document - np.uint32(base)]
+    order = np.argsort(group, kind="stable")
+    arrays |= {f"index_{name}": column[order] for name, column in pairs._asdict().items()}
+    arrays["index_bounds"] = np.searchsorted(group[order], edges_of_groups).astype(np.int64)
+    files.write_columns(name, arrays)
 
 
 def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:

@@ -1,88 +1,184 @@
-"""Components of candidates, and what comparing them needs to know of every document.
+"""Components of candidates, and what deciding about them needs to know of every document.
 
-components.cols (of dedupe/components, where texts are compared; else of dedupe/cluster), all (N,) by ordinal:
+dedupe/documents/RANGE.cols     of the documents of a range of blocks, (n,): `num_bytes` uint32, `score` uint32: HOLDOUT for
+                                a document of validation or test, else what `keep` says; a higher one comes first
+dedupe/components/components.cols, all (N,) by ordinal:
     `root` uint32       the first document of its text
     `cluster` uint32    the first document of its component (whatever the candidates' texts turn out to be)
-    `best` uint32       at a text's first document: the copy that stays, if the text stays
-    `score` uint32      of its text: HOLDOUT where validation or test has it, else what `keep` says; a higher
-                        one comes first
+    `best` uint32       the copy of its text that stays, if the text stays
+    `score` uint32      of its text; an index's texts have HOLDOUT
     `group` uint32      see groups.py; 0: alone in its component
     `compared` bool     first document of a text in a component of several texts
-and `known` (u,) uint32, first documents of the texts that an index has.
+    `known` bool        an index has it (where texts are compared: first document of a text that an index has)
+and meta["known"], how many are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.blocks import Block
+from btlm_data.advance import advance
+from btlm_data.blocks import RANGE_DOCUMENTS, Block, grouped
 from btlm_data.dedupe import groups
-from btlm_data.dedupe.clusters import HOLDOUT, Components, best_of
+from btlm_data.dedupe.settings import ClusterSettings
+from btlm_data.errors import DataError
 from btlm_data.kernels import buckets
 from btlm_data.kernels.compiling import jit
+from btlm_data.kernels.ranges import check_same_length
 from btlm_data.recipe.models import DedupeSettings
+from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-NAME = "components.cols"
+FOLDER = "dedupe/components"
+NAME = f"{FOLDER}/components.cols"
+VERSION = 1
+HOLDOUT = 2**32 - 1  # the score of a holdout document
+UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 
 
-def write(
-    files: TaskFiles,
-    name: str,
-    blocks: Sequence[Block],
-    dedupe: DedupeSettings,
-    components: Components,
-    nominated: UInt32Array,
-) -> int:
-    """Write components.cols under `name`; returns the number of groups.
-
-    nominated: documents that are compared with some of an index. Memory: 18 bytes a document, some of it
-    mapped. nominated: (m,) uint32 ordinals.
+@dataclass(frozen=True)
+class Components:
+    """What the edges have joined. roots: (N,) uint32, the first document of each text; clusters: (N,) uint32,
+    the first of each component (both flat: every entry is a root); known: documents that an index has.
     """
-    roots, clusters, known = components.roots, components.clusters, components.known
+
+    roots: UInt32Array
+    clusters: UInt32Array
+    known: UInt32Array
+
+
+def plan_documents(blocks: Sequence[Block], settings: ClusterSettings, lineage: str) -> Step:
+    """A task per range of blocks."""
+    tasks = [
+        Task(
+            id=f"{number:06d}",
+            inputs=[lineage],
+            reads={"docs": [block.docs for block in chosen]},
+            outputs=[("work", f"dedupe/documents/{number:06d}.cols")],
+            weight=max(1, sum(block.num_documents for block in chosen)),
+            hints={"blocks": chosen},
+        )
+        for number, chosen in enumerate(grouped(blocks, RANGE_DOCUMENTS))
+    ]
+    return Step("dedupe.documents", VERSION, write_documents, tasks, settings, lineage, "doc")
+
+
+def write_documents(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Lengths and scores of the documents of a range, in one file for the one process that joins."""
+    num_bytes, scores = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
+    for block in task.hints["blocks"]:
+        docs = files.columns(block.docs)
+        num_bytes.append(docs["num_bytes"])
+        check_same_length("Documents of a block", np.empty(block.num_documents), num_bytes[-1])
+        if block.split != "train" and settings.dedupe.holdout:
+            scores.append(np.full(block.num_documents, HOLDOUT, np.uint32))
+        else:
+            scores.append(_scores(settings.dedupe, docs["source"], docs.meta["sources"], num_bytes[-1]))
+        advance(block.num_documents)
+    arrays = {"num_bytes": np.concatenate(num_bytes), "score": np.concatenate(scores)}
+    files.write_columns(task.outputs[0][1], arrays)
+    return Counts()
+
+
+def _scores(
+    dedupe: DedupeSettings, codes: npt.NDArray[Any], sources: Sequence[str], num_bytes: npt.NDArray[Any]
+) -> UInt32Array:
+    if dedupe.keep == "longest":
+        longest: UInt32Array = np.minimum(num_bytes, HOLDOUT - 1).astype(np.uint32)
+        return longest
+    if dedupe.keep == "first":
+        return np.zeros(len(codes), np.uint32)
+    ranks = {name: len(dedupe.source_priority) - rank for rank, name in enumerate(dedupe.source_priority)}
+    by_source: UInt32Array = np.array([ranks.get(name, 0) for name in sources], np.uint32)
+    scores: UInt32Array = by_source[codes]
+    return scores
+
+
+def write(
+    files: TaskFiles, documents: Sequence[Artifact], components: Components, nominated: UInt32Array
+) -> int:
+    """Write components.cols; returns the number of groups.
+
+    documents: files of the ranges, in order. nominated: (m,) uint32, documents that are compared with some of an index.
+    Memory: 23 bytes a document, some of it mapped. Raises DataError where the ranges are not of these documents.
+    """
+    roots, clusters = buckets.readonly(components.roots), components.clusters
     total = len(roots)
-    best, score = best_of(files, blocks, dedupe, buckets.readonly(roots))
-    score[known] = HOLDOUT  # as an index has them, they stay
-    texts, documents = np.zeros(total, np.uint8), np.zeros(total, np.uint8)
-    _count(buckets.readonly(roots), clusters, texts, documents)
-    texts[clusters[nominated]] = documents[clusters[nominated]] = 2
+    best, score = np.zeros(total, np.uint32), np.zeros(total, np.uint32)
+    for ordinals, opened in _ranges(files, documents, total):
+        _keep_best(roots, ordinals.start, opened["score"], best, score)
+    score[components.known] = HOLDOUT  # as an index has them, they stay
+    known = np.zeros(total, np.bool_)
+    known[components.known] = True
+    texts, in_component = np.zeros(total, np.uint8), np.zeros(total, np.uint8)
+    _count(roots, clusters, texts, in_component)
+    texts[clusters[nominated]] = in_component[clusters[nominated]] = 2
     sizes = np.zeros(total, np.uint32)
-    for block in blocks:
-        ordinals = slice(block.first_ordinal, block.last_ordinal)
-        num_bytes = files.columns(block.docs)["num_bytes"].astype(np.int64)
-        is_member = documents[clusters[ordinals]] > 1
-        is_first = roots[ordinals] == np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+    for ordinals, opened in _ranges(files, documents, total):
+        is_member = in_component[clusters[ordinals]] > 1
+        is_first = roots[ordinals] == np.arange(ordinals.start, ordinals.stop, dtype=np.uint32)
         has_text = is_member & is_first & (texts[clusters[ordinals]] > 1)
-        sizes[ordinals] = np.where(is_member, groups.units(np.where(has_text, num_bytes, 0)), 0)
-    del documents
+        num_bytes = np.where(has_text, opened["num_bytes"].astype(np.int64), 0)
+        sizes[ordinals] = np.where(is_member, groups.units(num_bytes), 0)
+    del in_component
     is_root = roots == np.arange(total, dtype=np.uint32)
     compared = is_root & (texts[clusters] > 1)
+    _spread(roots, best)
+    _spread(roots, score)
     group, num_groups = groups.assign(buckets.readonly(clusters), sizes)
-    score = score[roots]
-    files.write_columns(
-        name,
-        {
-            "root": roots,
-            "cluster": clusters,
-            "best": best,
-            "score": score,
-            "group": group,
-            "compared": compared,
-            "known": known,
-        },
-        {"groups": num_groups},
-    )
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "root": roots,
+        "cluster": clusters,
+        "best": best,
+        "score": score,
+        "group": group,
+        "compared": compared,
+        "known": known,
+    }
+    files.write_columns(NAME, arrays, {"groups": num_groups, "known": int(np.count_nonzero(known))})
     return num_groups
 
 
+def _ranges(files: TaskFiles, documents: Sequence[Artifact], total: int) -> Iterator[tuple[slice, Any]]:
+    """The ordinals of each range, and its file."""
+    first = 0
+    for artifact in documents:
+        opened = files.columns(artifact)
+        last = first + opened.shape("num_bytes")[0]
+        yield slice(first, last), opened
+        first = last
+    if first != total:
+        raise DataError(
+            f"The ranges of documents hold {first:,}, and there are {total:,}. Rerun the same command."
+        )
+
+
 @jit
-def _count(
-    roots: UInt32Array, clusters: UInt32Array, texts: npt.NDArray[np.uint8], documents: npt.NDArray[np.uint8]
+def _keep_best(
+    owners: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
 ) -> None:
+    for i in range(len(scores)):
+        root = owners[first_ordinal + i]
+        # A root is the first of its text, so what it sets is never looked at before.
+        if root == first_ordinal + i or scores[i] > score[root]:
+            best[root], score[root] = first_ordinal + i, scores[i]
+
+
+@jit
+def _spread(roots: UInt32Array, values: UInt32Array) -> None:
+    """What stands at a text's first document is put at all of its documents; the first one comes before the others."""
+    for i in range(len(roots)):
+        values[i] = values[roots[i]]
+
+
+@jit
+def _count(roots: UInt32Array, clusters: UInt32Array, texts: UInt8Array, documents: UInt8Array) -> None:
     """Texts and documents of each component at its first document; 2 stands for more."""
     for i in range(len(roots)):
         c = clusters[i]

@@ -4,7 +4,8 @@ dedupe/sort-KIND/PARTITION.cols  edges `first`, `other` (e,) uint32 with first <
                                  uint32, the documents found in an index; meta: {"compared", "rejected"} pairs
                                  of a verification. Where texts are compared, `index_document` uint32,
                                  `index_run` uint16, `index_ordinal` uint32 (c,): documents to compare with
-                                 those of an index
+                                 those of an index; then edges are by ranges of 2^k `other` documents, these
+                                 by ranges of `index_document`: `bounds`, `index_bounds` (R + 1,) int64
 dedupe/exact/all.cols            `root` (N,) uint32: the first document with the same normalised text; `known`
                                  as above
 """
@@ -63,12 +64,25 @@ class Links:
     rejected: int = 0
     sorted_keys: Keys | None = None
 
-    def write(self, files: TaskFiles, name: str) -> Artifact:
-        """Write as a columns file (without the sorted keys)."""
-        arrays: dict[str, npt.NDArray[Any]] = {
-            key: _joined(getattr(self, key)) for key in ("first", "other", "known")
-        }
+    @property
+    def num_bytes(self) -> int:
+        """Of the edges and of the documents to compare with an index's."""
+        return sum(part.nbytes for part in self.first + self.other) + sum(
+            column.nbytes for pairs in self.in_index for column in pairs
+        )
+
+    def write(self, files: TaskFiles, name: str, num_documents: int, log_range: int | None) -> Artifact:
+        """Write as a columns file (without the sorted keys). log_range: puts edges in order by ranges of 2^log_range documents."""
+        first, other, known = (_joined(getattr(self, key)) for key in ("first", "other", "known"))
         pairs = IndexPairs.concatenate(self.in_index)
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        if log_range is not None:
+            edges_of_ranges = np.arange(-(-num_documents >> log_range) + 1)
+            order, arrays["bounds"] = _by_range(other, log_range, edges_of_ranges)
+            first, other = first[order], other[order]
+            order, arrays["index_bounds"] = _by_range(pairs.document, log_range, edges_of_ranges)
+            pairs = IndexPairs(pairs.document[order], pairs.run[order], pairs.ordinal[order])
+        arrays |= {"first": first, "other": other, "known": known}
         arrays |= {"index_document": pairs.document, "index_run": pairs.run, "index_ordinal": pairs.ordinal}
         return files.write_columns(name, arrays, {"compared": self.compared, "rejected": self.rejected})
 
@@ -83,6 +97,24 @@ class Links:
         if len(first) != len(other):
             raise DataError(f"{artifact.name} has {len(first)} first documents and {len(other)} others.")
         return Links([first], [other], [known], [pairs], opened.meta["compared"], opened.meta["rejected"])
+
+    @staticmethod
+    def read_range(files: TaskFiles, artifact: Artifact, number: int, first: int, last: int) -> Links:
+        """Edges whose `other`, and documents to compare with an index's, are of range `number`: ordinals [first, last).
+
+        Raises DataError for a damaged file, or a document of another range.
+        """
+        opened = files.columns(artifact)
+        begin, end = (int(bound) for bound in opened.rows("bounds", number, number + 2))
+        one, other = (opened.rows(name, begin, end) for name in ("first", "other"))
+        begin, end = (int(bound) for bound in opened.rows("index_bounds", number, number + 2))
+        pairs = IndexPairs(*(opened.rows(f"index_{name}", begin, end) for name in IndexPairs._fields))
+        for ordinals in (other, pairs.document):
+            if len(ordinals) and (int(ordinals.min()) < first or int(ordinals.max()) >= last):
+                raise DataError(
+                    f"{artifact.name} has documents beyond {first:,} to {last:,}. Remove the work folder and rerun the same command."
+                )
+        return Links([one], [other], [], [pairs])
 
 
 def write_index_keys(
@@ -256,6 +288,15 @@ def unite(parent: UInt32Array, links: Links) -> None:
     """
     for first, other in zip(links.first, links.other, strict=True):
         union_find.unite(parent, buckets.readonly(first), buckets.readonly(other))
+
+
+def _by_range(
+    documents: UInt32Array, log_range: int, edges_of_ranges: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """An order by ranges of 2^log_range documents, and where each range begins in it."""
+    numbers = documents >> np.uint32(log_range)
+    order = np.argsort(numbers, kind="stable")
+    return order, np.searchsorted(numbers[order], edges_of_ranges).astype(np.int64)
 
 
 def _joined(parts: Sequence[UInt32Array]) -> UInt32Array:

@@ -3,7 +3,7 @@ requested their texts.
 
 dedupe/members/PART-NUMBER.cols, rows by group (groups.py), then by ordinal:
     `bounds` (G + 2,) int64   group g is rows bounds[g]:bounds[g + 1] (there is no group 0)
-    `ordinal` uint32, `root` uint32 (the first document of its text), `score` uint32 (its text's, see order.py),
+    `ordinal` uint32, `root`, `cluster`, `best` and `score` uint32, `known` bool (see components.py),
     `file` and `source` uint32 (indices into meta["files"] and meta["sources"]), `split` uint8 (index into
     SPLITS), `line` uint64 (0-based, in the file), `offset` uint64, `bytes` uint32; `keys` (n, B) uint64, its band keys
     `utf8` uint8 and `text` (n + 1,) int64: normalised texts of the first document of each text, where its
@@ -27,7 +27,8 @@ from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
 
 FOLDER = "dedupe/members"
-COLUMNS = ("ordinal", "root", "score", "file", "source", "split", "line", "offset", "bytes", "keys")
+OF_COMPONENTS = ("root", "cluster", "best", "score", "known")
+COLUMNS = ("ordinal", *OF_COMPONENTS, "file", "source", "split", "line", "offset", "bytes", "keys")
 FILE_BYTES = 64 * 2**20  # of texts and rows in one file
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
@@ -181,7 +182,15 @@ def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, wit
         )
     if not text_extents:
         none = np.empty(0, np.int64)
-        return Group({name: np.empty(0, np.uint32) for name in COLUMNS}, [], [], [], none, none, none)
+        return Group(
+            {name: np.empty(0, np.bool_ if name == "known" else np.uint32) for name in COLUMNS},
+            [],
+            [],
+            [],
+            none,
+            none,
+            none,
+        )
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     order = np.argsort(columns["ordinal"], kind="stable")
     part, starts, lengths = (np.concatenate(pieces)[order] for pieces in zip(*text_extents, strict=True))

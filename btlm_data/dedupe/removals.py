@@ -1,4 +1,4 @@
-"""removals.parquet: a row per document that deduplication drops, with the one that is kept for it.
+"""Decides about each group of components, and writes removals.parquet: a row per document that deduplication drops, with the one that is kept for it.
 
 Rows are by component (its first document), then by the removed document, both in source order.
 
@@ -20,8 +20,7 @@ kept_file, kept_line, kept_offset, kept_source, kept_bytes, kept_split    the ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,125 +28,106 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.dedupe import clusters
+from btlm_data.dedupe.deciding import NOT_IN_RUN, decide
 from btlm_data.dedupe.members import Group, read_group
-from btlm_data.engine.runner import Runner
+from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.fates import Fate
+from btlm_data.formats import parquet_splice
 from btlm_data.formats.columns import Columns
 from btlm_data.splits import SPLITS
 from btlm_data.task import Artifact, Counts, Step, Task
-from btlm_data.task_files import TaskFiles, write_list
+from btlm_data.task_files import TaskFiles
 
 NAME = "removals.parquet"
-VERSION = 1
+VERSION = 2
 _ROW_GROUP = 131_072
 _LOCATION = ("file", "line", "offset", "source", "bytes", "split")
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the table is made from. results: of the step `cluster`. compared: of each group, where texts were
+def plan(
+    num_groups: int,
+    members: Artifact,
+    compared: Sequence[Artifact],
+    settings: ClusterSettings,
+    lineage: str,
+) -> Step:
+    """A task per group: decides, and lists what goes. members: list of files. compared: of each group, where texts were
     compared.
     """
-
-    lineage: str
-    num_groups: int
-    members: Artifact
-    components: Artifact
-    removed: Artifact
-    fates: Artifact
-    compared: Sequence[Artifact] = ()
-
-
-def run(runner: Runner, evidence: Evidence) -> Artifact:
-    """Write removals.parquet."""
-    parts = runner.run(_plan(evidence))
-    runner.named.add(name := "dedupe/removals.json")
-    listed = write_list(runner.stores.work, name, [part.outputs[0] for part in parts])
-    task = Task(
-        id="all",
-        reads={"parts": [listed]},
-        outputs=[("work", f"dedupe/table/{NAME}")],
-    )
-    [result] = runner.run(Step("dedupe.table", VERSION, join, [task], None, "", "task"))
-    return result.outputs[0]
-
-
-def _plan(evidence: Evidence) -> Step:
     tasks = [
         Task(
             id=f"{group:06d}",
             args={"group": group},
-            inputs=[evidence.lineage],
-            reads={"removed": [evidence.removed], "fates": [evidence.fates]},
-            through={
-                "members": [evidence.members],
-                "components": [evidence.components],
-                "compared": [evidence.compared[group - 1]] if evidence.compared else [],
-            },
-            outputs=[("work", f"dedupe/removals/{group:06d}.parquet")],
+            inputs=[lineage],
+            through={"members": [members], "compared": [compared[group - 1]] if compared else []},
+            outputs=[("work", f"dedupe/decide/{group:06d}.{kind}") for kind in ("cols", "parquet")],
         )
-        for group in range(1, evidence.num_groups + 1)
+        for group in range(1, num_groups + 1)
     ]
-    return Step("dedupe.removals", VERSION, work, tasks, None, evidence.lineage, "task")
+    return Step("dedupe.decide", VERSION, work, tasks, settings, lineage, "task")
 
 
-def work(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """The rows of one group."""
+def work(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """The decisions about one group, and its rows."""
     import pyarrow.parquet as pq
 
     members = files.read_list(task.through["members"][0])
     group = read_group(files, members, task.args["group"], with_texts=False)
-    removed, kept = _pairs(files.columns(task.reads["removed"][0]), group)
-    components = files.columns(task.through["components"][0])
-    cluster = components["cluster"][group.columns["ordinal"]]
-    order = np.lexsort((removed, cluster[removed]))
-    removed, kept = removed[order], kept[order]
-    _, inverse, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
-    fate = files.columns(task.reads["fates"][0])["fate"][group.columns["ordinal"][removed]]
     compared = files.columns(task.through["compared"][0]) if task.through["compared"] else None
+    decided = decide(group, settings.dedupe, compared)
+    ordinals = group.columns["ordinal"]
+    clusters.write_decided(files, task.outputs[0][1], ordinals, decided)
+    removed = np.flatnonzero(decided.fate != Fate.KEPT)
+    removed = removed[np.lexsort((removed, decided.cluster[removed]))]
+    kept = decided.kept[removed].astype(np.int64)
+    kept[kept == NOT_IN_RUN] = -1
+    sizes = decided.sizes()
     columns: dict[str, Any] = {
-        "document": group.columns["ordinal"][removed],
-        "kept_document": _optional(group.columns["ordinal"], kept),
-        "reason": _names(fate, [f.reason for f in Fate]),
+        "document": ordinals[removed],
+        "kept_document": _optional(ordinals, kept),
+        "reason": _names(decided.fate[removed], [f.reason for f in Fate]),
         **_evidence(group, removed, kept, compared),
-        "cluster": cluster[removed],
-        "cluster_size": sizes[inverse[removed]].astype(np.uint32),
+        "cluster": group.columns["cluster"][removed],
+        "cluster_size": sizes[decided.cluster[removed]],
         **_locations(group, removed, ""),
         **_locations(group, kept, "kept_"),
     }
-    with files.create(task.outputs[0][1]) as creating:
+    with files.create(task.outputs[1][1]) as creating:
         pq.write_table(_table(columns), creating.file, row_group_size=_ROW_GROUP, compression="zstd")
     advance(task.weight)
-    return Counts()
+    return Counts(
+        extra={
+            "largest": clusters.largest(ordinals, decided),
+            "clusters": int(np.count_nonzero(sizes > 1)),
+        }
+    )
+
+
+def plan_tables(parts: Mapping[str, Artifact]) -> Step:
+    """A task per table. parts: its name -> the list of its parts."""
+    tasks = [
+        Task(
+            id=name.removesuffix(".parquet"),
+            reads={"parts": [listed]},
+            outputs=[("work", f"dedupe/table/{name}")],
+        )
+        for name, listed in parts.items()
+    ]
+    return Step("dedupe.table", VERSION, join, tasks, None, "", "task")
 
 
 def join(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """One table from those of the groups."""
-    import pyarrow as pa
+    """One table from its parts."""
     import pyarrow.parquet as pq
 
-    with (
-        files.create(task.outputs[0][1]) as creating,
-        pq.ParquetWriter(creating.file, _schema(), compression="zstd") as writer,
-    ):
-        for part in files.read_list(task.reads["parts"][0]):
-            table = pq.read_table(pa.BufferReader(files.read(part)))
-            writer.write_table(table, row_group_size=_ROW_GROUP)
+    parts = files.read_list(task.reads["parts"][0])
+    with files.create(task.outputs[0][1]) as creating:
+        if parts:
+            parquet_splice.splice(creating.file, (files.read(part) for part in parts))
+        else:  # of removals.parquet: nothing was in a component of several
+            pq.write_table(_schema().empty_table(), creating.file, compression="zstd")
     advance(1)
     return Counts()
-
-
-def _pairs(decisions: Columns, group: Group) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of a group that go, and the row of the one kept for each, -1 where an index has it."""
-    ordinals = group.columns["ordinal"]
-    all_removed, all_kept = decisions["removed"], decisions["kept"]
-    decision = np.searchsorted(all_removed, ordinals)
-    is_gone = decision < len(all_removed)
-    is_gone[is_gone] = all_removed[decision[is_gone]] == ordinals[is_gone]
-    rows = np.flatnonzero(is_gone)
-    kept = all_kept[decision[rows]]
-    kept_rows = np.where(kept == clusters.NOT_IN_RUN, -1, np.searchsorted(ordinals, kept))
-    return rows, kept_rows
 
 
 def _evidence(
@@ -166,9 +146,7 @@ def _evidence(
         codes = compared["gone"].astype(np.uint64) << np.uint64(32) | compared["anchor"].astype(np.uint64)
         by_code = np.argsort(codes)
         near = np.flatnonzero(~is_equal)
-        anchors = np.where(has_kept[near], roots[kept[near]], np.uint32(clusters.NOT_IN_RUN)).astype(
-            np.uint64
-        )
+        anchors = np.where(has_kept[near], roots[kept[near]], np.uint32(NOT_IN_RUN)).astype(np.uint64)
         wanted = roots[removed[near]].astype(np.uint64) << np.uint64(32) | anchors
         comparison = np.minimum(np.searchsorted(codes, wanted, sorter=by_code), max(0, len(codes) - 1))
         is_there = codes[by_code[comparison]] == wanted if len(codes) else np.zeros(len(near), np.bool_)

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.dedupe import compare, decided, keys
-from btlm_data.dedupe.clusters import HOLDOUT
+from btlm_data.dedupe import compare, decided
+from btlm_data.dedupe.components import HOLDOUT
 from btlm_data.dedupe.decided import Decided
 from btlm_data.dedupe.index import IndexReader
 from btlm_data.dedupe.members import Group, read_group
@@ -247,13 +247,9 @@ class _Rows:
 
 
 def _rows(files: TaskFiles, job: _Work, group: Group) -> _Rows:
-    columns, components = group.columns, files.columns(job.decided.components)
-    ordinals, roots = columns["ordinal"], columns["root"]
-    for part in (ordinals, roots):
-        keys.check_ordinals(part, components.shape("root")[0], job.decided.components.name)
-    best = components["best"][roots]
-    known = components["known"]
-    _, component = np.unique(components["cluster"][ordinals], return_inverse=True)
+    columns = group.columns
+    ordinals, roots, best = (columns[name] for name in ("ordinal", "root", "best"))
+    _, component = np.unique(columns["cluster"], return_inverse=True)
     root, best_row = np.searchsorted(ordinals, roots), np.searchsorted(ordinals, best)
     if (np.maximum(root, best_row) >= len(ordinals)).any() or not (
         (ordinals[root] == roots).all() and (ordinals[best_row] == best).all()
@@ -261,7 +257,7 @@ def _rows(files: TaskFiles, job: _Work, group: Group) -> _Rows:
         raise DataError(
             f"{job.url}: the members of deduplication are not those of its components. Rerun the run."
         )
-    goes_anyway = (columns["score"] == HOLDOUT) | np.isin(roots, known)
+    goes_anyway = (columns["score"] == HOLDOUT) | columns["known"][root]
     return _Rows(group, root, best_row, component, goes_anyway, columns["split"] == TRAIN)
 
 

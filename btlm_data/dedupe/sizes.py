@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from btlm_data.blocks import RANGE_DOCUMENTS
 from btlm_data.dedupe.groups import GROUP_BYTES
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.estimate import Estimate, Rates
@@ -16,9 +17,10 @@ _PAIR_BYTES = 8 * (
     LEADERS + NEIGHBOURS
 )  # of the pairs that a key nominates at most, where texts are compared
 SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
-_GROUP_DOCUMENTS = 2**20  # most documents of one split task, so that there are tasks enough for many workers
-_COMPONENTS_BYTES = 21  # of a document's row in components.cols
-_DOCUMENT_BYTES = 16  # that joining holds: union-find, flags, fates, sizes of clusters (clusters.py)
+_COMPONENTS_BYTES = 22  # of a document's row in components.cols
+_FATES_BYTES = 7  # of a document's rows in fates.cols and clusters.cols
+_DOCUMENT_BYTES = 20  # that joining holds: union-find, best copies, scores, groups (components.py)
+_MOST_RANGES = 256  # of documents that nominated pairs are put in order by
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,15 @@ class Sizes:
         total = self.num_documents * self.settings.keys_per_document(kind) * per_key
         return max(0, (-(-2 * total // self.budget) - 1).bit_length())
 
+    @property
+    def log_range(self) -> int:
+        """Nominated pairs are put in order by ranges of 2^k documents: at most _MOST_RANGES, which every group reads."""
+        return (max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES)) - 1).bit_length()
+
     def group_documents(self, kind: KeyKind) -> int:
         """Most documents of one task that splits keys."""
         per_document = SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
-        return max(1, min(_GROUP_DOCUMENTS, self.budget // per_document))
+        return max(1, min(RANGE_DOCUMENTS, self.budget // per_document))
 
     def estimate(self, rates: Rates, parts: int, blocks: int) -> list[Estimate]:
         """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier
@@ -66,74 +73,88 @@ class Sizes:
         keys = documents * sum(self.settings.keys_per_document(kind) for kind in self.settings.key_kinds)
         by_text = self.settings.by_text
         in_memory = self.fits_in_memory and not by_text
+        ranges = -(-documents // RANGE_DOCUMENTS)
         joining = rates.process_bytes + _DOCUMENT_BYTES * documents
-        key_bytes = 16 + 8 * self.settings.keys_per_document("bands") if in_memory else 8
-        cluster = Estimate(
-            "dedupe.cluster",
-            tasks=1,
+        key_bytes = 16 + 8 * self.settings.keys_per_document("bands") if in_memory else 0
+        measuring = Estimate(
+            "dedupe.documents",
+            tasks=ranges,
             documents=documents,
-            read_bytes=(34 + key_bytes) * documents,
-            reads=(9 if by_text else 16) * blocks,
-            work_bytes=(9 if by_text else 9 + _COMPONENTS_BYTES) * documents,
-            memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
-            cpu_seconds=rates.task
-            + documents * rates.cluster_document
-            + keys * (rates.split_key + rates.sort_key) * in_memory,
+            read_bytes=8 * documents,
+            reads=2 * blocks,
+            work_bytes=8 * documents,
+            memory_bytes=rates.process_bytes + 16 * min(documents, RANGE_DOCUMENTS),
+            cpu_seconds=ranges * rates.task + documents * rates.fate_document,
         )
-        if in_memory:
-            return [cluster, *self._estimate_evidence(rates, parts, blocks)]
-        steps = self._estimate_kind("exact", rates, blocks)
-        steps.append(
-            Estimate(
-                "dedupe.exact",
-                tasks=1,
-                documents=documents,
-                work_bytes=4 * documents,
-                memory_bytes=joining,
-                cpu_seconds=rates.task + documents * rates.cluster_document / 2,
-            )
-        )
-        if "bands" in self.settings.key_kinds:
-            steps += self._estimate_kind("bands", rates, blocks)
-        if not by_text:
-            return [*steps, cluster, *self._estimate_evidence(rates, parts, blocks)]
-        members, *evidence = self._estimate_evidence(rates, parts, blocks)
         components = Estimate(
             "dedupe.components",
             tasks=1,
             documents=documents,
-            read_bytes=8 * documents,
-            reads=4 * blocks,
+            read_bytes=(16 + key_bytes) * documents,
+            reads=4 * ranges + 2 * blocks * in_memory,
             work_bytes=_COMPONENTS_BYTES * documents,
-            memory_bytes=joining,
-            cpu_seconds=rates.task + documents * rates.cluster_document,
+            freed_bytes=8 * documents,
+            memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
+            cpu_seconds=rates.task
+            + documents * rates.join_document
+            + keys * (rates.split_key + rates.sort_key) * in_memory,
         )
-        partitions = 1 << self.log_partitions("bands")
-        pairs = Estimate(
-            "dedupe.pairs",
-            tasks=partitions,
-            read_bytes=4 * documents * partitions,
-            reads=4 * partitions,
-            memory_bytes=rates.process_bytes + 4 * documents,
-            cpu_seconds=partitions * rates.task,
-        )
-        compare = Estimate("dedupe.compare", tasks=0, memory_bytes=rates.process_bytes + 3 * GROUP_BYTES)
-        return [*steps, components, pairs, members, compare, cluster, *evidence]
-
-    def _estimate_evidence(self, rates: Rates, parts: int, blocks: int) -> list[Estimate]:
-        """Looking up who is in a component, and removals.parquet; nobody is, without duplicates."""
         members = Estimate(
             "dedupe.members",
             tasks=parts,
-            documents=self.num_documents,
-            read_bytes=4 * self.num_documents,
-            reads=3 * blocks,
+            documents=documents,
+            read_bytes=4 * documents,
+            reads=blocks,
             memory_bytes=rates.process_bytes,
-            cpu_seconds=parts * rates.task + self.num_documents * rates.cluster_document / 10,
+            cpu_seconds=parts * rates.task + documents * rates.fate_document / 10,
         )
-        removals = Estimate("dedupe.removals", tasks=0, memory_bytes=rates.process_bytes)
-        table = Estimate("dedupe.table", tasks=1, memory_bytes=rates.process_bytes, cpu_seconds=rates.task)
-        return [members, removals, table]
+        decided = [
+            Estimate("dedupe.decide", tasks=0, memory_bytes=rates.process_bytes + GROUP_BYTES),
+            Estimate(
+                "dedupe.fates",
+                tasks=1,
+                documents=documents,
+                work_bytes=_FATES_BYTES * documents,
+                memory_bytes=rates.process_bytes + _FATES_BYTES * documents,
+                cpu_seconds=rates.task + documents * rates.place_document,
+            ),
+            Estimate(
+                "dedupe.cluster",
+                tasks=ranges,
+                documents=documents,
+                read_bytes=14 * documents,
+                reads=9 * blocks,
+                memory_bytes=rates.process_bytes,
+                cpu_seconds=ranges * rates.task + documents * rates.fate_document,
+            ),
+            Estimate("dedupe.table", tasks=2, memory_bytes=rates.process_bytes, cpu_seconds=2 * rates.task),
+        ]
+        if in_memory:
+            return [measuring, components, members, *decided]
+        exact = Estimate(
+            "dedupe.exact",
+            tasks=1,
+            documents=documents,
+            work_bytes=4 * documents,
+            memory_bytes=joining,
+            cpu_seconds=rates.task + documents * rates.join_document / 5,
+        )
+        steps = [*self._estimate_kind("exact", rates, blocks), exact]
+        if "bands" in self.settings.key_kinds:
+            steps += self._estimate_kind("bands", rates, blocks)
+        if not by_text:
+            return [*steps, measuring, components, members, *decided]
+        pair_ranges = -(-documents >> self.log_range)
+        pairs = Estimate(
+            "dedupe.pairs",
+            tasks=pair_ranges,
+            read_bytes=4 * documents,
+            reads=(2 << self.log_partitions("bands")) * pair_ranges,
+            memory_bytes=rates.process_bytes + 4 * min(documents, 1 << self.log_range),
+            cpu_seconds=pair_ranges * rates.task,
+        )
+        compare = Estimate("dedupe.compare", tasks=0, memory_bytes=rates.process_bytes + 3 * GROUP_BYTES)
+        return [*steps, measuring, components, pairs, members, compare, *decided]
 
     def _estimate_kind(self, kind: KeyKind, rates: Rates, blocks: int) -> list[Estimate]:
         """Splitting and sorting one kind of keys; the split files are removed when they are sorted."""

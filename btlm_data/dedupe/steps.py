@@ -6,34 +6,59 @@ the memory, what comes out never does.
     exact         edges -> the first document of each text         |
     split-bands   band keys of first documents, partitioned        |
     sort-bands    equal keys -> edges (each to its bucket's first) |
-    cluster       edges -> components -> fates, clusters.parquet
+    documents     lengths and scores of documents, in few files
+    components    edges -> components, put into groups (components.py)
+    members       who is in a component (stages/members.py)
+    decide        which members of a group stay, and why others go (deciding.py, removals.py)
+    fates         decisions -> fates of all documents (clusters.py)
+    cluster       fates -> clusters of a range of blocks
+    table         clusters.parquet, removals.parquet
 
 Documents sharing a band are connected (design, section 5). Exact duplicates are found first and only the
-first of each text reaches the bands. The steps hold what Run.memory_per_worker allows; for `cluster` see
-clusters.py.
+first of each text reaches the bands. The steps hold what Run.memory_per_worker allows; for those that join (`exact`,
+`components`, `fates`), one process each, a few bytes a document. Where texts are compared, text_steps.py has what differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from btlm_data import blocks as block_table
 from btlm_data.advance import advance
-from btlm_data.blocks import Block
-from btlm_data.dedupe import clusters, components, keys, links
+from btlm_data.blocks import Block, grouped
+from btlm_data.dedupe import components, keys, links
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
 from btlm_data.engine.runner import Runner
 from btlm_data.kernels import union_find
-from btlm_data.task import Artifact, Counts, Step, StoreName, Task, TaskResult
+from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 4
-COMPONENTS = f"{clusters.FOLDER}/{components.NAME}"
+VERSION = 5
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Components of documents. extra: `groups`, and of a verification the pairs `compared` and `rejected`. keys: sorted, for
+    an index. edges: of bands. outputs: of the step.
+    """
+
+    components: Artifact
+    extra: Mapping[str, Any]
+    keys: list[Artifact]
+    edges: Sequence[Artifact]
+    outputs: Sequence[Artifact]
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that the documents in components of two or more are in."""
+        groups: int = self.extra["groups"]
+        return groups
 
 
 @dataclass(frozen=True)
@@ -59,23 +84,37 @@ class Steps:
         """How the keys are cut."""
         return Sizes(self.num_documents, self.settings)
 
-    def run(self, runner: Runner) -> tuple[TaskResult, list[Artifact]]:
-        """Run what is needed; returns the result of `cluster`, and the sorted keys where an index is to keep
-        them.
-        """
-        final = self.cluster((), ())
+    def run(self, runner: Runner) -> Joined:
+        """Join what the settings connect: texts, or texts and what shares a band."""
+        final = self.components((), (), ())
         keys: list[Artifact] = []
-        if not self.sizes.fits_in_memory and (self.keeps_keys or not runner.is_done(final)):
+        in_memory = self.sizes.fits_in_memory
+        if not in_memory and (self.keeps_keys or not runner.is_done(final)):
             exact = self.run_exact(runner, keys)
             bands: Sequence[Artifact] = ()
             if "bands" in self.settings.key_kinds:
                 bands = self.run_sort(runner, "bands", exact, keys)
-            final = self.cluster([exact], bands)
-        [result] = runner.run(final)
-        if self.sizes.fits_in_memory:
-            names = {f"{clusters.FOLDER}/{kind}-000000.cols" for kind in self.settings.key_kinds}
-            keys = [output for output in result.outputs if output.name in names]
-        return result, keys
+            return self.run_components(runner, [exact], bands, keys)
+        joined = self.run_components(runner, (), (), keys)
+        if in_memory:
+            names = {f"{components.FOLDER}/{kind}-000000.cols" for kind in self.settings.key_kinds}
+            keys += [output for output in joined.outputs if output.name in names]
+        return joined
+
+    def run_components(
+        self, runner: Runner, exact: Sequence[Artifact], edges: Sequence[Artifact], keys: list[Artifact]
+    ) -> Joined:
+        """Join the edges. The lengths of documents that it needs are read by tasks of their own first."""
+        step = self.components(exact, edges, ())
+        if not runner.is_done(step):
+            measuring = components.plan_documents(self.blocks, self.settings, self.lineage)
+            documents = [result.outputs[0] for result in runner.run(measuring)]
+            [result] = runner.run(self.components(exact, edges, documents))
+            runner.discard(measuring)
+        else:
+            [result] = runner.run(step)
+        [joined] = [output for output in result.outputs if output.name == components.NAME]
+        return Joined(joined, result.counts.extra, keys, edges, result.outputs)
 
     def run_exact(self, runner: Runner, keys: list[Artifact]) -> Artifact:
         """The first document of each text; sorted keys are appended to `keys`."""
@@ -103,12 +142,6 @@ class Steps:
     def split(self, kind: KeyKind, exact: Artifact | None) -> Step:
         """Partition the keys of each group of blocks."""
         log = self.sizes.log_partitions(kind)
-        most = self.sizes.group_documents(kind)
-        groups: list[list[Block]] = []
-        for block in self.blocks:
-            if not groups or block.last_ordinal - groups[-1][0].first_ordinal > most:
-                groups.append([])
-            groups[-1].append(block)
         tasks = [
             Task(
                 id=f"{number:06d}",
@@ -120,7 +153,7 @@ class Steps:
                 weight=sum(block.num_documents for block in group),
                 hints={"blocks": group},
             )
-            for number, group in enumerate(groups)
+            for number, group in enumerate(grouped(self.blocks, self.sizes.group_documents(kind)))
         ]
         return Step(f"dedupe.split-{kind}", VERSION, split, tasks, self.settings, self.lineage, "doc")
 
@@ -147,7 +180,12 @@ class Steps:
                     through={"groups": [groups] if groups is not None else [], "blocks": [self.table]},
                     outputs=outputs,
                     weight=max(1, self.num_documents >> log),
-                    hints={"keeps_keys": self.keeps_keys},
+                    hints={
+                        "keeps_keys": self.keeps_keys,
+                        "log_range": self.sizes.log_range
+                        if self.settings.by_text and kind == "bands"
+                        else None,
+                    },
                 )
             )
         return Step(f"dedupe.sort-{kind}", VERSION, sort, tasks, self.settings, self.lineage, "doc")
@@ -164,27 +202,25 @@ class Steps:
         )
         return Step("dedupe.exact", VERSION, exact, [task], self.settings, self.lineage, "doc")
 
-    def cluster(self, exact: Sequence[Artifact], edges: Sequence[Artifact]) -> Step:
-        """Join all edges and decide. How the edges come about changes nothing, and so is a hint."""
-        outputs: list[tuple[StoreName, str]] = [
-            ("work", clusters.FATES),
-            ("work", clusters.CLUSTERS),
-            ("work", clusters.TABLE),
-            ("work", clusters.REMOVED),
-            ("work", COMPONENTS),
-        ]
-        if self.keeps_keys and self.sizes.fits_in_memory:
-            outputs += [("work", f"{clusters.FOLDER}/{kind}-000000.cols") for kind in self.settings.key_kinds]
+    def components(
+        self, exact: Sequence[Artifact], edges: Sequence[Artifact], documents: Sequence[Artifact]
+    ) -> Step:
+        """Join all edges. How they come about changes nothing, and so is a hint. documents: of components.plan_documents."""
+        outputs: list[tuple[StoreName, str]] = [("work", components.NAME)]
+        if self.keeps_keys and self.sizes.fits_in_memory and not self.settings.by_text:
+            outputs += [
+                ("work", f"{components.FOLDER}/{kind}-000000.cols") for kind in self.settings.key_kinds
+            ]
         task = Task(
             id="all",
             args={"documents": self.num_documents},
             inputs=[self.lineage],
-            through={"blocks": [self.table], "exact": exact, "edges": edges},
+            through={"blocks": [self.table], "exact": exact, "edges": edges, "documents": documents},
             outputs=outputs,
             weight=max(1, self.num_documents),
-            hints={"in_memory": self.sizes.fits_in_memory, "keeps_keys": self.keeps_keys},
+            hints={"in_memory": not exact, "keeps_keys": self.keeps_keys},
         )
-        return Step("dedupe.cluster", VERSION, cluster, [task], self.settings, self.lineage, "doc")
+        return Step("dedupe.components", VERSION, join, [task], self.settings, self.lineage, "doc")
 
 
 # Work functions ---------------------------------------------------------------------------------------------
@@ -213,7 +249,7 @@ def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     chunks = keys.partition_chunks(files, files.read_list(groups), partition, limit, task.args["documents"])
     linker = _linker(task, settings, files, kind, log)
     edges = linker.link(chunks, partition)
-    edges.write(files, task.outputs[0][1])
+    edges.write(files, task.outputs[0][1], task.args["documents"], task.hints["log_range"])
     if edges.sorted_keys is not None:
         links.write_index_keys(
             files, task.outputs[1][1], edges.sorted_keys, kind, log, with_ordinals=settings.by_text
@@ -232,11 +268,11 @@ def exact(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     return Counts()
 
 
-def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
-    """Join all edges, decide every document's fate, and list the clusters."""
+def join(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
+    """Join all edges to components."""
     num_documents = task.args["documents"]
-    blocks = block_table.read_table(files, task.through["blocks"][0])
     if task.hints["in_memory"]:
+        blocks = block_table.read_table(files, task.through["blocks"][0])
         exact_links = _link_in_one_go(task, settings, files, blocks, "exact", None)
         roots, known = links.exact_roots([exact_links], num_documents)
         has_bands = "bands" in settings.key_kinds
@@ -250,20 +286,17 @@ def cluster(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
         parts = (links.Links.read(files, file, num_documents) for file in task.through["edges"])
     parent = roots.copy()
     compared = rejected = 0
-    known_parts = [known]
+    known_parts, nominated = [roots[known] if settings.by_text else known], [np.empty(0, np.uint32)]
     for edges in parts:
         links.unite(parent, edges)
         known_parts += edges.known
+        nominated += [np.unique(pairs.document) for pairs in edges.in_index]
         compared, rejected = compared + edges.compared, rejected + edges.rejected
     union_find.flatten(parent)
-    united = clusters.Components(roots, parent, np.unique(np.concatenate(known_parts)))
-    counts = clusters.decide(files, blocks, clusters.by_components(files, blocks, settings.dedupe, united))
-    counts.extra["groups"] = components.write(
-        files, COMPONENTS, blocks, settings.dedupe, united, np.empty(0, np.uint32)
-    )
-    if settings.dedupe.verify == "signature":
-        counts.extra["summary"]["verified_pairs"] = {"compared": compared, "below_threshold": rejected}
-    return counts
+    united = components.Components(roots, parent, np.unique(np.concatenate(known_parts)))
+    num_groups = components.write(files, task.through["documents"], united, np.concatenate(nominated))
+    advance(task.weight)
+    return Counts(extra={"groups": num_groups, "compared": compared, "rejected": rejected})
 
 
 def _link_in_one_go(
@@ -278,7 +311,7 @@ def _link_in_one_go(
     edges = _linker(task, settings, files, kind, 0).link(iter([all_keys]), 0)
     if edges.sorted_keys is not None:
         links.write_index_keys(
-            files, f"{clusters.FOLDER}/{kind}-000000.cols", edges.sorted_keys, kind, 0, with_ordinals=False
+            files, f"{components.FOLDER}/{kind}-000000.cols", edges.sorted_keys, kind, 0, with_ordinals=False
         )
     return edges
 

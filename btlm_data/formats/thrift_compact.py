@@ -63,6 +63,10 @@ class Compact:
         else:
             raise ValueError(f"type {kind} does not occur here")
 
+    def since(self, start: int) -> bytes:
+        """What was read from `start` on."""
+        return self._data[start : self.position]
+
     def _byte(self) -> int:
         value = self._data[self.position]
         self.position += 1

@@ -2,8 +2,9 @@
 
 reads   every block's .sketch (exact hashes, band keys [, signatures]) and .docs; an index of earlier runs,
         where requested
-writes  dedupe/cluster/fates.cols, clusters.cols, clusters.parquet (dedupe/clusters.py); the index
-unit    group of blocks (split) . range of keys (sort) . whole (exact, cluster)
+writes  dedupe/fates/fates.cols, clusters.cols (dedupe/clusters.py), dedupe/table/clusters.parquet, removals.parquet; the index
+unit    group of blocks (split, documents, cluster) . range of keys (sort) . group of components (decide) .
+        whole (exact, components, fates, table)
 balance one survivor per component of train documents; none where the component holds a validation or test
         document
 """
@@ -15,14 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btlm_data.blocks import Block
-from btlm_data.dedupe import decided, gates
-from btlm_data.dedupe.clusters import texts_that_stay
+from btlm_data.dedupe import clusters, decided, gates, removals
 from btlm_data.dedupe.index import Index
-from btlm_data.dedupe.removals import Evidence
-from btlm_data.dedupe.removals import run as run_removals
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Sizes
-from btlm_data.dedupe.steps import COMPONENTS, VERSION, Steps
+from btlm_data.dedupe.steps import VERSION, Steps
 from btlm_data.dedupe.text_steps import KeptTextsPlanner, MembersPlanner, TextSteps, list_members
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError
@@ -30,8 +28,8 @@ from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import DedupeSettings, Run
-from btlm_data.task import Artifact, Counts
-from btlm_data.task_files import read_list
+from btlm_data.task import Artifact, Counts, TaskResult
+from btlm_data.task_files import read_list, write_list
 
 MAX_DOCUMENTS = 2**32 - 1
 
@@ -107,51 +105,46 @@ def run(
     steps = Steps(blocks, table, settings, lineage, keeps_keys=index is not None and not index.is_added)
     work = runner.stores.work
     work.delete([decided.NAME])
-    keys: list[Artifact] = []
     pairs: Artifact | None = None
+    compared: Sequence[Artifact] = ()
     if settings.by_text:
-        compared = TextSteps(steps, plan_members).run(runner)
-        result, components, members = compared.cluster, compared.components, compared.members
-        num_groups, keys, pairs = len(compared.compared), list(compared.keys), compared.pairs
+        done = TextSteps(steps, plan_members).run(runner)
+        joined, members, pairs, compared = done.joined, done.members, done.pairs, done.compared
     else:
-        result, keys = steps.run(runner)
-        [components] = [file for file in result.outputs if file.name == COMPONENTS]
-        num_groups = result.counts.extra["groups"]
-        members = list_members(runner, plan_members(components, num_groups, False))
-    files = {artifact.name.rpartition("/")[2]: artifact for artifact in result.outputs}
+        joined = steps.run(runner)
+        members = list_members(runner, plan_members(joined.components, joined.num_groups, False))
+    decided_groups = runner.run(removals.plan(joined.num_groups, members, compared, settings, lineage))
+    runner.named.add(name := "dedupe/decided-groups.json")
+    listed = write_list(work, name, [_output(result, ".cols") for result in decided_groups])
+    [fates] = runner.run(clusters.plan_fates(blocks, joined.components, listed, total, lineage))
+    shown = clusters.merged([result.counts.extra["largest"] for result in decided_groups])
+    ranges = runner.run(clusters.plan_clusters(blocks, joined.components, fates, shown, lineage))
+    num_clusters = sum(result.counts.extra["clusters"] for result in decided_groups)
+    counts, removed, summary = clusters.summarised(ranges, shown, num_clusters)
+    if dedupe.verify == "signature":
+        summary["verified_pairs"] = {
+            "compared": joined.extra["compared"],
+            "below_threshold": joined.extra["rejected"],
+        }
+    if settings.by_text:
+        summary["compared_pairs"] = dict(done.amounts)
+    tables = _tables(runner, {"clusters": ranges, "removals": decided_groups})
     decided.write(
         work,
         decided.Decided(
             dedupe,
-            num_groups,
-            components,
+            joined.num_groups,
+            joined.components,
             members,
             pairs,
-            decided.amounts(result.counts),
+            decided.amounts(counts),
             index.reader.runs if index is not None else (),
         ),
     )
     runner.named.add(decided.NAME)
-    removals = run_removals(
-        runner,
-        Evidence(
-            lineage,
-            num_groups,
-            members,
-            components,
-            files["removed.cols"],
-            files["fates.cols"],
-            compared.compared if settings.by_text else (),
-        ),
-    )
-    evidence = gates.Evidence(work, files["clusters.parquet"], removals, read_list(work, members))
-    gates.check(
-        result.counts.extra["removed"],
-        result.counts.extra["summary"],
-        dedupe,
-        how.accept_removal or how.accept_removal_of,
-        evidence,
-    )
+    evidence = gates.Evidence(work, tables["clusters"], tables["removals"], read_list(work, members))
+    gates.check(removed, summary, dedupe, how.accept_removal or how.accept_removal_of, evidence)
+    files = {artifact.name: artifact for artifact in fates.outputs}
     if index is not None and not index.is_added:
         keeps_signatures = "bands" in settings.key_kinds and not settings.by_text
         sketches = (
@@ -160,20 +153,36 @@ def run(
         with runner.removing_damaged():
             texts, stays = [], None
             if settings.by_text:
-                kept = plan_kept_texts(components, files["fates.cols"])
+                kept = plan_kept_texts(files[clusters.CLUSTERS])
                 texts = [artifact for result in runner.run(kept) for artifact in result.outputs]
-                stays = texts_that_stay(Columns(work, components), Columns(work, files["fates.cols"]))
-            index.add(keys, sketches, total, work, texts, stays)
+                stays = Columns(work, files[clusters.CLUSTERS])["text_stays"]
+            index.add(joined.keys, sketches, total, work, texts, stays)
             runner.discard_files("dedupe/kept-texts")
     return Deduplicated(
-        files["fates.cols"],
-        files["clusters.parquet"],
-        removals,
-        files["clusters.cols"],
-        result.counts.extra["summary"],
-        result.counts,
+        files[clusters.FATES],
+        tables["clusters"],
+        tables["removals"],
+        files[clusters.CLUSTERS],
+        summary,
+        counts,
         index.reader.lineage if index is not None else [],
     )
+
+
+def _tables(runner: Runner, parts: Mapping[str, Sequence[TaskResult]]) -> dict[str, Artifact]:
+    """clusters.parquet and removals.parquet. parts: results of the tasks that wrote the parts of each."""
+    lists: dict[str, Artifact] = {}
+    for kind, results in parts.items():
+        runner.named.add(name := f"dedupe/{kind}.json")
+        artifacts = [_output(result, ".parquet") for result in results]
+        lists[f"{kind}.parquet"] = write_list(runner.stores.work, name, artifacts)
+    results = runner.run(removals.plan_tables(lists))
+    return {kind: result.outputs[0] for kind, result in zip(parts, results, strict=True)}
+
+
+def _output(result: TaskResult, ending: str) -> Artifact:
+    [artifact] = [output for output in result.outputs if output.name.endswith(ending)]
+    return artifact
 
 
 def _content(runner: Runner, blocks: Sequence[Block], settings: ClusterSettings) -> str:

@@ -15,7 +15,7 @@ of signals (cleaning/signals.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from btlm_data.cleaning.signals import NUMBERS, Kind, numbers_dtype
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
-from btlm_data.formats import text_columns
+from btlm_data.formats import parquet_splice, text_columns
 from btlm_data.stages import document_rows, shuffle
 from btlm_data.stages.document_rows import ROW, Names, RowFile, RowMoves, Sources
 from btlm_data.stages.stream import StreamIndex
@@ -83,9 +83,9 @@ def estimate(workload: Workload) -> list[Estimate]:
             documents=stream.documents,
             read_bytes=copies * table_bytes,
             out_bytes=copies * table_bytes,
-            memory_bytes=rates.process_bytes + 120 * min(stream.documents, 1_000_000),
+            memory_bytes=rates.process_bytes + table_bytes // max(1, num_buckets),
             cpu_seconds=(workload.splits + 1) * len(sets) * rates.task
-            + copies * stream.documents * rates.table_document / 4,
+            + copies * table_bytes * rates.copied_byte,
         ),
     ]
 
@@ -184,7 +184,7 @@ def documents(task: Task, settings: None, files: TaskFiles) -> Counts:
                 **texts,
             }
         )
-        write_parquet(files, task.outputs[number], iter([table]))
+        write_parquet(files, task.outputs[number], table)
         advance(max(1, len(rows)))
     return Counts()
 
@@ -255,42 +255,28 @@ def plan_tables(parts_by_table: Mapping[str, Sequence[Artifact]]) -> Step:
 
 def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
     """One table from its parts."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     store, name = task.outputs[0]
-    parts = task.reads["parts"]
-    if len(parts) == 1:
-        with files.create(name, store) as creating:
-            creating.file.write(files.read(parts[0]))
-            sha256 = _sha256(creating.file)
-    else:
-        sha256 = write_parquet(
-            files, task.outputs[0], (pq.read_table(pa.BufferReader(files.read(part))) for part in parts)
-        )
+    with files.create(name, store) as creating:
+        parquet_splice.splice(creating.file, (files.read(part) for part in task.reads["parts"]))
+        sha256 = _sha256(creating.file)
     advance(1)
     size = files.written[-1].size
     return Counts(extra={"file": {"name": name.rpartition("/")[2], "bytes": size, "sha256": sha256}})
 
 
-def write_parquet(files: TaskFiles, output: tuple[StoreName, str], tables: Iterator[Any]) -> str:
-    """Write an output of a task, a row group after the other; returns its SHA-256."""
+def write_parquet(files: TaskFiles, output: tuple[StoreName, str], table: Any) -> None:
+    """Write a table as an output of a task."""
     import pyarrow.parquet as pq
 
     store, name = output
-    first = next(tables)
-    numbers = [column for column in ("stream_offset", "line", "offset") if column in first.column_names]
+    numbers = [column for column in ("stream_offset", "line", "offset") if column in table.column_names]
     options: dict[str, Any] = {
         "compression": "zstd",
-        "use_dictionary": [field.name for field in first.schema if _is_text(field.type)],
+        "use_dictionary": [field.name for field in table.schema if _is_text(field.type)],
         "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
     }
     with files.create(name, store) as creating:
-        with pq.ParquetWriter(creating.file, first.schema, **options) as writer:
-            writer.write_table(first, row_group_size=_ROW_GROUP)
-            for table in tables:
-                writer.write_table(table, row_group_size=_ROW_GROUP)
-        return _sha256(creating.file)
+        pq.write_table(table, creating.file, row_group_size=_ROW_GROUP, **options)
 
 
 def _is_text(kind: Any) -> bool:

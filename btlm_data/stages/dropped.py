@@ -106,7 +106,7 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         tables.append(_of_block(files, block, later, task.args["kept"]))
         advance(block.num_documents)
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    write_parquet(files, task.outputs[0], iter([table]))
+    write_parquet(files, task.outputs[0], table)
     return Counts(extra={"documents": len(table)})
 
 

@@ -22,9 +22,8 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
-from btlm_data.dedupe.clusters import texts_that_stay
 from btlm_data.dedupe.index import pack
-from btlm_data.dedupe.members import Members, MembersWriter, Texts, rows_of
+from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, rows_of
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
 from btlm_data.kernels.stretches import gather
@@ -33,7 +32,7 @@ from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 1
+VERSION = 2
 NAME = "dedupe.members"
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
@@ -104,7 +103,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
         docs, sketch = files.columns(block.docs), files.columns(block.sketch)
         keys = sketch["bands"] if "bands" in sketch else np.empty((block.num_documents, 0), np.uint64)
         columns = rows_of(block, docs, keys, rows)
-        columns |= {name: components.rows(name, *ordinals)[rows] for name in ("root", "score")}
+        columns |= {name: components.rows(name, *ordinals)[rows] for name in OF_COMPONENTS}
         texts = Texts.none(len(rows))
         if task.args["texts"]:
             needed = rows[components.rows("compared", *ordinals)[rows]]
@@ -118,17 +117,14 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
 
 
-def plan_kept(
-    parts: Sequence[PartBlocks], components: Artifact, fates: Artifact, settings: CleanSettings
-) -> Step:
-    """A task per part: the texts that stay, as an index keeps them (dedupe/index.py)."""
+def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: CleanSettings) -> Step:
+    """A task per part: the texts that stay, as an index keeps them (dedupe/index.py). clusters: clusters.cols."""
     tasks = [
         Task(
             id=part.task.id,
             inputs=part.task.inputs,
             reads={
-                "components": [components],
-                "fates": [fates],
+                "clusters": [clusters],
                 "sketches": [block.sketch for block in part.blocks if block.sketch is not None],
                 "docs": [block.docs for block in part.blocks],
             },
@@ -145,11 +141,10 @@ def plan_kept(
 def write_kept(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     """Write the texts of one part that stay, a file for each block."""
     blocks: Sequence[Block] = task.hints["blocks"]
-    components, fates = (files.columns(task.reads[name][0]) for name in ("components", "fates"))
-    stays = texts_that_stay(components, fates)
+    clusters = files.columns(task.reads["clusters"][0])
     again = _SourceAgain(blocks, task, settings, files)
     for number, block in enumerate(blocks):
-        rows = np.flatnonzero(stays[block.first_ordinal : block.last_ordinal])
+        rows = np.flatnonzero(clusters.rows("text_stays", block.first_ordinal, block.last_ordinal))
         texts = _texts(files, block, number, settings, rows, again)[0]
         bounds = texts.offsets.tolist()
         frames, frame_bounds = pack([texts.utf8[a:b].tobytes() for a, b in pairwise(bounds)])

@@ -211,8 +211,8 @@ def names_that_differ_only_in_case_are_two_files(bench: Bench) -> None:
 
 # Flipped bits -----------------------------------------------------------------------------------------------------
 
-WORK_FILES = ("clean/*.tokens", "clean/*.docs", "clean/*.sketch", "clean/*.rejects", "dedupe/cluster/fates.cols",
-              "dedupe/cluster/clusters.cols", "dedupe/cluster/clusters.parquet", "holdout/fates/*", "shuffle/sort/*",
+WORK_FILES = ("clean/*.tokens", "clean/*.docs", "clean/*.sketch", "clean/*.rejects", "dedupe/fates/fates.cols",
+              "dedupe/fates/clusters.cols", "dedupe/table/clusters.parquet", "holdout/fates/*", "shuffle/sort/*",
               "receipts/clean/*", "receipts/shuffle.sort/*", "blocks.json", "work-folder.json")  # fmt: skip
 
 

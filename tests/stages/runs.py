@@ -128,6 +128,6 @@ def plan_places(blocks: Sequence[Block], components: Artifact, num_groups: int, 
     return members.plan([part], components, num_groups, settings, with_texts)
 
 
-def no_texts(components: Artifact, fates: Artifact) -> Step:
+def no_texts(clusters: Artifact) -> Step:
     """For runs that compare no texts: an index keeps none."""
     raise AssertionError("texts are asked for")

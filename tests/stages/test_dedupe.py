@@ -25,12 +25,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data import task_files
-from btlm_data.blocks import TABLE as BLOCKS
 from btlm_data.blocks import Block, write_table
+from btlm_data.dedupe import components
 from btlm_data.dedupe.cluster_table import ClusterRows
-from btlm_data.dedupe.clusters import CLUSTERS, FATES, TABLE
+from btlm_data.dedupe.clusters import CLUSTERS, FATES
 from btlm_data.dedupe.index import Index, IndexKind
-from btlm_data.dedupe.removals import NAME as REMOVALS
 from btlm_data.engine.local import LocalEngine
 from btlm_data.errors import BtlmError, ConfigError, DataError, SafetyStop
 from btlm_data.fates import Fate
@@ -54,6 +53,7 @@ NUM_PERM = 8
 TINY = 10_000  # bytes of memory: everything goes through many groups and partitions
 SETTINGS = DedupeSettings(bands=BANDS, rows=2, num_perm=NUM_PERM, max_removed=1, verify="none")
 NOTHING = Artifact("", 0, "")
+TABLE, REMOVALS = "dedupe/table/clusters.parquet", "dedupe/table/removals.parquet"
 
 
 def write_block(
@@ -201,7 +201,7 @@ def test_fates_are_those_of_comparing_all_pairs(
     blocks = write_blocks(work_dir, documents)
     found = run(work_dir, blocks, memory=memory, keep=keep, source_priority=("c", "a"), holdout=holdout)
     assert found == reference.fates(documents, keep, ("c", "a"), holdout)
-    assert opened(work_dir, CLUSTERS)["cluster"].tolist() == reference.clusters(documents, holdout)
+    assert opened(work_dir, components.NAME)["cluster"].tolist() == reference.clusters(documents, holdout)
 
 
 def some_documents(count: int = 200, seed: int = 1) -> list[Document]:
@@ -216,9 +216,7 @@ def some_documents(count: int = 200, seed: int = 1) -> list[Document]:
 
 
 def outputs(work_dir: Path) -> dict[str, bytes]:
-    return {
-        name: (work_dir / name).read_bytes() for name in (FATES, CLUSTERS, TABLE, f"dedupe/table/{REMOVALS}")
-    }
+    return {name: (work_dir / name).read_bytes() for name in (FATES, CLUSTERS, TABLE, REMOVALS)}
 
 
 def test_memory_and_workers_change_no_byte(tmp_path: Path) -> None:
@@ -244,7 +242,7 @@ def test_memory_of_a_finished_run_may_change(tmp_path: Path) -> None:
     assert context.ran == []
     assert not list(tmp_path.glob("dedupe/split-*")), "intermediates are removed"
     run(tmp_path, blocks, context, memory=3000, keep="longest")
-    assert "dedupe.cluster all" in context.ran
+    assert "dedupe.components all" in context.ran
 
 
 STEPS = [
@@ -253,9 +251,12 @@ STEPS = [
     "dedupe.exact",
     "dedupe.split-bands",
     "dedupe.sort-bands",
-    "dedupe.cluster",
+    "dedupe.documents",
+    "dedupe.components",
     "dedupe.members",
-    "dedupe.removals",
+    "dedupe.decide",
+    "dedupe.fates",
+    "dedupe.cluster",
     "dedupe.table",
 ]
 
@@ -325,8 +326,8 @@ def test_summary_and_counts_add_up(tmp_path: Path) -> None:
     blocks = write_blocks(tmp_path, documents)
     result = deduplicate(tmp_path, blocks)
     summary, counts = result.summary, result.counts
-    receipt = json.loads((tmp_path / "receipts/dedupe.cluster/all.json").read_text())["receipt"]
-    assert Counts.from_json(receipt["counts"]) == counts
+    receipt = json.loads((tmp_path / "receipts/dedupe.cluster/000000.json").read_text())["receipt"]
+    assert Counts.from_json(receipt["counts"]).cells == counts.cells
     roots = reference.clusters(documents)
     sizes = {root: roots.count(root) for root in roots if roots.count(root) > 1}
     assert summary["clusters"] == len(sizes)
@@ -650,14 +651,19 @@ READERS = [
     ("dedupe/split-exact", "dedupe.sort-exact"),
     ("dedupe/sort-exact", "dedupe.exact"),
     ("dedupe/exact", "dedupe.split-bands"),
-    ("dedupe/exact", "dedupe.cluster"),
+    ("dedupe/exact", "dedupe.components"),
     ("dedupe/split-bands", "dedupe.sort-bands"),
-    ("dedupe/sort-bands", "dedupe.cluster"),
+    ("dedupe/sort-bands", "dedupe.components"),
+    ("dedupe/documents", "dedupe.components"),
+    ("dedupe/decide", "dedupe.fates"),
+    ("dedupe/cluster", "dedupe.table"),
 ]
 LISTS = [
     ("dedupe/groups-exact.json", "dedupe.sort-exact"),
     ("dedupe/groups-bands.json", "dedupe.sort-bands"),
-    (BLOCKS, "dedupe.cluster"),
+    ("dedupe/members.json", "dedupe.decide"),
+    ("dedupe/decided-groups.json", "dedupe.fates"),
+    ("dedupe/clusters.json", "dedupe.table"),
 ]
 
 
@@ -732,8 +738,9 @@ def test_a_flipped_bit_of_a_result_is_noticed_by_its_reader(tmp_path: Path, name
     blocks = write_blocks(tmp_path, some_documents())
     run(tmp_path, blocks, memory=memory)
     expected = outputs(tmp_path)
-    receipt = json.loads((tmp_path / "receipts/dedupe.cluster/all.json").read_text())["receipt"]
-    [artifact] = [Artifact(*output) for output in receipt["outputs"] if output[0] == name]
+    written = (tmp_path / "receipts").glob("dedupe.*/*.json")
+    outputs_of = [json.loads(path.read_text())["receipt"]["outputs"] for path in written]
+    [artifact] = [Artifact(*output) for found in outputs_of for output in found if output[0] == name]
     step = Step("read", 1, read_result, [Task("all", reads={"result": [artifact]})], None, "")
     for number in range(6):
         flip(tmp_path / name, rng)
@@ -753,7 +760,7 @@ def test_a_damaged_key_file_is_not_added_to_an_index(tmp_path: Path, kind: str, 
     blocks = write_blocks(tmp_path, documents)
     index, whole = tmp_path / "index", tmp_path / "whole"
     run(tmp_path / "work", write_blocks(tmp_path / "work", documents), memory=memory, index=str(whole))
-    folder = "cluster" if memory == 10**9 else f"sort-{kind}"
+    folder = "components" if memory == 10**9 else f"sort-{kind}"
     for _ in range(4):
         with pytest.raises(SafetyStop):
             run(tmp_path, blocks, memory=memory, index=str(index), max_removed=0.001)
@@ -941,7 +948,7 @@ def test_planted_copies_are_found_and_nothing_else_goes(tmp_path: Path) -> None:
     blocks = write_texts(tmp_path, documents, [split for _, _, split in places])
     deduplicate(tmp_path, blocks, DedupeSettings(verify="none"))
     fate = [Fate(code) for code in opened(tmp_path, FATES)["fate"]]
-    cluster = opened(tmp_path, CLUSTERS)["cluster"]
+    cluster = opened(tmp_path, components.NAME)["cluster"]
     truth = json.loads((SAMPLE / "truth.json").read_text())
 
     slightly_edited: list[bool] = []
@@ -998,7 +1005,7 @@ def test_legacy_scheme_gives_the_components_of_the_reference_scripts(tmp_path: P
 
     blocks = write_texts(tmp_path, documents, ["train"] * len(documents), "legacy")
     deduplicate(tmp_path, blocks, DedupeSettings(scheme="legacy", max_removed=1, verify="none"))
-    assert opened(tmp_path, CLUSTERS)["cluster"].tolist() == expected
+    assert opened(tmp_path, components.NAME)["cluster"].tolist() == expected
     assert 50 < len(documents) - len(set(expected)) < 250, "some edited copies are caught, and some are not"
 
 

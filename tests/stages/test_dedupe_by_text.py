@@ -213,8 +213,14 @@ def test_stopped_before_each_step_and_resumed_is_never_stopped(
         with contextlib.suppress(KeyboardInterrupt):
             run("sample", tmp_path / "out")
             break
-    assert stopped[-4:] == ["dedupe.compare", "dedupe.cluster", "dedupe.removals", "dedupe.table"]
-    assert len(stopped) == 12
+    assert stopped[-5:] == [
+        "dedupe.compare",
+        "dedupe.decide",
+        "dedupe.fates",
+        "dedupe.cluster",
+        "dedupe.table",
+    ]
+    assert len(stopped) == 14
     assert contents(tmp_path / "out") == contents(sample_run)
 
 
