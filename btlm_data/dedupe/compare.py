@@ -155,7 +155,7 @@ class Compared:
         than a group is in a temporary file.
         """
         lengths = np.array([len(text) for text in self.foreign], np.int64)
-        lengths = np.concatenate([lengths, self.group.lengths[self.rows]])
+        lengths = np.concatenate([lengths, self.group.texts.lengths[self.rows]])
         decisions = shingles.undecided(len(rules), len(lengths))
         buffer = np.empty(0, np.uint8)
         for texts in _batches(self.candidates, self.bounds, lengths):
@@ -182,7 +182,7 @@ class Compared:
             text = self.foreign[number]
             utf8[begin : begin + len(text)] = np.frombuffer(text, np.uint8)
         rows = self.rows[texts[num_foreign:] - len(self.foreign)]
-        self.group.copy_texts(rows, utf8, offsets[num_foreign:-1])
+        self.group.texts.copy(rows, utf8, offsets[num_foreign:-1])
 
 
 def _batches(candidates: Int64Array, bounds: Int64Array, lengths: Int64Array) -> Iterator[Int64Array]:

@@ -34,17 +34,52 @@ UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Texts:
-    """Normalised texts of some documents: row i is utf8[offsets[i]:offsets[i + 1]]."""
+    """Normalised texts of n documents, where they lie: row i is the `lengths[i]` bytes of buffers[buffer[i]] from `starts[i]`
+    on. buffer, starts, lengths: (n,) int64.
+    """
 
-    utf8: UInt8Array
-    offsets: Int64Array
+    buffers: list[UInt8Array]
+    buffer: Int64Array
+    starts: Int64Array
+    lengths: Int64Array
+
+    @staticmethod
+    def of(utf8: UInt8Array, offsets: Int64Array) -> Texts:
+        """Row i is utf8[offsets[i]:offsets[i + 1]]."""
+        return Texts([utf8], np.zeros(len(offsets) - 1, np.int64), offsets[:-1].copy(), np.diff(offsets))
 
     @staticmethod
     def none(count: int) -> Texts:
         """Of documents whose texts are not needed."""
-        return Texts(np.empty(0, np.uint8), np.zeros(count + 1, np.int64))
+        return Texts.of(np.empty(0, np.uint8), np.zeros(count + 1, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def as_bytes(self) -> list[bytes]:
+        """Each text by itself."""
+        rows = zip(self.buffer.tolist(), self.starts.tolist(), self.lengths.tolist(), strict=True)
+        return [self.buffers[buffer][start : start + length].tobytes() for buffer, start, length in rows]
+
+    def put(self, rows: Int64Array, texts: Texts) -> None:
+        """Let these texts stand in some rows. rows: (n,) int64."""
+        self.buffer[rows] = texts.buffer + len(self.buffers)
+        self.starts[rows], self.lengths[rows] = texts.starts, texts.lengths
+        self.buffers.extend(texts.buffers)
+
+    def copy(self, rows: Int64Array, out: UInt8Array, places: Int64Array) -> None:
+        """Copy the texts of some rows, (n,) int64, to their places in a buffer: out (bytes,) uint8, places (n,) int64. Raises
+        DataError where one is not inside.
+        """
+        order = np.argsort(self.buffer[rows], kind="stable")
+        in_order = self.buffer[rows[order]]
+        for chosen in np.split(order, np.flatnonzero(np.diff(in_order)) + 1):
+            if len(chosen):
+                some = rows[chosen]
+                utf8 = self.buffers[int(self.buffer[some[0]])]
+                stretches.copy(utf8, self.starts[some], self.lengths[some], out, places[chosen])
 
 
 @dataclass
@@ -58,7 +93,7 @@ class Members:
     @property
     def num_bytes(self) -> int:
         """Of what is held."""
-        return len(self.texts.utf8) + sum(column.nbytes for column in self.columns.values())
+        return int(self.texts.lengths.sum()) + sum(column.nbytes for column in self.columns.values())
 
 
 def rows_of(block: Block, docs: Columns, keys: npt.NDArray[np.uint64], rows: Int64Array) -> dict[str, Any]:
@@ -104,7 +139,7 @@ class MembersWriter:
             return
         columns = {name: np.concatenate([part.columns[name] for part in self._held]) for name in COLUMNS}
         groups = np.concatenate([part.groups for part in self._held])
-        lengths = np.concatenate([np.diff(part.texts.offsets) for part in self._held])
+        lengths = np.concatenate([part.texts.lengths for part in self._held])
         order = np.argsort(groups, kind="stable")
         bounds = np.searchsorted(groups[order], np.arange(self.num_groups + 2)).astype(np.int64)
         arrays = {name: column[order] for name, column in columns.items()}
@@ -115,8 +150,7 @@ class MembersWriter:
         places[order] = arrays["text"][:-1]
         for part in self._held:
             end = begin + len(part.groups)
-            starts = part.texts.offsets[:-1]
-            stretches.copy(part.texts.utf8, starts, lengths[begin:end], arrays["utf8"], places[begin:end])
+            part.texts.copy(np.arange(end - begin), arrays["utf8"], places[begin:end])
             begin = end
         name = f"{FOLDER}/{self.task_id}-{self._num_files:04d}.cols"
         meta = {kind: list(codes) for kind, codes in self._names.items()}
@@ -128,37 +162,24 @@ class MembersWriter:
 @dataclass(frozen=True)
 class Group:
     """The members of one group, from all files, by ordinal. columns: as the layout names them; `file` and
-    `source` are codes into the two lists of names. lengths: bytes of the text of each row, 0 where there is none.
+    `source` are codes into the two lists of names. texts: of each row, empty where there is none.
     """
 
     columns: dict[str, npt.NDArray[Any]]
     files: list[str]
     sources: list[str]
-    _utf8: list[UInt8Array]
-    _part: Int64Array
-    _starts: Int64Array
-    lengths: Int64Array
+    texts: Texts
 
     def __len__(self) -> int:
         return len(self.columns["ordinal"])
-
-    def copy_texts(self, rows: Int64Array, out: UInt8Array, places: Int64Array) -> None:
-        """Copy the normalised texts of some rows, (n,) int64, to their places in a buffer: out (bytes,) uint8, places (n,)
-        int64. Raises DataError where one is not inside.
-        """
-        parts = self._part[rows]
-        for part, utf8 in enumerate(self._utf8):
-            chosen = np.flatnonzero(parts == part)
-            of_part = rows[chosen]
-            stretches.copy(utf8, self._starts[of_part], self.lengths[of_part], out, places[chosen])
 
 
 def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, with_texts: bool) -> Group:
     """Read one group. Texts stay where they are (mapped, where the store is local)."""
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
     names: dict[str, dict[str, int]] = {"files": {}, "sources": {}}
-    utf8: list[UInt8Array] = []
-    text_extents: list[tuple[Int64Array, Int64Array, Int64Array]] = []
+    buffers: list[UInt8Array] = []
+    extents: list[tuple[Int64Array, Int64Array, Int64Array]] = []
     for artifact in members:
         opened = files.columns(artifact)
         first, last = (int(bound) for bound in opened.rows("bounds", group, group + 2))
@@ -173,33 +194,23 @@ def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, wit
                 )[column]
             parts[name].append(column)
         offsets = opened.rows("text", first, last + 1)
-        utf8.append(
-            opened.rows("utf8", int(offsets[0]), int(offsets[-1])) if with_texts else np.empty(0, np.uint8)
+        number = np.full(last - first, len(buffers), np.int64)
+        extents.append((number, offsets[:-1] - offsets[0], np.diff(offsets)))
+        is_read = with_texts and offsets[-1] > offsets[0]
+        buffers.append(
+            opened.rows("utf8", int(offsets[0]), int(offsets[-1])) if is_read else np.empty(0, np.uint8)
         )
-        lengths = np.diff(offsets)
-        text_extents.append(
-            (np.full(last - first, len(utf8) - 1, np.int64), offsets[:-1] - offsets[0], lengths)
-        )
-    if not text_extents:
-        none = np.empty(0, np.int64)
-        return Group(
-            {name: np.empty(0, np.bool_ if name == "known" else np.uint32) for name in COLUMNS},
-            [],
-            [],
-            [],
-            none,
-            none,
-            none,
-        )
+    if not extents:
+        nothing: dict[str, npt.NDArray[Any]] = {
+            name: np.empty(0, np.bool_ if name == "known" else np.uint32) for name in COLUMNS
+        }
+        return Group(nothing, [], [], Texts.none(0))
     columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     order = np.argsort(columns["ordinal"], kind="stable")
-    part, starts, lengths = (np.concatenate(pieces)[order] for pieces in zip(*text_extents, strict=True))
+    buffer, starts, lengths = (np.concatenate(pieces)[order] for pieces in zip(*extents, strict=True))
     return Group(
         {name: column[order] for name, column in columns.items()},
         list(names["files"]),
         list(names["sources"]),
-        utf8,
-        part,
-        starts,
-        lengths,
+        Texts(buffers, buffer, starts, lengths),
     )

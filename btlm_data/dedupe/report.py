@@ -419,8 +419,8 @@ def _text(candidates: compare.Compared, number: int) -> npt.NDArray[np.uint8]:
     if number < foreign:
         return np.frombuffer(candidates.foreign[number], np.uint8)
     row = candidates.rows[number - foreign : number - foreign + 1]
-    out = np.empty(int(candidates.group.lengths[row[0]]), np.uint8)
-    candidates.group.copy_texts(row, out, np.zeros(1, np.int64))
+    out = np.empty(int(candidates.group.texts.lengths[row[0]]), np.uint8)
+    candidates.group.texts.copy(row, out, np.zeros(1, np.int64))
     return out
 
 

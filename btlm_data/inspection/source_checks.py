@@ -287,11 +287,10 @@ def records_at(
         raise DataError(f"{path} is of a format that this program does not read")
     stored = _Stored(*kind, file.source, file.text_field)
     left = set(offsets)
-    stretches = (
-        [Stretch(offset, offset + 1) for offset in sorted(left)] if reads_apart(file, options) else [WHOLE]
-    )
+    wanted = sorted(left)
+    stretches = [Stretch(offset, offset + 1) for offset in wanted] if reads_apart(file, options) else [WHOLE]
     for stretch in stretches:
-        for batch in read_batches(path, stored, options, stretch, with_records=whole):
+        for batch in read_batches(path, stored, options, stretch, with_records=whole, offsets=wanted):
             for index, offset in enumerate(batch.offsets):
                 if offset in left:
                     left.remove(offset)

@@ -395,12 +395,12 @@ def _band_keys(signatures: UInt32Array, rows: int, out: UInt64Array) -> None:
             out[d, band] = _step(_step(h, np.uint64(rows)), np.uint64(rows))
 
 
-def exact_hashes(n: Normalised) -> UInt64Array:
-    """XXH3-128 of each normalised text, (n, 2) uint64, high half first."""
-    data = np.ascontiguousarray(n.utf8).data
-    bounds = n.offsets.tolist()
+def exact_hashes(utf8: UInt8Array, offsets: Int64Array) -> UInt64Array:
+    """XXH3-128 of each normalised text utf8[offsets[i]:offsets[i + 1]], (n, 2) uint64, high half first."""
+    data = np.ascontiguousarray(utf8).data
+    bounds = offsets.tolist()
     digests = b"".join([xxhash.xxh3_128_digest(data[i:j]) for i, j in pairwise(bounds)])
-    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(len(n), 2)
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def similarity(left: UInt32Array, right: UInt32Array) -> npt.NDArray[np.float64]:

@@ -27,16 +27,6 @@ def copy(
     _copy(readonly(source), starts, lengths, out, out_starts)
 
 
-def gather(source: UInt8Array, starts: Int64Array, lengths: Int64Array) -> UInt8Array:
-    """The stretches one after the other. source: (bytes,) uint8; starts, lengths: (n,) int64; returns (sum of
-    lengths,) uint8. Raises DataError for a stretch that is not inside of the source.
-    """
-    ends = np.cumsum(lengths)
-    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-    copy(source, starts, lengths, out, ends - lengths)
-    return out
-
-
 @jit
 def _copy(
     source: UInt8Array, starts: Int64Array, lengths: Int64Array, out: UInt8Array, out_starts: Int64Array

@@ -6,7 +6,7 @@ A format is one `RecordFormat` value in a file of its own, listed in `formats.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -85,7 +85,9 @@ WHOLE = Stretch()
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """Everything a format's reader is told. with_records: whole records are wanted beside the texts."""
+    """Everything a format's reader is told. with_records: whole records are wanted beside the texts. offsets: only records
+    that begin there are needed, and a reader may leave out others (ascending); None: all are.
+    """
 
     path: Path
     file: StoredFile
@@ -93,6 +95,7 @@ class ReadRequest:
     stretch: Stretch = WHOLE
     batch_bytes: int = BATCH_BYTES
     with_records: bool = False
+    offsets: Sequence[int] | None = None
 
     @property
     def fields(self) -> Fields:

@@ -4,6 +4,7 @@ before a line is skipped.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -75,7 +76,11 @@ class LineReader:
         if chunk.offset == 0 and data.startswith(BOM):
             data = b"   " + data[3:]  # white space to JSON, and the offsets stay right
         ends = chunk.ends
-        if not self._decode_good(batch, data, ends, 0, len(ends), chunk.offset):
+        if self._request.offsets is not None:
+            for number in self._lines_with(self._request.offsets, chunk):
+                begin = ends[number - 1] if number else 0
+                self._decode_line(batch, data, begin, ends[number], chunk.offset, number)
+        elif not self._decode_good(batch, data, ends, 0, len(ends), chunk.offset):
             # A bad line among them: keep all but its neighbours on the fast path.
             for first in range(0, len(ends), _GROUP_LINES):
                 last = min(first + _GROUP_LINES, len(ends))
@@ -84,6 +89,12 @@ class LineReader:
                         begin = ends[number - 1] if number else 0
                         self._decode_line(batch, data, begin, ends[number], chunk.offset, number)
         self._lines_done += len(ends)
+
+    @staticmethod
+    def _lines_with(offsets: Sequence[int], chunk: Chunk) -> list[int]:
+        """The lines of a chunk in which any of these bytes is, in order."""
+        first, last = (bisect_left(offsets, chunk.offset + at) for at in (0, chunk.cut))
+        return sorted({bisect_right(chunk.ends, offset - chunk.offset) for offset in offsets[first:last]})
 
     def _decode_good(
         self, batch: RecordBatch, data: bytes, ends: Sequence[int], first: int, last: int, offset: int

@@ -7,7 +7,7 @@ record becomes a `Reject` with its reason and place, and reading continues with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from btlm_data.records.base import (
@@ -32,13 +32,15 @@ def read_batches(
     stretch: Stretch = WHOLE,
     batch_bytes: int = BATCH_BYTES,
     with_records: bool = False,
+    offsets: Sequence[int] | None = None,
 ) -> Iterator[RecordBatch]:
-    """Read one stretch of `file`, whose bytes are at `path`; with_records: also give the whole records.
+    """Read one stretch of `file`, whose bytes are at `path`; with_records: also give the whole records. offsets: of the
+    records that are needed, ascending (others may be left out); None: all are.
 
     Never raises for bad content; an unreadable file gives one reject. Raises ConfigError for an unknown
     encoding.
     """
-    request = ReadRequest(path, file, options, stretch, batch_bytes, with_records)
+    request = ReadRequest(path, file, options, stretch, batch_bytes, with_records, offsets)
     try:
         problem = file_problem(path, file) if stretch.start == 0 else None
         if problem is None:

@@ -311,7 +311,9 @@ class BlockWriter:
         from btlm_data.kernels import minhash
 
         dedupe = self.settings.settings.dedupe
-        arrays: dict[str, npt.NDArray[Any]] = {"exact": minhash.exact_hashes(normalised)[kept]}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "exact": minhash.exact_hashes(normalised.utf8, normalised.offsets)[kept]
+        }
         if dedupe.method == "minhash":
             shingle = minhash.Shingle.of(dedupe.shingle, dedupe.shingle_size)
             signatures = minhash.signatures(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from btlm_data.dedupe.index import pack
 from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, rows_of
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
-from btlm_data.kernels.stretches import gather
 from btlm_data.stages import clean
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -109,9 +107,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
             needed = rows[components.rows("compared", *ordinals)[rows]]
             some, count = _texts(files, block, number, settings, needed, again)
             from_tokens, from_source = from_tokens + count, from_source + len(needed) - count
-            lengths = np.zeros(len(rows), np.int64)
-            lengths[np.searchsorted(rows, needed)] = np.diff(some.offsets)
-            texts = Texts(some.utf8, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+            texts.put(np.searchsorted(rows, needed), some)
         writer.add(Members(columns, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
     writer.flush()
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
@@ -146,8 +142,7 @@ def write_kept(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     for number, block in enumerate(blocks):
         rows = np.flatnonzero(clusters.rows("text_stays", block.first_ordinal, block.last_ordinal))
         texts = _texts(files, block, number, settings, rows, again)[0]
-        bounds = texts.offsets.tolist()
-        frames, frame_bounds = pack([texts.utf8[a:b].tobytes() for a, b in pairwise(bounds)])
+        frames, frame_bounds = pack(texts.as_bytes())
         files.write_columns(
             f"dedupe/kept-texts/{task.id}-{number:05d}.cols",
             {
@@ -174,42 +169,65 @@ def _texts(
     exact = files.columns(block.sketch)["exact"][rows]
     texts, is_right = _from_tokens(files, block, settings, rows, exact)
     if not is_right.all():
-        read = again.texts(number, rows[~is_right], exact[~is_right])
-        texts = _merged(texts, is_right, read)
+        left = np.flatnonzero(~is_right)
+        texts.put(left, again.texts(number, rows[left], exact[left]))
     return texts, int(np.count_nonzero(is_right))
 
 
 def _from_tokens(
     files: TaskFiles, block: Block, settings: CleanSettings, rows: Int64Array, exact: npt.NDArray[np.uint64]
 ) -> tuple[Texts, npt.NDArray[np.bool_]]:
-    """Normalised texts of some rows, and which of them are proved right by their hashes; the others are
-    empty.
+    """Normalised texts of some rows, and which of them are proved right by their hashes.
+
+    Tokens are normalised one by one, which is right for nearly all texts; the others are decoded, and normalised whole.
     """
-    wrong = Texts.none(len(rows)), np.zeros(len(rows), np.bool_)
-    table = settings.tokenizer.load().token_bytes
-    if table is None or not len(rows):
-        return wrong
+    tables = _tables(settings, files)
+    if tables is None or not len(rows):
+        return Texts.none(len(rows)), np.zeros(len(rows), np.bool_)
     tokens = files.columns(block.tokens)
     starts, lengths = (tokens[name][rows].astype(np.int64) for name in ("starts", "lengths"))
     ids = tokens.scattered("tokens", starts, lengths)
-    utf8, offsets = token_text.decode(ids, starts, lengths, token_text.TokenBytes(*table))
-    try:
-        normalised = normalisation.normalise(None, utf8, offsets)
-    except UnicodeDecodeError:  # a capital sigma beside what is no text
-        return wrong
-    is_right = (minhash.exact_hashes(normalised) == exact).all(axis=1)
-    sizes = np.where(is_right, np.diff(normalised.offsets), 0)
-    kept = normalised.utf8 if is_right.all() else gather(normalised.utf8, normalised.offsets[:-1], sizes)
-    return Texts(kept, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])), is_right
+    num_bytes = files.columns(block.docs)["num_bytes"][rows].astype(np.int64)
+    most = num_bytes + num_bytes // 2  # in lower case two bytes can become three
+    utf8, offsets = token_text.decode(ids, starts, lengths, tables.normalised, most)
+    texts, is_right = Texts.of(utf8, offsets), _are_right(utf8, offsets, exact)
+    left = np.flatnonzero(~is_right)
+    if len(left):
+        utf8, offsets = token_text.decode(ids, starts[left], lengths[left], tables.plain, num_bytes[left])
+        try:
+            whole = normalisation.normalise(None, utf8, offsets)
+        except UnicodeDecodeError:  # a capital sigma beside what is no text
+            return texts, is_right
+        texts.put(left, Texts.of(whole.utf8, whole.offsets))
+        is_right[left] = _are_right(whole.utf8, whole.offsets, exact[left])
+    return texts, is_right
 
 
-def _merged(texts: Texts, is_right: npt.NDArray[np.bool_], read: Texts) -> Texts:
-    """`texts`, in the places that are not right those that were read."""
-    utf8 = np.concatenate([texts.utf8, read.utf8])
-    starts, lengths = texts.offsets[:-1].copy(), np.diff(texts.offsets)
-    starts[~is_right] = read.offsets[:-1] + len(texts.utf8)
-    lengths[~is_right] = np.diff(read.offsets)
-    return Texts(gather(utf8, starts, lengths), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+@dataclass(frozen=True)
+class _Tables:
+    """What tokens stand for: in a text, and in a normalised one."""
+
+    plain: token_text.Table
+    normalised: token_text.Table
+
+
+def _tables(settings: CleanSettings, files: TaskFiles) -> _Tables | None:
+    """None where a token's bytes depend on its neighbours."""
+    tokenizer = settings.tokenizer.load()
+
+    def make() -> _Tables | None:
+        if tokenizer.token_bytes is None:
+            return None
+        tokens = token_text.TokenBytes(*tokenizer.token_bytes)
+        of_normalised = token_text.Table.of(token_text.normalised(tokens), collapses=True)
+        return _Tables(token_text.Table.of(tokens), of_normalised)
+
+    return files.kept(("tokens as text", tokenizer.fingerprint), make)
+
+
+def _are_right(utf8: UInt8Array, offsets: Int64Array, exact: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Whether texts utf8[offsets[i]:offsets[i + 1]] have the hashes that `clean` took."""
+    return np.asarray((minhash.exact_hashes(utf8, offsets) == exact).all(axis=1))
 
 
 class _SourceAgain:
@@ -251,10 +269,10 @@ class _SourceAgain:
         encoded = [text.encode() for text in texts]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         normalised = normalisation.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
-        is_right = (minhash.exact_hashes(normalised) == exact).all(axis=1)
+        is_right = _are_right(normalised.utf8, normalised.offsets, exact)
         if not is_right.all():
             raise _changed(name, wanted[int(np.flatnonzero(~is_right)[0])][1])
-        return Texts(normalised.utf8, normalised.offsets)
+        return Texts.of(normalised.utf8, normalised.offsets)
 
 
 def _changed(name: str, offset: int) -> DataError:

@@ -143,7 +143,7 @@ def test_text_that_is_not_utf8_and_offsets_of_anything(pieces: list[bytes], offs
             assert len(n.utf8) <= len(utf8) + len(utf8) // 2
             minhash.signatures(n, 4)
             minhash.signatures(n, 4, scheme="legacy")
-            minhash.exact_hashes(n)
+            minhash.exact_hashes(n.utf8, n.offsets)
         with contextlib.suppress(*REFUSED):
             word_ngrams.word_ngrams(utf8, bounds)
 

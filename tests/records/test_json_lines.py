@@ -9,7 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.records import base, json_decoder, lines
+from btlm_data.records.base import ReadOptions, Stretch
+from btlm_data.records.reader import read_batches
 from tests.records.helpers import assert_resumes, batches, reasons, rejects, sources, texts
+from tests.strategies import compress, json_lines, source_file
 
 BOM = b"\xef\xbb\xbf"
 
@@ -117,6 +120,31 @@ def test_whole_records_come_with_the_texts_when_asked(tmp_path: Path) -> None:
     rejected = [record for batch in found for record in batch.rejected_records or []]
     assert [record and record.fields() for record in rejected] == [{"body": "no text", "n": 10**30}, {}]
     assert all(batch.records is None for batch in batches(path))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), body=json_lines(), batch_bytes=st.sampled_from([40, 300, 2**24]))
+def test_only_records_that_are_needed_are_read_as_among_all(
+    tmp_path: Path, data: st.DataObject, body: bytes, batch_bytes: int
+) -> None:
+    """Whole lines are parsed only where one of the offsets is; what is found there is the same, to its line number."""
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(compress(body, "zstd"))
+    everything = {
+        offset: (batch.texts[k], batch.sources[k], batch.lines[k])
+        for batch in batches(path, batch_bytes=batch_bytes)
+        for k, offset in enumerate(batch.offsets)
+    }
+    wanted = sorted(data.draw(st.sets(st.sampled_from(sorted(everything)))) if everything else [])
+    given_ = read_batches(path, source_file(path), ReadOptions(), Stretch(), batch_bytes, offsets=wanted)
+    found = {
+        offset: (batch.texts[k], batch.sources[k], batch.lines[k])
+        for batch in given_
+        for k, offset in enumerate(batch.offsets)
+    }
+    assert {offset: found[offset] for offset in wanted} == {offset: everything[offset] for offset in wanted}
+    assert len(found) <= len({everything[offset][2] for offset in wanted}) * 2
+    assert wanted or not found
 
 
 def test_a_batch_has_no_more_records_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

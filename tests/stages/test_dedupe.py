@@ -920,7 +920,9 @@ def sketch(
     encoded = [text.encode() for text in documents]
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(e) for e in encoded])))
     n = normalisation.normalise(documents, np.frombuffer(b"".join(encoded), np.uint8), offsets)
-    return minhash.exact_hashes(n), minhash.band_keys(minhash.signatures(n, scheme=scheme), 9, 13)
+    return minhash.exact_hashes(n.utf8, n.offsets), minhash.band_keys(
+        minhash.signatures(n, scheme=scheme), 9, 13
+    )
 
 
 def write_texts(
