@@ -96,6 +96,30 @@ def serious_faults(page: Any) -> list[str]:
     ]
 
 
+# Tables shown as lists that are wider than their page has room for, by their names.
+TOO_WIDE = """[...document.querySelectorAll(".stack")]
+  .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"""
+
+_WATCH_FOCUS = """() => {
+  const stops = [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]')]
+    .filter((one) => one.type !== "hidden" && one.checkVisibility());
+  window.unreached = new Set(stops);
+  addEventListener("focusin", (event) => {
+    const style = getComputedStyle(event.target);
+    if (style.outlineStyle !== "none" && event.target.matches(":focus-visible")) window.unreached.delete(event.target);
+  });
+  return stops.length;
+}"""
+
+
+def unreached(page: Any) -> list[str]:
+    """Links, buttons, fields and what else can be operated that the Tab key does not come to, or not visibly."""
+    for _ in range(page.evaluate(_WATCH_FOCUS) + 2):
+        page.keyboard.press("Tab")
+    missed: list[str] = page.evaluate("[...window.unreached].map((one) => one.outerHTML.slice(0, 200))")
+    return missed
+
+
 @pytest.fixture
 def find_faults() -> Any:
     return serious_faults

@@ -59,7 +59,13 @@ def push(path: Path, target: str, private: bool) -> None:
     \b
     btlm-data push shards/ hf://datasets/ORG/NAME
     """
+    import sys
+
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     from btlm_data import hub_upload
 
+    if not sys.stderr.isatty() or entry.is_quiet(click.get_current_context()):
+        disable_progress_bars()  # they are for somebody who watches, not for a log
     sent, present = hub_upload.push(shared.dataset(path), target, private=private, report=terminal.note)
     terminal.echo(f"Uploaded {sent:,} files to {target}; {present:,} were already there.")

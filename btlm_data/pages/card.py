@@ -217,7 +217,8 @@ def _summary(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[s
     ]  # fmt: skip
     yield from _table(("field", "answer"), [list(answer) for answer in answers])
     yield "### 3. Data processing\n"
-    filters = json.dumps((first.configuration.get("clean") or {}).get("filters", []), ensure_ascii=False)
+    listed = (first.configuration.get("clean") or {}).get("filters")
+    filters = json.dumps(listed, ensure_ascii=False) if listed else "none"
     answers = [
         ("3.1 Reservations of rights", FILL), ("3.2 Removal of illegal content", FILL),
         ("3.3 Other processing", f"Filters: {plain(filters)}; what was dropped, and why, is under From source to shard."),

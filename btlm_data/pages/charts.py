@@ -37,22 +37,43 @@ def table(
     numbers: Sequence[int] = (),
     caption: str,
 ) -> Element:
-    """A table that scrolls sideways where the screen is narrow. numbers: columns aligned to the right."""
+    """A table. numbers: columns aligned to the right. On a phone, a table of many columns becomes a list: each
+    row is a heading and its named values; one of few columns scrolls sideways.
+    """
+    stacks = len(columns) > 4 or (len(columns) == 4 and bool(columns[-1]))
+
+    def role(name: str) -> str | None:
+        """What a list would no longer tell of a table to those who do not see it."""
+        return name if stacks else None
 
     def cell(name: str, value: Element | str, k: int) -> Element:
-        scope = "col" if name == "th" else "row"
         kind = name if name == "th" or k else "th"
         classes = "n" if k in numbers else "barcell" if isinstance(value, Element) else None
         if columns[k] == "reason":
             classes = "reason"
-        return tag(kind, value, class_=classes, scope=scope if kind == "th" else None)
+        if kind == "td":
+            label = columns[k] if stacks and columns[k] and classes != "barcell" else None
+            return tag(kind, value, class_=classes, role=role("cell"), data_label=label)
+        scope = "col" if name == "th" else "row"
+        return tag(
+            kind, value, class_=classes, scope=scope, role=role(f"{scope.replace('col', 'column')}header")
+        )
 
-    head = tag("tr", *(cell("th", name, k) for k, name in enumerate(columns)))
-    body = [tag("tr", *(cell("td", value, k) for k, value in enumerate(row))) for row in rows]
+    head = tag("tr", *(cell("th", name, k) for k, name in enumerate(columns)), role=role("row"))
+    body = [
+        tag("tr", *(cell("td", value, k) for k, value in enumerate(row)), role=role("row")) for row in rows
+    ]
     return tag(
         "div",
-        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body)),
-        class_="scroll",
+        tag(
+            "table",
+            tag("caption", caption),
+            tag("thead", head, role=role("rowgroup")),
+            tag("tbody", *body, role=role("rowgroup")),
+            role=role("table"),
+            aria_label=caption if stacks else None,
+        ),
+        class_="scroll stack" if stacks else "scroll",
         role="region",
         tabindex="0",
         aria_label=caption,
@@ -66,7 +87,7 @@ def histogram(bars: Sequence[tuple[str, int]], *, caption: str, unit: str, count
     rows: list[list[Element | str]] = [
         [label, f"{count:,}", f"{100 * count / total:.1f} %", bar(count / most)] for label, count in bars
     ]
-    return table((unit, counted, "share", ""), rows, numbers=(0, 1, 2), caption=caption)
+    return table((unit, counted, "share", ""), rows, numbers=(1, 2), caption=caption)
 
 
 def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
@@ -87,7 +108,7 @@ def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
     def y(share: float) -> float:
         return top + height * (high - math.log10(share)) / (high - low)
 
-    chart = svg(720, 356, label=label, class_="chart")
+    chart = svg(720, 356, label=label, class_="chart zipf")
     for power in range(low, high + 1):
         line_y = y(10.0**power)
         add(chart, tag("line", x1=left, x2=left + width, y1=line_y, y2=line_y, class_="grid"))

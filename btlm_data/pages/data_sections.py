@@ -102,7 +102,10 @@ def _frequencies(report: Report, name: str, split_tokens: Tokens) -> Iterator[El
         "the others are rare or dead. Dashed: Zipf's law."
     )
     if len(ranks) > 1:
-        yield tag("figure", zipf(ranks, label=label), tag("figcaption", label))
+        yield tag(
+            "figure", zipf(ranks, label=label), tag("figcaption", label), tabindex="0", role="group",
+            aria_label=f"Tokens of {name} by frequency",
+        )  # fmt: skip
     top = split_tokens.most_common[0].share or 1.0
     rows: list[list[Element | str]] = [
         [_quoted(entry.text, entry.id), f"{entry.id:,}", percent(entry.share), bar(entry.share / top)]

@@ -289,7 +289,7 @@ def made(report: Report) -> Iterator[Element]:
             **{
                 f"source: {words(key)}": _value(value)
                 for key, value in source.items()
-                if value not in ([], None)
+                if value not in ([], None) and key != "left_out"  # which "What it is" names
             },
             "libraries": ", ".join(f"{name} {version}" for name, version in report.libraries.items())
             or "not known",

@@ -71,6 +71,13 @@ class Site:
         """Of the datasets."""
         return [served.name for served in self.datasets]
 
+    @property
+    def run_names(self) -> list[str]:
+        """Of the work folders."""
+        return [
+            f"{path.resolve().parent.name}/.work" if path.name == ".work" else path.name for path in self.runs
+        ]
+
     @functools.cache  # noqa: B019  # one site lives as long as the process
     def pairs(self, k: int) -> Pairs:
         """The duplicate pairs of a dataset."""
@@ -142,7 +149,7 @@ class _Views:
                 status = 200
             except BtlmError as error:
                 title, content, status = "This cannot be shown", views.problem(str(error)), 404
-            return self._html(title, content, k, request.url.path.rpartition("/")[2], status)
+            return self._html(title, content, k, request.url.path, status)
 
         return answer
 
@@ -151,13 +158,15 @@ class _Views:
         words = "There is no such page. Choose one above."
         return self._html("Nothing here", views.problem(words), None, "", 404)
 
-    def _html(self, title: str, content: list[Element], k: int | None, view: str, status: int) -> Response:
+    def _html(self, title: str, content: list[Element], k: int | None, place: str, status: int) -> Response:
         text = views.page(
             visible(title),
             content,
             names=self.site.names,
+            runs=self.site.run_names,
             current=k,
-            view=view,
+            place=place,
+            view=place.rpartition("/")[2],
             with_training=self.site.training is not None,
         )
         return HTMLResponse(text, status)
@@ -172,12 +181,8 @@ class _Views:
 
     def front(self, request: Request) -> Content:
         """Everything that is served."""
-        runs = [
-            (path.name if path.name != ".work" else f"{path.parent.name}/.work", k)
-            for k, path in enumerate(self.site.runs)
-        ]
         training = self.site.training.folder.name if self.site.training is not None else None
-        return "Datasets", views.front(self.site.names, self.site.datasets, runs, training)
+        return "Datasets", views.front(self.site.names, self.site.datasets, self.site.run_names, training)
 
     def report(self, request: Request) -> Content:
         """The report of a dataset."""

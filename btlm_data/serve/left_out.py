@@ -62,16 +62,22 @@ def dropped(
     """Documents in no split, from row `first` of dropped.parquet on, and the row to continue from (None at
     the end). reason: only those dropped for it; "" is any. Raises DataError if the dataset has no such table.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     table = DocumentTable(root / DROPPED, _DROPPED_COLUMNS)
     listed: list[dict[str, Any]] = []
     for group in range(table.num_groups):
         begin, end = table.group_rows(group)
         if end <= first:
             continue
-        rows = table.arrow(group)
         wanted = np.arange(begin, end) >= first
         if reason:
-            wanted &= np.array([value == reason for value in rows.column("reason").to_pylist()], bool)
+            is_reason = pc.equal(table.arrow(group, ("reason",)).column("reason").cast(pa.string()), reason)
+            wanted &= is_reason.to_numpy(zero_copy_only=False).astype(bool)
+            if not wanted.any():
+                continue
+        rows = table.arrow(group)
         numbers = np.flatnonzero(wanted)
         taken = numbers[: count - len(listed)]
         listed += [

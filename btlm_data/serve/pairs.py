@@ -18,10 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.formats.guarded import reading, require_regular
+from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection.duplicates import TABLE
 
 MAX_WORDS = 2500  # of each text that are compared
+_STEPS = 1002  # thousandths of similarity from 0 to 1, and one for what was not compared
+_COLUMNS = ("reason", "similarity", "cluster") + tuple(
+    f"{prefix}{name}"
+    for prefix in ("", "kept_")
+    for name in ("document", "source", "file", "offset", "bytes")
+)
 Z = 1.959964  # of a 95 % interval
 Verdict = Literal["right", "wrong"]
 
@@ -54,30 +60,44 @@ class Pair:
 
 
 class Pairs:
-    """The pairs of one dataset. The table is held as Arrow columns: about 60 bytes a pair."""
+    """The pairs of one dataset, the least alike first (to a thousandth, then as they are in the table).
+
+    What is kept in memory is how many pairs of each thousandth are in each row group of the table, so at most 4 kB for some ten
+    thousand pairs; of the row group that is shown, all. Raises DataError for a damaged table.
+    """
 
     def __init__(self, root: Path) -> None:
-        import pyarrow.parquet as pq
-
-        path = root / TABLE
-        self._table: Any = None
-        self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        if not path.exists():
-            return
-        require_regular(path)
-        with reading(path):
-            self._table = pq.read_table(path)
-            similarity = self._table.column("similarity").to_numpy(zero_copy_only=False).astype(np.float64)
-        self._order = np.argsort(similarity, kind="stable")  # those that were not compared come last
+        self._table: DocumentTable | None = None
+        self._counts = np.zeros((_STEPS, 0), np.int32)
+        if (root / TABLE).exists():
+            self._table = DocumentTable(root / TABLE, _COLUMNS)
+            groups = range(self._table.num_groups)
+            counts = [np.bincount(self._steps(group), minlength=_STEPS) for group in groups]
+            self._counts = np.array(counts, np.int32).reshape(-1, _STEPS).T.copy()
+        self._ends = np.cumsum(self._counts.sum(1, dtype=np.int64))
 
     def __len__(self) -> int:
-        return len(self._order)
+        return int(self._ends[-1])
 
     def pair(self, number: int) -> Pair:
-        """Pair `number`, from 0 on."""
-        row = self._table.slice(int(self._order[number]), 1).to_pylist()[0]
-        kept = _document(row, "kept_") if row["kept_file"] is not None else None
-        return Pair(_document(row, ""), kept, row["reason"], row["similarity"], row["cluster"])
+        """Pair `number`, from 0 on. Raises DataError for a damaged table."""
+        assert self._table is not None
+        step = int(np.searchsorted(self._ends, number, side="right"))
+        ends = np.cumsum(self._counts[step], dtype=np.int64) + (self._ends[step - 1] if step else 0)
+        group = int(np.searchsorted(ends, number, side="right"))
+        place = number - int(ends[group] - self._counts[step, group])
+        row = int(np.flatnonzero(self._steps(group) == step)[place])
+        [values] = self._table.described([self._table.group_rows(group)[0] + row])
+        kept = _document(values, "kept_") if values["kept_file"] is not None else None
+        return Pair(_document(values, ""), kept, values["reason"], values["similarity"], values["cluster"])
+
+    def _steps(self, group: int) -> npt.NDArray[np.int64]:
+        """Thousandths of similarity of a row group's pairs; the last step is of those that were not compared."""
+        assert self._table is not None
+        column = self._table.arrow(group, ("similarity",)).column("similarity")
+        similarity = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        steps = np.clip(np.nan_to_num(similarity) * 1000, 0, _STEPS - 2).astype(np.int64)
+        return np.where(np.isnan(similarity), _STEPS - 1, steps)
 
 
 def _document(row: dict[str, Any], prefix: str) -> PairDocument:

@@ -31,20 +31,23 @@ if TYPE_CHECKING:
 MAX_HITS = 100
 ROWS_AT_ONCE = 512  # of a shard that are searched together
 COUNTED_ROWS = 128  # of a split, from which one learns what tokens are frequent
+SHOWN_AROUND = 20  # tokens before and behind a text that was found
 NO_TOKEN = -1  # instead of the id that ends documents, where none is known
 MAX_DOCUMENT_TOKENS = 20_000  # of a document that are shown
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A sample in which a text was found. position: of the token in which it begins. document: row of the
-    document that holds it, None where that is not known.
+    """A sample in which a text was found. position, end: of the tokens that hold it, within the sample. document: row of the
+    document that holds it, None where that is not known. around: the text before it, itself, and behind it.
     """
 
     split: str
     sample: int
     position: int
+    end: int
     document: int | None = None
+    around: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,33 @@ class Served:
                 hits += hits_of_piece
                 if len(hits) >= MAX_HITS:
                     pool.shutdown(cancel_futures=True)
-                    return SearchResult(self._with_documents(hits[:MAX_HITS]), False)
-        return SearchResult(self._with_documents(hits), True)
+                    return SearchResult(self._resolved(hits[:MAX_HITS], text), False)
+        return SearchResult(self._resolved(hits, text), True)
+
+    def _resolved(self, hits: Sequence[Hit], text: str) -> list[Hit]:
+        """Hits with the text around them, and their documents."""
+        assert self.tokenizer is not None
+        resolved = []
+        for hit in self._with_documents(hits):
+            planes = lookup.planes(self.opened, self.rows(hit.split), hit.sample)
+            ids = (
+                planes[0] if len(planes) == 1 else planes[0][: np.flatnonzero(planes[1]).max(initial=-1) + 1]
+            )
+            before = self._within(ids[max(0, hit.position - SHOWN_AROUND) : hit.position], last=True)
+            behind = self._within(ids[hit.end : hit.end + SHOWN_AROUND], last=False)
+            # The tokens that hold it may have more before and behind.
+            holding = self.tokenizer.decode(ids[hit.position : hit.end])
+            left, found, right = holding.partition(text) if text in holding else ("", holding, "")
+            around = (self.tokenizer.decode(before) + left, found, right + self.tokenizer.decode(behind))
+            resolved.append(replace(hit, around=around))
+        return resolved
+
+    def _within(self, ids: npt.NDArray[Any], *, last: bool) -> npt.NDArray[Any]:
+        """Ids up to a token that ends documents; last: those behind the last such token."""
+        ends = np.flatnonzero(ids == (NO_TOKEN if self.opened.eos_id is None else self.opened.eos_id))
+        if not len(ends):
+            return ids
+        return ids[ends[-1] + 1 :] if last else ids[: ends[0]]
 
     def _token_counts(self, splits: Sequence[str], vocabulary: int) -> npt.NDArray[np.int64]:
         """How often each token is in the first rows of the splits, (vocabulary,)."""
@@ -270,13 +298,12 @@ class Served:
                 real = np.full(len(ids), ids.shape[1], np.int64)
                 matches = passages.find(ids, real, no_breaks, sought, first_of_row=not corpus)
                 is_whole = matches.state == passages.FOUND
-                for row, token in zip(
-                    matches.row[is_whole].tolist(), matches.begin[is_whole].tolist(), strict=True
-                ):
+                places = (matches.row, matches.begin, matches.end)
+                for row, token, end in zip(*(values[is_whole].tolist() for values in places), strict=True):
                     index = piece.first + begin + (token if corpus else row)
                     sample, position = divmod(index, length) if corpus else (index, token)
                     if not hits or hits[-1].sample != sample:
-                        hits.append(Hit(piece.split, sample, position))
+                        hits.append(Hit(piece.split, sample, position, position + end - token))
                 if len(hits) >= MAX_HITS:
                     break
         return hits

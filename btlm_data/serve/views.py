@@ -29,9 +29,10 @@ VIEWS = (
     ("pairs", "Duplicates"),
     ("dropped", "Left out"),
 )
-KEYS = (
-    "Keys: n next, p previous, r at random, / search, s sample of a document, y and x a verdict, ? this list"
-)
+KEYS = {
+    "n": "next", "p": "previous", "r": "at random", "/": "search", "s": "sample of a document", "y": "right to drop",
+    "x": "wrong", "?": "this list",
+}  # fmt: skip
 
 
 def address(dataset: int, view: str, **query: Any) -> str:
@@ -45,12 +46,14 @@ def page(
     content: Iterable[Element],
     *,
     names: Sequence[str],
+    runs: Sequence[str] = (),
     current: int | None,
+    place: str = "",
     view: str = "",
     with_training: bool = False,
 ) -> str:
-    """A whole page. names: of the datasets, for the list at the top; current: which of them the page is
-    about; with_training: whether a training run is served, too.
+    """A whole page. names: of the datasets, for the list at the top; runs: of work folders; current: the dataset that the page is
+    about; place: the path of its address; with_training: whether a training run is served, too.
     """
     head = tag(
         "head",
@@ -60,17 +63,16 @@ def page(
         tag("link", rel="stylesheet", href="/static/page.css"),
         tag("link", rel="stylesheet", href="/static/serve.css"),
     )
-    datasets = tag("ul", tag("li", tag("a", "All", href="/")))
+    datasets = tag("ul", tag("li", tag("a", "All", href="/", aria_current="page" if place == "/" else None)))
     for k, name in enumerate(names):
         add(
             datasets,
             tag("li", tag("a", name, href=f"/{k}/report", aria_current="true" if k == current else None)),
         )
-    if with_training:
-        add(
-            datasets,
-            tag("li", tag("a", "Training order", href="/training", aria_current="true" if view == "training" else None)),
-        )  # fmt: skip
+    others = [(f"Run {name}", f"/run/{k}") for k, name in enumerate(runs)]
+    others += [("Training order", "/training")] if with_training else []
+    for name, href in others:
+        add(datasets, tag("li", tag("a", name, href=href, aria_current="page" if place == href else None)))
     links = tag("ul", class_="views")
     if current is not None:
         for key, name in VIEWS:
@@ -81,7 +83,12 @@ def page(
         tag("a", "Skip to the content", href="#main", class_="skip"),
         tag("nav", datasets, links, class_="top", aria_label="Datasets and views"),
         tag("main", tag("h1", title), *content, id="main", class_="wide"),
-        tag("footer", KEYS),
+        tag(
+            "footer",
+            "Keys: ",
+            *(tag("span", tag("kbd", key), f" {use}") for key, use in KEYS.items()),
+            id="keys",
+        ),
         tag("script", src="/static/page.js", defer="defer"),
         tag("script", src="/static/serve.js", defer="defer"),
     )
@@ -409,7 +416,7 @@ def comparison(difference: Difference, names: Sequence[str]) -> list[Element]:
         table(("file", ""), files, caption="Input files that differ") if files else tag("p", "The same."),
     )
     counts = [[count.name, number(count.left), number(count.right)] for count in difference.counts]
-    section("Counts", _or_same(counts, left, right, "Counts that differ"))
+    section("Counts", _or_same(counts, left, right, "Counts that differ", (1, 2)))
     for split, shares in difference.shares.items():
         rows: list[list[Element | str]] = []
         most = max((max(share.left or 0, share.right or 0) for share in shares), default=0) or 1.0
@@ -432,26 +439,33 @@ def comparison(difference: Difference, names: Sequence[str]) -> list[Element]:
     return parts + [tag("p", note) for note in difference.notes]
 
 
-def _or_same(rows: Sequence[Sequence[Element | str]], left: str, right: str, caption: str) -> Element:
-    return table(("", left, right), rows, caption=caption) if rows else tag("p", "The same.")
+def _or_same(
+    rows: Sequence[Sequence[Element | str]], left: str, right: str, caption: str, numbers: Sequence[int] = ()
+) -> Element:
+    return table(("", left, right), rows, numbers=numbers, caption=caption) if rows else tag("p", "The same.")
 
 
 def front(
     names: Sequence[str],
     datasets: Sequence[Served],
-    runs: Sequence[tuple[str, int]],
+    runs: Sequence[str],
     training: str | None,
 ) -> list[Element]:
-    """All that is served. runs: work folders; training: name of the training run."""
+    """All that is served. runs: names of work folders; training: name of the training run."""
     items = []
     for k, served in enumerate(datasets):
-        counts = ", ".join(f"{split} {served.num_samples(split):,}" for split in served.splits)
-        items.append(tag("li", link(names[k], f"/{k}/report"), f" samples: {counts}"))
-    for name, k in runs:
-        items.append(tag("li", link(name, f"/run/{k}"), " a work folder"))
+        counts = ", ".join(f"{served.num_samples(split):,} of {split}" for split in served.splits)
+        views = tag("p", class_="buttons")
+        for key, name in VIEWS[1:]:
+            add(views, link(name, address(k, key)))
+        items.append(tag("li", link(names[k], f"/{k}/report"), tag("p", f"Samples: {counts}"), views))
+    for k, name in enumerate(runs):
+        items.append(tag("li", link(name, f"/run/{k}"), tag("p", "A work folder: how far its run is")))
     if training is not None:
-        items.append(tag("li", link(training, "/training"), " a training run: its samples, step by step"))
-    parts = [tag("section", tag("ul", *items))]
+        items.append(
+            tag("li", link(training, "/training"), tag("p", "A training run: its samples, step by step"))
+        )
+    parts = [tag("ul", *items, class_="served")]
     if len(datasets) > 1:
         form = tag(
             "form",

@@ -102,7 +102,7 @@ def training(
         table(
             ("number in the batch", "rank", "sample"),
             rows,
-            numbers=(0, 1),
+            numbers=(1,),
             caption=f"Samples of step {step:,}",
         ),
         open="open" if len(rows) <= MAX_LISTED else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -68,8 +69,14 @@ def hits(k: int, result: SearchResult, seconds: float) -> list[Element]:
         if hit.document is not None:
             href = address(k, "document", split=hit.split, row=hit.document)
             add(item, " in ", link(f"document {hit.document:,}", href))
-        items.append(item)
-    return [tag("p", f"{summary} ({seconds:.2f} s).", role="status"), tag("ol", *items)]
+        before, found, behind = (_one_line(part) for part in hit.around)
+        items.append(add(item, tag("p", before, tag("mark", found), behind, class_="around", dir="auto")))
+    return [tag("p", f"{summary} ({seconds:.2f} s).", role="status"), tag("ol", *items, class_="hits")]
+
+
+def _one_line(text: str) -> str:
+    """A text with every stretch of white space as one space."""
+    return re.sub(r"\s+", " ", text)
 
 
 def answer(k: int, answered: Answer) -> list[Element]:

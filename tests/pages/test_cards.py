@@ -133,7 +133,7 @@ def test_several_sets_have_one_card(tmp_path: Path) -> None:
 def push(hub: Hub, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {
         "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PATH": "/usr/bin:/bin", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PATH": "/usr/bin:/bin",
     }  # fmt: skip
     command = [sys.executable, "-m", "btlm_data.cli", "push", *arguments]
     return subprocess.run(

@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 from xml.etree.ElementTree import Element, tostring
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("starlette", reason="needs the extra serve")
@@ -37,7 +40,7 @@ from btlm_data.storage import open_store
 from btlm_data.task import Counts, Step, Task, TaskResult
 from btlm_train.data.history import add_part, describe_part
 from btlm_train.data.loader import GptHDF5MapDataProcessor
-from tests.browser import Browser
+from tests.browser import TOO_WIDE, Browser, unreached
 from tests.pages.conftest import PLANTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +104,10 @@ def test_every_view_answers_under_a_strict_policy(address: str) -> None:
         assert "unsafe" not in policy
         assert "<script>document" not in text
     assert "The same dataset" in ask(address, "/compare?a=0&b=1")[1]
+    for path in ("/", "/0/sample", "/run/0", "/nothing"):
+        text = ask(address, path)[1]
+        for place in ("/0/report", "/1/report", "/run/0", "/training"):
+            assert f'href="{place}"' in text.partition("</nav>")[0], "everything is in the bar at the top"
 
 
 def test_wrong_addresses_are_answered_in_words(address: str) -> None:
@@ -165,6 +172,10 @@ def test_search_finds_exactly_the_samples_that_hold_a_text(shards: Path) -> None
     served = Served(shards, "shards")
     found = served.search(PLANTED, served.splits, 2)
     assert found.complete
+    assert {hit.around[1] for hit in found.hits} == {PLANTED}
+    for hit in found.hits:
+        text = served.tokenizer.decode(served.sample(hit.split, hit.sample).ids)  # type: ignore[union-attr]
+        assert "".join(hit.around) in text
     expected = {
         (split, number)
         for split in served.splits
@@ -208,6 +219,31 @@ def test_words_that_differ_are_marked_and_nothing_is_lost() -> None:
     assert [piece for piece, differs in a if differs] == ["two "]
     assert [piece for piece, differs in b if differs] == ["TWO ", "five"]
     assert not pairs.differences("x " * 9000, "x " * 9000)[2]
+
+
+def test_pairs_are_numbered_from_the_least_alike_without_reading_the_whole_table(tmp_path: Path) -> None:
+    """Row groups of seven; every row is one pair, those that were not compared come last."""
+    chance = np.random.default_rng(3)
+    alike = [
+        None if k % 11 == 5 else float(np.float32(value))
+        for k, value in enumerate(chance.uniform(0.5, 1, 100))
+    ]
+    alike[17], alike[18] = 1.0, 0.0
+    rows = [
+        {"reason": "near_duplicate", "similarity": value, "cluster": k, "kept_file": None if k % 3 else "b"}
+        | {f"{side}{name}": k for side in ("", "kept_") for name in ("document", "offset", "bytes")}
+        | {"file": "a", "source": None, "kept_source": "s"}
+        for k, value in enumerate(alike)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "removals.parquet", row_group_size=7)
+    found = pairs.Pairs(tmp_path)
+    assert len(found) == len(rows)
+    order = [found.pair(number) for number in range(len(rows))]
+    steps = [1001 if value is None else int(value * 1000) for value in alike]
+    expected = sorted(range(len(rows)), key=lambda k: (steps[k], k))
+    assert [pair.cluster for pair in order] == expected
+    assert all((pair.kept is None) == (pair.cluster % 3 > 0) for pair in order)
+    assert len(pairs.Pairs(tmp_path / "nowhere")) == 0
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -381,8 +417,12 @@ def test_pages_are_quiet_narrow_and_accessible(
     assert all(request.startswith(address) for request in watched.requests)
     assert watched.page.title() != "owned"
     assert find_faults(watched.page) == []
+    assert unreached(watched.page) == []
+    watched.page.emulate_media(color_scheme="dark")
     watched.page.set_viewport_size({"width": 375, "height": 800})
+    assert find_faults(watched.page) == [], "dark, on a phone"
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert watched.page.evaluate(TOO_WIDE) == [], "tables of many columns are lists on a phone"
     assert browser.open(address + path, dark=True).problems == [], "also under its policy"
 
 
