@@ -195,13 +195,15 @@ def _run_stages(p: Preparation) -> Prepared:
 
 
 def warm_up(tokenizer: Any) -> None:
-    """Load (the first time: compile) every kernel here, so that forked workers have them and none is compiled
-    twice.
+    """Load (the first time: compile) every kernel, and pyarrow, here, so that forked workers have them and none is
+    compiled twice.
     """
     import numpy as np
 
+    from btlm_data.formats.arrow import leave_pandas_out
     from btlm_data.kernels import minhash, normalisation, packing, shingles, stretches, token_text
 
+    leave_pandas_out()
     texts = ["A first, short TEXT; with enough characters for one n-gram. Καλημέρα"]
     utf8 = texts[0].encode()
     normalised = normalisation.normalise(texts, np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)]))

@@ -4,7 +4,7 @@ The site file (--cluster, engine/site.py) says which batch system, how many node
 starts pilot jobs there, in which processes wait for tasks; a task gets a `Pointer` and returns a receipt.
 Parsl's retries are off, so that tasks are tried again by the one rule that all engines share (failures.py).
 A task runs in a process of its own below Parsl's, and a keeper ends a pilot job that is broken or left alone
-(pilot_node.py); Parsl then starts another, as long as there is work.
+(pilot_node.py); Parsl then starts another, as long as there is work and pilot jobs do not end in vain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from btlm_data.engine.site import Site, read_site
 from btlm_data.errors import ConfigError, install_command
 
 Future = concurrent.futures.Future[Any]
+_SHOWN_OUTPUT = 500  # characters of what a pilot job printed last
 _HEARTBEAT, _HEARTBEAT_LIMIT = 5, 60  # seconds: after the limit without one a node counts as lost
+_MOST_IN_VAIN = 3  # pilot jobs for each node that may end, one after the other, without a task done
 _LOCAL_LIMIT = 5  # seconds without the run after which a pilot job on its own machine ends
 
 
@@ -132,6 +134,7 @@ class _ParslPool:
         from parsl import python_app
 
         self._executor, self._site, self.window = executor, site, window
+        self._ended_before: set[str] = set()  # pilot jobs that ended before the last task was done
         self._do = python_app(published.do_apart, data_flow_kernel=kernel, executors=["btlm"], cache=False)
 
     def submit(self, pointer: Pointer) -> Future:
@@ -140,7 +143,8 @@ class _ParslPool:
         return future
 
     def wait(self, pending: Sequence[Future], seconds: float) -> Sequence[Future]:
-        """Those that have ended."""
+        """Those that have ended. Raises ConfigError where pilot jobs end without doing anything."""
+        self._check_pilots()
         done, _ = concurrent.futures.wait(
             pending, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
         )
@@ -148,12 +152,48 @@ class _ParslPool:
 
     def result(self, future: Future) -> bytes:
         """What the app returned."""
+        from parsl.executors.errors import BadStateException
+        from parsl.jobs.errors import TooManyJobFailuresError
+
         try:
             data: bytes = future.result()
+        except (BadStateException, TooManyJobFailuresError) as error:  # not the task's fault
+            raise self._in_vain(len(self._ended()), str(error)) from error
         except Exception as error:  # Parsl's own: worker lost, node lost, job ended
             reason = " ".join(str(error).split())[:300]
             raise LostError(f"its worker is gone ({type(error).__name__}: {reason})") from error
+        self._ended_before = set(self._ended())
         return data
+
+    def _ended(self) -> dict[str, Any]:
+        """States of the pilot jobs that have ended by themselves."""
+        from parsl.jobs.states import JobState
+
+        taken_back = (JobState.CANCELLED, JobState.SCALED_IN)
+        states = self._executor.status_facade
+        return {
+            block: status
+            for block, status in states.items()
+            if status.terminal and status.state not in taken_back
+        }
+
+    def _check_pilots(self) -> None:
+        ended = self._ended()
+        in_vain = [block for block in ended if block not in self._ended_before]
+        if len(in_vain) < _MOST_IN_VAIN * self._site.nodes:
+            return
+        last = ended[in_vain[-1]]
+        raise self._in_vain(
+            len(in_vain), f"{last.state.name}: {last.stderr_summary or last.stdout_summary or ''}"
+        )
+
+    def _in_vain(self, count: int, said: str) -> ConfigError:
+        words = " ".join(said.split())[-_SHOWN_OUTPUT:]
+        return ConfigError(
+            f"{count} pilot jobs of {self._site.provider} have ended, one after the other, without one task done. Of the last one is "
+            f"known: {words}. Look at what the site file (--cluster) has them do: worker_init, walltime, memory and address. "
+            "What is done stays done: rerun the same command to continue."
+        )
 
     def cancel(self, pending: Sequence[Future]) -> None:
         """Nothing: Parsl cannot take a task back. All of them end with the pilot jobs."""

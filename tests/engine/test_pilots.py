@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from btlm_data.engine import published
 from btlm_data.engine.base import LostError
 from btlm_data.engine.published import Pointer
 from btlm_data.engine.receipts import Receipt
-from btlm_data.errors import InputError
+from btlm_data.errors import ConfigError, InputError
 from btlm_data.storage import open_store
 from btlm_data.storage.claims import CLAIMS, working
 from tests.engine import disturbed
@@ -126,6 +127,76 @@ def test_a_manager_that_does_not_start_says_so(capfd: pytest.CaptureFixture[str]
     options = ["--limit", "60", "--addresses", "127.0.0.1", "--port", "1", "--"]
     command = [sys.executable, "-m", "btlm_data.engine.pilot_node", "keep", *options]
     assert subprocess.run([*command, sys.executable, "-c", "exit(7)"], check=False).returncode == 7
+
+
+class Executor:
+    """Pilot jobs in some states."""
+
+    address = "127.0.0.1"
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.status_facade = output, {}
+
+    def end(self, block: str, state: str) -> None:
+        from parsl.jobs.states import JobState, JobStatus
+
+        self.status_facade[block] = JobStatus(JobState[state], stderr_path=str(self.output))
+
+
+def test_pilot_jobs_that_end_in_vain_are_not_replaced_without_end(tmp_path: Path) -> None:
+    pytest.importorskip("parsl")
+    from btlm_data.engine import pilots
+    from btlm_data.engine.site import Site as SiteFile
+
+    (tmp_path / "stderr").write_text("module: command not found")
+    executor = Executor(tmp_path / "stderr")
+    pool = object.__new__(pilots._ParslPool)
+    pool._executor, pool._site, pool._ended_before = executor, SiteFile(nodes=2), set()
+    done: Future[bytes] = Future()
+    done.set_result(b"")
+    for number in range(
+        20
+    ):  # those that the strategy takes back, and those that did something, are no sign of anything
+        executor.end(f"{number}", "SCALED_IN" if number % 2 else "COMPLETED")
+        assert pool.wait([done], 1) == [done]
+        assert pool.result(done) == b""
+    for number in range(5):
+        executor.end(f"vain {number}", "COMPLETED")
+        pool.wait([done], 1)
+    executor.end("vain 5", "TIMEOUT")
+    with pytest.raises(
+        ConfigError, match=r"6 pilot jobs .* TIMEOUT: module: command not found .*worker_init"
+    ):
+        pool.wait([done], 1)
+
+
+BAD_MANAGER = """#!/bin/sh
+sleep 3 &
+sleep 2
+echo "the node is broken" >&2
+kill $!
+sleep 60
+"""
+
+
+@pytest.mark.stress
+def test_a_node_that_breaks_every_pilot_job_is_named_within_two_minutes(tmp_path: Path) -> None:
+    pytest.importorskip("parsl")
+    bad = tmp_path / "bad" / disturbed.MANAGER
+    bad.parent.mkdir()
+    bad.write_text(BAD_MANAGER)
+    bad.chmod(0o755)
+    site = tmp_path / "site.yaml"
+    site.write_text(f"provider: local\nworker_init: export PATH={bad.parent}:$PATH\n")
+    start = time.monotonic()
+    driver = Site(["--engine", "parsl", "--cluster", str(site)]).start(
+        tmp_path / "out", "--source", "sample", "--seq-len", "64"
+    )
+    code, words = disturbed.finish(driver, 200)
+    assert code == 2, words
+    assert "pilot jobs of local have ended, one after the other, without one task done" in words
+    assert "the node is broken" in words
+    assert time.monotonic() - start < 120
 
 
 # A killed driver ---------------------------------------------------------------------------------------------------
