@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -135,7 +136,8 @@ class Executor:
     address = "127.0.0.1"
 
     def __init__(self, output: Path) -> None:
-        self.output, self.status_facade = output, {}
+        self.output = output
+        self.status_facade: dict[str, Any] = {}
 
     def end(self, block: str, state: str) -> None:
         from parsl.jobs.states import JobState, JobStatus
@@ -165,7 +167,7 @@ def test_pilot_jobs_that_end_in_vain_are_not_replaced_without_end(tmp_path: Path
         pool.wait([done], 1)
     executor.end("vain 5", "TIMEOUT")
     with pytest.raises(
-        ConfigError, match=r"6 pilot jobs .* TIMEOUT: module: command not found .*worker_init"
+        ConfigError, match=r"6 pilot jobs .* TIMEOUT: module: command not found\. .*worker_init"
     ):
         pool.wait([done], 1)
 

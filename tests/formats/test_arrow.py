@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.fresh_interpreter import run_python
+import subprocess
+import sys
+
+import pytest
 
 CODE = """
 import sys
@@ -19,4 +22,5 @@ leave_pandas_out()
 
 
 def test_arrays_are_made_without_pandas_which_still_works_afterwards() -> None:
-    run_python(CODE)
+    pytest.importorskip("pandas")
+    subprocess.run([sys.executable, "-W", "error", "-c", CODE], check=True)
