@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from btlm_data.cleaning.signals import NUMBERS
 from btlm_data.formats import dataset, ledger, provenance
 from btlm_data.formats.input_digest import combine
@@ -86,7 +88,7 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
         for index in _streams_of(p, prepared)
     }
     assert p.fates is not None
-    leaving = dropped.plan(p.blocks, p.fates, p.copies, StreamSettings(p.settings, p.splits), kept)
+    leaving = dropped.plan(p.blocks, p.fates, p.mix, StreamSettings(p.settings, p.splits), kept)
     missing = [result.outputs[0] for result in p.step(leaving)]
     parts_by_table |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
     tables = documents.plan_tables(parts_by_table)
@@ -147,6 +149,7 @@ def _describe(
             label_tokens=sum(file.tokens for file in files),
             files=files,
             documents_file=tables[f"{prepared.split_folder(split)}/{dataset.DOCUMENTS}"],
+            phases=_phases(p, index, done.sample_set if done else None),
         )
     configuration = dataset.without_locations(p.inputs.configuration)
     inputs = [
@@ -187,6 +190,33 @@ def _describe(
         dedupe=dict(p.dedupe_summary) if p.dedupe_summary is not None else None,
         outputs=outputs,
     )
+
+
+def _phases(p: Preparation, index: StreamIndex, sample_set: SampleSet | None) -> list[dataset.MixPhase]:
+    """The phases of a split that a budget mixes; of any other none."""
+    if not index.phases:
+        return []
+    rows = [0] * len(index.phases)
+    if sample_set is not None:
+        assert p.shard_step is not None
+        args = next(
+            task.args
+            for task in p.shard_step.tasks
+            if task.outputs[0][1].rpartition("/")[0] == sample_set.folder
+        )
+        shard_format = get_format(p.settings.format)
+        ends = shard_format.phase_rows(sample_set.size, sample_set.packing, args["packed_rows"])
+        rows = np.diff(ends or (args["plan"][0],), prepend=0).tolist()
+    return [
+        dataset.MixPhase(
+            name=phase.name,
+            documents=sum(amount.documents for amount in amounts.values()),
+            tokens=sum(amount.tokens for amount in amounts.values()),
+            rows=num_rows,
+            sources={name: dataset.MixedSource(*amount) for name, amount in sorted(amounts.items())},
+        )
+        for phase, amounts, num_rows in zip(p.settings.mix.phases, index.phases, rows, strict=True)
+    ]
 
 
 def _count_packing(

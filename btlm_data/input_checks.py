@@ -235,7 +235,7 @@ def check_source_names(inputs: Inputs, acquired: Counts) -> None:
     )  # the listing has checked exclusions
     used: list[tuple[str, Sequence[str]]] = [
         ("source.exclude_sources (--exclude-source)", () if by_place else settings.source.exclude_sources),
-        ("mix (--mix)", tuple(settings.mix.epochs)),
+        ("mix (--mix)", tuple(settings.mix.named_sources)),
         ("dedupe.source_priority (--source-priority)", settings.dedupe.source_priority),
         ("dedupe.expected_removed", tuple(settings.dedupe.expected_removed)),
         ("run.accept_removal_of (--accept-removal-of)", inputs.run.accept_removal_of),

@@ -373,7 +373,7 @@ def _shuffle(p: Preparation) -> None:
     drawn |= {"test"} if p.settings.holdout.test_fraction > 0 and own == {"train"} else set()
     p.splits = tuple(split for split in SPLITS if split in own | drawn)
     num_bytes = sum(amount.bytes for (_, _, cell), amount in p.counts["clean"].cells.items() if cell == "out")
-    p.streams, p.scattered = shuffle.run(
+    p.streams, p.scattered, p.mix = shuffle.run(
         p.step,
         p.runner,
         p.blocks,
@@ -396,7 +396,7 @@ def _pack(p: Preparation) -> None:
             index = p.streams.get(Stream(number if divided else 0, split).name)
             if index is not None and index.num_tokens > 1:
                 packing = pack.packing_of(
-                    p.settings, set_.seq_len, split, tokenizer.dtype.name, tokenizer.eos_id
+                    p.settings, set_.seq_len, split, tokenizer.dtype.name, tokenizer.eos_id, index.borders
                 )
                 sample_set = pack.SampleSet(prepared.split_folder(split), index, packing)
                 prepared.splits[split] = PreparedSplit(sample_set)

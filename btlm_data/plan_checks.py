@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from btlm_data import input_checks, pipeline, work_folder
+from btlm_data import input_checks, mix_plan, pipeline, work_folder
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.evaluation_sets import EvaluationFile
-from btlm_data.errors import BtlmError, InputError, OutputError
+from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
 from btlm_data.locations import Stores
 from btlm_data.preparation import Inputs
 from btlm_data.stages.block_writer import strict_error
@@ -39,13 +39,15 @@ class Stop:
 class Looked:
     """What the sample of a plan showed. acquire, clean: cells of the ledger. rejects: lines as in
     rejects.jsonl; `line` is None where it is not known. whole: everything that a run would read was looked
-    at.
+    at. tokens: of each source; scale: how many times as much there is in all.
     """
 
     acquire: Counts = field(default_factory=Counts)
     clean: Counts = field(default_factory=Counts)
     rejects: list[Mapping[str, Any]] = field(default_factory=list)
     whole: bool = False
+    tokens: Counter[str] = field(default_factory=Counter)
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def look(inputs: Inputs, stores: Stores, looked: Looked, out_bytes: int, work_by
     tried(lambda: _check_strict(inputs, looked), stops)
     tried(lambda: input_checks.check_rejected(inputs, looked.acquire, looked.rejects, None), stops)
     tried(lambda: input_checks.check_memory_of_names(inputs, looked.acquire), stops)
+    tried(lambda: _check_mix(inputs, looked), stops)
     unknown: list[Stop] = []
     tried(lambda: input_checks.check_source_names(inputs, looked.acquire), unknown)
     num_records = input_checks.num_records(looked.acquire)
@@ -109,6 +112,24 @@ def _check_strict(inputs: Inputs, looked: Looked) -> None:
     """Raise InputError for the first record that cannot be read, under --strict."""
     if inputs.run.strict and (first := input_checks.first_fault(looked.rejects)) is not None:
         raise strict_error(first["file"], (first["line"] or 1) - 1, first["reason"], first["detail"])
+
+
+def _check_mix(inputs: Inputs, looked: Looked) -> None:
+    """Raise ConfigError, as the run would, where a mix by budget cannot be had of so many tokens of each source. What
+    deduplication and the holdout take away is not known, and not counted.
+    """
+    mix = inputs.settings.mix
+    available = {source: round(count * looked.scale) for source, count in looked.tokens.items() if count}
+    if not mix.is_budget or not available or not (looked.whole or available.keys() >= set(mix.named_sources)):
+        return
+    for set_ in inputs.settings.seq_len:
+        part = 1.0 if set_.share is None else set_.share
+        tokens = {source: round(count * part) for source, count in available.items()}
+        try:
+            mix_plan.allocate(mix, tokens, part)
+        except ConfigError as error:
+            how = "counted" if looked.whole else "estimated from a sample"
+            raise ConfigError(f"{error}\n(Tokens are {how}, before deduplication and holdout.)") from None
 
 
 def _check_disk(stores: Stores, out_bytes: int, work_bytes: int) -> None:

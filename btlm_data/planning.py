@@ -121,6 +121,7 @@ def measure(recipe: Recipe) -> Plan:
     memory = max(step.memory_bytes * max(1, min(run.workers, step.tasks)) for step in steps)
     left = 1 - done / max(1, len(cleaning.tasks))
     out_bytes, work_bytes = sum(step.out_bytes for step in steps), peak_work_bytes(steps)
+    sample.looked.scale = workload.volume.tokens / max(1, sample.volume.tokens)
     findings = plan_checks.look(inputs, runner.stores, sample.looked, out_bytes, work_bytes)
     return Plan(
         source=settings.source.name,
@@ -181,7 +182,7 @@ def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, _Read]:
         settings,
         inputs.run,
         rates,
-        repeats=sample.repeats,
+        repeats=settings.mix.tokens / max(1, volume.tokens) if settings.mix.tokens else sample.repeats,
         token_bytes=inputs.tokenizer.dtype.itemsize,
         eos_id=inputs.tokenizer.eos_id,
         splits=max(1, len(own) + drawn),
@@ -244,6 +245,8 @@ def _read_sample(cleaning: Step, stores: Stores, mix: MixSettings) -> _Read:
             before.text_bytes + int(docs["num_bytes"].sum()),
             before.tokens + int(tokens.sum()),
         )
+        by_source = np.bincount(docs["source"], tokens, len(epochs)).astype(np.int64).tolist()
+        sample.looked.tokens.update(dict(zip(docs.meta["sources"], by_source, strict=True)))
         sample.repeated_tokens += float((tokens * epochs[docs["source"]]).sum()) if len(tokens) else 0.0
         sample.tokens_files.append(by_ending["tokens"])
         _take_note(sample.looked, meta, stores.work, knows_lines=ranges[0].start == 0)

@@ -23,6 +23,7 @@ from btlm_data.sources.base import Listing
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
 from btlm_data.stages.block_writer import CleanSettings
+from btlm_data.stages.mixing import MixFiles
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.shuffle import ScatteredGroup
 from btlm_data.stages.stream import StreamIndex
@@ -186,6 +187,7 @@ class Preparation:
     splits: tuple[str, ...] = ()  # shuffle: those that can have documents
     streams: dict[str, StreamIndex] = field(default_factory=dict)
     scattered: list[ScatteredGroup] = field(default_factory=list)
+    mix: MixFiles = field(default_factory=lambda: MixFiles(None, None))
     sets: list[PreparedSet] = field(default_factory=list)  # pack, shard
     shard_step: Step | None = None  # pack
     warnings: list[str] = field(default_factory=list)

@@ -186,7 +186,15 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
 
 
 # Pages about a finished dataset, whose commands run in this process, one after the other, on a copy of one dataset.
-ON_A_DATASET = ("cluster.md", "dedupe.md", "large-runs.md", "reselect.md", "trace.md", "training.md")
+ON_A_DATASET = (
+    "cluster.md",
+    "dedupe.md",
+    "large-runs.md",
+    "mixing.md",
+    "reselect.md",
+    "trace.md",
+    "training.md",
+)
 _NEEDS_TRAINING = (
     "needs minutes of training; tests/train runs the command on models of a few thousand parameters"
 )

@@ -23,6 +23,7 @@ GROUND = {
     "fingerprint",
     "splits",
     "wording",
+    "mix_plan",
 }
 # What a work function may use besides its stage: the files of its task, their formats, the stores.
 WORK = GROUND | {"storage", "formats", "task_files", "blocks", "fates", "kernels"}
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "task": {"task_files"},  # for a type only
     "estimate": {"recipe", "records.base"},
     "wording": set(),
+    "mix_plan": {"errors", "recipe", "seeding"},
     "advance": {"witness"},
     "seeding": set(),
     "fingerprint": set(),
@@ -102,6 +104,7 @@ MAY_IMPORT = {
         "cleaning",
         "errors",
         "input_checks",
+        "mix_plan",
         "pipeline",
         "locations",
         "preparation",

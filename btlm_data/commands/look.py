@@ -54,6 +54,11 @@ from btlm_data.errors import ConfigError, install_command
 @click.option(
     "--cost", is_flag=True, help="Show what each step of the run took, beside what --plan expects of it."
 )
+@click.option(
+    "--prefix",
+    metavar="PART",
+    help="Show the shares of sources in the first samples, in their order: 10%, or how many.",
+)
 @click.option("--full", is_flag=True, help="Show all figures, not only the most important ones.")
 @click.option(
     "--html",
@@ -72,6 +77,7 @@ def inspect(
     html: str | None,
     duplicates: bool,
     cost: bool,
+    prefix: str | None,
     **conditions: Any,
 ) -> None:
     """Show what is in a dataset, a folder of shards or one .h5 file, made by this program or another.
@@ -79,6 +85,7 @@ def inspect(
     \b
     btlm-data inspect shards/
     btlm-data inspect shards/ --sample 17
+    btlm-data inspect shards/ --prefix 10%
     btlm-data inspect shards/ --html
     btlm-data inspect shards/ --duplicates --similarity 0.85-0.90
     """
@@ -90,6 +97,9 @@ def inspect(
         _inspect_duplicates(path, as_json, num_samples, **conditions)
         return
     shared.load_kernels()
+    if prefix is not None:
+        _inspect_prefix(shared.dataset(path), prefix, split or "train", as_json)
+        return
     if cost:
         from btlm_data import run_cost
 
@@ -116,6 +126,19 @@ def inspect(
         terminal.echo(terminal.to_json(to_builtins(report), indent=1))
     else:
         render.render(report, terminal.console(), full=full, samples=bool(samples or num_samples))
+
+
+def _inspect_prefix(path: Path, part: str, split: str, as_json: bool) -> None:
+    from msgspec import to_builtins
+
+    from btlm_data.lineage import prefix
+
+    for found in prefix.prefixes(path, prefix.parse_part(part), split):
+        if as_json:
+            terminal.echo(terminal.to_json(to_builtins(found)))
+        else:
+            for text in prefix.lines(found):
+                terminal.echo(text)
 
 
 def _existing_or_url(path: Path) -> Path:

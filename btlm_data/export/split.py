@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset as dataset_json
-from btlm_data.formats.shard_formats import get_format, order
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.storage import Creating, open_store
 from btlm_data.storage.digest import sha256_stream
@@ -189,10 +189,9 @@ class OpenedSplit:
         """Which samples of the stream are in rows [first, last)."""
         if last > self.num_samples:
             raise DataError(f"{self.shown} has more rows than its {self.num_samples} samples. {_VERIFY}")
-        if self.dataset.shuffle != "samples":
-            return np.arange(first, last)
-        purpose = order.sample_purpose(self.seq_len, self.name)
-        return order.origins(first, last, self.num_samples, self.dataset.seed, purpose).astype(np.int64)
+        rows = np.arange(first, last)
+        order = self.dataset.sample_order(self.name, self.num_samples)
+        return rows if order is None else order.samples_at(rows).astype(np.int64)
 
     def _check_ends(self, path: Path, dtype: np.dtype[Any]) -> None:
         """Raise DataError where a document does not end with EOS in the stream at `path`, which is written in

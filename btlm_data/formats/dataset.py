@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -40,6 +41,7 @@ from btlm_data.formats.sealed_json import (
     sealed,
 )
 from btlm_data.formats.shard_formats import FORMATS, get_format
+from btlm_data.formats.shard_formats.order import SampleOrder, sample_purpose
 
 FORMAT_VERSION = 2  # also the type of `format_version` below
 FILE_NAME = "dataset.json"
@@ -76,8 +78,37 @@ class ShardFile(StoredFile, frozen=True, forbid_unknown_fields=True):
     tokens: Count
 
 
-class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One split. samples: None for a corpus. documents_file: its table of documents."""
+class MixedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source in a phase of a mix by budget: what it has there, and how many tokens the mix asked for."""
+
+    documents: Count
+    tokens: Count
+    asked: Count
+
+
+class MixPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A phase of a mix by budget: the next part of the stream, and of the order of samples. rows: of the shards
+    (samples; corpus: tokens). tokens: of the stream.
+    """
+
+    name: Annotated[str, Meta(max_length=100)]
+    documents: Count
+    tokens: Count
+    rows: Count
+    sources: dict[ShortText, MixedSource]
+
+    def __post_init__(self) -> None:
+        sums = [sum(getattr(s, key) for s in self.sources.values()) for key in ("documents", "tokens")]
+        if sums != [self.documents, self.tokens]:
+            raise ValueError(
+                f"its sources have {sums[0]} documents and {sums[1]} tokens, and it says otherwise"
+            )
+
+
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One split. samples: None for a corpus. documents_file: its table of documents. phases: of a mix by budget, in
+    order.
+    """
 
     documents: Count
     stream_tokens: Count
@@ -85,6 +116,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_tokens: Count
     files: list[ShardFile]
     documents_file: StoredFile
+    phases: list[MixPhase] = []
 
     def __post_init__(self) -> None:
         names = [file.name for file in self.files]
@@ -93,6 +125,26 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"the shard {twice} is listed twice in files")
         if self.documents_file.name != DOCUMENTS:
             raise ValueError(f"documents_file.name is {self.documents_file.name!r}, expected {DOCUMENTS!r}")
+        if self.phases:
+            rows = sum(file.n_examples for file in self.files)
+            for key, expected in (
+                ("documents", self.documents),
+                ("tokens", self.stream_tokens),
+                ("rows", rows),
+            ):
+                found = sum(getattr(phase, key) for phase in self.phases)
+                if found != expected:
+                    raise ValueError(f"the phases have {found} {key} together, the split has {expected}")
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """Where its phases end, in tokens of the stream; () where there is one at most."""
+        return tuple(accumulate(phase.tokens for phase in self.phases)) if len(self.phases) > 1 else ()
+
+    @property
+    def phase_ends(self) -> tuple[int, ...]:
+        """The same in rows."""
+        return tuple(accumulate(phase.rows for phase in self.phases)) if len(self.phases) > 1 else ()
 
 
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,6 +261,14 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"There is no split {name!r}. The dataset has {', '.join(self.splits) or 'none'}."
             )
         return self.splits[name]
+
+    def sample_order(self, name: str, num_samples: int) -> SampleOrder | None:
+        """The order of a split's samples; None where they stand as in the stream. num_samples: in its shards."""
+        if self.shuffle != "samples" or not get_format(self.format).planes:
+            return None
+        entry = self.splits.get(name)
+        ends = entry.phase_ends if entry else ()
+        return SampleOrder(num_samples, self.seed, sample_purpose(self.seq_len, name), ends)
 
     def rows(self, stage: str, split: str | None = None) -> list[Row]:
         """The ledger's rows of one stage, of all splits or one."""

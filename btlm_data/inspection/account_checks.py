@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
-from btlm_data.formats.dataset import FILE_NAME, Dataset
+from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, Dataset, Split
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.ledger import imbalances
 from btlm_data.inspection.check import Check, Report, tell_problems
+from btlm_data.wording import counted
 
 KEYS_IN_MEMORY = 16_000_000  # of documents compared at once
 
@@ -52,6 +54,55 @@ def _result_problems(manifest: Dataset) -> list[str]:
                     f"splits.{split}.{key} is {stated}"
                 )
     return problems
+
+
+def check_mix(tell: Report, manifest: Dataset, root: Path) -> None:
+    """Each phase of a mix by budget has the documents and tokens of each source that dataset.json says, and begins
+    with a document.
+    """
+    problems: list[str] = []
+    phases = [(name, entry) for name, entry in manifest.splits.items() if entry.phases]
+    if not phases:
+        return
+    try:
+        for name, entry in phases:
+            problems += _phase_problems(name, entry, DocumentTable(root / name / DOCUMENTS))
+    except DataError as error:
+        tell(Check("mix", None, f"not checked: {error}"))
+        return
+    number = sum(len(entry.phases) for _, entry in phases)
+    tell_problems(tell, "mix", problems, f"{counted(number, 'phase')}: documents and tokens of each source")
+
+
+def _phase_problems(name: str, entry: Split, table: DocumentTable) -> Iterator[str]:
+    ends = np.array(list(accumulate(phase.tokens for phase in entry.phases)), np.int64)
+    found: list[dict[str, tuple[int, int]]] = [{} for _ in entry.phases]
+    begins = set[int]()
+    for _, columns in table.batches(("stream_offset", "tokens", "source")):
+        offset = columns["stream_offset"].astype(np.int64)
+        begins |= set(offset[np.isin(offset, ends)].tolist())
+        numbers = np.minimum(np.searchsorted(ends, offset, side="right"), len(ends) - 1)
+        codes, names = columns["source"]
+        for number in np.unique(numbers).tolist():
+            rows = numbers == number
+            documents = np.bincount(codes[rows], minlength=len(names))
+            tokens = np.bincount(codes[rows], columns["tokens"][rows].astype(np.int64) + 1, len(names))
+            for code in np.flatnonzero(documents).tolist():
+                before = found[number].get(names[code], (0, 0))
+                found[number][names[code]] = (
+                    before[0] + int(documents[code]), before[1] + int(tokens[code])
+                )  # fmt: skip
+    for number, phase in enumerate(entry.phases):
+        stated = {source: (s.documents, s.tokens) for source, s in phase.sources.items() if s.documents}
+        for source in sorted(stated.keys() | found[number].keys()):
+            if stated.get(source, (0, 0)) != found[number].get(source, (0, 0)):
+                yield (
+                    f"splits.{name}.phases[{number}]: {source} has {stated.get(source, (0, 0))} documents and tokens, "
+                    f"documents.parquet has {found[number].get(source, (0, 0))}"
+                )
+        end = int(ends[number])
+        if end < entry.stream_tokens and end not in begins:
+            yield f"splits.{name}.phases[{number}]: no document begins at token {end:,}, where it ends"
 
 
 def check_disjoint(tell: Report, name: str, groups: Sequence[_Group], detail: str) -> None:

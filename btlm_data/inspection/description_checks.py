@@ -101,7 +101,7 @@ def _packing_contradictions(manifest: Dataset, settings: Settings, name: str, sp
             yield f"splits.{name}.files: {len(split.files)}, a stream of {size.tokens} tokens makes none"
         return
     shard_format = get_format(manifest.format)
-    packing = packing_of(settings, manifest.seq_len, name, manifest.dtype, tokenizer.eos_id)
+    packing = packing_of(settings, manifest.seq_len, name, manifest.dtype, tokenizer.eos_id, split.borders)
     kept = shard_format.balance(size, packing).kept
     if split.label_tokens != kept:
         yield f"splits.{name}.label_tokens: {split.label_tokens}, {size.tokens} tokens make {kept}"

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import seeding
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading
@@ -119,15 +118,12 @@ def origins(
     num_samples: all of the split's. rows must be below it.
     """
     manifest = opened.manifest
-    if manifest is None or not (shard_format := get_format(manifest.format)).follows_stream:
+    if manifest is None or not get_format(manifest.format).follows_stream:
         return None
-    if manifest.shuffle != "samples" or not shard_format.planes or not len(rows):
-        return rows.astype(np.int64)
-    from btlm_data.formats.shard_formats.order import sample_purpose
-    from btlm_data.kernels.packing import unpermute_index
-
-    salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
-    return unpermute_index(rows, num_samples, salt).astype(np.int64)
+    order = manifest.sample_order(split, num_samples)
+    return (
+        rows.astype(np.int64) if order is None or not len(rows) else order.samples_at(rows).astype(np.int64)
+    )
 
 
 def destinations(
@@ -137,15 +133,12 @@ def destinations(
     int64.
     """
     manifest = opened.manifest
-    if manifest is None or not (shard_format := get_format(manifest.format)).follows_stream:
+    if manifest is None or not get_format(manifest.format).follows_stream:
         return None
-    if manifest.shuffle != "samples" or not shard_format.planes or not len(samples):
+    order = manifest.sample_order(split, num_samples)
+    if order is None or not len(samples):
         return samples.astype(np.int64)
-    from btlm_data.formats.shard_formats.order import sample_purpose
-    from btlm_data.kernels.packing import permute_index
-
-    salt = seeding.salt(manifest.seed, sample_purpose(manifest.seq_len, split))
-    return permute_index(samples, num_samples, salt).astype(np.int64)
+    return order.rows_of(samples).astype(np.int64)
 
 
 # One sample -------------------------------------------------------------------------------------------------

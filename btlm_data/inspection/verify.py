@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats.dataset import FILE_NAME
-from btlm_data.inspection.account_checks import check_disjoint, check_ledger
+from btlm_data.inspection.account_checks import check_disjoint, check_ledger, check_mix
 from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.description_checks import check_description, check_provenance
 from btlm_data.inspection.duplicates import check_removals
@@ -177,6 +177,7 @@ def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None
     check_streams(opened, manifest, jobs, scans, tell)
     check_forgotten(opened, manifest, jobs, scans, tell)
     check_ledger(manifest, tell)
+    check_mix(tell, manifest, opened.root)
     tables = [(split, [(split, opened.documents_path(split))]) for split in manifest.splits]
     if opened.chosen is not None:
         tell(Check("splits disjoint", None, "not made: one split was named"))

@@ -10,7 +10,9 @@ Documents that were masked before leave too. Shards that end before the first of
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from btlm_data.errors import InputError
 from btlm_data.formats import ledger
-from btlm_data.formats.dataset import DOCUMENTS, ShardFile, Split, StoredFile
+from btlm_data.formats.dataset import DOCUMENTS, MixedSource, MixPhase, ShardFile, Split, StoredFile
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.forgotten import ChangedShard
 from btlm_data.formats.sealed_json import NO_CHECKSUM
@@ -65,14 +67,18 @@ def remove(
     files = list[ShardFile]()
     changed = list[ChangedShard]()
     total = view.entry.stream_tokens - sum(extent.tokens + 1 for extent in gone)
+    phases = _without_in_phases(view, gone)
     if view.entry.files and total > 1:
         tokens = read_stream(view, folder / _STREAM)
         stream = StoredStream(without(tokens, [(e.begin, e.end) for e in gone]), begin, length)
-        repacking = Repacking.of(stream, view.manifest, view.name)
+        borders = tuple(accumulate(phase.tokens for phase in phases))
+        repacking = Repacking.of(stream, view.manifest, view.name, borders if len(phases) > 1 else ())
+        phases = with_rows(phases, repacking.phase_rows)
         files, changed = _write_shards(view, repacking, gone[0].begin, folder)
         kept_labels = repacking.shard_format.balance(stream.size, repacking.packing)
         rows = _packed(rows, view.name, total, kept_labels.kept, dict(kept_labels.dropped))
     else:
+        phases = with_rows(phases, [0] * len(phases))
         changed = [ChangedShard(view.name, file.name, file.sha256, NO_CHECKSUM) for file in view.entry.files]
         rows = _packed(rows, view.name, total, 0, {"stream_too_short": total})
     for name in {old.name for old in view.entry.files} - {new.name for new in files}:
@@ -84,6 +90,7 @@ def remove(
         label_tokens=sum(file.tokens for file in files),
         files=files,
         documents_file=table,
+        phases=phases,
     )
     return SplitChange(renewed, with_masked(rows, view.name, 0), changed, gone, [0] * len(gone))
 
@@ -109,6 +116,36 @@ def _write_shards(
     return files, changed + [
         ChangedShard(view.name, entry.name, entry.sha256, NO_CHECKSUM) for entry in old.values()
     ]
+
+
+def with_rows(phases: Sequence[MixPhase], rows: Sequence[int]) -> list[MixPhase]:
+    """Phases that have other numbers of rows."""
+    return [
+        msgspec.structs.replace(phase, rows=count)
+        for phase, count in zip(phases, rows[: len(phases)], strict=True)
+    ]
+
+
+def _without_in_phases(view: SplitView, gone: Sequence[Extent]) -> list[MixPhase]:
+    """The phases of a mix by budget without these documents; their rows are still the old ones."""
+    phases = list(view.entry.phases)
+    if not phases:
+        return phases
+    ends = list(accumulate(phase.tokens for phase in phases))
+    documents = view.table.rows([extent.row for extent in gone], ("stream_offset", "tokens", "source"))
+    for document in documents:
+        number = bisect_right(ends, document["stream_offset"])
+        phase = phases[number]
+        before = phase.sources[document["source"]]
+        size = document["tokens"] + 1
+        left = MixedSource(before.documents - 1, before.tokens - size, before.asked)
+        phases[number] = msgspec.structs.replace(
+            phase,
+            documents=phase.documents - 1,
+            tokens=phase.tokens - size,
+            sources=phase.sources | {document["source"]: left},
+        )
+    return phases
 
 
 def _write_table(table: DocumentTable, gone: Sequence[Extent], path: Path) -> StoredFile:

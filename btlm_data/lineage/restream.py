@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,20 +123,29 @@ class Repacking:
     packed: tuple[Packed, ...]
 
     @staticmethod
-    def of(stream: StoredStream, manifest: Dataset, split: str) -> Repacking:
-        """As the settings that a dataset records pack it. Raises DataError if they are not valid."""
+    def of(stream: StoredStream, manifest: Dataset, split: str, borders: Sequence[int] = ()) -> Repacking:
+        """As the settings that a dataset records pack it. borders: between phases of its mix, in tokens. Raises
+        DataError if the settings are not valid.
+        """
         settings = settings_of(manifest.configuration)
         if isinstance(settings, str):
             raise DataError(f"The configuration in dataset.json cannot be used: {settings}.")
         shard_format, size = get_format(manifest.format), stream.size
         eos = manifest.tokenizer.eos_id
-        packing = packing_of(settings, manifest.seq_len, split, manifest.dtype, eos)
+        packing = packing_of(settings, manifest.seq_len, split, manifest.dtype, eos, borders)
         packed = []
         if shard_format.plans_by_packing:
             stretches = shard_format.stretches(size, packing, 0)
             packed = [shard_format.pack(stretch, size, packing, stream) for stretch in stretches]
         plan = shard_format.plan(size, packing, [part.rows for part in packed])
         return Repacking(stream, shard_format, packing, plan, tuple(packed))
+
+    @property
+    def phase_rows(self) -> list[int]:
+        """Rows of each phase; all of them where there is one."""
+        rows = [part.rows for part in self.packed]
+        ends = self.shard_format.phase_rows(self.stream.size, self.packing, rows) or (self.plan.rows,)
+        return [end - before for before, end in pairwise((0, *ends))]
 
     def is_before(self, number: int, position: int) -> bool:
         """Whether a shard holds nothing from a stream position on, and knows nothing of it."""

@@ -28,7 +28,7 @@ from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.dataset import DOCUMENTS, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.shard_formats import get_format
-from btlm_data.formats.shard_formats import order as sample_order
+from btlm_data.formats.shard_formats.order import SampleOrder
 from btlm_data.formats.shard_formats.reader import ShardReader
 
 Int64Array = npt.NDArray[np.int64]
@@ -133,21 +133,17 @@ class SplitView:
         """The samples of the stream (vsl: as they were packed) that are in some rows. rows: (n,) int64;
         returns the same shape.
         """
-        return self._permuted(rows, inverse=True)
+        order = self._order
+        return rows.astype(np.int64) if order is None else order.samples_at(rows).astype(np.int64)
 
     def rows_of(self, samples: Int64Array) -> Int64Array:
         """The inverse of `samples_of`. samples: (n,) int64; returns the same shape."""
-        return self._permuted(samples, inverse=False)
+        order = self._order
+        return samples.astype(np.int64) if order is None else order.rows_of(samples).astype(np.int64)
 
-    def _permuted(self, values: Int64Array, *, inverse: bool) -> Int64Array:
-        if self.manifest.shuffle != "samples" or self.is_corpus or not len(values):
-            return values.astype(np.int64)
-        from btlm_data import seeding
-        from btlm_data.kernels.packing import permute_index, unpermute_index
-
-        salt = seeding.salt(self.manifest.seed, sample_order.sample_purpose(self.length, self.name))
-        move = unpermute_index if inverse else permute_index
-        return move(values.astype(np.uint64), self.num_rows, salt).astype(np.int64)
+    @cached_property
+    def _order(self) -> SampleOrder | None:
+        return self.manifest.sample_order(self.name, self.num_rows)
 
     # Documents to spans -------------------------------------------------------------------------------------
 
@@ -293,7 +289,7 @@ class SplitView:
 
         most = self.manifest.configuration.get("max_documents_per_sample") or 0
         extents, base = [], 0
-        for first, lengths in windows(self.table):
+        for first, lengths in windows(self.table, self.entry.borders):
             pieces = pack_documents(lengths, self.length, most)
             extents.append((first, len(lengths), base, pieces))
             base += pieces.num_rows
@@ -332,16 +328,19 @@ class SplitView:
             return np.asarray(shard.read(row, row + 1)[0][0], np.int64)
 
 
-def windows(table: DocumentTable) -> Iterator[tuple[int, Int64Array]]:
+def windows(table: DocumentTable, borders: Sequence[int]) -> Iterator[tuple[int, Int64Array]]:
     """(row of the first document, tokens of each) of the documents that begin in one window of
-    shard_formats/vsl.py.
+    shard_formats/vsl.py. borders: of the split's phases.
     """
     from btlm_data.formats.shard_formats.vsl import WINDOW_TOKENS
 
+    begins, ends = np.array([0, *borders], np.int64), np.array(borders, np.int64)
     lengths: list[Int64Array] = []
     begin, current = 0, -1
     for first, columns in table.batches(("stream_offset", "tokens")):
-        window = columns["stream_offset"].astype(np.int64) // WINDOW_TOKENS
+        offset = columns["stream_offset"].astype(np.int64)
+        phase = np.searchsorted(ends, offset, side="right")
+        window = (offset - begins[phase]) // WINDOW_TOKENS + phase * 2**40
         edges = [0, *(np.flatnonzero(np.diff(window)) + 1).tolist(), len(window)]
         for low, high in pairwise(edges):
             if low == high:

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import ValidationError
 
 from btlm_data.errors import ConfigError
-from btlm_data.recipe import yaml_file
+from btlm_data.recipe import mix_weights, yaml_file
 from btlm_data.recipe.filter_entries import parse_entry
 from btlm_data.recipe.models import Recipe
 from btlm_data.recipe.validation import explain, key_path
@@ -57,6 +57,7 @@ def load(
         keys = tuple(dotted.split("."))
         given[keys] = Override(*override)
         _set(tree, keys, given[keys].value)
+    _import_weights(tree, of_recipe=path is None or path.suffix != ".json" or ("mix", "weights") in given)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -159,6 +160,13 @@ def _function_named(filters: object) -> str | None:
     return next(
         (entry.function for entry in entries if entry is not None and entry.function is not None), None
     )
+
+
+def _import_weights(tree: dict[str, Any], *, of_recipe: bool) -> None:
+    """Put the weights of a file that the mix names into the recipe; a received dataset.json can name none."""
+    mix = tree.get("mix")
+    if of_recipe and isinstance(mix, dict) and isinstance(mix.get("weights"), str | dict):
+        tree["mix"] = mix_weights.imported(mix)
 
 
 def _set(tree: dict[str, Any], keys: KeyPath, value: Any) -> None:

@@ -42,7 +42,8 @@ _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 def estimate(workload: Workload) -> list[Estimate]:
     """What the tables take. Sets without shares each have a copy of the same tables."""
     stream, rates, sets = workload.stream, workload.rates, workload.settings.seq_len
-    scatter, *_, order = shuffle.estimate(workload)
+    by_step = {estimate.step: estimate for estimate in shuffle.estimate(workload)}
+    scatter, order = by_step["shuffle.scatter"], by_step["shuffle.sort"]
     copies = len(sets) if all(part.share is None for part in sets) else 1
     table_bytes = _ROW_BYTES * stream.documents
     moves = RowMoves.plan(workload.volume.documents, ROW.itemsize, workload.run.memory_per_worker)

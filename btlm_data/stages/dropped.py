@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data import mix_plan
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.errors import DataError
@@ -29,7 +30,9 @@ from btlm_data.formats import text_columns
 from btlm_data.formats.columns import Columns
 from btlm_data.stages import mixing
 from btlm_data.stages.documents import hashes, named, write_parquet
-from btlm_data.stages.shuffle import GROUP_DOCUMENTS, groups_of, places_of
+from btlm_data.stages.mixing import BlockMix, MixFiles
+from btlm_data.stages.places import places_of
+from btlm_data.stages.shuffle import GROUP_DOCUMENTS, groups_of
 from btlm_data.stages.stream import StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
@@ -57,11 +60,11 @@ def estimate(workload: Workload) -> list[Estimate]:
 def plan(
     blocks: Sequence[Block],
     fates: Artifact,
-    copies: Artifact | None,
+    mix: MixFiles,
     settings: StreamSettings,
     kept: Sequence[str],
 ) -> Step:
-    """A task per group of consecutive blocks. copies: clusters.cols. kept: columns of the records' own fields."""
+    """A task per group of consecutive blocks. kept: columns of the records' own fields."""
     tasks = [
         Task(
             id=f"{number:06d}",
@@ -70,7 +73,7 @@ def plan(
                 "docs": [blocks[i].docs for i in group],
                 "fields": [file for i in group if (file := blocks[i].fields) is not None],
                 "fates": [fates],
-                **mixing.reads(settings.settings.mix, copies),
+                **mix.reads(settings.settings.mix),
             },
             outputs=[("work", f"shard/dropped/{number:06d}.parquet")],
             weight=max(1, sum(blocks[i].num_documents for i in group)),
@@ -101,8 +104,8 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         fate, split = (
             fates.rows(name, block.first_ordinal, block.last_ordinal) for name in ("fate", "split")
         )
-        stands_for = mixing.stands_for(task, files, block.first_ordinal, block.last_ordinal)
-        later = _dropped_later(files.columns(block.docs), fate, split, stands_for, settings)
+        of_mix = mixing.of_block(task, files, block.first_ordinal, block.last_ordinal)
+        later = _dropped_later(files.columns(block.docs), fate, split, of_mix, settings)
         tables.append(_of_block(files, block, later, task.args["kept"]))
         advance(block.num_documents)
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
@@ -152,7 +155,7 @@ def _dropped_later(
     docs: Columns,
     fate: npt.NDArray[np.uint8],
     split: npt.NDArray[np.uint8],
-    stands_for: npt.NDArray[np.uint32] | None,
+    of_mix: BlockMix,
     settings: StreamSettings,
 ) -> dict[int, tuple[str, str]]:
     """(stage, reason) of each document of a block, by its number there, that a later stage dropped."""
@@ -163,11 +166,11 @@ def _dropped_later(
     is_placed = np.zeros(len(fate), bool)
     left_out = np.zeros(len(fate), bool)
     for stream in settings.streams:
-        placed = places_of(docs, fate, split, stands_for, stream, settings)
+        placed = places_of(docs, fate, split, of_mix, stream, settings)
         is_placed[placed.candidates[placed.member & (placed.copies > 0)]] = True
         left_out[placed.candidates[placed.member & (placed.copies == 0)]] = True
     for number in np.flatnonzero((fate == Fate.KEPT) & ~is_placed).tolist():
-        reasons[number] = ("shuffle", "left_out_by_mix" if left_out[number] else "in_other_set")
+        reasons[number] = ("shuffle", mix_plan.LEFT_OUT if left_out[number] else "in_other_set")
     return reasons
 
 

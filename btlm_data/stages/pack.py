@@ -196,8 +196,10 @@ def _num_merges(file_bytes: int, num_files: int, num_shards: int, memory: int) -
     return passes
 
 
-def packing_of(settings: Settings, seq_len: int, split: str, dtype: str, eos_id: int) -> Packing:
-    """How a recipe packs one split. dtype: of the stream's tokens."""
+def packing_of(
+    settings: Settings, seq_len: int, split: str, dtype: str, eos_id: int, borders: Sequence[int] = ()
+) -> Packing:
+    """How a recipe packs one split. dtype: of the stream's tokens. borders: between phases, in tokens."""
     shards = settings.shards
     element_type = get_format(settings.format).element_type(shards.dtype, dtype)
     return Packing(
@@ -211,6 +213,7 @@ def packing_of(settings: Settings, seq_len: int, split: str, dtype: str, eos_id:
         eos_id=eos_id,
         dtype=dtype,
         storage=ShardOptions(shards.compression, shards.level, shards.hdf5_shuffle, element_type),
+        borders=tuple(borders),
     )
 
 

@@ -12,8 +12,9 @@ The order key is a seeded hash of the document's identity (`shuffle: samples|doc
 to the ordinal. Prefix sums over the buckets' totals then give every document its place, and stages/stream.py
 can fill any stretch of the stream on any machine.
 
-With shares each document belongs to one set by a seeded hash. A mix repeats documents (mixing.py): copy c of a
-document has its own key.
+With shares each document belongs to one set by a seeded hash. A mix repeats documents (mix_plan.py): copy c of a
+document has its own key. A mix by budget counts the tokens of sources first (mixing.py); the documents of each of
+its phases stand behind those of the phase before.
 
     shuffle/scatter/GROUP.cols      the records of each stream (runs.py)
     shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the
@@ -24,14 +25,14 @@ balance documents in = out + other sets' + left out by the mix; + repeats. token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import seeding
+from btlm_data import mix_plan
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.engine.runner import Runner
@@ -42,8 +43,18 @@ from btlm_data.formats.ledger import MOVED
 from btlm_data.records.base import BATCH_BYTES
 from btlm_data.splits import SPLITS
 from btlm_data.stages import mixing, runs, sorting
+from btlm_data.stages.mixing import BlockMix, MixFiles
+from btlm_data.stages.places import StreamPlaces, places_of
 from btlm_data.stages.runs import RECORD, Moves, Records, Run
-from btlm_data.stages.stream import ORDER_VERSION, Bucket, Stream, StreamIndex, StreamSettings
+from btlm_data.stages.stream import (
+    ORDER_VERSION,
+    Bucket,
+    PhaseAmount,
+    PhaseAmounts,
+    Stream,
+    StreamIndex,
+    StreamSettings,
+)
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles, write_list
 
@@ -54,6 +65,7 @@ GROUP_DOCUMENTS = 500_000
 GROUP_BLOCKS = 256
 
 
+Asked = dict[str, dict[str, list[int]]]  # stream -> source -> tokens of each phase
 _RECORD_BYTES = 32  # of a document in an index, before and after sorting
 
 
@@ -71,6 +83,7 @@ class Shuffled(NamedTuple):
 
     streams: dict[str, StreamIndex]
     groups: list[ScatteredGroup]
+    mix: MixFiles
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -79,10 +92,13 @@ def estimate(workload: Workload) -> list[Estimate]:
     token_bytes = stream.tokens * workload.token_bytes
     moves = Moves.plan(volume.tokens * workload.token_bytes, workload.run.memory_per_worker)
     moved = token_bytes if moves.passes else 0
-    groups = max(
+    weighing = max(
         1,
         -(-volume.documents // GROUP_DOCUMENTS),
         -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES)),
+    )
+    groups = max(
+        weighing,
         min(-(-moved // moves.run_bytes), -(-volume.text_bytes // BATCH_BYTES)),
     )
     num_streams = stream_count(workload)
@@ -92,6 +108,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     sorts = num_streams * -(-of_a_stream // together)
     held = 4 * _RECORD_BYTES  # a record, its copy in order, and what is sorted
     return [
+        *mixing.estimate(workload, weighing),
         Estimate(
             "shuffle.scatter",
             tasks=groups,
@@ -158,7 +175,9 @@ def run(
     """
     num_buckets = bucket_count(num_bytes)
     moves = Moves.plan(sum(block.tokens.size for block in blocks), memory)
-    scattering = plan_scatter(blocks, fates, copies, num_buckets, settings, moves)
+    borders, asked = _borders(step, blocks, fates, settings)
+    mix = MixFiles(copies, borders)
+    scattering = plan_scatter(blocks, fates, mix, num_buckets, settings, moves)
     scattered = step(scattering)
     by_stream = _runs_of(scattering, scattered, settings, num_buckets)
     for number in range(2, moves.passes + 1):
@@ -180,12 +199,47 @@ def run(
         runner.named.add(name)
         tokens = tokens if moves.passes else [block.tokens for block in blocks]
         listed = write_list(runner.stores.work, name, tokens)
-        indices[stream.name] = StreamIndex(stream, tuple(buckets[stream.name]), listed)
+        of_stream = _phases_of(scattered, stream.name, asked.get(stream.name, {}))
+        indices[stream.name] = StreamIndex(stream, tuple(buckets[stream.name]), listed, of_stream)
     groups = []
     for task, result in zip(scattering.tasks, scattered, strict=True):
         [records] = [file for file in result.outputs if file.name == task.outputs[0][1]]
         groups.append(ScatteredGroup(records, [number for number, *_ in task.args["blocks"]]))
-    return Shuffled(indices, groups)
+    return Shuffled(indices, groups, mix)
+
+
+def _borders(
+    step: Callable[[Step], Sequence[TaskResult]],
+    blocks: Sequence[Block],
+    fates: Artifact,
+    settings: StreamSettings,
+) -> tuple[Artifact | None, Asked]:
+    """Where the phases of a mix by budget end (mixing.py), and the tokens that it asks for; None for any other mix."""
+    if not settings.settings.mix.is_budget:
+        return None, {}
+    weighed = step(mixing.plan_weigh(blocks, groups_of(blocks), fates, settings))
+    [result] = step(mixing.plan_budget([file for each in weighed for file in each.outputs], settings))
+    return result.outputs[0], result.counts.extra["asked"]
+
+
+def _phases_of(
+    scattered: Sequence[TaskResult], stream: str, asked: Mapping[str, Sequence[int]]
+) -> tuple[PhaseAmounts, ...]:
+    """What each phase of a mix by budget has of each source; () for any other mix, and splits without one."""
+    phases: list[PhaseAmounts] = [
+        {source: PhaseAmount(0, 0, tokens) for source, each in asked.items() if (tokens := each[number])}
+        for number in range(max((len(each) for each in asked.values()), default=0))
+    ]
+    for result in scattered:
+        for phase, by_source in zip(
+            phases, result.counts.extra.get("phases", {}).get(stream, ()), strict=False
+        ):
+            for source, (documents, tokens) in by_source.items():
+                before = phase.get(source, PhaseAmount(0, 0, 0))
+                phase[source] = PhaseAmount(
+                    before.documents + documents, before.tokens + tokens, before.asked
+                )
+    return tuple(phases)
 
 
 def discard_passed(runner: Runner) -> None:
@@ -233,7 +287,7 @@ def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> l
 def plan_scatter(
     blocks: Sequence[Block],
     fates: Artifact,
-    copies: Artifact | None,
+    mix: MixFiles,
     num_buckets: int,
     settings: StreamSettings,
     moves: Moves,
@@ -256,7 +310,7 @@ def plan_scatter(
                 "docs": [blocks[i].docs for i in group],
                 "tokens": [blocks[i].tokens for i in group],
                 "fates": [fates],
-                **mixing.reads(settings.settings.mix, copies),
+                **mix.reads(settings.settings.mix),
             },
             outputs=[("work", f"shuffle/scatter/{number:06d}.cols")],
             weight=max(1, sum(blocks[i].num_documents for i in group)),
@@ -271,17 +325,23 @@ def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     fates = files.columns(task.reads["fates"][0])
     stages = {name: Counts() for name in ("dedupe", "holdout", "tokenize", "shuffle")}
     records: dict[str, list[Records]] = {stream.name: [] for stream in settings.streams}
+    phases: dict[str, list[dict[str, tuple[int, int]]]] = {}
     described = zip(task.args["blocks"], task.reads["docs"], task.reads["tokens"], strict=True)
     for (number, split, first, count), docs_file, tokens_file in described:
         tokens = files.columns(tokens_file)
         starts, lengths = tokens["starts"], tokens["lengths"]
         fate, new_split = (fates.rows(name, first, first + count) for name in ("fate", "split"))
-        stands_for = mixing.stands_for(task, files, first, first + count)
-        table = _Table(files.columns(docs_file), lengths, fate, new_split, stands_for)
+        of_mix = mixing.of_block(task, files, first, first + count)
+        table = _Table(files.columns(docs_file), lengths, fate, new_split, of_mix)
         table.count(stages, split)
         ordinals = np.arange(first, first + count, dtype=np.uint64)
         for stream in settings.streams:
-            chosen, keys = _choose(table, stream, settings, ordinals, stages["shuffle"])
+            places = places_of(table.docs, fate, new_split, of_mix, stream, settings)
+            _count_choice(table, stream, places, stages["shuffle"])
+            chosen, phase = _copies_of(places)
+            keys = _order_keys(table, places, chosen, phase, settings, ordinals, task.args["total"])
+            if stream.name in of_mix.borders:
+                _count_phases(table, chosen, phase, phases.setdefault(stream.name, []), settings)
             part = np.empty(len(chosen), RECORD)
             part["key"], part["block"], part["start"] = keys, number, starts[chosen]
             part["length"], part["ordinal"] = lengths[chosen], ordinals[chosen]
@@ -298,12 +358,14 @@ def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
         bounds = np.concatenate([np.searchsorted(in_order["key"], edges), [len(in_order)]])
         streams[stream_name] = (in_order, bounds)
     runs.write(files, name, streams, 0)
-    return Counts(extra={"stages": {name: counts.to_json() for name, counts in stages.items()}})
+    extra: dict[str, Any] = {"stages": {name: counts.to_json() for name, counts in stages.items()}}
+    return Counts(extra=extra | ({"phases": phases} if phases else {}))
 
 
 def _bucket_edges(num_buckets: int, total: int, settings: StreamSettings) -> npt.NDArray[np.uint64]:
     """Lower edge of each bucket; the first is 0."""
-    span = 2**64 if settings.settings.shuffle != "none" else max(1, total)
+    phases = len(settings.settings.mix.phases)
+    span = 2**64 if settings.settings.shuffle != "none" else max(1, total * phases)
     return np.array([i * span // num_buckets for i in range(num_buckets)], np.uint64)
 
 
@@ -315,7 +377,7 @@ class _Table:
     lengths: npt.NDArray[np.uint32]
     fate: npt.NDArray[np.uint8]
     split: npt.NDArray[np.uint8]
-    stands_for: npt.NDArray[np.uint32] | None  # documents of the source; None where the mix does not ask
+    of_mix: BlockMix
 
     def count(self, stages: dict[str, Counts], read_split: str) -> None:
         """Fill the cells of dedupe, holdout and tokenize."""
@@ -374,65 +436,50 @@ def _per_source(
     return [(int(i), *(int(a[i]) for a in amounts)) for i in np.flatnonzero(documents)]
 
 
-def _choose(
-    table: _Table, stream: Stream, settings: StreamSettings, ordinals: npt.NDArray[np.uint64], counts: Counts
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Rows of the documents in `stream` (repeated where the mix repeats them) and their order keys."""
-    s = settings.settings
-    keys = table.docs["key"]
-    places = places_of(table.docs, table.fate, table.split, table.stands_for, stream, settings)
-    _count_choice(table, stream, places, counts)
-    chosen = np.repeat(places.candidates[places.member], places.copies[places.member])
-    if s.shuffle == "none":
-        return chosen, ordinals[chosen]
-    salt = seeding.salt(s.seed, "shuffle")
-    order_keys = seeding.mix64(keys[chosen], salt)
-    repeats = places.copies[places.member]
-    if (repeats > 1).any():
-        number = np.arange(len(chosen)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        later = number > 0
-        order_keys[later] = seeding.mix64(order_keys[later] + number[later].astype(np.uint64), salt)
-    return chosen, order_keys
+def _copies_of(places: StreamPlaces) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows of the documents in a stream, repeated where the mix repeats them, and the phase of each, (m,)."""
+    by_phase = places.by_phase[places.member]
+    return np.repeat(places.candidates[places.member], by_phase.sum(axis=1)), mix_plan.phases_of(by_phase)
 
 
-class StreamPlaces(NamedTuple):
-    """The kept documents of a block in a stream's split, (n,) each: their numbers, whether the set has them,
-    how often the mix repeats them; what the ledger calls their repetitions, as numbers of `reasons`.
-    """
-
-    candidates: npt.NDArray[np.int64]
-    member: npt.NDArray[np.bool_]
-    copies: npt.NDArray[np.int64]
-    reason: npt.NDArray[np.int64]
-    reasons: Sequence[str]
-
-
-def places_of(
-    docs: Columns,
-    fate: npt.NDArray[np.uint8],
-    split: npt.NDArray[np.uint8],
-    stands_for: npt.NDArray[np.uint32] | None,
-    stream: Stream,
+def _order_keys(
+    table: _Table,
+    places: StreamPlaces,
+    chosen: npt.NDArray[np.int64],
+    phase: npt.NDArray[np.int64],
     settings: StreamSettings,
-) -> StreamPlaces:
-    """Which documents of a block are in `stream`, and how often. fate, split: (n,) uint8. stands_for: (n,), as
-    the task reads them (mixing.py).
-    """
+    ordinals: npt.NDArray[np.uint64],
+    total: int,
+) -> npt.NDArray[np.uint64]:
+    """What the documents of a stream are ordered by, (m,). total: documents of all blocks."""
     s = settings.settings
-    keys = docs["key"]
-    candidates = np.flatnonzero((fate == Fate.KEPT) & (split == SPLITS.index(stream.split)))
-    member = np.ones(len(candidates), bool)
-    if s.seq_len[stream.set_index].share is not None:
-        position = seeding.unit_interval(keys[candidates], s.seed, "sets")
-        edges = np.cumsum([0.0] + [part.share or 0.0 for part in s.seq_len])
-        upper = edges[stream.set_index + 1] if edges[stream.set_index + 1] < 1 - 1e-9 else 2.0
-        member = (position >= edges[stream.set_index]) & (position < upper)
-    mix = mixing.Mixing(s.mix, docs.meta["sources"], stands_for)
-    if stream.split == "train" and s.mix.is_used:
-        copies = mix.repeats(candidates, docs["source"][candidates], keys[candidates], s.seed)
-    else:
-        copies = np.ones(len(candidates), np.int64)
-    return StreamPlaces(candidates, member, copies, mix.range_of(candidates), mix.reasons)
+    if s.shuffle == "none":
+        return ordinals[chosen] + phase.astype(np.uint64) * np.uint64(total)
+    copies = places.copies[places.member]
+    ends = s.mix.ends if places.by_phase.shape[1] > 1 else (1.0,)
+    return mix_plan.order_keys(table.docs["key"][chosen], copies, phase, ends, s.seed)
+
+
+def _count_phases(
+    table: _Table,
+    chosen: npt.NDArray[np.int64],
+    phase: npt.NDArray[np.int64],
+    counted: list[dict[str, tuple[int, int]]],
+    settings: StreamSettings,
+) -> None:
+    """Add documents and tokens of one block by phase and source."""
+    sources = table.docs.meta["sources"]
+    codes = table.docs["source"][chosen].astype(np.int64)
+    tokens = table.lengths[chosen].astype(np.int64) + 1
+    for number in range(len(settings.settings.mix.phases)):
+        if len(counted) <= number:
+            counted.append({})
+        is_here = phase == number
+        documents = np.bincount(codes[is_here], minlength=len(sources))
+        sums = np.bincount(codes[is_here], tokens[is_here], len(sources)).astype(np.int64)
+        for code in np.flatnonzero(documents).tolist():
+            before = counted[number].get(sources[code], (0, 0))
+            counted[number][sources[code]] = (before[0] + int(documents[code]), before[1] + int(sums[code]))
 
 
 def _count_choice(table: _Table, stream: Stream, places: StreamPlaces, counts: Counts) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,15 +89,33 @@ class Bucket(NamedTuple):
     content: str
 
 
+class PhaseAmount(NamedTuple):
+    """What a phase of a mix by budget has of a source, and how many tokens were asked for."""
+
+    documents: int
+    tokens: int
+    asked: int
+
+
+PhaseAmounts = dict[str, PhaseAmount]  # by source
+
+
 @dataclass(frozen=True)
 class StreamIndex:
     """The whole index of one stream, as the driver knows it: its buckets in order. tokens: the list of files
-    of tokens.
+    of tokens. phases: of a mix by budget, in order.
     """
 
     stream: Stream
     buckets: tuple[Bucket, ...]
     tokens: Artifact
+    phases: tuple[PhaseAmounts, ...] = ()
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """Where phases end, in tokens of the stream; () where there is one at most."""
+        sizes = [sum(amount.tokens for amount in phase.values()) for phase in self.phases]
+        return tuple(accumulate(sizes)) if len(sizes) > 1 else ()
 
     @property
     def num_tokens(self) -> int:

@@ -154,7 +154,12 @@ class GptHDF5MapDataProcessor:
             logger.info("Not used by this reader: %s.", ", ".join(unused))
         if self.config.drop_last and self.config.pad_last:
             logger.warning("pad_last has no effect while drop_last is true (the default).")
-        if self.dataset.by_sample and self.config.shuffle:
+        if self.config.shuffle and any(source.has_phases for source in self.dataset.sources):
+            logger.warning(
+                "shuffle mixes the phases that the data were prepared in (mix.schedule). Set shuffle to false to see them "
+                "in their order; they are shuffled within each phase."
+            )
+        elif self.dataset.by_sample and self.config.shuffle:
             logger.info(
                 "shuffle with sample data reads at random; for one epoch, data shuffled when prepared reads "
                 "faster."

@@ -122,6 +122,13 @@ class Source:
     def __len__(self) -> int:
         return len(self.subset)
 
+    @property
+    def has_phases(self) -> bool:
+        """Whether it was prepared with a schedule, so that the order of its samples says something."""
+        return any(
+            len(split.phases) > 1 for m in self.shards.manifests for split in m.dataset.splits.values()
+        )
+
     def read(self, samples: Int64Array) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield (position in `samples`, what is stored: planes (P, L), or L + 1 tokens of a corpus). samples:
         (n,) int64; the dtype of the result is that of the shards.

@@ -25,7 +25,6 @@ from btlm_data.formats.shard_formats.base import (
     StreamSize,
     Stretch,
 )
-from btlm_data.formats.shard_formats.order import origins
 from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, ShardWriter
 
 if TYPE_CHECKING:
@@ -57,6 +56,10 @@ class PairsFormat:
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         return RowPlan((size.tokens - 1) // packing.seq_len, packing.samples_per_file)
 
+    def phase_rows(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> tuple[int, ...]:
+        count = self.plan(size, packing, packed_rows).rows
+        return tuple(min(-(-border // packing.seq_len), count) for border in packing.borders)
+
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
         return 0, size.tokens
 
@@ -66,8 +69,8 @@ class PairsFormat:
         (first, last), packing = shard.rows, shard.packing
         samples = np.arange(first, last, dtype=np.int64)
         if packing.is_shuffled:
-            rows = shard.plan.rows
-            samples = origins(first, last, rows, packing.seed, packing.purpose).astype(np.int64)
+            ends = self.phase_rows(shard.size, packing, ())
+            samples = packing.order(shard.plan.rows, ends).samples_at(samples).astype(np.int64)
         tokens = stream.samples(samples, packing.seq_len, shard.size.tokens)
         shape = (2, packing.seq_len)
         with ShardWriter(file, (last - first, *shape), (1, *shape), packing.storage) as writer:

@@ -15,6 +15,11 @@ from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats.shard_formats import vsl
 from tests.lineage.corpora import Truth, prepared, records
 
+SCHEDULE = {
+    "max_epochs": 100,
+    "sources": {"Books": 0.6},
+    "schedule": [{"until": 0.7}, {"last": {"Web": 0.9}}],
+}
 OPTIONS = st.fixed_dictionaries(
     {
         "format": st.sampled_from(["sample", "vsl", "corpus"]),
@@ -23,7 +28,7 @@ OPTIONS = st.fixed_dictionaries(
         "tail": st.sampled_from(["pad", "drop"]),
         "shards__samples_per_file": st.sampled_from([1, 5, 1000]),
         "dedupe__method": st.sampled_from(["none", "exact"]),
-        "mix": st.sampled_from([{}, {"Web": 2.5, "Books": 0.5}]),
+        "mix": st.sampled_from([{}, {"Web": 2.5, "Books": 0.5}, SCHEDULE]),
         "seed": st.integers(0, 5),
     }
 )

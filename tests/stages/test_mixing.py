@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from btlm_data import seeding
 from btlm_data.formats import dataset, ledger
+from btlm_data.mix_plan import Mixing
 from btlm_data.recipe.mix import MixSettings
 from btlm_data.recipe.models import Settings
-from btlm_data.stages.mixing import Mixing
 from tests.stages.runs import prepare
 
 SOURCES = ("Web", "Books")
@@ -176,7 +176,9 @@ def test_ranges_are_those_of_a_plain_loop(
     mix = MixSettings.model_validate({"A": epochs, "by_copies": dict(reversed(by_copies.items()))})
     rows = np.arange(len(copies))
     keys = seeding.document_keys("f", rows.astype(np.uint64))
-    found = Mixing(mix, ["A"], np.array(copies, np.uint32)).repeats(rows, np.zeros(len(rows), int), keys, 3)
+    found = Mixing(mix, ["A"], np.array(copies, np.uint32)).copies(rows, np.zeros(len(rows), int), keys, 3)[
+        :, 0
+    ]
     for row, (times, number) in enumerate(zip(found.tolist(), copies, strict=True)):
         whole = epochs * plain_epochs(number, by_copies)
         assert times - int(whole) == int(

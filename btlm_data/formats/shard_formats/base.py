@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.formats.shard_formats.order import sample_purpose
+from btlm_data.formats.shard_formats.order import SampleOrder, sample_purpose
 from btlm_data.formats.shard_formats.writer import ElementType, ShardInfo, ShardOptions
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Packing:
     """Everything that decides how one split's stream becomes rows, and rows become files.
 
     split, seed: of the order of samples, where is_shuffled. samples_per_file: rows of seq_len tokens in one
-    shard. max_documents: of one sample (0: any number). dtype: of the stream's tokens.
+    shard. max_documents: of one sample (0: any number). dtype: of the stream's tokens. borders: where the phases of
+    a mix end, in tokens of the stream; () where there is one.
     """
 
     seq_len: int
@@ -48,11 +49,11 @@ class Packing:
     eos_id: int
     dtype: str
     storage: ShardOptions = field(default_factory=ShardOptions)
+    borders: tuple[int, ...] = ()
 
-    @property
-    def purpose(self) -> str:
-        """What the salt of the order of samples is for."""
-        return sample_purpose(self.seq_len, self.split)
+    def order(self, num_samples: int, ends: tuple[int, ...] = ()) -> SampleOrder:
+        """The order of samples, where is_shuffled. ends: see SampleOrder."""
+        return SampleOrder(num_samples, self.seed, sample_purpose(self.seq_len, self.split), ends)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -61,7 +62,8 @@ class Packing:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Packing:
         """Inverse of to_json."""
-        return Packing(**{**value, "storage": ShardOptions(**value["storage"])})
+        borders = tuple(value.get("borders", ()))
+        return Packing(**{**value, "storage": ShardOptions(**value["storage"]), "borders": borders})
 
 
 class Stretch(NamedTuple):
@@ -225,6 +227,12 @@ class ShardFormat(Protocol):
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """How many rows and files the stream becomes. packed_rows: of each stretch, if plans_by_packing."""
+        ...
+
+    def phase_rows(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> tuple[int, ...]:
+        """How many rows there are up to each of the packing's borders (of a stream: tokens). packed_rows: as for
+        `plan`.
+        """
         ...
 
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:

@@ -70,6 +70,10 @@ class CorpusFormat:
         """A row a token; shards end at multiples of samples_per_file sequences."""
         return RowPlan(size.tokens, packing.samples_per_file * packing.seq_len)
 
+    def phase_rows(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> tuple[int, ...]:
+        """The borders themselves: a row is a token."""
+        return packing.borders
+
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
         """The rows themselves."""
         return rows

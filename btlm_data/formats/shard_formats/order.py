@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data import seeding
+from btlm_data.errors import DataError
 
 
 def sample_purpose(seq_len: int, split: str) -> str:
@@ -15,17 +21,51 @@ def sample_purpose(seq_len: int, split: str) -> str:
     return f"samples/{seq_len}/{split}"
 
 
-def destinations(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Where samples [first, last) of num_samples are after the shuffle, (last - first,) uint64."""
-    from btlm_data.kernels.packing import permute_index
-
-    return permute_index(np.arange(first, last, dtype=np.uint64), num_samples, seeding.salt(seed, purpose))
-
-
-def origins(first: int, last: int, num_samples: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Which samples of the stream are at places [first, last) after the shuffle: the inverse of
-    `destinations`. Returns (last - first,) uint64.
+@dataclass(frozen=True)
+class SampleOrder:
+    """The order of one split's samples. purpose: of the salt. ends: samples up to the end of each phase of a mix;
+    each phase is shuffled by itself, so that what it holds stays in its part of the order.
     """
-    from btlm_data.kernels.packing import unpermute_index
 
-    return unpermute_index(np.arange(first, last, dtype=np.uint64), num_samples, seeding.salt(seed, purpose))
+    num_samples: int
+    seed: int
+    purpose: str
+    ends: tuple[int, ...] = ()
+
+    def rows_of(self, samples: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+        """Where samples of the stream are after the shuffle. samples: (n,) of an integer type; returns (n,). Raises
+        DataError for a sample behind the last phase.
+        """
+        from btlm_data.kernels.packing import permute_index
+
+        return self._moved(samples, permute_index)
+
+    def samples_at(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+        """Which samples of the stream are at some places after the shuffle: the inverse of `rows_of`. rows: (n,) of
+        an integer type; returns (n,).
+        """
+        from btlm_data.kernels.packing import unpermute_index
+
+        return self._moved(rows, unpermute_index)
+
+    def _moved(self, values: npt.NDArray[Any], move: Any) -> npt.NDArray[np.uint64]:
+        numbers = values.astype(np.uint64)
+        if not self.ends:
+            whole: npt.NDArray[np.uint64] = move(
+                numbers, self.num_samples, seeding.salt(self.seed, self.purpose)
+            )
+            return whole
+        if (numbers >= self.ends[-1]).any():
+            raise DataError(f"There is no sample {int(numbers.max()):,}: the phases have {self.ends[-1]:,}.")
+        moved = np.empty(len(numbers), np.uint64)
+        for first, last, salt in self._phases():
+            chosen = (numbers >= first) & (numbers < last)
+            if chosen.any():
+                within = numbers[chosen] - np.uint64(first)
+                moved[chosen] = move(within, last - first, salt) + np.uint64(first)
+        return moved
+
+    def _phases(self) -> Iterator[tuple[int, int, int]]:
+        """First sample of each phase, one past its last, and its salt."""
+        for number, (first, last) in enumerate(pairwise((0, *self.ends))):
+            yield first, last, seeding.salt(self.seed, f"{self.purpose}/{number}")

@@ -37,7 +37,7 @@ from btlm_data.formats.shard_formats.base import (
     Stretch,
     faults_of,
 )
-from btlm_data.formats.shard_formats.order import destinations, origins
+from btlm_data.formats.shard_formats.order import SampleOrder
 from btlm_data.formats.shard_formats.writer import (
     BATCH_UNITS,
     ElementType,
@@ -88,7 +88,7 @@ class SampleFormat:
         """Cut one stretch into rows and sort them by destination."""
         first, last = stretch.rows
         plan = self.plan(size, packing, ())
-        rows_to = destinations(first, last, plan.rows, packing.seed, packing.purpose)
+        rows_to = self._order(size, packing).rows_of(np.arange(first, last))
         order = np.argsort(rows_to)
         rows = cut_rows(stream.stretch(*stretch.tokens), last - first, packing.seq_len)[order]
         rows_to = rows_to[order]
@@ -118,6 +118,15 @@ class SampleFormat:
         """One row a sample, the padded one included."""
         return RowPlan(_num_samples(size, packing), packing.samples_per_file)
 
+    def phase_rows(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> tuple[int, ...]:
+        """The sample that a border is in belongs to the phase before it."""
+        count = _num_samples(size, packing)
+        ends = [min(-(-border // packing.seq_len), count) for border in packing.borders]
+        return (*ends[:-1], count) if ends else ()
+
+    def _order(self, size: StreamSize, packing: Packing) -> SampleOrder:
+        return packing.order(_num_samples(size, packing), self.phase_rows(size, packing, ()))
+
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
         """Of shuffled samples: any."""
         return (0, size.tokens) if packing.is_shuffled else _tokens_of(rows, size, packing.seq_len)
@@ -133,17 +142,13 @@ class SampleFormat:
             if packed:
                 rows = _from_stretches(packed, shard.number, first, last)
             else:
-                samples = origins(first, last, shard.plan.rows, packing.seed, packing.purpose)
+                samples = self._order(shard.size, packing).samples_at(np.arange(first, last))
                 rows = stream.samples(samples.astype(np.int64), length, shard.size.tokens)
             # Only the stream's last sample can be short, so only its row is looked up.
             last_sample = shard.plan.rows - 1
             short = labels - last_sample * length
             if short < length:
-                row = int(
-                    destinations(
-                        last_sample, last_sample + 1, shard.plan.rows, packing.seed, packing.purpose
-                    )[0]
-                )
+                row = int(self._order(shard.size, packing).rows_of(np.array([last_sample]))[0])
                 if first <= row < last:
                     real = np.full(last - first, length, np.int64)
                     real[row - first] = short

@@ -18,6 +18,7 @@ Ledger: tokens in = label positions + one a document (its first token is never a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -38,7 +39,6 @@ from btlm_data.formats.shard_formats.base import (
     Stretch,
     faults_of,
 )
-from btlm_data.formats.shard_formats.order import origins
 from btlm_data.formats.shard_formats.writer import (
     BATCH_UNITS,
     ElementType,
@@ -69,9 +69,13 @@ class VslFormat:
         return "int32"
 
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
-        """Windows of the stream."""
-        starts = range(0, size.tokens, WINDOW_TOKENS)
-        return [Stretch((0, 0), (start, min(start + WINDOW_TOKENS, size.tokens))) for start in starts]
+        """Windows of the stream, none over a border between phases."""
+        edges = [0, *(packing.borders or (size.tokens,))]
+        return [
+            Stretch((0, 0), (start, min(start + WINDOW_TOKENS, stop)))
+            for begin, stop in pairwise(edges)
+            for start in range(begin, stop, WINDOW_TOKENS)
+        ]
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """A piece for each document and for each row that a document runs over, and an edge a row."""
@@ -104,6 +108,14 @@ class VslFormat:
         """As many rows as the windows fill."""
         return RowPlan(sum(packed_rows), packing.samples_per_file)
 
+    def phase_rows(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> tuple[int, ...]:
+        """Those of the windows before each border."""
+        windows = [stretch.tokens for stretch in self.stretches(size, packing, 0)]
+        return tuple(
+            sum(rows for (_, stop), rows in zip(windows, packed_rows, strict=True) if stop <= border)
+            for border in packing.borders
+        )
+
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
         """None: pieces name their tokens by block."""
         return 0, 0
@@ -117,7 +129,8 @@ class VslFormat:
         (first, last), packing = shard.rows, shard.packing
         rows = np.arange(first, last, dtype=np.int64)
         if packing.is_shuffled:
-            rows = origins(first, last, shard.plan.rows, packing.seed, packing.purpose).astype(np.int64)
+            phase_ends = self.phase_rows(shard.size, packing, shard.packed_rows)
+            rows = packing.order(shard.plan.rows, phase_ends).samples_at(rows).astype(np.int64)
         pieces = _pieces(packed, shard.packed_rows, rows)
         planes = np.zeros((last - first, len(self.planes), packing.seq_len), np.int32)
         order = np.argsort(pieces["block"], kind="stable")
