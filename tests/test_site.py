@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.browser import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,3 +96,18 @@ def test_spelling() -> None:
         [sys.executable, "-m", "codespell_lib"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", ["index.html", "inspect.html", "api.html", "404.html"])
+def test_pages_are_accessible_and_narrow(
+    site: Path, browser: Browser, find_faults: Callable[[Any], list[str]], page: str
+) -> None:
+    """In light on a wide screen, in dark on a phone."""
+    for width, dark in ((1280, False), (375, True)):
+        watched = browser.open((site / page).as_uri(), width=width, dark=dark)
+        watched.page.wait_for_function(
+            "!document.querySelector('.md-typeset table') || document.querySelector('.md-typeset__scrollwrap[tabindex]')"
+        )
+        assert find_faults(watched.page) == []
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert all(request.startswith("file:") for request in watched.requests)

@@ -29,4 +29,20 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
     """Take the script with which search works from the disk from the site itself, not from a server."""
     up = "../" * page.file.dest_uri.count("/")
-    return output.replace(_SHIM, f"{up}assets/iframe-worker.js")
+    return _with_names(output).replace(_SHIM, f"{up}assets/iframe-worker.js")
+
+
+def on_post_template(output: str, **_: Any) -> str:
+    """The page for addresses that are none."""
+    return _with_names(output)
+
+
+def _with_names(output: str) -> str:
+    """A page whose search has a name for those who do not see it."""
+    output = output.replace(
+        'data-md-component="search" role="dialog"',
+        'data-md-component="search" role="dialog" aria-label="Search"',
+    )
+    return output.replace(
+        'type="checkbox" id="__search"', 'type="checkbox" id="__search" aria-label="Search"'
+    )
