@@ -71,13 +71,13 @@ def find_passages(
         hits: set[PassageHit] = set()
         with ThreadPoolExecutor(min(MAX_THREADS, cores, max(1, len(jobs)))) as pool:
             for raw in pool.map(lambda job: _scan(job, sought), jobs):
-                hits |= _resolved(view, raw, sought)
+                hits |= resolved(view, raw, sought)
         hits_by_split[name] = sorted(hits, key=lambda hit: (hit.document.begin, hit.tokens, hit.query))
     return hits_by_split
 
 
-class _Raw(NamedTuple):
-    """What a shard shows. row: of the split (corpus: stream position of the first token of the piece)."""
+class Seen(NamedTuple):
+    """What a shard shows of a passage. row: of the split (corpus: stream position of the first token of the piece)."""
 
     query: int
     row: int
@@ -87,10 +87,10 @@ class _Raw(NamedTuple):
     is_cut: bool
 
 
-def _scan(job: _Job, sought: Any) -> list[_Raw]:
+def _scan(job: _Job, sought: Any) -> list[Seen]:
     from btlm_data.kernels import passages as kernel
 
-    raw: list[_Raw] = []
+    raw: list[Seen] = []
     for first, rows, real, breaks in _pieces(job.view, job.shard):
         hits = kernel.find(rows, real, breaks, sought)
         for k in range(len(hits.query)):
@@ -101,7 +101,7 @@ def _scan(job: _Job, sought: Any) -> list[_Raw]:
                 int(hits.token[k]),
                 bool(hits.state[k] == kernel.CUT),
             )
-            raw.append(_Raw(int(hits.query[k]), row, *values))
+            raw.append(Seen(int(hits.query[k]), row, *values))
     return raw
 
 
@@ -139,8 +139,10 @@ def _pieces(
             yield first_row + start, ids, real, no_breaks
 
 
-def _resolved(view: SplitView, raw: Sequence[_Raw], sought: Any) -> set[PassageHit]:
-    """What shards showed, as tokens of documents; passages that were cut are followed through the document."""
+def resolved(view: SplitView, raw: Sequence[Seen], sought: Any) -> set[PassageHit]:
+    """What shards showed, as tokens of documents; passages that were cut are followed through the document. Raises DataError
+    for damaged files.
+    """
     hits: set[PassageHit] = set()
     spans: dict[int, list[Span]] = {}
     for hit in raw:
@@ -152,7 +154,10 @@ def _resolved(view: SplitView, raw: Sequence[_Raw], sought: Any) -> set[PassageH
         else:
             if hit.row not in spans:
                 spans[hit.row] = view.documents_in(hit.row)
-            span = next(p for p in spans[hit.row] if p.positions[0] <= hit.token < p.positions[1])
+            here = [span for span in spans[hit.row] if span.positions[0] <= hit.token < span.positions[1]]
+            if not here:  # padding
+                continue
+            span = here[0]
             [extent] = view.extents([span.document])
             shift = span.tokens[0] - span.positions[0]
             token, begin, end = hit.token + shift, hit.begin + shift, hit.end + shift

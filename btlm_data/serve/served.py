@@ -26,9 +26,11 @@ from btlm_data.lineage.split_view import SplitView
 
 if TYPE_CHECKING:
     from btlm_data.kernels.passages import Needles
+    from btlm_data.lineage.passages import Seen
     from btlm_data.tokenizer import Tokenizer
 
 MAX_HITS = 100
+MAX_CUT = 1000  # places where a text may go on in another sample that are looked at
 ROWS_AT_ONCE = 512  # of a shard that are searched together
 COUNTED_ROWS = 128  # of a split, from which one learns what tokens are frequent
 SHOWN_AROUND = 20  # tokens before and behind a text that was found
@@ -39,7 +41,8 @@ MAX_DOCUMENT_TOKENS = 20_000  # of a document that are shown
 @dataclass(frozen=True)
 class Hit:
     """A sample in which a text was found. position, end: of the tokens that hold it, within the sample. document: row of the
-    document that holds it, None where that is not known. around: the text before it, itself, and behind it.
+    document that holds it, None where that is not known. around: the text before it, itself, and behind it. goes_on: whether it ends in
+    another sample.
     """
 
     split: str
@@ -48,6 +51,7 @@ class Hit:
     end: int
     document: int | None = None
     around: tuple[str, str, str] = ("", "", "")
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,8 @@ class Served:
             return documents, None
 
     def search(self, text: str, splits: Sequence[str], workers: int) -> SearchResult:
-        """Samples in which `text` is, letter by letter; a text across the border of two samples is not found.
+        """Samples in which `text` is, or begins, letter by letter. Of shards that others made, which do not say what the next
+        sample of a document is, only those that hold it whole.
 
         Raises DataError if the tokenizer is not available.
         """
@@ -212,14 +217,45 @@ class Served:
             self._token_counts(splits, len(starts) - 1),
         )  # fmt: skip
         hits: list[Hit] = []
+        cut: list[tuple[str, Seen]] = []
         with ThreadPoolExecutor(workers) as pool:
             pieces = [piece for split in splits for piece in self._pieces(split)]
-            for hits_of_piece in pool.map(lambda piece: self._search_piece(piece, sought), pieces):
-                hits += hits_of_piece
+            for piece, found in zip(
+                pieces, pool.map(lambda piece: self._search_piece(piece, sought), pieces), strict=True
+            ):
+                hits += found[0]
+                cut += [(piece.split, seen) for seen in found[1]]
                 if len(hits) >= MAX_HITS:
                     pool.shutdown(cancel_futures=True)
                     return SearchResult(self._resolved(hits[:MAX_HITS], text), False)
-        return SearchResult(self._resolved(hits, text), True)
+        hits += self._across(cut[:MAX_CUT], sought, MAX_HITS - len(hits))
+        return SearchResult(self._resolved(hits, text), len(cut) <= MAX_CUT and len(hits) < MAX_HITS)
+
+    def _across(self, cut: Sequence[tuple[str, Seen]], sought: Needles, most: int) -> list[Hit]:
+        """Hits that begin in one sample and end in another, of what was seen at the ends of samples."""
+        from btlm_data.serve import cut_texts
+
+        manifest = self.opened.manifest
+        hits: list[Hit] = []
+        if manifest is None or not cut:
+            return hits
+        views = {split: SplitView(self.opened.root, manifest, split) for split in {split for split, _ in cut}}
+        with OpenShards(most=128) as shards:
+            for split, seen in cut:
+                rows, view = self.rows(split), views[split]
+                try:
+                    found = cut_texts.find(view, seen, sought, shards)
+                except DataError:  # a damaged file; what is whole in a sample was found all the same
+                    continue
+                for text in found:
+                    sample, position = text.row - rows.base, text.position
+                    if view.is_corpus:
+                        sample, position = divmod(
+                            position - rows.base, lookup.sequence_length(self.opened, rows)
+                        )
+                    if 0 <= sample < self.num_samples(split) and len(hits) < most:
+                        hits.append(Hit(split, sample, position, position + text.tokens, goes_on=True))
+        return hits
 
     def _resolved(self, hits: Sequence[Hit], text: str) -> list[Hit]:
         """Hits with the text around them, and their documents."""
@@ -232,8 +268,10 @@ class Served:
             )
             before = self._within(ids[max(0, hit.position - SHOWN_AROUND) : hit.position], last=True)
             behind = self._within(ids[hit.end : hit.end + SHOWN_AROUND], last=False)
+            if hit.position >= len(ids):  # padding
+                continue
             # The tokens that hold it may have more before and behind.
-            holding = self.tokenizer.decode(ids[hit.position : hit.end])
+            holding = text if hit.goes_on else self.tokenizer.decode(ids[hit.position : hit.end])
             left, found, right = holding.partition(text) if text in holding else ("", holding, "")
             around = (self.tokenizer.decode(before) + left, found, right + self.tokenizer.decode(behind))
             resolved.append(replace(hit, around=around))
@@ -282,8 +320,10 @@ class Served:
         for number, path in enumerate(rows.files):
             yield _Piece(split, path, rows.first[number], rows.end(number) - rows.first[number])
 
-    def _search_piece(self, piece: _Piece, sought: Needles) -> list[Hit]:
+    def _search_piece(self, piece: _Piece, sought: Needles) -> tuple[list[Hit], list[Seen]]:
+        """The hits of a shard, and what fits as far as it is in a sample, but is cut by the sample's end."""
         from btlm_data.kernels import passages
+        from btlm_data.lineage.passages import Seen
 
         rows = self.rows(piece.split)
         corpus = rows.are_tokens
@@ -291,6 +331,7 @@ class Served:
         step = ROWS_AT_ONCE * (length if corpus else 1)
         no_breaks = np.zeros((0, 0), np.bool_)
         hits: list[Hit] = []
+        cut: list[Seen] = []
         with OpenShards() as shards:
             for begin in range(0, piece.count, step):
                 data = shards.ids(piece.path, begin, min(begin + step, piece.count), axes=1 if corpus else 3)
@@ -304,9 +345,15 @@ class Served:
                     sample, position = divmod(index, length) if corpus else (index, token)
                     if not hits or hits[-1].sample != sample:
                         hits.append(Hit(piece.split, sample, position, position + end - token))
+                base = rows.base + piece.first + begin
+                at_ends = (matches.row, matches.begin, matches.end, matches.token)
+                for row, token, end, anchor in zip(
+                    *(values[~is_whole].tolist() for values in at_ends), strict=True
+                ):
+                    cut.append(Seen(0, base + (0 if corpus else row), token, end, anchor, True))
                 if len(hits) >= MAX_HITS:
                     break
-        return hits
+        return hits, cut
 
 
 def _document_at(view: SplitView, base: int, hit: Hit) -> int | None:

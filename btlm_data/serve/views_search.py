@@ -69,6 +69,8 @@ def hits(k: int, result: SearchResult, seconds: float) -> list[Element]:
         if hit.document is not None:
             href = address(k, "document", split=hit.split, row=hit.document)
             add(item, " in ", link(f"document {hit.document:,}", href))
+        if hit.goes_on:
+            add(item, "; it goes on in the document's next sample")
         before, found, behind = (_one_line(part) for part in hit.around)
         items.append(add(item, tag("p", before, tag("mark", found), behind, class_="around", dir="auto")))
     return [tag("p", f"{summary} ({seconds:.2f} s).", role="status"), tag("ol", *items, class_="hits")]

@@ -28,11 +28,13 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from starlette.testclient import TestClient
 
+import btlm_data
 from btlm_data.engine import status
 from btlm_data.engine.status import StatusFile
 from btlm_data.errors import ConfigError
 from btlm_data.formats import dataset
 from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.lineage.split_view import SplitView
 from btlm_data.serve import left_out, pairs, run_state, training, views_runs
 from btlm_data.serve.app import create
 from btlm_data.serve.served import Served
@@ -185,6 +187,32 @@ def test_search_finds_exactly_the_samples_that_hold_a_text(shards: Path) -> None
     assert {(hit.split, hit.sample) for hit in found.hits} == expected
     assert expected
     assert not served.search("no such words at all", served.splits, 1).hits
+
+
+@pytest.mark.parametrize("shard_format", ["sample", "vsl"])
+def test_search_finds_a_text_that_goes_on_in_another_sample(
+    corpus: Path, shards: Path, tmp_path: Path, shard_format: str
+) -> None:
+    """Around borders of two samples within one document."""
+    if shard_format == "vsl":
+        shards = tmp_path / "shards"
+        recipe = {"source": str(corpus), "seq_len": 512, "format": "vsl", "run": {"workers": 1}}
+        btlm_data.prepare(recipe, run__out=str(shards), source__limit=23, run__report=False)
+    served = Served(shards, "shards")
+    assert served.tokenizer is not None
+    view = SplitView(served.opened.root, dataset.read_sets(shards)[""], "train")
+    looked_at = 0
+    for document in view.extents(range(view.table.num_rows)):
+        for span in view.spans(document)[:4]:
+            border = span.tokens[1]
+            text = served.tokenizer.decode(view.document_tokens(document, border - 4, border + 4))
+            if not 4 < border < document.tokens - 4 or len(set(text)) < 6 or looked_at > 5:
+                continue  # not cut there, or of a line of one letter
+            [found] = served.search(text, ["train"], 2).hits
+            assert (found.document, found.sample, found.goes_on) == (document.row, span.row, True)
+            assert found.around[1] == text
+            looked_at += 1
+    assert looked_at > 3
 
 
 def test_a_document_is_shown_beside_its_original(shards: Path, corpus: Path, address: str) -> None:
