@@ -53,7 +53,9 @@ class Weights(NamedTuple):
 
 
 def weigh(codes: npt.NDArray[Any], hashed: UInt64Array, tokens: npt.NDArray[Any]) -> Weights:
-    """Add up some documents, (n,) each. codes: numbers of their sources; tokens: with EOS."""
+    """Add up some documents, (n,) each. codes: numbers of their sources; hashed: uint64; tokens: with EOS,
+    of an integer type.
+    """
     cell = codes.astype(np.uint64) * np.uint64(BINS) + (hashed >> np.uint64(64 - _BITS))
     return _summed(cell, tokens.astype(np.uint64))
 

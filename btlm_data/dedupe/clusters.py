@@ -44,7 +44,9 @@ def write_decided(files: TaskFiles, name: str, ordinals: UInt32Array, decided: D
 
 
 def largest(ordinals: UInt32Array, decided: Decided) -> list[list[int]]:
-    """[first document, documents] of the largest components of two or more of a group, in the order of `merged`."""
+    """[first document, documents] of the largest components of two or more of a group, in the order of `merged`.
+    ordinals: (n,) uint32, of its members.
+    """
     sizes = decided.sizes()
     several = np.flatnonzero(sizes > 1)
     chosen = several[np.argsort(-sizes[several].astype(np.int64), kind="stable")[:SHOWN_CLUSTERS]]

@@ -47,7 +47,7 @@ class Texts:
 
     @staticmethod
     def of(utf8: UInt8Array, offsets: Int64Array) -> Texts:
-        """Row i is utf8[offsets[i]:offsets[i + 1]]."""
+        """Row i is utf8[offsets[i]:offsets[i + 1]]. utf8: (bytes,) uint8; offsets: (n + 1,) int64."""
         return Texts([utf8], np.zeros(len(offsets) - 1, np.int64), offsets[:-1].copy(), np.diff(offsets))
 
     @staticmethod

@@ -33,7 +33,7 @@ class SampleOrder:
     ends: tuple[int, ...] = ()
 
     def rows_of(self, samples: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-        """Where samples of the stream are after the shuffle. samples: (n,) of an integer type; returns (n,). Raises
+        """Where samples of the stream are after the shuffle. samples: (n,) of an integer type; returns (n,) uint64. Raises
         DataError for a sample behind the last phase.
         """
         from btlm_data.kernels.packing import permute_index
@@ -42,7 +42,7 @@ class SampleOrder:
 
     def samples_at(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
         """Which samples of the stream are at some places after the shuffle: the inverse of `rows_of`. rows: (n,) of
-        an integer type; returns (n,).
+        an integer type; returns (n,) uint64.
         """
         from btlm_data.kernels.packing import unpermute_index
 
