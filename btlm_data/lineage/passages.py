@@ -154,10 +154,10 @@ def resolved(view: SplitView, raw: Sequence[Seen], sought: Any) -> set[PassageHi
         else:
             if hit.row not in spans:
                 spans[hit.row] = view.documents_in(hit.row)
-            here = [span for span in spans[hit.row] if span.positions[0] <= hit.token < span.positions[1]]
-            if not here:  # padding
+            covering = [span for span in spans[hit.row] if span.positions[0] <= hit.token < span.positions[1]]
+            if not covering:  # padding
                 continue
-            span = here[0]
+            span = covering[0]
             [extent] = view.extents([span.document])
             shift = span.tokens[0] - span.positions[0]
             token, begin, end = hit.token + shift, hit.begin + shift, hit.end + shift

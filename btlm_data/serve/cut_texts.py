@@ -30,14 +30,14 @@ def find(view: SplitView, seen: Seen, sought: Needles, shards: OpenShards) -> li
     """The text of which `seen` is a part, if what is in the sample beside it fits. Raises DataError."""
     if view.format == "sample":
         return _in_neighbours(view, seen, sought, shards)
-    found = []
+    texts = []
     for _, document, (first, last) in resolved(view, [seen], sought):
         if view.is_corpus:
-            found.append(CutText(0, document.begin + first, last - first))
+            texts.append(CutText(0, document.begin + first, last - first))
             continue
         span = next(span for span in view.spans(document) if span.tokens[0] <= first < span.tokens[1])
-        found.append(CutText(span.row, span.positions[0] + first - span.tokens[0], last - first))
-    return found
+        texts.append(CutText(span.row, span.positions[0] + first - span.tokens[0], last - first))
+    return texts
 
 
 def _in_neighbours(view: SplitView, seen: Seen, sought: Needles, shards: OpenShards) -> list[CutText]:
@@ -56,10 +56,10 @@ def _in_neighbours(view: SplitView, seen: Seen, sought: Needles, shards: OpenSha
     ids = np.concatenate(parts)[None, :]
     hits = passages.find(ids, np.array([ids.shape[1]]), np.zeros((0, 0), np.bool_), sought)
     anchor = starts[middle - samples[0]] + seen.token
-    found = []
+    texts = []
     for k in np.flatnonzero((hits.state == passages.FOUND) & (hits.token == anchor)).tolist():
         begin, end = int(hits.begin[k]), int(hits.end[k])
         part = int(np.searchsorted(starts, begin, side="right")) - 1
         if end > starts[part + 1]:
-            found.append(CutText(rows[part], begin - int(starts[part]), end - begin))
-    return found
+            texts.append(CutText(rows[part], begin - int(starts[part]), end - begin))
+    return texts

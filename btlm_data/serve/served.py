@@ -220,11 +220,11 @@ class Served:
         cut: list[tuple[str, Seen]] = []
         with ThreadPoolExecutor(workers) as pool:
             pieces = [piece for split in splits for piece in self._pieces(split)]
-            for piece, found in zip(
+            for piece, (hits_of_piece, cut_of_piece) in zip(
                 pieces, pool.map(lambda piece: self._search_piece(piece, sought), pieces), strict=True
             ):
-                hits += found[0]
-                cut += [(piece.split, seen) for seen in found[1]]
+                hits += hits_of_piece
+                cut += [(piece.split, seen) for seen in cut_of_piece]
                 if len(hits) >= MAX_HITS:
                     pool.shutdown(cancel_futures=True)
                     return SearchResult(self._resolved(hits[:MAX_HITS], text), False)
@@ -244,10 +244,10 @@ class Served:
             for split, seen in cut:
                 rows, view = self.rows(split), views[split]
                 try:
-                    found = cut_texts.find(view, seen, sought, shards)
+                    texts = cut_texts.find(view, seen, sought, shards)
                 except DataError:  # a damaged file; what is whole in a sample was found all the same
                     continue
-                for text in found:
+                for text in texts:
                     sample, position = text.row - rows.base, text.position
                     if view.is_corpus:
                         sample, position = divmod(
@@ -272,8 +272,8 @@ class Served:
                 continue
             # The tokens that hold it may have more before and behind.
             holding = text if hit.goes_on else self.tokenizer.decode(ids[hit.position : hit.end])
-            left, found, right = holding.partition(text) if text in holding else ("", holding, "")
-            around = (self.tokenizer.decode(before) + left, found, right + self.tokenizer.decode(behind))
+            left, match, right = holding.partition(text) if text in holding else ("", holding, "")
+            around = (self.tokenizer.decode(before) + left, match, right + self.tokenizer.decode(behind))
             resolved.append(replace(hit, around=around))
         return resolved
 

@@ -71,8 +71,8 @@ def hits(k: int, result: SearchResult, seconds: float) -> list[Element]:
             add(item, " in ", link(f"document {hit.document:,}", href))
         if hit.goes_on:
             add(item, "; it goes on in the document's next sample")
-        before, found, behind = (_one_line(part) for part in hit.around)
-        items.append(add(item, tag("p", before, tag("mark", found), behind, class_="around", dir="auto")))
+        before, sought, behind = (_one_line(part) for part in hit.around)
+        items.append(add(item, tag("p", before, tag("mark", sought), behind, class_="around", dir="auto")))
     return [tag("p", f"{summary} ({seconds:.2f} s).", role="status"), tag("ol", *items, class_="hits")]
 
 
