@@ -133,11 +133,11 @@ def _inspect_prefix(path: Path, part: str, split: str, as_json: bool) -> None:
 
     from btlm_data.lineage import prefix
 
-    for found in prefix.prefixes(path, prefix.parse_part(part), split):
+    for counted_prefix in prefix.prefixes(path, prefix.parse_part(part), split):
         if as_json:
-            terminal.echo(terminal.to_json(to_builtins(found)))
+            terminal.echo(terminal.to_json(to_builtins(counted_prefix)))
         else:
-            for text in prefix.lines(found):
+            for text in prefix.lines(counted_prefix):
                 terminal.echo(text)
 
 

@@ -187,8 +187,8 @@ class _ParslPool:
             len(in_vain), f"{last.state.name}: {last.stderr_summary or last.stdout_summary or ''}"
         )
 
-    def _in_vain(self, count: int, said: str) -> ConfigError:
-        words = " ".join(said.split())[-_SHOWN_OUTPUT:]
+    def _in_vain(self, count: int, output: str) -> ConfigError:
+        words = " ".join(output.split())[-_SHOWN_OUTPUT:]
         return ConfigError(
             f"{count} pilot jobs of {self._site.provider} have ended, one after the other, without one task done. Of the last one is "
             f"known: {words}. Look at what the site file (--cluster) has them do: worker_init, walltime, memory and address. "

@@ -132,9 +132,9 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
                 ("tokens", self.stream_tokens),
                 ("rows", rows),
             ):
-                found = sum(getattr(phase, key) for phase in self.phases)
-                if found != expected:
-                    raise ValueError(f"the phases have {found} {key} together, the split has {expected}")
+                total = sum(getattr(phase, key) for phase in self.phases)
+                if total != expected:
+                    raise ValueError(f"the phases have {total} {key} together, the split has {expected}")
 
     @property
     def borders(self) -> tuple[int, ...]:

@@ -76,7 +76,7 @@ def check_mix(tell: Report, manifest: Dataset, root: Path) -> None:
 
 def _phase_problems(name: str, entry: Split, table: DocumentTable) -> Iterator[str]:
     ends = np.array(list(accumulate(phase.tokens for phase in entry.phases)), np.int64)
-    found: list[dict[str, tuple[int, int]]] = [{} for _ in entry.phases]
+    counted: list[dict[str, tuple[int, int]]] = [{} for _ in entry.phases]
     begins = set[int]()
     for _, columns in table.batches(("stream_offset", "tokens", "source")):
         offset = columns["stream_offset"].astype(np.int64)
@@ -88,17 +88,17 @@ def _phase_problems(name: str, entry: Split, table: DocumentTable) -> Iterator[s
             documents = np.bincount(codes[rows], minlength=len(names))
             tokens = np.bincount(codes[rows], columns["tokens"][rows].astype(np.int64) + 1, len(names))
             for code in np.flatnonzero(documents).tolist():
-                before = found[number].get(names[code], (0, 0))
-                found[number][names[code]] = (
+                before = counted[number].get(names[code], (0, 0))
+                counted[number][names[code]] = (
                     before[0] + int(documents[code]), before[1] + int(tokens[code])
                 )  # fmt: skip
     for number, phase in enumerate(entry.phases):
         stated = {source: (s.documents, s.tokens) for source, s in phase.sources.items() if s.documents}
-        for source in sorted(stated.keys() | found[number].keys()):
-            if stated.get(source, (0, 0)) != found[number].get(source, (0, 0)):
+        for source in sorted(stated.keys() | counted[number].keys()):
+            if stated.get(source, (0, 0)) != counted[number].get(source, (0, 0)):
                 yield (
                     f"splits.{name}.phases[{number}]: {source} has {stated.get(source, (0, 0))} documents and tokens, "
-                    f"documents.parquet has {found[number].get(source, (0, 0))}"
+                    f"documents.parquet has {counted[number].get(source, (0, 0))}"
                 )
         end = int(ends[number])
         if end < entry.stream_tokens and end not in begins:

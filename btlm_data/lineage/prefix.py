@@ -63,12 +63,12 @@ def prefixes(path: Path, part: float | int, split: str) -> Iterator[Prefix]:
     """The prefix of a split in every prepared set. part: of all samples, or how many. Raises ConfigError where no
     set has the split, DataError where the dataset is not whole.
     """
-    found = False
+    has_split = False
     for of_set in open_dataset(path):
         if split in of_set.splits:
-            found = True
+            has_split = True
             yield prefix_of(of_set.splits[split], part, of_set.name)
-    if not found:
+    if not has_split:
         raise ConfigError(f"There is no split {split!r} in {path}. Name another with --split.")
 
 

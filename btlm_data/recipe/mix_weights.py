@@ -119,13 +119,13 @@ def _chosen(
     if run is not None and run not in names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ConfigError(f"{path} has no run {run!r} (it has {shown or 'no column of runs'}).")
-    found = lines if run is None else [line for line, name in zip(lines, names, strict=True) if name == run]
-    if len(found) != 1:
+    mixes = lines if run is None else [line for line, name in zip(lines, names, strict=True) if name == run]
+    if len(mixes) != 1:
         which = "mixes" if run is None else f"lines of {run!r}"
         raise ConfigError(
-            f"{path} has {len(found):,} {which}; say which: mix.weights={{file: {path}, run: ...}}."
+            f"{path} has {len(mixes):,} {which}; say which: mix.weights={{file: {path}, run: ...}}."
         )
-    return found[0]
+    return mixes[0]
 
 
 def _collected(path: Path, entries: Iterable[tuple[str, str, str]]) -> dict[str, float]:
