@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from btlm_data import pipeline
 from btlm_data.engine.runner import Events
 from btlm_data.errors import DataError
-from btlm_data.formats import dataset, provenance
+from btlm_data.formats import dataset, generations, provenance
 from btlm_data.formats.dataset import Dataset, SetList, Split
 from btlm_data.formats.ledger import Row
 from btlm_data.formats.shard_formats.reader import ShardReader
@@ -87,11 +87,36 @@ def open(location: str | Path) -> PreparedDataset:
     """
     store = open_store(location)
     store.reach()
-    value = dataset.read(store)
+    entries: Sequence[generations.Listed] = ()
+    if (size := store.size(generations.FILE_NAME)) is not None and size <= generations.MAX_BYTES:
+        shown = f"{store.shown}/{generations.FILE_NAME}"
+        entries = generations.decode(store.read(generations.FILE_NAME), shown).generations
+    later = [_generation(store, f"{entry.folder}/", entry.checksum) for entry in entries[1:]]
+    first = _generation(store, "", entries[0].checksum if entries else None)
+    return first if not later else _joined([first, *later])
+
+
+def _generation(store: Store, prefix: str, checksum: str | None) -> PreparedDataset:
+    """The dataset in a folder of the store, by itself. checksum: of its dataset.json, where it is listed."""
+    shown = f"{store.shown}/{prefix}{dataset.FILE_NAME}"
+    value = (
+        dataset.read(store) if not prefix else dataset.decode(store.read(prefix + dataset.FILE_NAME), shown)
+    )
+    if checksum not in (None, value.checksum):
+        raise DataError(
+            f"{shown} is not the one that {generations.FILE_NAME} lists. Restore both from one copy."
+        )
     if isinstance(value, SetList):
-        sets = {name: _opened(store, f"{name}/") for name in value.names}
-        return PreparedDataset(store, "", None, sets)
-    return PreparedDataset(store, "", value, {})
+        sets = {name: _opened(store, f"{prefix}{name}/") for name in value.names}
+        return PreparedDataset(store, prefix, None, sets)
+    return PreparedDataset(store, prefix, value, {})
+
+
+def _joined(parts: Sequence[PreparedDataset]) -> PreparedDataset:
+    """The generations of a dataset (or of a set) as one."""
+    first = parts[0]
+    sets = {name: _joined([part.sets[name] for part in parts]) for name in first.sets}
+    return replace(first, sets=sets, generations=dict(enumerate(parts, 1)))
 
 
 def _opened(store: Store, prefix: str) -> PreparedDataset:
@@ -110,13 +135,16 @@ class PreparedDataset:
     """A prepared dataset. Made by `open`.
 
     sets: where several sequence lengths were prepared together, each by its folder (`msl2048`); else empty,
-    and the dataset itself has the splits.
+    and the dataset itself has the splits. generations: where documents were added to it, each generation by its
+    number, as a dataset of its own; else empty. The splits have the samples of all, the oldest first; the
+    manifest, the ledger, the configuration and the provenance are those of the first.
     """
 
     _store: Store
     _prefix: str
     _manifest: Dataset | None
     sets: Mapping[str, PreparedDataset]
+    generations: Mapping[int, PreparedDataset] = field(default_factory=dict)
 
     @property
     def location(self) -> str:
@@ -155,10 +183,11 @@ class PreparedDataset:
     @cached_property
     def splits(self) -> Mapping[str, PreparedSplit]:
         """The splits by name: train, validation, test, as far as there are."""
-        return {
-            name: PreparedSplit(self._store, f"{self._prefix}{name}", self.manifest, split)
-            for name, split in self.manifest.splits.items()
-        }
+        parts: dict[str, list[tuple[str, Split]]] = {name: [] for name in self.manifest.splits}
+        for part in self.generations.values() or [self]:
+            for name, split in part.manifest.splits.items():
+                parts.setdefault(name, []).append((f"{part._prefix}{name}", split))
+        return {name: PreparedSplit(self._store, tuple(of_split)) for name, of_split in parts.items()}
 
     def __getitem__(self, split: str) -> PreparedSplit:
         """A split. Raises KeyError that names those there are."""
@@ -178,24 +207,31 @@ class PreparedSplit:
     """One split: its samples (tokens, for a corpus) as a sequence, its documents as a table."""
 
     _store: Store
-    _folder: str
-    _manifest: Dataset
-    _entry: Split
+    _parts: tuple[tuple[str, Split], ...]  # folder and entry of each generation
 
     @property
     def num_tokens(self) -> int:
         """Label positions that are trained on (tokens, for a corpus)."""
-        return self._entry.label_tokens
+        return sum(entry.label_tokens for _, entry in self._parts)
 
     @property
     def num_documents(self) -> int:
         """Documents in the split; one that a mix repeats counts each time."""
-        return self._entry.documents
+        return sum(entry.documents for _, entry in self._parts)
+
+    @cached_property
+    def _files(self) -> list[tuple[str, int]]:
+        """Name and rows of every shard."""
+        return [
+            (f"{folder}/{file.name}", file.n_examples)
+            for folder, entry in self._parts
+            for file in entry.files
+        ]
 
     @cached_property
     def _bounds(self) -> list[int]:
         """First row of every shard, and the number of rows."""
-        return [0, *accumulate(file.n_examples for file in self._entry.files)]
+        return [0, *accumulate(rows for _, rows in self._files)]
 
     def __len__(self) -> int:
         """Samples (tokens, for a corpus)."""
@@ -223,7 +259,7 @@ class PreparedSplit:
         """Samples [start, stop), (n, planes, L); tokens, (n,), of a corpus. The dtype is that of the shards."""
         parts = []
         first = max(0, bisect_right(self._bounds, start) - 1)
-        for number in range(first, len(self._entry.files)):
+        for number in range(first, len(self._files)):
             begin, end = self._bounds[number], self._bounds[number + 1]
             if begin >= stop:
                 break
@@ -242,20 +278,24 @@ class PreparedSplit:
             yield self.rows(start, min(start + size, len(self)))
 
     def documents(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """documents.parquet: a row per document in stream order (docs/format.md has the columns). columns:
-        all by default.
+        """documents.parquet: a row per document in stream order (docs/format.md has the columns), one
+        generation after the other. columns: all by default.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with self._store.open(f"{self._folder}/{dataset.DOCUMENTS}") as file:
-            return pq.read_table(file, columns=list(columns) if columns is not None else None)
+        tables = []
+        for folder, _ in self._parts:
+            with self._store.open(f"{folder}/{dataset.DOCUMENTS}") as file:
+                tables.append(pq.read_table(file, columns=list(columns) if columns is not None else None))
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
 
     def _reader(self, number: int) -> ShardReader:
-        if not self._entry.files:
+        if not self._files:
             raise DataError(
-                f"{self._store.shown}/{self._folder} has no shards: its stream is too short for a sample."
+                f"{self._store.shown}/{self._parts[0][0]} has no shards: its stream is too short for a sample."
             )
-        return ShardReader(_StoredShard(self._store, f"{self._folder}/{self._entry.files[number].name}"))
+        return ShardReader(_StoredShard(self._store, self._files[number][0]))
 
 
 class _StoredShard:

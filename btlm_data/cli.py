@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from btlm_data import entry
-from btlm_data.commands import dedupe, hand_on, lineage, look, prepare, verify, workers
+from btlm_data.commands import add, dedupe, hand_on, lineage, look, prepare, verify, workers
 
 
 @click.group(
@@ -28,6 +28,7 @@ def cli() -> None:
 for command in (
     prepare.prepare,
     prepare.run_recipe,
+    add.add,
     look.inspect,
     verify.verify,
     workers.worker,

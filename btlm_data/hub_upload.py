@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btlm_data.errors import ConfigError, DataError, SourceUnavailable
-from btlm_data.formats import dataset, pages, provenance
+from btlm_data.formats import dataset, generations, pages, provenance
 from btlm_data.formats.guarded import require_no_link
 
 if TYPE_CHECKING:
@@ -60,12 +60,23 @@ def push(root: Path, target: str, *, private: bool, report: Callable[[str], None
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Names of all files of a complete dataset; dataset.json of the whole comes last. Raises DataError if one
+    """Names of all files of a complete dataset; what says that it is complete comes last. Raises DataError if one
     is missing, or is a link: what a stranger's link leads to is not sent.
     """
-    sets = dataset.read_sets(root)
+    folders = [generations.folder_of(generation.number) for generation in generations.read(root)]
+    for folder in (*folders[1:], ""):
+        yield from _files_of_generation(root, f"{folder}/" if folder else "")
+    for name in (f"{generations.FILE_NAME}.sig", generations.FILE_NAME):
+        if (root / name).is_file():
+            require_no_link(root, name)
+            yield name
+
+
+def _files_of_generation(root: Path, below: str) -> Iterator[str]:
+    """Those of one generation, its dataset.json last. below: its folder in the dataset's, with a slash."""
+    sets = dataset.read_sets(root / below)
     for folder, value in sets.items():
-        prefix = f"{folder}/" if folder else ""
+        prefix = f"{below}{folder}/" if folder else below
         for file in value.stored():
             path = root / (prefix + file.name)
             require_no_link(root, prefix + file.name)
@@ -78,9 +89,9 @@ def _files(root: Path) -> Iterator[str]:
         f"{folder}/{name}" for folder in sets if folder for name in (provenance.FILE_NAME, dataset.FILE_NAME)
     ]
     for name in (*inside, provenance.FILE_NAME, *pages.PAGES, SIGNATURE, dataset.FILE_NAME):
-        if (root / name).is_file():
-            require_no_link(root, name)
-            yield name
+        if (root / below / name).is_file():
+            require_no_link(root, below + name)
+            yield below + name
 
 
 def _present(api: HfApi, repository: str) -> dict[str, str]:
@@ -108,12 +119,12 @@ def _contents(path: Path) -> tuple[str, str]:
 
 
 def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
-    """Files of one commit each; dataset.json alone, and last."""
+    """Files of one commit each; dataset.json (and generations.json) alone, and last."""
     group: list[str] = []
     size = 0
     for name in names:
         more = (root / name).stat().st_size
-        alone = name == dataset.FILE_NAME
+        alone = name in (dataset.FILE_NAME, generations.FILE_NAME)
         if group and (len(group) == FILES_AT_ONCE or size + more > BYTES_AT_ONCE or alone):
             yield group
             group, size = [], 0

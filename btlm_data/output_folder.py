@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from btlm_data.errors import DataError, OutputError
-from btlm_data.formats import dataset, pages, provenance
+from btlm_data.formats import dataset, generations, pages, provenance
 from btlm_data.formats.dataset import UNFINISHED_NAME, Dataset, SetList, StoredFile
 from btlm_data.splits import SPLITS
 from btlm_data.storage import Store, check_name, digest
@@ -59,6 +59,11 @@ class OutputFolder:
         folder holds something that is not this run's to replace (unless `overwrite`).
         """
         if overwrite:
+            if self.store.size(generations.FILE_NAME) is not None:
+                raise OutputError(
+                    f"The output folder {self.store.shown} holds a dataset that documents were added to, in generations of "
+                    "their own. They would be of another dataset then. Choose another --out, or remove that folder."
+                )
             return False
         if self.store.size(dataset.FILE_NAME) is None:
             self._refuse_foreign()
@@ -79,6 +84,13 @@ class OutputFolder:
                 "Choose another --out, or pass --overwrite to replace it (work that both share is kept)."
             )
         return self.is_whole()
+
+    def owner(self) -> str | None:
+        """Fingerprint of the run that has prepared what is there, or is preparing it; None if none has."""
+        if (preparing := self._preparing()) is not None:
+            return preparing.run
+        made = self._provenance()
+        return made.run if made is not None else None
 
     def is_whole(self) -> bool:
         """Whether every file that dataset.json names is there with its size (`verify` reads them)."""

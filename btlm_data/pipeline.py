@@ -87,17 +87,18 @@ def locations(run: Run) -> Locations:
     return Locations(work, out.url, open_store(run.emit_text).url if run.emit_text is not None else None)
 
 
-def prepare(recipe: Recipe, events: Events) -> Prepared:
+def prepare(recipe: Recipe, events: Events, *, adds_to_index: bool = True) -> Prepared:
     """Do everything a recipe says, resuming whatever an earlier run finished.
 
-    Raises BtlmError for everything that a user can correct.
+    adds_to_index: whether an index that `dedupe.index` names is to know this run too. Raises BtlmError for
+    everything that a user can correct.
     """
     input_checks.check_memory(recipe.run)
     where = locations(recipe.run)
     stores = where.open()
     stores.reach()
     inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
-    with _held(stores) as leases, open_engine(recipe.run.engine, _engine_settings(recipe.run)) as engine:
+    with _held(stores) as leases, open_engine(recipe.run.engine, engine_settings(recipe.run)) as engine:
         work_folder.claim(stores.work)
         output = _output_folder(inputs, stores)
         if is_finished(inputs, stores):
@@ -118,7 +119,7 @@ def prepare(recipe: Recipe, events: Events) -> Prepared:
             where, stores, engine, events, leases[0], skip_failed=recipe.run.skip_failed, status=status
         )
         with _reported_to(status):
-            prepared = _run_stages(Preparation(inputs, runner, output))
+            prepared = _run_stages(Preparation(inputs, runner, output, adds_to_index))
         if prepared.complete:
             published.finish(stores.work)
         return prepared
@@ -260,7 +261,8 @@ def idle_runner(recipe: Recipe) -> Runner:
     return Runner(where, stores, engine, _NoEvents(), skip_failed=recipe.run.skip_failed)
 
 
-def _engine_settings(run: Run) -> EngineSettings:
+def engine_settings(run: Run) -> EngineSettings:
+    """What the engine of a run must know."""
     return EngineSettings(run.workers, run.memory_per_worker, run.cluster, run.ray_address)
 
 
@@ -316,12 +318,26 @@ def _dedupe(p: Preparation) -> None:
     def plan_kept_texts(clusters: Artifact) -> Step:
         return members.plan_kept(parts, clusters, clean_settings)
 
-    result = dedupe.run(p.runner, p.blocks, p.table, p.settings.dedupe, p.run, plan_members, plan_kept_texts)
+    result = dedupe.run(
+        p.runner,
+        p.blocks,
+        p.table,
+        p.settings.dedupe,
+        p.run,
+        plan_members,
+        plan_kept_texts if p.adds_to_index else None,
+    )
     if result is None:
         return
     p.dedupe_fates, p.clusters, p.removals = result.fates, result.clusters, result.removals
     p.copies = result.copies
     p.dedupe_summary, p.index_lineage = result.summary, result.index_lineage
+    out = [amount.documents for (_, _, cell), amount in result.counts.cells.items() if cell == "out"]
+    if not sum(out):
+        raise InputError(
+            f"Nothing of {p.settings.source.name} is new: all {p.blocks[-1].last_ordinal:,} documents are in the index "
+            f"{p.settings.dedupe.index}. There is nothing to prepare."
+        )
     if p.run.stop_after in (
         "dedupe",
         "holdout",

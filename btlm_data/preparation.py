@@ -167,6 +167,7 @@ class Preparation:
     inputs: Inputs
     runner: Runner
     output: OutputFolder
+    adds_to_index: bool = True  # where dedupe.index names one
     counts: dict[str, Counts] = field(default_factory=lambda: {name: Counts() for name in STAGES})
     ngrams: Artifact | None = None  # holdout.ngrams
     clean_step: Step | None = None  # the parts of the source

@@ -187,6 +187,7 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
 
 # Pages about a finished dataset, whose commands run in this process, one after the other, on a copy of one dataset.
 ON_A_DATASET = (
+    "add.md",
     "cluster.md",
     "dedupe.md",
     "large-runs.md",
@@ -265,6 +266,9 @@ def folder_with_a_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if number % 10 == 5:
                 lines.append(json.dumps(record | {"text": f"{text} Again.", "id": f"copy-{number}"}) + "\n")
         (folder / "my_corpus" / name).write_text("".join(lines))
+    new = [{"text": " ".join(rng.choice(_WORDS) for _ in range(120)), "id": f"new-{k}"} for k in range(8)]
+    (folder / "new_crawl").mkdir()
+    (folder / "new_crawl/a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in new))
     (folder / "questions.txt").write_text('doc-3\nhttps://example.org/page\n{"text": "an exact passage"}\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -96,6 +96,18 @@ MAY_IMPORT = {
         "stages",
     }
     | {"work_folder"},
+    "generations": WORK
+    | {
+        "engine",
+        "lineage",
+        "locations",
+        "output_folder",
+        "pipeline",
+        "preparation",
+        "tokenizer",
+        "work_folder",
+    }
+    | {"dedupe"},
     "planning": WORK
     | {"input_checks", "pipeline", "locations", "plan_checks", "preparation", "sources", "stages"},
     "cluster_plan": {"errors", "estimate", "wording"},
@@ -128,6 +140,7 @@ MAY_IMPORT = {
     | {
         "storage",
         "lineage.masks",
+        "lineage.overlap",
         "lineage.split_view",
         "terminal",
         "records",
@@ -158,6 +171,7 @@ MAY_IMPORT = {
     "pages": {"errors", "terminal", "formats", "inspection", "output_folder", "storage"},
     "commands": {
         "entry",
+        "generations",
         "splits",
         "sources.corpora",
         "terminal",

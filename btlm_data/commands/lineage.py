@@ -182,11 +182,12 @@ def forget(
 
         sign = partial(sign_forgotten, key=key.expanduser())
     outcome = take_out(shared.dataset(path), asked, how=how, reason=reason, runs=runs, sign=sign)
-    if outcome.pages:  # made again, about the dataset as it is now
-        from btlm_data.pages import publish
+    for folder in dict.fromkeys((path / page).parent for page in outcome.pages):
+        from btlm_data.pages import publish  # made again, about the dataset as it is now
 
-        report, card = "report.html" in outcome.pages, None if "README.md" in outcome.pages else "none"
-        for warning in publish.write_beside(str(path), report=report, card=card):
+        present = {(path / page).name for page in outcome.pages if (path / page).parent == folder}
+        report, card = "report.html" in present, None if "README.md" in present else "none"
+        for warning in publish.write_beside(str(folder), report=report, card=card):
             terminal.note(warning)
     if as_json:
         terminal.echo(terminal.to_json(to_builtins(outcome, enc_hook=str)))

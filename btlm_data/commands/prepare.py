@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,14 @@ from btlm_data.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from btlm_data.cluster_plan import Cluster
+    from btlm_data.engine.runner import Events
+    from btlm_data.generations.index import IndexSize
+    from btlm_data.pipeline import Prepared
     from btlm_data.recipe.models import Recipe
 
 
 logger = logging.getLogger(__name__)
-_MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
+MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
 
 
 class RecipeCommand(entry.Command):
@@ -64,14 +68,14 @@ def _common_options(command: Any) -> Any:
             "as_json",
             is_flag=True,
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="Print the result (or the plan) as JSON.",
         ),
         click.option(
             "--plan",
             is_flag=True,
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="Print files, stages, disk, memory and an estimate of the time; run nothing.",
         ),
         click.option(
@@ -79,7 +83,7 @@ def _common_options(command: Any) -> Any:
             type=click.IntRange(1, 10**7),
             metavar="N",
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="With --plan: what the run takes on a cluster of N cores, per stage.",
         ),
         click.option(
@@ -87,21 +91,21 @@ def _common_options(command: Any) -> Any:
             type=click.IntRange(1, 10**6),
             metavar="N",
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="With --cores: of so many nodes.  [default: 1]",
         ),
         click.option(
             "--storage",
             metavar="RATE[,LATENCY][,REQUESTS/s]",
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="With --cores: what a node reads in a second, such as 2GB/s/node,1ms; or nvme, lustre, s3.  [default: nvme]",
         ),
         click.option(
             "--price",
             metavar="HOUR[,MILLION]",
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="With --cores: the price of a node for an hour, and of a million requests.",
         ),
         click.option(
@@ -110,7 +114,7 @@ def _common_options(command: Any) -> Any:
             multiple=True,
             metavar="KEY=VALUE",
             cls=entry.GroupedOption,
-            group=_MOST_USED,
+            group=MOST_USED,
             help="Any setting of a recipe by its dotted key (docs/recipes.md); repeatable.",
         ),
     ):
@@ -122,7 +126,7 @@ def _common_options(command: Any) -> Any:
 @click.option(
     "--config",
     cls=entry.GroupedOption,
-    group=_MOST_USED,
+    group=MOST_USED,
     type=_RECIPE,
     metavar="RECIPE",
     help="A recipe file; options given here override it.",
@@ -146,7 +150,7 @@ def prepare(config: str | None, **options: Any) -> None:
     "--trust",
     is_flag=True,
     cls=entry.GroupedOption,
-    group=_MOST_USED,
+    group=MOST_USED,
     help="Let a dataset.json name code to run (filter functions) and an index to write.",
 )
 @_common_options
@@ -212,9 +216,15 @@ def _prepare(
     recipe = load(path, overrides(options, assignments), trust=trust)
     cluster = _cluster(plan, cores, nodes, storage, price)
     if plan:
-        _plan(recipe, as_json, cluster)
-    else:
-        _execute(recipe, as_json)
+        show_plan(recipe, as_json, cluster)
+        return
+
+    def run(events: Events) -> Prepared:
+        from btlm_data import pipeline
+
+        return pipeline.prepare(recipe, events)
+
+    execute(recipe, as_json, run)
 
 
 def _cluster(
@@ -237,7 +247,12 @@ def _cluster(
     return cluster_plan.Cluster(cores, nodes or 1, speed, node_hour, requests)
 
 
-def _plan(recipe: Recipe, as_json: bool, cluster: Cluster | None) -> None:
+def show_plan(
+    recipe: Recipe, as_json: bool, cluster: Cluster | None, *, index: IndexSize | None = None
+) -> None:
+    """Measure and print what a run takes. index: what is compared with, where documents are added to a dataset.
+    Ends the program where the run would stop.
+    """
     shared.load_kernels()
     from btlm_data import cluster_plan, planning
 
@@ -245,11 +260,15 @@ def _plan(recipe: Recipe, as_json: bool, cluster: Cluster | None) -> None:
     simulated = cluster_plan.simulate(plan.steps, cluster) if cluster is not None else None
     if as_json:
         described = dataclasses.asdict(plan)
+        if index is not None:
+            described["index"] = dataclasses.asdict(index)
         if simulated is not None:
             described["cluster"] = simulated.to_json()
         terminal.echo(terminal.to_json(described, indent=1))
     else:
         planning.render(plan, terminal.console())
+        if index is not None:
+            terminal.console().print(f"index      {index.words()}", soft_wrap=True)
         if simulated is not None:
             terminal.console().print()
             cluster_plan.render(simulated, terminal.console())
@@ -257,9 +276,9 @@ def _plan(recipe: Recipe, as_json: bool, cluster: Cluster | None) -> None:
         sys.exit(plan.stops[0].exit_code)
 
 
-def _execute(recipe: Recipe, as_json: bool) -> None:
+def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]) -> Prepared:
+    """Prepare, with progress, and print what was done. prepare: does it, for a recipe that is `recipe`."""
     shared.load_kernels()
-    from btlm_data import pipeline
     from btlm_data.inspection import outcome
     from btlm_data.pages import publish
     from btlm_data.progress import Bars, Lines
@@ -271,7 +290,7 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
     start = perf_counter()
     try:
         with Bars(console) if console.is_terminal and not quiet else Lines() as events:
-            prepared = pipeline.prepare(recipe, events)
+            prepared = prepare(events)
         if prepared.complete:
             prepared.warnings += publish.write_beside(
                 recipe.run.out, report=recipe.run.report, card=recipe.run.card
@@ -286,3 +305,4 @@ def _execute(recipe: Recipe, as_json: bool) -> None:
         terminal.echo(terminal.to_json(dataclasses.asdict(report), indent=1))
     elif not quiet:
         outcome.render(report, console)
+    return prepared

@@ -103,5 +103,5 @@ def sign(path: Path, key: Path) -> None:
     """
     from btlm_data.inspection import signature
 
-    written = signature.sign(shared.dataset(path), key.expanduser())
+    written = signature.sign_dataset(shared.dataset(path), key.expanduser())
     terminal.echo(f"Signed: {written}. Next: `btlm-data verify {path} --signers FILE`.")

@@ -30,7 +30,7 @@ from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles
 
 FATES, CLUSTERS = "dedupe/fates/fates.cols", "dedupe/fates/clusters.cols"
-VERSION = 1
+VERSION = 2
 SHOWN_CLUSTERS = 10
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
@@ -254,9 +254,11 @@ def _count(
                 counts.add(split, source, cell, int(documents[code, f]), int(amounts[code, f]))
         if split == "train":
             gone = removed.setdefault(source, [0, 0, 0])
-            gone[0] += int(amounts[code].sum() - amounts[code, Fate.KEPT])
+            for f in Fate:
+                if f not in (Fate.KEPT, Fate.IN_INDEX):  # what an index has is kept elsewhere
+                    gone[0] += int(amounts[code, f])
+                    gone[2] += int(documents[code, f])
             gone[1] += int(amounts[code].sum())
-            gone[2] += int(documents[code].sum() - documents[code, Fate.KEPT])
 
 
 def summarised(

@@ -246,15 +246,15 @@ class Index:
         sketches: Sequence[tuple[int, Artifact]],
         num_documents: int,
         work: Store,
-        texts: Sequence[Artifact] = (),
+        texts: Sequence[tuple[int, Artifact]] = (),
         stays: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Add this run from its sorted key files and its sketches (first ordinal, file); nothing if it is
         there already.
 
-        keys: named "...-KIND-PPPPPP.cols". texts: files as they are kept, where texts are compared. stays:
-        (N,) whether a document is one to compare with; None: all are. Raises OutputError if the index cannot
-        be written.
+        keys: named "...-KIND-PPPPPP.cols". texts: files as they are kept, where texts are compared, with the
+        ordinal from which theirs are counted. stays: (N,) whether a document is one to compare with; None:
+        all are. Raises OutputError if the index cannot be written.
         """
         if self.is_added:
             return
@@ -273,8 +273,7 @@ class Index:
             arrays = {"signatures": signatures}
             files.append(self._write(f"signatures-{number:06d}", arrays, {"first_ordinal": first_ordinal}))
         if texts:
-            opened = (Columns(work, artifact) for artifact in texts)
-            kept = ({name: file[name] for name in ("ordinals", "frames", "bounds")} for file in opened)
+            kept = (_texts_to_keep(work, first, artifact) for first, artifact in texts)
             for number, arrays in enumerate(index_files.cut_texts(kept)):
                 files.append(self._write(f"texts-{number:06d}", arrays, _extent(arrays["ordinals"])))
         record = _Record(
@@ -348,6 +347,13 @@ def _keys_to_keep(
         return {name: opened[name] for name in names}
     chosen = stays[opened["ordinals"]]
     return {name: opened[name][chosen] for name in names}
+
+
+def _texts_to_keep(work: Store, first: int, file: Artifact) -> dict[str, npt.NDArray[Any]]:
+    """Texts of a file, with their ordinals counted from `first`."""
+    opened = Columns(work, file)
+    ordinals = opened["ordinals"] + np.uint32(first)
+    return {"ordinals": ordinals, "frames": opened["frames"], "bounds": opened["bounds"]}
 
 
 def _extent(ordinals: UInt32Array) -> dict[str, int]:

@@ -21,6 +21,7 @@ from btlm_data.export.split import OpenedSplit
 from btlm_data.export.target import ExportedSplit, ExportTarget, describe
 from btlm_data.export.targets import TARGETS
 from btlm_data.formats import dataset as dataset_json
+from btlm_data.formats import generations
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.storage import Store, check_name, open_store
 from btlm_data.storage.lease import hold
@@ -71,13 +72,13 @@ def export(
     {split: ...}}.
 
     dataset: a folder with dataset.json; with several prepared lengths each set goes to a folder of its name
-    below `out`. splits: only these. The same call continues an interrupted export. Raises ConfigError for a
+    below `out`, and so does each generation after the first. splits: only these. The same call continues an interrupted export. Raises ConfigError for a
     vsl dataset or an unknown split or target, OutputError if `out` holds something else, DataError if the
     dataset is damaged.
     """
     if to not in TARGETS:
         raise ConfigError(f"There is no export to {to!r}. Choose one of {', '.join(TARGETS)}.")
-    values = dataset_json.read_sets(dataset)
+    values = generations.read_sets(dataset)
     opened = {name: _open(dataset / name, value, splits) for name, value in values.items()}
     if out.exists() and not out.is_dir():
         raise OutputError(f"The output {out} is a file. Choose another folder.")

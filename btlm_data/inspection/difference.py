@@ -18,6 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from btlm_data.errors import DataError
+from btlm_data.formats import generations
 from btlm_data.formats.dataset import DOCUMENTS, Dataset, read_set
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading
@@ -83,7 +84,12 @@ class Difference(msgspec.Struct, frozen=True):
 def compare(left: Path, right: Path) -> Difference:
     """Compare the datasets of one set each in two folders. Raises DataError if one cannot be read."""
     left_set, right_set = read_set(left), read_set(right)
-    notes: list[str] = []
+    listed = [generations.listed(folder) for folder in (left, right)]
+    notes = [
+        f"{folder} has {len(entries)} generations; only the first is compared. Name the folder of another."
+        for folder, entries in zip((left, right), listed, strict=True)
+        if entries
+    ]
     documents = []
     for split in _both(left_set.splits, right_set.splits):
         try:
@@ -97,7 +103,7 @@ def compare(left: Path, right: Path) -> Difference:
     return Difference(
         left=str(left),
         right=str(right),
-        equal=left_set.checksum == right_set.checksum,
+        equal=left_set.checksum == right_set.checksum and listed[0] == listed[1],
         settings=list(_settings(left_set.configuration, right_set.configuration)),
         tokenizers=list(
             _settings(msgspec.to_builtins(left_set.tokenizer), msgspec.to_builtins(right_set.tokenizer))

@@ -404,3 +404,28 @@ class SetsReport(msgspec.Struct, frozen=True):
     sets: dict[str, Report]
     unknown: list[str]
     kind: Literal["sets"] = "sets"
+
+
+class GenerationSplit(msgspec.Struct, frozen=True):
+    """A split of a generation (of a set, where there are several). first_sample: the number of its first sample,
+    counted through all generations; None for a corpus.
+    """
+
+    generation: int
+    set: str
+    split: str
+    documents: int
+    tokens: int
+    samples: int | None
+    first_sample: int | None
+    bytes: int
+
+
+class GenerationsReport(msgspec.Struct, frozen=True):
+    """A dataset that documents were added to: its splits by generation, and a report for each, the oldest first."""
+
+    path: str
+    splits: list[GenerationSplit]
+    generations: dict[str, Report | SetsReport]
+    unknown: list[str]
+    kind: Literal["generations"] = "generations"

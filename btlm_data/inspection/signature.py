@@ -4,7 +4,8 @@ file.
 The signature is detached, in `dataset.json.sig`, and made by the system's ssh-keygen (`-Y sign`,
 PROTOCOL.sshsig of OpenSSH) in a namespace of our own, so that a signature made for another purpose is never
 taken for one of a dataset. In a folder of several sets the upper dataset.json is signed: it has the checksums
-of those of the sets. The certificates of documents that were taken out (forgotten.json) can be signed
+of those of the sets. Where documents were added, generations.json is signed too, which has those of the
+generations. The certificates of documents that were taken out (forgotten.json) can be signed
 themselves, to be sent to whoever asked; dataset.json covers them too.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.formats import dataset, forgotten
+from btlm_data.formats import dataset, forgotten, generations
 from btlm_data.formats.guarded import require_regular
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Check, Report
@@ -46,11 +47,23 @@ def sign(folder: Path, key: Path, name: str = dataset.FILE_NAME) -> Path:
     return folder / signature
 
 
+def sign_dataset(folder: Path, key: Path) -> Path:
+    """Sign the dataset in `folder`, every generation of it; returns the signature of the whole. Raises as
+    `sign`.
+    """
+    entries = generations.listed(folder)
+    for entry in entries:
+        sign(folder / entry.folder, key)
+    return sign(folder, key, generations.FILE_NAME if entries else dataset.FILE_NAME)
+
+
 def sign_forgotten(folder: Path, key: Path) -> None:
-    """Sign the dataset in `folder`, and the certificates of each of its sets. Raises as `sign`."""
-    for name in dataset.read_sets(folder):
-        sign(folder / name, key, forgotten.FILE_NAME)
-    sign(folder, key)
+    """Sign the dataset in `folder`, and the certificates that it has. Raises as `sign`."""
+    for generation in generations.read(folder):
+        for name in dataset.read_sets(generation.root):
+            if (generation.root / name / forgotten.FILE_NAME).exists():
+                sign(generation.root / name, key, forgotten.FILE_NAME)
+    sign_dataset(folder, key)
 
 
 def check_signature(folder: Path, signers: Path | None, tell: Report) -> None:
@@ -74,6 +87,16 @@ def check_certificates(folder: Path, signers: Path | None, tell: Report) -> None
     """
     if (folder / f"{forgotten.FILE_NAME}.sig").exists():
         _tell(folder, forgotten.FILE_NAME, signers, tell)
+
+
+def check_generations(folder: Path, signers: Path | None, tell: Report) -> None:
+    """Compare `generations.json.sig` with generations.json; where there is none, that fails only if signers are
+    named. signers: as for check_signature.
+    """
+    if (folder / f"{generations.FILE_NAME}.sig").exists():
+        _tell(folder, generations.FILE_NAME, signers, tell)
+    elif signers is not None:
+        tell(Check("signature", False, "not signed", f"{generations.FILE_NAME}.sig: missing"))
 
 
 def _tell(folder: Path, name: str, signers: Path | None, tell: Report) -> None:

@@ -8,7 +8,7 @@ out is listed under `unknown`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 
 from btlm_data.errors import ConfigError, DataError, InputError
-from btlm_data.formats import provenance
+from btlm_data.formats import dataset, generations, provenance
 from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.generations import Generation
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.ledger import STAGES, Amounts
 from btlm_data.inspection import examples, lookup, report
@@ -32,7 +33,7 @@ from btlm_data.inspection.document_measures import (
 )
 from btlm_data.inspection.lookup import Rows
 from btlm_data.inspection.opening import Opened, open_path, size_of
-from btlm_data.inspection.report import Report, SetsReport
+from btlm_data.inspection.report import GenerationsReport, Report, SetsReport
 from btlm_data.inspection.token_measures import GPT2_EOS, SEED, find_tokenizer, measure_tokens, with_texts
 from btlm_data.inspection.verdicts import verdicts_on
 from btlm_data.task import Amount
@@ -43,13 +44,77 @@ if TYPE_CHECKING:
 
 def inspect(
     path: Path, *, sample: Sequence[int] = (), split: str | None = None, num_samples: int = 2
-) -> Report | SetsReport:
-    """Everything that `btlm-data inspect` shows.
+) -> Report | SetsReport | GenerationsReport:
+    """Everything that `btlm-data inspect` shows, of all generations of a dataset.
 
-    sample: numbers of samples to show (rows of the split's shards, files by name); without any, num_samples
-    are drawn. split: which split they are from (default: the one the path names, else train, else the first).
-    Raises DataError if there is nothing to look at, or no such sample or split.
+    sample: numbers of samples to show (rows of the split's shards, files by name, through all generations);
+    without any, num_samples are drawn of each. split: which split they are from (default: the one the path
+    names, else train, else the first). Raises DataError if there is nothing to look at, or no such sample or
+    split.
     """
+    opened = open_path(path)
+    if opened.chosen is not None or not (opened.root / generations.FILE_NAME).exists():
+        return inspect_one(path, sample=sample, split=split, num_samples=num_samples)
+    present = generations.read(opened.root)
+    splits = list(_generation_splits(present))
+    reports: dict[str, Report | SetsReport] = {}
+    for generation in present:
+        own, drawn = list[int](), num_samples
+        if sample:
+            first, count = _range_of(splits, generation.number, split)
+            own, drawn = [number - first for number in sample if first <= number < first + count], 0
+        one = inspect_one(generation.root, sample=own, split=split, num_samples=drawn)
+        if isinstance(one, Report):
+            first = _range_of(splits, generation.number, split)[0] if one.samples else 0
+            numbered = [msgspec.structs.replace(s, sample=first + s.sample) for s in one.samples]
+            one = msgspec.structs.replace(one, samples=numbered)
+        reports[str(generation.number)] = one
+    if sample and (beyond := max(sample)) >= (total := sum(_range_of(splits, present[-1].number, split))):
+        raise ConfigError(
+            f"There is no sample {beyond:,}: they go from 0 to {total - 1:,} through all generations. Name another with "
+            "--sample."
+        )
+    return GenerationsReport(str(opened.root), splits, reports, [])
+
+
+def _generation_splits(present: Sequence[Generation]) -> Iterator[report.GenerationSplit]:
+    before: dict[tuple[str, str], int] = {}
+    for generation in present:
+        for name, manifest in dataset.read_sets(generation.root).items():
+            for split, entry in manifest.splits.items():
+                first = before.get((name, split), 0)
+                before[name, split] = first + sum(file.n_examples for file in entry.files)
+                yield report.GenerationSplit(
+                    generation=generation.number,
+                    set=name,
+                    split=split,
+                    documents=entry.documents,
+                    tokens=entry.label_tokens if entry.samples is not None else entry.stream_tokens,
+                    samples=entry.samples,
+                    first_sample=first if entry.samples is not None else None,
+                    bytes=sum(file.bytes for file in entry.files),
+                )
+
+
+def _range_of(
+    splits: Sequence[report.GenerationSplit], generation: int, split: str | None
+) -> tuple[int, int]:
+    """(first, how many) samples of a generation in the split that is shown; (0, 0) in a corpus, whose samples the
+    reader cuts.
+    """
+    name = split or ("train" if any(entry.split == "train" for entry in splits) else splits[0].split)
+    for entry in splits:
+        if (entry.generation, entry.split) == (generation, name):
+            if entry.first_sample is None or entry.samples is None:
+                return 0, 0
+            return entry.first_sample, entry.samples
+    return 0, 0
+
+
+def inspect_one(
+    path: Path, *, sample: Sequence[int] = (), split: str | None = None, num_samples: int = 2
+) -> Report | SetsReport:
+    """The same of one generation: of the first, where `path` is a dataset that documents were added to."""
     opened = open_path(path)
     if opened.sets is None:
         return _inspect_set(opened, sample, split, num_samples)

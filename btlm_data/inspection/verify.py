@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from btlm_data.errors import DataError, InputError
+from btlm_data.formats import generations
 from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection.account_checks import check_disjoint, check_ledger, check_mix
 from btlm_data.inspection.check import Check, Report, tell_problems
@@ -21,10 +22,11 @@ from btlm_data.inspection.description_checks import check_description, check_pro
 from btlm_data.inspection.duplicates import check_removals
 from btlm_data.inspection.file_checks import check_checksums, check_files, check_pages
 from btlm_data.inspection.forgotten_checks import check_forgotten
+from btlm_data.inspection.generation_checks import check_generations_disjoint, check_listed
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
-from btlm_data.inspection.signature import check_certificates, check_signature
+from btlm_data.inspection.signature import check_certificates, check_generations, check_signature
 from btlm_data.inspection.source_checks import check_documents, check_inputs
 from btlm_data.inspection.stream_checks import check_streams
 from btlm_data.inspection.text_folder import check_text, is_text_folder
@@ -79,6 +81,34 @@ def verify(
         checks.append(check)
         report_line(check)
 
+    if opened.chosen is None and (opened.root / generations.FILE_NAME).exists():
+        _verify_generations(opened, report, source, signers, again)
+    else:
+        _verify_generation(opened, report, source, signers, again)
+    return checks
+
+
+def _verify_generations(
+    opened: Opened, report: Report, source: Path | None, signers: Path | None, again: Again
+) -> None:
+    """Every generation of a dataset by itself, and what they are to each other. source, again: for the first;
+    the others are verified with theirs by their own folders.
+    """
+    check_generations(opened.root, signers, report)
+    listed = check_listed(opened.root, report)
+    _verify_generation(opened, report, source, signers, again)
+    for generation in listed[1:]:
+
+        def tell(check: Check, number: int = generation.number) -> None:
+            report(Check(f"generation {number}: {check.name}", check.ok, check.detail, check.place))
+
+        _verify_generation(open_path(generation.root), tell, None, signers, NOTHING_AGAIN)
+    check_generations_disjoint(listed, report)
+
+
+def _verify_generation(
+    opened: Opened, report: Report, source: Path | None, signers: Path | None, again: Again
+) -> None:
     if opened.manifest is not None or opened.sets is not None or signers is not None:
         check_signature(opened.root, signers, report)
     described = opened.sets or opened.manifest
@@ -89,7 +119,6 @@ def verify(
         _verify_set(opened, report, "", source, again)
     else:
         _verify_sets(opened, report, source, signers, again)
-    return checks
 
 
 def passed(checks: Iterable[Check]) -> bool:

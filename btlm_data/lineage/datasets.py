@@ -1,8 +1,9 @@
-"""Open a finished dataset for questions: its sets and their splits."""
+"""Open a finished dataset for questions: its generations, their sets and the splits of these."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
-from btlm_data.formats import dataset
+from btlm_data.formats import dataset, generations
 from btlm_data.formats.dataset import DROPPED, FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.lineage.split_view import SplitView
@@ -21,11 +22,17 @@ _COLUMNS_OF_DROPPED = ("file", "line", "offset", "source", "bytes", "hash", "spl
 
 @dataclass(frozen=True)
 class SetView:
-    """One prepared set. name: its folder in the dataset, "" where there is one only."""
+    """One prepared set. name: its folder in the generation, "" where there is one only. generation: from 1.
+    samples_before, tokens_before: of earlier generations of the set, by split: samples and stream positions are
+    numbered through all of them.
+    """
 
     root: Path
     name: str
     manifest: Dataset
+    generation: int = 1
+    samples_before: Mapping[str, int] = field(default_factory=dict)
+    tokens_before: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def splits(self) -> dict[str, SplitView]:
@@ -71,19 +78,22 @@ class SetView:
 
 
 def open_dataset(path: Path) -> list[SetView]:
-    """The sets of the dataset in a folder. Raises DataError if there is none, or it is not whole."""
+    """The sets of the dataset in a folder, of all its generations, the oldest first. Raises DataError if there
+    is none, or it is not whole.
+    """
     root = path.parent if path.name == FILE_NAME else path
     if not (root / FILE_NAME).is_file() and (root.parent / FILE_NAME).is_file():
         root = root.parent  # a split's folder was named
-    value = dataset.read(root)
-    if isinstance(value, Dataset):
-        return [SetView(root, "", value)]
-    sets = []
-    for reference in value.sets:
-        of_set = dataset.read(root / reference.name)
-        if not isinstance(of_set, Dataset):
-            raise DataError(
-                f"{root / reference.name} holds sets itself. Restore it, or prepare the dataset again."
-            )
-        sets.append(SetView(root / reference.name, reference.name, of_set))
+    sets: list[SetView] = []
+    samples: dict[str, dict[str, int]] = {}
+    tokens: dict[str, dict[str, int]] = {}
+    for generation in generations.read(root):
+        for name, manifest in dataset.read_sets(generation.root).items():
+            before = samples.setdefault(name, {}), tokens.setdefault(name, {})
+            folder = generation.root / name if name else generation.root
+            sets.append(SetView(folder, name, manifest, generation.number, *map(dict, before)))
+            for split, entry in manifest.splits.items():
+                rows = sum(file.n_examples for file in entry.files)
+                before[0][split] = before[0].get(split, 0) + rows
+                before[1][split] = before[1].get(split, 0) + entry.stream_tokens
     return sets

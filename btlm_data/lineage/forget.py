@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from btlm_data.errors import BtlmError, DataError, InputError, OutputError
-from btlm_data.formats import dataset, forgotten, pages, provenance
+from btlm_data.formats import dataset, forgotten, generations, pages, provenance
 from btlm_data.formats.dataset import FILE_NAME, SetList, StoredFile
 from btlm_data.formats.forgotten import (
     Certificate,
@@ -44,10 +44,12 @@ from btlm_data.lineage.staging import (
     WORK_FOLDER,
     copy,
     is_ours,
+    lock_of,
     publish,
     replace,
     require_no_links,
     sync,
+    write_generations,
     write_list,
 )
 from btlm_data.lineage.where import rows_where
@@ -106,6 +108,8 @@ def forget(
     root = (path.parent if path.name == FILE_NAME else path).absolute()
     if not (root / FILE_NAME).is_file():
         dataset.read(root)  # which says what is missing
+    if (whole := generations.whole_of(root)) is not None:
+        raise InputError(f"{root} is a generation of {whole}. Name that folder.")
     if (root.parent / FILE_NAME).is_file() and isinstance(dataset.read(root.parent), SetList):
         raise InputError(
             f"{root} is one of the sets of {root.parent}, which have the same documents. Name that folder."
@@ -113,7 +117,7 @@ def forget(
     parent = open_store(root.parent)
     if root.is_symlink():
         raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
-    lock = f".{root.name}.forget.lock"
+    lock = lock_of(root)
     with hold(parent, lock, f"The dataset {root} is", option="folder"):
         staging = root.parent / f".{root.name}.forget{TEMPORARY_SUFFIX}"
         if staging.is_symlink() or staging.is_file():
@@ -167,21 +171,36 @@ def _forget(
         )
     require_no_links(root, sets)
     outcome.still_held = _still_held(root, sets)
-    outcome.pages = [name for name in pages.PAGES if is_ours(root / name)]
+    folders = list(dict.fromkeys(_generation_folder(root, of_set) for of_set in sets))
+    outcome.pages = [
+        (folder / name).relative_to(root).as_posix()
+        for folder in folders
+        for name in pages.PAGES
+        if is_ours(folder / name)
+    ]
     opened = [(str(run), open_run(run)) for run in runs]
     copy(root, staging)
+    changed = {plan.of_set.generation for plan in plans if plan.extents}
     for plan in plans:
-        _write_set(plan, staging / plan.of_set.name, queries, how, reason, opened, outcome)
-    write_list(staging)
+        if plan.of_set.generation in changed:
+            folder = staging / plan.of_set.root.relative_to(root)
+            _write_set(plan, folder, queries, how, reason, opened, outcome)
+    for folder in folders:
+        write_list(staging / folder.relative_to(root))
+    write_generations(staging)
     if sign is not None:
         sign(staging)
     sync(staging)
     exchange(root, staging)
     shutil.rmtree(staging)
-    outcome.certificate = (
-        root / forgotten.FILE_NAME if not sets[0].name else root / sets[0].name / forgotten.FILE_NAME
-    )
+    first = next(plan.of_set for plan in plans if plan.of_set.generation in changed)
+    outcome.certificate = first.root / forgotten.FILE_NAME
     return outcome
+
+
+def _generation_folder(root: Path, of_set: SetView) -> Path:
+    """The folder of the generation that a set belongs to."""
+    return root / generations.folder_of(of_set.generation)
 
 
 # What is forgotten ------------------------------------------------------------------------------------------
@@ -222,10 +241,27 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
 def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
     """Locations that hold the documents' text and are not this command's to change."""
     locations = []
-    made = provenance.read(sets[0].root)
-    run = made.configuration.get("run", {}) if made is not None else {}
-    source = made.source.get("name") if made is not None else None
-    locations.append(f"the source that the dataset was prepared from{f' ({source})' if source else ''}")
+    for folder in dict.fromkeys(_generation_folder(root, of_set) for of_set in sets):
+        locations += _held_since_prepared(root, folder)
+        if not (folder / WORK_FOLDER).is_dir():
+            locations.append("the work folder, where --work-dir named one")
+        locations += [
+            f"{(folder / name).relative_to(root)}, which is not as this program wrote it"
+            for name in pages.PAGES
+            if (folder / name).exists() and not is_ours(folder / name)
+        ]
+    locations.append("the models that were trained on it, and their checkpoints")
+    return list(dict.fromkeys(locations))
+
+
+def _held_since_prepared(root: Path, folder: Path) -> list[str]:
+    """What the run that prepared a generation read, and wrote beside it."""
+    made = provenance.read(folder)
+    if made is None:
+        return ["the source that the dataset was prepared from"]
+    source = made.source.get("name")
+    locations = [f"the source that the dataset was prepared from{f' ({source})' if source else ''}"]
+    run, dedupe = made.configuration.get("run", {}), made.configuration.get("dedupe", {})
     if isinstance(run, dict):
         locations += [
             f"{words} {run[key]}"
@@ -236,17 +272,10 @@ def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:
             )
             if run.get(key)
         ]
-    dedupe = made.configuration.get("dedupe", {}) if made is not None else {}
-    if isinstance(dedupe, dict) and dedupe.get("index"):
-        locations.append(f"the index of deduplication {dedupe['index']}, which keeps normalised texts")
-    if not (root / WORK_FOLDER).is_dir():
-        locations.append("the work folder, where --work-dir named one")
-    locations += [
-        f"{name}, which is not as this program wrote it"
-        for name in pages.PAGES
-        if (root / name).exists() and not is_ours(root / name)
-    ]
-    return [*locations, "the models that were trained on it, and their checkpoints"]
+    index = dedupe.get("index") if isinstance(dedupe, dict) else None
+    if index and Path(index) != root / generations.INDEX_FOLDER:  # which is removed
+        locations.append(f"the index of deduplication {index}, which keeps normalised texts")
+    return locations
 
 
 # The new dataset --------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def lines(answer: Answer) -> Iterator[str]:
 def document_lines(document: FoundDocument) -> Iterator[str]:
     """The lines of one document."""
     folder = f"{document.set}/{document.split}" if document.set else document.split
+    folder = f"generation {document.generation}, {folder}" if document.generation > 1 else folder
     yield f"  {folder} document {document.document:,}: {document.file} line {document.line:,} ({document.source})"
     own = "" if document.id == f"{document.file}#{document.offset}" else f"id {document.id}, "
     yield f"    {own}{document.tokens:,} tokens, {document.bytes:,} bytes, stream {document.stream[0]:,} to {document.stream[1]:,}"
@@ -85,6 +86,7 @@ def _steps(span: FoundSpan) -> str:
 
 def _dropped(gone: DroppedDocument) -> Iterator[str]:
     folder = f"{gone.set}: " if gone.set else ""
+    folder = f"generation {gone.generation}, {folder}" if gone.generation > 1 else folder
     yield f"  {folder}in no split: {gone.file} line {gone.line:,}, {gone.bytes:,} bytes"
     detail = f" ({gone.detail})" if gone.detail else ""
     yield f"    left at {gone.stage}: {gone.reason}{detail}"

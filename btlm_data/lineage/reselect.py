@@ -54,6 +54,11 @@ def reselect(path: Path, where: str, out: Path) -> Outcome:
             f"--where has {len(where):,} characters; dataset.json records at most {_MAX_EXPRESSION:,}."
         )
     sets = open_dataset(path)
+    if (count := max(of_set.generation for of_set in sets)) > 1:
+        raise InputError(
+            f"{path} has {count} generations, and a dataset is made of one. Name the folder of a later one, or prepare "
+            "the sources together."
+        )
     root = sets[0].root if not sets[0].name else sets[0].root.parent
     out = out.absolute()
     if out.exists() or out.is_symlink():

@@ -9,13 +9,21 @@ from pathlib import Path
 
 import msgspec
 
-from btlm_data.formats import dataset, forgotten, pages, provenance
+from btlm_data.formats import dataset, forgotten, generations, pages, provenance
 from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList
 from btlm_data.formats.guarded import require_no_link
 from btlm_data.lineage.datasets import SetView
 
 WORK_FOLDER = ".work"
-SIGNATURES = tuple(f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME))  # of the old dataset
+_NOT_COPIED = (WORK_FOLDER, generations.INDEX_FOLDER, generations.INDEX_WORK_FOLDER)
+SIGNATURES = tuple(
+    f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME, generations.FILE_NAME)
+)  # of the old dataset
+
+
+def lock_of(root: Path) -> str:
+    """The lease beside a dataset's folder, of whoever changes the dataset."""
+    return f".{root.name}.forget.lock"
 
 
 def require_no_links(root: Path, sets: Sequence[SetView]) -> None:
@@ -23,24 +31,25 @@ def require_no_links(root: Path, sets: Sequence[SetView]) -> None:
     for of_set in sets:
         stored = (file.name for file in of_set.manifest.stored())
         for name in (FILE_NAME, provenance.FILE_NAME, forgotten.FILE_NAME, *stored):
-            require_no_link(root, f"{of_set.name}/{name}" if of_set.name else name)
+            require_no_link(root, (of_set.root.relative_to(root) / name).as_posix())
 
 
 def copy(root: Path, staging: Path) -> None:
-    """The dataset's folder once more: every file a link to the same bytes, but without the work folder,
-    signature and pages.
+    """The dataset's folder once more: every file a link to the same bytes, but without work folders, the index
+    of deduplication, signatures and pages.
     """
+    generation_folders = [Path(entry.folder) for entry in generations.listed(root)] or [Path()]
     for folder, folders, names in os.walk(root):
         relative = Path(folder).relative_to(root)
-        if relative == Path():
-            folders[:] = [name for name in folders if name != WORK_FOLDER]
+        if relative in generation_folders:
+            folders[:] = [name for name in folders if name not in _NOT_COPIED]
         (staging / relative).mkdir(parents=True)
         shutil.copystat(folder, staging / relative)
         linked = [
             name for name in folders if (Path(folder) / name).is_symlink()
         ]  # of the user: see require_no_links
         for name in [*names, *linked]:
-            is_page = relative == Path() and name in pages.PAGES and is_ours(Path(folder) / name)
+            is_page = relative in generation_folders and name in pages.PAGES and is_ours(Path(folder) / name)
             if name not in SIGNATURES and not is_page:
                 link(Path(folder) / name, staging / relative / name)
 
@@ -82,6 +91,17 @@ def publish(folder: Path, value: Dataset | SetList) -> None:
     if made is not None:
         renewed = msgspec.structs.replace(made, dataset=written.checksum)
         replace(folder / provenance.FILE_NAME, provenance.encode(renewed))
+
+
+def write_generations(staging: Path) -> None:
+    """generations.json with the new checksums, where there is one."""
+    entries = generations.listed(staging)
+    if entries:
+        renewed = [
+            generations.Listed(entry.folder, dataset.read(staging / entry.folder).checksum)
+            for entry in entries
+        ]
+        replace(staging / generations.FILE_NAME, generations.encode(generations.GenerationList(renewed)))
 
 
 def write_list(staging: Path) -> None:

@@ -6,14 +6,15 @@ All questions of one call share their passes over the tables and the shards.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.formats import forgotten
+from btlm_data.formats import forgotten, generations
+from btlm_data.formats.generations import folder_of
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.passages import find_passages, passage_of
@@ -37,8 +38,8 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class FoundSpan(msgspec.Struct, frozen=True):
-    """A span of a document in the shards. sample: the row of the split, None in a corpus; row: in the shard
-    (corpus: its first token).
+    """A span of a document in the shards. sample: the row of the split, counted through all generations, None
+    in a corpus; row: in the shard (corpus: its first token).
 
     positions, labels: of the sample (corpus: tokens of the shard) where its tokens or EOS are inputs, and
     labels. tokens: of the document. text: where requested. seen: by the run.
@@ -55,8 +56,9 @@ class FoundSpan(msgspec.Struct, frozen=True):
 
 
 class FoundDocument(msgspec.Struct, frozen=True):
-    """A document of a split. document: its row in documents.parquet; line: from 1; stream: its first position
-    and one past its EOS; passage: the tokens [first, last) of it that hold the passage requested.
+    """A document of a split. document: its row in documents.parquet (of its generation); line: from 1; stream:
+    its first position and one past its EOS, counted through all generations; passage: the tokens [first, last)
+    of it that hold the passage requested.
     """
 
     set: str
@@ -75,6 +77,7 @@ class FoundDocument(msgspec.Struct, frozen=True):
     places: list[FoundSpan]
     passage: tuple[int, int] | None = None
     forgotten: bool = False
+    generation: int = 1
 
 
 class DroppedDocument(msgspec.Struct, frozen=True):
@@ -95,6 +98,7 @@ class DroppedDocument(msgspec.Struct, frozen=True):
     detail: str | None
     kept: list[str]
     fields: dict[str, str | None]
+    generation: int = 1
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -213,6 +217,7 @@ class _Tracer:
         """A document of a table, with its spans (all, or those given)."""
         extent = Extent(document["row"], document["stream_offset"], document["tokens"])
         shown = view.spans(extent) if spans is None else spans
+        before = of_set.tokens_before.get(view.name, 0)
         if passage is not None:
             shown = [span for span in shown if span.tokens[0] < passage[1] and passage[0] < span.tokens[1]]
         return FoundDocument(
@@ -228,10 +233,11 @@ class _Tracer:
             tokens=extent.tokens,
             hash=document["hash"].hex() if document.get("hash") is not None else None,
             fields=_fields(document),
-            stream=(extent.begin, extent.end),
+            stream=(before + extent.begin, before + extent.end),
             places=[self._found_span(of_set, view, span) for span in shown],
             passage=passage,
             forgotten=bool(document.get("forgotten")),
+            generation=of_set.generation,
         )
 
     def _found_span(self, of_set: SetView, view: SplitView, span: Span) -> FoundSpan:
@@ -243,7 +249,7 @@ class _Tracer:
         return FoundSpan(
             shard=os.fspath(view.path(shard)),
             row=row,
-            sample=None if view.is_corpus else span.row,
+            sample=None if view.is_corpus else of_set.samples_before.get(view.name, 0) + span.row,
             positions=span.positions,
             labels=span.labels,
             tokens=span.tokens,
@@ -262,7 +268,7 @@ class _Tracer:
                     return (
                         f"it was forgotten: {forgotten.FILE_NAME} has the certificate of {certificate.when}"
                     )
-        where = " or ".join(of_set.name or "the dataset" for of_set in self.sets)
+        where = " or ".join(dict.fromkeys(of_set.name or "the dataset" for of_set in self.sets))
         if query.kind == "text":
             return f"no document of {where} has this passage; texts of dropped documents are not kept"
         if query.kind in ("id", "url") and not self._has_column(query.kind):
@@ -283,37 +289,68 @@ class _Tracer:
     def _standing(self, query: Query) -> list[FoundDocument]:
         """What is at a sample, a row or a range of tokens; of each set, where there are several."""
         answers = []
-        for of_set in self.sets:
-            splits = self.splits(of_set)
-            view = splits.get(self.split or "train") or next(iter(splits.values()))
-            by_document: dict[int, list[Span]] = {}
-            for span in self._spans_at(view, query):
-                by_document.setdefault(span.document, []).append(span)
-            described = view.table.described(sorted(by_document))
-            documents = [self.document(of_set, view, d, spans=by_document[d["row"]]) for d in described]
-            answers += sorted(documents, key=lambda document: _first_position(document))
+        for name in dict.fromkeys(of_set.name for of_set in self.sets):
+            for of_set, view, spans in self._spans_at(self._views(name), query):
+                by_document: dict[int, list[Span]] = {}
+                for span in spans:
+                    by_document.setdefault(span.document, []).append(span)
+                described = view.table.described(sorted(by_document))
+                documents = [self.document(of_set, view, d, spans=by_document[d["row"]]) for d in described]
+                answers += sorted(documents, key=lambda document: _first_position(document))
         return answers
 
-    def _spans_at(self, view: SplitView, query: Query) -> list[Span]:
-        if query.kind == "tokens":
-            start, stop = query.range
-            if start >= view.entry.stream_tokens:
-                raise ConfigError(
-                    f"The stream of {view.name} has {view.entry.stream_tokens:,} tokens, none from {start:,} on. Name others."
-                )
-            if view.is_corpus:
-                return view.corpus_documents(start, stop)
-            return [
-                span
-                for extent in view.between(start, stop)
-                for span in view.spans(extent)
-                if extent.begin + span.tokens[0] < stop and start < extent.begin + span.tokens[1]
+    def _views(self, name: str) -> list[tuple[SetView, SplitView]]:
+        """The split that is asked, of every generation of a set that has it."""
+        of_name = [of_set for of_set in self.sets if of_set.name == name]
+        split = self.split or "train"
+        if not any(split in of_set.splits for of_set in of_name):
+            split = next(iter(of_name[0].splits))
+        return [(of_set, of_set.splits[split]) for of_set in of_name if split in of_set.splits]
+
+    def _spans_at(
+        self, views: Sequence[tuple[SetView, SplitView]], query: Query
+    ) -> Iterator[tuple[SetView, SplitView, list[Span]]]:
+        """What is there, of each generation that has any of it. Samples and tokens are numbered through all."""
+        last_set, last = views[-1]
+        is_corpus, length = last.is_corpus, last.length
+        if query.kind == "row":
+            file, _, row = query.value.rpartition(":")
+            *folders, shard = file.split("/")
+            chosen = [
+                (of_set, view)
+                for of_set, view in views
+                if any(entry.name == shard for entry in view.entry.files)
+                and ("generation-" not in file or folder_of(of_set.generation) in folders)
             ]
-        if query.kind == "sample":
+            for of_set, view in chosen or views[-1:]:
+                yield of_set, view, view.documents_in(view.row_in(shard, int(row)))
+        elif query.kind == "sample" and not is_corpus:
             number = int(query.value)
-            return view.documents_in(number * view.length if view.is_corpus else number)
-        file, _, row = query.value.rpartition(":")
-        return view.documents_in(view.row_in(file.rpartition("/")[2], int(row)))
+            total = last_set.samples_before.get(last.name, 0) + last.num_rows
+            if number >= total:
+                raise ConfigError(
+                    f"There is no sample {number:,} in {last.name}: they go from 0 to {total - 1:,}. Name another."
+                )
+            for of_set, view in views:
+                own = number - of_set.samples_before.get(view.name, 0)
+                if 0 <= own < view.num_rows:
+                    yield of_set, view, view.documents_in(own)
+        else:
+            start, stop = (
+                query.range
+                if query.kind == "tokens"
+                else (int(query.value) * length, (int(query.value) + 1) * length)
+            )
+            total = last_set.tokens_before.get(last.name, 0) + last.entry.stream_tokens
+            if start >= total:
+                raise ConfigError(
+                    f"The stream of {last.name} has {total:,} tokens, none from {start:,} on. Name others."
+                )
+            for of_set, view in views:
+                before = of_set.tokens_before.get(view.name, 0)
+                low, high = max(0, start - before), min(view.entry.stream_tokens, stop - before)
+                if low < high:
+                    yield of_set, view, _spans_between(view, low, high)
 
     # Runs ---------------------------------------------------------------------------------------------------
 
@@ -362,6 +399,18 @@ class _Tracer:
         ]
 
 
+def _spans_between(view: SplitView, start: int, stop: int) -> list[Span]:
+    """The spans with a token or an EOS at stream positions [start, stop)."""
+    if view.is_corpus:
+        return view.corpus_documents(start, stop)
+    return [
+        span
+        for extent in view.between(start, stop)
+        for span in view.spans(extent)
+        if extent.begin + span.tokens[0] < stop and start < extent.begin + span.tokens[1]
+    ]
+
+
 def _first_position(document: FoundDocument) -> tuple[int, int]:
     span = document.places[0]
     return (span.sample or 0, min(span.positions[0], span.labels[0]))
@@ -389,6 +438,7 @@ def _dropped(of_set: SetView, document: Mapping[str, Any]) -> DroppedDocument:
         detail=detail,
         kept=kept,
         fields=_fields(document),
+        generation=of_set.generation,
     )
 
 
@@ -407,6 +457,7 @@ def _rejected(of_set: SetView, record: Mapping[str, Any]) -> DroppedDocument:
         detail=record["detail"],
         kept=[],
         fields={},
+        generation=of_set.generation,
     )
 
 
@@ -423,8 +474,10 @@ def batch(run: Path, step: int, *, texts: bool = True) -> list[tuple[int, int, F
         shard = Path(sample.shard)
         root = shard.parent.parent
         if root not in tracers:
-            sets = open_dataset(root)
-            tracers[root] = (_Tracer(sets, None, None, texts), sets[0])
+            whole = generations.whole_of(root) or generations.whole_of(root.parent) or root
+            sets = open_dataset(whole)
+            own = next((of_set for of_set in sets if of_set.root == root), sets[0])
+            tracers[root] = (_Tracer(sets, None, None, texts), own)
         tracer, of_set = tracers[root]
         view = of_set.splits.get(shard.parent.name)
         if view is None:

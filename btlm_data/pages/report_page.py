@@ -46,7 +46,7 @@ def build(path: Path) -> bytes:
     """The page about a dataset, or about shards that others made. Raises DataError if there is nothing to
     look at.
     """
-    report = summary.inspect(path, num_samples=0)
+    report = summary.inspect_one(path, num_samples=0)
     if isinstance(report, SetsReport):
         articles = [
             (name, set_report, _read(open_path(Path(report.path) / name)))

@@ -41,16 +41,20 @@ class Override(NamedTuple):
 
 
 def load(
-    path: Path | None, overrides: Mapping[str, Override | tuple[Any, str]], *, trust: bool = False
+    path: Path | None,
+    overrides: Mapping[str, Override | tuple[Any, str]],
+    *,
+    trust: bool = False,
+    without: Sequence[str] = (),
 ) -> Recipe:
     """Read a recipe and lay the command line over it.
 
     path: a recipe file, or a dataset.json, of which only what decides the data is repeated: its configuration
     without any `run` section. overrides: dotted key -> setting. trust: whether a dataset.json may name code
-    to run (a filter's function) and a deduplication index to write. Raises ConfigError naming the key, the
-    place and the nearest valid key.
+    to run (a filter's function) and a deduplication index to write. without: dotted keys of a dataset.json
+    that are not repeated. Raises ConfigError naming the key, the place and the nearest valid key.
     """
-    file = YamlFile("", {}, {}, {}) if path is None else _read(path, trust)
+    file = YamlFile("", {}, {}, {}) if path is None else _read(path, trust, without)
     tree = file.tree
     given: dict[KeyPath, Override] = {}
     for dotted, override in overrides.items():
@@ -92,7 +96,7 @@ def parse_assignment(text: str) -> tuple[str, Override]:
         ) from None
 
 
-def _read(path: Path, trust: bool) -> YamlFile:
+def _read(path: Path, trust: bool, without: Sequence[str]) -> YamlFile:
     if path.suffix != ".json":
         return yaml_file.read(path)
     manifest = _read_json(path)
@@ -112,6 +116,10 @@ def _read(path: Path, trust: bool) -> YamlFile:
             "prepared dataset."
         )
     settings = {key: value for key, value in settings.items() if key != "run"}
+    for dotted in without:
+        section, _, key = dotted.partition(".")
+        if isinstance(settings.get(section), dict):
+            settings[section].pop(key, None)
     if not trust:
         _refuse_instructions(settings, path)
     return YamlFile(str(path), settings, {}, {})

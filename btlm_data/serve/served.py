@@ -80,7 +80,7 @@ class Served:
     @cached_property
     def report(self) -> Report:
         """What `inspect` finds out; measured when first requested."""
-        report = summary.inspect(self.opened.path, num_samples=0)
+        report = summary.inspect_one(self.opened.path, num_samples=0)
         assert not isinstance(report, SetsReport)
         return report
 

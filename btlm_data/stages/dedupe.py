@@ -67,10 +67,10 @@ def run(
     dedupe: DedupeSettings,
     how: Run,
     plan_members: MembersPlanner,
-    plan_kept_texts: KeptTextsPlanner,
+    plan_kept_texts: KeptTextsPlanner | None,
 ) -> Deduplicated | None:
     """Deduplicate all blocks; None if the recipe asks for none. table: of the blocks. plan_members,
-    plan_kept_texts: members.py.
+    plan_kept_texts: members.py; without the latter nothing is added to an index.
 
     Raises SafetyStop if a source would lose more than `max_removed` of its bytes, ConfigError for an index of
     another kind.
@@ -102,7 +102,8 @@ def run(
         ),
         index.reader.lineage if index is not None else None,
     )
-    steps = Steps(blocks, table, settings, lineage, keeps_keys=index is not None and not index.is_added)
+    is_to_add = index is not None and not index.is_added and plan_kept_texts is not None
+    steps = Steps(blocks, table, settings, lineage, keeps_keys=is_to_add)
     work = runner.stores.work
     work.delete([decided.NAME])
     pairs: Artifact | None = None
@@ -145,7 +146,7 @@ def run(
     evidence = gates.Evidence(work, tables["clusters"], tables["removals"], read_list(work, members))
     gates.check(removed, summary, dedupe, how.accept_removal or how.accept_removal_of, evidence)
     files = {artifact.name: artifact for artifact in fates.outputs}
-    if index is not None and not index.is_added:
+    if index is not None and plan_kept_texts is not None and not index.is_added:
         keeps_signatures = "bands" in settings.key_kinds and not settings.by_text
         sketches = (
             [(b.first_ordinal, b.sketch) for b in blocks if b.sketch is not None] if keeps_signatures else []
@@ -154,7 +155,7 @@ def run(
             texts, stays = [], None
             if settings.by_text:
                 kept = plan_kept_texts(files[clusters.CLUSTERS])
-                texts = [artifact for result in runner.run(kept) for artifact in result.outputs]
+                texts = [(0, artifact) for result in runner.run(kept) for artifact in result.outputs]
                 stays = Columns(work, files[clusters.CLUSTERS])["text_stays"]
             index.add(joined.keys, sketches, total, work, texts, stays)
             runner.discard_files("dedupe/kept-texts")

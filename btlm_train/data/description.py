@@ -11,6 +11,7 @@ from typing import Literal
 
 from btlm_data.errors import DataError
 from btlm_train.data.block_cache import CacheSettings
+from btlm_train.data.generations import Chosen
 from btlm_train.data.settings import FEATURES, VSL_FEATURES
 from btlm_train.data.shard_set import ShardSet
 
@@ -36,16 +37,17 @@ def describe_data(
     data_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     max_sequence_length: int | None = None,
     cache: CacheSettings | None = None,
+    generation: Chosen = None,
 ) -> DataDescription:
     """Look at the shards of `data_dirs` and at their manifests (dataset.json beside them, or one or two
     levels above).
 
     max_sequence_length: the length a corpus will be read with. cache: where blocks of shards in stores are
-    kept. Raises InputError or DataError if the folders
+    kept. generation: as for ShardSet. Raises InputError or DataError if the folders
     cannot be read as one set.
     """
     given = [data_dirs] if isinstance(data_dirs, (str, os.PathLike)) else list(data_dirs)
-    shards = ShardSet([os.fspath(folder) for folder in given], cache=cache)
+    shards = ShardSet([os.fspath(folder) for folder in given], cache=cache, generation=generation)
     kind: Literal["sample", "corpus", "vsl"] = "sample"
     length: int | None
     if not shards.trailing:

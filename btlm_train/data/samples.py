@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import Dataset
 
 from btlm_data.errors import ConfigError, DataError, InputError
+from btlm_train.data.generations import Chosen
 from btlm_train.data.manifests import split_folder
 from btlm_train.data.mixture import Mixture
 from btlm_train.data.read_ahead import Rows
-from btlm_train.data.settings import FEATURES, VSL_FEATURES, DataConfig
+from btlm_train.data.settings import FEATURES, VSL_FEATURES, DataConfig, MixtureEntry
 from btlm_train.data.shard_set import ShardSet
-from btlm_train.data.state import after_forgetting, data_differences
+from btlm_train.data.state import after_forgetting, data_differences, is_grown
 
 Int64Array = npt.NDArray[np.int64]
 Batch = dict[str, torch.Tensor]
@@ -80,10 +81,12 @@ class Source:
     corpus.
     """
 
-    def __init__(self, data_dir: str | list[str], subset: str | None, config: DataConfig) -> None:
+    def __init__(
+        self, data_dir: str | list[str], subset: str | None, config: DataConfig, generation: Chosen = None
+    ) -> None:
         folders = [data_dir] if isinstance(data_dir, str) else data_dir
         whole = [split_folder(folder, ("train",)) for folder in folders]  # `shards` names `shards/train`
-        self.shards = ShardSet(whole, config.sort_files, config.cache())
+        self.shards = ShardSet(whole, config.sort_files, config.cache(), generation)
         first, trailing, length = self.shards.names[0], self.shards.trailing, config.max_sequence_length
         self.by_sample = bool(trailing)
         if not self.by_sample:
@@ -145,6 +148,12 @@ class Source:
         return self.subset.stored(samples) * self.stride
 
 
+def _source_of(entry: MixtureEntry, config: DataConfig) -> Source:
+    """A set of a mixture; `generation` of the configuration is that of sets that say nothing."""
+    generation = entry.generation if entry.generation is not None else config.generation
+    return Source(entry.data_dir, entry.data_subset, config, generation)
+
+
 class HDF5Dataset(Dataset[Any]):
     """Samples by index, in the order of the files (or of the mixture). An index gives one sample, a list of
     indices a batch.
@@ -160,10 +169,10 @@ class HDF5Dataset(Dataset[Any]):
         self.features_list = list(VSL_FEATURES if config.use_vsl else FEATURES)
         self._mixture: Mixture | None = None
         if config.data_dir is not None:
-            self._sources = [Source(config.data_dir, config.data_subset, config)]
+            self._sources = [Source(config.data_dir, config.data_subset, config, config.generation)]
         else:
             used = [entry for entry in config.mixture or () if entry.weight > 0]
-            self._sources = [Source(entry.data_dir, entry.data_subset, config) for entry in used]
+            self._sources = [_source_of(entry, config) for entry in used]
             for entry, source in zip(used, self._sources, strict=True):
                 if not len(source):
                     raise InputError(
@@ -176,7 +185,7 @@ class HDF5Dataset(Dataset[Any]):
                 config.strict_compat
             ):  # the original pairs the weights above 0 with all sets, from the first on
                 entries = (config.mixture or ())[: len(used)]
-                compared = [len(Source(entry.data_dir, entry.data_subset, config)) for entry in entries]
+                compared = [len(_source_of(entry, config)) for entry in entries]
             self._mixture = Mixture(
                 lengths, [entry.weight for entry in used], not config.shuffle, config.shuffle_seed, compared
             )
@@ -300,13 +309,22 @@ class HDF5Dataset(Dataset[Any]):
             listing = "\n  ".join(differences + changed)
             raise kind(
                 f"The saved state belongs to other data or settings:\n  {listing}\nRestore them, or load "
-                "with strict=False."
+                f"with strict=False.{_advice(state, current)}"
             )
+
+
+def _advice(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What to do where files only came behind those of the saved state."""
+    if is_grown(then.get("data"), now["data"]):
+        return " Where documents were added to a dataset since (btlm-data add), set `generation` to those that were read."
+    return ""
 
 
 def _without_locations(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state without the folders that the data lay in."""
     kept = {key: value for key, value in state.items() if key != "data_dir"}
     if isinstance(mixture := kept.get("mixture_params"), list) and all(isinstance(e, dict) for e in mixture):
-        kept["mixture_params"] = [{k: v for k, v in e.items() if k != "data_dir"} for e in mixture]
+        kept["mixture_params"] = [
+            {k: v for k, v in e.items() if k not in ("data_dir", "generation")} for e in mixture
+        ]
     return kept

@@ -37,6 +37,7 @@ def _paths_as_text(value: Any) -> Any:
     return value
 
 
+Generation = Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 DataDir = Annotated[str | list[str], BeforeValidator(_paths_as_text)]
 
 
@@ -50,6 +51,7 @@ class MixtureEntry(_Settings):
     data_dir: DataDir
     weight: float = Field(ge=0, allow_inf_nan=False)
     data_subset: str | None = None
+    generation: Generation | Literal["all"] | None = None
 
 
 class DataConfig(_Settings):
@@ -59,7 +61,8 @@ class DataConfig(_Settings):
     format alone. num_samples is the length of an epoch in samples (None: the length of the data). data_subset
     holds ascending ranges of fractions ("0.0-0.5,0.7-1.0"). prefetch_factor (batches per worker) and
     persistent_workers matter with num_workers only. Ours alone: strict_compat, the original's order where it
-    is deterministic and a fault of the original's (docs/own-loader.md); cache_dir and cache_size, where
+    is deterministic and a fault of the original's (docs/own-loader.md); generation, which generations of a
+    dataset that documents were added to (its number, or several; default: all, the oldest first); cache_dir and cache_size, where
     blocks of shards in stores are kept (default: in the user's cache folder), and how many bytes of them at
     most.
     """
@@ -81,6 +84,7 @@ class DataConfig(_Settings):
     persistent_workers: bool = True
     use_worker_cache: bool = False
     strict_compat: bool = False
+    generation: Generation | Literal["all"] | None = None
     cache_dir: Annotated[str | None, BeforeValidator(_paths_as_text)] = None
     cache_size: Annotated[Size, Field(ge=2**24)] = CACHE_BYTES
     # Accepted because published parameter files carry them; this reader has no use for them.

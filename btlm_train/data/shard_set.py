@@ -16,6 +16,7 @@ import numpy.typing as npt
 from btlm_data.errors import DataError, InputError
 from btlm_train.data.block_cache import CacheSettings
 from btlm_train.data.folders import Folder, RemoteFolder, open_folder, shown
+from btlm_train.data.generations import Chosen, folders_of
 from btlm_train.data.manifests import check_manifests, find_manifest, listed_sha256, splits_in
 from btlm_train.data.read_ahead import Rows
 from btlm_train.data.remote_shard import RemoteObject
@@ -30,8 +31,9 @@ class ShardSet:
     """The rows of all *.h5 files of some folders, end to end: sorted by path as text, hidden files too,
     sub-folders not.
 
-    data_dirs: paths and URLs; `cache` is where blocks of the latter are kept. Holds no open file, so it may
-    be pickled and forked. Raises InputError if there is nothing to read, DataError if a file is not a shard,
+    data_dirs: paths and URLs; `cache` is where blocks of the latter are kept. generation: where documents were
+    added to a dataset, which generations of it (None: all); they come one after the other, the oldest first.
+    Holds no open file, so it may be pickled and forked. Raises InputError if there is nothing to read, DataError if a file is not a shard,
     does not fit the others, or is not what the manifest beside it says.
     """
 
@@ -40,9 +42,11 @@ class ShardSet:
         data_dirs: str | Sequence[str],
         sort_files: bool = True,
         cache: CacheSettings | None = None,
+        generation: Chosen = None,
     ) -> None:
-        folders = [data_dirs] if isinstance(data_dirs, str) else list(data_dirs)
-        opened = [open_folder(name) for name in folders]
+        chosen = folders_of([data_dirs] if isinstance(data_dirs, str) else list(data_dirs), generation)
+        folders, opened = [name for _, name in chosen], [open_folder(name) for _, name in chosen]
+        ranks = {id(folder): number for folder, (number, _) in zip(opened, chosen, strict=True)}
         shards = [(location, name) for location in opened for name in _shards_of(location)]
         if not shards:
             splits = [f"{folder}/{split}" for folder in folders for split in splits_in(folder)]
@@ -53,7 +57,7 @@ class ShardSet:
             )
             raise InputError(f"There is no *.h5 file in {', '.join(map(shown, folders))}. {advice}")
         if sort_files:
-            shards.sort(key=lambda pair: _full_name(*pair))
+            shards.sort(key=lambda pair: (ranks[id(pair[0])], _full_name(*pair)))
         manifests = [find_manifest(location) for location in opened]
         self.manifests = [manifest for manifest in manifests if manifest is not None]
         self.sha256 = listed_sha256(self.manifests, opened)

@@ -89,6 +89,17 @@ def data_differences(then: Any, now: list[dict[str, Any]], limit: int = 8) -> li
     return lines if len(lines) <= limit else [*lines[:limit], f"and {len(lines) - limit} more differences"]
 
 
+def is_grown(then: Any, now: list[dict[str, Any]]) -> bool:
+    """Whether each set begins with the files that it was then, and one has more by now."""
+    try:
+        before, after = (msgspec.convert(value, type=list[Fingerprint]) for value in (then, now))
+    except msgspec.ValidationError:
+        return False
+    return len(before) == len(after) and all(
+        old.files == new.files[: len(old.files)] for old, new in zip(before, after, strict=True)
+    )
+
+
 def _differences(then: Fingerprint, now: Fingerprint) -> list[str]:
     lines = [f"rows: {then.layout} then, {now.layout} now"] if then.layout != now.layout else []
     if then.files == now.files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from btlm_data.errors import ConfigError
 from btlm_train.data.description import DataDescription, describe_data
 from btlm_train.data.folders import open_folder, shown
+from btlm_train.data.generations import folders_of
 from btlm_train.data.manifests import split_folder
 from btlm_train.data.settings import DataConfig
 from btlm_train.parameters import ModelConfig, Params
@@ -67,7 +68,10 @@ def check_data(data: DataConfig | None, model: ModelConfig, section: str) -> Dat
                 f"{section}.data_dir is {shown(folder)}, and there is no such folder. "
                 f"Prepare it with btlm-data prepare, or correct it: --set {section}.data_dir=FOLDER."
             )
-    description = describe_data(folders, data.max_sequence_length, data.cache())
+    first_of_each = 1  # the others are named by their own folders
+    description = describe_data(
+        _with_generations(data), data.max_sequence_length, data.cache(), generation=first_of_each
+    )
     _check_fit(description, model, f"{section}.data_dir {', '.join(map(shown, folders))}")
     return description
 
@@ -94,6 +98,19 @@ def _check_fit(data: DataDescription, model: ModelConfig, where: str) -> None:
             "vocabulary "
             f"of 50257. Set model.vocab_size to {vocabulary}, or prepare the data with --tokenizer gpt2."
         )
+
+
+def _with_generations(data: DataConfig) -> list[str]:
+    """All folders that are read, those of later generations by their own names."""
+    sets = [(data.data_dir, data.generation)]
+    if data.mixture is not None:
+        sets = [(entry.data_dir, entry.generation or data.generation) for entry in data.mixture]
+    return [
+        folder
+        for names, chosen in sets
+        if names is not None
+        for _, folder in folders_of([names] if isinstance(names, str) else names, chosen)
+    ]
 
 
 def _folders(data: DataConfig) -> list[str]:

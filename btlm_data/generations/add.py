@@ -1,0 +1,280 @@
+"""Documents of a new source added to a finished dataset: prepared as its next generation, deduplicated against
+all earlier ones, and listed in generations.json when it is complete.
+
+Nothing that is there is written again: earlier generations keep every file. A kill at any moment leaves the
+dataset without the new generation or with it; the same command continues.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from btlm_data import pipeline
+from btlm_data.engine.runner import Events
+from btlm_data.errors import ConfigError, DataError, InputError, OutputError, SourceUnavailable
+from btlm_data.formats import dataset, generations, ledger, provenance
+from btlm_data.formats.dataset import FILE_NAME, UNFINISHED_NAME, SetList
+from btlm_data.formats.generations import Generation, GenerationList, Listed
+from btlm_data.generations import index
+from btlm_data.lineage.overlap import GenerationDocuments, first_shared
+from btlm_data.lineage.staging import lock_of
+from btlm_data.output_folder import OutputFolder
+from btlm_data.pipeline import Prepared
+from btlm_data.preparation import Inputs
+from btlm_data.recipe.load import Override, load
+from btlm_data.recipe.models import Recipe
+from btlm_data.storage import open_store
+from btlm_data.storage.lease import hold
+from btlm_data.task import Counts
+from btlm_data.tokenizer import Tokenizer, load_tokenizer
+
+# Of the first generation's settings, what is about its source alone.
+_OF_THE_SOURCE = (
+    "source.name",
+    "source.revision",
+    "source.limit",
+    "source.files",
+    "source.chunks",
+    "source.splits",
+    "dedupe.index",
+)
+# What one reader sees must be of one kind, and what is compared must be made alike.
+_FIXED = ("seq_len", "format", "tail", "max_documents_per_sample", "shards", "tokenizer", "dedupe")
+_FREE_OF_DEDUPE = ("index", "max_removed", "max_component", "expected_removed")
+_PLACES = ("name", "revision", "backend")  # of the tokenizer, which is compared by its fingerprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `add` is going to do. generations: those that are there; number: of the next one; recipe: how it is
+    prepared.
+    """
+
+    root: Path
+    generations: list[Generation]
+    number: int
+    recipe: Recipe
+    tokenizer: Tokenizer
+
+    @property
+    def folder(self) -> Path:
+        """Of the next generation."""
+        return self.root / generations.folder_of(self.number)
+
+    @property
+    def index_size(self) -> index.IndexSize:
+        """What the index takes; nothing where the recipe deduplicates nothing."""
+        if self.recipe.dedupe.method == "none":
+            return index.IndexSize(0, 0)
+        return index.size(self.root, self.generations, self.recipe)
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was done. number: of the generation; prepared: its run."""
+
+    number: int
+    prepared: Prepared
+
+
+def plan(path: Path, overrides: Mapping[str, Override], *, trust: bool = False) -> Plan:
+    """Read the dataset and the recipe of the next generation: the first one's, with the new source and what the
+    command line says. Raises ConfigError for settings that cannot differ from the dataset's, DataError if the
+    dataset is not whole, InputError where `path` is a part of one.
+    """
+    root = (path.parent if path.name == FILE_NAME else path).absolute()
+    _refuse_parts(root)
+    present = generations.read(root)
+    if len(present) == generations.MAX_GENERATIONS:
+        raise OutputError(
+            f"{root} has {len(present):,} generations, and there can be no more. Prepare it anew."
+        )
+    for key in ("run.out", "dedupe.index"):
+        if key in overrides:
+            raise ConfigError(
+                f"{overrides[key].shown} cannot be given: what is added goes into {root}, and is compared with the index "
+                "beside it. Leave it out."
+            )
+    number = len(present) + 1
+    given = dict(overrides)
+    given["run.out"] = Override(str(root / generations.folder_of(number)), "add")
+    recipe = load(root / FILE_NAME, given, trust=trust, without=_OF_THE_SOURCE)
+    changes: dict[str, Any] = {}
+    if "seed" not in overrides:
+        changes["seed"] = (recipe.seed + number - 1) % 2**63
+    if recipe.dedupe.method != "none":
+        changes["dedupe"] = recipe.dedupe.model_copy(update={"index": str(root / generations.INDEX_FOLDER)})
+    recipe = recipe.model_copy(update=changes)
+    settings = recipe.settings
+    tokenizer = load_tokenizer(
+        settings.tokenizer.name,
+        eos=settings.tokenizer.eos,
+        backend=settings.tokenizer.backend,
+        revision=settings.tokenizer.revision,
+    )
+    _check_settings(root, recipe, tokenizer, trust)
+    return Plan(root, present, number, recipe, tokenizer)
+
+
+def add(planned: Plan, events: Events) -> Added:
+    """Add what was planned. Raises BtlmError for everything that a user can correct; the dataset is as it was
+    then.
+    """
+    root, recipe = planned.root, planned.recipe
+    with hold(open_store(root.parent), lock_of(root), f"The dataset {root} is", heartbeat=False):
+        if [g.manifest.checksum for g in generations.read(root)] != [
+            g.manifest.checksum for g in planned.generations
+        ]:
+            raise OutputError(f"{root} was changed by another program meanwhile. Run the same command again.")
+        inputs = Inputs.look_up(recipe)
+        if (number := _already_added(planned, inputs)) is not None:
+            folder = root / generations.folder_of(number)
+            none: dict[str, Counts] = {stage: Counts() for stage in ledger.STAGES}
+            values = dataset.read_sets(folder)
+            return Added(
+                number, Prepared(str(folder), str(folder), True, none, already_done=True, datasets=values)
+            )
+        _refuse_other(planned, inputs)
+        if recipe.dedupe.method != "none":
+            index.update(root, planned.generations, recipe, planned.tokenizer, events)
+        try:
+            prepared = pipeline.prepare(recipe, events, adds_to_index=False)
+        except InputError as error:
+            if not isinstance(error, SourceUnavailable):  # there is nothing to continue
+                shutil.rmtree(planned.folder, ignore_errors=True)
+            raise
+        if prepared.complete:
+            _require_disjoint(planned)
+            _publish(planned)
+    return Added(planned.number, prepared)
+
+
+# What can be added, and to what -----------------------------------------------------------------------------
+
+
+def _refuse_parts(root: Path) -> None:
+    """Raise InputError for a folder that is a part of a dataset, DataError for one that is being prepared."""
+    if root.is_symlink():
+        raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
+    if not (root / FILE_NAME).is_file():
+        if (root / UNFINISHED_NAME).exists():
+            raise DataError(
+                f"{root} is being prepared, or its run was stopped. Finish it first: run the same command again."
+            )
+        dataset.read(root)  # which says what is missing
+    if (whole := generations.whole_of(root)) is not None:
+        raise InputError(f"{root} is a generation of {whole}. Name that folder.")
+    if (root.parent / FILE_NAME).is_file() and isinstance(dataset.read(root.parent), SetList):
+        raise InputError(
+            f"{root} is one of the sets of {root.parent}, which are prepared together. Name that folder."
+        )
+
+
+def _check_settings(root: Path, recipe: Recipe, tokenizer: Tokenizer, trust: bool) -> None:
+    """Raise ConfigError where a setting that all generations share is another one."""
+    first = next(iter(dataset.read_sets(root).values()))
+    if tokenizer.fingerprint != first.tokenizer.fingerprint:
+        raise ConfigError(
+            f"The ids of {root} were made by the tokenizer {first.tokenizer.name} (fingerprint "
+            f"{first.tokenizer.fingerprint[:16]}...), and {tokenizer.name} is another one (fingerprint "
+            f"{tokenizer.fingerprint[:16]}...). All generations have one tokenizer: leave --tokenizer out, or restore "
+            "the files of the old one."
+        )
+    source = {"source.name": Override(recipe.source.name, "--source")}
+    there = load(root / FILE_NAME, source, trust=trust, without=_OF_THE_SOURCE)
+    for key in _FIXED:
+        old, new = (_comparable(key, value.model_dump(mode="json")[key]) for value in (there, recipe))
+        if old != new:
+            names = [key]
+            if isinstance(old, dict):
+                name = next(name for name in old if old[name] != new[name])
+                names, old, new = [key, name], old[name], new[name]
+            raise ConfigError(
+                f"{'.'.join(names)} is {_shown(old)} in {root}, and {_shown(new)} was given. All generations of a dataset "
+                "share it: leave it out, or prepare the new source as a dataset of its own."
+            )
+
+
+def _comparable(key: str, value: Any) -> Any:
+    left_out = {"dedupe": _FREE_OF_DEDUPE, "tokenizer": _PLACES}.get(key, ())
+    return {name: v for name, v in value.items() if name not in left_out} if left_out else value
+
+
+def _shown(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _already_added(planned: Plan, inputs: Inputs) -> int | None:
+    """The generation that this very source was added as, with these settings; None if there is none."""
+    for generation in planned.generations[1:]:
+        made = provenance.read(generation.root)
+        shift = {"seed": planned.recipe.seed + generation.number - planned.number}
+        recipe = planned.recipe.model_copy(update=shift)
+        same = Inputs(
+            recipe, inputs.listing, inputs.tokenizer, inputs.filters, inputs.evaluation, inputs.signals
+        )
+        if made is not None and made.run == same.fingerprint:
+            return generation.number
+    return None
+
+
+def _refuse_other(planned: Plan, inputs: Inputs) -> None:
+    """Raise OutputError where another add is unfinished, or the folder holds what is not ours."""
+    folder, run = planned.folder, planned.recipe.run
+    if not folder.exists() or run.overwrite:
+        return
+    owner = OutputFolder(open_store(folder), [""]).owner()
+    if owner is not None and owner != inputs.fingerprint:
+        raise OutputError(
+            f"{folder} holds an add that is not finished, of another source or with other settings. Run that command "
+            "again to finish it, or add --overwrite to this one to replace it."
+        )
+
+
+# The end ----------------------------------------------------------------------------------------------------
+
+
+def _require_disjoint(planned: Plan) -> None:
+    """Raise InputError where a text is in train of one generation and in validation or test of another."""
+    new = GenerationDocuments.of(Generation(planned.number, planned.folder, dataset.read(planned.folder)))
+    for generation in planned.generations:
+        old = GenerationDocuments.of(generation)
+        for one, other, kind in ((new.train, old.holdout, "train"), (new.holdout, old.train, "holdout")):
+            if (shared := first_shared(one, other)) is not None:
+                (table, row), (old_table, old_row) = shared
+                document = next(table.described([row]))
+                raise InputError(
+                    f"{document['file']} line {document['line'] + 1} of the new source is a {kind} document, and row "
+                    f"{old_row:,} of {old_table.path} has the same text: it would be trained on and measured with. Leave "
+                    "such documents out of the source, or read them for another split (--split-rule), and add again with "
+                    "--overwrite. The dataset is as it was."
+                )
+
+
+def _publish(planned: Plan) -> None:
+    """List the new generation: from here on it is a part of the dataset."""
+    manifest = dataset.read(planned.folder)
+    entries = [
+        Listed(generations.folder_of(generation.number), generation.manifest.checksum)
+        for generation in planned.generations
+    ]
+    entries.append(Listed(generations.folder_of(planned.number), manifest.checksum))
+    _sync(planned.folder)
+    store = open_store(planned.root)
+    store.delete([f"{generations.FILE_NAME}.sig"])  # of the list that is replaced
+    store.write(generations.FILE_NAME, generations.encode(GenerationList(entries)))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,382 @@
+"""`btlm-data add`: what is kept and what stays untouched, what refuses, and what every reader sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import btlm_data
+from btlm_data.cli import cli
+from btlm_data.errors import BtlmError, ConfigError, DataError, InputError, OutputError
+from btlm_data.export import export
+from btlm_data.formats import dataset, generations
+from btlm_data.formats.shard_formats import vsl
+from btlm_data.generations import add as adding
+from btlm_data.generations import index
+from btlm_data.hub_upload import _files
+from btlm_data.inspection import difference, summary, verify
+from btlm_data.inspection.check import Check
+from btlm_data.inspection.report import GenerationsReport
+from btlm_data.lineage.forget import forget
+from btlm_data.lineage.queries import make
+from btlm_data.lineage.trace import trace
+from btlm_train.data.samples import HDF5Dataset
+from tests.generations.corpora import first, grow, kept, parts, state, write
+from tests.lineage.corpora import tokenizer
+
+PARTS = parts(4, 40, 3)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three generations. Tests that change it change a copy."""
+    folder = tmp_path_factory.mktemp("grown")
+    root = first(write(folder / "p0.jsonl", PARTS[0]), folder / "out")
+    for number in (1, 2):
+        grow(root, write(folder / f"p{number}.jsonl", PARTS[number]))
+    return root
+
+
+@pytest.fixture
+def copied(grown: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(grown, tmp_path / "copied", copy_function=shutil.copy2))
+
+
+def failed(root: Path) -> list[Check]:
+    return [check for check in verify.verify(root, lambda _: None) if check.ok is False]
+
+
+# What is kept -----------------------------------------------------------------------------------------------
+
+
+def test_parts_in_sequence_keep_what_one_run_keeps(tmp_path: Path) -> None:
+    pieces = parts(10, 12, 7)
+    for number, piece in enumerate(pieces):
+        write(tmp_path / "all" / f"p{number}.jsonl", piece)
+    together = first(tmp_path / "all", tmp_path / "together")
+    root = first(tmp_path / "all/p0.jsonl", tmp_path / "out")
+    for number in range(1, 10):
+        before = state(root)
+        grow(root, tmp_path / f"all/p{number}.jsonl")
+        after = state(root)
+        assert {name: after[name] for name in before} == before, (
+            "inode, time and content of all that was there"
+        )
+    assert sorted(kept(root)) == sorted(kept(together))
+    assert len(kept(root)) < 120, "some were duplicates"
+    assert failed(root) == []
+
+
+@pytest.mark.parametrize("form", ["sample", "corpus", "vsl"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dedupe__preset": "slimpajama"}, {"dedupe__verify": "signature"}], ids=str
+)
+def test_every_document_is_known_from_the_shards(
+    tmp_path: Path, form: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form != "sample" and options:
+        pytest.skip("how texts come out of shards does not depend on it")
+    monkeypatch.setattr(vsl, "WINDOW_TOKENS", 900)
+    monkeypatch.setattr("btlm_data.generations.sketching.BATCH_TOKENS", 700)
+    source = write(tmp_path / "p.jsonl", PARTS[0])
+    root = first(source, tmp_path / "out", format=form, holdout__fraction=0.2, **options)
+    with pytest.raises(InputError, match=r"Nothing of .* is new: all 40 documents"):
+        grow(root, source)
+    assert sorted(path.name for path in root.glob("generation*")) == []
+
+
+def test_sets_with_shares_know_all_their_documents(tmp_path: Path) -> None:
+    source = write(tmp_path / "p.jsonl", PARTS[0])
+    root = first(source, tmp_path / "out", seq_len=["32:0.5", "64:0.5"])
+    with pytest.raises(InputError, match="is new: all 40 documents"):
+        grow(root, source)
+    grow(root, write(tmp_path / "q.jsonl", PARTS[1]))
+    assert failed(root) == []
+    assert [len(HDF5Dataset({"data_dir": str(root / f"msl{n}"), "batch_size": 1})) for n in (32, 64)] == [
+        len(btlm_data.open(root).sets[f"msl{n}"]["train"]) for n in (32, 64)
+    ]
+
+
+def test_the_bytes_do_not_depend_on_workers(grown: Path, tmp_path: Path) -> None:
+    root = first(write(tmp_path / "p0.jsonl", PARTS[0]), tmp_path / "out", run__workers=2)
+    grow(root, write(tmp_path / "p1.jsonl", PARTS[1]), run__workers=2)
+    here, there = (
+        {name: digest for name, (_, _, digest) in state(folder / "generation-0002").items()}
+        for folder in (root, grown)
+    )
+    differ = {name for name in there if here[name] != there[name]}
+    assert differ <= {"provenance.json"}
+
+
+def test_each_generation_has_a_shuffle_of_its_own(grown: Path) -> None:
+    manifests = [generation.manifest for generation in generations.read(grown)]
+    assert [m.seed for m in manifests if isinstance(m, dataset.Dataset)] == [0, 1, 2]
+
+
+# What every reader sees -------------------------------------------------------------------------------------
+
+
+def test_readers_take_all_or_some(grown: Path) -> None:
+    opened = btlm_data.open(grown)
+    lengths = [len(part["train"]) for part in opened.generations.values()]
+    assert len(lengths) == 3
+    for extra, count in (
+        ({}, sum(lengths)),
+        ({"generation": "all"}, sum(lengths)),
+        ({"generation": 3}, lengths[2]),
+        ({"generation": [1, 3]}, lengths[0] + lengths[2]),
+    ):
+        for folder in (grown, grown / "train"):
+            assert len(HDF5Dataset({"data_dir": str(folder), "batch_size": 1, **extra})) == count
+    whole = HDF5Dataset({"data_dir": str(grown), "batch_size": 1})
+    rows = opened["train"][:]
+    assert len(whole) == len(opened["train"]) == len(rows)
+    for number in range(0, len(whole), 7):
+        np.testing.assert_array_equal(whole[number]["input_ids"], rows[number, 0])
+    explicit = [str(grown / "train"), str(grown / "generation-0002/train")]
+    assert len(HDF5Dataset({"data_dir": explicit, "batch_size": 1})) == sum(lengths), "none is read twice"
+    assert opened["train"].documents().num_rows == opened["train"].num_documents == len(kept(grown))
+
+
+def test_a_mixture_weighs_generations(grown: Path) -> None:
+    sets = [
+        {"data_dir": str(grown), "generation": 1, "weight": 0.25},
+        {"data_dir": str(grown), "generation": [2, 3], "weight": 0.75},
+    ]
+    mixed = HDF5Dataset({"mixture": sets, "batch_size": 1})
+    names = [[Path(name).parts[-3] for name in source.shards.names] for source in mixed.sources]
+    assert set(names[0]) == {grown.name}
+    assert set(names[1]) == {"generation-0002", "generation-0003"}
+
+
+def test_a_generation_that_is_not_there_is_named(grown: Path) -> None:
+    with pytest.raises(InputError, match=r"no generation 4 of .*: it has 3"):
+        HDF5Dataset({"data_dir": str(grown), "batch_size": 1, "generation": 4})
+
+
+def test_a_run_goes_on_with_the_generations_that_it_read(grown: Path) -> None:
+    one = HDF5Dataset({"data_dir": str(grown), "batch_size": 1, "generation": 1})
+    whole = HDF5Dataset({"data_dir": str(grown), "batch_size": 1})
+    with pytest.raises(DataError, match="set `generation` to those that were read"):
+        whole.load_state_dict(one.state_dict())
+    one.load_state_dict(one.state_dict())
+
+
+def test_trace_numbers_samples_as_readers_do(grown: Path) -> None:
+    whole = HDF5Dataset({"data_dir": str(grown), "batch_size": 1})
+    texts = {document["id"]: document["text"] for part in PARTS for document in part}
+    numbers = list(range(0, len(whole), 5))
+    seen = set()
+    for number, answer in zip(
+        numbers, trace(grown, [make("sample", str(n)) for n in numbers], texts=True), strict=True
+    ):
+        ids = whole[number]["input_ids"].tolist()
+        for document in answer.documents:
+            seen.add(document.generation)
+            for span in document.places:
+                low, high = span.positions
+                assert span.sample == number
+                expected = tokenizer().encode_batch([texts[document.id]])[0].tolist()
+                assert [*expected, 50256][span.tokens[0] : span.tokens[1]] == ids[low:high]
+    assert seen == {1, 2, 3}
+    [answer] = trace(grown, [make("id", PARTS[2][5]["id"])])
+    assert [document.generation for document in answer.documents] == [3]
+    before = sum(
+        part["train"].num_tokens + 1 for part in list(btlm_data.open(grown).generations.values())[:2]
+    )
+    [at] = trace(grown, [make("tokens", f"{before}-{before + 1}")])
+    assert [document.stream[0] for document in at.documents] == [before]
+
+
+def test_a_dropped_document_is_found_with_its_generation(grown: Path) -> None:
+    missing = [document["id"] for document in PARTS[2] if document["id"] not in kept(grown)]
+    answers = trace(
+        grown, [make("line", f"p2.jsonl:{[d['id'] for d in PARTS[2]].index(name) + 1}") for name in missing]
+    )
+    assert answers
+    assert {gone.generation for answer in answers for gone in answer.dropped} == {3}
+
+
+def test_inspect_shows_one_dataset(grown: Path) -> None:
+    report = summary.inspect(grown, sample=[0, 60], num_samples=0)
+    assert isinstance(report, GenerationsReport)
+    assert list(report.generations) == ["1", "2", "3"]
+    assert sum(entry.documents for entry in report.splits) == len(kept(grown))
+    firsts = [entry.first_sample for entry in report.splits]
+    assert firsts == [0, report.splits[0].samples, report.splits[0].samples + report.splits[1].samples]  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="through all generations"):
+        summary.inspect(grown, sample=[10**6], num_samples=0)
+    shown = CliRunner().invoke(cli, ["inspect", str(grown)]).output
+    assert "3 generations, read one after the other" in shown
+
+
+def test_export_and_push_take_every_generation(grown: Path, tmp_path: Path) -> None:
+    done = export(grown, "npy", tmp_path / "flat")
+    assert list(done) == ["", "generation-0002", "generation-0003"]
+    names = list(_files(grown))
+    assert names[-1] == generations.FILE_NAME
+    assert "generation-0003/train/data-00000.h5" in names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_diff_says_what_it_compares(grown: Path, copied: Path) -> None:
+    compared = difference.compare(grown, copied)
+    assert compared.equal
+    assert "3 generations" in compared.notes[0]
+    (copied / generations.FILE_NAME).unlink()
+    assert not difference.compare(grown, copied).equal
+
+
+# What is changed later --------------------------------------------------------------------------------------
+
+
+def test_forget_reaches_every_generation(copied: Path, tmp_path: Path) -> None:
+    gone = [PARTS[0][1]["id"], PARTS[2][5]["id"]]
+    before = state(copied / "generation-0002")
+    forget(copied, [make("id", name) for name in gone])
+    assert failed(copied) == []
+    assert state(copied / "generation-0002") == before, "nothing of it was forgotten"
+    assert not (copied / generations.INDEX_FOLDER).exists(), "it holds their texts"
+    assert all(not answer.documents for answer in trace(copied, [make("id", name) for name in gone]))
+    for text in (PARTS[0][1]["text"], PARTS[2][5]["text"]):
+        [answer] = trace(copied, [make("text", text[:200])])
+        assert not answer.documents
+    grow(copied, write(tmp_path / "p3.jsonl", PARTS[3]))
+    assert failed(copied) == []
+
+
+def test_verify_finds_what_does_not_belong_together(copied: Path) -> None:
+    shutil.copy(copied / "generation-0002/dataset.json", copied / "generation-0003/dataset.json")
+    assert any(check.name == "generations" and "checksum" in str(check.place) for check in failed(copied))
+    with pytest.raises(DataError, match="do not belong together"):
+        trace(copied, [make("id", "doc-1")])
+
+
+def test_verify_finds_a_text_in_two_generations(copied: Path) -> None:
+    shutil.rmtree(copied / "generation-0003")
+    shutil.copytree(copied / "generation-0002", copied / "generation-0003")
+    listed = generations.listed(copied)
+    entries = [*listed[:2], generations.Listed("generation-0003", listed[1].checksum)]
+    (copied / generations.FILE_NAME).write_bytes(generations.encode(generations.GenerationList(entries)))
+    assert [check.name for check in failed(copied)] == ["generations disjoint"]
+
+
+# What refuses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seq_len": 64}, "seq_len is"),
+        ({"dedupe__bands": 9}, "dedupe.bands is 16 in .*, and 9 was given"),
+        ({"format": "corpus"}, 'format is "sample" in'),
+        ({"run__out": "elsewhere"}, "cannot be given"),
+        ({"tokenizer__name": str(Path(__file__).parent.parent / "none.json")}, "none.json"),
+    ],
+    ids=str,
+)
+def test_settings_of_the_dataset_stay(
+    grown: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((ConfigError, InputError), match=words):
+        grow(grown, write(tmp_path / "p3.jsonl", PARTS[3]), **options)
+
+
+def test_another_tokenizer_is_refused(grown: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    other = Tokenizer(models.BPE({"a": 0, "<|endoftext|>": 1}, []))
+    other.pre_tokenizer, other.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    other.add_special_tokens(["<|endoftext|>"])
+    other.save(str(tmp_path / "other.json"))
+    with pytest.raises(ConfigError) as refused:
+        grow(grown, write(tmp_path / "p3.jsonl", PARTS[3]), tokenizer__name=str(tmp_path / "other.json"))
+    assert "tokenizer" in str(refused.value)
+
+
+def test_parts_of_a_dataset_are_refused(grown: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "p3.jsonl", PARTS[3])
+    with pytest.raises(InputError, match="is a generation of"):
+        grow(grown / "generation-0002", source)
+    with pytest.raises(InputError, match="is a generation of"):
+        forget(grown / "generation-0002", [make("id", "doc-1")])
+    with pytest.raises(OutputError, match="documents were added to"):
+        first(source, grown, run__overwrite=True)
+
+
+def test_the_same_source_is_not_added_twice(grown: Path) -> None:
+    before = state(grown)
+    added = grow(grown, grown.parent / "p2.jsonl")
+    assert (added.number, added.prepared.already_done) == (3, True)
+    assert state(grown) == before
+
+
+def test_a_text_on_both_sides_is_refused(tmp_path: Path) -> None:
+    root = first(write(tmp_path / "p0.jsonl", PARTS[0]), tmp_path / "out", dedupe__method="none")
+    source = tmp_path / "new"
+    write(source / "train/a.jsonl", PARTS[3])
+    write(source / "validation/b.jsonl", PARTS[0][:1])
+    with pytest.raises(InputError, match="is a holdout document, and row"):
+        grow(root, source)
+    assert len(generations.read(root)) == 1
+    assert failed(root) == []
+
+
+# Unfinished -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_listed_is_no_part(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "p3.jsonl", PARTS[3])
+    before = state(copied)
+
+    def die(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adding, "_publish", die)
+        with pytest.raises(KeyboardInterrupt):
+            grow(copied, source)
+    assert len(generations.read(copied)) == 3
+    assert failed(copied) == []
+    assert len(btlm_data.open(copied).generations) == 3
+    with pytest.raises(OutputError, match="holds an add that is not finished"):
+        grow(copied, write(tmp_path / "other.jsonl", PARTS[3][:20]))
+    assert grow(copied, source).prepared.already_done
+    assert len(generations.read(copied)) == 4
+    after = state(copied)
+    assert {name: after[name] for name in before} == before
+
+
+def test_an_unfinished_add_can_be_replaced(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "update", lambda *_: None)
+        patch.setattr(adding, "_publish", lambda _: None)
+        grow(copied, write(tmp_path / "p3.jsonl", PARTS[3]))
+    grow(copied, write(tmp_path / "other.jsonl", PARTS[3][:20]), run__overwrite=True)
+    assert failed(copied) == []
+    assert len(generations.read(copied)) == 4
+
+
+# The command ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_plans_and_refuses(copied: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "p3.jsonl", PARTS[3])
+    before = state(copied)
+    shown = CliRunner().invoke(cli, ["add", str(copied), "--source", str(source), "--plan", "--json"])
+    assert json.loads(shown.output)["index"]["bytes"] > 0
+    assert state(copied) == before
+    refused = CliRunner().invoke(cli, ["add", str(copied), "--source", str(source), "--dedupe-index", "x"])
+    assert isinstance(refused.exception, BtlmError)
+    assert "--dedupe-index cannot be given" in str(refused.exception)
