@@ -82,6 +82,8 @@ def trace(
     btlm-data trace shards/ --url https://example.org/page --run runs/stage1
     btlm-data trace shards/ --text "an exact passage"
     """
+    shared.load_kernels()
+    shared.load_arrow()
     from btlm_data.lineage import queries, render
 
     asked: list[Query] = []

@@ -188,9 +188,9 @@ def _check_settings(root: Path, recipe: Recipe, tokenizer: Tokenizer, trust: boo
             "the files of the old one."
         )
     source = {"source.name": Override(recipe.source.name, "--source")}
-    there = load(root / FILE_NAME, source, trust=trust, without=_OF_THE_SOURCE)
+    first_recipe = load(root / FILE_NAME, source, trust=trust, without=_OF_THE_SOURCE)
     for key in _FIXED:
-        old, new = (_comparable(key, value.model_dump(mode="json")[key]) for value in (there, recipe))
+        old, new = (_comparable(key, value.model_dump(mode="json")[key]) for value in (first_recipe, recipe))
         if old != new:
             names = [key]
             if isinstance(old, dict):

@@ -59,11 +59,11 @@ class IndexSize:
 def size(root: Path, generations: Sequence[Generation], recipe: Recipe) -> IndexSize:
     """Of the index beside a dataset, for a recipe of what is added."""
     settings = ClusterSettings(recipe.dedupe, recipe.run.memory_per_worker)
-    here, missing = 0, 0
+    present, missing = 0, 0
     for generation in generations:
         folder = root / INDEX_FOLDER / _entry(generation, settings)
         if (folder / "index.json").is_file():
-            here += sum(path.stat().st_size for path in folder.iterdir())
+            present += sum(path.stat().st_size for path in folder.iterdir())
             continue
         per_document = _EXACT_BYTES + _KEY_BYTES * settings.dedupe.bands * ("bands" in settings.key_kinds)
         per_document += 4 * settings.dedupe.num_perm * (settings.index_needs == "signatures")
@@ -72,7 +72,7 @@ def size(root: Path, generations: Sequence[Generation], recipe: Recipe) -> Index
             if settings.by_text:
                 texts = sum(row.out.bytes for row in manifest.rows("shuffle"))
                 missing += round(_TEXT_SHARE * texts)
-    return IndexSize(here, missing)
+    return IndexSize(present, missing)
 
 
 def update(

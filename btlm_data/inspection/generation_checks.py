@@ -23,7 +23,7 @@ def check_listed(root: Path, tell: Report) -> list[Generation]:
         tell(Check("generations", False, f"{FILE_NAME} cannot be used", str(error)))
         return []
     problems: list[str] = []
-    found: list[Generation] = []
+    readable: list[Generation] = []
     first: dict[str, Dataset] | None = None
     for number, entry in enumerate(listed, 1):
         folder = root / entry.folder
@@ -39,9 +39,9 @@ def check_listed(root: Path, tell: Report) -> list[Generation]:
             )
         first = first or sets
         problems += [f"generation {number}: {words}" for words in _differences(first, sets)]
-        found.append(Generation(number, folder, manifest))
+        readable.append(Generation(number, folder, manifest))
     tell_problems(tell, "generations", problems, f"{len(listed)} generations, as listed")
-    return found
+    return readable
 
 
 def _differences(first: dict[str, Dataset], other: dict[str, Dataset]) -> list[str]:
@@ -51,9 +51,9 @@ def _differences(first: dict[str, Dataset], other: dict[str, Dataset]) -> list[s
     problems = []
     for name, value in other.items():
         for key in ("seq_len", "format", "shard_dtype"):
-            there, here = getattr(first[name], key), getattr(value, key)
-            if there != here:
-                problems.append(f"{key} is {here}, {there} in the first")
+            expected, stated = getattr(first[name], key), getattr(value, key)
+            if expected != stated:
+                problems.append(f"{key} is {stated}, {expected} in the first")
         if value.tokenizer.fingerprint != first[name].tokenizer.fingerprint:
             problems.append("another tokenizer made its ids")
     return problems

@@ -61,12 +61,12 @@ def first_shared(
 
 def _keys(tables: Sequence[DocumentTable], part: int, parts: int) -> UInt64Array:
     """First halves of the hashes of one range: (n,) uint64."""
-    found: list[UInt64Array] = [np.empty(0, np.uint64)]
+    parts_of_keys: list[UInt64Array] = [np.empty(0, np.uint64)]
     for table in tables:
         for _, hashes in _hashes(table):
             keys = hashes[:, 0]
-            found.append(keys if parts == 1 else keys[keys % np.uint64(parts) == part])
-    return np.unique(np.concatenate(found))
+            parts_of_keys.append(keys if parts == 1 else keys[keys % np.uint64(parts) == part])
+    return np.unique(np.concatenate(parts_of_keys))
 
 
 def _places(

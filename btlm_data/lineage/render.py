@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from btlm_data.lineage.forget import Outcome
 from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundSpan
+
+if TYPE_CHECKING:  # what changes a dataset is not loaded to show an answer
+    from btlm_data.lineage.forget import Outcome
 
 _MOST_SPANS = 20  # of one document, that are listed one by one
 _MOST_STEPS = 8

@@ -20,7 +20,7 @@ def folders_of(names: Sequence[str], chosen: Chosen) -> list[tuple[int, str]]:
 
     Raises InputError where a generation is chosen that there is not, DataError for a damaged generations.json.
     """
-    found: list[tuple[int, str]] = []
+    folders: list[tuple[int, str]] = []
     wanted = {chosen} if isinstance(chosen, int) else set(chosen) if isinstance(chosen, list) else None
     given = {open_folder(name).absolute for name in names}
     for name in names:
@@ -31,12 +31,12 @@ def folders_of(names: Sequence[str], chosen: Chosen) -> list[tuple[int, str]]:
                 f"There is no generation {missing[0]} of {shown(name)}: it has {count}. Correct `generation`."
             )
         if wanted is None or 1 in wanted:
-            found.append((1, name))
+            folders.append((1, name))
         for number, folder in enumerate(later, 2):
             is_chosen = number in wanted if wanted is not None else folder.absolute not in given
             if is_chosen and folder.exists():
-                found.append((number, folder.name))
-    return found
+                folders.append((number, folder.name))
+    return folders
 
 
 def _later(folder: Folder) -> list[Folder]:
