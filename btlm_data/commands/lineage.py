@@ -83,7 +83,6 @@ def trace(
     btlm-data trace shards/ --text "an exact passage"
     """
     shared.load_kernels()
-    shared.load_arrow()
     from btlm_data.lineage import queries, render
 
     asked: list[Query] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 from btlm_data import entry
@@ -62,21 +61,6 @@ def load_kernels() -> None:
     from btlm_data.kernels import load_numba_without_scipy
 
     load_numba_without_scipy()
-
-
-def load_arrow() -> None:
-    """Load Arrow as if pandas were not installed, which its first array would import for a second of work; no table here
-    goes through pandas. For the command only, as load_kernels.
-    """
-    if "pandas" in sys.modules:
-        return
-    sys.modules["pandas"] = None  # type: ignore[assignment]  # the import system's own mark for "not there"
-    try:
-        import pyarrow
-
-        pyarrow.array(range(1))  # what is no list is looked at by its kind, for which pandas is sought, once
-    finally:
-        del sys.modules["pandas"]
 
 
 def _address_space() -> int | None:

@@ -96,7 +96,13 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
     [checksum] = task.inputs
     view = _open(Path(task.args["folder"]), checksum, task.args["split"])
     table = view.table
-    names = ["stream_offset", "tokens", "hash", *(["forgotten"] if "forgotten" in table.columns else [])]
+    names = [
+        "stream_offset",
+        "tokens",
+        "bytes",
+        "hash",
+        *(["forgotten"] if "forgotten" in table.columns else []),
+    ]
     if "hash" not in table.columns:
         raise DataError(
             f"{table.path} has no hashes of texts. Prepare the dataset again with this btlm-data."
@@ -104,7 +110,9 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
     first, last = task.args["first"], task.args["last"]
     base = table.group_rows(task.args["group"])[0]
     part = table.arrow(task.args["group"], names).slice(first - base, last - first)
-    begins, lengths = (part.column(name).to_numpy().astype(np.int64) for name in ("stream_offset", "tokens"))
+    begins, lengths, num_bytes = (
+        part.column(name).to_numpy().astype(np.int64) for name in ("stream_offset", "tokens", "bytes")
+    )
     is_wanted = np.ones(len(begins), np.bool_)
     if "forgotten" in names:
         is_wanted = ~part.column("forgotten").to_numpy()
@@ -116,7 +124,7 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
     for low, high in pairwise([0, *edges.tolist(), len(begins)]):
         rows = np.arange(low, high)
         utf8, offsets, is_right = _texts(
-            view, first + low, begins[rows], lengths[rows], hashes[low:high], tokenizer
+            view, first + low, begins[rows], lengths[rows], num_bytes[rows], hashes[low:high], tokenizer
         )
         kept = np.flatnonzero(is_right & is_wanted[rows])
         wrong = np.flatnonzero(~is_right & is_wanted[rows] & ~_is_cut(view, begins[rows] + lengths[rows]))
@@ -128,7 +136,9 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
                 "cannot be compared with these: prepare old and new source together instead."
             )
         normalised = normalisation.normalise(None, utf8, offsets)
-        arrays: dict[str, npt.NDArray[Any]] = {"exact": minhash.exact_hashes(normalised)[kept]}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "exact": minhash.exact_hashes(normalised.utf8, normalised.offsets)[kept]
+        }
         if dedupe.method == "minhash":
             shingle = minhash.Shingle.of(dedupe.shingle, dedupe.shingle_size)
             signatures = minhash.signatures(
@@ -164,6 +174,7 @@ def _texts(
     first: int,
     begins: Int64Array,
     lengths: Int64Array,
+    num_bytes: Int64Array,
     hashes: Sequence[bytes],
     tokenizer: Tokenizer,
 ) -> tuple[npt.NDArray[np.uint8], Int64Array, npt.NDArray[np.bool_]]:
@@ -173,9 +184,10 @@ def _texts(
     import xxhash
 
     ids, starts = tokens_of(view, first, begins, lengths)
-    table = tokenizer.token_bytes
-    if table is not None:
-        utf8, offsets = token_text.decode(ids, starts[:-1], np.diff(starts), token_text.TokenBytes(*table))
+    token_bytes = tokenizer.token_bytes
+    if token_bytes is not None:
+        table = token_text.Table.of(token_text.TokenBytes(*token_bytes))
+        utf8, offsets = token_text.decode(ids, starts[:-1], np.diff(starts), table, num_bytes)
         data = utf8.tobytes()
         texts = [data[a:b] for a, b in pairwise(offsets.tolist())]
     else:

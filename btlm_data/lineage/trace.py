@@ -14,6 +14,7 @@ import msgspec
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import forgotten, generations
+from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.generations import folder_of
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
@@ -125,6 +126,7 @@ def trace(
     also say which steps saw the samples. texts: give the text of each span. Raises BtlmError for everything
     that a user can correct.
     """
+    leave_pandas_out()  # a second of imports, which nothing here needs
     sets = open_dataset(path)
     opened = open_run(run) if run is not None else None
     answers = _Tracer(sets, opened, split, texts)
