@@ -138,11 +138,16 @@ def trace(
               help="Sign the certificate and the dataset with this SSH key (as `btlm-data sign` does).")  # fmt: skip
 @click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, metavar="RUNDIR",
               help="A training run: the certificate says at which steps it had seen the documents.")  # fmt: skip
+@click.option(
+    "--accept-most",
+    is_flag=True,
+    help="Continue where --where names more than half of the documents of a split.",
+)
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
 def forget(
     path: Path, listed: Path | None, ids: tuple[str, ...], urls: tuple[str, ...], hashes: tuple[str, ...],
     passages: tuple[str, ...], expressions: tuple[str, ...], how: Literal["mask", "remove"], reason: str,
-    key: Path | None, runs: tuple[Path, ...], as_json: bool,
+    key: Path | None, runs: tuple[Path, ...], accept_most: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Take documents out of a prepared dataset, and write a certificate of it (forgotten.json).
 
@@ -182,7 +187,9 @@ def forget(
         from btlm_data.inspection.signature import sign_forgotten
 
         sign = partial(sign_forgotten, key=key.expanduser())
-    outcome = take_out(shared.dataset(path), asked, how=how, reason=reason, runs=runs, sign=sign)
+    outcome = take_out(
+        shared.dataset(path), asked, how=how, reason=reason, runs=runs, sign=sign, accept_most=accept_most
+    )
     for folder in dict.fromkeys((path / page).parent for page in outcome.pages):
         from btlm_data.pages import publish  # made again, about the dataset as it is now
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from btlm_data.errors import BtlmError, DataError, InputError, OutputError
+from btlm_data.errors import BtlmError, DataError, InputError, OutputError, SafetyStop
 from btlm_data.formats import dataset, forgotten, generations, pages, provenance
 from btlm_data.formats.dataset import FILE_NAME, SetList, StoredFile
 from btlm_data.formats.forgotten import (
@@ -60,6 +60,8 @@ from btlm_data.storage.lease import hold
 
 PREPARING = "preparing.json"  # what a run leaves in a folder that it owns (inspection/opening.py)
 _FIRST_STEPS = 1000
+MOST = 0.5  # of a split's documents: expressions that name more are asked about
+FEW = 10  # documents: fewer are not
 
 
 @dataclass
@@ -97,12 +99,14 @@ def forget(
     reason: str = "",
     runs: Sequence[Path] = (),
     sign: Callable[[Path], None] | None = None,
+    accept_most: bool = False,
 ) -> Outcome:
     """Take every document that answers a question out of the shards. how: mask it (masking.py), or remove it
     (removing.py). runs: training runs, whose steps that saw them the certificate names. sign: signs the new
-    dataset in a folder, before it is there for others.
+    dataset in a folder, before it is there for others. accept_most: also where expressions name more than half
+    of the documents of a split.
 
-    Raises InputError if no document answers any, DataError if the dataset is not whole, OutputError if it
+    Raises SafetyStop where they do and that is not accepted, InputError if no document answers any, DataError if the dataset is not whole, OutputError if it
     cannot be written.
     """
     root = (path.parent if path.name == FILE_NAME else path).absolute()
@@ -134,7 +138,7 @@ def forget(
         ):  # or while it took the lease
             left.unlink(missing_ok=True)
         try:
-            return _forget(root, staging, queries, how, reason, runs, sign)
+            return _forget(root, staging, queries, how, reason, runs, sign, accept_most)
         except BtlmError:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -148,6 +152,7 @@ def _forget(
     reason: str,
     runs: Sequence[Path],
     sign: Callable[[Path], None] | None,
+    accept_most: bool,
 ) -> Outcome:
     sets = open_dataset(root)
     outcome = Outcome(how=how)
@@ -169,6 +174,8 @@ def _forget(
             f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
             f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
         )
+    if not accept_most and any(query.kind == "where" for query in queries):
+        _refuse_most(plans)
     require_no_links(root, sets)
     outcome.still_held = _still_held(root, sets)
     folders = list(dict.fromkeys(_generation_folder(root, of_set) for of_set in sets))
@@ -236,6 +243,20 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
         plan.extents = {name: [chosen[row] for row in sorted(chosen)] for name, chosen in extents.items()}
         plans.append(plan)
     return plans, answered
+
+
+def _refuse_most(plans: Sequence[_Plan]) -> None:
+    """Raise SafetyStop where more than MOST of a split would go: an expression that was meant the other way round names
+    nearly everything.
+    """
+    for plan in plans:
+        for name, extents in plan.extents.items():
+            total = plan.of_set.splits[name].table.num_rows
+            if len(extents) >= FEW and len(extents) > MOST * total:
+                raise SafetyStop(
+                    f"The expression names {len(extents):,} of the {total:,} documents of {name} in {plan.of_set.root}. If "
+                    "they are all to be forgotten, add --accept-most; nothing was changed."
+                )
 
 
 def _still_held(root: Path, sets: Sequence[SetView]) -> list[str]:

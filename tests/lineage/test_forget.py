@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from btlm_data.cli import cli
-from btlm_data.errors import ConfigError, DataError, InputError, OutputError
+from btlm_data.errors import ConfigError, DataError, InputError, OutputError, SafetyStop
 from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
@@ -28,7 +28,7 @@ from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
 from btlm_data.storage.exchange import exchange as swap
 from btlm_train.data.loader import GptHDF5MapDataProcessor
-from tests.lineage.corpora import Truth, prepared, records
+from tests.lineage.corpora import Truth, prepared, records, tokenizer
 
 GONE = ["doc-3", "doc-40", "doc-41", "doc-77"]
 
@@ -282,3 +282,40 @@ def test_several_sets_and_what_is_refused(tmp_path: Path) -> None:
     told = CliRunner().invoke(cli, ["forget", str(root), "--id", "doc-4"]).output
     assert "2 documents are masked" in told
     assert faults(root) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "how"), [("sample", "mask"), ("corpus", "mask"), ("vsl", "mask"), ("sample", "remove")]
+)
+def test_no_passage_of_50_tokens_is_found_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, how: forgotten.How
+) -> None:
+    of_set, documents = made(tmp_path, form, monkeypatch)
+    texts = {f"doc-{number}": document["text"] for number, document in enumerate(documents)}
+    present = {row["id"] for row in Truth(of_set, "train", documents).rows}
+    gone = [name for name in texts if name in present and len(texts[name]) > 150][::4]
+    passages = []
+    for name in gone:
+        [ids, _] = tokenizer().encode_batch([texts[name]])
+        passages += [tokenizer().decode(ids[k : k + 50]) for k in range(len(ids) - 49)]
+    others = [texts[name] for name in present - set(gone)]
+    before = trace(of_set.root, [make("text", passage) for passage in passages])
+    assert all(answer.documents for answer in before)
+    forget(of_set.root, [make("id", name) for name in gone], how=how)
+    after = trace(of_set.root, [make("text", passage) for passage in passages])
+    assert len(passages) > 300
+    for passage, answer in zip(passages, after, strict=True):
+        assert len(answer.documents) == sum(passage in text for text in others)
+
+
+def test_an_expression_that_names_most_documents_is_asked_about(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    of_set = prepared(tmp_path, records(60, 5), seq_len=32)
+    before = rows(of_set.root)
+    with pytest.raises(SafetyStop, match="--accept-most"):
+        forget(of_set.root, [make("where", "tokens > 0")])
+    assert {name: data.tobytes() for name, data in rows(of_set.root).items()} == {
+        name: data.tobytes() for name, data in before.items()
+    }
+    forget(of_set.root, [make("where", "tokens > 20")], accept_most=True)
+    assert faults(of_set.root) == []
