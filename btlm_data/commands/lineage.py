@@ -206,23 +206,28 @@ def forget(
 
 @click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--where", "where", required=True, metavar="EXPRESSION",
+@click.option("--where", "where", metavar="EXPRESSION",
               help="The documents to take: an expression in SQL over documents.parquet (docs/reselect.md).")  # fmt: skip
+@click.option("--mix", "mix_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="A YAML file with the mix of the train split, as under `mix:` in a recipe (docs/mixing.md).")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="Folder of the new dataset; it must not exist.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
-def reselect(path: Path, where: str, out: Path, as_json: bool) -> None:
-    """Make another dataset of those documents of a prepared one that satisfy an expression.
+def reselect(path: Path, where: str | None, mix_file: Path | None, out: Path, as_json: bool) -> None:
+    """Make another dataset of those documents of a prepared one that satisfy an expression, or mix it anew.
 
     No text is read: tokens are taken out of the shards, packed and shuffled as the first time. The shards are
     those that `prepare` makes where a filter leaves the same documents. The old dataset stays as it is.
 
     \b
     btlm-data reselect shards/ --where "language = 'en' AND gopher_words >= 50" --out english/
+    btlm-data reselect shards/ --mix mix.yaml --out mixed/
     """
     from btlm_data.lineage.reselect import reselect as select
+    from btlm_data.recipe.mix_weights import read_mix
 
-    outcome = select(shared.dataset(path), where, out)
+    mix = None if mix_file is None else read_mix(mix_file)
+    outcome = select(shared.dataset(path), where, out, mix)
     if as_json:
         terminal.echo(
             terminal.to_json(

@@ -196,6 +196,23 @@ def rewrite_table(table: DocumentTable, path: Path, change: Callable[[int, Any],
         return StoredFile(DOCUMENTS, size, digest.sha256_stream(file))
 
 
+_ROW_GROUP = 131_072
+
+
+def rewrite_whole(table: Any, path: Path) -> StoredFile:
+    """documents.parquet once more, from an Arrow table of all its rows."""
+    import pyarrow.parquet as pq
+
+    path.unlink()  # in the new dataset: a link to the old bytes
+    with path.open("w+b") as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+        file.seek(0)
+        return StoredFile(DOCUMENTS, size, digest.sha256_stream(file))
+
+
 def check_unchanged(path: Path, entry: ShardFile) -> None:
     """Raise DataError if a shard is not the one that dataset.json names: a copy of it would be certified."""
     with reading(path), path.open("rb") as file:

@@ -74,13 +74,13 @@ def remove(
         borders = tuple(accumulate(phase.tokens for phase in phases))
         repacking = Repacking.of(stream, view.manifest, view.name, borders if len(phases) > 1 else ())
         phases = with_rows(phases, repacking.phase_rows)
-        files, changed = _write_shards(view, repacking, gone[0].begin, folder)
+        files, changed = write_shards(view, repacking, gone[0].begin, folder)
         kept_labels = repacking.shard_format.balance(stream.size, repacking.packing)
-        rows = _packed(rows, view.name, total, kept_labels.kept, dict(kept_labels.dropped))
+        rows = packed(rows, view.name, total, kept_labels.kept, dict(kept_labels.dropped))
     else:
         phases = with_rows(phases, [0] * len(phases))
         changed = [ChangedShard(view.name, file.name, file.sha256, NO_CHECKSUM) for file in view.entry.files]
-        rows = _packed(rows, view.name, total, 0, {"stream_too_short": total})
+        rows = packed(rows, view.name, total, 0, {"stream_too_short": total})
     for name in {old.name for old in view.entry.files} - {new.name for new in files}:
         (folder / name).unlink()
     renewed = Split(
@@ -95,7 +95,7 @@ def remove(
     return SplitChange(renewed, with_masked(rows, view.name, 0), changed, gone, [0] * len(gone))
 
 
-def _write_shards(
+def write_shards(
     view: SplitView, repacking: Repacking, position: int, folder: Path
 ) -> tuple[list[ShardFile], list[ChangedShard]]:
     """The shards of the stream that closed up at a position, and what became of those that were there."""
@@ -195,7 +195,7 @@ def _without_documents(
     return changed
 
 
-def _packed(
+def packed(
     rows: list[ledger.Row], split: str, total: int, kept: int, dropped: dict[str, int]
 ) -> list[ledger.Row]:
     """The ledger with what `pack` and `shard` made of a stream of `total` tokens."""

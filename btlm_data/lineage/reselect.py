@@ -2,7 +2,7 @@
 and written anew. No text is read.
 
 Every split is what `prepare` makes of these documents with the same settings and seed: documents keep their
-order, samples are cut and shuffled anew. The ledger has the others as dropped by the stage `shuffle`, and
+order (or have that of another mix: remix.py), samples are cut and shuffled anew. The ledger has the others as dropped by the stage `shuffle`, and
 dropped.parquet lists them. The old dataset is not touched; files that do not change are links to its bytes.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from btlm_data.errors import BtlmError, InputError, OutputError
+from btlm_data import mix_plan
+from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
 from btlm_data.formats import ledger
-from btlm_data.formats.dataset import DROPPED, StoredFile
+from btlm_data.formats.dataset import DROPPED, Dataset, StoredFile
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.masks import Masks
+from btlm_data.lineage.remix import remix
 from btlm_data.lineage.removing import remove
 from btlm_data.lineage.split_view import Extent, SplitView
 from btlm_data.lineage.staging import copy, publish, require_no_links, sync, write_list
 from btlm_data.lineage.where import rows_where
+from btlm_data.recipe.models import Settings
+from btlm_data.recipe.recorded import settings_of
 from btlm_data.storage import digest
 from btlm_data.storage.base import TEMPORARY_SUFFIX
 
@@ -43,13 +48,16 @@ class Outcome:
     left_out: int
 
 
-def reselect(path: Path, where: str, out: Path) -> Outcome:
-    """Write the documents of a dataset that satisfy an expression to a folder that must not exist.
+def reselect(path: Path, where: str | None, out: Path, mix: Mapping[str, Any] | None = None) -> Outcome:
+    """Write the documents of a dataset that satisfy an expression to a folder that must not exist. mix: of the train
+    split, as in a recipe.
 
     Raises InputError if none of a split does, or documents were forgotten; ConfigError for what is no
-    expression; DataError if the dataset is not whole; OutputError if the folder is there.
+    expression, or a mix that cannot be had; DataError if the dataset is not whole; OutputError if the folder is there.
     """
-    if len(where) > _MAX_EXPRESSION:
+    if where is None and not mix:
+        raise ConfigError("Which documents? Give --where with an expression, or --mix with a mix.")
+    if where is not None and len(where) > _MAX_EXPRESSION:
         raise InputError(
             f"--where has {len(where):,} characters; dataset.json records at most {_MAX_EXPRESSION:,}."
         )
@@ -74,8 +82,9 @@ def reselect(path: Path, where: str, out: Path) -> Outcome:
     require_no_links(root, sets)
     try:
         copy(root, staging)
-        outcomes = [_write_set(of_set, staging / of_set.name, where) for of_set in sets]
-        write_list(staging)
+        changed = {"mix": _mixed_settings(sets[0].manifest, mix).mix.model_dump(mode="json")} if mix else {}
+        outcomes = [_write_set(of_set, staging / of_set.name, where, changed) for of_set in sets]
+        write_list(staging, changed)
         sync(staging)
         os.rename(staging, out)
     except BtlmError:
@@ -84,36 +93,85 @@ def reselect(path: Path, where: str, out: Path) -> Outcome:
     return Outcome(out, sum(kept for kept, _ in outcomes), sum(gone for _, gone in outcomes))
 
 
-def _write_set(of_set: SetView, folder: Path, where: str) -> tuple[int, int]:
-    """The splits of one set with fewer documents; returns how many they have, and how many are left out."""
+def _write_set(
+    of_set: SetView, folder: Path, where: str | None, changed: Mapping[str, Any]
+) -> tuple[int, int]:
+    """The splits of one set with fewer documents; returns how many they have, and how many are left out. changed:
+    settings, where there is a new mix.
+    """
     manifest = of_set.manifest
+    settings = _mixed_settings(manifest, changed["mix"]) if changed else None
+    if settings is None and any(entry.phases for entry in manifest.splits.values()):
+        raise InputError(
+            f"{of_set.root} is mixed by a budget, which holds for all of its documents together. Prepare the dataset "
+            "without a mix, and give --where and --mix together."
+        )
     splits, rows = dict(manifest.splits), list(manifest.ledger)
     gone_of = {name: _left_out(view, where) for name, view in of_set.splits.items()}
+    leaving = {name: [(extent.row, REASON) for extent in extents] for name, extents in gone_of.items()}
     for name, view in of_set.splits.items():
-        change = remove(view, gone_of[name], folder / name, rows, REASON)
+        if settings is not None and name == "train":
+            share = manifest.set.share
+            numbers = [extent.row for extent in gone_of[name]]
+            mixed = remix(view, settings, share, numbers, REASON, folder / name, rows)
+            change = mixed.change
+            leaving[name] = sorted(leaving[name] + [(row, mix_plan.LEFT_OUT) for row in mixed.left_out])
+        else:
+            change = remove(view, gone_of[name], folder / name, rows, REASON)
         splits[name], rows = change.entry, [row for row in change.rows if row.stage != "forget"]
     outputs = [file for file in manifest.outputs if file.name != DROPPED]
-    outputs.append(_write_dropped(of_set, gone_of, folder / DROPPED))
-    before = manifest.other_inputs.get(WHERE)
+    outputs.append(_write_dropped(of_set, leaving, folder / DROPPED))
     value = msgspec.structs.replace(
         manifest,
         splits=splits,
         ledger=rows,
+        configuration={**manifest.configuration, **changed},
         outputs=sorted(outputs, key=lambda file: file.name),
-        other_inputs=manifest.other_inputs
-        | {WHERE: where if before is None else f"({before}) AND ({where})"},
+        other_inputs=manifest.other_inputs | _where_after(manifest, where),
     )
     assert not ledger.imbalances(value.ledger)
-    publish(folder, msgspec.structs.replace(value, fingerprint=value.expected_fingerprint()))
-    return sum(entry.documents for entry in splits.values()), sum(map(len, gone_of.values()))
+    publish(folder, msgspec.structs.replace(value, fingerprint=value.expected_fingerprint()), changed)
+    return sum(entry.documents for entry in splits.values()), sum(map(len, leaving.values()))
 
 
-def _left_out(view: SplitView, where: str) -> list[Extent]:
+def _where_after(manifest: Dataset, where: str | None) -> dict[str, str]:
+    """What other_inputs says of the expressions by which documents were chosen."""
+    before = manifest.other_inputs.get(WHERE)
+    if where is None:
+        return {}
+    return {WHERE: where if before is None else f"({before}) AND ({where})"}
+
+
+def _mixed_settings(manifest: Dataset, mix: Mapping[str, Any]) -> Settings:
+    """The settings of a dataset with a mix. Raises InputError if it has one, ConfigError for what is none."""
+    if manifest.configuration.get("mix"):
+        raise InputError(
+            "The dataset has a mix already: documents that it left out are not in the shards, and others are repeated. "
+            "--mix needs a dataset that was prepared without one."
+        )
+    settings = settings_of({**manifest.configuration, "mix": dict(mix)})
+    if isinstance(settings, str):
+        raise ConfigError(f"--mix: {settings}")
+    if not settings.mix.is_used:
+        raise ConfigError("--mix names no source, no budget and no schedule (docs/mixing.md).")
+    known = {row.source for row in manifest.rows("shuffle", "train")}
+    for name in settings.mix.named_sources:
+        if name not in known:
+            raise ConfigError(
+                f"--mix names the source {name!r}, and no document of the train split has it. Sources here: "
+                f"{', '.join(sorted(known)[:8])}."
+            )
+    return settings
+
+
+def _left_out(view: SplitView, where: str | None) -> list[Extent]:
     """The documents of a split that do not satisfy the expression, in order."""
     if len(Masks.rows_of(view)):
         raise InputError(
             f"Documents of {view.root / view.name} were forgotten and masked. Remove them first: btlm-data forget ... --how remove."
         )
+    if where is None:
+        return []
     count = view.table.num_rows
     chosen = rows_where(view.table, where)
     if count and not chosen:
@@ -125,8 +183,10 @@ def _left_out(view: SplitView, where: str) -> list[Extent]:
     return view.extents(np.flatnonzero(is_gone).tolist())
 
 
-def _write_dropped(of_set: SetView, gone_of: dict[str, list[Extent]], path: Path) -> StoredFile:
-    """dropped.parquet with the documents that are left out behind those that were dropped before."""
+def _write_dropped(of_set: SetView, leaving: dict[str, list[tuple[int, str]]], path: Path) -> StoredFile:
+    """dropped.parquet with the documents that are left out behind those that were dropped before. leaving: rows of
+    each split's table, ascending, and the reason of each.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -134,17 +194,20 @@ def _write_dropped(of_set: SetView, gone_of: dict[str, list[Extent]], path: Path
     assert old is not None
     tables = [_plain(old.arrow(group)) for group in range(old.num_groups)]
     names = tables[0].column_names
-    for split, extents in gone_of.items():
-        table, rows = of_set.splits[split].table, np.array([extent.row for extent in extents], np.int64)
-        why = {"split": split, "stage": "shuffle", "reason": REASON}
+    for split, documents in leaving.items():
+        table, rows = of_set.splits[split].table, np.array([row for row, _ in documents], np.int64)
+        reasons = np.array([reason for _, reason in documents], object)
+        why = ("split", "stage", "reason")
         for group in range(table.num_groups):
             first, last = table.group_rows(group)
-            numbers = rows[(rows >= first) & (rows < last)] - first
+            is_here = (rows >= first) & (rows < last)
+            numbers = rows[is_here] - first
             part = _plain(
                 table.arrow(group, [name for name in names if name not in why]).take(pa.array(numbers))
             )
-            for name, value in why.items():
-                part = part.append_column(name, pa.array([value] * len(numbers), pa.string()))
+            values = ([split] * len(numbers), ["shuffle"] * len(numbers), reasons[is_here].tolist())
+            for name, value in zip(why, values, strict=True):
+                part = part.append_column(name, pa.array(value, pa.string()))
             tables.append(part.select(names))
     path.unlink()  # a link to the old bytes
     whole = pa.concat_tables(tables)

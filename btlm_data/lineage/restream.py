@@ -112,6 +112,21 @@ def without(tokens: npt.NDArray[Any], gone: Sequence[tuple[int, int]]) -> npt.ND
     return tokens[: target + len(tokens) - source]
 
 
+def placed(
+    tokens: npt.NDArray[Any], begin: Int64Array, length: Int64Array, path: Path, eos_id: int
+) -> npt.NDArray[Any]:
+    """The stream of some documents of another, in a file that must not exist and has no name any more when this
+    returns. tokens: (t,) of any dtype; begin, length: (n,) of each document there, in the new order. Returns
+    (sum of length + n,) of the same dtype.
+    """
+    from btlm_data.kernels.packing import place_documents
+
+    ends = np.cumsum(length + 1)
+    out = _mapped(path, int(ends[-1]) if len(ends) else 0, tokens.dtype)
+    place_documents(tokens, begin, length, ends - length - 1, out, eos_id)
+    return out
+
+
 @dataclass(frozen=True)
 class Repacking:
     """What a stream becomes: how, and which rows are in which shard."""

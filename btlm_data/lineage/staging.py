@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -83,13 +84,14 @@ def replace(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def publish(folder: Path, value: Dataset | SetList) -> None:
-    """dataset.json, and the provenance that belongs to it."""
+def publish(folder: Path, value: Dataset | SetList, changed: Mapping[str, Any] | None = None) -> None:
+    """dataset.json, and the provenance that belongs to it. changed: settings that are no longer those of the run."""
     replace(folder / FILE_NAME, dataset.encode(value))
     written = dataset.read(folder)
     made = provenance.read(folder)
     if made is not None:
-        renewed = msgspec.structs.replace(made, dataset=written.checksum)
+        configuration = {**made.configuration, **(changed or {})}
+        renewed = msgspec.structs.replace(made, dataset=written.checksum, configuration=configuration)
         replace(folder / provenance.FILE_NAME, provenance.encode(renewed))
 
 
@@ -104,8 +106,8 @@ def write_generations(staging: Path) -> None:
         replace(staging / generations.FILE_NAME, generations.encode(generations.GenerationList(renewed)))
 
 
-def write_list(staging: Path) -> None:
-    """The upper dataset.json of several sets, with their new checksums."""
+def write_list(staging: Path, changed: Mapping[str, Any] | None = None) -> None:
+    """The upper dataset.json of several sets, with their new checksums. changed: as for `publish`."""
     value = dataset.read(staging)
     if not isinstance(value, SetList):
         return
@@ -114,7 +116,7 @@ def write_list(staging: Path) -> None:
         of_set = dataset.read(staging / reference.name)
         references.append(dataset.SetReference(reference.name, of_set.checksum))
         fingerprints.append(of_set.fingerprint)
-    publish(staging, msgspec.structs.replace(value, sets=references, fingerprint=fingerprints[0]))
+    publish(staging, msgspec.structs.replace(value, sets=references, fingerprint=fingerprints[0]), changed)
 
 
 def sync(folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from btlm_data.errors import ConfigError
+from btlm_data.recipe import yaml_file
 
 _MAX_BYTES = 1 << 24
 _RUNS = ("run", "run_id")
@@ -39,6 +40,19 @@ def imported(mix: Mapping[str, Any]) -> dict[str, Any]:
     run = entry.get("run")
     rest = {key: value for key, value in mix.items() if key != "weights"}
     return rest | {"sources": read(Path(entry["file"]), None if run is None else str(run))}
+
+
+def read_mix(path: Path) -> dict[str, Any]:
+    """A mix from a file of its own: what stands under `mix:` in a recipe, with or without that key. Raises
+    ConfigError for what is none.
+    """
+    tree = yaml_file.read(path).tree
+    mix = tree["mix"] if tree.keys() == {"mix"} else tree
+    if not isinstance(mix, dict) or not mix:
+        raise ConfigError(
+            f"{path} holds no mix. Write for example `tokens: 600B` and `sources: {{code: 12%}}`."
+        )
+    return imported(mix) if isinstance(mix.get("weights"), str | dict) else dict(mix)
 
 
 def read(path: Path, run: str | None = None) -> dict[str, float]:

@@ -156,3 +156,75 @@ def test_a_kill_leaves_no_dataset_and_the_next_call_makes_it(
     reselect(whole, "chars < 200", tmp_path / "other")
     assert contents(tmp_path / "new") == contents(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "new", "other"]
+
+
+BUDGET = {"tokens": 2500, "sources": {"Books": 0.6}, "schedule": [{"until": 0.7}, {"anneal": {"Web": "80%"}}]}
+
+
+@pytest.mark.parametrize(
+    ("mix", "where", "options"),
+    [
+        ({"Web": 2.5, "Books": 0.5}, f"chars <= {CHARS}", {}),
+        ({"by_copies": {"2-": 3.0, "1": 0.7}}, None, {"dedupe__method": "exact", "dedupe__max_removed": 1}),
+        (BUDGET, f"chars <= {CHARS}", {"holdout__fraction": 0.1}),
+        (BUDGET, None, {"format": "vsl", "seq_len": ["64:0.5", "32:0.5"], "seed": 4}),
+        (BUDGET, None, {"format": "corpus", "shuffle": "none"}),
+    ],
+    ids=["epochs", "copies", "budget", "vsl and sets", "corpus in order"],
+)
+def test_a_mix_is_that_of_a_run_with_the_same_mix(
+    tmp_path: Path, mix: dict[str, Any], where: str | None, options: dict[str, Any]
+) -> None:
+    whole = made(tmp_path / "a", "out", **options)
+    filters = {"clean__filters": [{"max_chars": CHARS}]} if where else {}
+    mixed = made(tmp_path / "a", "mixed", **options, **filters, mix=mix)
+    before = contents(whole)
+    (tmp_path / "mix.yaml").write_text(json.dumps(mix))
+    arguments = ["reselect", str(whole), "--mix", str(tmp_path / "mix.yaml"), "--out", str(tmp_path / "new")]
+    result = CliRunner().invoke(cli, [*arguments, *(["--where", where] if where else [])])
+    assert result.exit_code == 0, result.exception
+    assert contents(whole) == before
+    made_again, expected = contents(tmp_path / "new"), contents(mixed)
+    assert {n for n in made_again if n.endswith(".h5")} == {n for n in expected if n.endswith(".h5")}
+    for name, data in expected.items():
+        if name.endswith(".h5"):
+            assert made_again[name] == data, name
+        if name.endswith(dataset.DOCUMENTS):
+            tables = [pq.read_table(root / name).to_pylist() for root in (tmp_path / "new", mixed)]
+            assert tables[0] == tables[1]
+    assert [check for check in verify.verify(tmp_path / "new", lambda _: None) if check.ok is False] == []
+    folders = ["msl64", "msl32"] if (mixed / "msl64").exists() else [""]
+    for folder in folders:
+        new, old = (dataset.read_set(root / folder) for root in (tmp_path / "new", mixed))
+        assert new.configuration["mix"] == old.configuration["mix"]
+        for split, entry in old.splits.items():
+            assert new.splits[split].phases == entry.phases
+        if where is None:
+            assert new.rows("shuffle") == old.rows("shuffle")
+            reasons = [
+                sorted(
+                    (r["line"], r["reason"])
+                    for r in pq.read_table(root / folder / dataset.DROPPED).to_pylist()
+                )
+                for root in (tmp_path / "new", mixed)
+            ]
+            assert reasons[0] == reasons[1] or folder  # of several sets the run has one table for all
+
+
+def test_a_mix_that_cannot_be_had_leaves_nothing(tmp_path: Path) -> None:
+    whole = made(tmp_path / "a", "out")
+    mixed = made(tmp_path / "a", "mixed", mix=BUDGET)
+    cases: list[tuple[Path, str | None, dict[str, Any], type[BtlmError], str]] = [
+        (whole, None, {}, ConfigError, "Give --where with an expression, or --mix"),
+        (whole, None, {"tokens": "1M"}, ConfigError, "more than 4 times"),
+        (whole, None, {"sources": {"Boks": 0.1}}, ConfigError, "the source 'Boks', and no document"),
+        (whole, None, {"sources": {"Books": 2}}, ConfigError, "--mix: mix.sources.Books"),
+        (whole, None, {"by_copies": {"1": 2.0}}, ConfigError, "dedupe: none removes none"),
+        (whole, None, {"Web": 0.0, "Books": 0.0}, InputError, "leaves no document"),
+        (mixed, None, {"Web": 2.0}, InputError, "has a mix already"),
+        (mixed, "tokens > 3", {}, InputError, "mixed by a budget"),
+    ]
+    for path, where, mix, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            reselect(path, where, tmp_path / "new", mix)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
