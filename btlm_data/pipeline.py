@@ -24,6 +24,7 @@ from btlm_data.engine.base import EngineSettings, is_on_this_machine, open_engin
 from btlm_data.engine.runner import Events, Runner
 from btlm_data.engine.status import StatusFile
 from btlm_data.errors import ConfigError, InputError
+from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats import ledger, rejects
 from btlm_data.formats.dataset import Dataset, ShardFile
@@ -399,6 +400,10 @@ def _shuffle(p: Preparation) -> None:
         num_bytes,
         p.run.memory_per_worker,
     )
+    if not any(
+        cell == "out" and amount.documents for (_, _, cell), amount in p.counts["holdout"].cells.items()
+    ):
+        raise InputError(_all_dropped(p))
 
 
 def _pack(p: Preparation) -> None:
@@ -551,6 +556,22 @@ def _nothing_left(p: Preparation) -> str:
         f"{line}." for line in (f"No document is left after cleaning: {listed}, in {where}", *advice)
     )
     return "\n".join([sentences, *input_checks.advise_on_empty_texts(p.inputs, p.counts["clean"])])
+
+
+def _all_dropped(p: Preparation) -> str:
+    """Why no document is left after deduplication and holdout."""
+    reasons: dict[str, int] = {}
+    for stage in ("dedupe", "holdout"):
+        for (_, _, cell), amount in p.counts[stage].cells.items():
+            if cell.startswith("drop:"):
+                reasons[cell[5:]] = reasons.get(cell[5:], 0) + amount.documents
+    listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items()))
+    advice = (
+        "The index has all of them: there is nothing new to prepare."
+        if reasons.keys() == {Fate.IN_INDEX.reason}
+        else f"Look at {p.runner.stores.work.shown}/dedupe/table and at the settings of dedupe and holdout."
+    )
+    return f"No document is left after deduplication and holdout: {listed}. {advice}"
 
 
 def _check_text(recipe: Recipe) -> None:

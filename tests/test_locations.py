@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,9 @@ from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.storage import open_store
 from tests import fresh_interpreter
-from tests.fresh_interpreter import FreshEngine
+from tests.fresh_interpreter import ROOT, FreshEngine
+
+SAMPLE = ["--source", "sample", "--seq-len", "512", "--samples-per-file", "700"]
 
 
 def run(out: str | Path, **options: Any) -> pipeline.Prepared:
@@ -54,6 +60,41 @@ def test_work_and_dataset_on_s3(bucket: Any, expected: dict[str, bytes], workers
     store.delete(["train/data-00001.h5", "validation/documents.parquet"])
     run("s3://corpus/data", **options)
     assert contents("s3://corpus/data") == expected
+
+
+@pytest.mark.parametrize("engine", ["workers", pytest.param("ray", marks=pytest.mark.stress)])
+def test_engines_with_work_and_dataset_on_s3(
+    bucket: Any, tmp_path: Path, expected: dict[str, bytes], engine: str
+) -> None:
+    """No file is shared but those in the store: each process has a folder of its own."""
+    if engine == "ray":
+        pytest.importorskip("ray")
+    work, options = "s3://corpus/work", ["--engine", engine, "--workers", "2", "--memory", "600MB"]
+    commands = [
+        ["prepare", *SAMPLE, "--out", "s3://corpus/data", "--work-dir", work, *options],
+        *(["worker", work, "--rank", str(rank), "--world", "2"] for rank in range(2) if engine == "workers"),
+    ]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for number, command in enumerate(commands):
+            (tmp_path / str(number)).mkdir()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "btlm_data", *command],
+                cwd=tmp_path / str(number),
+                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / str(number))},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(process.kill)
+            processes.append(process)
+        for process in processes:
+            words, _ = process.communicate(timeout=250)
+            assert process.returncode == 0, words
+    assert {name: data for name, data in contents("s3://corpus/data").items() if name in expected} == expected
+    assert not list(tmp_path.glob("*/*.h5"))
+    receipts = {entry.name for entry in open_store(work).list("receipts")}
+    assert any(name.startswith("receipts/shard.write/") for name in receipts)
 
 
 def test_dataset_on_s3_with_a_local_work_folder(

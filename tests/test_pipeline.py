@@ -328,6 +328,9 @@ def receipts(out: Path) -> dict[str, set[int]]:
             {"clean__min_chars": 300},
             {
                 "clean",
+                "holdout.draw",
+                "holdout.hashes",
+                "holdout.equal",
                 "holdout.fates",
                 "shuffle.scatter",
                 "shuffle.sort",

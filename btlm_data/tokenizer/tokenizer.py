@@ -132,6 +132,11 @@ class Tokenizer:
         """One token for people: part of a character appears as U+FFFD. Raises ValueError for an unknown
         id.
         """
+        if self.token_bytes is not None and 0 <= token_id < self.vocab_size:
+            blob, offsets = self.token_bytes
+            piece = blob[offsets[token_id] : offsets[token_id + 1]].tobytes()
+            if piece:  # the reference need not be loaded for what its decoder does alike
+                return piece.decode(errors="replace")
         if self._reference.tokenizer.id_to_token(int(token_id)) is None:
             raise ValueError(
                 f"{self.name} has no token {token_id}; its ids go from 0 to {self.vocab_size - 1}."

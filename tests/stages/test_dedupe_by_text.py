@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from btlm_data import pipeline, preparation
 from btlm_data.cli import cli
 from btlm_data.dedupe import compare, gates, report
 from btlm_data.engine.runner import Runner
-from btlm_data.errors import ConfigError, DataError, SafetyStop
+from btlm_data.errors import ConfigError, DataError, InputError, SafetyStop
 from btlm_data.formats import dataset, ledger
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
@@ -417,3 +418,15 @@ def test_a_component_that_takes_much_of_a_source_stops(
     with pytest.raises(SafetyStop, match=r"One component .* would take 16\.0% of the documents of web"):
         run(folder, tmp_path / "out")
     run(folder, tmp_path / "out", dedupe__max_component=0.2)
+
+
+def test_a_run_that_brings_nothing_new_says_so(tmp_path: Path) -> None:
+    """What an index has already is no failure of the program."""
+    corpus = write(tmp_path / "in", [" ".join(random.Random(n).choices(WORDS, k=300)) for n in range(20)])
+    index = {"dedupe__index": str(tmp_path / "index")}
+    run(corpus, tmp_path / "first", **index)
+    shutil.copytree(corpus, tmp_path / "again")
+    with (tmp_path / "again/train.jsonl").open("a") as file:
+        file.write((tmp_path / "again/train.jsonl").read_text().splitlines()[0] + "\n")
+    with pytest.raises(InputError, match=r"21 x in_index\. The index has all of them"):
+        run(tmp_path / "again", tmp_path / "second", **index)

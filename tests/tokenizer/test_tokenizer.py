@@ -87,6 +87,13 @@ def test_every_code_point_in_context(gpt2: Tokenizer, truth: tokenizers.Tokenize
     assert as_lists(gpt2.encode_batch(texts)) == expected(truth, texts)
 
 
+def test_the_text_of_every_token_is_what_the_reference_decodes(gpt2: Tokenizer) -> None:
+    ids = range(gpt2.vocab_size)
+    assert [gpt2.token_text(number) for number in ids] == [gpt2.decode([number]) for number in ids]
+    with pytest.raises(ValueError, match="has no token 50257"):
+        gpt2.token_text(50257)
+
+
 def test_decode_gives_the_text_back(gpt2: Tokenizer) -> None:
     text = "naïve 中文 😀 <|endoftext|>\n\n  x = 1"
     ids, _ = gpt2.encode_batch([text])
