@@ -62,7 +62,9 @@ def test_work_and_dataset_on_s3(bucket: Any, expected: dict[str, bytes], workers
     assert contents("s3://corpus/data") == expected
 
 
-@pytest.mark.parametrize("engine", ["workers", pytest.param("ray", marks=pytest.mark.stress)])
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["workers", "ray"])
 def test_engines_with_work_and_dataset_on_s3(
     bucket: Any, tmp_path: Path, expected: dict[str, bytes], engine: str
 ) -> None:
@@ -81,7 +83,7 @@ def test_engines_with_work_and_dataset_on_s3(
             process = subprocess.Popen(
                 [sys.executable, "-m", "btlm_data", *command],
                 cwd=tmp_path / str(number),
-                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / str(number))},
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -89,7 +91,7 @@ def test_engines_with_work_and_dataset_on_s3(
             stack.callback(process.kill)
             processes.append(process)
         for process in processes:
-            words, _ = process.communicate(timeout=250)
+            words, _ = process.communicate(timeout=400)
             assert process.returncode == 0, words
     assert {name: data for name, data in contents("s3://corpus/data").items() if name in expected} == expected
     assert not list(tmp_path.glob("*/*.h5"))

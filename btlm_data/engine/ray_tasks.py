@@ -73,6 +73,11 @@ class RayEngine:
                 f"There is no Ray cluster at {address}: {str(error)[:_SHOWN]}. Start one (ray start --head), correct "
                 "--ray-address, or leave it out to use this machine."
             ) from error
+        except OSError as error:  # a socket's path may have 107 bytes, of which Ray's own names take 70
+            raise ConfigError(
+                f"Ray cannot start on this machine: {str(error)[:_SHOWN]}. If a path is too long, set TMPDIR (or RAY_TMPDIR) to a "
+                "shorter one."
+            ) from error
         self._is_ours = True
 
     def progress(self) -> int:

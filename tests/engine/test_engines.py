@@ -295,6 +295,18 @@ def test_a_run_that_stops_takes_nothing_back_from_parsl(tmp_path: Path) -> None:
     pool.cancel([pending])
 
 
+def test_a_folder_whose_path_is_too_long_for_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from btlm_data.engine.ray_tasks import RayEngine
+
+    def refuse(**options: Any) -> None:
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /a/long/one")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with RayEngine(base.EngineSettings(1)) as engine, pytest.raises(ConfigError, match=r"107 bytes.*TMPDIR"):
+        engine.start()
+
+
 # The whole table ---------------------------------------------------------------------------------------------------
 
 ENGINES = ("local", "workers", "ray", "parsl", "slurm")
