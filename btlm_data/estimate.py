@@ -49,7 +49,7 @@ class Rates:
     move_byte: float = 2.0e-9  # of tokens laid down in another order, read and written
     pack_byte: float = 4.0e-9  # of the files that rows are prepared in
     shard_token: float = 2.2e-8  # (measured by --plan, in the format that is requested)
-    move_document: float = 3.0e-7  # a row of documents.parquet to its place in the stream
+    move_document: float = 4.0e-7  # a row of documents.parquet to its place in the stream
     copied_byte: float = 1.5e-9  # copied from one file to another, with both checksums
     table_document: float = 8.0e-7  # a row of documents.parquet
     shard_token_bytes: float = 2.0  # of the files, for each token (measured by --plan)
