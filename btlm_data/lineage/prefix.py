@@ -37,9 +37,12 @@ class SourceShare(msgspec.Struct, frozen=True):
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """The first `rows` of `of` samples (corpus: tokens) of a split. set: its folder, "" where there is one."""
+    """The first `rows` of `of` samples (corpus: tokens) of a split. set: its folder, "" where there is one.
+    generation: from 1.
+    """
 
     set: str
+    generation: int
     split: str
     rows: int
     of: int
@@ -60,19 +63,19 @@ def parse_part(text: str) -> float | int:
 
 
 def prefixes(path: Path, part: float | int, split: str) -> Iterator[Prefix]:
-    """The prefix of a split in every prepared set. part: of all samples, or how many. Raises ConfigError where no
+    """The prefix of a split in every prepared set and generation. part: of all samples, or how many. Raises ConfigError where no
     set has the split, DataError where the dataset is not whole.
     """
     has_split = False
     for of_set in open_dataset(path):
         if split in of_set.splits:
             has_split = True
-            yield prefix_of(of_set.splits[split], part, of_set.name)
+            yield prefix_of(of_set.splits[split], part, of_set.name, of_set.generation)
     if not has_split:
         raise ConfigError(f"There is no split {split!r} in {path}. Name another with --split.")
 
 
-def prefix_of(view: SplitView, part: float | int, set_name: str = "") -> Prefix:
+def prefix_of(view: SplitView, part: float | int, set_name: str = "", generation: int = 1) -> Prefix:
     """Of one split. part: of all samples, or how many."""
     rows = int(part * view.num_rows) if isinstance(part, float) else min(part, view.num_rows)
     if view.is_corpus:
@@ -101,7 +104,7 @@ def prefix_of(view: SplitView, part: float | int, set_name: str = "") -> Prefix:
         )
         for name in sorted(tokens.keys() | (asked or {}).keys())
     }
-    return Prefix(set_name, view.name, rows, view.num_rows, total, sources)
+    return Prefix(set_name, generation, view.name, rows, view.num_rows, total, sources)
 
 
 def _corpus_counter(rows: int) -> Any:
@@ -169,6 +172,7 @@ def _asked(view: SplitView, rows: int) -> dict[str, float] | None:
 def lines(prefix: Prefix) -> Iterator[str]:
     """A prefix for people."""
     where = f"{prefix.set}/{prefix.split}" if prefix.set else prefix.split
+    where = where if prefix.generation == 1 else f"generation {prefix.generation}, {where}"
     part = prefix.rows / prefix.of if prefix.of else 0.0
     yield (
         f"{where}: the first {prefix.rows:,} of {prefix.of:,} ({part:.4g} of the order) have "

@@ -414,6 +414,7 @@ def test_the_command_shows_a_prefix(folder: Path) -> None:
     as_json = CliRunner().invoke(cli, ["inspect", str(folder / "sample"), "--prefix", "40", "--json"])
     value = json.loads(as_json.output)
     assert (value["rows"], value["split"], value["tokens"]) == (40, "train", 40 * 64)
+    assert value["generation"] == 1
     for part in ("10 %%", "101%", "0.5"):
         with pytest.raises(ConfigError, match="is no part of the samples"):
             prefix.parse_part(part)
