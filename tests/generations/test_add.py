@@ -356,6 +356,7 @@ def test_what_is_not_listed_is_no_part(copied: Path, tmp_path: Path, monkeypatch
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.stress
 def test_an_unfinished_add_can_be_replaced(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
