@@ -36,16 +36,24 @@ def deadly(document):
 
 
 def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_bytes: int = 17_000_000) -> Path:
-    """Unlike documents in files that are each a task of their own; where asked for, a file that kills its reader."""
+    """Documents in files that are each a task of their own, every third one nearly an earlier one of any file; where asked for,
+    a file that kills its reader.
+    """
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)
     (folder / "deadly_filter.py").write_text(FILTER)
     for number in range(-(-num_bytes // file_bytes)):
         chance = random.Random(number)
         words = [f"w{chance.randrange(50_000)}" for _ in range(20_000)]
+        models = random.Random(-1)  # the same in every file
         with (corpus / f"part-{number:03d}.jsonl").open("w") as file:
             while file.tell() < file_bytes:
-                text = " ".join(chance.choices(words, k=chance.randrange(100, 900)))
+                if chance.random() < 1 / 3:
+                    texts = [f"m{models.randrange(50_000)}" for _ in range(models.randrange(100, 900))]
+                    texts[chance.randrange(len(texts))] = "changed"
+                    text = " ".join(texts)
+                else:
+                    text = " ".join(chance.choices(words, k=chance.randrange(100, 900)))
                 file.write(json.dumps({"text": text}) + "\n")
             if poison and number == 1:
                 file.write(json.dumps({"text": POISON * 10}) + "\n")

@@ -106,6 +106,17 @@ def _prepare_corpus(inputs: Path, folder: Path) -> list[str]:
     ]
 
 
+def _cleaned(inputs: Path, folder: Path) -> None:
+    """A work folder in which the next step is the first one of deduplication, made the first time it is asked for."""
+    if not (inputs / "out").exists():
+        from tests.faults.kill_runs import run_command
+
+        run_command(
+            "btlm_data", [*_prepare_corpus(inputs, inputs), "--workers", "1", "--stop-after", "clean"]
+        )
+    shutil.copytree(inputs / "out", folder / "out")
+
+
 def _emit_text(inputs: Path, folder: Path) -> list[str]:
     return [*_prepare_corpus(inputs, folder), "--emit-text", str(folder / "text")]
 
@@ -206,6 +217,7 @@ def _trained(folder: Path) -> dict[str, str]:
 TARGETS = {
     "sample": Target("btlm_data", _no_inputs, _prepare_sample),
     "corpus": Target("btlm_data", _corpus, _prepare_corpus),
+    "dedupe": Target("btlm_data", _corpus, _prepare_corpus, _cleaned),
     "emit-text": Target("btlm_data", _corpus, _emit_text),
     "index": Target("btlm_data", _two_corpora, _update_index, _earlier_index, _with_index),
     "export-npy": Target("btlm_data", _dataset, _export("npy"), done=EXPORTED),

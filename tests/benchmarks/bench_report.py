@@ -1,0 +1,159 @@
+"""dedupe-report at size: its CPU by document as the corpus grows, over members and pairs that are made directly.
+
+    python -m tests.benchmarks bench_report
+
+Of BTLM_BENCH_DOCUMENTS documents (default 10^6, then ten times as many), 23 % are in components of two, a text of 500 to 3,000
+bytes and one that differs in a few places, anywhere in the corpus: so every group has members in every file. Eight rules,
+one process. Disk: 1.1 KB a document.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.dedupe import decided, groups, members, report
+from btlm_data.formats import columns
+from btlm_data.kernels import stretches
+from btlm_data.recipe.models import DedupeSettings
+from btlm_data.storage import Store, open_store
+from btlm_data.task_files import write_list
+
+DOCUMENTS = int(os.environ.get("BTLM_BENCH_DOCUMENTS", "1_000_000"))
+SHARE = 0.23  # of the documents that are in components; measured on 451 MB of documentation
+BANDS = 16
+
+
+def make(folder: Path, num_documents: int) -> int:
+    """A work folder with a finished deduplication; returns the bytes of its texts."""
+    store = open_store(folder)
+    store.write("work-folder.json", b"{}\n")
+    draw = np.random.default_rng(1)
+    pool = np.frombuffer(
+        b" ".join(b"word%d" % number for number in draw.integers(0, 50_000, 10**6)).replace(b"1", b"a"),
+        np.uint8,
+    )
+    count = round(num_documents * SHARE / 2)
+    of_component = draw.permutation(2 * count).reshape(count, 2)
+    first, other = of_component.min(axis=1), of_component.max(axis=1)
+    order = np.argsort(first)
+    first, other = first[order], other[order]
+    lengths = draw.integers(500, 3000, count)
+    starts = draw.integers(0, len(pool) - 3000, count)
+    changes = draw.integers(0, 40, count) * lengths // 6000
+    cluster = np.empty(2 * count, np.int64)
+    cluster[first] = cluster[other] = np.arange(count)
+    units = groups.units(lengths[cluster])
+    assigned, num_groups = groups.assign(first[cluster].astype(np.uint32), units)
+    files = []
+    total = int(lengths.sum()) * 2
+    ends = np.cumsum(lengths[cluster] + groups.ROW_BYTES)
+    for number, low in enumerate(range(0, int(ends[-1]), members.FILE_BYTES)):
+        begin, end = np.searchsorted(ends, [low, low + members.FILE_BYTES], side="right")
+        rows = np.arange(begin, end)
+        rows = rows[np.argsort(assigned[rows], kind="stable")]
+        of = cluster[rows]
+        text = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[of])])
+        utf8 = np.empty(int(text[-1]), np.uint8)
+        stretches.copy(pool, starts[of], lengths[of], utf8, text[:-1])
+        copies = np.flatnonzero(rows == other[of])
+        changed = np.repeat(copies, changes[of[copies]])
+        utf8[text[changed] + draw.integers(0, 500, len(changed))] = ord("z")
+        documents = (rows / SHARE).astype(np.uint32)
+        firsts = (first[of] / SHARE).astype(np.uint32)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "bounds": np.searchsorted(assigned[rows], np.arange(num_groups + 2)).astype(np.int64),
+            "ordinal": documents,
+            "root": documents,
+            "cluster": firsts,
+            "best": documents,
+            "score": np.zeros(len(rows), np.uint32),
+            "known": np.zeros(len(rows), np.bool_),
+            "file": np.zeros(len(rows), np.uint32),
+            "source": np.zeros(len(rows), np.uint32),
+            "split": np.full(len(rows), report.TRAIN, np.uint8),
+            "line": documents.astype(np.uint64),
+            "offset": documents.astype(np.uint64) * np.uint64(1000),
+            "bytes": lengths[of].astype(np.uint32),
+            "keys": np.repeat(of.astype(np.uint64)[:, None], BANDS, axis=1),
+            "utf8": utf8,
+            "text": text,
+        }
+        name = f"{members.FOLDER}/{number:06d}-0000.cols"
+        files.append(columns.write(store, name, arrays, {"files": ["a.jsonl"], "sources": ["web"]}))
+    _finish(store, files, (first, other, assigned), num_groups, (num_documents, total))
+    return total
+
+
+def _finish(
+    store: Store,
+    files: list[Any],
+    pairs: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
+    num_groups: int,
+    amounts: tuple[int, int],
+) -> None:
+    first, other, assigned = pairs
+    group = assigned[other]
+    order = np.argsort(group, kind="stable")
+    listed = columns.write(
+        store,
+        "dedupe/pairs/000000-00000.cols",
+        {
+            "first": (first[order] / SHARE).astype(np.uint32),
+            "other": (other[order] / SHARE).astype(np.uint32),
+            "bounds": np.searchsorted(group[order], np.arange(num_groups + 2)).astype(np.int64),
+        },
+    )
+    components = columns.write(store, "dedupe/components/components.cols", {"root": np.zeros(1, np.uint32)})
+    decided.write(
+        store,
+        decided.Decided(
+            DedupeSettings(),
+            num_groups,
+            components,
+            write_list(store, "dedupe/members.json", files),
+            write_list(store, "dedupe/pairs.json", [listed]),
+            {"web": amounts},
+        ),
+    )
+
+
+def measure(num_documents: int) -> tuple[float, float, int]:
+    """CPU seconds, seconds by the clock, and bytes of text."""
+    with tempfile.TemporaryDirectory(prefix="btlm-bench-") as name:
+        num_bytes = make(Path(name), num_documents)
+        report.make(name, [], [])  # compile, and read once
+        before, begun = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        made = report.make(name, [], [])
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        assert all(outcome.removed for outcome in made.outcomes[1:])
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return cpu, time.monotonic() - begun, num_bytes
+
+
+def run() -> list[dict[str, Any]]:
+    few, _, few_bytes = measure(DOCUMENTS)
+    many, _, many_bytes = measure(10 * DOCUMENTS)
+    name = f"dedupe-report of {10 * DOCUMENTS:,} documents, a MB of text, against {DOCUMENTS:,}"
+    return [
+        {
+            "name": name,
+            "ours": many * 1e9 / many_bytes,
+            "theirs": few * 1e9 / few_bytes,
+            "ratio": many / many_bytes * few_bytes / few,
+            "unit": "ms CPU a MB",
+            "budget": "<= 1.1",
+        }
+    ]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(row)
