@@ -5,8 +5,8 @@ shards when something is first added, and kept beside them.
                               checksum, and how documents are compared
     .dedupe-index.work/       the work folder while entries are made
 
-`prepare` writes none of it: an index takes about half the size of the compressed text, and whoever adds
-nothing has no use for it. What is in no generation any more (after `btlm-data forget`) is removed with its
+`prepare` writes none of it: an index takes 16 bytes a document and 12 for each band, and texts where these are
+compared; whoever adds nothing has no use for it. What is in no generation any more (after `btlm-data forget`) is removed with its
 entry, and made anew.
 """
 
