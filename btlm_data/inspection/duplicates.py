@@ -28,6 +28,7 @@ from btlm_data.inspection.source_checks import (
     where_it_was_read,
 )
 from btlm_data.recipe.recorded import settings_of
+from btlm_data.recipe.validation import nearest
 from btlm_data.wording import counted
 
 if TYPE_CHECKING:
@@ -82,10 +83,12 @@ def pairs(path: Path, wanted: Wanted, source: Path | None = None) -> list[Pair]:
     """The pairs requested, in the order of the table. source: the source's folder; None: where the run read
     it.
 
-    Raises DataError where the dataset has no such table, InputError where the source is not there.
+    Raises DataError where the dataset has no such table, InputError where the source is not there, ConfigError for
+    a source or a reason that the dataset does not know.
     """
     opened = open_path(path)
     manifest = _manifest(opened)
+    _require_known(manifest, wanted)
     rows = list(_choose(opened.root / TABLE, wanted))
     texts = Texts(opened, manifest, source).read(rows)
     return [
@@ -101,6 +104,21 @@ def _manifest(opened: Opened) -> Dataset:
             "Name the folder of a prepared set."
         )
     return opened.manifest
+
+
+def _require_known(manifest: Dataset, wanted: Wanted) -> None:
+    """Raise ConfigError for a source that the dataset does not have, or a reason for which it removed nothing."""
+    rows = manifest.rows("dedupe")
+    sources = sorted({row.source for row in rows})
+    if wanted.source is not None and wanted.source not in sources:
+        raise ConfigError(
+            f"--source: the dataset has no source {wanted.source!r}. {nearest(wanted.source, sources)}"
+        )
+    reasons = sorted({reason for row in rows for reason in row.dropped})
+    if wanted.reason is not None and reasons and wanted.reason not in reasons:
+        raise ConfigError(
+            f"--reason: deduplication removed no document for {wanted.reason!r}. {nearest(wanted.reason, reasons)}"
+        )
 
 
 def _choose(path: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:

@@ -56,7 +56,7 @@ def test_conditions_choose_and_the_seed_draws(prepared: Path) -> None:
     largest = max(row["cluster_size"] for row in rows)
     assert count(largest=True) == sum(row["cluster_size"] == largest for row in rows)
     assert count(cluster=rows[-1]["cluster"]) >= 1
-    assert count(source="nobody") == 0
+    assert count(similarity=(0.0, 0.01)) == 0
     drawn = [duplicates.pairs(prepared, duplicates.Wanted(count=5, seed=seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -96,6 +96,11 @@ def test_mistakes_are_answered_in_words(prepared: Path, tmp_path: Path) -> None:
             duplicates.parse_range(text)
     result = CliRunner().invoke(cli, ["inspect", str(prepared), "--reason", "near_duplicate"])
     assert "Add --duplicates" in str(result.exception)
+    source = pq.read_table(prepared / "removals.parquet")["source"][0].as_py()
+    with pytest.raises(ConfigError, match=rf"no source '{source}s'. Did you mean {source}\?"):
+        duplicates.pairs(prepared, duplicates.Wanted(source=f"{source}s"))
+    with pytest.raises(ConfigError, match=r"'near-duplicate'. Did you mean near_duplicate\?"):
+        duplicates.pairs(prepared, duplicates.Wanted(reason="near-duplicate"))
     with pytest.raises(Exception, match=r"nowhere"):
         duplicates.pairs(prepared, duplicates.Wanted(), tmp_path / "nowhere")
 
