@@ -19,11 +19,13 @@ import msgspec
 from btlm_data import pipeline
 from btlm_data.engine.runner import Events
 from btlm_data.errors import ConfigError, DataError, InputError, OutputError, SourceUnavailable
-from btlm_data.formats import dataset, generations, ledger, provenance
+from btlm_data.formats import dataset, forgotten, generations, ledger, provenance
 from btlm_data.formats.dataset import FILE_NAME, UNFINISHED_NAME, SetList
 from btlm_data.formats.generations import Generation, GenerationList, Listed
 from btlm_data.generations import index
-from btlm_data.lineage.overlap import GenerationDocuments, first_shared
+from btlm_data.lineage import queries
+from btlm_data.lineage.forget import forget
+from btlm_data.lineage.overlap import GenerationDocuments, first_shared, those_with
 from btlm_data.lineage.staging import lock_of
 from btlm_data.output_folder import OutputFolder
 from btlm_data.pipeline import Prepared
@@ -34,6 +36,7 @@ from btlm_data.storage import open_store
 from btlm_data.storage.lease import hold
 from btlm_data.task import Counts
 from btlm_data.tokenizer import Tokenizer, load_tokenizer
+from btlm_data.wording import counted
 
 # Of the first generation's settings, what is about its source alone.
 _OF_THE_SOURCE = (
@@ -151,6 +154,7 @@ def add(planned: Plan, events: Events) -> Added:
                 shutil.rmtree(planned.folder, ignore_errors=True)
             raise
         if prepared.complete:
+            _forget_again(planned, prepared)
             _require_disjoint(planned)
             _publish(planned)
     return Added(planned.number, prepared)
@@ -239,6 +243,30 @@ def _refuse_other(planned: Plan, inputs: Inputs) -> None:
 
 
 # The end ----------------------------------------------------------------------------------------------------
+
+
+def _forget_again(planned: Plan, prepared: Prepared) -> None:
+    """Mask documents that a certificate of an earlier generation names by the hash of their text, with a certificate of their own: what
+    was forgotten does not come back with a new crawl. Tells of it in `prepared`.
+    """
+    hashes = {
+        bytes.fromhex(document.hash)
+        for generation in planned.generations
+        for name in dataset.read_sets(generation.root)
+        for certificate in forgotten.read(generation.root / name).certificates
+        for document in certificate.documents
+        if document.hash is not None
+    }
+    new = GenerationDocuments.of(Generation(planned.number, planned.folder, dataset.read(planned.folder)))
+    if not (again := those_with((*new.train, *new.holdout), hashes)):
+        return
+    asked = [queries.make("hash", value.hex()) for value in sorted(again)]
+    outcome = forget(planned.folder, asked, reason="forgotten in an earlier generation")
+    prepared.datasets = dataset.read_sets(planned.folder)
+    prepared.warnings.append(
+        f"{counted(len(again), 'text')} of the new source {'was' if len(again) == 1 else 'were'} forgotten before, and "
+        f"{'is' if len(again) == 1 else 'are'} masked in the new generation too ({outcome.certificate})."
+    )
 
 
 def _require_disjoint(planned: Plan) -> None:

@@ -4,7 +4,7 @@ compared a range at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,16 @@ def first_shared(
             if value in rows:
                 return rows[value], place
     return None
+
+
+def those_with(tables: Sequence[DocumentTable], hashes: Set[bytes]) -> set[bytes]:
+    """Which of the hashes (16 bytes each) documents of the tables have. Documents that were forgotten do not
+    count. Raises DataError if a table is damaged or has no hashes.
+    """
+    if not hashes:
+        return set()
+    keys = np.unique(np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)[:, 0])
+    return {value for value, _ in _places(tables, keys) if value in hashes}
 
 
 def _keys(tables: Sequence[DocumentTable], part: int, parts: int) -> UInt64Array:

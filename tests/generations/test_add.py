@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import btlm_data
 from btlm_data.cli import cli
 from btlm_data.errors import BtlmError, ConfigError, DataError, InputError, OutputError
 from btlm_data.export import export
-from btlm_data.formats import dataset, generations
+from btlm_data.formats import dataset, forgotten, generations
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.generations import add as adding
 from btlm_data.generations import index
@@ -249,6 +249,30 @@ def test_forget_reaches_every_generation(copied: Path, tmp_path: Path) -> None:
         assert not answer.documents
     grow(copied, write(tmp_path / "p3.jsonl", PARTS[3]))
     assert failed(copied) == []
+
+
+@pytest.mark.parametrize("how", ["mask", pytest.param("remove", marks=pytest.mark.stress)])
+def test_what_was_forgotten_does_not_come_back_with_a_new_crawl(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Literal["mask", "remove"]
+) -> None:
+    gone = PARTS[0][1]["text"]
+    forget(copied, [make("id", PARTS[0][1]["id"])], how=how)
+    crawled = [*PARTS[3], {"text": gone, "id": "again", "url": "https://y.example/"}]
+    source = write(tmp_path / "p3.jsonl", crawled)
+    with monkeypatch.context() as patch:
+        patch.setattr(adding, "_publish", lambda _: None)  # as if killed before it
+        grow(copied, source)
+    assert len(generations.read(copied)) == 3
+    grow(copied, source)
+    assert len(generations.read(copied)) == 4
+    assert failed(copied) == []
+    new = copied / "generation-0004"
+    [certificate] = forgotten.read(new).certificates
+    assert [len(certificate.documents), certificate.how] == [1, "mask"]
+    assert not any(
+        answer.documents for answer in trace(copied, [make("text", gone[:200]), make("id", "again")])
+    )
+    assert trace(copied, [make("id", PARTS[3][0]["id"])])[0].documents
 
 
 def test_verify_finds_what_does_not_belong_together(copied: Path) -> None:
