@@ -10,6 +10,7 @@ import hashlib
 import io
 import mmap
 import os
+import resource
 import secrets
 import stat
 import time
@@ -21,6 +22,7 @@ from typing import BinaryIO
 from btlm_data.errors import DataError, OutputError
 from btlm_data.storage.base import LEASE_SUFFIXES, TEMPORARY_SUFFIX, Entry, check_name
 
+_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _CLAIM_SECONDS = 10.0  # replacing a file takes milliseconds: an older claim is a dead process's
 
 
@@ -104,19 +106,25 @@ class LocalStore:
         with self.open(name) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            try:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # holds a descriptor of its own
+            except OSError as error:
+                if not _may_open_more(error):
+                    raise _unreadable(self.path(name), error) from error
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return memoryview(mapped)
 
     def open(self, name: str) -> BinaryIO:
         """The file for reading. Anything but a regular file (a FIFO, a device) is refused at once."""
         path = self.path(name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(path, _TO_READ)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(f"{path} is missing. Rerun the same command; it is made again.") from error
         except OSError as error:
-            raise DataError(
-                f"{path} cannot be read ({error.strerror}). Change that and run the same command again."
-            ) from error
+            if not _may_open_more(error):
+                raise _unreadable(path, error) from error
+            descriptor = os.open(path, _TO_READ)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise DataError(f"{path} is not a regular file. Remove it and run the same command again.")
@@ -331,3 +339,19 @@ def _fsync_folder(folder: Path) -> None:
         _fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _may_open_more(error: OSError) -> bool:
+    """Whether too many open files were the reason, and more are allowed from now on: the soft limit (1,024 on many
+    systems) is raised to the hard one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if error.errno != errno.EMFILE or soft == hard:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return True
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    advice = "Raise `ulimit -n`" if error.errno == errno.EMFILE else "Change that"
+    return DataError(f"{path} cannot be read ({error.strerror}). {advice} and run the same command again.")
