@@ -375,8 +375,8 @@ def _make_work(folder: Path) -> None:
 
 
 def _damage_work(chance: random.Random, folder: Path) -> None:
-    for _ in range(chance.choice([1, 1, 3])):
-        path = chance.choice(sorted(path for path in (folder / "out/.work").rglob("*") if path.is_file()))
+    files = sorted(path for path in (folder / "out/.work").rglob("*") if path.is_file())
+    for path in chance.sample(files, chance.choice([1, 1, 3])):  # none twice: the second finds no JSON
         data = path.read_bytes()
         if path.suffix == ".json" and "receipt" in path.parts and chance.random() < 0.5:
             from btlm_data.storage import digest
