@@ -333,12 +333,6 @@ def _dedupe(p: Preparation) -> None:
     p.dedupe_fates, p.clusters, p.removals = result.fates, result.clusters, result.removals
     p.copies = result.copies
     p.dedupe_summary, p.index_lineage = result.summary, result.index_lineage
-    out = [amount.documents for (_, _, cell), amount in result.counts.cells.items() if cell == "out"]
-    if not sum(out):
-        raise InputError(
-            f"Nothing of {p.settings.source.name} is new: all {p.blocks[-1].last_ordinal:,} documents are in the index "
-            f"{p.settings.dedupe.index}. There is nothing to prepare."
-        )
     if p.run.stop_after in (
         "dedupe",
         "holdout",
@@ -567,7 +561,7 @@ def _all_dropped(p: Preparation) -> str:
                 reasons[cell[5:]] = reasons.get(cell[5:], 0) + amount.documents
     listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items()))
     advice = (
-        "The index has all of them: there is nothing new to prepare."
+        f"The index {p.settings.dedupe.index} has all of them: there is nothing new to prepare."
         if reasons.keys() == {Fate.IN_INDEX.reason}
         else f"Look at {p.runner.stores.work.shown}/dedupe/table and at the settings of dedupe and holdout."
     )

@@ -20,7 +20,7 @@ SlimPajama's scripts do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class HoldoutWork:
     holdout: HoldoutSettings
     seed: int
     draws: bool  # whether this source's validation and test are drawn
-    by_sha256: bool  # the blocks have `sha256`: remove train documents that equal a holdout document
+    by_sha256: bool  # the blocks have `sha256`: remove train documents that equal a holdout document, if there is one
     contamination: bool  # the blocks have hits
 
     @property
@@ -115,8 +115,10 @@ def run(
     settings: HoldoutWork,
 ) -> Artifact:
     """Decide about all documents; returns fates.cols. step: runs a step. dedupe_fates: columns file with `fate`."""
+    has_holdout = settings.draws or any(block.split != "train" for block in blocks)
+    settings = replace(settings, by_sha256=settings.by_sha256 and has_holdout)
     parts = [result.outputs[0] for result in step(plan_draw(blocks, dedupe_fates, settings))]
-    if settings.by_sha256 and (settings.draws or any(block.split != "train" for block in blocks)):
+    if settings.by_sha256:
         whole = Task("all", reads={"parts": parts}, outputs=[("work", "holdout/hashes/hashes.cols")])
         [hashes] = step(Step("holdout.hashes", VERSION, merge_hashes, [whole], None, settings.digest, "task"))
         parts = [result.outputs[0] for result in step(plan_equal(blocks, parts, hashes.outputs[0], settings))]

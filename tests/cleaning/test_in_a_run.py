@@ -117,6 +117,11 @@ def test_a_document_with_an_evaluation_text_is_removed_and_an_unreadable_set_sto
     cut.write_bytes(gzip.compress(good.read_bytes())[:-9])
     manifest = prepare(corpus, tmp_path / "out", **{"holdout.decontaminate": [str(good)]})
     assert dropped(manifest) == {"contaminated": 1}
+    for method in ("none", "exact"):  # no text is compared with a holdout, or there is none to compare with
+        for holdout in ({}, {"holdout.fraction": 0.1}):
+            out = tmp_path / f"{method}-{len(holdout)}"
+            given = {"holdout.decontaminate": [str(good)], "dedupe.method": method, **holdout}
+            assert dropped(prepare(corpus, out, **given))["contaminated"] == 1
     with pytest.raises(InputError, match=r"cut\.jsonl\.gz cannot be read whole"):
         prepare(corpus, tmp_path / "other", **{"holdout.decontaminate": [str(good), str(cut)]})
     assert not os.path.exists(tmp_path / "other" / "dataset.json")

@@ -428,5 +428,5 @@ def test_a_run_that_brings_nothing_new_says_so(tmp_path: Path) -> None:
     shutil.copytree(corpus, tmp_path / "again")
     with (tmp_path / "again/train.jsonl").open("a") as file:
         file.write((tmp_path / "again/train.jsonl").read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match=r"21 x in_index\. The index has all of them"):
+    with pytest.raises(InputError, match=r"21 x in_index\. The index .*index has all of them"):
         run(tmp_path / "again", tmp_path / "second", **index)
