@@ -106,7 +106,7 @@ def test_dataset_on_s3_with_a_local_work_folder(
 
 def test_dedupe_on_s3_goes_through_files_where_memory_is_small(bucket: Any, tmp_path: Path) -> None:
     options = {
-        "run__memory": "40KB",
+        "run__memory": "120KB",
         "dedupe__index": "s3://corpus/index",
         "run__emit_text": "s3://corpus/text",
     }

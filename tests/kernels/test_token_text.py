@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from btlm_data.errors import DataError
 from btlm_data.kernels import token_text
 from btlm_data.kernels.token_text import Table, TokenBytes
-from btlm_data.tokenizer import load_tokenizer
+from btlm_data.tokenizer import Tokenizer, load_tokenizer
 from tests import strategies
 from tests.reference.minhash import normalise
 
@@ -59,6 +60,15 @@ def test_tokens_of_whole_characters_are_normalised_one_by_one(data: st.DataObjec
     assert decoded(documents, table, [2 * limit for limit in most]) == expected
 
 
+@cache
+def gpt2() -> tuple[Tokenizer, Table, Table]:
+    """GPT-2's tokenizer, its tokens' bytes, and those normalised token by token."""
+    tokenizer = load_tokenizer("gpt2")
+    assert tokenizer.token_bytes is not None
+    tokens = TokenBytes(*tokenizer.token_bytes)
+    return tokenizer, Table.of(tokens), Table.of(token_text.normalised(tokens), collapses=True)
+
+
 @settings(deadline=None)
 @given(
     st.lists(
@@ -67,15 +77,12 @@ def test_tokens_of_whole_characters_are_normalised_one_by_one(data: st.DataObjec
 )
 def test_gpt2_tokens_give_their_text_back(texts: list[str]) -> None:
     """Normalised token by token, a text is right or another one, and right wherever there is nothing but ASCII."""
-    tokenizer = load_tokenizer("gpt2")
+    tokenizer, table, normalised = gpt2()
     ids, bounds = tokenizer.encode_batch(texts)
-    assert tokenizer.token_bytes is not None
-    tokens = TokenBytes(*tokenizer.token_bytes)
     documents = [ids[a:b].tolist() for a, b in pairwise(bounds)]
     most = [2 * len(text.encode()) for text in texts]
-    assert [text.decode() for text in decoded(documents, Table.of(tokens), most)] == texts
-    table = Table.of(token_text.normalised(tokens), collapses=True)
-    for text, found in zip(texts, decoded(documents, table, most), strict=True):
+    assert [text.decode() for text in decoded(documents, table, most)] == texts
+    for text, found in zip(texts, decoded(documents, normalised, most), strict=True):
         if text.isascii():
             assert found.decode() == normalise(text)
 
