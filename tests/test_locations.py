@@ -49,7 +49,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(out)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.stress), 2])
 def test_work_and_dataset_on_s3(bucket: Any, expected: dict[str, bytes], workers: int) -> None:
     options = {"run__work_dir": "s3://corpus/work", "run__workers": workers}
     prepared = run("s3://corpus/data", **options)

@@ -393,6 +393,8 @@ def _removals(path: Path) -> tuple[list[report.SimilarityBar], list[report.Remov
         compared = np.flatnonzero(~np.isnan(values))
         if not len(compared):
             return [], []
+        if not (0 <= values[compared].min() <= values[compared].max() <= 1):
+            raise DataError(f"{path} has similarities outside the range from 0 to 1. Restore it from a copy.")
         edges = np.round(np.arange(0, 1 + SIMILARITY_STEP, SIMILARITY_STEP), 2)
         counts = np.histogram(values[compared], edges)[0].tolist()
         first = next(k for k, count in enumerate(counts) if count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,18 @@ def test_a_wrong_similarity_is_noticed_by_reading_the_texts(prepared: Path, tmp_
     pq.write_table(changed, tmp_path / "removals.parquet")
     [check] = [check for check in checks(tmp_path) if check.ok is False]
     assert "containment is" in f"{check.detail} {check.place}"
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, 1e300])
+def test_similarities_that_cannot_be_are_named_by_inspect(
+    prepared: Path, tmp_path: Path, value: float
+) -> None:
+    copied = Path(shutil.copytree(prepared, tmp_path / "copied", ignore=shutil.ignore_patterns(".work")))
+    table = pq.read_table(copied / "removals.parquet")
+    column = pa.array([value] * len(table), table.schema.field("similarity").type)
+    place = table.schema.get_field_index("similarity")
+    pq.write_table(
+        table.set_column(place, table.schema.field("similarity"), column), copied / "removals.parquet"
+    )
+    result = CliRunner().invoke(cli, ["inspect", str(copied), "--json"])
+    assert "outside the range from 0 to 1" in result.output
