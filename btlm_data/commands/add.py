@@ -10,7 +10,7 @@ import click
 
 from btlm_data import entry, terminal
 from btlm_data.commands import shared
-from btlm_data.commands.prepare import MOST_USED, RecipeCommand, execute, show_plan
+from btlm_data.commands.prepare import MOST_USED, RecipeCommand, execute, set_option, show_plan
 
 if TYPE_CHECKING:
     from btlm_data.engine.runner import Events
@@ -79,15 +79,7 @@ class _AddCommand(RecipeCommand):
     group=MOST_USED,
     help="Print the plan, and the size of the index that documents are compared with; write nothing.",
 )
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY=VALUE",
-    cls=entry.GroupedOption,
-    group=MOST_USED,
-    help="Any setting of a recipe by its dotted key (docs/recipes.md); repeatable.",
-)
+@set_option
 def add(
     path: Path, trust: bool, as_json: bool, only_plan: bool, assignments: tuple[str, ...], **options: Any
 ) -> None:

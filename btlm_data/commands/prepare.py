@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MOST_USED = "Most used"  # the first group of recipe.options.GROUPS
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    cls=entry.GroupedOption,
+    group=MOST_USED,
+    help="Any setting of a recipe by its dotted key (docs/recipes.md); repeatable.",
+)
 
 
 class RecipeCommand(entry.Command):
@@ -108,15 +117,7 @@ def _common_options(command: Any) -> Any:
             group=MOST_USED,
             help="With --cores: the price of a node for an hour, and of a million requests.",
         ),
-        click.option(
-            "--set",
-            "assignments",
-            multiple=True,
-            metavar="KEY=VALUE",
-            cls=entry.GroupedOption,
-            group=MOST_USED,
-            help="Any setting of a recipe by its dotted key (docs/recipes.md); repeatable.",
-        ),
+        set_option,
     ):
         command = option(command)
     return command

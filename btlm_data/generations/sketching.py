@@ -23,9 +23,10 @@ import numpy.typing as npt
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.dedupe.index import Needs, pack
+from btlm_data.dedupe.sketches import sketch
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset
-from btlm_data.kernels import minhash, normalisation, token_text
+from btlm_data.kernels import normalisation, token_text
 from btlm_data.lineage.split_view import SplitView
 from btlm_data.lineage.stored_tokens import tokens_of
 from btlm_data.recipe.models import DedupeSettings
@@ -136,18 +137,7 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
                 "cannot be compared with these: prepare old and new source together instead."
             )
         normalised = normalisation.normalise(None, utf8, offsets)
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "exact": minhash.exact_hashes(normalised.utf8, normalised.offsets)[kept]
-        }
-        if dedupe.method == "minhash":
-            shingle = minhash.Shingle.of(dedupe.shingle, dedupe.shingle_size)
-            signatures = minhash.signatures(
-                normalised, dedupe.num_perm, scheme=dedupe.scheme, shingle=shingle
-            )
-            arrays["bands"] = minhash.band_keys(signatures, dedupe.bands, dedupe.rows)[kept]
-            if settings.needs == "signatures":
-                arrays["signatures"] = signatures[kept]
-        sketches.append(arrays)
+        sketches.append(sketch(normalised, kept, dedupe, with_signatures=settings.needs == "signatures"))
         if settings.needs == "texts":
             bounds = normalised.offsets
             texts += [normalised.utf8[bounds[k] : bounds[k + 1]].tobytes() for k in kept.tolist()]

@@ -308,20 +308,10 @@ class BlockWriter:
         return sources, codes
 
     def _sketch(self, normalised: Any, kept: npt.NDArray[np.int64]) -> None:
-        from btlm_data.kernels import minhash
+        from btlm_data.dedupe.sketches import sketch
 
-        dedupe = self.settings.settings.dedupe
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "exact": minhash.exact_hashes(normalised.utf8, normalised.offsets)[kept]
-        }
-        if dedupe.method == "minhash":
-            shingle = minhash.Shingle.of(dedupe.shingle, dedupe.shingle_size)
-            signatures = minhash.signatures(
-                normalised, dedupe.num_perm, scheme=dedupe.scheme, shingle=shingle
-            )
-            arrays["bands"] = minhash.band_keys(signatures, dedupe.bands, dedupe.rows)[kept]
-            if self.settings.keep_signatures:
-                arrays["signatures"] = signatures[kept]
+        settings = self.settings
+        arrays = sketch(normalised, kept, settings.settings.dedupe, with_signatures=settings.keep_signatures)
         content = digest.checksum(arrays["exact"].tobytes())
         meta = {"digest": self.wanted["sketch"], "content": content}
         self.files.write_columns(f"{self.stem}.sketch", arrays, meta)
