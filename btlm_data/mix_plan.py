@@ -13,6 +13,7 @@ about sqrt(n / BINS) / 2 of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import ConfigError
-from btlm_data.recipe.mix import MixSettings
+from btlm_data.recipe.mix import MAX_EPOCHS, MixSettings
 from btlm_data.recipe.mix_budget import in_percent
 
 Int64Array = npt.NDArray[np.int64]
@@ -176,15 +177,15 @@ def _require_epochs(
         tokens, has = wanted[name], available[name]
         lines.append(
             f"  {name}: {in_percent(tokens / budget)} of {budget:,} tokens are {tokens:,}; it has {has:,}, so that is "
-            f"{tokens / has:.2f} epochs."
+            f"{tokens / has:,.2f} epochs."
         )
     if len(over) > _SHOWN:
         lines.append(f"  and {len(over) - _SHOWN:,} more sources.")
     most = min(int(budget * limit * available[name] / wanted[name]) for name in over)
-    epochs = max(wanted[name] / available[name] for name in over)
+    epochs = math.ceil(100 * max(wanted[name] / available[name] for name in over)) / 100
+    allow = f" or allow {epochs:,.2f} epochs (mix.max_epochs)," if epochs <= MAX_EPOCHS else ""
     lines.append(
-        f"With these shares at most {most:,} tokens can be had (mix.tokens); or allow {epochs:.2f} epochs "
-        "(mix.max_epochs), or lower the share."
+        f"With these shares at most {most:,} tokens can be had (mix.tokens);{allow} or lower the share."
     )
     raise ConfigError("\n".join(lines))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_unimax_is_that_of_the_paper() -> None:
     [
         ({"tokens": 8000, "sources": {"a": 0.5}}, "50% of 8,000 tokens are 4,000; it has 900, so that is 4.44 epochs"),
         ({"tokens": 8000, "sources": {"a": 0.5}}, "at most 7,200 tokens can be had"),
-        ({"tokens": 8000, "sources": {"a": 0.5}}, "allow 4.44 epochs"),
+        ({"tokens": 8000, "sources": {"a": 0.5}}, "allow 4.45 epochs"),
         ({"sources": {"a": 0.5, "b": 0.2, "c": 0.1}}, r"add up to 80% \(a 50% \+ b 20% \+ c 10%\)"),
         ({"sources": {"z": 0.5}}, "z is to be 50% of the tokens, and no document of it is left"),
         ({"schedule": [{"until": 0.5}, {"end": {"z": 1}}]}, "end: z is to be 100%"),
@@ -169,6 +170,22 @@ def test_unimax_is_that_of_the_paper() -> None:
 def test_impossible_budgets_are_refused_with_the_arithmetic(mix: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         mix_plan.allocate(MixSettings.model_validate(mix), {"a": 900, "b": 5000, "c": 6000})
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0.01, 0.99))
+def test_the_advice_of_a_refusal_holds(has: int, budget: int, share: float) -> None:
+    mix: dict[str, Any] = {"tokens": budget, "sources": {"a": round(share, 2)}, "max_epochs": 1}
+    available = {"a": has, "b": 2 * budget}
+    try:
+        mix_plan.allocate(MixSettings.model_validate(mix), available)
+    except ConfigError as error:
+        tokens = re.search(r"at most ([\d,]+) tokens", str(error))
+        assert tokens is not None
+        if tokens[1] != "0":
+            fewer = mix | {"tokens": int(tokens[1].replace(",", ""))}
+            mix_plan.allocate(MixSettings.model_validate(fewer), available)
+        if epochs := re.search(r"allow ([\d.]+) epochs", str(error)):
+            mix_plan.allocate(MixSettings.model_validate(mix | {"max_epochs": float(epochs[1])}), available)
 
 
 @pytest.mark.parametrize(
