@@ -65,7 +65,10 @@ def choose(
         matchers = [matcher(pattern) for pattern in wanted]
         candidates = [name for name in names if any(matches(name) for matches in matchers)]
     elif glob is not None:
-        candidates, folders = select(names, glob)
+        # What lies in a folder that is never read decides nothing; it is named as what it is.
+        never = [name for name in names if _ignored_folder(name) is not None]
+        chosen, folders = select(set(names).difference(never), glob)
+        candidates = chosen.union(never)
         left_out += [("folder that the pattern matches beside files", f"{name}/") for name in folders]
     data: list[str] = []
     candidates = set(candidates)
@@ -81,11 +84,15 @@ def choose(
     return _without_descriptions(data, left_out)
 
 
+def _ignored_folder(name: str) -> str | None:
+    """Why a folder that a file is in is never read; None where it is."""
+    return next((why for part in name.split("/")[:-1] if (why := ignored(part, is_folder=True))), None)
+
+
 def _why_not(name: str, names: AbstractSet[str], *, has_documents: bool) -> str | None:
     """Why a file is no part of the corpus, judging by its own name and those beside it."""
     *folders, last = name.split("/")
-    reason = next((why for part in folders if (why := ignored(part, is_folder=True))), None)
-    reason = reason or ignored(last, is_folder=False)
+    reason = _ignored_folder(name) or ignored(last, is_folder=False)
     if reason is None and f"{name}.aria2" in names:  # aria2 keeps its notes there while it downloads
         reason = _UNFINISHED_DOWNLOAD
     if reason is None and has_documents and "attributes" in folders and "documents" not in folders:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 import zstandard
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import InputError
@@ -256,6 +256,7 @@ _NAMES = st.builds(
     names=st.sets(_NAMES, min_size=1, max_size=8),
     glob=st.sampled_from(["", "/*", "/**/*.jsonl", "/*.parquet", "/data/*"]),
 )
+@example(names={"train/train.jsonl", "en.parquet/_temporary/train.jsonl"}, glob="/*")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_names_mean_the_same_in_a_folder_and_in_a_bucket(
     names: set[str], glob: str, tmp_path_factory: pytest.TempPathFactory
