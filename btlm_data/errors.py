@@ -50,6 +50,10 @@ class SourceUnavailable(InputError):
     """A hub or an object store refused or cannot be reached."""
 
 
+class NothingNew(InputError):
+    """Every document of the source is in the index that it was compared with."""
+
+
 class OutputError(BtlmError):
     """The output or work folder cannot be used."""
 

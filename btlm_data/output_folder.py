@@ -2,7 +2,8 @@
 complete.
 
     preparing.json   is there while the dataset is not complete: {"run": fingerprint of the run, "files":
-                     [names]}, the files that this run and the interrupted ones before it may have written
+                     [names], "source": what it reads}, the files that this run and the interrupted ones before
+                     it may have written
     preparing.lease  held by the process that writes there now
 
 Only files that dataset.json or preparing.json name, and pages whose seal holds (formats/pages.py), are ever
@@ -36,6 +37,7 @@ MAX_BYTES = 1 << 28  # of preparing.json
 class _Preparing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str
     files: list[str]
+    source: str | None = None  # not in files of earlier versions
 
     def __post_init__(self) -> None:
         for name in self.files:
@@ -47,10 +49,13 @@ class _Preparing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The dataset folder of one run. sets: folders of the prepared sets, "" where there is only one."""
+    """The dataset folder of one run. sets: folders of the prepared sets, "" where there is only one. source: the
+    place that the run reads; "" of who only looks.
+    """
 
     store: Store
     sets: Sequence[str]
+    source: str = ""
 
     def state(self, run: str, configuration: Mapping[str, Any], *, overwrite: bool) -> bool:
         """Whether this very dataset is there, complete, by names and sizes.
@@ -85,12 +90,14 @@ class OutputFolder:
             )
         return self.is_whole()
 
-    def owner(self) -> str | None:
-        """Fingerprint of the run that has prepared what is there, or is preparing it; None if none has."""
+    def owner(self) -> tuple[str, str | None] | None:
+        """Of the run that has prepared what is there, or is preparing it: its fingerprint, and the place that it
+        read, as far as that is recorded. None if there is no such run.
+        """
         if (preparing := self._preparing()) is not None:
-            return preparing.run
+            return preparing.run, preparing.source
         made = self._provenance()
-        return made.run if made is not None else None
+        return (made.run, made.source.get("place")) if made is not None else None
 
     def is_whole(self) -> bool:
         """Whether every file that dataset.json names is there with its size (`verify` reads them)."""
@@ -267,7 +274,7 @@ class OutputFolder:
             ) from None
 
     def _write_preparing(self, run: str, names: Iterable[str]) -> None:
-        value = {"run": run, "files": sorted(names)}
+        value = {"run": run, "source": self.source, "files": sorted(names)}
         self.store.write(UNFINISHED_NAME, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 

@@ -23,7 +23,7 @@ from btlm_data.engine import published
 from btlm_data.engine.base import EngineSettings, is_on_this_machine, open_engine
 from btlm_data.engine.runner import Events, Runner
 from btlm_data.engine.status import StatusFile
-from btlm_data.errors import ConfigError, InputError
+from btlm_data.errors import ConfigError, InputError, NothingNew
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats import ledger, rejects
@@ -62,7 +62,9 @@ from btlm_data.wording import counted
 
 @dataclass
 class Prepared:
-    """What a run ends with. datasets: of each prepared set by its folder, once complete."""
+    """What a run ends with. out: where the dataset is, as open_store takes it. datasets: of each prepared set by its folder, once complete. generation: the number that
+    it has in the dataset `added_to`, where it was added to one.
+    """
 
     out: str
     work_dir: str
@@ -72,6 +74,8 @@ class Prepared:
     already_done: bool = False
     warnings: list[str] = field(default_factory=list)
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    generation: int | None = None
+    added_to: str | None = None
 
 
 def locations(run: Run) -> Locations:
@@ -141,8 +145,7 @@ def is_finished(inputs: Inputs, stores: Stores) -> bool:
 
 
 def _output_folder(inputs: Inputs, stores: Stores) -> OutputFolder:
-    sets = inputs.settings.seq_len
-    return OutputFolder(stores.out, [set_.name for set_ in sets] if len(sets) > 1 else [""])
+    return OutputFolder(stores.out, inputs.set_folders, inputs.listing.provenance["place"])
 
 
 @contextlib.contextmanager
@@ -397,7 +400,7 @@ def _shuffle(p: Preparation) -> None:
     if not any(
         cell == "out" and amount.documents for (_, _, cell), amount in p.counts["holdout"].cells.items()
     ):
-        raise InputError(_all_dropped(p))
+        raise _all_dropped(p)
 
 
 def _pack(p: Preparation) -> None:
@@ -552,7 +555,7 @@ def _nothing_left(p: Preparation) -> str:
     return "\n".join([sentences, *input_checks.advise_on_empty_texts(p.inputs, p.counts["clean"])])
 
 
-def _all_dropped(p: Preparation) -> str:
+def _all_dropped(p: Preparation) -> InputError:
     """Why no document is left after deduplication and holdout."""
     reasons: dict[str, int] = {}
     for stage in ("dedupe", "holdout"):
@@ -560,12 +563,13 @@ def _all_dropped(p: Preparation) -> str:
             if cell.startswith("drop:"):
                 reasons[cell[5:]] = reasons.get(cell[5:], 0) + amount.documents
     listed = ", ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items()))
-    advice = (
-        f"The index {p.settings.dedupe.index} has all of them: there is nothing new to prepare."
-        if reasons.keys() == {Fate.IN_INDEX.reason}
-        else f"Look at {p.runner.stores.work.shown}/dedupe/table and at the settings of dedupe and holdout."
-    )
-    return f"No document is left after deduplication and holdout: {listed}. {advice}"
+    words = f"No document is left after deduplication and holdout: {listed}."
+    if reasons.keys() == {Fate.IN_INDEX.reason}:
+        return NothingNew(
+            f"{words} The index {p.settings.dedupe.index} has all of them: there is nothing new to prepare."
+        )
+    work = p.runner.stores.work.shown
+    return InputError(f"{words} Look at {work}/dedupe/table and at the settings of dedupe and holdout.")
 
 
 def _check_text(recipe: Recipe) -> None:

@@ -94,6 +94,12 @@ class Inputs:
         configuration["source"] |= self.listing.fields
         return configuration
 
+    @property
+    def set_folders(self) -> list[str]:
+        """Folders of the prepared sets in the dataset; "" where there is only one."""
+        sets = self.settings.seq_len
+        return [set_.name for set_ in sets] if len(sets) > 1 else [""]
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the run: settings and inputs with their modification times. An unchanged run has nothing to do."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from btlm_data import entry, terminal
+from btlm_data import entry
 from btlm_data.commands import shared
 from btlm_data.commands.prepare import MOST_USED, RecipeCommand, execute, set_option, show_plan
-
-if TYPE_CHECKING:
-    from btlm_data.engine.runner import Events
-    from btlm_data.pipeline import Prepared
 
 # Settings that are those of the dataset: their options are understood, and refused in words where they differ.
 _OF_THE_DATASET = (
@@ -101,17 +97,4 @@ def add(
     if only_plan:
         show_plan(planned.recipe, as_json, None, index=planned.index_size)
         return
-    numbers: list[int] = []
-
-    def run(events: Events) -> Prepared:
-        added = adding.add(planned, events)
-        numbers.append(added.number)
-        return added.prepared
-
-    prepared = execute(planned.recipe, as_json, run)
-    if prepared.complete and not as_json and not entry.is_quiet(click.get_current_context()):
-        folder = shlex.quote(str(path))
-        words = "was added before" if prepared.already_done else "is added"
-        terminal.note(
-            f"Generation {numbers[0]} {words}. Next: btlm-data inspect {folder}; btlm-data verify {folder}"
-        )
+    execute(planned.recipe, as_json, partial(adding.add, planned))

@@ -277,7 +277,7 @@ def show_plan(
         sys.exit(plan.stops[0].exit_code)
 
 
-def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]) -> Prepared:
+def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]) -> None:
     """Prepare, with progress, and print what was done. prepare: does it, for a recipe that is `recipe`."""
     shared.load_kernels()
     from btlm_data.inspection import outcome
@@ -294,7 +294,7 @@ def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]
             prepared = prepare(events)
         if prepared.complete:
             prepared.warnings += publish.write_beside(
-                recipe.run.out, report=recipe.run.report, card=recipe.run.card
+                prepared.out, report=recipe.run.report, card=recipe.run.card
             )
     except KeyboardInterrupt:
         raise Interrupted(
@@ -306,4 +306,3 @@ def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]
         terminal.echo(terminal.to_json(dataclasses.asdict(report), indent=1))
     elif not quiet:
         outcome.render(report, console)
-    return prepared

@@ -30,7 +30,7 @@ from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles
 
 FATES, CLUSTERS = "dedupe/fates/fates.cols", "dedupe/fates/clusters.cols"
-VERSION = 2
+VERSION = 3
 SHOWN_CLUSTERS = 10
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
@@ -59,19 +59,15 @@ def merged(parts: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, int]]:
     return sorted(everything, key=lambda item: (-item[1], item[0]))[:SHOWN_CLUSTERS]
 
 
-def plan_fates(
-    blocks: Sequence[Block], components: Artifact, decided: Artifact, num_documents: int, lineage: str
-) -> Step:
+def plan_fates(decided: Artifact, num_documents: int, lineage: str) -> Step:
     """One task, which puts a few bytes of each document in their places. decided: the list of the groups' files."""
-    holdout = [[block.first_ordinal, block.last_ordinal] for block in blocks if block.split != "train"]
     task = Task(
         id="all",
         args={"documents": num_documents},
         inputs=[lineage],
-        through={"components": [components], "decided": [decided]},
+        through={"decided": [decided]},
         outputs=[("work", FATES), ("work", CLUSTERS)],
         weight=max(1, num_documents),
-        hints={"holdout": holdout},
     )
     return Step("dedupe.fates", VERSION, join, [task], None, lineage, "doc")
 
@@ -79,15 +75,8 @@ def plan_fates(
 def join(task: Task, settings: None, files: TaskFiles) -> Counts:
     """The fates of all documents."""
     total = task.args["documents"]
-    components = files.columns(task.through["components"][0])
-    fate, copies = np.zeros(total, np.uint8), np.ones(total, np.uint32)
-    several = np.zeros(total, np.bool_)
-    if components.meta["known"]:  # a document that is alone goes if an index has it
-        alone = components["known"] & (components["group"] == 0)
-        for first, last in task.hints["holdout"]:
-            alone[first:last] = False
-        fate[alone] = Fate.IN_INDEX
-    text_stays = fate == Fate.KEPT
+    fate, copies = np.full(total, Fate.KEPT, np.uint8), np.ones(total, np.uint32)
+    several, text_stays = np.zeros(total, np.bool_), np.ones(total, np.bool_)
     for artifact in files.read_list(task.through["decided"][0]):
         decided = files.columns(artifact)
         ordinals = decided["ordinal"]

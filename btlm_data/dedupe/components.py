@@ -7,10 +7,9 @@ dedupe/components/components.cols, all (N,) by ordinal:
     `cluster` uint32    the first document of its component (whatever the candidates' texts turn out to be)
     `best` uint32       the copy of its text that stays, if the text stays
     `score` uint32      of its text; an index's texts have HOLDOUT
-    `group` uint32      see groups.py; 0: alone in its component
+    `group` uint32      see groups.py; 0: alone in its component, and in no index
     `compared` bool     first document of a text in a component of several texts
     `known` bool        an index has it (where texts are compared: first document of a text that an index has)
-and meta["known"], how many are known.
 """
 
 from __future__ import annotations
@@ -119,6 +118,7 @@ def write(
     texts, in_component = np.zeros(total, np.uint8), np.zeros(total, np.uint8)
     _count(roots, clusters, texts, in_component)
     texts[clusters[nominated]] = in_component[clusters[nominated]] = 2
+    in_component[clusters[components.known]] = 2  # alone or not, it is decided about, and listed
     sizes = np.zeros(total, np.uint32)
     for ordinals, opened in _ranges(files, documents, total):
         is_member = in_component[clusters[ordinals]] > 1
@@ -141,7 +141,7 @@ def write(
         "compared": compared,
         "known": known,
     }
-    files.write_columns(NAME, arrays, {"groups": num_groups, "known": int(np.count_nonzero(known))})
+    files.write_columns(NAME, arrays, {"groups": num_groups})
     return num_groups
 
 

@@ -39,7 +39,7 @@ from btlm_data.kernels import union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True)

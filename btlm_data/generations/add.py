@@ -2,7 +2,7 @@
 all earlier ones, and listed in generations.json when it is complete.
 
 Nothing that is there is written again: earlier generations keep every file. A kill at any moment leaves the
-dataset without the new generation or with it; the same command continues.
+dataset without the new generation or with it; the same command continues, also with corrected settings.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from btlm_data import pipeline
+from btlm_data import output_folder, pipeline
 from btlm_data.engine.runner import Events
-from btlm_data.errors import ConfigError, DataError, InputError, OutputError, SourceUnavailable
+from btlm_data.errors import ConfigError, DataError, InputError, NothingNew, OutputError
 from btlm_data.formats import dataset, forgotten, generations, ledger, provenance
 from btlm_data.formats.dataset import FILE_NAME, UNFINISHED_NAME, SetList
 from btlm_data.formats.generations import Generation, GenerationList, Listed
@@ -52,6 +52,8 @@ _OF_THE_SOURCE = (
 _FIXED = ("seq_len", "format", "tail", "max_documents_per_sample", "shards", "tokenizer", "dedupe")
 _FREE_OF_DEDUPE = ("index", "max_removed", "max_component", "expected_removed")
 _PLACES = ("name", "revision", "backend")  # of the tokenizer, which is compared by its fingerprint
+# Settings that name sources. Those of the dataset were right for its own source, and need not name any of a new one.
+_NAMING_SOURCES = ("mix", "source.exclude_sources", "dedupe.expected_removed", "run.accept_removal_of")
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,6 @@ class Plan:
         return index.size(self.root, self.generations, self.recipe)
 
 
-@dataclass(frozen=True)
-class Added:
-    """What was done. number: of the generation; prepared: its run."""
-
-    number: int
-    prepared: Prepared
-
-
 def plan(path: Path, overrides: Mapping[str, Override], *, trust: bool = False) -> Plan:
     """Read the dataset and the recipe of the next generation: the first one's, with the new source and what the
     command line says. Raises ConfigError for settings that cannot differ from the dataset's, DataError if the
@@ -109,11 +103,14 @@ def plan(path: Path, overrides: Mapping[str, Override], *, trust: bool = False) 
     given = dict(overrides)
     given["run.out"] = Override(str(root / generations.folder_of(number)), "add")
     recipe = load(root / FILE_NAME, given, trust=trust, without=_OF_THE_SOURCE)
+    _require_own_budget(root, recipe, overrides)
     changes: dict[str, Any] = {}
     if "seed" not in overrides:
         changes["seed"] = (recipe.seed + number - 1) % 2**63
     if recipe.dedupe.method != "none":
         changes["dedupe"] = recipe.dedupe.model_copy(update={"index": str(root / generations.INDEX_FOLDER)})
+    if not any(_is_of(key, name) for key in overrides for name in _NAMING_SOURCES):
+        changes["run"] = recipe.run.model_copy(update={"allow_missing_source": True})
     recipe = recipe.model_copy(update=changes)
     settings = recipe.settings
     tokenizer = load_tokenizer(
@@ -126,9 +123,9 @@ def plan(path: Path, overrides: Mapping[str, Override], *, trust: bool = False) 
     return Plan(root, present, number, recipe, tokenizer)
 
 
-def add(planned: Plan, events: Events) -> Added:
-    """Add what was planned. Raises BtlmError for everything that a user can correct; the dataset is as it was
-    then.
+def add(planned: Plan, events: Events) -> Prepared:
+    """Add what was planned; what was added before is `already_done`. Raises BtlmError for everything that a user can
+    correct; the dataset is as it was then.
     """
     root, recipe = planned.root, planned.recipe
     with hold(open_store(root.parent), lock_of(root), f"The dataset {root} is", heartbeat=False):
@@ -140,24 +137,31 @@ def add(planned: Plan, events: Events) -> Added:
         if (number := _already_added(planned, inputs)) is not None:
             folder = root / generations.folder_of(number)
             none: dict[str, Counts] = {stage: Counts() for stage in ledger.STAGES}
-            values = dataset.read_sets(folder)
-            return Added(
-                number, Prepared(str(folder), str(folder), True, none, already_done=True, datasets=values)
+            return Prepared(
+                str(folder),
+                str(folder),
+                True,
+                none,
+                already_done=True,
+                datasets=dataset.read_sets(folder),
+                generation=number,
+                added_to=str(root),
             )
-        _refuse_other(planned, inputs)
+        _take_over(planned, inputs)
         if recipe.dedupe.method != "none":
             index.update(root, planned.generations, recipe, planned.tokenizer, events)
         try:
             prepared = pipeline.prepare(recipe, events, adds_to_index=False)
-        except InputError as error:
-            if not isinstance(error, SourceUnavailable):  # there is nothing to continue
-                shutil.rmtree(planned.folder, ignore_errors=True)
+        except NothingNew:  # there is nothing to continue
+            shutil.rmtree(planned.folder, ignore_errors=True)
             raise
         if prepared.complete:
             _forget_again(planned, prepared)
             _require_disjoint(planned)
             _publish(planned)
-    return Added(planned.number, prepared)
+            prepared.generation, prepared.added_to = planned.number, str(root)
+            prepared.already_done = False  # also where a killed add had left no more than this to do
+    return prepared
 
 
 # What can be added, and to what -----------------------------------------------------------------------------
@@ -179,6 +183,21 @@ def _refuse_parts(root: Path) -> None:
         raise InputError(
             f"{root} is one of the sets of {root.parent}, which are prepared together. Name that folder."
         )
+
+
+def _require_own_budget(root: Path, recipe: Recipe, overrides: Mapping[str, Override]) -> None:
+    """Raise ConfigError where the mix is a budget that was made for the documents of the first generation."""
+    if recipe.mix.is_budget and not any(_is_of(key, "mix") for key in overrides):
+        budget = _shown(recipe.mix.model_dump(mode="json"))
+        raise ConfigError(
+            f"The train split of {root} is mixed by a budget for its own source ({budget}). Say what the new source is to "
+            "give: --set mix={} takes all of it, --set mix.tokens=10B (or another key of mix) makes a budget of its own."
+        )
+
+
+def _is_of(key: str, name: str) -> bool:
+    """Whether a dotted key is a setting, or a part of it."""
+    return key == name or key.startswith(f"{name}.")
 
 
 def _check_settings(root: Path, recipe: Recipe, tokenizer: Tokenizer, trust: bool) -> None:
@@ -229,17 +248,25 @@ def _already_added(planned: Plan, inputs: Inputs) -> int | None:
     return None
 
 
-def _refuse_other(planned: Plan, inputs: Inputs) -> None:
-    """Raise OutputError where another add is unfinished, or the folder holds what is not ours."""
-    folder, run = planned.folder, planned.recipe.run
-    if not folder.exists() or run.overwrite:
+def _take_over(planned: Plan, inputs: Inputs) -> None:
+    """Make an add of this source that is not finished, with other settings, one of this command: its work is
+    continued, and nothing of its dataset is left. Raises OutputError where it is of another source.
+    """
+    folder = planned.folder
+    if not folder.exists() or planned.recipe.run.overwrite:
         return
-    owner = OutputFolder(open_store(folder), [""]).owner()
-    if owner is not None and owner != inputs.fingerprint:
+    store, source = open_store(folder), inputs.listing.provenance["place"]
+    output = OutputFolder(store, inputs.set_folders, source)
+    owner = output.owner()
+    if owner is None or owner[0] == inputs.fingerprint:
+        return
+    if owner[1] not in (None, source):
         raise OutputError(
-            f"{folder} holds an add that is not finished, of another source or with other settings. Run that command "
-            "again to finish it, or add --overwrite to this one to replace it."
+            f"{folder} holds an add of {owner[1]} that is not finished. Run that command again to finish it, or add "
+            "--overwrite to this one to replace it."
         )
+    with hold(store, output_folder.LEASE, f"The folder {folder} is", heartbeat=False):
+        output.claim(inputs.fingerprint, overwrite=False)
 
 
 # The end ----------------------------------------------------------------------------------------------------
@@ -281,8 +308,8 @@ def _require_disjoint(planned: Plan) -> None:
                 raise InputError(
                     f"{document['file']} line {document['line'] + 1} of the new source is a {kind} document, and row "
                     f"{old_row:,} of {old_table.path} has the same text: it would be trained on and measured with. Leave "
-                    "such documents out of the source, or read them for another split (--split-rule), and add again with "
-                    "--overwrite. The dataset is as it was."
+                    "such documents out of the source, or read them for another split (--split-rule), and add again. The "
+                    "dataset is as it was."
                 )
 
 

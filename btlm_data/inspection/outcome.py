@@ -44,7 +44,8 @@ class Outcome:
     was read. dropped: documents by stage and reason. rejected: records that could not be read. without_text:
     records that are no text by what they are. damaged: places in files where an unknown number of records could
     not be read. not_read: files of the source that were
-    not read, by reason (known once complete). seconds: wall time of this run.
+    not read, by reason (known once complete). generation: its number in the dataset `added_to`, where it was added
+    to one. seconds: wall time of this run.
     """
 
     out: str
@@ -61,6 +62,8 @@ class Outcome:
     without_text: int = 0
     damaged: int = 0
     not_read: dict[str, int] = field(default_factory=dict)
+    generation: int | None = None
+    added_to: str | None = None
     splits: list[SplitOutcome] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -108,6 +111,8 @@ def summarise(prepared: Prepared, recipe: Recipe, seconds: float) -> Outcome:
         without_text=without_text,
         damaged=damaged.documents,
         not_read=_not_read(prepared),
+        generation=prepared.generation,
+        added_to=prepared.added_to,
         splits=list(_splits(prepared)) if prepared.complete else [],
         warnings=list(prepared.warnings),
     )
@@ -144,6 +149,10 @@ def render(outcome: Outcome, console: Console) -> None:
 
     shown = _shown(outcome.folder)
     folder = shlex.quote(shown)
+    if outcome.unchanged and outcome.added_to is not None:
+        line(f"Nothing to do: this source was added before, as {_generation(outcome)}.")
+        line(_next(outcome.added_to))
+        return
     if outcome.unchanged:
         line(f"Nothing to do: {shown} holds this very dataset already.")
         line(f"Next: {_report_command(folder) if is_remote(shown) else f'btlm-data verify {folder}'}")
@@ -165,10 +174,24 @@ def render(outcome: Outcome, console: Console) -> None:
     if not outcome.complete:
         return
     line(_locations_line(outcome))
+    if outcome.added_to is not None:
+        line(f"It is {_generation(outcome)} now.")
     if is_remote(shown):
         line(f"Next: {_report_command(folder)}; btlm-data verify of a copy on this machine")
     else:
-        line(f"Next: btlm-data inspect {folder}; btlm-data verify {folder}")
+        line(_next(outcome.added_to or outcome.folder))
+
+
+def _generation(outcome: Outcome) -> str:
+    """Which part of a dataset this is."""
+    assert outcome.added_to is not None
+    return f"generation {outcome.generation} of {_shown(outcome.added_to)}"
+
+
+def _next(folder: str) -> str:
+    """What to do with a dataset on this machine."""
+    named = shlex.quote(_shown(folder))
+    return f"Next: btlm-data inspect {named}; btlm-data verify {named}"
 
 
 def _report_command(folder: str) -> str:

@@ -68,7 +68,14 @@ def list_files(settings: SourceSettings, run: Run) -> Listing:
             raise InputError(f"{error}\n{corpora.suggestion(settings.name, known)}") from None
     listing = _select(settings, listing)
     _tell(settings, listing, registered=corpus is not None)
-    return listing
+    return replace(listing, provenance={**listing.provenance, "place": _place(settings.name, corpus)})
+
+
+def _place(name: str, corpus: Corpus | None) -> str:
+    """What `--source` names, wherever it is read again: a registered name, a URL, or an absolute path."""
+    if corpus is not None or name == "sample":
+        return name
+    return str(path_of(name)) if is_local(name) else without_secrets(name)
 
 
 @dataclass(frozen=True)

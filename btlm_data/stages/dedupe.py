@@ -117,7 +117,7 @@ def run(
     decided_groups = runner.run(removals.plan(joined.num_groups, members, compared, settings, lineage))
     runner.named.add(name := "dedupe/decided-groups.json")
     listed = write_list(work, name, [_output(result, ".cols") for result in decided_groups])
-    [fates] = runner.run(clusters.plan_fates(blocks, joined.components, listed, total, lineage))
+    [fates] = runner.run(clusters.plan_fates(listed, total, lineage))
     shown = clusters.merged([result.counts.extra["largest"] for result in decided_groups])
     ranges = runner.run(clusters.plan_clusters(blocks, joined.components, fates, shown, lineage))
     num_clusters = sum(result.counts.extra["clusters"] for result in decided_groups)

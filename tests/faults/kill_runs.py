@@ -195,7 +195,7 @@ class Killer:
 
     def _arguments(self, folder: Path) -> list[str]:
         arguments = self.target.arguments(self.inputs, folder)
-        if arguments[0] == "prepare":
+        if arguments[0] in ("prepare", "add"):
             arguments += ["--workers", str(self.chance.choice([1, 2, 2]))]
         return arguments
 
@@ -251,9 +251,11 @@ class Killer:
             if code in WORKER_DIED and "killed" not in run.words():
                 self.problems.append(f"{folder}: no word of the worker's death: {run.words()[-500:]}")
         self.kinds[kind] += 1
-        receipts = sorted(folder.glob("out/.work/receipts/*"), key=lambda path: path.stat().st_mtime_ns)
+        receipts = sorted(folder.glob("out/**/receipts/*"), key=lambda path: path.stat().st_mtime_ns)
         self.reached[receipts[-1].name.partition(".")[0] if receipts else "(before)"] += 1
         self._check_orphans(folder, run)
+        if wrong := self.target.between(self.inputs, folder, self.expected):
+            self.problems.append(f"{folder}: neither old nor new after a kill: {', '.join(wrong[:5])}")
         return True
 
     def _end(self, folder: Path) -> bool:

@@ -27,7 +27,8 @@ class Target(NamedTuple):
 
     program: the module that is run. inputs: makes what the command reads, once. start: copies into a fresh folder
     what the command changes, given (inputs, folder). arguments: of the command, given (inputs, folder).
-    contents: everything that must be equal in two folders whose commands have ended. done: the words with which the
+    contents: everything that must be equal in two folders whose commands have ended. between: names of what may not be
+    as it is after a kill, given (inputs, folder, contents of a folder whose command has ended). done: the words with which the
     command refuses to do again what is done, if it does so.
     """
 
@@ -36,6 +37,7 @@ class Target(NamedTuple):
     arguments: Callable[[Path, Path], list[str]]
     start: Callable[[Path, Path], None] = lambda inputs, folder: None
     contents: Callable[[Path], dict[str, str]] = lambda folder: hashes(folder)
+    between: Callable[[Path, Path, dict[str, str]], list[str]] = lambda inputs, folder, contents: []
     done: str | None = None
 
 
@@ -190,6 +192,34 @@ def _forgotten(folder: Path) -> dict[str, str]:
     return found
 
 
+def _add_inputs(inputs: Path) -> None:
+    """A finished dataset of documents that are a half of what is added to it."""
+    from tests.faults.kill_runs import run_command
+
+    _two_corpora(inputs)
+    arguments = ["prepare", "--source", str(inputs / "earlier"), "--seq-len", "64:0.5", "--seq-len", "32:0.5"]
+    arguments += ["--set", "clean.min_chars=50", "--samples-per-file", "50"]
+    run_command("btlm_data", [*arguments, "--out", str(inputs / "out")])
+    shutil.rmtree(inputs / "out/.work")
+
+
+def _add(inputs: Path, folder: Path) -> list[str]:
+    return ["add", str(folder / "out"), "--source", str(inputs / "corpus"), "--memory", "30KB"]
+
+
+def _old_or_grown(inputs: Path, folder: Path, contents: dict[str, str]) -> list[str]:
+    """What is there stays; what is listed is whole, but for its pages, which are written last."""
+    from btlm_data.formats import generations
+    from btlm_data.formats.pages import PAGES
+
+    expected = hashes(inputs)
+    expected = {name: value for name, value in expected.items() if name.startswith("out/")}
+    if len(generations.read(folder / "out")) > 1:
+        expected |= {name: value for name, value in contents.items() if Path(name).name not in PAGES}
+    present = hashes(folder)
+    return [name for name, value in expected.items() if present.get(name) != value]
+
+
 def _train_inputs(inputs: Path) -> None:
     tiny.write_params(
         inputs / "params.yaml",
@@ -224,5 +254,6 @@ TARGETS = {
     "export-megatron": Target("btlm_data", _dataset, _export("megatron"), done=EXPORTED),
     "export-mds": Target("btlm_data", _dataset, _export("mds"), done=EXPORTED),
     "forget": Target("btlm_data", _forget_inputs, _forget, _copied, _forgotten),
+    "add": Target("btlm_data", _add_inputs, _add, _copied, between=_old_or_grown),
     "train": Target("btlm_train", _train_inputs, _train, contents=_trained),
 }

@@ -23,7 +23,7 @@ def kill(tmp_path: Path, target: str, kills: int, seed: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("target", "kills"), [("corpus", 5), ("export-npy", 2), ("index", 2)])
+@pytest.mark.parametrize(("target", "kills"), [("corpus", 5), ("export-npy", 2), ("index", 2), ("add", 2)])
 def test_a_few_kills_change_no_byte(tmp_path: Path, target: str, kills: int) -> None:
     kill(tmp_path, target, kills, 7)
 

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from btlm_data.formats import generations
-from btlm_data.generations.add import Added, add, plan
+from btlm_data.generations.add import add, plan
+from btlm_data.pipeline import Prepared
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import Override
 from tests.stages.runs import prepare
@@ -45,7 +46,7 @@ def first(source: Path, out: Path, **options: Any) -> Path:
     return out
 
 
-def grow(root: Path, source: Path | str, **options: Any) -> Added:
+def grow(root: Path, source: Path | str, **options: Any) -> Prepared:
     """One more generation."""
     given = {"source.name": str(source), "run.workers": 1}
     given |= {key.replace("__", "."): value for key, value in options.items()}

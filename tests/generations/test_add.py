@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 import btlm_data
 from btlm_data.cli import cli
-from btlm_data.errors import BtlmError, ConfigError, DataError, InputError, OutputError
+from btlm_data.errors import BtlmError, ConfigError, DataError, InputError, NothingNew, OutputError
 from btlm_data.export import export
 from btlm_data.formats import dataset, forgotten, generations
 from btlm_data.formats.shard_formats import vsl
@@ -344,7 +345,7 @@ def test_parts_of_a_dataset_are_refused(grown: Path, tmp_path: Path) -> None:
 def test_the_same_source_is_not_added_twice(grown: Path) -> None:
     before = state(grown)
     added = grow(grown, grown.parent / "p2.jsonl")
-    assert (added.number, added.prepared.already_done) == (3, True)
+    assert (added.generation, added.already_done) == (3, True)
     assert state(grown) == before
 
 
@@ -376,12 +377,49 @@ def test_what_is_not_listed_is_no_part(copied: Path, tmp_path: Path, monkeypatch
     assert len(generations.read(copied)) == 3
     assert failed(copied) == []
     assert len(btlm_data.open(copied).generations) == 3
-    with pytest.raises(OutputError, match="holds an add that is not finished"):
+    with pytest.raises(OutputError, match=r"holds an add of .*/p3.jsonl that is not finished.*--overwrite"):
         grow(copied, write(tmp_path / "other.jsonl", PARTS[3][:20]))
-    assert grow(copied, source).prepared.already_done
+    assert not grow(copied, source).already_done, "it was not listed before"
     assert len(generations.read(copied)) == 4
     after = state(copied)
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("until", ["clean", "end"])
+def test_an_unfinished_add_goes_on_with_corrected_settings(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    source = write(tmp_path / "p3.jsonl", PARTS[3])
+    shutil.copytree(copied, tmp_path / "other", copy_function=shutil.copy2)
+    grow(tmp_path / "other", source, shuffle="documents")
+    with monkeypatch.context() as patch:
+        patch.setattr(adding, "_publish", lambda _: None)  # as if killed before it
+        grow(copied, source, **({} if until == "end" else {"run__stop_after": "clean"}))
+    receipts = copied / "generation-0004/.work/receipts/clean"
+    before = {path.name: path.stat().st_mtime_ns for path in receipts.iterdir()}
+    grow(copied, str(source.parent / "." / source.name), shuffle="documents")
+    assert before == {path.name: path.stat().st_mtime_ns for path in receipts.iterdir()}
+    assert {
+        name: entry[2] for name, entry in state(copied).items() if name.endswith((".h5", "dataset.json"))
+    } == {
+        name: entry[2]
+        for name, entry in state(tmp_path / "other").items()
+        if name.endswith((".h5", "dataset.json"))
+    }
+    assert failed(copied) == []
+
+
+def test_an_add_that_failed_keeps_what_its_message_names(copied: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "p3.jsonl", PARTS[3])
+    with pytest.raises(InputError, match="No document is left after cleaning") as refused:
+        grow(copied, source, clean__min_chars=100_000)
+    [named] = re.findall(r"(\S+examples.jsonl) has examples", str(refused.value))
+    assert Path(named).is_file()
+    grow(copied, source)
+    assert len(generations.read(copied)) == 4
+    with pytest.raises(NothingNew):
+        grow(copied, write(tmp_path / "p0.jsonl", PARTS[0]))
+    assert not (copied / "generation-0005").exists()
 
 
 @pytest.mark.stress
@@ -397,6 +435,39 @@ def test_an_unfinished_add_can_be_replaced(
     assert len(generations.read(copied)) == 4
 
 
+# Mixes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_of_one_source(tmp_path: Path) -> None:
+    root = first(
+        write(tmp_path / "p0.jsonl", PARTS[0]), tmp_path / "out", dedupe__method="exact", mix={"tokens": 3000}
+    )
+    source = write(tmp_path / "p1.jsonl", PARTS[1])
+    with pytest.raises(
+        ConfigError, match=r'budget for its own source .*"tokens":3000.*--set mix=\{\} takes all'
+    ):
+        grow(root, source)
+    assert not (root / "generation-0002").exists()
+    grow(root, source, mix={})
+    grow(root, write(tmp_path / "p2.jsonl", PARTS[2]), mix__tokens=1500)
+    assert failed(root) == []
+    splits = [dataset.read_set(generation.root).splits["train"] for generation in generations.read(root)]
+    assert [len(split.phases) for split in splits] == [1, 0, 1]
+    assert abs(splits[2].stream_tokens - 1500) < 500
+
+
+def test_a_mix_of_the_dataset_may_name_sources_that_a_new_one_has_not(tmp_path: Path) -> None:
+    named = [{**document, "meta": {"redpajama_set_name": "Books"}} for document in PARTS[0]]
+    root = first(
+        write(tmp_path / "p0.jsonl", named), tmp_path / "out", dedupe__method="exact", mix={"Books": 2.0}
+    )
+    source = write(tmp_path / "p1.jsonl", PARTS[1])
+    with pytest.raises(ConfigError, match="names the source"):
+        grow(root, source, mix={"Bokos": 2.0})
+    grow(root, source)
+    assert failed(root) == []
+
+
 # The command ------------------------------------------------------------------------------------------------
 
 
@@ -409,3 +480,10 @@ def test_the_command_plans_and_refuses(copied: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(cli, ["add", str(copied), "--source", str(source), "--dedupe-index", "x"])
     assert isinstance(refused.exception, BtlmError)
     assert "--dedupe-index cannot be given" in str(refused.exception)
+    before = state(copied)
+    for words in ("It is generation 4 of", "Nothing to do: this source was added before, as generation 4 of"):
+        told = CliRunner().invoke(cli, ["add", str(copied), "--source", str(source), "--workers", "1"]).output
+        assert words in told
+        assert re.findall("Next: .*", told) == [
+            f"Next: btlm-data inspect {copied}; btlm-data verify {copied}"
+        ]
