@@ -191,7 +191,7 @@ MAY_IMPORT = {
         "engine",
         "dedupe.curve",
         "dedupe.report",
-        "kernels.load_numba_without_scipy",
+        "kernels.load_numba_alone",
         "run_status",
         "storage.open_store",
         "wording",

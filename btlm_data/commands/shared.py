@@ -58,9 +58,9 @@ def load_kernels() -> None:
             f"needs {_LEAST_ADDRESS_SPACE // 10**6:,} MB at least. Raise the limit, for example with "
             "ulimit -v unlimited."
         )
-    from btlm_data.kernels import load_numba_without_scipy
+    from btlm_data.kernels import load_numba_alone
 
-    load_numba_without_scipy()
+    load_numba_alone()
 
 
 def _address_space() -> int | None:

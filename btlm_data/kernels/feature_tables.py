@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.kernels.compiling import jit
-from btlm_data.kernels.minhash import CHARS, _four_are_ascii, _hash, _hash13, _width, _word
+from btlm_data.kernels.minhash import CHARS, _hash, _hash13, _width, _word
 
 _SPACE = 0x20
 TABLE_BYTES = (
@@ -151,6 +151,11 @@ def _features(
         if start > finish:
             break
     return int(np.int64(n)), start, stop
+
+
+@jit
+def _four_are_ascii(utf8: UInt8Array, i: np.uint64) -> bool:
+    return bool((utf8[i] | utf8[i + np.uint64(1)] | utf8[i + np.uint64(2)] | utf8[i + np.uint64(3)]) < 0x80)
 
 
 @jit

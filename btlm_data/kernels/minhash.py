@@ -36,6 +36,8 @@ Int64Array = npt.NDArray[np.int64]
 CHARS, WORDS = 0, 1
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 _MASK64 = 2**64 - 1
+_HIGH_BITS = np.uint64(0x8080808080808080)  # of eight bytes: none is set where all are ASCII
+_HASHES = 512  # of features that are hashed before their minima are taken; 2 kB stay in the fastest cache
 _MERSENNE_PRIME = 2**61 - 1
 # No code point from here on has a case or is white space: ideographs, tags and private use (a test checks).
 
@@ -153,50 +155,90 @@ def _affine32(
     b: UInt32Array,
     out: UInt32Array,
 ) -> None:
-    _prefer_wide_vectors()
-    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-    plain = np.uint64(size if unit == CHARS else 0)  # bytes of a feature of ASCII characters
-    hashes = np.empty(4, np.uint32)
+    hashes = np.empty(_HASHES, np.uint32)
     for d in range(len(offsets) - 1):
-        signature = out[d]
-        end = np.uint64(offsets[d + 1])
-        start = np.uint64(offsets[d])  # of the next feature, in bytes
+        start, end = np.uint64(offsets[d]), np.uint64(offsets[d + 1])
         stop = _stop(utf8, start, end, unit, size)
         is_last = False
         while not is_last:
-            if stop - start == plain and stop + four <= end and _four_are_ascii(utf8, stop):
-                if plain == np.uint64(13):
-                    h0, h1, h2, h3 = (
-                        _hash13(utf8, start),
-                        _hash13(utf8, start + one),
-                        _hash13(utf8, start + two),
-                        _hash13(utf8, start + three),
-                    )
-                else:
-                    h0, h1, h2, h3 = (
-                        _hash(utf8, start, stop),
-                        _hash(utf8, start + one, stop + one),
-                        _hash(utf8, start + two, stop + two),
-                        _hash(utf8, start + three, stop + three),
-                    )
-                start += four
-                stop += four
-            else:
-                for i in range(4):
-                    hashes[i] = _hash(utf8, start, stop)
-                    is_last = bool(stop >= end)
-                    if not is_last:  # else the last one again: a minimum does not mind
-                        start = _behind_unit(utf8, start, end, unit)
-                        stop = _stop(utf8, stop if unit == CHARS else stop + one, end, unit, 1)
-                h0, h1, h2, h3 = hashes[0], hashes[1], hashes[2], hashes[3]
-            h0, h1, h2, h3 = _fmix32(h0), _fmix32(h1), _fmix32(h2), _fmix32(h3)
-            # Vectorised over the permutations; four hashes at a time, so that each load of a and b serves
-            # four, and the scalar work on the next four runs beside it.
-            for k in range(len(signature)):
-                a_k, b_k = a[k], b[k]
-                low = min(np.uint32(a_k * h0 + b_k), np.uint32(a_k * h1 + b_k))
-                high = min(np.uint32(a_k * h2 + b_k), np.uint32(a_k * h3 + b_k))
-                signature[k] = min(signature[k], min(low, high))
+            count, start, stop, is_last = _hash_features(utf8, start, stop, end, unit, size, hashes)
+            _take_minima(hashes, count, a, b, out[d])
+
+
+@jit
+def _hash_features(
+    utf8: UInt8Array,
+    start: np.uint64,
+    stop: np.uint64,
+    end: np.uint64,
+    unit: int,
+    size: int,
+    hashes: UInt32Array,
+) -> tuple[int, np.uint64, np.uint64, bool]:
+    """Hashes of the features from the one at [start, stop) on, until `hashes` is full or the text is at its end.
+
+    Returns how many hashes, a multiple of 8 (the last one repeated: a minimum does not mind), where the next feature
+    is, and whether there is none.
+    """
+    is_13 = unit == CHARS and size == 13
+    count, is_last = 0, False
+    while count < len(hashes):
+        if is_13 and stop - start == np.uint64(13):
+            run = _hash_ascii13(utf8, start, end, hashes[count:])
+            count, start, stop = count + run, start + np.uint64(run), stop + np.uint64(run)
+            if count == len(hashes):
+                break
+        hashes[count] = _hash(utf8, start, stop)
+        count += 1
+        is_last = bool(stop >= end)
+        if is_last:
+            break
+        if unit == CHARS:
+            start += _width(utf8[start])
+            stop = min(stop + _width(utf8[stop]), end)
+        else:
+            start = _stop(utf8, start, end, unit, 1) + np.uint64(1)
+            stop = _stop(utf8, stop + np.uint64(1), end, unit, 1)
+    while count % 8:
+        hashes[count] = hashes[count - 1]
+        count += 1
+    return count, start, stop, is_last
+
+
+@jit
+def _hash_ascii13(utf8: UInt8Array, start: np.uint64, end: np.uint64, hashes: UInt32Array) -> int:
+    """Hashes of the features of 13 characters from `start` on, as long as the next eight characters are ASCII and have room
+    in `hashes`; returns how many. The feature at `start` must be ASCII.
+    """
+    eight, stop, count = np.uint64(8), start + np.uint64(13), 0
+    while count + 8 <= len(hashes) and stop + eight <= end and _word(utf8, stop) & _HIGH_BITS == 0:
+        for i in range(8):
+            hashes[count + i] = _hash13(utf8, start + np.uint64(i))
+        start, stop, count = start + eight, stop + eight, count + 8
+    return count
+
+
+@jit
+def _take_minima(
+    hashes: UInt32Array, count: int, a: UInt32Array, b: UInt32Array, signature: UInt32Array
+) -> None:
+    """Take the first `count` hashes, a multiple of 8, into a signature: its minima under each permutation.
+
+    Vectorised over the permutations; eight hashes at a time, so that each load of a, b and the signature serves eight.
+    """
+    _prefer_wide_vectors()
+    for i in range(count):
+        hashes[i] = _fmix32(hashes[i])
+    for i in range(0, count, 8):
+        h0, h1, h2, h3 = hashes[i], hashes[i + 1], hashes[i + 2], hashes[i + 3]
+        h4, h5, h6, h7 = hashes[i + 4], hashes[i + 5], hashes[i + 6], hashes[i + 7]
+        for k in range(len(signature)):
+            a_k, b_k = a[k], b[k]
+            m0 = min(np.uint32(a_k * h0 + b_k), np.uint32(a_k * h1 + b_k))
+            m1 = min(np.uint32(a_k * h2 + b_k), np.uint32(a_k * h3 + b_k))
+            m2 = min(np.uint32(a_k * h4 + b_k), np.uint32(a_k * h5 + b_k))
+            m3 = min(np.uint32(a_k * h6 + b_k), np.uint32(a_k * h7 + b_k))
+            signature[k] = min(signature[k], min(min(m0, m1), min(m2, m3)))
 
 
 @jit
@@ -213,17 +255,6 @@ def _stop(utf8: UInt8Array, start: np.uint64, end: np.uint64, unit: int, size: i
         while stop < end and utf8[stop] != 0x20:
             stop += np.uint64(1)
     return min(stop, end)
-
-
-@jit
-def _behind_unit(utf8: UInt8Array, start: np.uint64, end: np.uint64, unit: int) -> np.uint64:
-    """Where the character or word begins that follows the one at `start`."""
-    return start + _width(utf8[start]) if unit == CHARS else _stop(utf8, start, end, unit, 1) + np.uint64(1)
-
-
-@jit
-def _four_are_ascii(utf8: UInt8Array, i: np.uint64) -> bool:
-    return bool((utf8[i] | utf8[i + np.uint64(1)] | utf8[i + np.uint64(2)] | utf8[i + np.uint64(3)]) < 0x80)
 
 
 @jit

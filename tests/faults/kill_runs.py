@@ -62,9 +62,9 @@ class Run(NamedTuple):
 def load_programs(targets: list[Target]) -> None:
     """Import and compile what the commands need, so that forks have it: by having each kind of command run once."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    from btlm_data.kernels import load_numba_without_scipy
+    from btlm_data.kernels import load_numba_alone
 
-    load_numba_without_scipy()
+    load_numba_alone()
     spare_work()
     with tempfile.TemporaryDirectory() as folder:
         corpus, out, index = Path(folder) / "corpus", Path(folder) / "out", Path(folder) / "index"

@@ -108,15 +108,15 @@ def test_a_temporary_folder_that_another_may_write_is_not_trusted(
     assert compiled(tmp_path) == 0
 
 
-def test_numba_without_scipy_is_whole() -> None:
+def test_numba_without_scipy_and_cffi_is_whole() -> None:
     code = """
 import sys
-from btlm_data.kernels import load_numba_without_scipy
-load_numba_without_scipy()
-assert "scipy" not in sys.modules
+from btlm_data.kernels import load_numba_alone
+load_numba_alone()
 import numba, numpy as np
 assert numba.njit(lambda a: a.sum())(np.ones(3)) == 3
-import scipy
+assert not {"scipy", "cffi"} & set(sys.modules)
+import scipy, cffi
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
