@@ -316,8 +316,8 @@ def _dedupe(p: Preparation) -> None:
     parts = members.parts_of(p.clean_step, p.blocks)
     clean_settings = p.inputs.clean_settings(p.ngrams)
 
-    def plan_members(components: Artifact, num_groups: int, with_texts: bool) -> Step:
-        return members.plan(parts, components, num_groups, clean_settings, with_texts)
+    def plan_members(components: Artifact, with_texts: bool) -> Step:
+        return members.plan(parts, components, clean_settings, with_texts)
 
     def plan_kept_texts(clusters: Artifact) -> Step:
         return members.plan_kept(parts, clusters, clean_settings)
@@ -443,6 +443,7 @@ def _shard(p: Preparation) -> Mapping[str, Dataset]:
     datasets = finish.write(p)
     p.runner.discard_files("pack")
     shuffle.discard_passed(p.runner)
+    dedupe.discard_passed(p.runner)
     p.runner.tidy(work_folder.FOLDERS)
     p.runner.stores.work.sweep()  # of workers that died
     Fetcher.of(p.run, p.inputs.listing).release(p.inputs.listing.files)

@@ -9,8 +9,8 @@ A text is compared with at most CANDIDATES earlier ones: those that share most b
 order, in this order, until one is similar enough. Where a candidate goes itself, the document kept for it
 takes its place. What was not compared stays, and is counted.
 
-dedupe/pairs/RANGE-NUMBER.cols   nominated pairs whose `other` is in one range of documents, by group: `first`, `other` uint32,
-                             `bounds` (G + 2,) int64; likewise `index_document`, `index_run`, `index_ordinal` (links.py), `index_bounds`
+dedupe/pairs/RANGE-NUMBER.cols, dedupe/pairs-N/...: nominated pairs by group (by_group.py), of one range of documents first:
+                             the tables `edges` and `index`, of records EDGE and INDEX (links.py)
 dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents of texts: the one that goes, and the one
                              that it goes for; NOT_IN_RUN: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
 """
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
+from btlm_data.dedupe import by_group
 from btlm_data.dedupe.components import HOLDOUT
 from btlm_data.dedupe.deciding import NOT_IN_RUN
 from btlm_data.dedupe.groups import GROUP_BYTES
@@ -40,6 +41,8 @@ from btlm_data.task_files import TaskFiles
 
 CANDIDATES = 16  # half of them by shared bands, half the first in order
 PAIRS_BYTES = 64 * 2**20  # of the pairs in one file
+EDGE = np.dtype([("first", "<u4"), ("other", "<u4")])
+INDEX = np.dtype([("document", "<u4"), ("run", "<u2"), ("ordinal", "<u4")])
 BATCH_BYTES = 4 * 2**20  # of texts that are laid side by side at once: they stay in a processor's cache
 KINDS = {"jaccard": shingles.JACCARD, "containment": shingles.CONTAINMENT}
 UInt32Array = npt.NDArray[np.uint32]
@@ -57,14 +60,9 @@ def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> C
 
     def flush() -> None:
         nonlocal num_files, num_bytes
-        _write_pairs(
-            files,
-            f"{task.outputs[0][1].removesuffix('-00000.cols')}-{num_files:05d}.cols",
-            held,
-            groups,
-            first,
-            task,
-        )
+        piece = _pairs(held, groups, first)
+        if len(piece.groups):
+            by_group.write(files, f"dedupe/pairs/{task.id}-{num_files:05d}.cols", [piece])
         num_files, num_bytes = num_files + 1, 0
         held.clear()
 
@@ -74,32 +72,28 @@ def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> C
         num_bytes += links.num_bytes
         if num_bytes >= PAIRS_BYTES:
             flush()
-    if held or not num_files:
+    if held:
         flush()
     advance(task.weight)
     return Counts()
 
 
-def _write_pairs(
-    files: TaskFiles, name: str, held: Sequence[Links], groups: UInt32Array, base: int, task: Task
-) -> None:
-    """Write pairs sorted by group. groups: (n,) uint32, of the documents from `base` on."""
-    edges_of_groups = np.arange(task.args["groups"] + 2)
-    none = np.empty(0, np.uint32)
-    first, other = (
-        np.concatenate([none, *(part for links in held for part in getattr(links, end))])
-        for end in ("first", "other")
-    )
-    group = groups[other - np.uint32(base)]
-    order = np.argsort(group, kind="stable")
-    bounds = np.searchsorted(group[order], edges_of_groups).astype(np.int64)
-    arrays: dict[str, npt.NDArray[Any]] = {"first": first[order], "other": other[order], "bounds": bounds}
+def _pairs(held: Sequence[Links], groups: UInt32Array, base: int) -> by_group.Piece:
+    """Pairs sorted by group. groups: (n,) uint32, of the documents from `base` on."""
+    ends = zip(*((links.first, links.other) for links in held), strict=True)
+    first, other = (np.concatenate([part for parts in end for part in parts]) for end in ends)
+    edges = np.empty(len(other), EDGE)
+    edges["first"], edges["other"] = first, other
     pairs = IndexPairs.concatenate([part for links in held for part in links.in_index])
-    group = groups[pairs.document - np.uint32(base)]
-    order = np.argsort(group, kind="stable")
-    arrays |= {f"index_{name}": column[order] for name, column in pairs._asdict().items()}
-    arrays["index_bounds"] = np.searchsorted(group[order], edges_of_groups).astype(np.int64)
-    files.write_columns(name, arrays)
+    index = np.empty(len(pairs.document), INDEX)
+    for name, column in pairs._asdict().items():
+        index[name] = column
+    return by_group.piece_of(
+        {
+            "edges": (edges, groups[other - np.uint32(base)]),
+            "index": (index, groups[pairs.document - np.uint32(base)]),
+        }
+    )
 
 
 def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
@@ -214,16 +208,15 @@ def open_group(
     files: TaskFiles, members_list: Artifact, pairs_list: Artifact, number: int, index: IndexReader | None
 ) -> Compared:
     """Read a group and choose whom each of its texts is compared with."""
-    group = read_group(files, files.read_list(members_list), number, with_texts=True)
+    group = read_group(files, members_list, number, with_texts=True)
     columns = group.columns
     rows = np.flatnonzero(columns["ordinal"] == columns["root"])
     scores = columns["score"][rows]
     order = np.argsort(-scores.astype(np.int64), kind="stable")
     rows, scores = rows[order], scores[order]
     ordinals = columns["ordinal"][rows]
-    pair_files = files.read_list(pairs_list)
-    edges = [_edges(files, artifact, number) for artifact in pair_files]
-    one_end, other_end = (np.concatenate(column) for column in zip(*edges, strict=True))
+    edges = _records(files, pairs_list, number, "edges", EDGE)
+    one_end, other_end = edges["first"], edges["other"]
     by_ordinal = np.argsort(ordinals)
     one_end, other_end = (
         by_ordinal[np.searchsorted(ordinals[by_ordinal], column)] for column in (one_end, other_end)
@@ -237,7 +230,7 @@ def open_group(
     bands = _shared_bands(columns["keys"], rows[first], rows[other])
     foreign: Sequence[bytes] = ()
     if index is not None:
-        documents, text_numbers, shared, foreign = _foreign(files, pair_files, number, index)
+        documents, text_numbers, shared, foreign = _foreign(files, pairs_list, number, index)
         local_documents = by_ordinal[np.searchsorted(ordinals[by_ordinal], documents)]
         is_open = scores[local_documents] != HOLDOUT
         first = np.concatenate([text_numbers[is_open], first + len(foreign)])
@@ -256,17 +249,13 @@ def open_group(
 
 
 def _foreign(
-    files: TaskFiles, pair_files: Sequence[Artifact], group: int, index: IndexReader
+    files: TaskFiles, pairs_list: Artifact, group: int, index: IndexReader
 ) -> tuple[UInt32Array, Int64Array, Int64Array, list[bytes]]:
     """Pairs of this group's documents and texts of an index: document, number of the text, bands that
     nominated the pair; the texts.
     """
-    parts = []
-    for artifact in pair_files:
-        opened = files.columns(artifact)
-        begin, end = (int(bound) for bound in opened.rows("index_bounds", group, group + 2))
-        parts.append(IndexPairs(*(opened.rows(f"index_{name}", begin, end) for name in IndexPairs._fields)))
-    pairs = IndexPairs.concatenate(parts)
+    records = _records(files, pairs_list, group, "index", INDEX)
+    pairs = IndexPairs(*(records[name] for name in IndexPairs._fields))
     texts, text_numbers = np.unique(
         pairs.run.astype(np.uint64) << np.uint64(32) | pairs.ordinal.astype(np.uint64), return_inverse=True
     )
@@ -281,10 +270,15 @@ def _foreign(
     return documents.astype(np.uint32), text_numbers, bands, index_texts
 
 
-def _edges(files: TaskFiles, artifact: Artifact, group: int) -> tuple[UInt32Array, UInt32Array]:
-    opened = files.columns(artifact)
-    begin, end = (int(bound) for bound in opened.rows("bounds", group, group + 2))
-    return opened.rows("first", begin, end), opened.rows("other", begin, end)
+def _records(
+    files: TaskFiles, pairs_list: Artifact, group: int, table: str, dtype: np.dtype[np.void]
+) -> npt.NDArray[np.void]:
+    """A group's records of one table of pairs, (n,) of a structured dtype."""
+    parts = [
+        by_group.as_records(piece.tables[table], dtype)
+        for piece in by_group.of_group(files, pairs_list, group, (table,))
+    ]
+    return np.concatenate([np.empty(0, dtype), *parts])
 
 
 def _shared_bands(keys: npt.NDArray[np.uint64], first: Int64Array, other: Int64Array) -> Int64Array:

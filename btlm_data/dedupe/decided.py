@@ -1,6 +1,6 @@
 """What the stage leaves for whoever asks later how other settings would have decided (report.py).
 
-dedupe/decided.json    {"format_version": 2, "settings": of the recipe's `dedupe`, "num_groups", "components", "members",
+dedupe/decided.json    {"format_version": 3, "settings": of the recipe's `dedupe`, "num_groups", "components", "members",
                        "pairs" (null: no texts were kept): each [name, size, checksum, store], "sources": {name:
                        [documents, bytes]} of train, "index_runs": [[run, [file, ...]], ...]}. It is there
                        only while these files are the stage's last ones.
@@ -38,7 +38,7 @@ class Decided:
 class _Record(msgspec.Struct, forbid_unknown_fields=True):
     """The file."""
 
-    format_version: Literal[2]
+    format_version: Literal[3]
     settings: dict[str, Any]
     num_groups: int
     components: Artifact
@@ -60,7 +60,7 @@ def amounts(counts: Counts) -> dict[str, tuple[int, int]]:
 def write(work: Store, decided: Decided) -> None:
     """Write decided.json into the work folder."""
     record = _Record(
-        2,
+        3,
         decided.settings.model_dump(mode="json"),
         decided.num_groups,
         decided.components,

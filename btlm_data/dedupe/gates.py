@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from btlm_data.dedupe.members import read_group
 from btlm_data.errors import SafetyStop
-from btlm_data.formats.columns import Columns
+from btlm_data.locations import Stores
 from btlm_data.recipe.models import DedupeSettings
-from btlm_data.storage import Store
-from btlm_data.task import Artifact
+from btlm_data.task import Artifact, Task
+from btlm_data.task_files import TaskFiles
 
 SHOWN_PAIRS = 10
 SHOWN_CHARS = 90
@@ -102,9 +103,18 @@ def _question(source: str, share: float, documents: int, dedupe: DedupeSettings)
 class Evidence:
     """Pairs to show: the least similar ones of the sources in question, with the first words of both texts."""
 
-    def __init__(self, work: Store, table: Artifact, removals: Artifact, members: Sequence[Artifact]) -> None:
-        self._work, self._removals, self._members = work, removals, members
-        self.work, self.table = work.shown, f"{work.shown}/{table.name}"
+    def __init__(
+        self, stores: Stores, table: Artifact, removals: Artifact, components: Artifact, members: Artifact
+    ) -> None:
+        """table: clusters.parquet. members: list of files (by_group.py)."""
+        self._work, self._removals, self._components, self._members = (
+            stores.work,
+            removals,
+            components,
+            members,
+        )
+        self._files = TaskFiles(stores, Task("evidence", reads={"files": [components, members]}))
+        self.work, self.table = stores.work.shown, f"{stores.work.shown}/{table.name}"
 
     def pairs(self, sources: Sequence[str]) -> list[str]:
         """Lines for the message; none where nothing was compared."""
@@ -139,14 +149,16 @@ class Evidence:
 
     def _texts(self, ordinals: set[int]) -> dict[int, str]:
         """The beginnings of normalised texts, by ordinal, of those that were kept."""
-        wanted = np.array(sorted(ordinals), np.uint32)
+        components = self._files.columns(self._components)
+        by_number: dict[int, list[int]] = {}
+        for ordinal in sorted(ordinals):
+            by_number.setdefault(int(components.rows("group", ordinal, ordinal + 1)[0]), []).append(ordinal)
         beginnings: dict[int, str] = {}
-        for artifact in self._members:
-            opened = Columns(self._work, artifact)
-            ordinals_kept = opened["ordinal"]
-            for row in np.flatnonzero(np.isin(ordinals_kept, wanted)).tolist():
-                begin, end = (int(bound) for bound in opened.rows("text", row, row + 2))
-                if begin < end:
-                    piece = opened.rows("utf8", begin, min(end, begin + 4 * SHOWN_CHARS)).tobytes()
-                    beginnings[int(ordinals_kept[row])] = piece.decode(errors="ignore")[:SHOWN_CHARS]
+        by_number.pop(0, None)  # a document that is alone has no text here
+        for number, wanted in by_number.items():
+            group = read_group(self._files, self._members, number, with_texts=True)
+            rows = np.searchsorted(group.columns["ordinal"], wanted)
+            for ordinal, text in zip(wanted, group.texts.as_bytes(rows, 4 * SHOWN_CHARS), strict=True):
+                if text:
+                    beginnings[ordinal] = text.decode(errors="ignore")[:SHOWN_CHARS]
         return beginnings

@@ -1,17 +1,17 @@
 """What is known of the documents in components of two or more, group by group: their places, and where
 requested their texts.
 
-dedupe/members/PART-NUMBER.cols, rows by group (groups.py), then by ordinal:
-    `bounds` (G + 2,) int64   group g is rows bounds[g]:bounds[g + 1] (there is no group 0)
-    `ordinal` uint32, `root`, `cluster`, `best` and `score` uint32, `known` bool (see components.py),
-    `file` and `source` uint32 (indices into meta["files"] and meta["sources"]), `split` uint8 (index into
-    SPLITS), `line` uint64 (0-based, in the file), `offset` uint64, `bytes` uint32; `keys` (n, B) uint64, its band keys
-    `utf8` uint8 and `text` (n + 1,) int64: normalised texts of the first document of each text, where its
-    component has several texts and they are to be compared; others are empty
+dedupe/members/PART-NUMBER.cols, dedupe/members-N/...: files by group (by_group.py), with the tables
+    `rows`  records of `row_type`, one for each document
+    `names` of each piece JSON `[documents, [name, ...]],`: its documents, and the names that `file` and `source` of its rows
+            number
+    `utf8`  normalised texts, of as many bytes each as `text` says: of the first document of each text, where its component has
+            several texts and they are to be compared; others are empty
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.blocks import Block
+from btlm_data.dedupe import by_group
+from btlm_data.dedupe.by_group import Piece
+from btlm_data.errors import DataError
 from btlm_data.formats.columns import Columns
 from btlm_data.kernels import stretches
 from btlm_data.splits import SPLITS
@@ -28,10 +31,25 @@ from btlm_data.task_files import TaskFiles
 
 FOLDER = "dedupe/members"
 OF_COMPONENTS = ("root", "cluster", "best", "score", "known")
-COLUMNS = ("ordinal", *OF_COMPONENTS, "file", "source", "split", "line", "offset", "bytes", "keys")
 FILE_BYTES = 64 * 2**20  # of texts and rows in one file
+_FIELDS = [
+    *((name, "<u4") for name in ("ordinal", "root", "cluster", "best", "score")),  # see components.py
+    ("known", "?"),
+    ("split", "u1"),  # index into SPLITS
+    ("file", "<u4"),
+    ("source", "<u4"),
+    ("line", "<u8"),  # 0-based, in the file
+    ("offset", "<u8"),
+    ("bytes", "<u4"),
+    ("text", "<u8"),
+]
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
+
+
+def row_type(bands: int) -> np.dtype[np.void]:
+    """A document's record: its fields, and `keys`, its band keys."""
+    return np.dtype([*_FIELDS, ("keys", "<u8", (bands,))])
 
 
 @dataclass(frozen=True)
@@ -58,10 +76,11 @@ class Texts:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def as_bytes(self) -> list[bytes]:
-        """Each text by itself."""
-        rows = zip(self.buffer.tolist(), self.starts.tolist(), self.lengths.tolist(), strict=True)
-        return [self.buffers[buffer][start : start + length].tobytes() for buffer, start, length in rows]
+    def as_bytes(self, rows: Int64Array | slice = slice(None), most: int | None = None) -> list[bytes]:
+        """Each text of some rows, (n,) int64, by itself; of each the first `most` bytes."""
+        lengths = self.lengths[rows] if most is None else np.minimum(self.lengths[rows], most)
+        places = zip(self.buffer[rows].tolist(), self.starts[rows].tolist(), lengths.tolist(), strict=True)
+        return [self.buffers[buffer][start : start + length].tobytes() for buffer, start, length in places]
 
     def put(self, rows: Int64Array, texts: Texts) -> None:
         """Let these texts stand in some rows. rows: (n,) int64."""
@@ -84,30 +103,37 @@ class Texts:
 
 @dataclass
 class Members:
-    """Rows of one block. columns: by the names of the layout; groups (n,) uint32."""
+    """Rows of one block. rows: (n,) of row_type, `file` and `source` numbers among the block's; groups (n,) uint32."""
 
-    columns: dict[str, npt.NDArray[Any]]
+    rows: npt.NDArray[np.void]
     groups: npt.NDArray[np.uint32]
     texts: Texts
 
     @property
     def num_bytes(self) -> int:
         """Of what is held."""
-        return int(self.texts.lengths.sum()) + sum(column.nbytes for column in self.columns.values())
+        return int(self.texts.lengths.sum()) + self.rows.nbytes
 
 
-def rows_of(block: Block, docs: Columns, keys: npt.NDArray[np.uint64], rows: Int64Array) -> dict[str, Any]:
-    """The columns that a block's own files give, for some of its rows. keys: (n, B) of all its rows."""
-    return {
-        "ordinal": rows.astype(np.uint32) + np.uint32(block.first_ordinal),
-        "file": docs["file"][rows].astype(np.uint32),
-        "source": docs["source"][rows].astype(np.uint32),
-        "split": np.full(len(rows), SPLITS.index(block.split), np.uint8),
-        "line": docs["line"][rows].astype(np.uint64) + np.uint64(block.first_line),
-        "offset": docs["offset"][rows],
-        "bytes": docs["num_bytes"][rows],
-        "keys": keys[rows],
-    }
+def rows_of(
+    block: Block, docs: Columns, keys: npt.NDArray[np.uint64], rows: Int64Array
+) -> npt.NDArray[np.void]:
+    """Records of some rows of a block, (n,) of row_type, without what components say. keys: (documents, B) uint64; rows:
+    (n,) int64.
+    """
+    out = np.zeros(len(rows), row_type(keys.shape[1]))
+    out["ordinal"] = rows.astype(np.uint32) + np.uint32(block.first_ordinal)
+    out["split"] = SPLITS.index(block.split)
+    out["line"] = docs["line"][rows].astype(np.uint64) + np.uint64(block.first_line)
+    for name, column in (
+        ("file", "file"),
+        ("source", "source"),
+        ("offset", "offset"),
+        ("bytes", "num_bytes"),
+    ):
+        out[name] = docs[column][rows]
+    out["keys"] = keys[rows]
+    return out
 
 
 @dataclass
@@ -116,18 +142,16 @@ class MembersWriter:
 
     files: TaskFiles
     task_id: str
-    num_groups: int
     _held: list[Members] = field(default_factory=list)
-    _names: dict[str, dict[str, int]] = field(default_factory=lambda: {"files": {}, "sources": {}})
+    _names: dict[str, int] = field(default_factory=dict)
     _num_bytes: int = 0
     _num_files: int = 0
 
     def add(self, members: Members, files: Sequence[str], sources: Sequence[str]) -> None:
-        """Add a block's members; files, sources: what its codes mean."""
-        for column, kind, names in (("file", "files", files), ("source", "sources", sources)):
-            codes = self._names[kind]
-            local = np.array([codes.setdefault(name, len(codes)) for name in names], np.uint32)
-            members.columns[column] = local[members.columns[column]]
+        """Add a block's members; files, sources: what its numbers mean."""
+        for column, names in (("file", files), ("source", sources)):
+            numbers = np.array([self._names.setdefault(name, len(self._names)) for name in names], np.uint32)
+            members.rows[column] = numbers[members.rows[column]]
         self._held.append(members)
         self._num_bytes += members.num_bytes
         if self._num_bytes >= FILE_BYTES:
@@ -137,26 +161,54 @@ class MembersWriter:
         """Write what is held, if anything."""
         if not self._held:
             return
-        columns = {name: np.concatenate([part.columns[name] for part in self._held]) for name in COLUMNS}
         groups = np.concatenate([part.groups for part in self._held])
         lengths = np.concatenate([part.texts.lengths for part in self._held])
         order = np.argsort(groups, kind="stable")
-        bounds = np.searchsorted(groups[order], np.arange(self.num_groups + 2)).astype(np.int64)
-        arrays = {name: column[order] for name, column in columns.items()}
-        arrays["bounds"] = bounds
-        arrays["text"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
-        arrays["utf8"] = np.empty(int(arrays["text"][-1]), np.uint8)
+        rows = np.concatenate([part.rows for part in self._held])[order]
+        rows["text"] = lengths[order]
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
+        utf8 = np.empty(int(ends[-1]), np.uint8)
         places, begin = np.empty(len(order), np.int64), 0
-        places[order] = arrays["text"][:-1]
+        places[order] = ends[:-1]
         for part in self._held:
             end = begin + len(part.groups)
-            part.texts.copy(np.arange(end - begin), arrays["utf8"], places[begin:end])
+            part.texts.copy(np.arange(end - begin), utf8, places[begin:end])
             begin = end
+        present, starts = np.unique(groups[order], return_index=True)
+        edges = np.append(starts, len(rows)).astype(np.int64)
+        names, name_bounds = _numbered(rows, edges, list(self._names))
+        bounds = np.stack([edges * rows.dtype.itemsize, name_bounds, ends[edges]], axis=1)
+        tables = {"rows": rows.view(np.uint8), "names": names, "utf8": utf8}
         name = f"{FOLDER}/{self.task_id}-{self._num_files:04d}.cols"
-        meta = {kind: list(codes) for kind, codes in self._names.items()}
-        self.files.write_columns(name, arrays, meta)
+        self.files.write_columns(name, {"groups": present, "bounds": bounds, **tables})
         self._held, self._num_bytes, self._num_files = [], 0, self._num_files + 1
-        self._names = {"files": {}, "sources": {}}
+        self._names = {}
+
+
+def _numbered(
+    rows: npt.NDArray[np.void], edges: Int64Array, names: Sequence[str]
+) -> tuple[UInt8Array, Int64Array]:
+    """Number the names of each piece by itself, in the rows; returns the table `names` and its bounds, (pieces + 1,).
+
+    rows: (n,) of row_type, changed; edges: (pieces + 1,) int64, where each piece begins, and the end.
+    """
+    piece = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    codes = np.concatenate([piece * len(names) + rows[column] for column in ("file", "source")])
+    used, numbers = np.unique(codes, return_inverse=True)
+    first_used = np.searchsorted(used, np.arange(len(edges)) * len(names))
+    rows["file"], rows["source"] = (
+        part - first_used[piece] for part in np.split(numbers.astype(np.int64), 2)
+    )
+    encoded = [json.dumps(name) for name in names]
+    used_names = (used % max(1, len(names))).tolist()
+    table = [
+        f"[{count},[{','.join([encoded[name] for name in used_names[begin:end]])}]],".encode()
+        for count, begin, end in zip(
+            np.diff(edges).tolist(), first_used[:-1].tolist(), first_used[1:].tolist(), strict=True
+        )
+    ]
+    bounds = np.cumsum([0, *map(len, table)], dtype=np.int64)
+    return np.frombuffer(b"".join(table), np.uint8), bounds
 
 
 @dataclass(frozen=True)
@@ -174,43 +226,62 @@ class Group:
         return len(self.columns["ordinal"])
 
 
-def read_group(files: TaskFiles, members: Sequence[Artifact], group: int, *, with_texts: bool) -> Group:
-    """Read one group. Texts stay where they are (mapped, where the store is local)."""
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
-    names: dict[str, dict[str, int]] = {"files": {}, "sources": {}}
+def read_group(files: TaskFiles, members: Artifact, group: int, *, with_texts: bool) -> Group:
+    """Read one group. members: the list of files (by_group.py). Texts stay where they are (mapped, where the store is
+    local). Raises DataError for a damaged file.
+    """
+    parts: list[npt.NDArray[np.void]] = []
+    names: dict[str, int] = {}
     buffers: list[UInt8Array] = []
-    extents: list[tuple[Int64Array, Int64Array, Int64Array]] = []
-    for artifact in members:
-        opened = files.columns(artifact)
-        first, last = (int(bound) for bound in opened.rows("bounds", group, group + 2))
-        if first == last:
-            continue
-        for name in COLUMNS:
-            column = opened.rows(name, first, last)
-            if name in ("file", "source"):
-                codes = names[f"{name}s"]
-                column = np.array(
-                    [codes.setdefault(n, len(codes)) for n in opened.meta[f"{name}s"]], np.uint32
-                )[column]
-            parts[name].append(column)
-        offsets = opened.rows("text", first, last + 1)
-        number = np.full(last - first, len(buffers), np.int64)
-        extents.append((number, offsets[:-1] - offsets[0], np.diff(offsets)))
-        is_read = with_texts and offsets[-1] > offsets[0]
-        buffers.append(
-            opened.rows("utf8", int(offsets[0]), int(offsets[-1])) if is_read else np.empty(0, np.uint8)
-        )
-    if not extents:
-        nothing: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(0, np.bool_ if name == "known" else np.uint32) for name in COLUMNS
-        }
-        return Group(nothing, [], [], Texts.none(0))
-    columns = {name: np.concatenate(pieces) for name, pieces in parts.items()}
-    order = np.argsort(columns["ordinal"], kind="stable")
-    buffer, starts, lengths = (np.concatenate(pieces)[order] for pieces in zip(*extents, strict=True))
-    return Group(
-        {name: column[order] for name, column in columns.items()},
-        list(names["files"]),
-        list(names["sources"]),
-        Texts(buffers, buffer, starts, lengths),
+    tables = ("rows", "names", "utf8") if with_texts else ("rows", "names")
+    for piece in by_group.of_group(files, members, group, tables):
+        rows = _rows_of_piece(piece, names)
+        if with_texts:
+            buffers.append(piece.tables["utf8"])
+            if int(rows["text"].sum()) != len(buffers[-1]):
+                raise _damaged(f"texts of {len(buffers[-1]):,} bytes for {int(rows['text'].sum()):,}")
+        parts.append(rows)
+    rows = np.concatenate(parts) if parts else np.empty(0, row_type(0))
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    of_parts = [part["text"].astype(np.int64) for part in parts]
+    lengths = np.concatenate([np.empty(0, np.int64), *of_parts])
+    starts = np.concatenate([np.empty(0, np.int64), *(np.cumsum(part) - part for part in of_parts)])
+    order = np.argsort(rows["ordinal"], kind="stable")
+    in_order = rows[order]
+    used = {}
+    for column in ("file", "source"):
+        codes, in_order[column] = np.unique(in_order[column], return_inverse=True)
+        all_names = list(names)
+        used[column] = [all_names[code] for code in codes.tolist()]
+    columns = {name: np.ascontiguousarray(in_order[name]) for name in in_order.dtype.names or ()}
+    texts = Texts(buffers, number[order], starts[order], lengths[order])
+    return Group(columns, used["file"], used["source"], texts if with_texts else Texts.none(len(rows)))
+
+
+def _rows_of_piece(piece: Piece, names: dict[str, int]) -> npt.NDArray[np.void]:
+    """Rows of the pieces of one file, (n,) of row_type; `file` and `source` are numbers in `names`, which grows. Raises
+    DataError where rows and names do not belong together.
+    """
+    listed = json.loads(b"[" + piece.tables["names"].tobytes()[:-1] + b"]")
+    counts = np.array([count for count, _ in listed], np.int64)
+    table = piece.tables["rows"]
+    per_row, rest = divmod(len(table), max(1, int(counts.sum())))
+    bands, beside = divmod(per_row - row_type(0).itemsize, 8)
+    if rest or beside or bands < 0:
+        raise _damaged(f"{len(table):,} bytes for {int(counts.sum()):,} documents")
+    rows = by_group.as_records(table, row_type(bands)).copy()
+    numbers = np.array([names.setdefault(name, len(names)) for _, used in listed for name in used], np.uint32)
+    used_before = np.cumsum([0, *(len(used) for _, used in listed)], dtype=np.int64)
+    base, num_names = np.repeat(used_before[:-1], counts), np.repeat(np.diff(used_before), counts)
+    for column in ("file", "source"):
+        if (rows[column] >= num_names).any():
+            raise _damaged(f"{len(numbers):,} names, fewer than the {column} column numbers,")
+        rows[column] = numbers[base + rows[column]]
+    return rows
+
+
+def _damaged(amounts: str) -> DataError:
+    return DataError(
+        f"The work files of deduplication have {amounts} of a group. Remove the folder dedupe of the work folder and rerun the "
+        "same command."
     )

@@ -71,8 +71,7 @@ def work(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """The decisions about one group, and its rows."""
     import pyarrow.parquet as pq
 
-    members = files.read_list(task.through["members"][0])
-    group = read_group(files, members, task.args["group"], with_texts=False)
+    group = read_group(files, task.through["members"][0], task.args["group"], with_texts=False)
     compared = files.columns(task.through["compared"][0]) if task.through["compared"] else None
     decided = decide(group, settings.dedupe, compared)
     ordinals = group.columns["ordinal"]

@@ -279,7 +279,7 @@ def _decide(files: TaskFiles, job: _Work, number: int) -> list[Outcome]:
             decisions = candidates.decide(kernel_rules, shingle, floor)
         group = candidates.group
     else:
-        group = read_group(files, files.read_list(stored.members), number, with_texts=False)
+        group = read_group(files, stored.members, number, with_texts=False)
     rows = _rows(files, job, group)
     outcomes = []
     for rule in job.rules:

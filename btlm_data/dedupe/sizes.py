@@ -20,7 +20,9 @@ SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting h
 _COMPONENTS_BYTES = 22  # of a document's row in components.cols
 _FATES_BYTES = 7  # of a document's rows in fates.cols and clusters.cols
 _DOCUMENT_BYTES = 20  # that joining holds: union-find, best copies, scores, groups (components.py)
-_MOST_RANGES = 256  # of documents that nominated pairs are put in order by
+_MOST_RANGES = (
+    256  # of documents, by which nominated pairs are put in order, and keys are split where memory allows it
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Sizes:
         return (max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES)) - 1).bit_length()
 
     def group_documents(self, kind: KeyKind) -> int:
-        """Most documents of one task that splits keys."""
+        """Most documents of one task that splits keys. Each partition reads what every such task has written."""
         per_document = SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
-        return max(1, min(RANGE_DOCUMENTS, self.budget // per_document))
+        wanted = max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES))
+        return max(1, min(wanted, self.budget // per_document))
 
     def estimate(self, rates: Rates, parts: int, blocks: int) -> list[Estimate]:
         """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier

@@ -3,8 +3,9 @@ decides.
 
 exact, sort-bands     as steps.py has them; edges are pairs to compare
 components            pairs -> components, put into groups                         whole
-pairs                 pairs, by group                                              a range of documents
-members               places and texts of the documents in components              a part of the source (stages/members.py)
+pairs, pairs-N        pairs, by group                                              a range of documents, of groups (by_group.py)
+members, members-N    places and texts of the documents in components              a part of the source (stages/members.py), a
+                                                                                   range of groups (by_group.py)
 compare               a group's pairs compared                                     a group
 
 What follows is as steps.py has it.
@@ -15,21 +16,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from btlm_data.dedupe import compare
+from btlm_data.dedupe import by_group, compare
 from btlm_data.dedupe.steps import VERSION, Joined, Steps
 from btlm_data.engine.runner import Runner
 from btlm_data.task import Artifact, Step, Task
 from btlm_data.task_files import write_list
 
-# Plans the step that writes the members: (components, number of groups, with texts).
-MembersPlanner = Callable[[Artifact, int, bool], Step]
+# Plans the step that writes the members: (components, with texts).
+MembersPlanner = Callable[[Artifact, bool], Step]
 # Plans the step that writes the texts that stay, for an index: (clusters.cols).
 KeptTextsPlanner = Callable[[Artifact], Step]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What the steps leave. members, pairs: lists of files. compared: of each group. amounts: pairs compared, similar, and not
+    """What the steps leave. members, pairs: lists of files (by_group.py). compared: of each group. amounts: pairs compared, similar, and not
     compared.
     """
 
@@ -54,10 +55,9 @@ class TextSteps:
         edges = self.steps.run_sort(runner, "bands", exact, sorted_keys)
         joined = self.steps.run_components(runner, [exact], edges, sorted_keys)
         runner.named.add(name := "dedupe/edges.json")
-        gathered = runner.run(self._pairs(joined, write_list(work, name, edges)))
-        runner.named.add(name := "dedupe/pairs.json")
-        pairs = write_list(work, name, [output for result in gathered for output in result.outputs])
-        members = list_members(runner, self.plan_members(joined.components, joined.num_groups, True))
+        memory, groups = self.steps.settings.memory_bytes, joined.num_groups
+        pairs = list_by_group(runner, self._pairs(joined, write_list(work, name, edges)), groups, memory)
+        members = list_by_group(runner, self.plan_members(joined.components, True), groups, memory)
         results = runner.run(self._compare(joined, members, pairs))
         amounts = {
             key: sum(r.counts.extra[key] for r in results) for key in ("compared", "similar", "not_compared")
@@ -72,13 +72,11 @@ class TextSteps:
                 id=f"{number:06d}",
                 args={
                     "documents": steps.num_documents,
-                    "groups": joined.num_groups,
                     "range": number,
                     "log_range": log_range,
                 },
                 inputs=[steps.lineage],
                 through={"components": [joined.components], "edges": [edges]},
-                outputs=[("work", f"dedupe/pairs/{number:06d}-00000.cols")],
                 weight=max(1, min(steps.num_documents, 1 << log_range)),
             )
             for number in range(-(-steps.num_documents >> log_range))
@@ -103,8 +101,11 @@ class TextSteps:
         )
 
 
-def list_members(runner: Runner, step: Step) -> Artifact:
-    """Write the members; returns the list of their files."""
-    artifacts = [artifact for result in runner.run(step) for artifact in result.outputs]
-    runner.named.add(name := "dedupe/members.json")
-    return write_list(runner.stores.work, name, artifacts)
+def list_by_group(runner: Runner, step: Step, num_groups: int, memory: int) -> Artifact:
+    """Run a step that writes rows by group, and put together what belongs to a group; returns the list of files. memory: of
+    one worker.
+    """
+    written = [artifact for result in runner.run(step) for artifact in result.outputs]
+    held = by_group.gathered(runner, step.name, written, num_groups, memory)
+    runner.named.add(name := f"{step.folder}.json")
+    return by_group.write_list(runner.stores.work, name, held)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btlm_data.blocks import Block
-from btlm_data.dedupe import clusters, decided, gates, removals
+from btlm_data.dedupe import by_group, clusters, decided, gates, removals
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Sizes
 from btlm_data.dedupe.steps import VERSION, Steps
-from btlm_data.dedupe.text_steps import KeptTextsPlanner, MembersPlanner, TextSteps, list_members
+from btlm_data.dedupe.text_steps import KeptTextsPlanner, MembersPlanner, TextSteps, list_by_group
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError
 from btlm_data.estimate import Estimate, Workload
@@ -29,7 +29,7 @@ from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import DedupeSettings, Run
 from btlm_data.task import Artifact, Counts, TaskResult
-from btlm_data.task_files import read_list, write_list
+from btlm_data.task_files import write_list
 
 MAX_DOCUMENTS = 2**32 - 1
 
@@ -113,7 +113,8 @@ def run(
         joined, members, pairs, compared = done.joined, done.members, done.pairs, done.compared
     else:
         joined = steps.run(runner)
-        members = list_members(runner, plan_members(joined.components, joined.num_groups, False))
+        planned = plan_members(joined.components, False)
+        members = list_by_group(runner, planned, joined.num_groups, settings.memory_bytes)
     decided_groups = runner.run(removals.plan(joined.num_groups, members, compared, settings, lineage))
     runner.named.add(name := "dedupe/decided-groups.json")
     listed = write_list(work, name, [_output(result, ".cols") for result in decided_groups])
@@ -143,7 +144,9 @@ def run(
         ),
     )
     runner.named.add(decided.NAME)
-    evidence = gates.Evidence(work, tables["clusters"], tables["removals"], read_list(work, members))
+    evidence = gates.Evidence(
+        runner.stores, tables["clusters"], tables["removals"], joined.components, members
+    )
     gates.check(removed, summary, dedupe, how.accept_removal or how.accept_removal_of, evidence)
     files = {artifact.name: artifact for artifact in fates.outputs}
     if index is not None and plan_kept_texts is not None and not index.is_added:
@@ -168,6 +171,12 @@ def run(
         counts,
         index.reader.lineage if index is not None else [],
     )
+
+
+def discard_passed(runner: Runner) -> None:
+    """Remove what was moved once more since: the dataset is complete."""
+    for name in ("dedupe.members", "dedupe.pairs"):
+        by_group.discard_passed(runner, name)
 
 
 def _tables(runner: Runner, parts: Mapping[str, Sequence[TaskResult]]) -> dict[str, Artifact]:

@@ -6,7 +6,7 @@ A text made from tokens is used only if its normalised form has the hash that `c
 the text back, the part of the source is read once more.
 
 reads   components.cols, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
-writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py)
+writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py); by_group.py puts together what belongs to a group
 unit    a part of the source, as `clean` read it
 """
 
@@ -30,7 +30,7 @@ from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 2
+VERSION = 3
 NAME = "dedupe.members"
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
@@ -59,7 +59,6 @@ def parts_of(cleaning: Step, blocks: Sequence[Block]) -> list[PartBlocks]:
 def plan(
     parts: Sequence[PartBlocks],
     components: Artifact,
-    num_groups: int,
     settings: CleanSettings,
     with_texts: bool,
 ) -> Step:
@@ -67,7 +66,7 @@ def plan(
     tasks = [
         Task(
             id=part.task.id,
-            args={"groups": num_groups, "texts": with_texts},
+            args={"texts": with_texts},
             inputs=part.task.inputs,
             reads={
                 "components": [components],
@@ -87,7 +86,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     """Write the members of one part. Raises DataError if the source is no longer what was read."""
     blocks: Sequence[Block] = task.hints["blocks"]
     components = files.columns(task.reads["components"][0])
-    writer = MembersWriter(files, task.id, task.args["groups"])
+    writer = MembersWriter(files, task.id)
     again = _SourceAgain(blocks, task, settings, files)
     from_tokens = from_source = 0
     for number, block in enumerate(blocks):
@@ -100,15 +99,16 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
         assert block.sketch is not None
         docs, sketch = files.columns(block.docs), files.columns(block.sketch)
         keys = sketch["bands"] if "bands" in sketch else np.empty((block.num_documents, 0), np.uint64)
-        columns = rows_of(block, docs, keys, rows)
-        columns |= {name: components.rows(name, *ordinals)[rows] for name in OF_COMPONENTS}
+        records = rows_of(block, docs, keys, rows)
+        for name in OF_COMPONENTS:
+            records[name] = components.rows(name, *ordinals)[rows]
         texts = Texts.none(len(rows))
         if task.args["texts"]:
             needed = rows[components.rows("compared", *ordinals)[rows]]
             some, count = _texts(files, block, number, settings, needed, again)
             from_tokens, from_source = from_tokens + count, from_source + len(needed) - count
             texts.put(np.searchsorted(rows, needed), some)
-        writer.add(Members(columns, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
+        writer.add(Members(records, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
     writer.flush()
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
 

@@ -19,12 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.dedupe import decided, groups, members, report
+from btlm_data.dedupe import by_group, compare, decided, groups, members, report
+from btlm_data.engine.base import EngineSettings
+from btlm_data.engine.local import LocalEngine
+from btlm_data.engine.runner import Runner
 from btlm_data.formats import columns
 from btlm_data.kernels import stretches
+from btlm_data.locations import Locations
 from btlm_data.recipe.models import DedupeSettings
-from btlm_data.storage import Store, open_store
-from btlm_data.task_files import write_list
+from btlm_data.storage import open_store
+from btlm_data.task import Task
+from btlm_data.task_files import TaskFiles
+from tests.benchmarks.bench_linear import Silent
 
 DOCUMENTS = int(os.environ.get("BTLM_BENCH_DOCUMENTS", "1_000_000"))
 SHARE = 0.23  # of the documents that are in components; measured on 451 MB of documentation
@@ -52,13 +58,12 @@ def make(folder: Path, num_documents: int) -> int:
     cluster[first] = cluster[other] = np.arange(count)
     units = groups.units(lengths[cluster])
     assigned, num_groups = groups.assign(first[cluster].astype(np.uint32), units)
-    files = []
+    files = TaskFiles(Locations(str(folder), str(folder)).open(), Task("made"))
     total = int(lengths.sum()) * 2
     ends = np.cumsum(lengths[cluster] + groups.ROW_BYTES)
     for number, low in enumerate(range(0, int(ends[-1]), members.FILE_BYTES)):
         begin, end = np.searchsorted(ends, [low, low + members.FILE_BYTES], side="right")
         rows = np.arange(begin, end)
-        rows = rows[np.argsort(assigned[rows], kind="stable")]
         of = cluster[rows]
         text = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[of])])
         utf8 = np.empty(int(text[-1]), np.uint8)
@@ -66,60 +71,49 @@ def make(folder: Path, num_documents: int) -> int:
         copies = np.flatnonzero(rows == other[of])
         changed = np.repeat(copies, changes[of[copies]])
         utf8[text[changed] + draw.integers(0, 500, len(changed))] = ord("z")
-        documents = (rows / SHARE).astype(np.uint32)
-        firsts = (first[of] / SHARE).astype(np.uint32)
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "bounds": np.searchsorted(assigned[rows], np.arange(num_groups + 2)).astype(np.int64),
-            "ordinal": documents,
-            "root": documents,
-            "cluster": firsts,
-            "best": documents,
-            "score": np.zeros(len(rows), np.uint32),
-            "known": np.zeros(len(rows), np.bool_),
-            "file": np.zeros(len(rows), np.uint32),
-            "source": np.zeros(len(rows), np.uint32),
-            "split": np.full(len(rows), report.TRAIN, np.uint8),
-            "line": documents.astype(np.uint64),
-            "offset": documents.astype(np.uint64) * np.uint64(1000),
-            "bytes": lengths[of].astype(np.uint32),
-            "keys": np.repeat(of.astype(np.uint64)[:, None], BANDS, axis=1),
-            "utf8": utf8,
-            "text": text,
-        }
-        name = f"{members.FOLDER}/{number:06d}-0000.cols"
-        files.append(columns.write(store, name, arrays, {"files": ["a.jsonl"], "sources": ["web"]}))
-    _finish(store, files, (first, other, assigned), num_groups, (num_documents, total))
+        records = np.zeros(len(rows), members.row_type(BANDS))
+        for field in ("ordinal", "root", "best", "line", "offset"):
+            records[field] = rows / SHARE
+        records["cluster"], records["bytes"] = first[of] / SHARE, lengths[of]
+        records["split"], records["keys"] = report.TRAIN, of[:, None]
+        made = members.Members(records, assigned[rows], members.Texts.of(utf8, text))
+        writer = members.MembersWriter(files, f"{number:06d}")
+        writer.add(made, ["a.jsonl"], ["web"])
+        writer.flush()
+    _finish(files, (first, other, assigned), num_groups, (num_documents, total))
     return total
 
 
 def _finish(
-    store: Store,
-    files: list[Any],
+    files: TaskFiles,
     pairs: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
     num_groups: int,
     amounts: tuple[int, int],
 ) -> None:
+    """Put together what belongs to a group, as the stage does, and say that deduplication is done."""
     first, other, assigned = pairs
-    group = assigned[other]
-    order = np.argsort(group, kind="stable")
-    listed = columns.write(
-        store,
-        "dedupe/pairs/000000-00000.cols",
-        {
-            "first": (first[order] / SHARE).astype(np.uint32),
-            "other": (other[order] / SHARE).astype(np.uint32),
-            "bounds": np.searchsorted(group[order], np.arange(num_groups + 2)).astype(np.int64),
-        },
-    )
-    components = columns.write(store, "dedupe/components/components.cols", {"root": np.zeros(1, np.uint32)})
+    edges = np.empty(len(other), compare.EDGE)
+    edges["first"], edges["other"] = first / SHARE, other / SHARE
+    no_index = np.empty(0, compare.INDEX), np.empty(0, np.uint32)
+    piece = by_group.piece_of({"edges": (edges, assigned[other]), "index": no_index})
+    pairs_file = by_group.write(files, "dedupe/pairs/000000-00000.cols", [piece])
+    written = [file for file in files.written if file != pairs_file]
+    work = files.work
+    components = columns.write(work, "dedupe/components/components.cols", {"root": np.zeros(1, np.uint32)})
+    locations = Locations(work.url, work.url)
+    with LocalEngine(EngineSettings(1)) as engine:
+        runner = Runner(locations, locations.open(), engine, Silent())
+        listed = by_group.gathered(runner, "dedupe.members", written, num_groups, 2 * 10**9)
     decided.write(
-        store,
+        work,
         decided.Decided(
             DedupeSettings(),
             num_groups,
             components,
-            write_list(store, "dedupe/members.json", files),
-            write_list(store, "dedupe/pairs.json", [listed]),
+            by_group.write_list(work, "dedupe/members.json", listed),
+            by_group.write_list(
+                work, "dedupe/pairs.json", [by_group.GroupedFile(pairs_file, 1, num_groups + 1)]
+            ),
             {"web": amounts},
         ),
     )

@@ -120,12 +120,12 @@ def prepare(source: Path | str, out: Path, **options: Any) -> pipeline.Prepared:
     return pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
 
 
-def plan_places(blocks: Sequence[Block], components: Artifact, num_groups: int, with_texts: bool) -> Step:
+def plan_places(blocks: Sequence[Block], components: Artifact, with_texts: bool) -> Step:
     """As one part of a source that cannot be read: only places are asked for."""
     assert not with_texts
     part = members.PartBlocks(Task("000000", hints={"ranges": []}), blocks)
     settings: Any = SimpleNamespace(products={"docs": ""})
-    return members.plan([part], components, num_groups, settings, with_texts)
+    return members.plan([part], components, settings, with_texts)
 
 
 def no_texts(clusters: Artifact) -> Step:

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from btlm_data import input_checks, pipeline
+from btlm_data.dedupe import by_group, groups, members, report, sizes
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.stages import document_rows, file_ranges, shuffle, sorting
 from tests.reads import Reads, counting
 
 WORDS = [f"w{number}" for number in range(3000)]
+AT_FULL_SIZE = by_group.MOST_FILES / groups.GROUP_BYTES
 
 
 def write_corpus(folder: Path, num_documents: int) -> Path:
@@ -47,6 +49,14 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(document_rows, "PIECE_BYTES", 2000)
     monkeypatch.setattr(document_rows, "LEAST_FANOUT", 4)
     monkeypatch.setattr(sorting, "SORT_BYTES", 2000)
+    monkeypatch.setattr(groups, "GROUP_BYTES", 10_000)
+    monkeypatch.setattr(members, "FILE_BYTES", 5000)
+    monkeypatch.setattr(by_group, "MOST_FILES", 2)
+    monkeypatch.setattr(by_group, "PIECE_BYTES", 500)
+    monkeypatch.setattr(by_group, "_LEAST_FILE", 8000)
+    monkeypatch.setattr(by_group, "_MOST_RANGES", 6)
+    monkeypatch.setattr(sizes, "RANGE_DOCUMENTS", 100)
+    monkeypatch.setattr(sizes, "_MOST_RANGES", 4)
     monkeypatch.setattr(input_checks, "check_memory", lambda run: None)
     return monkeypatch
 
@@ -65,12 +75,22 @@ def test_rows_moved_in_several_passes_are_those_of_one(
     tmp_path: Path, small_pieces: pytest.MonkeyPatch
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", 1000)
+    small_pieces.setattr(sizes, "_MOST_RANGES", 16)
     several = prepare(corpus, tmp_path / "several", small_pieces, **{"run.memory": "200KB"})
-    assert {"shard.rows", "shard.rows-2"} <= several.keys()
+    assert {"shard.rows", "shard.rows-2", "dedupe.members-2", "dedupe.pairs-2"} <= several.keys()
+    assert several["dedupe.compare"].tasks > 10
     small_pieces.setattr(document_rows, "LEAST_FANOUT", 1000)
     small_pieces.setattr(document_rows, "GROUP_DOCUMENTS", 10**6)
+    small_pieces.setattr(by_group, "MOST_FILES", 1000)
     once = prepare(corpus, tmp_path / "once", small_pieces)
-    assert "shard.rows-2" not in once
+    assert not {"shard.rows-2", "dedupe.members-2", "dedupe.pairs-2"} & once.keys()
+    for table in ("removals.parquet", "clusters.parquet"):
+        assert (tmp_path / "several" / table).read_bytes() == (tmp_path / "once" / table).read_bytes()
+    left = {path.name for path in (tmp_path / "several/.work/dedupe").iterdir()}
+    assert "members-2" in left
+    assert "members" not in left, "what was moved is removed once the dataset is complete"
+    made = [report.make(str(tmp_path / name), [], []).outcomes for name in ("several", "once")]
+    assert made[0] == made[1]
     for split in ("train", "validation"):
         tables = [
             pq.read_table(tmp_path / name / split / "documents.parquet") for name in ("several", "once")
@@ -92,9 +112,14 @@ def test_opens_grow_with_the_corpus_and_not_faster(tmp_path: Path, small_pieces:
         found.append(prepare(corpus, tmp_path / f"out-{number}", small_pieces, **{"run.memory": "200KB"}))
     small, large = found
     for step, reads in small.items():
-        if not reads.opens or step.startswith("dedupe."):
+        if not reads.opens:
             continue
         # Twice a logarithm more is a pass more; a product would be sixteen times.
         assert large[step].opens <= 6 * reads.opens + 20, (step, reads, large[step])
         assert large[step].most_opens <= 6 * max(20, reads.most_opens) or large[step].tasks == 1
     assert large["shard.documents"].most_opens <= 60
+    # What a group reads is as long in proportion to the group as 64 kB are at full size.
+    scale = groups.GROUP_BYTES / by_group.MOST_FILES * AT_FULL_SIZE
+    assert large["dedupe.compare"].tables.mean >= 64_000 * scale
+    assert large["dedupe.compare"].most_opens <= 2 * by_group.MOST_FILES
+    assert large["dedupe.decide"].most_opens <= 1 + by_group.MOST_FILES

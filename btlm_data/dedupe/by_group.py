@@ -1,0 +1,295 @@
+"""Tables whose rows belong to groups (groups.py), put together until each group finds its rows in few files.
+
+What makes them (a part of the source, a range of documents) has rows of any group. If every group looked into every such
+file, there would be as many reads as files times groups, and both grow with the corpus. So where more than MOST_FILES
+files have rows of one group, they are moved, as an external radix sort moves them:
+
+    NAME      whatever makes them                           -> files over all groups
+    NAME-2    a range of groups, out of many of these files -> files over that range
+    NAME-3    a range of that range, ...
+
+Every pass reads pieces of about PIECE_BYTES or whole files, and leaves far fewer files to a range; so the number of passes
+grows with the logarithm of the corpus. Small corpora need none. Nothing of what a group finds depends on it: within a group
+the rows of a table stand in no particular order, and their readers put them in one.
+
+    `groups` (g,) uint32      those that have rows here, ascending
+    `bounds` (g + 1, t) int64 where the rows of each begin in each table, in bytes, and the end
+    and the t tables, (bytes,) uint8 each: what the bytes are their readers know. Pieces of a group stand in the same order in
+    all tables.
+
+A list of such files is JSON: [[first group, end of groups, name, size, checksum], ...].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.advance import advance
+from btlm_data.engine.runner import Runner
+from btlm_data.errors import DataError
+from btlm_data.formats.columns import Columns
+from btlm_data.kernels import stretches
+from btlm_data.storage import Store, digest
+from btlm_data.task import Artifact, Counts, Step, Task
+from btlm_data.task_files import TaskFiles
+
+VERSION = 1
+MOST_FILES = 64  # that one group looks into, where more than one group has rows in them
+PIECE_BYTES = 2**20  # of one file, that a pass reads at least where it does not read whole files
+_MOST_RANGES = 64  # into which one pass divides a range
+_MOST_INPUTS = 1024  # files that one task of a pass reads
+_LEAST_FILE, _LARGEST_FILE = 16 * 2**20, 512 * 2**20  # bytes of a file that a pass writes
+UInt8Array = npt.NDArray[np.uint8]
+UInt32Array = npt.NDArray[np.uint32]
+Int64Array = npt.NDArray[np.int64]
+
+
+class GroupedFile(NamedTuple):
+    """A file of rows of groups in [first, end)."""
+
+    file: Artifact
+    first: int
+    end: int
+
+
+class Piece(NamedTuple):
+    """Rows of some groups. groups: (g,) uint32 ascending; bounds: (g + 1, t) int64, of each in each table; tables: by
+    name, (bytes,) uint8 each.
+    """
+
+    groups: UInt32Array
+    bounds: Int64Array
+    tables: Mapping[str, UInt8Array]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its rows."""
+        return sum(len(table) for table in self.tables.values())
+
+
+def read(opened: Columns, first: int, end: int, tables: Sequence[str] | None = None) -> Piece:
+    """The rows of groups in [first, end). tables: None for all. Raises DataError for a damaged file."""
+    groups = opened["groups"]
+    low, high = (int(row) for row in np.searchsorted(groups, [first, end]))
+    names = [name for name in opened.names if name not in ("groups", "bounds")]
+    bounds = opened.rows("bounds", low, high + 1).astype(np.int64)
+    wanted = [number for number, name in enumerate(names) if tables is None or name in tables]
+    bounds = bounds[:, wanted]
+    chosen = {
+        names[number]: opened.rows(names[number], int(begin), int(stop))
+        for number, begin, stop in zip(wanted, bounds[0], bounds[-1], strict=True)
+    }
+    return Piece(groups[low:high], bounds - bounds[0], chosen)
+
+
+def piece_of(tables: Mapping[str, tuple[npt.NDArray[np.void], UInt32Array]]) -> Piece:
+    """Records, (n,) of any structured dtype, with the group of each, (n,) uint32: put in the order of groups."""
+    present = np.unique(np.concatenate([groups for _, groups in tables.values()]))
+    ordered, bounds = dict[str, UInt8Array](), []
+    for name, (records, groups) in tables.items():
+        order = np.argsort(groups, kind="stable")
+        begins = np.append(np.searchsorted(groups[order], present), len(records)).astype(np.int64)
+        bounds.append(begins * records.dtype.itemsize)
+        ordered[name] = records[order].view(np.uint8)
+    return Piece(present, np.stack(bounds, axis=1), ordered)
+
+
+def write(files: TaskFiles, name: str, pieces: Sequence[Piece]) -> Artifact:
+    """Write one file out of pieces, which have the same tables. Raises DataError for bounds beyond a table."""
+    groups = np.unique(np.concatenate([piece.groups for piece in pieces]))
+    rows = [np.searchsorted(groups, piece.groups) for piece in pieces]
+    lengths = [np.diff(piece.bounds, axis=0) for piece in pieces]
+    names = list(pieces[0].tables)
+    totals = np.zeros((len(groups), len(names)), np.int64)
+    for at, length in zip(rows, lengths, strict=True):
+        totals[at] += length
+    bounds = np.concatenate([np.zeros((1, len(names)), np.int64), np.cumsum(totals, axis=0)])
+    arrays: dict[str, npt.NDArray[np.generic]] = {"groups": groups, "bounds": bounds}
+    for number, table in enumerate(names):
+        out, places = np.empty(int(bounds[-1, number]), np.uint8), bounds[:-1, number].copy()
+        for piece, at, length in zip(pieces, rows, lengths, strict=True):
+            begins = np.ascontiguousarray(piece.bounds[:-1, number])
+            sizes = np.ascontiguousarray(length[:, number])
+            stretches.copy(piece.tables[table], begins, sizes, out, places[at])
+            places[at] += sizes
+        arrays[table] = out
+    return files.write_columns(name, arrays)
+
+
+@dataclass
+class Writer:
+    """Collects pieces, and writes them in files of about `file_bytes`, which are named after `prefix`."""
+
+    files: TaskFiles
+    prefix: str
+    file_bytes: int
+    _held: list[Piece] = field(default_factory=list)
+    _num_bytes: int = 0
+    _num_files: int = 0
+
+    def add(self, piece: Piece) -> None:
+        """Add a piece."""
+        if not len(piece.groups):
+            return
+        self._held.append(piece)
+        self._num_bytes += piece.num_bytes
+        if self._num_bytes >= self.file_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held, if anything."""
+        if self._held:
+            write(self.files, f"{self.prefix}-{self._num_files:05d}.cols", self._held)
+            self._held, self._num_bytes, self._num_files = [], 0, self._num_files + 1
+
+
+# Moving -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """In what amounts one pass moves the rows of a range. ranges: into which it is divided; batch: files that one task
+    reads.
+    """
+
+    ranges: int
+    batch: int
+
+    @staticmethod
+    def plan(num_groups: int, mean_bytes: int, file_bytes: int) -> Amounts:
+        """num_groups: of the range; mean_bytes: of the files that have rows of it; file_bytes: of one that is to be written."""
+        ranges = max(1, min(num_groups, _MOST_RANGES, mean_bytes // PIECE_BYTES))
+        return Amounts(ranges, max(2, min(_MOST_INPUTS, file_bytes * ranges // max(1, mean_bytes))))
+
+
+def file_bytes_of(memory: int) -> int:
+    """Bytes of a file that a pass writes. memory: of one worker, which holds it up to three times."""
+    return min(max(memory // 8, _LEAST_FILE), _LARGEST_FILE)
+
+
+def gathered(
+    runner: Runner, name: str, written: Sequence[Artifact], num_groups: int, memory: int
+) -> list[GroupedFile]:
+    """Files out of which each group finds its rows in few. name: of the step that wrote the files. memory: of one worker.
+    Group numbers begin at 1.
+    """
+    held = [GroupedFile(artifact, 1, num_groups + 1) for artifact in written]
+    number = 1
+    while any(_is_scattered(*of_range) for of_range in _ranges(held).items()):
+        number += 1
+        step = _plan(f"{name}-{number}", held, file_bytes_of(memory))
+        after = [
+            file
+            for of_range, having in _ranges(held).items()
+            if not _is_scattered(of_range, having)
+            for file in having
+        ]
+        for task, result in zip(step.tasks, runner.run(step), strict=True):
+            after += [GroupedFile(output, *task.args["groups"]) for output in result.outputs]
+        held = sorted(after, key=lambda file: (file.first, file.file.name))
+    return held
+
+
+def _ranges(held: Sequence[GroupedFile]) -> dict[tuple[int, int], list[GroupedFile]]:
+    """The files of each range of groups, in order."""
+    ranges: dict[tuple[int, int], list[GroupedFile]] = {}
+    for file in held:
+        ranges.setdefault((file.first, file.end), []).append(file)
+    return ranges
+
+
+def _is_scattered(groups: tuple[int, int], having: Sequence[GroupedFile]) -> bool:
+    """Whether several groups would look into too many files."""
+    return groups[1] - groups[0] > 1 and len(having) > MOST_FILES
+
+
+def _plan(name: str, held: Sequence[GroupedFile], file_bytes: int) -> Step:
+    """A task per range and batch. A batch has files from all over the corpus, as neighbours have rows of the same groups."""
+    tasks, folder = [], name.replace(".", "/")
+    for (first, end), having in _ranges(held).items():
+        if not _is_scattered((first, end), having):
+            continue
+        sizes = sum(file.file.size for file in having)
+        amounts = Amounts.plan(end - first, sizes // len(having), file_bytes)
+        num_batches = -(-len(having) // amounts.batch)
+        edges = [first + (end - first) * i // amounts.ranges for i in range(amounts.ranges + 1)]
+        for low, high in pairwise(edges):
+            for batch in range(num_batches):
+                chosen = [file.file for file in having[batch::num_batches]]
+                tasks.append(
+                    Task(
+                        id=f"{low:06d}-{batch:06d}",
+                        args={
+                            "groups": [low, high],
+                            "file_bytes": file_bytes,
+                            "prefix": f"{folder}/{low:06d}-{batch:06d}",
+                        },
+                        reads={"files": chosen},
+                        weight=max(1, sum(file.size for file in chosen) // amounts.ranges),
+                    )
+                )
+    return Step(name, VERSION, move, tasks, None, "", "B")
+
+
+def move(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """The rows of a range of groups out of several files."""
+    writer = Writer(files, task.args["prefix"], task.args["file_bytes"])
+    for artifact in task.reads["files"]:
+        writer.add(read(files.columns(artifact), *task.args["groups"]))
+    writer.flush()
+    advance(task.weight)
+    return Counts()
+
+
+def discard_passed(runner: Runner, name: str) -> None:
+    """Remove the rows of all passes but the last: the dataset is complete. name: of the step that wrote the first files."""
+    parent, _, kind = name.replace(".", "/").rpartition("/")
+    folders = {entry.name.split("/")[1] for entry in runner.stores.work.list(parent)}
+    passes = sorted(int(one.removeprefix(f"{kind}-")) for one in folders if one.startswith(f"{kind}-"))
+    for one in [kind, *(f"{kind}-{number}" for number in passes)][:-1]:
+        runner.discard_files(f"{parent}/{one}")
+
+
+# Lists ------------------------------------------------------------------------------------------------------
+
+
+def write_list(store: Store, name: str, held: Sequence[GroupedFile]) -> Artifact:
+    """Write the list of files that groups read, so that each task names one file and not thousands."""
+    rows = [[file.first, file.end, *file.file[:3]] for file in held]
+    data = (json.dumps(rows, separators=(",", ":")) + "\n").encode()
+    store.write(name, data, durable=False)
+    return Artifact(name, len(data), digest.checksum(data))
+
+
+def of_group(files: TaskFiles, listed: Artifact, group: int, tables: Sequence[str]) -> Iterator[Piece]:
+    """The rows of one group out of each file that has some. listed: of write_list. Raises DataError for a damaged file."""
+    held = files.kept(("grouped files", listed.checksum), lambda: _parsed(files.read(listed)))
+    having = [file.file for file in held if file.first <= group < file.end]
+    files.allow(having)
+    for artifact in having:
+        piece = read(files.columns(artifact), group, group + 1, tables)
+        if len(piece.groups):
+            yield piece
+
+
+def _parsed(data: bytes) -> list[GroupedFile]:
+    return [
+        GroupedFile(Artifact(name, size, checksum), first, end)
+        for first, end, name, size, checksum in json.loads(data)
+    ]
+
+
+def as_records(table: UInt8Array, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """A table of records, (n,) of a structured dtype. Raises DataError for one that does not end behind a record."""
+    if len(table) % dtype.itemsize:
+        raise DataError(
+            f"A table of groups has {len(table):,} bytes, which are no records of {dtype.itemsize}. Rerun the same command."
+        )
+    return np.ascontiguousarray(table).view(dtype)

@@ -1,0 +1,145 @@
+"""Rows put together by group: every row of a group is found once, in few files, however many wrote them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btlm_data.dedupe import by_group, groups, members
+from btlm_data.errors import DataError
+from btlm_data.locations import Locations
+from btlm_data.task import Task
+from btlm_data.task_files import TaskFiles
+from tests.stages.runs import Context
+
+RECORD = np.dtype([("number", "<u4"), ("length", "<u2")])
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything shrunk, so that a few kilobytes are moved as terabytes are."""
+    for name, value in (("MOST_FILES", 4), ("PIECE_BYTES", 60), ("_LEAST_FILE", 600), ("_MOST_RANGES", 5)):
+        monkeypatch.setattr(by_group, name, value)
+
+
+def written(folder: Path, wanted: list[list[tuple[int, int]]]) -> tuple[TaskFiles, list[Any]]:
+    """A file for each list of (group, length): a record for each, numbered through, and a text of as many bytes."""
+    files = TaskFiles(Locations(str(folder), str(folder)).open(), Task("made"))
+    number = 0
+    for name, listed in enumerate(wanted):
+        if not listed:
+            continue
+        of_group = np.array([group for group, _ in listed], np.uint32)
+        records = np.array([(number + k, length) for k, (_, length) in enumerate(listed)], RECORD)
+        number += len(listed)
+        piece = by_group.piece_of({"records": (records, of_group)})
+        order = np.argsort(of_group, kind="stable")
+        texts = [bytes([int(one["number"]) % 251]) * int(one["length"]) for one in records[order]]
+        ends = np.cumsum([0, *map(len, texts)])
+        rows = piece.bounds[:, 0] // RECORD.itemsize
+        tables = {**piece.tables, "texts": np.frombuffer(b"".join(texts), np.uint8)}
+        by_group.write(
+            files,
+            f"made/{name:04d}.cols",
+            [by_group.Piece(piece.groups, np.stack([piece.bounds[:, 0], ends[rows]], axis=1), tables)],
+        )
+    return files, files.written
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 30).flatmap(
+        lambda num_groups: st.lists(
+            st.lists(st.tuples(st.integers(1, num_groups), st.integers(0, 40)), max_size=20), max_size=40
+        )
+    )
+)
+@pytest.mark.usefixtures("small")
+def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int]]]) -> None:
+    num_groups = max((group for listed in wanted for group, _ in listed), default=0)
+    expected: dict[int, set[tuple[int, bytes]]] = defaultdict(set)
+    number = 0
+    for listed in wanted:
+        for group, length in listed:
+            expected[group].add((number, bytes([number % 251]) * length))
+            number += 1
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files, artifacts = written(folder, wanted)
+        with Context(folder).runner() as runner:
+            held = by_group.gathered(runner, "made", artifacts, num_groups, 1)
+            listed_files = by_group.write_list(runner.stores.work, "made.json", held)
+        files.allow([listed_files])
+        for group in range(1, num_groups + 1):
+            having = [file for file in held if file.first <= group < file.end]
+            assert len(having) <= 4 or all(file.end - file.first == 1 for file in having)
+            found: list[tuple[int, bytes]] = []
+            for piece in by_group.of_group(files, listed_files, group, ("records", "texts")):
+                records = by_group.as_records(piece.tables["records"], RECORD)
+                texts, begin = piece.tables["texts"].tobytes(), 0
+                for record in records:
+                    found.append((int(record["number"]), texts[begin : begin + int(record["length"])]))
+                    begin += int(record["length"])
+                assert begin == len(texts)
+            assert len(found) == len(expected[group])
+            assert set(found) == expected[group]
+
+
+@pytest.mark.parametrize("num_files", [10, 3000, 10**6, 10**9])
+@pytest.mark.parametrize("mean_bytes", [100, 30_000, 33 * 10**6, 250 * 10**6])
+@pytest.mark.parametrize("memory", [10**6, 2 * 10**9, 10**12])
+def test_passes_grow_with_the_logarithm(num_files: int, mean_bytes: int, memory: int) -> None:
+    """As `gathered` goes on, on paper: every pass leaves far fewer files to a range, or far fewer groups."""
+    file_bytes = by_group.file_bytes_of(memory)
+    num_groups = max(1, num_files * mean_bytes // groups.GROUP_BYTES)
+    passes, mean, files_at_first = 0, mean_bytes, num_files
+    while num_files > by_group.MOST_FILES and num_groups > 1:
+        amounts = by_group.Amounts.plan(num_groups, mean, file_bytes)
+        read = mean // amounts.ranges
+        assert read >= by_group.PIECE_BYTES or amounts.ranges == 1
+        assert amounts.batch * read <= max(file_bytes, 2 * mean)
+        written = -(-num_files // amounts.batch)
+        num_groups = -(-num_groups // amounts.ranges)
+        mean, num_files = max(1, num_files * mean // amounts.ranges // written), written
+        passes += 1
+    assert passes <= 1 + math.log(files_at_first, 8)
+
+
+def test_reads_of_a_group_are_long_enough() -> None:
+    """Five reads for each file that a group looks into; rows alone are still long where texts are not read."""
+    assert groups.GROUP_BYTES / (5 * by_group.MOST_FILES) >= 64_000
+    rows_share = members.row_type(16).itemsize / (groups.ROW_BYTES + 4000)  # of documents of 4,000 bytes
+    assert rows_share * groups.GROUP_BYTES / by_group.MOST_FILES >= 64_000
+
+
+def test_a_table_that_ends_within_a_record_is_refused() -> None:
+    with pytest.raises(DataError, match="no records of 6"):
+        by_group.as_records(np.zeros(7, np.uint8), RECORD)
+
+
+def test_rows_that_number_other_names_are_refused() -> None:
+    rows = np.zeros(2, members.row_type(3))
+    rows["source"] = [1, 2]
+    names = np.frombuffer(b'[2,["a.jsonl","web"]],', np.uint8)
+    bounds = np.array([[0, 0], [rows.nbytes, len(names)]])
+    piece = by_group.Piece(np.array([1], np.uint32), bounds, {"rows": rows.view(np.uint8), "names": names})
+    with pytest.raises(DataError, match="source column"):
+        members._rows_of_piece(piece, {})
+    with pytest.raises(DataError, match="for 3 documents"):
+        members._rows_of_piece(
+            piece._replace(
+                tables={
+                    "rows": rows.view(np.uint8),
+                    "names": np.frombuffer(b'[3,["a.jsonl","web"]],', np.uint8),
+                }
+            ),
+            {},
+        )
