@@ -29,6 +29,10 @@ LOSS_CHUNK_TOKENS = {
     "cuda": (4096, 4096),
 }  # logits of so many tokens exist at once: 256 x 50257 floats are 51 MB
 
+# Sizes that a GPU's matrix units take at full speed are multiples of this. BTLM's filter size (6,826) and
+# vocabulary (50,257) are none: there, weights are widened with zeros for the product, and only for it.
+ALIGNMENT = {"cuda": 8}
+
 # What scaled_dot_product_attention runs on a CPU. This kernel can skip the future *and* add a bias, half the
 # work of a long
 # sequence; the public function allows only one of the two. Where a version of PyTorch lacks it, the public
@@ -154,9 +158,29 @@ class FeedForward(nn.Module):
         self.proj = nn.Linear(config.filter_size, config.hidden_size, bias=config.use_ffn_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, H) -> (B, L, H), (B, L, F) in between."""
-        out: Tensor = self.proj(self.fc(x) * F.silu(self.gate(x)))
-        return out
+        """(B, L, H) -> (B, L, H), (B, L, F) in between, F rounded up to the device's alignment."""
+        more = _missing(self.fc.out_features, x.device)
+        up, gate = (
+            F.linear(x, _widened(part.weight, more, 0), _widened(part.bias, 0, more))
+            for part in (self.fc, self.gate)
+        )
+        return F.linear(up * F.silu(gate), _widened(self.proj.weight, 0, more), self.proj.bias)
+
+
+def _missing(size: int, device: torch.device) -> int:
+    """How much `size` lacks to the next size that the device is fast with."""
+    return -size % ALIGNMENT.get(device.type, 1)
+
+
+def _widened(weight: Tensor, rows: int, columns: int) -> Tensor:
+    """A weight with rows and columns of zeros added at the end (a vector: columns), in the type that products
+    are computed in; None stays None.
+    """
+    if weight is None or not (rows or columns):
+        return weight
+    if torch.is_autocast_enabled(weight.device.type):
+        weight = weight.to(torch.get_autocast_dtype(weight.device.type))
+    return F.pad(weight, (0, columns, 0, rows) if weight.ndim == 2 else (0, columns))
 
 
 class Block(nn.Module):
@@ -306,14 +330,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, weight: Tensor, labels: Tensor, mask: Tensor, scale: float) -> Tensor:
         low_precision = torch.is_autocast_enabled(h.device.type)
         dtype = torch.get_autocast_dtype(h.device.type) if low_precision else h.dtype
-        w = weight.to(dtype)
+        vocabulary = weight.shape[0]
+        w = F.pad(weight.to(dtype), (0, 0, 0, _missing(vocabulary, h.device)))
         total = torch.zeros((), dtype=torch.float32, device=h.device)
         needs_grad = any(ctx.needs_input_grad[:2])
         grad_h = torch.empty_like(h) if needs_grad else None
         grad_w: Tensor | None = None
         size = min(_chunk_tokens(h), h.shape[0])
         buffer = torch.empty(
-            size, weight.shape[0], dtype=dtype, device=h.device
+            size, len(w), dtype=dtype, device=h.device
         )  # one for all chunks: fresh memory is slow memory
         for start in range(0, h.shape[0], size):
             part = slice(start, start + size)
@@ -323,6 +348,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 mask[part].float()[:, None],
             )
             logits = torch.mm(chunk, w.T, out=buffer[: len(chunk)]).float()  # (chunk, V)
+            logits[:, vocabulary:] = -math.inf  # of the zeros added: no token
             highest = logits.amax(1, keepdim=True)
             loss = highest - logits.gather(1, label)
             logits.sub_(highest).exp_()
@@ -340,7 +366,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 grad_w.addmm_(gradient.T, chunk)
             else:
                 grad_w += torch.mm(gradient.T, chunk)
-        ctx.gradients = (grad_h, grad_w)
+        ctx.gradients = (grad_h, None if grad_w is None else grad_w[:vocabulary])
         return total
 
     @staticmethod
@@ -368,26 +394,54 @@ def _flex_visibility(slopes: Tensor, length: int, span: Tensor | None) -> Visibi
         return score - slopes[head] * (query - key)
 
     def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return query >= key if span is None else (query >= key) & (query - key <= span[batch, key])
+        return (query >= key) & (query - key <= span[batch, key])  # type: ignore[index]
 
-    block_mask = create_block_mask(
-        mask_mod, None if span is None else span.shape[0], None, length, length, device=str(slopes.device)
-    )
+    device = str(slopes.device)
+    if span is None:
+        block_mask = _causal_blocks(length, device)
+    else:
+        block_mask = create_block_mask(mask_mod, span.shape[0], None, length, length, device=device)
     return Visibility(score_mod=score_mod, block_mask=block_mask)
+
+
+@functools.lru_cache(maxsize=16)
+def _causal_blocks(length: int, device: str) -> Any:
+    """FlexAttention's list of blocks to compute where only the future is hidden: the same in every pass."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return query >= key
+
+    return create_block_mask(mask_mod, None, None, length, length, device=device)
 
 
 @functools.cache
 def _flex_kernel(compiled: bool) -> Any:
-    """FlexAttention, fused once per process where it can be."""
+    """FlexAttention, fused once per process and shape where it can be.
+
+    Unfused it is right, but holds every score in memory. PyTorch falls back on that silently after 8 shapes
+    (lengths, batches, types); here it may see 64, and an error comes after them.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    allow_shapes()
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+
+def allow_shapes(number: int = 64) -> None:
+    """Let the compiler keep so many versions of one function, for as many shapes."""
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, number)
 
 
 def _flex_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float) -> Tensor:
-    y: Tensor = _flex_kernel(q.is_cuda)(
-        q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale
-    )
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # inside a compiled block it is part of what is compiled
+    kernel = flex_attention if torch.compiler.is_compiling() else _flex_kernel(q.is_cuda)
+    y: Tensor = kernel(q, k, v, score_mod=visibility.score_mod, block_mask=visibility.block_mask, scale=scale)
     return y
 
 

@@ -16,7 +16,7 @@ from btlm_data.errors import ConfigError, DataError
 from btlm_data.storage.lease import Lease
 from btlm_train import checkpoint, mup
 from btlm_train.checkpoint import Checkpoint, State
-from btlm_train.model import BTLM, count_parameters
+from btlm_train.model import BTLM, allow_shapes, count_parameters
 from btlm_train.optim import AdamW
 from btlm_train.parameters import ModelConfig, Params
 from btlm_train.training.world import World, fill, whole, wrap
@@ -67,8 +67,9 @@ class Trainer:
             core.reset_buffers()
             mup.initialize(core, params.model, params.seed)
             if params.loop.compile:
+                allow_shapes()
                 for block in core.blocks:
-                    block.compile()
+                    block.compile(dynamic=False)  # one version per shape: general ones are slower
             model = wrap(core, world)
             optimizer = AdamW(core.named_parameters(), params.model, params.optimizer)
         except (MemoryError, RuntimeError) as error:  # torch reports a refused allocation as RuntimeError

@@ -106,7 +106,7 @@ def coordinates(model: BTLM, ids: Tensor) -> dict[str, Tensor]:
         for part, label, keeper in (
             (".attn.qkv", "q.k", keep_scores),
             (".attn.proj", "attention", keep),
-            (".ffn.proj", "ffn", keep),
+            (".ffn", "ffn", keep),
             ("", "stream", keep),
         ):
             module = model.get_submodule(f"blocks.{number}{part}")

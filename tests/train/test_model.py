@@ -315,6 +315,33 @@ def test_the_loss_equals_pytorchs_fused_one() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sizes_rounded_up_for_a_device_change_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The filter size (170) and the vocabulary (257) of the reference are no multiples of 8."""
+    results, widths = [], set()
+    widened = btlm_model._widened
+
+    def recorded(weight: Tensor, rows: int, columns: int) -> Tensor:
+        widths.add(widened(weight, rows, columns).shape[0])
+        return widened(weight, rows, columns)
+
+    monkeypatch.setattr(btlm_model, "_widened", recorded)
+    for alignment in (1, 8):
+        monkeypatch.setattr(btlm_model, "ALIGNMENT", {"cpu": alignment})
+        model = reference_model("hf")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            total = model(BATCH["input_ids"], BATCH["labels"], BATCH["attention_mask"])
+        (total / 100).backward()
+        assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
+        results.append([total.detach() / 100, *(p.grad for p in model.parameters())])
+    assert {170, 176} <= widths
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    for plain, rounded in zip(*results, strict=True):
+        torch.testing.assert_close(rounded, plain, rtol=tolerance, atol=tolerance)
+
+
 def test_activation_checkpointing_changes_no_gradient() -> None:
     plain, recomputed = (
         reference_model("hf").train(),
