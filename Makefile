@@ -9,7 +9,7 @@ PARAMS ?=
 PARAMS1 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_2k.yaml)
 PARAMS2 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_8k.yaml)
 
-.PHONY: demo test check docs stress bench newest oldest stage1 stage2 clean
+.PHONY: demo test check docs screenshots stress bench newest oldest stage1 stage2 clean
 
 demo: $(VENV)/.base
 	$(BIN)/btlm-data prepare --source sample --seq-len 2048 --out shards/
@@ -30,6 +30,12 @@ docs: $(VENV)/.dev
 	$(BIN)/python tools/write_docs.py --check
 	$(BIN)/mkdocs build --quiet
 	@echo "Open build/site/index.html."
+
+# Pictures of every page that the browser tests open (report, serve, site), light and dark, wide and narrow: to be looked at.
+screenshots: $(VENV)/.dev
+	rm -rf build/screenshots
+	SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/pages/test_report_in_a_browser.py tests/pages/test_serve.py tests/generations/test_served.py tests/test_site.py
+	@echo "Look at build/screenshots."
 
 stress: $(VENV)/.stress
 	$(BIN)/python -m pytest -m stress --timeout 7200

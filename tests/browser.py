@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-SCREENSHOTS = os.environ.get(
-    "SCREENSHOTS"
-)  # a folder that gets a picture of each page that a test has opened
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder that gets pictures of each page that a test has opened
 
 
 def _keep(page: Any) -> None:
-    """Keep a picture of a page, named by its address, colours and width."""
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    """Keep pictures of a page, light and dark, wide and narrow, named by its address."""
     place = re.sub(r"^[a-z]+://[^/]*/|[^A-Za-z0-9]+", "-", page.url).strip("-")[-60:]
-    name = f"{place or 'front'}-{'dark' if dark else 'light'}-{page.viewport_size['width']}.png"
-    page.screenshot(path=os.path.join(str(SCREENSHOTS), name), full_page=True)
+    for colours in ("light", "dark"):
+        for width in (1280, 375):
+            page.emulate_media(color_scheme=colours)
+            page.set_viewport_size({"width": width, "height": 900})
+            name = f"{place or 'front'}-{colours}-{width}.png"
+            page.screenshot(path=os.path.join(str(SCREENSHOTS), name), full_page=True)
 
 
 @dataclass
@@ -101,8 +102,9 @@ TOO_WIDE = """[...document.querySelectorAll(".stack")]
   .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"""
 
 _WATCH_FOCUS = """() => {
+  const shown = { opacityProperty: true, visibilityProperty: true };
   const stops = [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]')]
-    .filter((one) => one.type !== "hidden" && one.checkVisibility());
+    .filter((one) => one.type !== "hidden" && one.tabIndex >= 0 && one.checkVisibility(shown));
   window.unreached = new Set(stops);
   addEventListener("focusin", (event) => {
     const style = getComputedStyle(event.target);
@@ -114,8 +116,14 @@ _WATCH_FOCUS = """() => {
 
 def unreached(page: Any) -> list[str]:
     """Links, buttons, fields and what else can be operated that the Tab key does not come to, or not visibly."""
-    for _ in range(page.evaluate(_WATCH_FOCUS) + 2):
-        page.keyboard.press("Tab")
+    stops = page.evaluate(_WATCH_FOCUS)
+    for count in (
+        stops + 2,
+        stops,
+    ):  # once more: stops can appear on the way, and boxes that scroll are stops
+        if page.evaluate("window.unreached.size"):
+            for _ in range(count):
+                page.keyboard.press("Tab")
     missed: list[str] = page.evaluate("[...window.unreached].map((one) => one.outerHTML.slice(0, 200))")
     return missed
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,22 @@ RUN = {
 }  # page -> least number of commands
 
 
+def shell_lines(text: str) -> Iterator[str]:
+    """The lines of a page's blocks of shell or plain text, and its indented lines."""
+    language = None  # of the block that a line is in
+    for line in text.splitlines():
+        if line.startswith("```"):
+            language = line.removeprefix("```").strip() if language is None else None
+        elif language in ("", "sh", "bash", "console", "text"):
+            yield line.strip().removeprefix("$ ")
+        elif language is None and line.startswith("    "):
+            yield line.strip()
+
+
 def printed_commands(page: Path) -> list[list[str]]:
-    """The commands of our programs in a page's blocks of shell and indented lines, in order, as words."""
-    commands = []
-    text = page.read_text().replace("\\\n", " ")
-    for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```|^    (btlm-[^\n]*)$", text, re.M | re.S):
-        for line in "".join(block).splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] and words[0] in PROGRAMS:
-                commands.append(words)
-    return commands
+    """The commands of our programs in a page's blocks and indented lines, in order, as words."""
+    lines = shell_lines(page.read_text().replace("\\\n", " "))
+    return [shlex.split(line, comments=True) for line in lines if re.match("btlm-(data|train) ", line)]
 
 
 def mentioned_commands(page: Path) -> list[list[str]]:
@@ -188,8 +194,10 @@ def test_pages_for_beginners_run_as_printed(name: str, tmp_path: Path) -> None:
 # Pages about a finished dataset, whose commands run in this process, one after the other, on a copy of one dataset.
 ON_A_DATASET = (
     "add.md",
+    "cli.md",
     "cluster.md",
     "dedupe.md",
+    "export.md",
     "large-runs.md",
     "mixing.md",
     "reselect.md",
@@ -201,6 +209,15 @@ _NEEDS_TRAINING = (
 )
 # Beginning of a command of a page that is not run -> why; its options are checked all the same.
 NOT_RUN = {
+    "cli.md": {
+        "btlm-data forget shards/ --list ids.txt --run": _NEEDS_TRAINING,
+        "btlm-data trace shards/ --url https://example.org/page --run": _NEEDS_TRAINING,
+        "btlm-data push": "needs the hub; tests/pages/test_cards.py pushes to one on loopback",
+        "btlm-data serve": "runs until it is interrupted; inspect.md starts it in these ways",
+        "btlm-data sign": "needs a person's key; tests/inspection/test_signature.py signs with one",
+        "btlm-data worker": "needs a run beside it; tests/engine/test_engines.py has both",
+        "btlm-train": _NEEDS_TRAINING,
+    },
     "cluster.md": {
         "btlm-data prepare --source sample --seq-len 512 --out shared/shards --engine": "needs workers, Ray or a batch "
         "system beside it; tests/engine/test_engines.py runs each engine",
@@ -225,6 +242,26 @@ def reason_not_to_run(page: str, words: list[str]) -> str | None:
     """Why a command of a page is not run, if it is not."""
     command = " ".join(words)
     return next((why for start, why in NOT_RUN.get(page, {}).items() if command.startswith(start)), None)
+
+
+def commands_to_run(name: str) -> list[list[str]]:
+    """The commands of a page about a dataset that are run; of the reference, where each stands by itself, those that no
+    other page has, and last those that change the dataset.
+    """
+    commands = [
+        words for words in printed_commands(ROOT / "docs" / name) if not reason_not_to_run(name, words)
+    ]
+    if name == "cli.md":
+        others = [page for page in PAGES if page.name in {*RUN, *ON_A_DATASET} - {name}]
+        known = [
+            words
+            for page in others
+            for words in printed_commands(page)
+            if not reason_not_to_run(page.name, words)
+        ]
+        commands = [words for words in commands if words not in known]
+        commands.sort(key=lambda words: words[1] in ("add", "forget", "prepare", "run"))
+    return commands
 
 
 def test_each_printed_command_is_run_or_has_a_reason() -> None:
@@ -269,6 +306,7 @@ def folder_with_a_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new = [{"text": " ".join(rng.choice(_WORDS) for _ in range(120)), "id": f"new-{k}"} for k in range(8)]
     (folder / "new_crawl").mkdir()
     (folder / "new_crawl/a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in new))
+    (folder / "mix.yaml").write_text("sources: {Web: 60%}\n")
     (folder / "questions.txt").write_text('doc-3\nhttps://example.org/page\n{"text": "an exact passage"}\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -294,15 +332,13 @@ def test_pages_about_a_dataset_run_as_printed(
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "100")
-    commands = [
-        words for words in printed_commands(ROOT / "docs" / name) if not reason_not_to_run(name, words)
-    ]
+    commands = commands_to_run(name)
     assert len(commands) >= 2
     for words in commands:
-        if words[1] == "prepare":  # where nothing is yet
+        if words[1] in ("prepare", "run"):  # where nothing is yet
             Path("shards").rename("other")
         code = run_here(shlex.join(words))
-        if words[1] == "prepare" and not Path("shards").exists():
+        if words[1] in ("prepare", "run") and not Path("shards").exists():
             Path("other").rename("shards")
         said = capsys.readouterr()
         assert code == STOPS.get(" ".join(words), 0), f"{' '.join(words)}\n{said.out}{said.err}"

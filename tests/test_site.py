@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Browser
+from tests.browser import Browser, unreached
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,3 +111,25 @@ def test_pages_are_accessible_and_narrow(
         assert find_faults(watched.page) == []
         assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
         assert all(request.startswith("file:") for request in watched.requests)
+
+
+def test_everything_can_be_reached_by_the_tab_key(site: Path, browser: Browser) -> None:
+    """On a wide screen, and on a phone, where menu and search have to be opened first."""
+    assert unreached(browser.open((site / "add.html").as_uri()).page) == []
+    page = browser.open((site / "add.html").as_uri(), width=375).page
+    assert unreached(page) == []
+    links = page.locator(".md-nav--primary a[href$='forget.html']")
+    assert not links.is_visible()
+    page.get_by_role("button", name="Menu").focus()
+    page.keyboard.press("Enter")
+    links.wait_for()  # of the section that the page is in
+    assert unreached(page) == []
+    page.get_by_role("button", name="Menu").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Search").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("decontaminate")
+    page.locator(".md-search-result__link").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/*.html?h=*")

@@ -86,7 +86,7 @@ def add(
     it continues where an earlier run stopped.
 
     \b
-    btlm-data add shards/ --source crawl-2025-06/
+    btlm-data add shards/ --source new_crawl/
     """
     from btlm_data.recipe.options import overrides
 

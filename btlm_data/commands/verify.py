@@ -55,7 +55,7 @@ def verify(
 
     \b
     btlm-data verify shards/
-    btlm-data verify shards/ --source corpus/ --deep 100
+    btlm-data verify shards/ --source my_corpus/ --deep 100
     """
     if deep is not None and source is None:
         raise ConfigError("--deep reads documents from the source. Name its folder with --source.")

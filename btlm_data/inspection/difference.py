@@ -1,4 +1,4 @@
-"""What two prepared datasets have in common, and in what they differ.
+"""What two prepared datasets have in common, and in what they differ; all generations of each.
 
 A document is the same in both if its cleaned text has the same hash (documents.parquet, `hash`). Where one of
 the two has no hashes, it is the same if it begins at the same byte (or row) of the same input file; a file is
@@ -8,7 +8,8 @@ the same if its recorded digest is, or its name and size where no digest is reco
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import xxhash
 
 from btlm_data.errors import DataError
 from btlm_data.formats import generations
-from btlm_data.formats.dataset import DOCUMENTS, Dataset, read_set
+from btlm_data.formats.dataset import DOCUMENTS, Dataset, read_set, read_sets
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading
 
@@ -49,8 +50,8 @@ class Amount(msgspec.Struct, frozen=True):
 
 
 class Common(msgspec.Struct, frozen=True):
-    """Documents of a split. first_difference: the row of the stream at which they differ first, None if they
-    never do.
+    """Documents of a split. first_difference: the row of the stream at which they differ first, counted through all
+    generations; None if they never do.
     """
 
     split: str
@@ -64,12 +65,14 @@ class Difference(msgspec.Struct, frozen=True):
     """Two datasets. equal: they are the same, bit by bit. inputs: names of files that only one has, or of
     other content.
 
-    shares: of the tokens of each split by source. settings, counts: those that differ.
+    shares: of the tokens of each split by source. settings, counts: those that differ. generations: how many each has; the
+    settings and files of a later one are named with its number, everything else is of all together.
     """
 
     left: str
     right: str
     equal: bool
+    generations: tuple[int, int]
     settings: list[Setting]
     tokenizers: list[Setting]
     only_left: list[str]
@@ -81,50 +84,94 @@ class Difference(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of the two. parts: folder and dataset.json of each of its generations, the oldest first."""
+
+    name: str
+    parts: Sequence[tuple[Path, Dataset]]
+
+    @staticmethod
+    def of(folder: Path) -> Side:
+        """The dataset of one set in a folder, with all generations. Raises DataError if it cannot be read."""
+        own = read_set(folder)
+        root, name = folder.absolute(), ""
+        if (
+            not generations.listed(root)
+            and generations.listed(root.parent)
+            and root.name in read_sets(root.parent)
+        ):
+            root, name = root.parent, root.name
+        folders = [generation.root / name for generation in generations.read(root)]
+        later = [(path, read_set(path)) for path in folders[1:]]
+        return Side(str(folder), [(folder, own), *later])
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Each generation's."""
+        return [dataset for _, dataset in self.parts]
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that any generation has."""
+        return _names(dataset.splits for dataset in self.datasets)
+
+
 def compare(left: Path, right: Path) -> Difference:
-    """Compare the datasets of one set each in two folders. Raises DataError if one cannot be read."""
-    left_set, right_set = read_set(left), read_set(right)
-    listed = [generations.listed(folder) for folder in (left, right)]
-    notes = [
-        f"{folder} has {len(entries)} generations; only the first is compared. Name the folder of another."
-        for folder, entries in zip((left, right), listed, strict=True)
-        if entries
-    ]
+    """Compare the datasets of one set each in two folders, all generations of both. Raises DataError if one cannot be read."""
+    return compare_sides(Side.of(left), Side.of(right))
+
+
+def compare_sides(left: Side, right: Side) -> Difference:
+    """The same of what is given. Raises DataError for a damaged manifest; a table that cannot be read is a note."""
+    notes = []
     documents = []
-    for split in _both(left_set.splits, right_set.splits):
+    splits = _names((left.splits, right.splits))
+    for split in splits:
         try:
-            documents.append(_documents(split, (left, left_set), (right, right_set)))
+            documents.append(_documents(split, left, right))
         except DataError as error:
             notes.append(str(error))
-    files = [
-        {file.name: _identity(file.digest, file.name, file.size) for file in d.inputs}
-        for d in (left_set, right_set)
-    ]
+    files = [dict(_files(side)) for side in (left, right)]
+    tokenizers = [msgspec.to_builtins(side.datasets[0].tokenizer) for side in (left, right)]
     return Difference(
-        left=str(left),
-        right=str(right),
-        equal=left_set.checksum == right_set.checksum and listed[0] == listed[1],
-        settings=list(_settings(left_set.configuration, right_set.configuration)),
-        tokenizers=list(
-            _settings(msgspec.to_builtins(left_set.tokenizer), msgspec.to_builtins(right_set.tokenizer))
-        ),
+        left=left.name,
+        right=right.name,
+        equal=[d.checksum for d in left.datasets] == [d.checksum for d in right.datasets],
+        generations=(len(left.parts), len(right.parts)),
+        settings=[
+            setting
+            for number, (a, b) in enumerate(zip(left.datasets, right.datasets, strict=False), 1)
+            for setting in _settings(a.configuration, b.configuration, _of_generation(number))
+        ],
+        tokenizers=list(_settings(*tokenizers)),
         only_left=sorted(files[0].keys() - files[1].keys()),
         only_right=sorted(files[1].keys() - files[0].keys()),
         changed=sorted(
             name for name in files[0].keys() & files[1].keys() if files[0][name] != files[1][name]
         ),
-        counts=[amount for amount in _counts(left_set, right_set) if amount.left != amount.right],
-        shares={
-            split: _shares(split, left_set, right_set) for split in _both(left_set.splits, right_set.splits)
-        },
+        counts=[amount for amount in _counts(left, right) if amount.left != amount.right],
+        shares={split: _shares(split, left, right) for split in splits},
         documents=documents,
         notes=notes,
     )
 
 
-def _both(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    """Names of either, those of the left one first."""
-    return list(dict.fromkeys([*left, *right]))
+def _names(listed: Iterable[Iterable[str]]) -> list[str]:
+    """Every name once, in the order in which they are met."""
+    return list(dict.fromkeys(name for names in listed for name in names))
+
+
+def _of_generation(number: int) -> str:
+    """What stands before the names of settings and files of a generation: nothing for the first."""
+    return f"generation {number}: " if number > 1 else ""
+
+
+def _files(side: Side) -> Iterator[tuple[str, str]]:
+    """Name and identity of every input file."""
+    for number, dataset in enumerate(side.datasets, 1):
+        for file in dataset.inputs:
+            yield _of_generation(number) + file.name, _identity(file.digest, file.name, file.size)
 
 
 def _settings(left: Any, right: Any, prefix: str = "") -> Iterator[Setting]:
@@ -165,28 +212,35 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _counts(left: Dataset, right: Dataset) -> Iterator[Amount]:
-    for split in _both(left.splits, right.splits):
-        entries = [dataset.splits.get(split) for dataset in (left, right)]
+def _counts(left: Side, right: Side) -> Iterator[Amount]:
+    yield Amount("generations", len(left.parts), len(right.parts))
+    for split in _names((left.splits, right.splits)):
         for name, field in (
             ("samples", "samples"), ("documents", "documents"), ("tokens", "label_tokens"), ("tokens of the stream", "stream_tokens")
         ):  # fmt: skip
-            yield Amount(f"{split}: {name}", *(None if e is None else getattr(e, field) for e in entries))
+            yield Amount(f"{split}: {name}", *(_sum(side, split, field) for side in (left, right)))
     for stage in ("acquire", "clean", "dedupe", "holdout"):
         reasons: dict[str, list[int]] = {}
-        for k, dataset in enumerate((left, right)):
-            for row in dataset.rows(stage):
+        for k, side in enumerate((left, right)):
+            for row in (row for dataset in side.datasets for row in dataset.rows(stage)):
                 for reason, amounts in row.dropped.items():
                     reasons.setdefault(reason, [0, 0])[k] += amounts.documents
         for reason, pair in sorted(reasons.items()):
             yield Amount(f"dropped in {stage}: {reason.replace('_', ' ')}", *pair)
 
 
-def _shares(split: str, left: Dataset, right: Dataset) -> list[Amount]:
+def _sum(side: Side, split: str, field: str) -> int | None:
+    """A count of a split, of all generations; None where none has it."""
+    counts = [getattr(d.splits[split], field) for d in side.datasets if split in d.splits]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _shares(split: str, left: Side, right: Side) -> list[Amount]:
     """Shares of the tokens by source; the largest first."""
     sums: dict[str, list[float]] = {}
-    for k, dataset in enumerate((left, right)):
-        rows = dataset.rows("shuffle", split)
+    for k, side in enumerate((left, right)):
+        rows = [row for dataset in side.datasets for row in dataset.rows("shuffle", split)]
         total = sum(row.out.tokens for row in rows) or 1
         for row in rows:
             if row.out.tokens:
@@ -200,18 +254,18 @@ def _shares(split: str, left: Dataset, right: Dataset) -> list[Amount]:
 # Documents --------------------------------------------------------------------------------------------------
 
 
-def _documents(split: str, left: tuple[Path, Dataset], right: tuple[Path, Dataset]) -> Common:
+def _documents(split: str, left: Side, right: Side) -> Common:
     sides = [
-        (root / split / DOCUMENTS, dataset) for root, dataset in (left, right) if split in dataset.splits
+        [(root / split / DOCUMENTS, dataset) for root, dataset in side.parts if split in dataset.splits]
+        for side in (left, right)
     ]
-    hashed = all(HASH in DocumentTable(path).columns for path, _ in sides)
+    hashed = all(HASH in DocumentTable(path).columns for tables in sides for path, _ in tables)
     a, b = (
-        _hashes(root / split / DOCUMENTS)
-        if hashed and split in dataset.splits
-        else _identities(root / split / DOCUMENTS, dataset)
-        if split in dataset.splits
-        else np.empty(0, np.uint64)
-        for root, dataset in (left, right)
+        np.concatenate(
+            [np.empty(0, np.uint64)]
+            + [_hashes(path) if hashed else _identities(path, dataset) for path, dataset in tables]
+        )
+        for tables in sides
     )
     length = min(len(a), len(b))
     differing = np.flatnonzero(a[:length] != b[:length])

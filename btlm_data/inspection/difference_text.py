@@ -13,7 +13,9 @@ MAX_ROWS = 40
 
 def show(difference: Difference, console: Console) -> None:
     """Print the comparison: what is equal is said in a line, what differs in tables."""
-    console.print(Text(f"{difference.left} and {difference.right}", "bold"), soft_wrap=True)
+    sides = zip((difference.left, difference.right), difference.generations, strict=True)
+    names = [f"{name} ({count} generations)" if count > 1 else name for name, count in sides]
+    console.print(Text(" and ".join(names), "bold"), soft_wrap=True)
     if difference.equal:
         console.print(Text("The same dataset: both dataset.json have the same checksum.", "green"))
         return

@@ -56,7 +56,7 @@ def inspect(
     if opened.chosen is not None or not (opened.root / generations.FILE_NAME).exists():
         return inspect_one(path, sample=sample, split=split, num_samples=num_samples)
     present = generations.read(opened.root)
-    splits = list(_generation_splits(present))
+    splits = list(generation_splits(present))
     reports: dict[str, Report | SetsReport] = {}
     for generation in present:
         own, drawn = list[int](), num_samples
@@ -77,7 +77,8 @@ def inspect(
     return GenerationsReport(str(opened.root), splits, reports, [])
 
 
-def _generation_splits(present: Sequence[Generation]) -> Iterator[report.GenerationSplit]:
+def generation_splits(present: Sequence[Generation]) -> Iterator[report.GenerationSplit]:
+    """What each generation has, and where its samples begin."""
     before: dict[tuple[str, str], int] = {}
     for generation in present:
         for name, manifest in dataset.read_sets(generation.root).items():

@@ -96,11 +96,14 @@ def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
 
     ranks: (rank from 1, share above 0), ranks rising.
     """
-    left, top, width, height = 64, 12, 610, 300
     last = max(rank for rank, _ in ranks)
     x_decades = max(1, math.ceil(math.log10(last))) if last > 1 else 1
     low = math.floor(math.log10(min(share for _, share in ranks)))
     high = 0
+    names = {power: f"{100 * 10.0**power:.{max(0, -power - 2)}f} %" for power in range(low, high + 1)}
+    top, height = 12, 300
+    left = 12 + 8 * max(map(len, names.values()))  # a digit is at most 8 wide
+    width = 680 - left
 
     def x(rank: float) -> float:
         return left + width * math.log10(rank) / x_decades
@@ -109,10 +112,9 @@ def zipf(ranks: Sequence[tuple[int, float]], *, label: str) -> Element:
         return top + height * (high - math.log10(share)) / (high - low)
 
     chart = svg(720, 356, label=label, class_="chart zipf")
-    for power in range(low, high + 1):
+    for power, name in names.items():
         line_y = y(10.0**power)
         add(chart, tag("line", x1=left, x2=left + width, y1=line_y, y2=line_y, class_="grid"))
-        name = f"{100 * 10.0**power:.{max(0, -power - 2)}f} %"
         add(chart, tag("text", name, x=left - 8, y=line_y + 4, text_anchor="end"))
     for power in range(x_decades + 1):
         line_x = x(10.0**power)

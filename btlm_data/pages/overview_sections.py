@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from btlm_data.formats.ledger import MOVED, Amounts
 from btlm_data.inspection.figures import counted, estimate, number, percent, size
-from btlm_data.inspection.report import Report, Source, Stage, Verdict
+from btlm_data.inspection.report import GenerationSplit, Report, Source, Stage, Verdict
 from btlm_data.pages.charts import COLOURS, bar, table
 from btlm_data.pages.elements import tag
 from btlm_data.pages.sankey import Column, Part, sankey
@@ -49,6 +49,25 @@ def tiles(report: Report) -> Element:
     return tag(
         "dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="tiles"
     )
+
+
+def generations(splits: Sequence[GenerationSplit]) -> Iterator[Element]:
+    """What was added to a dataset. splits: of every generation, the first one too."""
+    yield tag(
+        "p",
+        "Documents were added to this dataset. Readers take its generations one after the other; the rest of this "
+        "report is of the first.",
+    )
+    rows: list[list[Element | str]] = [
+        [
+            str(entry.generation), "/".join(filter(None, (entry.set, entry.split))), f"{entry.documents:,}", number(entry.tokens),
+            "" if entry.samples is None else f"{entry.samples:,}", "" if entry.first_sample is None else f"{entry.first_sample:,}",
+            size(entry.bytes),
+        ]
+        for entry in splits
+    ]  # fmt: skip
+    columns = ("generation", "split", "documents", "tokens", "samples", "first sample", "on disk")
+    yield table(columns, rows, numbers=(2, 3, 4, 5, 6), caption="What each generation has")
 
 
 def verdicts(report: Report) -> list[Element]:

@@ -17,14 +17,14 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from btlm_data.errors import DataError
-from btlm_data.formats import dataset
+from btlm_data.formats import dataset, generations
 from btlm_data.formats import pages as seals
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection import border_pairs, lookup, sample_tokens, summary
 from btlm_data.inspection.border_pairs import BorderPairs
 from btlm_data.inspection.first_screen import headline
 from btlm_data.inspection.opening import Opened, open_path
-from btlm_data.inspection.report import Report, SetsReport
+from btlm_data.inspection.report import GenerationSplit, Report, SetsReport
 from btlm_data.inspection.sample_tokens import SampleTokens
 from btlm_data.inspection.token_measures import SEED, find_tokenizer
 from btlm_data.pages import data_sections, overview_sections
@@ -54,7 +54,15 @@ def build(path: Path) -> bytes:
         ]
     else:
         articles = [("", report, _read(open_path(path)))]
-    return seals.sealed_html(_page(report, articles), _checksum(Path(report.path)))
+    return seals.sealed_html(_page(report, articles, _grown(path)), _checksum(Path(report.path)))
+
+
+def _grown(path: Path) -> list[GenerationSplit]:
+    """The splits of all generations, where documents were added to the dataset at `path`; else nothing."""
+    opened = open_path(path)
+    if opened.chosen is not None or not generations.listed(opened.root):
+        return []
+    return list(summary.generation_splits(generations.read(opened.root)))
 
 
 def _checksum(root: Path) -> str:
@@ -91,7 +99,11 @@ def _drawn(opened: Opened) -> list[SampleTokens]:
     return shown
 
 
-def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, _Read]]) -> str:
+def _page(
+    report: Report | SetsReport,
+    articles: Sequence[tuple[str, Report, _Read]],
+    grown: Sequence[GenerationSplit],
+) -> str:
     name = Path(report.path).name or "dataset"
     style, script = asset("page.css"), asset("page.js")
     policy = f"default-src 'none'; style-src {source_hash(style)}; script-src {source_hash(script)}; base-uri 'none'; form-action 'none'"
@@ -106,6 +118,12 @@ def _page(report: Report | SetsReport, articles: Sequence[tuple[str, Report, _Re
         raw_style(style),
     )
     contents, main = tag("ol"), tag("main", id="main")
+    if grown:
+        add(contents, tag("li", tag("a", "Generations", href="#generations")))
+        add(
+            main,
+            tag("section", tag("h2", "Generations"), *overview_sections.generations(grown), id="generations"),
+        )
     for prefix, set_report, shown in articles:
         if prefix:
             add(main, tag("h2", f"Set {prefix}", id=prefix))

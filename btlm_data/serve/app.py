@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +18,17 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from btlm_data.errors import BtlmError, DataError
-from btlm_data.formats.dataset import FILE_NAME
 from btlm_data.inspection import difference
-from btlm_data.inspection.opening import open_path
 from btlm_data.lineage import queries
 from btlm_data.lineage.trace import trace
 from btlm_data.pages import data_sections, report_page
 from btlm_data.pages.elements import tag
-from btlm_data.serve import left_out, run_state, views, views_runs, views_search
+from btlm_data.serve import left_out, run_state, views, views_datasets, views_runs, views_search
 from btlm_data.serve.guard import Guard
-from btlm_data.serve.originals import Original, Originals
-from btlm_data.serve.pairs import PairDocument, Pairs, Verdicts
+from btlm_data.serve.originals import Original
+from btlm_data.serve.pairs import PairDocument
 from btlm_data.serve.served import Served
-from btlm_data.serve.training import Training
+from btlm_data.serve.site import Site
 from btlm_data.terminal import visible
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -44,44 +40,6 @@ STATIC = {
 }
 MAX_FORM = 4096  # bytes of a form
 MAX_QUERY = 1000  # characters of a text that is looked for
-
-
-class Site:
-    """What is served: datasets, each with what is read of it, work folders, and a training run."""
-
-    def __init__(self, paths: Sequence[Path], run: Path | None) -> None:
-        self.datasets: list[Served] = []
-        self.runs: list[Path] = []
-        for path in paths:
-            if run_state.is_work_folder(path):
-                self.runs.append(path)
-                continue
-            opened = open_path(path)
-            names = opened.sets.names if opened.sets is not None else [""]
-            for name in names:
-                shown = f"{opened.root.name}/{name}" if name else opened.path.name
-                self.datasets.append(Served(opened.root / name if name else path, shown))
-        self.originals = [Originals(served.opened) for served in self.datasets]
-        self.verdicts = [Verdicts() for _ in self.datasets]
-        self.training = Training(run, self.datasets) if run is not None else None
-        self.workers = max(1, os.cpu_count() or 1)
-
-    @property
-    def names(self) -> list[str]:
-        """Of the datasets."""
-        return [served.name for served in self.datasets]
-
-    @property
-    def run_names(self) -> list[str]:
-        """Of the work folders."""
-        return [
-            f"{path.resolve().parent.name}/.work" if path.name == ".work" else path.name for path in self.runs
-        ]
-
-    @functools.cache  # noqa: B019  # one site lives as long as the process
-    def pairs(self, k: int) -> Pairs:
-        """The duplicate pairs of a dataset."""
-        return Pairs(self.datasets[k].opened.root)
 
 
 def create(paths: Sequence[Path], *, host: str, token: str | None, run: Path | None = None) -> Guard:
@@ -159,16 +117,17 @@ class _Views:
         return self._html("Nothing here", views.problem(words), None, "", 404)
 
     def _html(self, title: str, content: list[Element], k: int | None, place: str, status: int) -> Response:
-        text = views.page(
-            visible(title),
-            content,
-            names=self.site.names,
-            runs=self.site.run_names,
-            current=k,
-            place=place,
-            view=place.rpartition("/")[2],
-            with_training=self.site.training is not None,
-        )
+        site = self.site
+        entries = [(series.name, f"/{series.members[0]}/report") for series in site.series]
+        entries += [(f"Run {name}", f"/run/{number}") for number, name in enumerate(site.run_names)]
+        entries += [("Training order", "/training")] if site.training is not None else []
+        members: Sequence[int] = ()
+        if k is not None:
+            members = site.series_of(k).members
+            if len(members) > 1 and place != f"/{k}/search":  # a search is of all generations
+                title = f"{title}, generation {members.index(k) + 1}"
+        view = place.rpartition("/")[2]
+        text = views.page(visible(title), content, entries, place, current=k, members=members, view=view)
         return HTMLResponse(text, status)
 
     def _chosen(self, request: Request) -> tuple[int, Served, str]:
@@ -182,12 +141,12 @@ class _Views:
     def front(self, request: Request) -> Content:
         """Everything that is served."""
         training = self.site.training.folder.name if self.site.training is not None else None
-        return "Datasets", views.front(self.site.names, self.site.datasets, self.site.run_names, training)
+        return "Datasets", views_datasets.front(self.site, training)
 
     def report(self, request: Request) -> Content:
         """The report of a dataset."""
-        served = self.site.datasets[request.path_params["k"]]
-        return served.name, report_page.content(served.report)
+        k = request.path_params["k"]
+        return self.site.series_of(k).name, report_page.content(self.site.datasets[k].report)
 
     def sample(self, request: Request) -> Content:
         """One sample; without a number, one at random."""
@@ -202,7 +161,7 @@ class _Views:
         taken = None
         if self.site.training is not None:
             taken = self.site.training.steps_of(served, split, number)
-        return f"Sample {number:,} of {split}", views.sample(k, served, split, number, chance, taken)
+        return f"Sample {number:,} of {split}", views.sample(self.site, k, split, number, chance, taken)
 
     def training(self, request: Request) -> Content:
         """A step of the training run, and one of its samples; without a number, the step that comes next."""
@@ -259,14 +218,15 @@ class _Views:
         try:
             if by == "text":
                 began = time.perf_counter()
-                result = served.search(value, served.splits, self.site.workers)
-                content += views_search.hits(k, result, time.perf_counter() - began)
+                hits, complete = self.site.search(k, value)
+                seconds = time.perf_counter() - began
+                content += views_search.hits(self.site, hits, complete, seconds)
             elif by == "cluster":
                 content += views_search.cluster(k, value, left_out.members(served.opened.root, value))
             else:
                 query = queries.make("id" if by == "id" else "url" if by == "url" else "hash", value)
-                [answer] = trace(served.opened.root, [query])
-                content += views_search.answer(k, answer)
+                [answer] = trace(self.site.series_of(k).root, [query])
+                content += views_search.answer(self.site, k, answer)
         except BtlmError as error:  # the form stays, so that it can be asked again
             content += views.problem(str(error))
         return "Search", content
@@ -354,15 +314,10 @@ class _Views:
 
     def compare(self, request: Request) -> Content:
         """Two datasets beside each other."""
-        chosen = [_whole(request.query_params, key, k) for k, key in enumerate(("a", "b"))]
-        if any(k >= len(self.site.datasets) for k in chosen):
-            raise DataError("Two datasets are needed: serve both, and name them as a and b.")
-        roots = [self.site.datasets[k].opened.root for k in chosen]
-        if not all((root / FILE_NAME).exists() for root in roots):
-            raise DataError("Only datasets with a dataset.json can be compared.")
-        return "Comparison", views.comparison(
-            difference.compare(*roots), [self.site.names[k] for k in chosen]
-        )
+        chosen = [_whole(request.query_params, key, number) for number, key in enumerate(("a", "b"))]
+        left, right = (self.site.side(number) for number in chosen)
+        compared = difference.compare_sides(left, right)
+        return "Comparison", views_datasets.comparison(compared, [left.name, right.name])
 
 
 def _as_json(document: PairDocument) -> dict[str, Any]:

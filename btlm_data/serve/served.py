@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.shard_formats import get_format
 from btlm_data.inspection import lookup, sample_tokens, summary
 from btlm_data.inspection.lookup import Rows
 from btlm_data.inspection.opening import Opened, OpenShards, open_path
@@ -156,7 +157,7 @@ class Served:
         """The sample in which a document begins; None where that is not known."""
         document = self.document(split, row)
         manifest = self.opened.manifest
-        if manifest is None or manifest.format != "sample":
+        if manifest is None or not get_format(manifest.format).follows_stream:
             return None
         total = self.num_samples(split)
         number = document["stream_offset"] // manifest.seq_len

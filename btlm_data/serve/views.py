@@ -9,16 +9,16 @@ from typing import Any
 from urllib.parse import urlencode
 from xml.etree.ElementTree import Element
 
-from btlm_data.inspection.difference import Difference
-from btlm_data.inspection.figures import number, percent, size
+from btlm_data.inspection.figures import percent, size
 from btlm_data.inspection.sample_tokens import SampleTokens
 from btlm_data.pages import data_sections
-from btlm_data.pages.charts import bar, table
+from btlm_data.pages.charts import table
 from btlm_data.pages.elements import add, document, tag
 from btlm_data.pages.overview_sections import facts as listed
 from btlm_data.serve.originals import Original
 from btlm_data.serve.pairs import PairDocument, Pairs, Verdicts, differences
 from btlm_data.serve.served import Served
+from btlm_data.serve.site import Site
 from btlm_data.serve.training import TakenAt
 
 VIEWS = (
@@ -29,6 +29,7 @@ VIEWS = (
     ("pairs", "Duplicates"),
     ("dropped", "Left out"),
 )
+NEAR_GENERATIONS = 4  # before and behind the one that is shown
 KEYS = {
     "n": "next", "p": "previous", "r": "at random", "/": "search", "s": "sample of a document", "y": "right to drop",
     "x": "wrong", "?": "this list",
@@ -44,16 +45,15 @@ def address(dataset: int, view: str, **query: Any) -> str:
 def page(
     title: str,
     content: Iterable[Element],
+    entries: Sequence[tuple[str, str]],
+    place: str,
     *,
-    names: Sequence[str],
-    runs: Sequence[str] = (),
-    current: int | None,
-    place: str = "",
+    current: int | None = None,
+    members: Sequence[int] = (),
     view: str = "",
-    with_training: bool = False,
 ) -> str:
-    """A whole page. names: of the datasets, for the list at the top; runs: of work folders; current: the dataset that the page is
-    about; place: the path of its address; with_training: whether a training run is served, too.
+    """A whole page. entries: everything that is served, name and address, for the bar at the top; place: the path of the page's own
+    address; current: the dataset that it is about; members: the generations of that, itself among them; view: which view of it.
     """
     head = tag(
         "head",
@@ -63,25 +63,21 @@ def page(
         tag("link", rel="stylesheet", href="/static/page.css"),
         tag("link", rel="stylesheet", href="/static/serve.css"),
     )
-    datasets = tag("ul", tag("li", tag("a", "All", href="/", aria_current="page" if place == "/" else None)))
-    for k, name in enumerate(names):
-        add(
-            datasets,
-            tag("li", tag("a", name, href=f"/{k}/report", aria_current="true" if k == current else None)),
-        )
-    others = [(f"Run {name}", f"/run/{k}") for k, name in enumerate(runs)]
-    others += [("Training order", "/training")] if with_training else []
-    for name, href in others:
-        add(datasets, tag("li", tag("a", name, href=href, aria_current="page" if place == href else None)))
+    chosen = f"/{members[0]}/report" if members else ""
+    datasets = tag("ul")
+    for name, href in [("All", "/"), *entries]:
+        is_current = "page" if href == place else "true" if href == chosen else None
+        add(datasets, tag("li", tag("a", name, href=href, aria_current=is_current)))
     links = tag("ul", class_="views")
     if current is not None:
         for key, name in VIEWS:
             current_page = "page" if key == view else None
             add(links, tag("li", tag("a", name, href=address(current, key), aria_current=current_page)))
+    others = _generations(current, members, view) if current is not None and len(members) > 1 else None
     body = tag(
         "body",
         tag("a", "Skip to the content", href="#main", class_="skip"),
-        tag("nav", datasets, links, class_="top", aria_label="Datasets and views"),
+        tag("nav", datasets, links, others, class_="top", aria_label="Datasets and views"),
         tag("main", tag("h1", title), *content, id="main", class_="wide"),
         tag(
             "footer",
@@ -93,6 +89,23 @@ def page(
         tag("script", src="/static/serve.js", defer="defer"),
     )
     return document(tag("html", head, body, lang="en"))
+
+
+def _generations(current: int, members: Sequence[int], view: str) -> Element:
+    """Links to the same view of the other generations: of many, the first, the last and those near the one that is shown."""
+    listed = tag("ul", tag("li", "Generation"), class_="views")
+    at = members.index(current)
+    near = {0, len(members) - 1, *range(at - NEAR_GENERATIONS, at + NEAR_GENERATIONS + 1)}
+    view = view if view in dict(VIEWS) else "report"
+    before = -1
+    for place in sorted(near & set(range(len(members)))):
+        if place > before + 1:
+            add(listed, tag("li", "…"))
+        is_current = "true" if place == at else None
+        href = address(members[place], view)
+        add(listed, tag("li", tag("a", f"{place + 1:,}", href=href, aria_current=is_current)))
+        before = place
+    return listed
 
 
 def problem(text: str) -> list[Element]:
@@ -109,24 +122,29 @@ def link(text: str, href: str, key: str | None = None) -> Element:
 
 
 def sample(
-    k: int, served: Served, split: str, index: int, chance: int, taken: Sequence[TakenAt] | None
+    site: Site, k: int, split: str, index: int, chance: int, taken: Sequence[TakenAt] | None
 ) -> list[Element]:
     """One sample of a split. chance: a sample drawn at random, for the link; taken: by which steps of the run
     that is served, None without one.
     """
+    served = site.datasets[k]
     total = served.num_samples(split)
     shown = served.sample(split, index)
     manifest = served.opened.manifest
     eos = manifest.tokenizer.eos_id if manifest is not None else served.opened.eos_id
     origin = shown.sample.stream_sample
+    words = f" {index:,} of {total:,}" + (f"; {origin:,} of the stream" if origin is not None else "")
+    if (before := site.samples_before(k, split)) and not served.rows(split).are_tokens:
+        words += f"; {before + index:,} of all generations, as a reader counts"
+    steps = [
+        (name, key, site.beside(k, split, index, step))
+        for name, key, step in (("previous", "p", -1), ("next", "n", 1))
+    ]
     bar_ = tag(
         "p",
-        link("previous", address(k, "sample", split=split, n=max(0, index - 1)), "p"),
-        link("next", address(k, "sample", split=split, n=min(total - 1, index + 1)), "n"),
+        *(link(name, address(other, "sample", split=split, n=n), key) for name, key, (other, n) in steps),
         link("at random", address(k, "sample", split=split, n=chance), "r"),
-        tag(
-            "span", f" {index:,} of {total:,}" + (f"; {origin:,} of the stream" if origin is not None else "")
-        ),
+        tag("span", words),
         class_="buttons",
     )
     return [
@@ -387,96 +405,3 @@ def _where(document: PairDocument | None) -> str:
 
 def _pressed(given: str | None, verdict: str) -> str:
     return "true" if given == verdict else "false"
-
-
-# Datasets -------------------------------------------------------------------------------------------------
-
-
-def comparison(difference: Difference, names: Sequence[str]) -> list[Element]:
-    """Two datasets beside each other."""
-    left, right = names
-    parts: list[Element] = []
-    if difference.equal:
-        parts.append(tag("p", "The same dataset: both dataset.json have the same checksum."))
-
-    def section(heading: str, *content: Element) -> None:
-        parts.append(tag("section", tag("h2", heading), *content))
-
-    settings = [
-        [setting.key, *setting.in_words()] for setting in (*difference.settings, *difference.tokenizers)
-    ]
-    section("Settings", _or_same(settings, left, right, "Settings that differ"))
-    files: list[list[Element | str]] = [
-        [name, change]
-        for names_of, change in ((difference.only_left, f"only in {left}"), (difference.only_right, f"only in {right}"), (difference.changed, "of other content"))
-        for name in names_of[:200]
-    ]  # fmt: skip
-    section(
-        "Input files",
-        table(("file", ""), files, caption="Input files that differ") if files else tag("p", "The same."),
-    )
-    counts = [[count.name, number(count.left), number(count.right)] for count in difference.counts]
-    section("Counts", _or_same(counts, left, right, "Counts that differ", (1, 2)))
-    for split, shares in difference.shares.items():
-        rows: list[list[Element | str]] = []
-        most = max((max(share.left or 0, share.right or 0) for share in shares), default=0) or 1.0
-        for share in shares:
-            bars = tag("div", bar((share.left or 0) / most), bar((share.right or 0) / most, colour=1))
-            rows.append([share.name or "(unnamed)", percent(share.left), percent(share.right), bars])
-        columns = ("source", left, right, f"{left} above, {right} below")
-        section(
-            f"Shares of {split}", table(columns, rows, numbers=(1, 2), caption=f"Tokens of {split} by source")
-        )
-    documents: list[list[Element | str]] = [
-        [
-            order.split, f"{order.both:,}", f"{order.only_left:,}", f"{order.only_right:,}",
-            "none" if order.first_difference is None else f"document {order.first_difference:,}",
-        ]
-        for order in difference.documents
-    ]  # fmt: skip
-    heads = ("split", "in both", f"only {left}", f"only {right}", "first difference in order")
-    section("Documents in common", table(heads, documents, numbers=(1, 2, 3), caption="Documents by split"))
-    return parts + [tag("p", note) for note in difference.notes]
-
-
-def _or_same(
-    rows: Sequence[Sequence[Element | str]], left: str, right: str, caption: str, numbers: Sequence[int] = ()
-) -> Element:
-    return table(("", left, right), rows, numbers=numbers, caption=caption) if rows else tag("p", "The same.")
-
-
-def front(
-    names: Sequence[str],
-    datasets: Sequence[Served],
-    runs: Sequence[str],
-    training: str | None,
-) -> list[Element]:
-    """All that is served. runs: names of work folders; training: name of the training run."""
-    items = []
-    for k, served in enumerate(datasets):
-        counts = ", ".join(f"{served.num_samples(split):,} of {split}" for split in served.splits)
-        views = tag("p", class_="buttons")
-        for key, name in VIEWS[1:]:
-            add(views, link(name, address(k, key)))
-        items.append(tag("li", link(names[k], f"/{k}/report"), tag("p", f"Samples: {counts}"), views))
-    for k, name in enumerate(runs):
-        items.append(tag("li", link(name, f"/run/{k}"), tag("p", "A work folder: how far its run is")))
-    if training is not None:
-        items.append(
-            tag("li", link(training, "/training"), tag("p", "A training run: its samples, step by step"))
-        )
-    parts = [tag("ul", *items, class_="served")]
-    if len(datasets) > 1:
-        form = tag(
-            "form",
-            *(
-                tag("label", f"{label} ", tag("select", *(tag("option", name, value=str(k), selected="selected" if k == default else None)
-                    for k, name in enumerate(names)), name=key))
-                for label, key, default in (("compare", "a", 0), ("with", "b", 1))
-            ),
-            tag("button", "Compare"),
-            action="/compare",
-            class_="line",
-        )  # fmt: skip
-        parts.append(tag("section", tag("h2", "Compare two"), form))
-    return parts

@@ -14,7 +14,8 @@ from btlm_data.pages.elements import add, tag
 from btlm_data.pages.overview_sections import words
 from btlm_data.serve.left_out import Members
 from btlm_data.serve.originals import Original
-from btlm_data.serve.served import SearchResult
+from btlm_data.serve.served import Hit
+from btlm_data.serve.site import Site
 from btlm_data.serve.views import address, link
 
 BY = {
@@ -54,17 +55,17 @@ def form(k: int, by: str, value: str) -> list[Element]:
     ]
 
 
-def hits(k: int, result: SearchResult, seconds: float) -> list[Element]:
-    """Samples that hold a text."""
-    count = counted(len(result.hits), "sample")
-    holds = "holds" if len(result.hits) == 1 else "hold"
-    summary = f"{count} {holds} it" if result.complete else f"The first {count} that hold it"
+def hits(site: Site, listed: Sequence[tuple[int, Hit]], complete: bool, seconds: float) -> list[Element]:
+    """Samples that hold a text, each with the number of its dataset. complete: whether those are all."""
+    count = counted(len(listed), "sample")
+    holds = "holds" if len(listed) == 1 else "hold"
+    summary = f"{count} {holds} it" if complete else f"The first {count} that hold it"
     items = []
-    for hit in result.hits:
+    for k, hit in listed:
         item = tag(
             "li",
             link(f"{hit.split} {hit.sample:,}", address(k, "sample", split=hit.split, n=hit.sample)),
-            f" from position {hit.position:,}",
+            f"{_generation(site, k)}, from position {hit.position:,}",
         )
         if hit.document is not None:
             href = address(k, "document", split=hit.split, row=hit.document)
@@ -81,28 +82,44 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-def answer(k: int, answered: Answer) -> list[Element]:
+def _generation(site: Site, k: int) -> str:
+    """Which generation a dataset is, where there are several."""
+    members = site.series_of(k).members
+    return f", generation {members.index(k) + 1}" if len(members) > 1 else ""
+
+
+def answer(site: Site, k: int, answered: Answer) -> list[Element]:
     """Documents found by their id, URL or hash, and those of them that were dropped."""
     total = len(answered.documents) + len(answered.dropped)
     parts: list[Element] = [tag("p", f"{counted(total, 'document')} found.", role="status")]
     if answered.note:
         parts.append(tag("p", f"{answered.note[:1].upper()}{answered.note[1:]}."))
-    parts += [_found(k, document) for document in answered.documents]
-    parts += [_gone(k, document) for document in answered.dropped]
+    parts += [_found(site, k, document) for document in answered.documents]
+    for gone in answered.dropped:
+        number = site.place_of(k, gone.generation, gone.set)
+        parts.append(_gone(k if number is None else number, gone))
     return parts
 
 
-def _found(k: int, document: FoundDocument) -> Element:
-    samples = list(dict.fromkeys(span.sample for span in document.places if span.sample is not None))
-    listed = tag("p", "Samples: " if samples else "It is in no sample.")
-    for sample in samples[:MAX_SPANS]:
-        add(listed, link(f"{sample:,}", address(k, "sample", split=document.split, n=sample)), " ")
-    if len(samples) > MAX_SPANS:
-        add(listed, f"and {len(samples) - MAX_SPANS:,} more")
-    heading = link(
-        f"Document {document.document:,} of {document.split}",
-        address(k, "document", split=document.split, row=document.document),
-    )
+def _found(site: Site, k: int, document: FoundDocument) -> Element:
+    words = f"Document {document.document:,} of {document.split}"
+    number = site.place_of(k, document.generation, document.set)
+    listed, heading = tag("p"), tag("span", words)
+    if number is None or document.split not in site.datasets[number].splits:  # only a part is served
+        add(listed, "What it is in is not served. Name the folder of the whole dataset.")
+    else:
+        before = site.samples_before(number, document.split)
+        samples = [span.sample - before for span in document.places if span.sample is not None]
+        first = site.datasets[number].first_sample_of(document.split, document.document)
+        samples = list(dict.fromkeys(samples)) or ([first] if first is not None else [])
+        add(listed, "Samples: " if samples else "It is in no sample.")
+        for sample in samples[:MAX_SPANS]:
+            add(listed, link(f"{sample:,}", address(number, "sample", split=document.split, n=sample)), " ")
+        if len(samples) > MAX_SPANS:
+            add(listed, f"and {len(samples) - MAX_SPANS:,} more")
+        words += f" of {document.set}" if document.set and number not in site.series_of(k).members else ""
+        words += _generation(site, number)
+        heading = link(words, address(number, "document", split=document.split, row=document.document))
     about = (
         f"{document.id} \u00b7 {document.source or '(unnamed)'} \u00b7 {document.file} line {document.line:,} "
         f"\u00b7 {document.tokens:,} tokens" + (" \u00b7 forgotten" if document.forgotten else "")

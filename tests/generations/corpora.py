@@ -32,6 +32,9 @@ def parts(count: int, each: int, seed: int) -> list[list[dict[str, Any]]]:
     return [documents[k * each : (k + 1) * each] for k in range(count)]
 
 
+PARTS = parts(4, 40, 3)
+
+
 def write(path: Path, documents: list[dict[str, Any]]) -> Path:
     """As JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

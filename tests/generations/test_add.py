@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -28,20 +29,8 @@ from btlm_data.lineage.forget import forget
 from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
 from btlm_train.data.samples import HDF5Dataset
-from tests.generations.corpora import first, grow, kept, parts, state, write
+from tests.generations.corpora import PARTS, first, grow, kept, parts, state, write
 from tests.lineage.corpora import tokenizer
-
-PARTS = parts(4, 40, 3)
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of three generations. Tests that change it change a copy."""
-    folder = tmp_path_factory.mktemp("grown")
-    root = first(write(folder / "p0.jsonl", PARTS[0]), folder / "out")
-    for number in (1, 2):
-        grow(root, write(folder / f"p{number}.jsonl", PARTS[number]))
-    return root
 
 
 @pytest.fixture
@@ -103,6 +92,9 @@ def test_sets_with_shares_know_all_their_documents(tmp_path: Path) -> None:
         grow(root, source)
     grow(root, write(tmp_path / "q.jsonl", PARTS[1]))
     assert failed(root) == []
+    compared = difference.compare(root / "msl32", root / "generation-0002/msl32")
+    assert compared.generations == (2, 1), "a set of the dataset is that of all generations"
+    assert compared.documents[0].both > compared.documents[0].only_right == 0
     assert [len(HDF5Dataset({"data_dir": str(root / f"msl{n}"), "batch_size": 1})) for n in (32, 64)] == [
         len(btlm_data.open(root).sets[f"msl{n}"]["train"]) for n in (32, 64)
     ]
@@ -230,12 +222,34 @@ def test_export_and_push_take_every_generation(grown: Path, tmp_path: Path) -> N
     assert not [name for name in names if name.startswith(".")]
 
 
-def test_diff_says_what_it_compares(grown: Path, copied: Path) -> None:
+def test_diff_compares_all_generations(grown: Path, copied: Path, tmp_path: Path) -> None:
     compared = difference.compare(grown, copied)
     assert compared.equal
-    assert "3 generations" in compared.notes[0]
+    assert compared.generations == (3, 3)
     (copied / generations.FILE_NAME).unlink()
-    assert not difference.compare(grown, copied).equal
+    parts_of = [pq.read_table(g.root / "train/documents.parquet").num_rows for g in generations.read(grown)]
+    total, old = sum(parts_of), parts_of[0]
+    compared = difference.compare(grown, copied)
+    assert not compared.equal
+    assert compared.documents == [difference.Common("train", old, total - old, 0, old)]
+    assert compared.only_left == ["generation 2: p1.jsonl", "generation 3: p2.jsonl"]
+    assert compared.settings == []
+    counts = {amount.name: [amount.left, amount.right] for amount in compared.counts}
+    assert counts["generations"] == [3, 1]
+    assert counts["train: documents"] == [total, old]
+    assert counts["dropped in dedupe: in index"][0] == sum(
+        row.dropped["in_index"].documents
+        for manifest in generations.read_sets(grown).values()
+        for row in manifest.rows("dedupe")
+        if "in_index" in row.dropped
+    )
+    alone = difference.compare(grown, grown / "generation-0003")
+    assert alone.documents == [difference.Common("train", parts_of[2], total - parts_of[2], 0, 0)]
+    for number, part in enumerate(PARTS[:3]):
+        write(tmp_path / "all" / f"p{number}.jsonl", part)
+    together = difference.compare(grown, first(tmp_path / "all", tmp_path / "together"))
+    assert together.documents[0].both == total, "as one run over all"
+    assert together.documents[0].only_left == together.documents[0].only_right == 0
 
 
 # What is changed later --------------------------------------------------------------------------------------

@@ -11,6 +11,12 @@ import pytest
 
 from tests.browser import TOO_WIDE, Browser, unreached
 
+# Words of charts that are not whole inside their picture.
+CUT_LABELS = """[...document.querySelectorAll("svg text")].filter((text) => {
+  const box = text.getBBox(), view = text.ownerSVGElement.viewBox.baseVal;
+  return box.x < view.x || box.x + box.width > view.x + view.width || box.y + box.height > view.y + view.height;
+}).map((text) => text.textContent)"""
+
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_opens_quietly_and_is_accessible(
@@ -21,6 +27,7 @@ def test_it_opens_quietly_and_is_accessible(
     assert watched.problems == []
     assert watched.requests == [url], "nothing but the file itself is asked for"
     assert watched.page.title() == "shards: dataset report"
+    assert watched.page.evaluate(CUT_LABELS) == []
     # The page's own policy forbids foreign scripts; the check runs in a copy of the page without it.
     free = browser.open("about:blank", dark=dark)
     text = (shards / "report.html").read_text()

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from html import unescape
@@ -44,28 +38,7 @@ from btlm_train.data.history import add_part, describe_part
 from btlm_train.data.loader import GptHDF5MapDataProcessor
 from tests.browser import TOO_WIDE, Browser, unreached
 from tests.pages.conftest import PLANTED
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def started(*arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """A server, and the address that it printed."""
-    command = [sys.executable, "-m", "btlm_data.cli", "serve", "--port", "0", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"Open (\S+) ", line)
-    assert found, line
-    return process, found[1]
-
-
-def stopped(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
-    assert process.stdout is not None
-    process.stdout.close()
+from tests.servers import ask, started, stopped
 
 
 @pytest.fixture(scope="session")
@@ -82,18 +55,6 @@ def address(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     process, url = started(str(shards), str(other), str(shards / ".work"), "--run", str(run))
     yield url.rstrip("/")
     stopped(process)
-
-
-def ask(
-    address: str, path: str, method: str = "GET", body: str | None = None, **headers: str
-) -> tuple[int, str, Any]:
-    parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-    connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, text, answer.headers
 
 
 def test_every_view_answers_under_a_strict_policy(address: str) -> None:
