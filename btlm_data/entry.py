@@ -161,6 +161,13 @@ class Program(click.Group):
         """The commands in the order in which they are defined."""
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write every command with its whole first sentence: click cuts it where the terminal is narrow."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=1000)) for name, command in self.commands.items()]
+            )
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises _ReaderGone where standard output was closed, Interrupted for Ctrl-C."""
         try:

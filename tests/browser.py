@@ -22,7 +22,7 @@ def _keep(page: Any) -> None:
             page.emulate_media(color_scheme=colours)
             page.set_viewport_size({"width": width, "height": 900})
             name = f"{place or 'front'}-{colours}-{width}.png"
-            page.screenshot(path=os.path.join(str(SCREENSHOTS), name), full_page=True)
+            page.screenshot(path=os.path.join(str(SCREENSHOTS), name), full_page=True, animations="disabled")
 
 
 @dataclass

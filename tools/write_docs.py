@@ -24,6 +24,7 @@ import write_performance
 from write_reference import reference
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+WIDTH = 80  # characters of a line of help: as many as a page of the site has room for
 _RECIPES_INTRO = """# Recipes
 
 A recipe is a YAML file with any of the settings below; what it leaves out has the default. `btlm-data run
@@ -115,12 +116,12 @@ def commands() -> str:
 
 def _help_of(program: click.Group, program_name: str, prefix: str) -> list[str]:
     """The help of a program and of each of its commands, whose headings begin with `prefix`."""
-    root = click.Context(program, info_name=program_name, max_content_width=120, terminal_width=120)
+    root = click.Context(program, info_name=program_name, max_content_width=WIDTH, terminal_width=WIDTH)
     lines = [f"```text\n{program.get_help(root)}\n```\n"]
     for name in sorted(program.commands):
         command = program.commands[name]
         context = click.Context(
-            command, info_name=name, parent=root, max_content_width=120, terminal_width=120
+            command, info_name=name, parent=root, max_content_width=WIDTH, terminal_width=WIDTH
         )
         lines.append(f"## {prefix}{name}\n\n```text\n{command.get_help(context)}\n```\n")
     return lines
