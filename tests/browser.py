@@ -103,28 +103,27 @@ TOO_WIDE = """[...document.querySelectorAll(".stack")]
 
 _WATCH_FOCUS = """() => {
   const shown = { opacityProperty: true, visibilityProperty: true };
-  const stops = [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]')]
-    .filter((one) => one.type !== "hidden" && one.tabIndex >= 0 && one.checkVisibility(shown));
-  window.unreached = new Set(stops);
+  window.isStop = (one) => one.type !== "hidden" && one.tabIndex >= 0 && one.checkVisibility(shown);
+  const places = 'a[href], button, input, select, summary, [tabindex="0"]';
+  window.unreached = new Set([...document.querySelectorAll(places)].filter(isStop));
   addEventListener("focusin", (event) => {
     const style = getComputedStyle(event.target);
     if (style.outlineStyle !== "none" && event.target.matches(":focus-visible")) window.unreached.delete(event.target);
   });
-  return stops.length;
+  return window.unreached.size;
 }"""
 
 
 def unreached(page: Any) -> list[str]:
     """Links, buttons, fields and what else can be operated that the Tab key does not come to, or not visibly."""
     stops = page.evaluate(_WATCH_FOCUS)
-    for count in (
-        stops + 2,
-        stops,
-    ):  # once more: stops can appear on the way, and boxes that scroll are stops
+    for count in (stops + 2, stops):  # twice, for stops can appear on the way
         if page.evaluate("window.unreached.size"):
             for _ in range(count):
                 page.keyboard.press("Tab")
-    missed: list[str] = page.evaluate("[...window.unreached].map((one) => one.outerHTML.slice(0, 200))")
+    missed: list[str] = page.evaluate(
+        "[...window.unreached].filter(isStop).map((one) => one.outerHTML.slice(0, 200))"  # what is still shown
+    )
     return missed
 
 
