@@ -23,7 +23,7 @@ from btlm_data.errors import InputError
 from btlm_data.formats import ledger
 from btlm_data.formats.dataset import DOCUMENTS, MixedSource, MixPhase, Split, StoredFile
 from btlm_data.lineage.changes import SplitChange
-from btlm_data.lineage.masking import check_unchanged, rewrite_whole, with_masked
+from btlm_data.lineage.masking import rewrite_whole, with_masked
 from btlm_data.lineage.removing import packed, with_rows, write_shards
 from btlm_data.lineage.restream import Repacking, StoredStream, placed, read_stream
 from btlm_data.lineage.split_view import SplitView
@@ -83,12 +83,11 @@ def remix(
     phase = mix_plan.phases_of(by_phase)
     order = _order(documents, by_phase, chosen, phase, settings)
     chosen, phase = chosen[order], phase[order]
-    for number, entry in enumerate(view.entry.files):
-        check_unchanged(view.path(number), entry)
     length = documents.tokens[chosen]
     begin = np.cumsum(length + 1) - length - 1
-    old = read_stream(view, folder / ".stream")
-    tokens = placed(old, documents.begin[chosen], length, folder / ".mixed", view.manifest.tokenizer.eos_id)
+    old_begin = documents.begin[chosen]
+    old = read_stream(view, folder / ".stream", old_begin, old_begin + length + 1)
+    tokens = placed(old, old_begin, length, folder / ".mixed", view.manifest.tokenizer.eos_id)
     total = len(tokens)
     phases = _phases(documents, chosen, phase, settings, borders_asked)
     ends = tuple(accumulate(each.tokens for each in phases))

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from btlm_data.errors import InputError
 from btlm_data.formats import ledger
@@ -26,10 +27,11 @@ from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.forgotten import ChangedShard
 from btlm_data.formats.sealed_json import NO_CHECKSUM
 from btlm_data.lineage.changes import SplitChange
-from btlm_data.lineage.masking import check_unchanged, rewrite_table, with_masked
+from btlm_data.lineage.masking import rewrite_table, with_masked
 from btlm_data.lineage.masks import Masks
-from btlm_data.lineage.restream import Repacking, StoredStream, read_stream, without
+from btlm_data.lineage.restream import MAX_SHARDS_AT_ONCE, Repacking, StoredStream, read_stream, without
 from btlm_data.lineage.split_view import Extent, SplitView
+from btlm_data.lineage.threads import in_threads
 
 REASON = "forgotten"  # in the ledger
 _STREAM = ".stream"
@@ -54,8 +56,6 @@ def remove(
             f"Nothing of {view.name} would be left without these documents. Mask them (--how mask), or prepare the dataset "
             "without that split."
         )
-    for number, entry in enumerate(view.entry.files):
-        check_unchanged(view.path(number), entry)
     rows = _without_documents(rows, view, {extent.row for extent in gone}, reason)
     table = _write_table(view.table, gone, folder / DOCUMENTS)
     kept = DocumentTable(folder / DOCUMENTS)
@@ -69,7 +69,8 @@ def remove(
     total = view.entry.stream_tokens - sum(extent.tokens + 1 for extent in gone)
     phases = _without_in_phases(view, gone)
     if view.entry.files and total > 1:
-        tokens = read_stream(view, folder / _STREAM)
+        old_begin = _begins_before(begin, gone)
+        tokens = read_stream(view, folder / _STREAM, old_begin, old_begin + length + 1)
         stream = StoredStream(without(tokens, [(e.begin, e.end) for e in gone]), begin, length)
         borders = tuple(accumulate(phase.tokens for phase in phases))
         repacking = Repacking.of(stream, view.manifest, view.name, borders if len(phases) > 1 else ())
@@ -100,19 +101,23 @@ def write_shards(
 ) -> tuple[list[ShardFile], list[ChangedShard]]:
     """The shards of the stream that closed up at a position, and what became of those that were there."""
     old = {entry.name: entry for entry in view.entry.files}
-    files, changed = [], []
-    for number in range(repacking.plan.num_files):
+
+    def written(number: int) -> ShardFile:
         name = repacking.plan.file_name(number)
         first, last = repacking.plan.rows_of(number)
-        before = old.pop(name, None)
+        before = old.get(name)
         if before is not None and before.n_examples == last - first and repacking.is_before(number, position):
-            files.append(before)
-            continue
+            return before
         path = folder / name
         path.unlink(missing_ok=True)  # a link to the old bytes
-        files.append(repacking.write(number, path))
-        if before is not None:
-            changed.append(ChangedShard(view.name, name, before.sha256, files[-1].sha256))
+        return repacking.write(number, path)
+
+    files = list(in_threads(written, range(repacking.plan.num_files), MAX_SHARDS_AT_ONCE))
+    changed = []
+    for file in files:
+        before = old.pop(file.name, None)
+        if before is not None and before is not file:
+            changed.append(ChangedShard(view.name, file.name, before.sha256, file.sha256))
     return files, changed + [
         ChangedShard(view.name, entry.name, entry.sha256, NO_CHECKSUM) for entry in old.values()
     ]
@@ -146,6 +151,17 @@ def _without_in_phases(view: SplitView, gone: Sequence[Extent]) -> list[MixPhase
             sources=phase.sources | {document["source"]: left},
         )
     return phases
+
+
+def _begins_before(begin: npt.NDArray[np.int64], gone: Sequence[Extent]) -> npt.NDArray[np.int64]:
+    """Where documents began before others were taken out. begin: (n,) int64, where they begin now."""
+    sizes = np.array([extent.tokens + 1 for extent in gone], np.int64)
+    left = np.cumsum(sizes)
+    # In the stream that closed up, what was taken out before position p is all of what began at most there.
+    edges = np.array([extent.begin for extent in gone], np.int64) - (left - sizes)
+    before = np.concatenate([np.zeros(1, np.int64), left])
+    moved: npt.NDArray[np.int64] = begin + before[np.searchsorted(edges, begin, side="right")]
+    return moved
 
 
 def _write_table(table: DocumentTable, gone: Sequence[Extent], path: Path) -> StoredFile:

@@ -21,6 +21,7 @@ import numpy as np
 from btlm_data import mix_plan
 from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
 from btlm_data.formats import ledger
+from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.dataset import DROPPED, Dataset, StoredFile
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.masks import Masks
@@ -61,6 +62,7 @@ def reselect(path: Path, where: str | None, out: Path, mix: Mapping[str, Any] | 
         raise InputError(
             f"--where has {len(where):,} characters; dataset.json records at most {_MAX_EXPRESSION:,}."
         )
+    leave_pandas_out()
     sets = open_dataset(path)
     if (count := max(of_set.generation for of_set in sets)) > 1:
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,11 +23,14 @@ from btlm_data.formats.dataset import Dataset, ShardFile
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Packed, Packing, RowPlan, Shard, ShardFormat, StreamSize
 from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.lineage.masking import check_unchanged
 from btlm_data.lineage.split_view import SplitView
+from btlm_data.lineage.threads import in_threads
 from btlm_data.recipe.recorded import settings_of
 from btlm_data.stages.pack import packing_of
 
 Int64Array = npt.NDArray[np.int64]
+MAX_SHARDS_AT_ONCE = 8  # read or written: some 100 MB each
 _PIECE_BYTES = 16 << 20
 
 
@@ -54,15 +57,10 @@ class StoredStream:
 
     def samples(self, samples: Int64Array, length: int, total: int) -> npt.NDArray[Any]:
         """See StreamAccess. samples: (m,) int64; returns (m, length + 1) in the dtype of the tokens."""
-        starts = samples * length
-        whole = starts + length + 1 <= total
-        out = np.zeros((len(samples), length + 1), self.tokens.dtype)
-        if whole.any():
-            windows = np.lib.stride_tricks.sliding_window_view(self.tokens, length + 1)
-            out[whole] = windows[starts[whole]]
-        for row in np.flatnonzero(~whole).tolist():
-            part = self.tokens[starts[row] : total]
-            out[row, : len(part)] = part
+        from btlm_data.kernels.samples import cut_samples
+
+        out = np.empty((len(samples), length + 1), self.tokens.dtype)
+        cut_samples(self.tokens[:total], samples * length, out)
         return out
 
     def documents(self, start: int, stop: int) -> tuple[Int64Array, Int64Array, Int64Array]:
@@ -75,29 +73,38 @@ class StoredStream:
         return self.tokens
 
 
-def read_stream(view: SplitView, path: Path) -> npt.NDArray[Any]:
+def read_stream(view: SplitView, path: Path, begin: Int64Array, end: Int64Array) -> npt.NDArray[Any]:
     """The stream of a split, written to a file that must not exist. It is mapped, and has no name any more when
     this returns. Returns (t,) uint16 or uint32.
 
-    Raises DataError if the shards do not hold all of it, OutputError if the disk has no room for it.
+    begin, end: (n,) int64, stretches [begin, end) of the stream that are needed; what is elsewhere may be missing,
+    where it costs time to read it. Raises DataError if a shard is not the one that dataset.json names, or the
+    shards do not hold the whole stream; OutputError if the disk has no room for it.
     """
-    total, dtype = view.entry.stream_tokens, np.dtype(view.manifest.dtype)
-    tokens = _mapped(path, total, dtype)
-    if view.is_corpus:
-        filled = 0
-        for first, rows in _rows(view):
-            tokens[first : first + len(rows)] = rows
-            filled += len(rows)
-    elif view.format == "vsl":
-        filled = _read_packed(view, tokens)
-    else:
-        filled = _read_samples(view, tokens)
+    total = view.entry.stream_tokens
+    tokens, filled = stream_of(view, path, begin, end)
     if filled != total:
         raise DataError(
             f"The shards of {view.root / view.name} hold {filled:,} of the stream's {total:,} tokens: the rest was left out "
             "as the unfilled tail (tail: drop), or files are missing. Such a stream cannot be packed again."
         )
     return tokens
+
+
+def stream_of(
+    view: SplitView, path: Path, begin: Int64Array | None = None, end: Int64Array | None = None
+) -> tuple[npt.NDArray[Any], int]:
+    """As `read_stream`, of which all is needed by default, and how many tokens the shards hold; the tokens that they
+    do not hold are at the end, and are 0.
+    """
+    total = view.entry.stream_tokens
+    tokens = _mapped(path, total, np.dtype(view.manifest.dtype))
+    if view.is_corpus:
+        return tokens, _read_corpus(view, tokens)
+    if view.format == "vsl":
+        return tokens, _read_packed(view, tokens)
+    whole = np.zeros(1, np.int64), np.array([total], np.int64)
+    return tokens, _read_samples(view, tokens, *(whole if begin is None or end is None else (begin, end)))
 
 
 def without(tokens: npt.NDArray[Any], gone: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
@@ -219,35 +226,69 @@ def _mapped(path: Path, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype, count)
 
 
-def _rows(view: SplitView) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """(first row of the split, input ids) of all shards in order, piece by piece: (n, L), of a corpus (n,)."""
-    for number in range(len(view.entry.files)):
+def _each_shard(view: SplitView, fill: Callable[[int, ShardReader], int]) -> int:
+    """What `fill` returns of every shard (its number, and it opened), together; several shards at once."""
+
+    def checked(number: int) -> int:
+        check_unchanged(view.path(number), view.entry.files[number])
         with ShardReader(view.path(number)) as shard:
-            step = max(1, _PIECE_BYTES // (4 * (1 if view.is_corpus else view.length)))
-            for start in range(0, shard.shape[0], step):
-                stop = min(start + step, shard.shape[0])
-                rows = shard.read(start, stop) if view.is_corpus else shard.first_planes(start, stop)
-                yield view.first_row(number) + start, rows
+            return fill(number, shard)
+
+    return sum(in_threads(checked, range(len(view.entry.files)), MAX_SHARDS_AT_ONCE))
 
 
-def _read_samples(view: SplitView, tokens: npt.NDArray[Any]) -> int:
-    """Fill the stream from samples; returns how many tokens they hold."""
+def _pieces(view: SplitView, shard: ShardReader) -> Iterator[tuple[int, int]]:
+    """Rows [start, stop) of a shard, some at a time."""
+    step = max(1, _PIECE_BYTES // (4 * (1 if view.is_corpus else view.length)))
+    for start in range(0, shard.shape[0], step):
+        yield start, min(start + step, shard.shape[0])
+
+
+def _read_corpus(view: SplitView, tokens: npt.NDArray[Any]) -> int:
+    """Fill the stream from its shards; returns how many tokens they hold."""
+
+    def fill(number: int, shard: ShardReader) -> int:
+        first = view.first_row(number)
+        for start, stop in _pieces(view, shard):
+            tokens[first + start : first + stop] = shard.read(start, stop)
+        return shard.shape[0]
+
+    return _each_shard(view, fill)
+
+
+def _read_samples(view: SplitView, tokens: npt.NDArray[Any], begin: Int64Array, end: Int64Array) -> int:
+    """Fill the stream from the samples that have a part of it; returns how many tokens all of them hold."""
+    from btlm_data.kernels.samples import place_samples
+
     length, labels = view.length, view.num_labels
-    for first, rows in _rows(view):
-        samples = view.samples_of(np.arange(first, first + len(rows)))
-        whole = (samples + 1) * length <= labels
-        body = tokens[: labels // length * length].reshape(-1, length)
-        body[samples[whole]] = rows[whole]
-        for row in np.flatnonzero(~whole).tolist():
-            start = int(samples[row]) * length
-            tokens[start:labels] = rows[row][: labels - start]
     if not view.num_rows:
         return 0
+    is_needed = _touched(begin, end, length, view.num_rows)
+
+    def fill(number: int, shard: ShardReader) -> int:
+        first = view.first_row(number)
+        for start, stop in _pieces(view, shard):
+            samples = view.samples_of(np.arange(first + start, first + stop))
+            chosen = is_needed[samples]
+            rows = shard.first_planes(start, stop, chosen)
+            starts = samples[chosen] * length
+            place_samples(rows, starts, np.clip(labels - starts, 0, length), tokens)
+        return 0
+
+    _each_shard(view, fill)
     last = int(view.rows_of(np.array([(labels - 1) // length]))[0])
     number, row = view.shard_of(last)
     with ShardReader(view.path(number)) as shard:  # the stream's last token is a label only
         tokens[labels] = shard.read(row, row + 1)[0][2][(labels - 1) % length]
     return labels + 1
+
+
+def _touched(begin: Int64Array, end: Int64Array, length: int, count: int) -> npt.NDArray[np.bool_]:
+    """Which of `count` samples have a position of the stretches [begin, end), (count,) bool."""
+    edges = np.zeros(count + 1, np.int64)
+    np.add.at(edges, np.minimum(begin // length, count), 1)
+    np.add.at(edges, np.minimum(-(-end // length), count), -1)
+    return np.cumsum(edges)[:-1] > 0
 
 
 def _read_packed(view: SplitView, tokens: npt.NDArray[Any]) -> int:
@@ -260,14 +301,22 @@ def _read_packed(view: SplitView, tokens: npt.NDArray[Any]) -> int:
     pieces = view.pieces()
     order = np.argsort(pieces.row, kind="stable")
     in_order = pieces.row[order]
-    filled = len(begins)
-    for first, rows in _rows(view):
-        low, high = np.searchsorted(in_order, [first, first + len(rows)]).tolist()
-        chosen = order[low:high]
-        lengths = pieces.length[chosen]
-        steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        sources = (pieces.row[chosen] - first) * view.length + pieces.column[chosen]
-        targets = begins[pieces.document[chosen]] + pieces.start[chosen]
-        tokens[np.repeat(targets, lengths) + steps] = rows.reshape(-1)[np.repeat(sources, lengths) + steps]
-        filled += int(lengths.sum())
-    return filled
+
+    def fill(number: int, shard: ShardReader) -> int:
+        filled = 0
+        for start, stop in _pieces(view, shard):
+            first = view.first_row(number) + start
+            rows = shard.first_planes(start, stop)
+            low, high = np.searchsorted(in_order, [first, first + len(rows)]).tolist()
+            chosen = order[low:high]
+            lengths = pieces.length[chosen]
+            steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            sources = (pieces.row[chosen] - first) * view.length + pieces.column[chosen]
+            targets = begins[pieces.document[chosen]] + pieces.start[chosen]
+            tokens[np.repeat(targets, lengths) + steps] = rows.reshape(-1)[
+                np.repeat(sources, lengths) + steps
+            ]
+            filled += int(lengths.sum())
+        return filled
+
+    return len(begins) + _each_shard(view, fill)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -145,12 +146,21 @@ def rows_where(table: DocumentTable, expression: str) -> list[int]:
 
 
 def _connect() -> Any:
+    """A connection of its own: what is registered on it is not there on another."""
     try:
-        import duckdb
+        import duckdb  # noqa: F401
     except ImportError:
         raise ConfigError(
             f"--where needs DuckDB, which is not installed. Install it with: {install_command('where')}."
         ) from None
+    return _database().cursor()
+
+
+@lru_cache(maxsize=1)
+def _database() -> Any:
+    """One for the whole process: to start it takes longer than most expressions."""
+    import duckdb
+
     connection = duckdb.connect(":memory:", config=_CONFIGURATION)
     connection.execute("SET lock_configuration = true")
     return connection

@@ -131,26 +131,32 @@ class ShardReader:
                 f"{self.name} cannot be read: {error.strerror or error} (rows {start} to {stop}). {_REMEDY}"
             ) from error
 
-    def first_planes(self, start: int, stop: int) -> npt.NDArray[Any]:
+    def first_planes(
+        self, start: int, stop: int, chosen: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[Any]:
         """The first plane (ids) of rows [start, stop) of samples: (n, L). Of our own shards only that part is
         inflated.
 
+        chosen: (stop - start,) bool, the rows to be read, where not all of them are; n is their number.
         Raises DataError, as `read`. The dtype is that of the file.
         """
         if not (
             self._chunks is not None and self._whole_row and self._stored.filters == (hdf5_head.DEFLATE,)
         ):
-            return self.read(start, stop)[:, 0, :]
+            planes = self.read(start, stop)[:, 0, :]
+            return planes if chosen is None else planes[chosen]
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"{self.name}: rows {start} to {stop} of {self.shape[0]}")
         from btlm_data.kernels.inflate import inflate_beginnings
 
         stored, begins, sizes = self._stored_rows(start, stop)
+        numbers = np.arange(stop - start) if chosen is None else np.flatnonzero(chosen)
         num_bytes = self.shape[2] * self.dtype.itemsize
-        data, is_done = inflate_beginnings(stored, begins, sizes, num_bytes)
+        data, is_done = inflate_beginnings(stored, begins[numbers], sizes[numbers], num_bytes)
         planes = data.view(self.dtype)
         for k in np.flatnonzero(~is_done).tolist():  # of another writer, or damaged: this one says how
-            planes[k] = self.read(start + k, start + k + 1)[0, 0]
+            row = start + int(numbers[k])
+            planes[k] = self.read(row, row + 1)[0, 0]
         return planes
 
     def _stored_rows(
