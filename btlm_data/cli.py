@@ -41,6 +41,7 @@ for command in (
     hand_on.push,
     look.diff,
     lineage.trace,
+    lineage.index,
     lineage.forget,
     lineage.reselect,
 ):

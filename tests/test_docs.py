@@ -304,6 +304,7 @@ def folder_with_a_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 lines.append(json.dumps(record | {"text": f"{text} Again.", "id": f"copy-{number}"}) + "\n")
         (folder / "my_corpus" / name).write_text("".join(lines))
     new = [{"text": " ".join(rng.choice(_WORDS) for _ in range(120)), "id": f"new-{k}"} for k in range(8)]
+    (folder / "evaluation.jsonl").write_text(json.dumps({"question": " ".join(_WORDS * 13)}) + "\n")
     (folder / "new_crawl").mkdir()
     (folder / "new_crawl/a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in new))
     (folder / "mix.yaml").write_text("sources: {Web: 60%}\n")

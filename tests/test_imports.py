@@ -134,6 +134,8 @@ MAY_IMPORT = {
         "terminal",
         "tokenizer",
         "cleaning.normalize",
+        "cleaning.evaluation_ngrams",
+        "cleaning.evaluation_sets",
         "stages.pack.packing_of",
     },
     "inspection": GROUND
@@ -142,6 +144,7 @@ MAY_IMPORT = {
         "lineage.masks",
         "lineage.overlap",
         "lineage.split_view",
+        "lineage.text_index",
         "terminal",
         "records",
         "cleaning",

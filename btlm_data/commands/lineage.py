@@ -13,7 +13,7 @@ from btlm_data import entry, terminal
 from btlm_data.commands import shared
 from btlm_data.errors import ConfigError
 from btlm_data.splits import SPLITS
-from btlm_data.wording import counted
+from btlm_data.wording import amount, counted
 
 if TYPE_CHECKING:
     from btlm_data.lineage.queries import Query
@@ -59,6 +59,8 @@ _SPLIT = entry.Completed(lambda: SPLITS)
 @click.option(
     "--text", "passages", multiple=True, metavar="PASSAGE", help="Where this exact passage of text is."
 )
+@click.option("--ngrams-of", "compared", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+              help="Which documents have 13 words in a row in common with this file, as an evaluation set.")  # fmt: skip
 @click.option("--list", "listed", type=click.Path(path_type=Path), metavar="FILE",
               help="A file of questions, one a line: an id, a URL or a hash, or JSON as {\"text\": \"...\"}.")  # fmt: skip
 @click.option("--split", type=_SPLIT, help="Only this split; for samples, rows and tokens train by default.")
@@ -66,16 +68,20 @@ _SPLIT = entry.Completed(lambda: SPLITS)
               help="A training run: also show at which steps, on which ranks, samples were seen or will be.")  # fmt: skip
 @click.option("--show-text/--no-show-text", "texts", default=None,
               help="Show the text at each position. Default: for samples, rows and tokens.")  # fmt: skip
+@click.option(
+    "--count", "counted_only", is_flag=True, help="Show only how many documents and places there are."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each question.")
 def trace(
     path: Path, samples: tuple[int, ...], rows: tuple[str, ...], ranges: tuple[str, ...], ids: tuple[str, ...],
     urls: tuple[str, ...], hashes: tuple[str, ...], file: str | None, line: int | None, passages: tuple[str, ...],
-    listed: Path | None, split: str | None, run: Path | None, texts: bool | None, as_json: bool,
+    compared: tuple[Path, ...], listed: Path | None, split: str | None, run: Path | None, texts: bool | None,
+    counted_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show which documents a sample is made of, or which samples hold a document, from the dataset alone.
 
     For a document that is in no split, shows the stage that dropped it, and why. Every option may be
-    repeated.
+    repeated. Passages are found faster with a text index (btlm-data index), and --ngrams-of needs it.
 
     \b
     btlm-data trace shards/ --sample 17
@@ -94,6 +100,7 @@ def trace(
         ("url", urls),
         ("hash", hashes),
         ("text", passages),
+        ("ngrams", [str(path) for path in compared]),
     ):
         asked += [queries.make(kind, value) for value in values]  # type: ignore[arg-type]  # one of its kinds
     if (file is None) != (line is None):
@@ -112,11 +119,41 @@ def trace(
 
     shown = texts if texts is not None else not any(query.is_of_documents for query in asked)
     for answer in answers_of(shared.dataset(path, or_split=True), asked, split=split, run=run, texts=shown):
-        if as_json:
+        if counted_only:
+            terminal.echo(render.count_line(answer))
+        elif as_json:
             terminal.echo(terminal.to_json(to_builtins(answer)))
         else:
             for text in render.lines(answer):
                 terminal.echo(text)
+
+
+@click.command(cls=entry.Command)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
+def index(path: Path, as_json: bool) -> None:
+    """Make a text index of a prepared dataset, so that passages are found without reading every shard.
+
+    Written to .text-index beside the shards of each set; about a byte for each token. `trace --text` and `forget --text` use
+    it for passages of 15 words or more, and `trace --ngrams-of` needs it. A dataset that changes (`forget`, `add`) leaves it
+    stale or without one: run this again. Remove the folder to be rid of it.
+
+    \b
+    btlm-data index shards/
+    btlm-data trace shards/ --ngrams-of evaluation.jsonl
+    """
+    shared.load_kernels()
+    from msgspec import to_builtins
+
+    from btlm_data.lineage import text_index
+
+    made = text_index.make(shared.dataset(path))
+    if as_json:
+        terminal.echo(terminal.to_json(to_builtins(made)))
+        return
+    sets = counted(made.made, "text index", "text indexes") if made.made else "No text index"
+    present = f" ({made.present:,} there already)" if made.present else ""
+    terminal.echo(f"{sets} made{present}: {made.entries:,} n-grams, {amount(made.bytes, 'B')}.")
 
 
 @click.command(cls=entry.Command)
@@ -160,6 +197,7 @@ def forget(
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"
     btlm-data forget shards/ --list ids.txt --run runs/stage1
     """
+    shared.load_kernels()
     from btlm_data.lineage import queries
 
     asked: list[Query] = []
@@ -223,6 +261,7 @@ def reselect(path: Path, where: str | None, mix_file: Path | None, out: Path, as
     btlm-data reselect shards/ --where "language = 'en' AND gopher_words >= 50" --out english/
     btlm-data reselect shards/ --mix mix.yaml --out mixed/
     """
+    shared.load_kernels()
     from btlm_data.lineage.reselect import reselect as select
     from btlm_data.recipe.mix_weights import read_mix
 

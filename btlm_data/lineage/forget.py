@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from btlm_data.errors import BtlmError, DataError, InputError, OutputError, SafetyStop
-from btlm_data.formats import dataset, forgotten, generations, pages, provenance
+from btlm_data.formats import dataset, forgotten, generations, pages, provenance, text_index
 from btlm_data.formats.dataset import FILE_NAME, SetList, StoredFile
 from btlm_data.formats.forgotten import (
     Certificate,
@@ -68,7 +68,8 @@ FEW = 10  # documents: fewer are not
 class Outcome:
     """What was done. documents: taken out, over all sets; masked: label positions; nothing: questions that no
     document answers (in words); done: those that an earlier certificate answers; certificate: where it is;
-    pages: those beside the dataset that were about the old one, and are gone.
+    pages: those beside the dataset that were about the old one, and are gone; text_index: whether there was one,
+    which is gone.
     """
 
     how: How = "mask"
@@ -81,6 +82,7 @@ class Outcome:
     seen_by: list[SeenBy] = field(default_factory=list)
     certificate: Path | None = None
     pages: list[str] = field(default_factory=list)
+    text_index: bool = False
 
 
 @dataclass
@@ -185,6 +187,7 @@ def _forget(
         for name in pages.PAGES
         if is_ours(folder / name)
     ]
+    outcome.text_index = any((of_set.root / text_index.FOLDER).exists() for of_set in sets)
     opened = [(str(run), open_run(run)) for run in runs]
     copy(root, staging)
     changed = {plan.of_set.generation for plan in plans if plan.extents}

@@ -1,5 +1,5 @@
 """Find documents by a passage of their text, out of the shards alone: every shard is read once, several at a
-time.
+time; or, where there is a text index, those documents that it proposes (text_index.py).
 
 Tokens are compared as bytes of text (kernels/passages.py), so a passage is found wherever it begins
 in a token. A passage that continues in another sample is followed through the document.
@@ -7,10 +7,9 @@ in a token. A passage that continues in another sample is followed through the d
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +17,12 @@ import numpy.typing as npt
 
 from btlm_data.cleaning.normalize import normalizer
 from btlm_data.errors import ConfigError
+from btlm_data.formats import text_index
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.split_view import Extent, Span, SplitView
+from btlm_data.lineage.text_index import SERVED_WORDS, TextIndex
+from btlm_data.lineage.threads import in_threads
 
 PIECE_BYTES = 4 << 20
 MAX_THREADS = 16
@@ -58,22 +60,78 @@ def passage_of(text: str, of_set: SetView) -> bytes:
 def find_passages(
     of_set: SetView, splits: Sequence[str], passages: Sequence[bytes]
 ) -> dict[str, list[PassageHit]]:
-    """Every hit of the passages, by split, in the order of the stream."""
-    from btlm_data.kernels import passages as kernel
-
-    data, starts = of_set.token_bytes
-    sought = kernel.needles(passages, data, starts[1:], of_set.manifest.tokenizer.eos_id)
+    """Every hit of the passages, by split, in the order of the stream. Where there is a text index, only documents that
+    it proposes are read for passages that it serves; for others, every shard.
+    """
+    proposed = [index.with_passage(p) for p in passages] if (index := TextIndex.of(of_set)) else []
+    served = [number for number, each in enumerate(proposed) if each is not None]
+    scanned = [number for number in range(len(passages)) if number not in served]
     hits_by_split: dict[str, list[PassageHit]] = {}
     for name in splits:
         view = of_set.splits[name]
-        jobs = [_Job(view, number) for number in range(len(view.entry.files))]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         hits: set[PassageHit] = set()
-        with ThreadPoolExecutor(min(MAX_THREADS, cores, max(1, len(jobs)))) as pool:
-            for raw in pool.map(lambda job: _scan(job, sought), jobs):
-                hits |= resolved(view, raw, sought)
+        if scanned:
+            hits |= _numbered(_scanned(of_set, view, [passages[number] for number in scanned]), scanned)
+        for number in served:
+            each = proposed[number]
+            assert each is not None
+            hits |= _numbered(_confirmed(of_set, view, each[name], passages[number]), [number])
         hits_by_split[name] = sorted(hits, key=lambda hit: (hit.document.begin, hit.tokens, hit.query))
     return hits_by_split
+
+
+def why_read_whole(of_set: SetView, passage: bytes) -> str | None:
+    """Why every shard is read for a passage although there is a text index; None where that is not so, or there is none."""
+    if text_index.read(of_set.root) is None:
+        return None
+    if (index := TextIndex.of(of_set)) is None:
+        return "the text index is of another dataset.json, so every shard was read; `btlm-data index` makes it again"
+    if index.with_passage(passage) is None:
+        return (
+            f"the passage has fewer than {SERVED_WORDS} whole words between its first and its last, too few for the "
+            "text index, so every shard was read"
+        )
+    return None
+
+
+def _numbered(hits: Iterable[PassageHit], numbers: Sequence[int]) -> set[PassageHit]:
+    """Hits of some of the passages, by their numbers among all."""
+    return {hit._replace(query=numbers[hit.query]) for hit in hits}
+
+
+def _needles(of_set: SetView, passages: Sequence[bytes]) -> Any:
+    from btlm_data.kernels import passages as kernel
+
+    data, starts = of_set.token_bytes
+    return kernel.needles(passages, data, starts[1:], of_set.manifest.tokenizer.eos_id)
+
+
+def _scanned(of_set: SetView, view: SplitView, passages: Sequence[bytes]) -> set[PassageHit]:
+    """Hits of passages in a split, all of which is read."""
+    sought = _needles(of_set, passages)
+    jobs = [_Job(view, number) for number in range(len(view.entry.files))]
+    hits: set[PassageHit] = set()
+    for raw in in_threads(partial(_scan, sought=sought), jobs, MAX_THREADS):
+        hits |= resolved(view, raw, sought)
+    return hits
+
+
+def _confirmed(
+    of_set: SetView, view: SplitView, rows: npt.NDArray[np.int64], passage: bytes
+) -> set[PassageHit]:
+    """Hits of a passage in some documents of a split. rows: (n,) int64, of its table."""
+    from btlm_data.kernels import passages as kernel
+
+    hits: set[PassageHit] = set()
+    if not len(rows):
+        return hits
+    sought = _needles(of_set, [passage])
+    for extent in view.extents(rows.tolist()):
+        ids = view.document_tokens(extent)
+        shown = kernel.find(ids[None, :], np.array([len(ids)], np.int64), np.zeros((0, 0), np.bool_), sought)
+        for k in np.flatnonzero(shown.state == kernel.FOUND).tolist():
+            hits.add(PassageHit(0, extent, (int(shown.begin[k]), int(shown.end[k]))))
+    return hits
 
 
 class Seen(NamedTuple):

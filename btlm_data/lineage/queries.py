@@ -13,7 +13,7 @@ import msgspec
 from btlm_data.errors import ConfigError, InputError
 from btlm_data.formats.sealed_json import read_small
 
-Kind = Literal["sample", "row", "tokens", "id", "url", "hash", "line", "text", "any", "where"]
+Kind = Literal["sample", "row", "tokens", "id", "url", "hash", "line", "text", "any", "where", "ngrams"]
 MAX_LIST_BYTES = 2**30
 MAX_PASSAGE_BYTES = 2**20
 _HASH = re.compile(r"[0-9a-fA-F]{32}\Z")
@@ -28,7 +28,7 @@ class Query:
     sample, row, tokens: what is there. value: a sample's number; FILE:ROW of a shard; A-B of the stream. id,
     url, hash, line, text: where documents are: by their id (or FILE#OFFSET), URL, text hash, FILE:LINE (from
     1), or a passage of their text. any: an id, a URL or a hash. where: documents that satisfy an expression
-    (where.py).
+    (where.py). ngrams: those that have 13 words in a row in common with a file (shared_ngrams.py).
     """
 
     kind: Kind

@@ -14,7 +14,15 @@ if TYPE_CHECKING:  # what changes a dataset is not loaded to show an answer
 
 _MOST_SPANS = 20  # of one document, that are listed one by one
 _MOST_STEPS = 8
-_KINDS = {"id": "id", "url": "URL", "hash": "hash", "line": "line", "text": "passage", "any": "document"}
+_KINDS = {
+    "id": "id",
+    "url": "URL",
+    "hash": "hash",
+    "line": "line",
+    "text": "passage",
+    "any": "document",
+    "ngrams": "n-grams of",
+}
 
 
 def lines(answer: Answer) -> Iterator[str]:
@@ -27,7 +35,21 @@ def lines(answer: Answer) -> Iterator[str]:
     for gone in answer.dropped:
         yield from _dropped(gone)
     if answer.note is not None:
-        yield f"  not found: {answer.note}"
+        yield f"  {'note' if answer.documents or answer.dropped else 'not found'}: {answer.note}"
+
+
+def count_line(answer: Answer) -> str:
+    """One answer as numbers: documents, and places of a passage in them (of documents, places in samples)."""
+    places = (
+        len(answer.documents)
+        if answer.query == "text"
+        else sum(len(document.places) for document in answer.documents)
+    )
+    documents = {(d.generation, d.set, d.split, d.document) for d in answer.documents}
+    shown = answer.value if len(answer.value) <= 80 else f"{answer.value[:77]}..."
+    return (
+        f"{len(documents):,} documents, {places:,} places: {_KINDS.get(answer.query, answer.query)} {shown}"
+    )
 
 
 def document_lines(document: FoundDocument) -> Iterator[str]:
@@ -46,6 +68,8 @@ def document_lines(document: FoundDocument) -> Iterator[str]:
         yield "    forgotten: its tokens are masked"
     if document.passage is not None:
         yield f"    the passage is in its tokens {document.passage[0]:,} to {document.passage[1]:,}"
+    if document.shared is not None:
+        yield f"    in common: {document.shared}"
     if not document.places:
         yield "    in no sample: an unpadded tail leaves it out"
     for span in document.places[:_MOST_SPANS]:
@@ -117,6 +141,8 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
             else "it cannot continue on this dataset, whose samples are others now"
         )
         yield f"{seen.run} had seen them at {seen.steps_seen:,} steps{first}; {to_come}."
+    if outcome.text_index:
+        yield f"The text index is removed. Make it again with `btlm-data index {path}`."
     yield "Their text is still in:"
     yield from (f"  {location}" for location in outcome.still_held)
     yield f"Certificate: {outcome.certificate}. Next: `btlm-data verify {path}`, and sign it again if it was signed."

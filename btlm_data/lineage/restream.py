@@ -94,8 +94,8 @@ def read_stream(view: SplitView, path: Path, begin: Int64Array, end: Int64Array)
 def stream_of(
     view: SplitView, path: Path, begin: Int64Array | None = None, end: Int64Array | None = None
 ) -> tuple[npt.NDArray[Any], int]:
-    """As `read_stream`, of which all is needed by default, and how many tokens the shards hold; the tokens that they
-    do not hold are at the end, and are 0.
+    """As `read_stream`, of which all is needed by default: (t,) uint16 or uint32, and how many tokens the shards hold; the
+    tokens that they do not hold are at the end, and are 0. begin, end: (n,) int64.
     """
     total = view.entry.stream_tokens
     tokens = _mapped(path, total, np.dtype(view.manifest.dtype))

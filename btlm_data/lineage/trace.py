@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,10 +18,13 @@ from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.generations import folder_of
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
-from btlm_data.lineage.passages import find_passages, passage_of
+from btlm_data.lineage.passages import find_passages, passage_of, why_read_whole
 from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
 from btlm_data.lineage.split_view import Extent, Span, SplitView
+
+if TYPE_CHECKING:
+    from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 
 TEXT_CHARS = 20_000  # of one document's part in a sample, that are shown
 
@@ -59,7 +62,7 @@ class FoundSpan(msgspec.Struct, frozen=True):
 class FoundDocument(msgspec.Struct, frozen=True):
     """A document of a split. document: its row in documents.parquet (of its generation); line: from 1; stream:
     its first position and one past its EOS, counted through all generations; passage: the tokens [first, last)
-    of it that hold the passage requested.
+    of it that hold the passage requested; shared: what it has in common with a file, in words.
     """
 
     set: str
@@ -79,6 +82,7 @@ class FoundDocument(msgspec.Struct, frozen=True):
     passage: tuple[int, int] | None = None
     forgotten: bool = False
     generation: int = 1
+    shared: str | None = None
 
 
 class DroppedDocument(msgspec.Struct, frozen=True):
@@ -136,6 +140,8 @@ def trace(
 class _Tracer:
     def __init__(self, sets: Sequence[SetView], run: Run | None, split: str | None, texts: bool) -> None:
         self.sets, self.run, self.split, self.texts = sets, run, split, texts
+        self.notes: dict[Query, str] = {}
+        self.ngrams: dict[str, EvalNgrams] = {}
         if split is not None and not any(split in of_set.splits for of_set in sets):
             known = ", ".join(dict.fromkeys(name for of_set in sets for name in of_set.splits))
             raise ConfigError(f"There is no split {split!r}. The dataset has {known}.")
@@ -158,7 +164,9 @@ class _Tracer:
         for number, query in enumerate(queries):
             if query.is_of_documents:
                 kept, removed = documents[numbers[number]], dropped[numbers[number]]
-                note = None if kept or removed else self._nothing(query)
+                note = self.notes.get(query)
+                if not kept and not removed:
+                    note = "; ".join(filter(None, [self._nothing(query), note]))
                 answers.append(Answer(query.kind, query.value, kept, removed, note))
             else:
                 answers.append(Answer(query.kind, query.value, self._standing(query), []))
@@ -182,6 +190,9 @@ class _Tracer:
                         documents[number].append(described)
             if passages:
                 self._find_passages(of_set, queries, passages, documents)
+            for number, query in enumerate(queries):
+                if query.kind == "ngrams":
+                    documents[number] += self._sharing(of_set, query.value)
             if of_set.dropped is not None:
                 for document, answered in search.in_table(of_set.dropped, wanted):
                     if self.split in (None, document["split"]):
@@ -200,6 +211,9 @@ class _Tracer:
         documents: list[list[FoundDocument]],
     ) -> None:
         passages = [passage_of(queries[number].value, of_set) for number in numbers]
+        for number, passage in zip(numbers, passages, strict=True):
+            if (reason := why_read_whole(of_set, passage)) is not None:
+                self.notes[queries[number]] = reason
         for name, hits in find_passages(of_set, list(self.splits(of_set)), passages).items():
             view = of_set.splits[name]
             rows = sorted({hit.document.row for hit in hits})
@@ -207,6 +221,24 @@ class _Tracer:
             for hit in hits:
                 located = self.document(of_set, view, described[hit.document.row], hit.tokens)
                 documents[numbers[hit.query]].append(located)
+
+    def _sharing(self, of_set: SetView, file: str) -> list[FoundDocument]:
+        """Documents that have 13 words in a row in common with a file."""
+        from btlm_data.lineage import shared_ngrams
+
+        if file not in self.ngrams:
+            self.ngrams[file] = shared_ngrams.read_file(Path(file))
+        documents = []
+        for name, those in shared_ngrams.sharing(
+            of_set, list(self.splits(of_set)), self.ngrams[file]
+        ).items():
+            view = of_set.splits[name]
+            described = view.table.described([each.row for each in those])
+            for each, document in zip(those, described, strict=True):
+                located = self.document(of_set, view, document)
+                words = f"{each.ngrams:,} of its 13-word n-grams, the first: {each.words}"
+                documents.append(msgspec.structs.replace(located, shared=words))
+        return documents
 
     def document(
         self,
@@ -271,6 +303,8 @@ class _Tracer:
                         f"it was forgotten: {forgotten.FILE_NAME} has the certificate of {certificate.when}"
                     )
         where = " or ".join(dict.fromkeys(of_set.name or "the dataset" for of_set in self.sets))
+        if query.kind == "ngrams":
+            return f"no document of {where} has 13 words in a row in common with it"
         if query.kind == "text":
             return f"no document of {where} has this passage; texts of dropped documents are not kept"
         if query.kind in ("id", "url") and not self._has_column(query.kind):
