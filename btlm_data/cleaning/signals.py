@@ -1,6 +1,6 @@
 """Signals of documents, kept beside them instead of dropping any: `annotate` in a recipe.
 
-    annotate: [gopher, repetition, c4, pii, language, {host: url}]
+    annotate: [gopher, repetition, c4, pii, language, {host: url}, {fasttext: quality.bin}, "my_signals:length"]
 
 Each signal is one or several columns of documents.parquet, of the text as cleaning left it; the same text has
 the same values in any process. docs/reselect.md describes each, with its sources.
@@ -9,51 +9,28 @@ the same values in any process. docs/reselect.md describes each, with its source
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from btlm_data.cleaning import pii
 from btlm_data.cleaning.document import Documents
-from btlm_data.errors import ConfigError, install_command
+from btlm_data.cleaning.signal_parameters import Kind, SignalParameters, Values, package_version
+from btlm_data.cleaning.signals_of_users import FastText, UserSignals
+from btlm_data.errors import ConfigError
 from btlm_data.fingerprint import digest
-from btlm_data.recipe.filter_entries import parse_entry
+from btlm_data.recipe.filter_entries import FilterEntry, parse_entry
 from btlm_data.recipe.validation import explain
 from btlm_data.records.fields import as_text, lookup
 
 NUMBERS = "signals"  # of a block: the numbers of each document, together (`Signals.dtype`)
 VERSION = 1  # increased whenever a signal has other values
-Kind = Literal["bool", "float64", "text", "uint32"]
-Values = npt.NDArray[Any] | list[str | None]
-
-
-class SignalParameters(BaseModel):
-    """The parameters of one signal, checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @property
-    def columns(self) -> dict[str, Kind]:
-        """The columns it makes, in order."""
-        raise NotImplementedError
-
-    def resource(self) -> str:
-        """What else decides the values (a package's version, a model's SHA-256). Raises ConfigError if it is
-        missing.
-        """
-        return ""
-
-    def measure(self, documents: Documents) -> list[Values]:
-        """The values of each column, (n,) of its dtype, or n texts."""
-        raise NotImplementedError
 
 
 class Gopher(SignalParameters):
@@ -67,7 +44,7 @@ class Gopher(SignalParameters):
         whole = {"words", "stop_words"}
         return {f"gopher_{name}": "uint32" if name in whole else "float64" for name in QUALITY}
 
-    def measure(self, documents: Documents) -> list[Values]:
+    def measure(self, documents: Documents, resource: Any) -> list[Values]:
         """See SignalParameters. Returns (n,) float64 each."""
         from btlm_data.kernels.text_measures import quality
 
@@ -84,7 +61,7 @@ class Repetition(SignalParameters):
 
         return {f"repetition_{name}": "float64" for name in REPETITION}
 
-    def measure(self, documents: Documents) -> list[Values]:
+    def measure(self, documents: Documents, resource: Any) -> list[Values]:
         """See SignalParameters. Returns (n,) float64 each."""
         from btlm_data.kernels.text_measures import repetition
 
@@ -112,7 +89,7 @@ class C4(SignalParameters):
             "c4_lorem_ipsum": "bool",
         }
 
-    def measure(self, documents: Documents) -> list[Values]:
+    def measure(self, documents: Documents, resource: Any) -> list[Values]:
         """See SignalParameters. Returns (n,) float64 each."""
         return list(np.array(list(map(_c4, documents.texts)), np.float64).reshape(-1, 8).T)
 
@@ -144,7 +121,7 @@ class Pii(SignalParameters):
         """See SignalParameters."""
         return {f"pii_{kind}": "uint32" for kind in pii.KINDS}
 
-    def measure(self, documents: Documents) -> list[Values]:
+    def measure(self, documents: Documents, resource: Any) -> list[Values]:
         """See SignalParameters. Returns (n,) uint32 each."""
         return [
             np.array([pii.count(text, kind) for text in documents.texts], np.uint32) for kind in pii.KINDS
@@ -157,11 +134,16 @@ class Host(SignalParameters):
     field: str = Field("url", min_length=1, max_length=1000)
 
     @property
+    def needs_metadata(self) -> bool:
+        """See SignalParameters."""
+        return True
+
+    @property
     def columns(self) -> dict[str, Kind]:
         """See SignalParameters."""
         return {"host": "text"}
 
-    def measure(self, documents: Documents) -> list[Values]:
+    def measure(self, documents: Documents, resource: Any) -> list[Values]:
         """See SignalParameters."""
         assert documents.records is not None
         return [[_host(as_text(lookup(record.fields(), self.field))) for record in documents.records]]
@@ -186,9 +168,9 @@ class Language(SignalParameters):
 
     def resource(self) -> str:
         """See SignalParameters."""
-        return _version("py3langid", "language", "language")
+        return package_version("py3langid", "language", "language")
 
-    def measure(self, documents: Documents) -> list[Values]:
+    def measure(self, documents: Documents, resource: Any) -> list[Values]:
         """See SignalParameters."""
         identifier = _identifier()
         pairs = [identifier.classify(text[: self.max_chars]) for text in documents.texts]
@@ -205,6 +187,8 @@ KINDS: dict[str, type[SignalParameters]] = {
     "pii": Pii,
     "host": Host,
     "language": Language,
+    "fasttext": FastText,
+    "function": UserSignals,
 }
 
 
@@ -212,14 +196,14 @@ KINDS: dict[str, type[SignalParameters]] = {
 class Signals:
     """A checked list of signals with what each names outside the recipe; it can be used in any process."""
 
-    entries: tuple[tuple[SignalParameters, str], ...] = ()
+    entries: tuple[tuple[SignalParameters, Any], ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
         """Of all that decides the values."""
         return digest(
             VERSION,
-            [[type(e).__name__, e.model_dump(mode="json"), r] for e, r in self.entries],
+            [[type(e).__name__, e.deciding(), e.identity(r)] for e, r in self.entries],
         )
 
     @property
@@ -235,13 +219,14 @@ class Signals:
     @property
     def needs_metadata(self) -> bool:
         """Whether one reads whole records."""
-        return any(isinstance(entry, Host) for entry, _ in self.entries)
+        return any(entry.needs_metadata for entry, _ in self.entries)
 
     def measure(self, documents: Documents) -> dict[str, Values]:
         """The values of every column: (n,) of its dtype, or n texts."""
         values: dict[str, Values] = {}
-        for entry, _ in self.entries:
-            for (name, kind), column in zip(entry.columns.items(), entry.measure(documents), strict=True):
+        for entry, resource in self.entries:
+            measured = entry.measure(documents, resource)
+            for (name, kind), column in zip(entry.columns.items(), measured, strict=True):
                 values[name] = column if isinstance(column, list) else column.astype(kind)
         return values
 
@@ -256,16 +241,19 @@ def numbers_dtype(columns: Mapping[str, Kind]) -> np.dtype[Any]:
 
 def plan_signals(specs: Sequence[Mapping[str, Any] | str]) -> Signals:
     """Check the items of `annotate`, and what they name. Raises ConfigError naming the entry."""
-    entries, seen = [], set[type[SignalParameters]]()
+    entries, columns = list[tuple[SignalParameters, Any]](), set[str]()
     for number, spec in enumerate(specs, 1):
         shown = f"annotate, entry {number}"
         parsed = parse_entry(spec)
+        if parsed is not None and parsed.function is not None:
+            given = parsed.parameters if isinstance(parsed.parameters, Mapping) else {}
+            parsed = FilterEntry("function", {"function": parsed.function, **given})
         if parsed is None or parsed.name not in KINDS:
             name = parsed.name if parsed is not None else str(spec)
             near = difflib.get_close_matches(name, KINDS, 1)
             raise ConfigError(
                 f"{shown}: there is no signal {name[:80]!r}. {f'Did you mean {near[0]}? ' if near else ''}"
-                f"Signals are {', '.join(KINDS)}."
+                f"Signals are {', '.join(KINDS)}; your own is module:function."
             )
         kind, parameters = KINDS[parsed.name], parsed.parameters
         if not isinstance(parameters, Mapping):
@@ -279,24 +267,17 @@ def plan_signals(specs: Sequence[Mapping[str, Any] | str]) -> Signals:
             raise ConfigError(
                 f"{explain(error, kind, lambda _: f'{shown} ({parsed.name})')} docs/reselect.md describes the parameters."  # noqa: B023
             ) from None
-        if kind in seen:
-            raise ConfigError(f"{shown}: {parsed.name} is named twice. Leave one out.")
-        seen.add(kind)
+        if twice := sorted(columns & entry.columns.keys()):
+            raise ConfigError(
+                f"{shown}: {parsed.name} is named twice, or another signal has a column {twice[0]!r} too. Leave one out, or "
+                "name its columns otherwise."
+            )
+        columns |= entry.columns.keys()
         entries.append((entry, entry.resource()))
     return Signals(tuple(entries))
 
 
 # What they need ---------------------------------------------------------------------------------------------
-
-
-def _version(package: str, signal: str, extra: str) -> str:
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError(
-            f"annotate: {signal} needs the package {package}, which is not installed. "
-            f"Install it with: {install_command(extra)}, or leave the signal out."
-        ) from None
 
 
 @cache

@@ -1,8 +1,9 @@
-"""The forms in which an item of `clean.filters` may stand, and whether it names code to run.
+"""The forms in which an item of `clean.filters` or `annotate` may stand, and whether it names code to run.
 
 NAME                    a filter without parameters, or module:function
 {NAME: value}           one with a mapping of parameters, or the value of its first
 {name: NAME, ...}       one with parameters; with `function`, NAME is only what the ledger shows
+{function: F, ...}      module:function with parameters
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class FilterEntry(NamedTuple):
 
 
 def parse_entry(item: object) -> FilterEntry | None:
-    """An item in one form; None if it has none of the three. Whether the filter exists is not asked."""
+    """An item in one form; None if it has none of them. Whether the filter exists is not asked."""
     if isinstance(item, str):
         return FilterEntry(item, {})
     if isinstance(item, Mapping):
         if "name" in item:
             return FilterEntry(str(item["name"]), {str(k): v for k, v in item.items() if k != "name"})
+        if "function" in item:
+            return FilterEntry(str(item["function"]), {str(k): v for k, v in item.items()})
         if len(item) == 1:
             name, parameters = next(iter(item.items()))
             return FilterEntry(str(name), parameters)

@@ -146,11 +146,12 @@ def _refuse_instructions(settings: dict[str, Any], path: Path) -> None:
     """Refuse what in a received dataset.json would run code or write outside the output folder."""
     clean, dedupe = settings.get("clean"), settings.get("dedupe")
     filters = clean.get("filters") if isinstance(clean, dict) else None
-    if (function := _function_named(filters)) is not None:
-        raise ConfigError(
-            f"{path}: clean.filters names a Python function ({function[:80]!r}), which a run would execute. "
-            "If you trust this file and that code, add --trust."
-        )
+    for key, entries in (("clean.filters", filters), ("annotate", settings.get("annotate"))):
+        if (function := _function_named(entries)) is not None:
+            raise ConfigError(
+                f"{path}: {key} names a Python function ({function[:80]!r}), which a run would execute. "
+                "If you trust this file and that code, add --trust."
+            )
     if isinstance(dedupe, dict) and dedupe.get("index"):
         raise ConfigError(
             f"{path}: dedupe.index names a folder ({str(dedupe['index'])[:80]!r}), to which a run would "
@@ -160,7 +161,7 @@ def _refuse_instructions(settings: dict[str, Any], path: Path) -> None:
 
 
 def _function_named(filters: object) -> str | None:
-    """The first function that an item of clean.filters names, or None.
+    """The first function that an item of clean.filters or annotate names, or None.
 
     Other values than a list are refused later.
     """

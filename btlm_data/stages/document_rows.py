@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
-from btlm_data.cleaning.signals import Kind
+from btlm_data.cleaning.signal_parameters import Kind
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.formats import text_columns

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
-from btlm_data.cleaning.signals import NUMBERS, Kind, numbers_dtype
+from btlm_data.cleaning.signal_parameters import Kind
+from btlm_data.cleaning.signals import NUMBERS, numbers_dtype
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload

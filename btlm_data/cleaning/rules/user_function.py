@@ -79,7 +79,7 @@ class UserFunction(FilterParameters):
         """The function that judges a document. Raises DataError if the module is not the one the run was
         planned with.
         """
-        function = self._function(ModuleSource(*resource))
+        function = self.loaded(resource)
 
         def decide(document: Document) -> tuple[Verdict, str]:
             text = document["text"]
@@ -101,6 +101,10 @@ class UserFunction(FilterParameters):
             raise TypeError(f"returned {answer!r:.80}; expected True, False, (False, fault) or the new text")
 
         return decide
+
+    def loaded(self, resource: Any) -> Callable[[Document], Any]:
+        """The function itself. Raises DataError if the module is not the one the run was planned with."""
+        return self._function(ModuleSource(*resource))
 
     def _function(self, source: ModuleSource) -> Callable[[Document], Any]:
         value: Any = _import(source, self.function)
