@@ -3,7 +3,8 @@
 A Workload says how much there is and how it is to be prepared. Each stage has an `estimate(workload)` beside
 its work (stages/), which says what its steps read, write, hold and compute. The amounts follow from how many
 documents, bytes and tokens go through; nobody can know before reading the texts how many of them are
-duplicates, so all estimates are of a corpus without any: upper bounds after the stage `dedupe`.
+duplicates, so all estimates are of a corpus without any, upper bounds after the stage `dedupe`, unless Workload.in_components
+says how many have a text like theirs: then the steps that compare them are in it.
 
 CPU time is RATES times these amounts. `python -m tests.benchmarks.rates CORPUS` measures them again.
 """
@@ -26,7 +27,8 @@ class Rates:
     end, one worker, compiled kernels) on a core of an AMD EPYC server with AVX2, on 147 MB of Debian's
     documentation (tools/build_corpus.py, 15,000 documents) and on 300,000 documents of 320 characters; about
     the larger of the two figures. `join_document` and `place_document` are of
-    3 x 10^7 documents of which 30 % are joined. `--plan` replaces those that depend most on texts and settings by what it
+    3 x 10^7 documents of which 30 % are joined; `member_byte`, `pair`, `compare_byte` and `decide_document` are of 268 MB of
+    documentation of which half is copies (bench_verify). `--plan` replaces those that depend most on texts and settings by what it
     measures on a sample of the real input.
     """
 
@@ -41,6 +43,10 @@ class Rates:
     join_document: float = 1.3e-7  # joining, and groups of components
     fate_document: float = 3.0e-8  # of any task that reads or writes a few bytes of a document
     place_document: float = 1.0e-8  # its fate and copies put in their place
+    member_byte: float = 4.5e-9  # of text in components: put together from tokens, normalised
+    pair: float = 5.0e-8  # a nominated pair put in the order of groups, and ranked
+    compare_byte: float = 6.0e-9  # of text in components: its features counted
+    decide_document: float = 3.0e-6  # in a component: decided, and a row of removals.parquet
     holdout_document: float = 1.0e-8
     sha256_document: float = 2.5e-7  # compare the hash of a text with those of the holdout
     scatter_document: float = 2.5e-7  # order keys, and the ledger
@@ -84,7 +90,7 @@ class Workload:
 
     repeats: how often a document is in the streams on average (1 but for `mix`). token_bytes: of a token in
     the work folder. eos_id: as shards need it. splits: number of splits that can have documents.
-    evaluation_bytes: of the files of evaluation sets.
+    evaluation_bytes: of the files of evaluation sets. in_components: share of the documents that are nominated as duplicates.
     """
 
     volume: Volume
@@ -96,6 +102,7 @@ class Workload:
     eos_id: int = 0
     splits: int = 1
     evaluation_bytes: int = 0
+    in_components: float = 0.0
 
     @property
     def blocks(self) -> int:

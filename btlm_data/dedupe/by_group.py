@@ -169,6 +169,34 @@ class Amounts:
         return Amounts(ranges, max(2, min(_MOST_INPUTS, file_bytes * ranges // max(1, mean_bytes))))
 
 
+class Pass(NamedTuple):
+    """What one pass does on average. tasks: of it; opens: files that all of them open together; files, num_groups: that a
+    range has afterwards.
+    """
+
+    tasks: int
+    opens: int
+    files: int
+    num_groups: int
+
+
+def passes_of(num_files: int, mean_bytes: int, num_groups: int, memory: int) -> list[Pass]:
+    """What `gathered` does where so many files of so many bytes each have rows of all groups alike. memory: of one worker."""
+    passes: list[Pass] = []
+    file_bytes, num_ranges = file_bytes_of(memory), 1
+    while num_groups > 1 and num_files > MOST_FILES:
+        amounts = Amounts.plan(num_groups, mean_bytes, file_bytes)
+        batches = -(-num_files // amounts.batch)
+        tasks = num_ranges * amounts.ranges * batches
+        passes.append(
+            Pass(tasks, num_ranges * amounts.ranges * num_files, batches, -(-num_groups // amounts.ranges))
+        )
+        mean_bytes = max(1, num_files * mean_bytes // amounts.ranges // batches)
+        num_ranges *= amounts.ranges
+        num_files, num_groups = passes[-1].files, passes[-1].num_groups
+    return passes
+
+
 def file_bytes_of(memory: int) -> int:
     """Bytes of a file that a pass writes. memory: of one worker, which holds it up to three times."""
     return min(max(memory // 8, _LEAST_FILE), _LARGEST_FILE)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from btlm_data.blocks import RANGE_DOCUMENTS
-from btlm_data.dedupe.groups import GROUP_BYTES
+from btlm_data.dedupe import by_group
+from btlm_data.dedupe.compare import EDGE, PAIRS_BYTES
+from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
+from btlm_data.dedupe.members import FILE_BYTES, row_type
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.estimate import Estimate, Rates
 from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
@@ -23,6 +26,19 @@ _DOCUMENT_BYTES = 20  # that joining holds: union-find, best copies, scores, gro
 _MOST_RANGES = (
     256  # of documents, by which nominated pairs are put in order, and keys are split where memory allows it
 )
+
+
+@dataclass(frozen=True)
+class Nominated:
+    """Documents in components of two or more, and bytes of their texts."""
+
+    documents: int = 0
+    text_bytes: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Groups that they are in (groups.py)."""
+        return -(-(self.text_bytes + self.documents * ROW_BYTES) // GROUP_BYTES)
 
 
 @dataclass(frozen=True)
@@ -66,9 +82,10 @@ class Sizes:
         wanted = max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES))
         return max(1, min(wanted, self.budget // per_document))
 
-    def estimate(self, rates: Rates, parts: int, blocks: int) -> list[Estimate]:
-        """What the steps take (steps.py, text_steps.py), without pairs, and without what an index of earlier
-        runs holds.
+    def estimate(
+        self, rates: Rates, parts: int, blocks: int, nominated: Nominated = Nominated()
+    ) -> list[Estimate]:
+        """What the steps take (steps.py, text_steps.py), without what an index of earlier runs holds.
 
         parts, blocks: of the source, and what cleaning leaves.
         """
@@ -102,17 +119,37 @@ class Sizes:
             + documents * rates.join_document
             + keys * (rates.split_key + rates.sort_key) * in_memory,
         )
+        bands = self.settings.keys_per_document("bands") if "bands" in self.settings.key_kinds else 0
+        row_bytes = row_type(bands).itemsize * nominated.documents
+        text_bytes = nominated.text_bytes if by_text else 0
+        has_members = nominated.documents > 0
         members = Estimate(
             "dedupe.members",
             tasks=parts,
             documents=documents,
-            read_bytes=4 * documents,
-            reads=blocks,
-            memory_bytes=rates.process_bytes,
-            cpu_seconds=parts * rates.task + documents * rates.fate_document / 10,
+            read_bytes=4 * documents + 2 * row_bytes + text_bytes // 2,
+            reads=(1 + 16 * has_members) * blocks,
+            work_bytes=row_bytes + text_bytes,
+            memory_bytes=rates.process_bytes + FILE_BYTES * has_members,
+            cpu_seconds=parts * rates.task
+            + documents * rates.fate_document / 10
+            + text_bytes * rates.member_byte,
         )
+        moved_members, member_files = self._estimate_moves(
+            rates, "dedupe.members", parts * has_members, row_bytes + text_bytes, FILE_BYTES, nominated.groups
+        )
+        members_and_moves = [members, *moved_members]
         decided = [
-            Estimate("dedupe.decide", tasks=0, memory_bytes=rates.process_bytes + GROUP_BYTES),
+            Estimate(
+                "dedupe.decide",
+                tasks=nominated.groups,
+                documents=nominated.documents,
+                read_bytes=row_bytes,
+                reads=4 * nominated.groups * member_files,
+                work_bytes=ROW_BYTES // 4 * nominated.documents,
+                memory_bytes=rates.process_bytes + GROUP_BYTES,
+                cpu_seconds=nominated.groups * rates.task + nominated.documents * rates.decide_document,
+            ),
             Estimate(
                 "dedupe.fates",
                 tasks=1,
@@ -133,7 +170,7 @@ class Sizes:
             Estimate("dedupe.table", tasks=2, memory_bytes=rates.process_bytes, cpu_seconds=2 * rates.task),
         ]
         if in_memory:
-            return [measuring, components, members, *decided]
+            return [measuring, components, *members_and_moves, *decided]
         exact = Estimate(
             "dedupe.exact",
             tasks=1,
@@ -146,18 +183,59 @@ class Sizes:
         if "bands" in self.settings.key_kinds:
             steps += self._estimate_kind("bands", rates, blocks)
         if not by_text:
-            return [*steps, measuring, components, members, *decided]
+            return [*steps, measuring, components, *members_and_moves, *decided]
         pair_ranges = -(-documents >> self.log_range)
+        num_pairs = bands * nominated.documents  # a copy shares most bands
+        pair_bytes = num_pairs * EDGE.itemsize
         pairs = Estimate(
             "dedupe.pairs",
             tasks=pair_ranges,
-            read_bytes=4 * documents,
-            reads=(2 << self.log_partitions("bands")) * pair_ranges,
+            read_bytes=4 * documents + pair_bytes,
+            reads=(2 + 2 * has_members) * pair_ranges << self.log_partitions("bands"),
+            work_bytes=pair_bytes,
             memory_bytes=rates.process_bytes + 4 * min(documents, 1 << self.log_range),
-            cpu_seconds=pair_ranges * rates.task,
+            cpu_seconds=pair_ranges * rates.task + num_pairs * rates.pair,
         )
-        compare = Estimate("dedupe.compare", tasks=0, memory_bytes=rates.process_bytes + 3 * GROUP_BYTES)
-        return [*steps, measuring, components, pairs, members, compare, *decided]
+        moved_pairs, pair_files = self._estimate_moves(
+            rates, "dedupe.pairs", pair_ranges * has_members, pair_bytes, PAIRS_BYTES, nominated.groups
+        )
+        compare = Estimate(
+            "dedupe.compare",
+            tasks=nominated.groups,
+            documents=nominated.documents,
+            read_bytes=row_bytes + text_bytes + pair_bytes,
+            reads=nominated.groups * (5 * member_files + 3 * pair_files),
+            work_bytes=20 * nominated.documents,
+            memory_bytes=rates.process_bytes + 3 * GROUP_BYTES,
+            cpu_seconds=nominated.groups * rates.task
+            + text_bytes * rates.compare_byte
+            + num_pairs * rates.pair,
+        )
+        return [*steps, measuring, components, pairs, *moved_pairs, *members_and_moves, compare, *decided]
+
+    def _estimate_moves(
+        self, rates: Rates, name: str, tasks: int, num_bytes: int, file_bytes: int, num_groups: int
+    ) -> tuple[list[Estimate], int]:
+        """Passes that put together what belongs to a group, and the files that a group then looks into. tasks: that write
+        the first files; num_bytes: of all rows; file_bytes: of one of these files at most.
+        """
+        num_files = max(tasks, -(-num_bytes // file_bytes))
+        passes = by_group.passes_of(
+            num_files, num_bytes // max(1, num_files), num_groups, self.settings.memory_bytes
+        )
+        estimates = [
+            Estimate(
+                f"{name}-{number}",
+                tasks=each.tasks,
+                read_bytes=num_bytes,
+                reads=5 * each.opens,
+                work_bytes=num_bytes,
+                memory_bytes=rates.process_bytes + 2 * by_group.file_bytes_of(self.settings.memory_bytes),
+                cpu_seconds=each.tasks * rates.task + num_bytes * rates.move_byte,
+            )
+            for number, each in enumerate(passes, start=2)
+        ]
+        return estimates, passes[-1].files if passes else num_files
 
     def _estimate_kind(self, kind: KeyKind, rates: Rates, blocks: int) -> list[Estimate]:
         """Splitting and sorting one kind of keys; the split files are removed when they are sorted."""

@@ -34,7 +34,7 @@ from btlm_data.wording import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-TABLE = "removals.parquet"
+TABLE, CLUSTERS = "removals.parquet", "clusters.parquet"
 SEED = 0xD0B1E
 SHOWN_WORDS = 120  # of each text, from shortly before the first difference
 _BEFORE = 12
@@ -84,12 +84,14 @@ def pairs(path: Path, wanted: Wanted, source: Path | None = None) -> list[Pair]:
     it.
 
     Raises DataError where the dataset has no such table, InputError where the source is not there, ConfigError for
-    a source or a reason that the dataset does not know.
+    a source, a reason or a component that the dataset does not know.
     """
     opened = open_path(path)
     manifest = _manifest(opened)
     _require_known(manifest, wanted)
     rows = list(_choose(opened.root / TABLE, wanted))
+    if not rows and wanted.cluster is not None:
+        _require_component(opened.root / CLUSTERS, wanted.cluster)
     texts = Texts(opened, manifest, source).read(rows)
     return [
         Pair(row, texts[row["file"], row["offset"]], texts.get((row["kept_file"], row["kept_offset"])))
@@ -119,6 +121,25 @@ def _require_known(manifest: Dataset, wanted: Wanted) -> None:
         raise ConfigError(
             f"--reason: deduplication removed no document for {wanted.reason!r}. {nearest(wanted.reason, reasons)}"
         )
+
+
+def _require_component(path: Path, number: int) -> None:
+    """Raise ConfigError for a component that the dataset does not have. path: of clusters.parquet."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return
+    require_regular(path)
+    with reading(path):
+        file = pq.ParquetFile(path)
+        for group in range(file.metadata.num_row_groups):
+            if pc.any(pc.equal(file.read_row_group(group, columns=["cluster"])["cluster"], number)).as_py():
+                return
+    raise ConfigError(
+        f"--cluster: no component has the number {number}. A component has the number of its first document: `dedupe-report`, "
+        f"dataset.json and {path.name} name them."
+    )
 
 
 def _choose(path: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:

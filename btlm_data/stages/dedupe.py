@@ -19,7 +19,7 @@ from btlm_data.blocks import Block
 from btlm_data.dedupe import by_group, clusters, decided, gates, removals
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.settings import ClusterSettings
-from btlm_data.dedupe.sizes import Sizes
+from btlm_data.dedupe.sizes import Nominated, Sizes
 from btlm_data.dedupe.steps import VERSION, Steps
 from btlm_data.dedupe.text_steps import KeptTextsPlanner, MembersPlanner, TextSteps, list_by_group
 from btlm_data.engine.runner import Runner
@@ -55,8 +55,12 @@ def estimate(workload: Workload) -> list[Estimate]:
     if dedupe.method == "none":
         return []
     settings = ClusterSettings(dedupe, workload.run.memory_per_worker)
+    in_components = Nominated(
+        round(workload.volume.documents * workload.in_components),
+        round(workload.volume.text_bytes * workload.in_components),
+    )
     return Sizes(workload.volume.documents, settings).estimate(
-        workload.rates, workload.volume.parts, workload.blocks
+        workload.rates, workload.volume.parts, workload.blocks, in_components
     )
 
 

@@ -36,8 +36,8 @@ def deadly(document):
 
 
 def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_bytes: int = 17_000_000) -> Path:
-    """Documents in files that are each a task of their own, every third one nearly an earlier one of any file; where asked for,
-    a file that kills its reader.
+    """Short documents in files that are each a task of their own, four of five nearly one of any other file, so that 100 MB have
+    more than one group to compare; where asked for, a file that kills its reader.
     """
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)
@@ -48,12 +48,12 @@ def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_byt
         models = random.Random(-1)  # the same in every file
         with (corpus / f"part-{number:03d}.jsonl").open("w") as file:
             while file.tell() < file_bytes:
-                if chance.random() < 1 / 3:
-                    texts = [f"m{models.randrange(50_000)}" for _ in range(models.randrange(100, 900))]
+                if chance.random() < 0.8:
+                    texts = [f"m{models.randrange(50_000)}" for _ in range(models.randrange(40, 120))]
                     texts[chance.randrange(len(texts))] = "changed"
                     text = " ".join(texts)
                 else:
-                    text = " ".join(chance.choices(words, k=chance.randrange(100, 900)))
+                    text = " ".join(chance.choices(words, k=chance.randrange(40, 120)))
                 file.write(json.dumps({"text": text}) + "\n")
             if poison and number == 1:
                 file.write(json.dumps({"text": POISON * 10}) + "\n")

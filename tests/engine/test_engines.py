@@ -316,11 +316,12 @@ BYTES = int(os.environ.get("BTLM_STRESS_BYTES", "100_000_000"))
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """A corpus of 100 MB, and its dataset from an undisturbed local run."""
+    """A corpus of 100 MB with more than one group to compare, and its dataset from an undisturbed local run."""
     folder = tmp_path_factory.mktemp("large")
     corpus = disturbed.write_corpus(folder, BYTES)
     code, words = finish(Site(["--workers", "2"]).start(folder / "out", *recipe(corpus)))
     assert code == 0, words
+    assert BYTES < 100_000_000 or len(list((folder / "out/.work/dedupe/compare").iterdir())) > 1
     return corpus, contents(folder / "out")
 
 

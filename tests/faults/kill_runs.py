@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from btlm_data import witness
+from btlm_data.dedupe import by_group, groups
+from btlm_data.stages import file_ranges
 from tests.faults.commands import command, spare_work
 from tests.faults.kill_targets import TARGETS, Target, write_corpus
 
@@ -59,6 +61,12 @@ class Run(NamedTuple):
         return self.log.read_text(errors="replace")
 
 
+def shrink() -> None:
+    """Cut a few kilobytes into several groups of components, and move what belongs to them, as it is with terabytes."""
+    groups.GROUP_BYTES, file_ranges.GROUP_FILES = 6000, 1
+    by_group.MOST_FILES, by_group.PIECE_BYTES, by_group._LEAST_FILE = 2, 2000, 8000
+
+
 def load_programs(targets: list[Target]) -> None:
     """Import and compile what the commands need, so that forks have it: by having each kind of command run once."""
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -66,6 +74,7 @@ def load_programs(targets: list[Target]) -> None:
 
     load_numba_alone()
     spare_work()
+    shrink()
     with tempfile.TemporaryDirectory() as folder:
         corpus, out, index = Path(folder) / "corpus", Path(folder) / "out", Path(folder) / "index"
         write_corpus(corpus, 2, 8, 1)
@@ -111,7 +120,9 @@ def _become(program: str, arguments: list[str], log: Path, *, fresh: bool) -> No
         os.dup2(output, 2)
         os.environ["PYTHONPATH"] = str(ROOT)
         if fresh:
-            script = f"from {program}.cli import main; main()"
+            script = (
+                f"from tests.faults.kill_runs import shrink; shrink(); from {program}.cli import main; main()"
+            )
             os.execv(sys.executable, [sys.executable, "-c", script, *arguments])
         sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
         from btlm_data import entry

@@ -108,6 +108,18 @@ def _prepare_corpus(inputs: Path, folder: Path) -> list[str]:
     ]
 
 
+def _several_groups(folder: Path) -> dict[str, str]:
+    """The dataset, whose documents were compared in several groups that found their rows in files of several passes."""
+    steps = {
+        path.name: len(list(path.iterdir()))
+        for path in (folder / "out/.work/dedupe").iterdir()
+        if path.is_dir()
+    }
+    assert steps["compare"] > 2
+    assert "members-2" in steps
+    return hashes(folder)
+
+
 def _cleaned(inputs: Path, folder: Path) -> None:
     """A work folder in which the next step is the first one of deduplication, made the first time it is asked for."""
     if not (inputs / "out").exists():
@@ -246,8 +258,8 @@ def _trained(folder: Path) -> dict[str, str]:
 
 TARGETS = {
     "sample": Target("btlm_data", _no_inputs, _prepare_sample),
-    "corpus": Target("btlm_data", _corpus, _prepare_corpus),
-    "dedupe": Target("btlm_data", _corpus, _prepare_corpus, _cleaned),
+    "corpus": Target("btlm_data", _corpus, _prepare_corpus, contents=_several_groups),
+    "dedupe": Target("btlm_data", _corpus, _prepare_corpus, _cleaned, contents=_several_groups),
     "emit-text": Target("btlm_data", _corpus, _emit_text),
     "index": Target("btlm_data", _two_corpora, _update_index, _earlier_index, _with_index),
     "export-npy": Target("btlm_data", _dataset, _export("npy"), done=EXPORTED),

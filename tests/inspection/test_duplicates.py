@@ -91,6 +91,41 @@ def test_the_command_shows_pairs_and_json(prepared: Path) -> None:
     assert {"text", "kept_text", "similarity", "file", "kept_file"} <= values[0].keys()
 
 
+def test_every_condition_of_the_command_line_chooses(prepared: Path) -> None:
+    """What dedupe-report and dataset.json call a component is what --cluster takes."""
+    rows = pq.read_table(prepared / "removals.parquet").to_pylist()
+
+    def shown(*words: str) -> list[dict[str, Any]]:
+        arguments = ["inspect", str(prepared), "--duplicates", "--json", "--num-samples", "1000", *words]
+        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        found: list[dict[str, Any]] = json.loads(result.output)
+        return [
+            {key: value for key, value in row.items() if key not in ("text", "kept_text")} for row in found
+        ]
+
+    reported = json.loads(CliRunner().invoke(cli, ["dedupe-report", str(prepared), "--json"]).output)
+    named = {one["cluster"] for rule in reported["rules"] for one in rule["largest_components"]}
+    summary = json.loads((prepared / "dataset.json").read_text())["dedupe"]["largest_clusters"]
+    named |= {one["cluster"] for one in summary}
+    gone = [row["cluster"] for row in rows]
+    assert named & set(gone)
+    for number in sorted(named | {rows[-1]["cluster"]}):
+        assert shown("--cluster", str(number)) == [row for row in rows if row["cluster"] == number]
+    largest = max(row["cluster_size"] for row in rows)
+    assert shown("--largest") == [row for row in rows if row["cluster_size"] == largest]
+    source, reason = rows[0]["source"], rows[0]["reason"]
+    assert shown("--source", source, "--reason", reason, "--similarity", "0.9-1") == [
+        row
+        for row in rows
+        if row["source"] == source and row["reason"] == reason and 0.9 <= row["similarity"] <= 1
+    ]
+    kept = pq.read_table(prepared / "clusters.parquet").to_pylist()
+    unknown = max(row["document"] for row in kept) + 1
+    arguments = ["inspect", str(prepared), "--duplicates", "--cluster", str(unknown)]
+    assert f"no component has the number {unknown}" in str(CliRunner().invoke(cli, arguments).exception)
+
+
 def test_mistakes_are_answered_in_words(prepared: Path, tmp_path: Path) -> None:
     for text in ("0.9", "0.9-0.8", "a-b", "0-2"):
         with pytest.raises(ConfigError, match=r"is not a range. Write for example"):

@@ -98,19 +98,13 @@ def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int
 @pytest.mark.parametrize("memory", [10**6, 2 * 10**9, 10**12])
 def test_passes_grow_with_the_logarithm(num_files: int, mean_bytes: int, memory: int) -> None:
     """As `gathered` goes on, on paper: every pass leaves far fewer files to a range, or far fewer groups."""
-    file_bytes = by_group.file_bytes_of(memory)
     num_groups = max(1, num_files * mean_bytes // groups.GROUP_BYTES)
-    passes, mean, files_at_first = 0, mean_bytes, num_files
-    while num_files > by_group.MOST_FILES and num_groups > 1:
-        amounts = by_group.Amounts.plan(num_groups, mean, file_bytes)
-        read = mean // amounts.ranges
-        assert read >= by_group.PIECE_BYTES or amounts.ranges == 1
-        assert amounts.batch * read <= max(file_bytes, 2 * mean)
-        written = -(-num_files // amounts.batch)
-        num_groups = -(-num_groups // amounts.ranges)
-        mean, num_files = max(1, num_files * mean // amounts.ranges // written), written
-        passes += 1
-    assert passes <= 1 + math.log(files_at_first, 8)
+    passes = by_group.passes_of(num_files, mean_bytes, num_groups, memory)
+    assert len(passes) <= 1 + math.log(num_files, 8)
+    for each in passes:
+        assert each.opens <= by_group._MOST_RANGES * num_files * (1 + math.log(num_files, 8))
+    last = passes[-1] if passes else by_group.Pass(0, 0, num_files, num_groups)
+    assert last.files <= by_group.MOST_FILES or last.num_groups == 1
 
 
 def test_reads_of_a_group_are_long_enough() -> None:
