@@ -26,6 +26,7 @@ from btlm_data.inspection.opening import Opened
 from btlm_data.wording import counted
 
 NUM_PAIRS = 6
+NUM_CONSIDERED = 500  # rows of the table, the least alike, of which pairs are chosen
 MAX_SCANNED_BYTES = 1 << 25  # of files that have to be read from their beginning, as they are stored
 MAX_DOCUMENTS = 20_000_000  # in tables that are searched for the hashes: a few seconds
 
@@ -75,6 +76,7 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
             scanned |= files
         if len(chosen) == NUM_PAIRS:
             break
+    chosen.sort(key=lambda row: row["similarity"])
     texts_read = texts.read(chosen)
     hashes = _hashes(opened.root, manifest, chosen)
     pairs = []
@@ -99,7 +101,7 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
 
 def _least_alike(path: Path) -> list[dict[str, Any]]:
     """Rows of removals.parquet whose texts were compared and differ, the least alike first: a few more than
-    are shown.
+    are shown. Each kept document has one before any has another: else one template fills the page.
     """
     import pyarrow.parquet as pq
 
@@ -107,7 +109,7 @@ def _least_alike(path: Path) -> list[dict[str, Any]]:
     with reading(path):
         file = pq.ParquetFile(path)
         similarity = file.read(["similarity"]).column(0).to_numpy(zero_copy_only=False).astype(np.float64)
-        order = np.argsort(similarity, kind="stable")[: 4 * NUM_PAIRS]
+        order = np.argsort(similarity, kind="stable")[:NUM_CONSIDERED]
         order = order[similarity[order] < 1]  # not those that were not compared (NaN), nor equal texts
         ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)])
         rows: dict[int, dict[str, Any]] = {}
@@ -116,7 +118,14 @@ def _least_alike(path: Path) -> list[dict[str, Any]]:
             table = file.read_row_group(group)
             inside = order[(order >= first) & (order < ends[group])]
             rows |= dict(zip(inside.tolist(), table.take(inside - first).to_pylist(), strict=True))
-    return [rows[number] for number in order.tolist()]
+    seen: dict[tuple[Any, Any], int] = {}
+    turns = []
+    for number in order.tolist():
+        kept = (rows[number]["kept_file"], rows[number]["kept_offset"])
+        seen[kept] = seen.get(kept, 0) + 1
+        turns.append(seen[kept])
+    turn_order = np.argsort(turns, kind="stable")[: 4 * NUM_PAIRS]
+    return [rows[number] for number in order[turn_order].tolist()]
 
 
 def _hashes(root: Path, manifest: Dataset, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], bytes]:

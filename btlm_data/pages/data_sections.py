@@ -176,8 +176,8 @@ def _side_by_side(shown: BorderPairs) -> Iterator[Element]:
         yield tag("h3", "At the border, side by side")
         yield tag(
             "p",
-            f"{SHOWN_WORDS} words of each text from shortly before the first that differs; words that the other text does not have "
-            "there are marked. ",
+            f"The least alike, of different kept documents where there are. {SHOWN_WORDS} words of each text from shortly before the "
+            "first that differs; words that the other text does not have there are marked. ",
             tag("code", "btlm-data serve"),
             " and ",
             tag("code", "btlm-data inspect --duplicates"),

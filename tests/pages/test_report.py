@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import btlm_data
@@ -82,6 +84,19 @@ def test_duplicates_at_the_border_are_shown_side_by_side(shards: Path) -> None:
     similarities = [pair.row["similarity"] for pair in shown.pairs]
     assert similarities == sorted(similarities)
     assert shown.note == ""
+
+
+def test_pairs_at_the_border_are_of_different_kept_documents(tmp_path: Path) -> None:
+    """Ten of one kept document are the least alike; each of the five others comes before its second one."""
+    alike = [0.85 + k / 1000 for k in range(10)] + [0.9 + k / 1000 for k in range(5)] + [None, 1.0]
+    kept = ["a"] * 10 + ["b", "c", "d", "e", "f"] + ["g", "h"]
+    rows = [
+        {"similarity": similarity, "kept_file": name, "kept_offset": 0, "number": number}
+        for number, (similarity, name) in enumerate(zip(alike, kept, strict=True))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "removals.parquet", row_group_size=4)
+    chosen = [row["number"] for row in border_pairs._least_alike(tmp_path / "removals.parquet")]
+    assert chosen == [0, 10, 11, 12, 13, 14, *range(1, 10)]
 
 
 def test_texts_of_duplicates_come_from_the_source_of_the_dataset_only(tmp_path: Path) -> None:
