@@ -126,6 +126,23 @@ def test_every_condition_of_the_command_line_chooses(prepared: Path) -> None:
     assert f"no component has the number {unknown}" in str(CliRunner().invoke(cli, arguments).exception)
 
 
+def test_verify_reads_pairs_again_from_the_source(prepared: Path, tmp_path: Path) -> None:
+    def ask(*words: str) -> Any:
+        return CliRunner().invoke(cli, ["verify", str(prepared), "--json", *words])
+
+    num_rows = pq.read_metadata(prepared / "removals.parquet").num_rows
+    for source in ([], ["--source", str(SAMPLE)]):
+        done = ask("--removals", "1000", *source)
+        assert done.exit_code == 0, done.output
+        [check] = [
+            one for one in map(json.loads, done.output.splitlines()) if one["name"] == "removals again"
+        ]
+        assert check["ok"] is True
+        assert check["detail"].startswith(f"{num_rows} pairs read")
+    (tmp_path / "other").mkdir()
+    assert ask("--removals", "3", "--source", str(tmp_path / "other")).exit_code != 0
+
+
 def test_mistakes_are_answered_in_words(prepared: Path, tmp_path: Path) -> None:
     for text in ("0.9", "0.9-0.8", "a-b", "0-2"):
         with pytest.raises(ConfigError, match=r"is not a range. Write for example"):

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from btlm_data import pipeline, preparation
 from btlm_data.cli import cli
-from btlm_data.dedupe import compare, gates, report
+from btlm_data.dedupe import compare, gates, groups, report
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import ConfigError, DataError, InputError, SafetyStop
 from btlm_data.formats import dataset, ledger
@@ -300,7 +300,10 @@ def test_a_changed_source_is_noticed_where_it_is_read_again(tmp_path: Path) -> N
         run(folder, tmp_path / "out", **options)
 
 
-def test_two_runs_with_an_index_between_remove_what_one_run_removes(tmp_path: Path) -> None:
+def test_two_runs_with_an_index_between_remove_what_one_run_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one run compares all in one group, the two runs in several."""
     texts = sample_texts()
     half = len(texts) // 2
     write(tmp_path / "both", texts[:half], "a.jsonl")
@@ -309,8 +312,10 @@ def test_two_runs_with_an_index_between_remove_what_one_run_removes(tmp_path: Pa
     write(tmp_path / "2", texts[half:], "b.jsonl")
     run(tmp_path / "both", tmp_path / "out")
     index = str(tmp_path / "index")
+    monkeypatch.setattr(groups, "GROUP_BYTES", 20_000)
     for name in ("1", "2"):
         run(tmp_path / name, tmp_path / f"out-{name}", dedupe__index=index)
+        assert len(list((tmp_path / f"out-{name}/.work/dedupe/compare").iterdir())) > 1
     whole = {(row["file"], row["line"]): row["similarity"] for row in removals(tmp_path / "out")}
     parts = [removals(tmp_path / f"out-{name}") for name in ("1", "2")]
     assert {(row["file"], row["line"]): row["similarity"] for rows in parts for row in rows} == whole
