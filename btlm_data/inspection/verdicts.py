@@ -135,9 +135,10 @@ def _duplicates(report: Report) -> Iterator[Verdict]:
     counts = f"{counted(dropped, 'duplicate')} removed, {percent(share)} of the documents"
     if share > MANY_DUPLICATES:
         advice = (
-            "Look at the largest clusters: a template shared by many documents may join what is not alike."
+            "Look at pairs: btlm-data inspect --duplicates, and --largest for the largest cluster; a template shared by many "
+            "documents may join what is not alike. btlm-data dedupe-report says what other thresholds would remove."
         )
-        yield Verdict("duplicates", None, "warning", f"{counts}: look at clusters.parquet", advice)
+        yield Verdict("duplicates", None, "warning", f"{counts}, more than is usual", advice)
     else:
         yield Verdict("duplicates", None, "good", counts)
 
