@@ -204,6 +204,22 @@ def _forgotten(folder: Path) -> dict[str, str]:
     return found
 
 
+def _index_text(inputs: Path, folder: Path) -> list[str]:
+    return ["index", str(folder / "out")]
+
+
+def _none_or_whole(inputs: Path, folder: Path, contents: dict[str, str]) -> list[str]:
+    """The dataset stays as it is, and an index that is there is whole."""
+    present = hashes(folder / "out")
+    is_whole = any(name.startswith(".text-index/") for name in present)
+    return [
+        name
+        for name, value in hashes(folder / "out" if is_whole else inputs / "out").items()
+        if not name.startswith(".text-index.work/")
+        and (contents.get(f"out/{name}") if is_whole else present.get(name)) != value
+    ]
+
+
 def _add_inputs(inputs: Path) -> None:
     """A finished dataset of documents that are a half of what is added to it."""
     from tests.faults.kill_runs import run_command
@@ -266,6 +282,7 @@ TARGETS = {
     "export-megatron": Target("btlm_data", _dataset, _export("megatron"), done=EXPORTED),
     "export-mds": Target("btlm_data", _dataset, _export("mds"), done=EXPORTED),
     "forget": Target("btlm_data", _forget_inputs, _forget, _copied, _forgotten),
+    "text-index": Target("btlm_data", _forget_inputs, _index_text, _copied, between=_none_or_whole),
     "add": Target("btlm_data", _add_inputs, _add, _copied, between=_old_or_grown),
     "train": Target("btlm_train", _train_inputs, _train, contents=_trained),
 }
