@@ -276,13 +276,18 @@ def move(task: Task, settings: None, files: TaskFiles) -> Counts:
     return Counts()
 
 
-def discard_passed(runner: Runner, name: str) -> None:
-    """Remove the rows of all passes but the last: the dataset is complete. name: of the step that wrote the first files."""
-    parent, _, kind = name.replace(".", "/").rpartition("/")
-    folders = {entry.name.split("/")[1] for entry in runner.stores.work.list(parent)}
-    passes = sorted(int(one.removeprefix(f"{kind}-")) for one in folders if one.startswith(f"{kind}-"))
-    for one in [kind, *(f"{kind}-{number}" for number in passes)][:-1]:
-        runner.discard_files(f"{parent}/{one}")
+def discard_passed(work: Store, folder: str) -> None:
+    """Remove the rows that were moved once more: the dataset is complete. folder: of the step that wrote the first files."""
+    size = work.size(f"{folder}.json")
+    if size is None:
+        return
+    listed = {file.file.name for file in _parsed(work.read(f"{folder}.json"))}
+    if all(name.startswith(f"{folder}/") for name in listed):
+        return  # nothing was moved
+    passes = (entry.name for entry in work.list(folder.rpartition("/")[0]))
+    work.delete(
+        name for name in passes if name.startswith((f"{folder}/", f"{folder}-")) and name not in listed
+    )
 
 
 # Lists ------------------------------------------------------------------------------------------------------

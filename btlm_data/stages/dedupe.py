@@ -179,8 +179,8 @@ def run(
 
 def discard_passed(runner: Runner) -> None:
     """Remove what was moved once more since: the dataset is complete."""
-    for name in ("dedupe.members", "dedupe.pairs"):
-        by_group.discard_passed(runner, name)
+    for folder in ("dedupe/members", "dedupe/pairs"):
+        by_group.discard_passed(runner.stores.work, folder)
 
 
 def _tables(runner: Runner, parts: Mapping[str, Sequence[TaskResult]]) -> dict[str, Artifact]:
