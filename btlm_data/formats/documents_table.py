@@ -18,8 +18,24 @@ from btlm_data.errors import DataError
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.formats.parquet_footer import check_footer
 
+ROW_GROUP = 131_072  # rows in a group of a table that is written
 DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
 _NAMES = ("file", "source")
+
+
+def write_options(schema: Any) -> dict[str, Any]:
+    """How a table of documents is written by pyarrow.parquet, for its Arrow schema."""
+    import pyarrow as pa
+
+    names = [
+        field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_dictionary(field.type)
+    ]
+    numbers = [name for name in ("stream_offset", "line", "offset") if name in schema.names]
+    return {
+        "compression": "zstd",
+        "use_dictionary": names,
+        "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+    }
 
 
 class DocumentTable:

@@ -91,6 +91,7 @@ def update(
     for name, generation in wanted.items():
         if not (location / name / "index.json").is_file():
             _make(root, name, generation, recipe, settings, tokenizer, events)
+    shutil.rmtree(root / INDEX_WORK_FOLDER, ignore_errors=True)  # also what a call that was killed here left
 
 
 def _make(
@@ -151,7 +152,6 @@ def _make(
             texts if settings.index_needs == "texts" else [],
         )
         status.ended("complete")
-    shutil.rmtree(root / INDEX_WORK_FOLDER)
 
 
 def _entry(generation: Generation, settings: ClusterSettings) -> str:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -17,18 +18,20 @@ import numpy.typing as npt
 from btlm_data.errors import DataError
 from btlm_data.formats import ledger
 from btlm_data.formats.dataset import DOCUMENTS, ShardFile, StoredFile
-from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.documents_table import ROW_GROUP, DocumentTable, write_options
 from btlm_data.formats.forgotten import ChangedShard
 from btlm_data.formats.guarded import reading
 from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.formats.shard_formats.rewriting import rewrite
 from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, ShardWriter
 from btlm_data.lineage.changes import SplitChange
 from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.split_view import Extent, SplitView
 from btlm_data.storage import digest
 
-_PIECE_CHUNKS = 4096  # copied at once: about 10 MB of samples of 2,048 tokens
 _BATCH_ELEMENTS = 1 << 23  # compressed at once
+_STRETCH_ELEMENTS = 1 << 16  # of a shard without compression, written anew where one of them is masked
+_MASKED_IN_MEMORY = 1 << 26  # bytes of a shard's masked chunks; more are put aside in a file without a name
 
 
 def mask(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[ledger.Row]) -> SplitChange:
@@ -83,8 +86,12 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
     first, entry = view.first_row(number), view.entry.files[number]
     shards = view.manifest.configuration.get("shards")
     given = shards if isinstance(shards, dict) else {}
-    check_unchanged(view.path(number), entry)
-    with ShardReader(view.path(number)) as shard, path.open("w+b") as file:
+    with (
+        ShardReader(view.path(number)) as shard,
+        view.path(number).open("rb", buffering=0) as old,
+        path.open("wb") as file,
+        tempfile.SpooledTemporaryFile(_MASKED_IN_MEMORY, dir=path.parent) as stored,
+    ):
         compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
         options = ShardOptions(
             compression=compression,
@@ -92,45 +99,41 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
             hdf5_shuffle=shard.layout.hdf5_shuffle,
             dtype="uint16" if shard.layout.dtype == "uint16" else "int32",
         )
-        step = shard.chunk_rows or max(1, (1 << 22) // max(1, int(np.prod(shard.shape[1:]))))
-        with ShardWriter(file, shard.shape, (step, *shard.shape[1:]), options) as writer:
-            if compression == "gzip" and shard.chunk_rows is not None:
-                _copy_chunks(shard, writer, masks, first, step)
-            else:
-                for low in range(0, shard.shape[0], step):
-                    rows = np.array(shard.read(low, min(low + step, shard.shape[0])))
-                    masks.apply(rows, first + low)
-                    writer.add(_whole_chunk(rows, step) if compression == "gzip" else rows)
+        step = shard.chunk_rows or max(1, _STRETCH_ELEMENTS // max(1, int(np.prod(shard.shape[1:]))))
+        writer = ShardWriter(file, shard.shape, (step, *shard.shape[1:]), options)
+        masked = _mask_chunks(shard, writer, masks, first, step, stored)
+        stored.seek(0)
+        sha256, info = rewrite(old, shard.stretches(step), writer, masked, stored, entry.tokens)  # type: ignore[arg-type]  # a file
+        file.flush()
         os.fsync(file.fileno())
-    return writer.info(entry.tokens)
+    require_unchanged(view.path(number), sha256, entry)
+    return info
 
 
-def _copy_chunks(shard: ShardReader, writer: ShardWriter, masks: Masks, first: int, size: int) -> None:
-    """Chunks of `size` rows, those without masks as they are stored. The others are compressed many at a time,
-    with one code for all of them. first: the row of the split that is the shard's first.
+def _mask_chunks(
+    shard: ShardReader, writer: ShardWriter, masks: Masks, first: int, size: int, out: IO[bytes]
+) -> dict[int, int]:
+    """Write chunks of `size` rows that hold masks, as they are stored, to `out`: number of a chunk -> its bytes. Many are
+    compressed at a time, with one code for all of them. first: the row of the split that is the shard's first.
     """
     touched = np.flatnonzero(_touched(masks, first, shard.shape[0], size))
-    done, most = 0, max(1, _BATCH_ELEMENTS // max(1, size * int(np.prod(shard.shape[1:]))))
+    sizes: dict[int, int] = {}
+    most = max(1, _BATCH_ELEMENTS // max(1, size * int(np.prod(shard.shape[1:]))))
     for begin in range(0, len(touched), most):
         batch = touched[begin : begin + most].tolist()
         rows = []
         for chunk in batch:
             part = np.array(shard.read(chunk * size, min((chunk + 1) * size, shard.shape[0])))
             masks.apply(part, first + chunk * size)
-            rows.append(_whole_chunk(part, size))
-        stored, ends = writer.compressed(np.concatenate(rows))
-        for number, chunk in enumerate(batch):
-            _copy_stored(shard, writer, done, chunk)
-            low, high = int(ends[number]), int(ends[number + 1])
-            writer.add_stored(stored[low:high].tobytes(), [high - low])
-            done = chunk + 1
-    _copy_stored(shard, writer, done, -(-shard.shape[0] // size))
-
-
-def _copy_stored(shard: ShardReader, writer: ShardWriter, first: int, last: int) -> None:
-    """Chunks [first, last) as they are stored."""
-    for low in range(first, last, _PIECE_CHUNKS):
-        writer.add_stored(*shard.stored_chunks(low, min(low + _PIECE_CHUNKS, last)))
+            if writer.dataset.chunks is None:
+                sizes[chunk] = out.write(part.data)
+            else:
+                rows.append(_whole_chunk(part, size))
+        if rows:
+            stored, ends = writer.compressed(np.concatenate(rows))
+            out.write(stored.data)
+            sizes |= zip(batch, np.diff(ends).tolist(), strict=True)
+    return sizes
 
 
 def _whole_chunk(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
@@ -184,7 +187,7 @@ def rewrite_table(table: DocumentTable, path: Path, change: Callable[[int, Any],
         writer = None
         for group in range(table.num_groups):
             part = change(table.group_rows(group)[0], table.arrow(group))
-            writer = writer or pq.ParquetWriter(file, part.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(file, part.schema, **write_options(part.schema))
             if part.num_rows or group == table.num_groups - 1:
                 writer.write_table(part)
         assert writer is not None
@@ -196,16 +199,13 @@ def rewrite_table(table: DocumentTable, path: Path, change: Callable[[int, Any],
         return StoredFile(DOCUMENTS, size, digest.sha256_stream(file))
 
 
-_ROW_GROUP = 131_072
-
-
 def rewrite_whole(table: Any, path: Path) -> StoredFile:
     """documents.parquet once more, from an Arrow table of all its rows."""
     import pyarrow.parquet as pq
 
     path.unlink()  # in the new dataset: a link to the old bytes
     with path.open("w+b") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+        pq.write_table(table, file, row_group_size=ROW_GROUP, **write_options(table.schema))
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
@@ -217,6 +217,11 @@ def check_unchanged(path: Path, entry: ShardFile) -> None:
     """Raise DataError if a shard is not the one that dataset.json names: a copy of it would be certified."""
     with reading(path), path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    require_unchanged(path, sha256, entry)
+
+
+def require_unchanged(path: Path, sha256: str, entry: ShardFile) -> None:
+    """Raise DataError if a shard of this SHA-256 is not the one that dataset.json names."""
     if sha256 != entry.sha256:
         raise DataError(
             f"{path} is damaged: its SHA-256 is {sha256}, dataset.json says {entry.sha256}. Restore it first."

@@ -28,6 +28,7 @@ from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.formats import parquet_splice, text_columns
+from btlm_data.formats.documents_table import ROW_GROUP, write_options
 from btlm_data.stages import document_rows, shuffle
 from btlm_data.stages.document_rows import ROW, Names, RowFile, RowMoves, Sources
 from btlm_data.stages.stream import StreamIndex
@@ -36,7 +37,6 @@ from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 5
-_ROW_GROUP = 131_072
 _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 
 
@@ -271,20 +271,8 @@ def write_parquet(files: TaskFiles, output: tuple[StoreName, str], table: Any) -
     import pyarrow.parquet as pq
 
     store, name = output
-    numbers = [column for column in ("stream_offset", "line", "offset") if column in table.column_names]
-    options: dict[str, Any] = {
-        "compression": "zstd",
-        "use_dictionary": [field.name for field in table.schema if _is_text(field.type)],
-        "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
-    }
     with files.create(name, store) as creating:
-        pq.write_table(table, creating.file, row_group_size=_ROW_GROUP, **options)
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_dictionary(kind))
+        pq.write_table(table, creating.file, row_group_size=ROW_GROUP, **write_options(table.schema))
 
 
 def _sha256(file: Any) -> str:

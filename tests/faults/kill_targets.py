@@ -188,6 +188,26 @@ def _forget(inputs: Path, folder: Path) -> list[str]:
     return ["forget", str(folder / "out"), "--id", "00.jsonl#0", "--id", "02.jsonl#0", "--id", "04.jsonl#0"]
 
 
+def _remove(inputs: Path, folder: Path) -> list[str]:
+    return [*_forget(inputs, folder), "--how", "remove"]
+
+
+def _old_or_new(inputs: Path, folder: Path, contents: dict[str, str]) -> list[str]:
+    """Shards and tables are all as they were, or all as they are to be."""
+    old, new, present = (
+        {
+            name: value
+            for name, value in found.items()
+            if name.startswith("out/") and name.endswith((".h5", ".parquet"))
+        }
+        for found in (hashes(inputs), contents, hashes(folder))
+    )
+    assert old != new
+    if present in (old, new):
+        return []
+    return sorted(name for name in {*old, *present} if present.get(name) != old.get(name))
+
+
 def _copied(inputs: Path, folder: Path) -> None:
     shutil.copytree(inputs / "out", folder / "out")
 
@@ -281,7 +301,8 @@ TARGETS = {
     "export-npy": Target("btlm_data", _dataset, _export("npy"), done=EXPORTED),
     "export-megatron": Target("btlm_data", _dataset, _export("megatron"), done=EXPORTED),
     "export-mds": Target("btlm_data", _dataset, _export("mds"), done=EXPORTED),
-    "forget": Target("btlm_data", _forget_inputs, _forget, _copied, _forgotten),
+    "forget": Target("btlm_data", _forget_inputs, _forget, _copied, _forgotten, _old_or_new),
+    "forget-remove": Target("btlm_data", _forget_inputs, _remove, _copied, _forgotten, _old_or_new),
     "text-index": Target("btlm_data", _forget_inputs, _index_text, _copied, between=_none_or_whole),
     "add": Target("btlm_data", _add_inputs, _add, _copied, between=_old_or_grown),
     "train": Target("btlm_train", _train_inputs, _train, contents=_trained),

@@ -23,7 +23,9 @@ def kill(tmp_path: Path, target: str, kills: int, seed: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("target", "kills"), [("corpus", 5), ("export-npy", 2), ("index", 2), ("add", 2)])
+@pytest.mark.parametrize(
+    ("target", "kills"), [("corpus", 5), ("export-npy", 2), ("index", 2), ("add", 2), ("forget-remove", 2)]
+)
 def test_a_few_kills_change_no_byte(tmp_path: Path, target: str, kills: int) -> None:
     kill(tmp_path, target, kills, 7)
 
@@ -32,4 +34,9 @@ def test_a_few_kills_change_no_byte(tmp_path: Path, target: str, kills: int) -> 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("target", TARGETS)
 def test_many_kills_change_no_byte(tmp_path: Path, target: str) -> None:
-    kill(tmp_path, target, 500 if target in ("sample", "corpus") else 50, 1)
+    kill(
+        tmp_path,
+        target,
+        {"sample": 500, "corpus": 500, "forget": 100, "forget-remove": 100}.get(target, 50),
+        1,
+    )

@@ -118,6 +118,7 @@ def _btree(table: _Table, index: ChunkIndex) -> None:
     chunks = np.array(table.stored.chunks, np.uint64)
     grid = np.array(table.grid, np.uint64)
     todo = [(index.address, -1)]
+    leaves: list[bytes] = []
     seen = 0
     while todo:
         address, expected = todo.pop()
@@ -131,21 +132,19 @@ def _btree(table: _Table, index: ChunkIndex) -> None:
         ):  # a node has two children or more, but for the last of each level
             raise Damaged("its index of chunks lists more chunks than its shape has")
         content = table.head.bytes_at(address + 24, entry.itemsize * used, "index of chunks")
-        entries = np.frombuffer(content, entry)
         if level:
-            todo += [(child, level - 1) for child in entries["child"].tolist()]
-            continue
-        corners = entries["corner"][:, :rank]
-        cells = corners // chunks
-        if (corners % chunks).any() or entries["corner"][:, rank].any():
-            raise Damaged("a chunk of its `data` does not begin where chunks begin")
-        inside = (cells < grid).all(axis=1)  # a dataset that was made smaller may have chunks beyond its end
-        if inside.all():
-            numbers = np.ravel_multi_index(tuple(cells.astype(np.int64).T), table.grid)
+            todo += [(child, level - 1) for child in np.frombuffer(content, entry)["child"].tolist()]
         else:
-            entries = entries[inside]
-            numbers = np.ravel_multi_index(tuple(cells[inside].astype(np.int64).T), table.grid)
-        table.add(numbers, entries["child"], entries["size"].astype(np.uint64), entries["mask"])
+            leaves.append(content)
+    entries = np.frombuffer(b"".join(leaves), entry)
+    corners = entries["corner"][:, :rank]
+    cells = corners // chunks
+    if (corners % chunks).any() or entries["corner"][:, rank].any():
+        raise Damaged("a chunk of its `data` does not begin where chunks begin")
+    inside = (cells < grid).all(axis=1)  # a dataset that was made smaller may have chunks beyond its end
+    numbers = np.ravel_multi_index(tuple(cells[inside].astype(np.int64).T), table.grid)
+    entries = entries[inside]
+    table.add(numbers, entries["child"], entries["size"].astype(np.uint64), entries["mask"])
 
 
 def _single(table: _Table, index: ChunkIndex) -> None:

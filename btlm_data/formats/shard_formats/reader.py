@@ -202,23 +202,6 @@ class ShardReader:
         is_plain = table.skipped is None or not np.asarray(table.skipped).any()
         return self._chunks[0] if is_plain and bool((np.asarray(table.offsets) >= 0).all()) else None
 
-    def stored_chunks(self, first: int, last: int) -> tuple[bytes, list[int]]:
-        """Chunks [first, last) as they are stored, end to end, and their sizes; of a file with `chunk_rows`.
-        Raises DataError where the file ends before they do.
-        """
-        table = self._table or self._read_table()
-        offsets = np.asarray(table.offsets[first:last], np.int64)
-        sizes = np.asarray(table.sizes[first:last], np.int64)
-        if not len(sizes):
-            return b"", []
-        ends = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1  # of runs that are end to end
-        runs = zip([0, *ends.tolist()], [*ends.tolist(), len(sizes)], strict=True)
-        parts = [self.source.read_at(int(offsets[low]), int(sizes[low:high].sum())) for low, high in runs]
-        stored = b"".join(parts)
-        if len(stored) != sizes.sum():
-            raise DataError(f"{self.name} is damaged: it ends within its chunks. {_REMEDY}")
-        return stored, sizes.tolist()
-
     def pieces(self, max_bytes: int = 1 << 26) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """All rows in order, as (first row, rows), at most max_bytes (but at least one row) at a time.
 
@@ -242,6 +225,18 @@ class ShardReader:
         numbers = slice(first * self._per_row, (last + 1) * self._per_row)
         written = zip(table.offsets[numbers].tolist(), table.sizes[numbers].tolist(), strict=True)
         return [(offset, size) for offset, size in written if offset >= 0]
+
+    def stretches(self, rows: int) -> npt.NDArray[np.int64]:
+        """Where every `rows` rows are stored, of a file in one stretch or with chunks of so many (`chunk_rows`):
+        (n, 2) int64, offset and bytes.
+        """
+        if self._chunks is not None:
+            table = self._table or self._read_table()
+            return np.stack([np.asarray(table.offsets, np.int64), np.asarray(table.sizes, np.int64)], axis=1)
+        firsts = np.arange(0, self.shape[0], rows)
+        counts = np.minimum(firsts + rows, self.shape[0]) - firsts
+        begin = self._stored.base + self._stored.address
+        return np.stack([begin + firsts * self._row_bytes, counts * self._row_bytes], axis=1)
 
     def carries_checksums(self) -> bool:
         """Whether a wrong byte in any row would be noticed: chunks all written, each with gzip's or HDF5's

@@ -159,11 +159,6 @@ class ShardWriter:
         joined = np.frombuffer(b"".join(pieces), np.uint8)
         return joined, np.cumsum([0, *map(len, pieces)], dtype=np.int64)
 
-    def add_stored(self, stored: bytes, sizes: list[int]) -> None:
-        """Append chunks as another shard of the same options has them. sizes: of each."""
-        self.sizes.append(np.array(sizes, np.int64))
-        self._write(memoryview(stored))
-
     def _append(self, stored: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
         self.sizes.append(np.diff(offsets))
         self._write(stored.data)

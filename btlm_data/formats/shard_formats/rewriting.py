@@ -1,0 +1,93 @@
+"""Write a shard once more with some of its stretches replaced, in one pass over the old file: what stays is copied as it
+is stored, and the SHA-256 of both files are taken on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats import hdf5_layout
+from btlm_data.formats.shard_formats.writer import ShardInfo, ShardWriter
+
+_PIECE = 1 << 20
+
+
+def rewrite(
+    old: BinaryIO,
+    ranges: npt.NDArray[np.int64],
+    writer: ShardWriter,
+    replaced: Mapping[int, int],
+    stored: BinaryIO,
+    num_tokens: int,
+) -> tuple[str, ShardInfo]:
+    """Returns the SHA-256 of the old file, and what was written.
+
+    old: a shard that a writer of the same shape and options has written, at its start. ranges: (n, 2) int64, offset and
+    bytes of each of its chunks, or of stretches that are all of its data, in order. writer: of the new file, unused. replaced:
+    number of a range -> bytes that take its place; stored: these bytes, end to end, in order. num_tokens: of the
+    shard. Raises DataError where the old file is laid out in another way.
+    """
+    offsets, sizes = ranges.T
+    if (offsets[1:] != offsets[:-1] + sizes[:-1]).any():
+        raise DataError(f"{old.name} is not laid out as this program writes shards. Restore it from a copy.")
+    new_sizes = sizes.copy()
+    for number, size in replaced.items():
+        new_sizes[number] = size
+    passed = _Pass(old, writer.file)
+    begins = writer.start + np.concatenate([[0], np.cumsum(new_sizes)])
+    end, index, address = int(begins[-1]), b"", writer.start if len(ranges) else None
+    if writer.dataset.chunks is not None:
+        index, address = hdf5_layout.chunk_index(writer.dataset, begins[:-1], new_sizes, end)
+    passed.put(hdf5_layout.head(writer.dataset, address, end + len(index)))
+    passed.skip(int(offsets[0]) if len(ranges) else 0)
+    for number in sorted(replaced):
+        passed.copy(int(offsets[number]))
+        passed.skip(int(offsets[number] + sizes[number]))
+        passed.put(stored.read(replaced[number]))
+    passed.copy(int(offsets[-1] + sizes[-1]) if len(ranges) else 0)
+    passed.put(index)
+    passed.skip(None)
+    info = ShardInfo(writer.dataset.shape[0], num_tokens, passed.new_hash.hexdigest(), end + len(index))
+    return passed.old_hash.hexdigest(), info
+
+
+class _Pass:
+    """One pass over a file while another is written, both hashed."""
+
+    def __init__(self, old: BinaryIO, new: BinaryIO) -> None:
+        self.old, self.new = old, new
+        self.old_hash, self.new_hash = hashlib.sha256(), hashlib.sha256()
+        self.position = 0
+        self._piece = memoryview(bytearray(_PIECE))
+
+    def put(self, data: bytes) -> None:
+        """Write."""
+        self.new.write(data)
+        self.new_hash.update(data)
+
+    def copy(self, until: int) -> None:
+        """Copy what is before a position of the old file."""
+        for piece in self._pieces(until):
+            self.new.write(piece)
+            self.new_hash.update(piece)
+
+    def skip(self, until: int | None) -> None:
+        """Pass over what is before a position of the old file; None: over all that is left."""
+        for _ in self._pieces(until):
+            pass
+
+    def _pieces(self, until: int | None) -> Iterator[memoryview]:
+        while until is None or self.position < until:
+            wanted = _PIECE if until is None else min(_PIECE, until - self.position)
+            size = self.old.readinto(self._piece[:wanted])  # type: ignore[attr-defined]  # of a binary file
+            if not size:
+                return  # the end; of a file that is cut short, its hash tells
+            self.position += size
+            self.old_hash.update(self._piece[:size])
+            yield self._piece[:size]

@@ -1,0 +1,99 @@
+"""A shard written once more with some of its chunks replaced is the one that is written with them at once."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats.reader import ShardReader
+from btlm_data.formats.shard_formats.rewriting import rewrite
+from btlm_data.formats.shard_formats.writer import ShardOptions, ShardWriter
+
+# Above level 1 a chunk's bytes follow from it alone.
+KINDS = (ShardOptions("gzip", 6), ShardOptions("gzip", 6, hdf5_shuffle=True), ShardOptions("none"))
+
+
+def chunks_of(rows: npt.NDArray[Any], size: int, options: ShardOptions) -> list[npt.NDArray[Any]]:
+    """Rows as ShardWriter.add takes them: a chunk each; the last one filled up where it is compressed."""
+    parts = [rows[low : low + size] for low in range(0, len(rows), size)]
+    if options.compression == "none":
+        return parts
+    missing = [size - len(part) for part in parts]
+    return [
+        np.pad(part, [(0, n), *[(0, 0)] * (rows.ndim - 1)]).reshape(1, -1)
+        for part, n in zip(parts, missing, strict=True)
+    ]
+
+
+def written(rows: npt.NDArray[Any], size: int, options: ShardOptions) -> bytes:
+    file = BytesIO()
+    with ShardWriter(file, rows.shape, (size, *rows.shape[1:]), options) as writer:
+        for part in chunks_of(rows, size, options):
+            writer.add(part)
+    return file.getvalue()
+
+
+def replaced(path: Path, rows: npt.NDArray[Any], size: int, options: ShardOptions, touched: list[int]) -> Any:
+    """The file with the touched chunks of these rows; its bytes, and what `rewrite` returns."""
+    new, stored, sizes = BytesIO(), BytesIO(), dict[int, int]()
+    writer = ShardWriter(new, rows.shape, (size, *rows.shape[1:]), options)
+    for number in touched:
+        part = chunks_of(rows, size, options)[number]
+        data = part.tobytes() if options.compression == "none" else writer.compressed(part)[0].tobytes()
+        sizes[number] = stored.write(data)
+    stored.seek(0)
+    with ShardReader(path) as shard, path.open("rb", buffering=0) as old:
+        return new, rewrite(old, shard.stretches(size), writer, sizes, stored, 7)  # type: ignore[arg-type]  # a file
+
+
+@given(
+    st.data(), st.sampled_from(KINDS), st.integers(1, 300), st.sampled_from([(), (3, 8)]), st.integers(1, 5)
+)
+def test_what_stays_is_copied_and_both_files_are_hashed(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    options: ShardOptions,
+    count: int,
+    row: tuple[int, ...],
+    size: int,
+) -> None:
+    path = tmp_path_factory.mktemp("rewriting") / "data.h5"
+    drawn = np.random.default_rng(count)
+    rows = drawn.integers(0, 50, (count, *row), np.int32)
+    path.write_bytes(written(rows, size, options))
+    touched = sorted(data.draw(st.sets(st.integers(0, -(-count // size) - 1), max_size=9)))
+    for number in touched:
+        rows[number * size : (number + 1) * size] = drawn.integers(0, 2)
+    new, (sha256, info) = replaced(path, rows, size, options, touched)
+    assert new.getvalue() == written(rows, size, options)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert info.sha256 == hashlib.sha256(new.getvalue()).hexdigest()
+    assert (info.num_bytes, info.n_examples, info.num_tokens) == (len(new.getvalue()), count, 7)
+
+
+def test_what_is_behind_the_data_is_hashed_and_not_taken_over(tmp_path: Path) -> None:
+    rows, options = np.arange(40, dtype=np.int32).reshape(10, 4), ShardOptions("gzip", 6)
+    path = tmp_path / "data.h5"
+    path.write_bytes(written(rows, 1, options) + b"appended")
+    new, (sha256, _) = replaced(path, rows, 1, options, [])
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert new.getvalue() == written(rows, 1, options)
+
+
+def test_another_layout_is_refused(tmp_path: Path) -> None:
+    rows, options = np.arange(40, dtype=np.int32).reshape(10, 4), ShardOptions("gzip", 6)
+    path = tmp_path / "data.h5"
+    path.write_bytes(written(rows, 1, options))
+    with ShardReader(path) as shard, path.open("rb") as old:
+        places = shard.stretches(1)[::-1]
+        with pytest.raises(DataError, match="is not laid out as this program writes shards"):
+            rewrite(old, places, ShardWriter(BytesIO(), (10, 4), (1, 4), options), {}, BytesIO(), 0)
