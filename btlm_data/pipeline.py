@@ -92,17 +92,20 @@ def locations(run: Run) -> Locations:
     return Locations(work, out.url, open_store(run.emit_text).url if run.emit_text is not None else None)
 
 
-def prepare(recipe: Recipe, events: Events, *, adds_to_index: bool = True) -> Prepared:
+def prepare(
+    recipe: Recipe, events: Events, *, inputs: Inputs | None = None, adds_to_index: bool = True
+) -> Prepared:
     """Do everything a recipe says, resuming whatever an earlier run finished.
 
-    adds_to_index: whether an index that `dedupe.index` names is to know this run too. Raises BtlmError for
-    everything that a user can correct.
+    inputs: of the recipe, where they have been looked up. adds_to_index: whether an index that `dedupe.index` names
+    is to know this run too. Raises BtlmError for everything that a user can correct.
     """
     input_checks.check_memory(recipe.run)
     where = locations(recipe.run)
     stores = where.open()
     stores.reach()
-    inputs = Inputs.look_up(recipe)  # before anything is written: most mistakes end here
+    if inputs is None:  # before anything is written: most mistakes end here
+        inputs = Inputs.look_up(recipe)
     with _held(stores) as leases, open_engine(recipe.run.engine, engine_settings(recipe.run)) as engine:
         work_folder.claim(stores.work)
         output = _output_folder(inputs, stores)

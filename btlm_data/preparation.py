@@ -45,18 +45,23 @@ class Inputs:
     signals: Signals
 
     @staticmethod
-    def look_up(recipe: Recipe) -> Inputs:
-        """List the source, load the tokenizer. Raises BtlmError for everything that a user can correct."""
-        settings, run = recipe.settings, recipe.run
-        return Inputs(
-            recipe,
-            list_files(settings.source, run),
-            load_tokenizer(
+    def look_up(recipe: Recipe, tokenizer: Tokenizer | None = None) -> Inputs:
+        """List the source, load the tokenizer where none is given. Raises BtlmError for everything that a user can
+        correct.
+        """
+        settings = recipe.settings
+        listing = list_files(settings.source, recipe.run)
+        if tokenizer is None:
+            tokenizer = load_tokenizer(
                 settings.tokenizer.name,
                 eos=settings.tokenizer.eos,
                 backend=settings.tokenizer.backend,
                 revision=settings.tokenizer.revision,
-            ),
+            )
+        return Inputs(
+            recipe,
+            listing,
+            tokenizer,
             plan_filters(settings.clean.filters),
             evaluation_files(settings.holdout.decontaminate) if settings.holdout.decontaminate else (),
             plan_signals(settings.annotate),

@@ -133,7 +133,7 @@ def add(planned: Plan, events: Events) -> Prepared:
             g.manifest.checksum for g in planned.generations
         ]:
             raise OutputError(f"{root} was changed by another program meanwhile. Run the same command again.")
-        inputs = Inputs.look_up(recipe)
+        inputs = Inputs.look_up(recipe, planned.tokenizer)
         if (number := _already_added(planned, inputs)) is not None:
             folder = root / generations.folder_of(number)
             none: dict[str, Counts] = {stage: Counts() for stage in ledger.STAGES}
@@ -151,7 +151,7 @@ def add(planned: Plan, events: Events) -> Prepared:
         if recipe.dedupe.method != "none":
             index.update(root, planned.generations, recipe, planned.tokenizer, events)
         try:
-            prepared = pipeline.prepare(recipe, events, adds_to_index=False)
+            prepared = pipeline.prepare(recipe, events, inputs=inputs, adds_to_index=False)
         except NothingNew:  # there is nothing to continue
             shutil.rmtree(planned.folder, ignore_errors=True)
             raise

@@ -90,7 +90,7 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
         ShardReader(view.path(number)) as shard,
         view.path(number).open("rb", buffering=0) as old,
         path.open("wb") as file,
-        tempfile.SpooledTemporaryFile(_MASKED_IN_MEMORY, dir=path.parent) as stored,
+        tempfile.SpooledTemporaryFile(_MASKED_IN_MEMORY, dir=str(path.parent)) as stored,
     ):
         compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
         options = ShardOptions(
@@ -103,7 +103,7 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
         writer = ShardWriter(file, shard.shape, (step, *shard.shape[1:]), options)
         masked = _mask_chunks(shard, writer, masks, first, step, stored)
         stored.seek(0)
-        sha256, info = rewrite(old, shard.stretches(step), writer, masked, stored, entry.tokens)  # type: ignore[arg-type]  # a file
+        sha256, info = rewrite(old, shard.stretches(step), writer, masked, stored, entry.tokens)
         file.flush()
         os.fsync(file.fileno())
     require_unchanged(view.path(number), sha256, entry)

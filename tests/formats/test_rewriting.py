@@ -52,7 +52,7 @@ def replaced(path: Path, rows: npt.NDArray[Any], size: int, options: ShardOption
         sizes[number] = stored.write(data)
     stored.seek(0)
     with ShardReader(path) as shard, path.open("rb", buffering=0) as old:
-        return new, rewrite(old, shard.stretches(size), writer, sizes, stored, 7)  # type: ignore[arg-type]  # a file
+        return new, rewrite(old, shard.stretches(size), writer, sizes, stored, 7)
 
 
 @given(

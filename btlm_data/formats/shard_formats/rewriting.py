@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ def rewrite(
     ranges: npt.NDArray[np.int64],
     writer: ShardWriter,
     replaced: Mapping[int, int],
-    stored: BinaryIO,
+    stored: IO[bytes],
     num_tokens: int,
 ) -> tuple[str, ShardInfo]:
     """Returns the SHA-256 of the old file, and what was written.
