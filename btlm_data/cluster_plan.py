@@ -21,7 +21,8 @@ from btlm_data.errors import ConfigError
 from btlm_data.estimate import Estimate, peak_work_bytes
 from btlm_data.wording import amount, counted, duration
 
-DRIVER_SECONDS = 1e-3  # of the driver for each task; 0.2 to 0.35 ms measured on one machine
+# Of the driver's processor for each task, by engine (tests/benchmarks/bench_driver.py).
+DRIVER_SECONDS = {"local": 1e-4, "workers": 3e-4, "ray": 1e-3, "parsl": 1.4e-3}
 OPEN_REQUESTS = 2  # of a file: its head, and the checksums of its chunks
 TASK_REQUESTS = 4  # its description read, its claim, its outputs' publication, its receipt
 REQUEST_BYTES = 8 * 2**20  # that one request moves at most
@@ -51,13 +52,16 @@ S3 = Storage(3e9, 2e-2, 5500)
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a run would be. cores: of all nodes. node_hour, million_requests: prices, in any currency."""
+    """Where a run would be. cores: of all nodes. node_hour, million_requests: prices, in any currency. engine: that hands
+    out the tasks.
+    """
 
     cores: int
     nodes: int = 1
     storage: Storage = NVME
     node_hour: float = 0.0
     million_requests: float = 0.0
+    engine: str = "workers"
 
     @property
     def cores_per_node(self) -> int:
@@ -168,7 +172,7 @@ def seconds_of(step: Estimate, cluster: Cluster) -> float:
     seconds = max(longest, work / at_once + longest * (1 - 1 / at_once))
     if cluster.storage.requests_per_second is not None:
         seconds = max(seconds, requests / cluster.storage.requests_per_second)
-    return max(seconds, step.tasks * DRIVER_SECONDS)
+    return max(seconds, step.tasks * DRIVER_SECONDS[cluster.engine])
 
 
 def simulate(steps: Sequence[Estimate], cluster: Cluster) -> ClusterPlan:

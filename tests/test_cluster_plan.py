@@ -115,6 +115,8 @@ def test_one_task_is_as_slow_on_many_cores() -> None:
     assert simulate([step], Cluster(1)).seconds == pytest.approx(simulate([step], Cluster(4096, 64)).seconds)
     many = replace(step, tasks=4096)
     assert simulate([many], Cluster(4096, 64)).seconds < 5
+    tiny = replace(step, tasks=100_000, cpu_seconds=1.0)  # the driver takes longest
+    assert simulate([tiny], Cluster(4096, 64, engine="parsl")).seconds == pytest.approx(140, rel=0.01)
 
 
 def test_the_command_line(tmp_path: Path) -> None:

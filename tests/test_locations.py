@@ -64,15 +64,17 @@ def test_work_and_dataset_on_s3(bucket: Any, expected: dict[str, bytes], workers
 
 @pytest.mark.stress
 @pytest.mark.timeout(900)
-def test_free_workers_with_work_and_dataset_on_s3(
-    bucket: Any, tmp_path: Path, expected: dict[str, bytes]
+@pytest.mark.parametrize("engine", ["workers", "ray"])
+def test_engines_with_work_and_dataset_on_s3(
+    bucket: Any, tmp_path: Path, expected: dict[str, bytes], engine: str
 ) -> None:
     """No file is shared but those in the store: each process has a folder of its own."""
-    work, options = "s3://corpus/work", ["--engine", "workers", "--workers", "2", "--memory", "600MB"]
-    commands = [
-        ["prepare", *SAMPLE, "--out", "s3://corpus/data", "--work-dir", work, *options],
-        *(["worker", work, "--rank", str(rank), "--world", "2"] for rank in range(2)),
-    ]
+    if engine == "ray":
+        pytest.importorskip("ray")
+    work, options = "s3://corpus/work", ["--engine", engine, "--workers", "2", "--memory", "600MB"]
+    commands = [["prepare", *SAMPLE, "--out", "s3://corpus/data", "--work-dir", work, *options]]
+    if engine == "workers":
+        commands += [["worker", work, "--rank", str(rank), "--world", "2"] for rank in range(2)]
     with contextlib.ExitStack() as stack:
         processes = []
         for number, command in enumerate(commands):

@@ -258,6 +258,8 @@ def show_plan(
     from btlm_data import cluster_plan, planning
 
     plan = planning.measure(recipe)
+    if cluster is not None and (recipe.run.engine != "local" or cluster.nodes == 1):
+        cluster = dataclasses.replace(cluster, engine=recipe.run.engine)
     simulated = cluster_plan.simulate(plan.steps, cluster) if cluster is not None else None
     if as_json:
         described = dataclasses.asdict(plan)

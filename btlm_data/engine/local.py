@@ -14,6 +14,7 @@ import ctypes
 import faulthandler
 import multiprocessing
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -23,8 +24,9 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -49,6 +51,8 @@ class LocalEngine:
         self._has_processes = apart or settings.workers > 1
         self._nursery: _Nursery | None = None
         self._pool: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()  # of the pool's connections
+        self._next_watch = 0.0
         forks = sys.platform == "linux" and threading.active_count() == 1
         self._context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self._progress: Any = self._context.RawArray(ctypes.c_uint64, self.workers + 1)
@@ -61,6 +65,7 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        self._selector.close()
 
     def start(self) -> None:
         """Make the nursery now: before this process has threads, and after it has loaded what workers should
@@ -84,14 +89,14 @@ class LocalEngine:
         try:
             while True:
                 self._hand_out(waiting)
-                busy = {worker.connection: worker for worker in self._pool if worker.job is not None}
-                if not busy:
+                if all(worker.job is None for worker in self._pool):
                     return
-                for connection in wait(busy, timeout=_POLL_SECONDS):
-                    assert isinstance(connection, Connection)
-                    yield self._ended(busy[connection])
-                for worker in busy.values():
-                    worker.watch()
+                for key, _ in self._selector.select(_POLL_SECONDS):
+                    if key.data.job is None:  # it died while it had nothing to do
+                        self._bury(key.data)
+                    else:
+                        yield self._ended(key.data)
+                self._watch()
                 yield None
         finally:
             if any(worker.job is not None for worker in self._pool):
@@ -101,6 +106,7 @@ class LocalEngine:
         """End all workers at once; what they had not published is as if never begun."""
         pool, self._pool = self._pool, []
         for worker in pool:
+            self._selector.unregister(worker.connection)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process_id, signal.SIGKILL)
             worker.close()
@@ -119,6 +125,7 @@ class LocalEngine:
                 used = {worker.slot for worker in self._pool}
                 slot = next(slot for slot in range(self.workers) if slot not in used)
                 self._pool.append(idle := self._nursery.make(slot))
+                self._selector.register(idle.connection, selectors.EVENT_READ, idle)
             if idle.give(waiting[0]):
                 waiting.popleft()
             else:  # it died while it had nothing to do
@@ -142,12 +149,22 @@ class LocalEngine:
         """Take a dead worker out of the pool; returns how it died, and what it left to read."""
         assert self._nursery is not None
         self._pool.remove(worker)
+        self._selector.unregister(worker.connection)
         try:
             status = self._nursery.reap(worker.process_id)
             name = _slot(self._reading, worker.slot).value.decode("utf-8", "replace")
             return worker.death(status, name), worker.log()
         finally:  # the nursery may be gone, too
             worker.close()
+
+    def _watch(self) -> None:
+        """Look at the memory of busy workers, now and then: for each task that ends it would be tasks times workers."""
+        if monotonic() < self._next_watch:
+            return
+        self._next_watch = monotonic() + _POLL_SECONDS
+        for worker in self._pool:
+            if worker.job is not None:
+                worker.watch()
 
     def _count(self, amount: int) -> None:
         self._progress[self.workers] += amount

@@ -151,18 +151,15 @@ def do(pointer: Pointer, execute: Callable[[Job], Receipt] = execute) -> bytes:
 
     execute: what does it.
     """
-    worker = _worker(pointer.work)
     try:
-        job = load(pointer)
+        worker, job = _worker(pointer.work), load(pointer)
+        worker.take(job.step, job.task.id)
+        try:
+            return msgspec.json.encode(execute(job))
+        finally:
+            worker.release(job.step, job.task.id)
     except Exception as error:
         return encode_error(error)
-    worker.take(job.step, job.task.id)
-    try:
-        return msgspec.json.encode(execute(job))
-    except Exception as error:
-        return encode_error(error)
-    finally:
-        worker.release(job.step, job.task.id)
 
 
 def do_apart(pointer: Pointer) -> bytes:

@@ -23,6 +23,7 @@ from btlm_data.errors import DataError, OutputError
 from btlm_data.storage.base import LEASE_SUFFIXES, TEMPORARY_SUFFIX, Entry, check_name
 
 _TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_FOLDER_TRIES = 50  # to make a folder that others remove as empty: each try loses a race of microseconds
 _CLAIM_SECONDS = 10.0  # replacing a file takes milliseconds: an older claim is a dead process's
 
 
@@ -136,8 +137,7 @@ class LocalStore:
         path = self.path(name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
         try:
-            self._make_folders(path)
-            with temporary.open("x+b") as file:
+            with self._open_aside(path, temporary) as file:
                 yield _Creating(file, temporary)
                 file.flush()
                 if durable:
@@ -198,8 +198,8 @@ class LocalStore:
         path = self.path(name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
         try:
-            self._make_folders(path)
-            temporary.write_bytes(data)
+            with self._open_aside(path, temporary) as file:
+                file.write(data)
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -259,9 +259,19 @@ class LocalStore:
             return None
         return data, _version(data)
 
-    def _make_folders(self, path: Path) -> None:
+    def _open_aside(self, path: Path, temporary: Path) -> BinaryIO:
+        """A new file beside `path`, whose folder is made; once more where another process, which has just emptied that
+        folder, removes it between the two.
+        """
+        for _ in range(_FOLDER_TRIES):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                return self._make_folder_and_open(path, temporary)
+        return self._make_folder_and_open(path, temporary)
+
+    def _make_folder_and_open(self, path: Path, temporary: Path) -> BinaryIO:
         self._refuse_links(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        return temporary.open("x+b")
 
     def _refuse_links(self, path: Path) -> None:
         """Raise OutputError if a folder between the root and `path` is a link: what it points to is not ours."""

@@ -2,7 +2,7 @@
 
 Blocks and memory are small against the tokens, so that none, one and two passes over them are needed, as at 10^10 to 10^13 tokens with
 blocks of 16 MB and a gigabyte a worker. BTLM_BENCH_TOKENS sets the smaller number (default 10^9, of which the larger is four times:
-disk for 40 bytes a token in all).
+disk for 40 bytes a token in all); BTLM_BENCH_MEMORY the worker's memory (default 200 MB: two passes from 4 x 10^9 tokens on; 100 MB: from 1.4 x 10^9).
 """
 
 from __future__ import annotations
@@ -49,7 +49,15 @@ class Scale:
     samples_per_file: int
 
 
-SCALE = Scale(200_000_000, 1_000_000, 400_000, 100_000, 6_400_000, 26_000_000, 2048)
+SCALE = Scale(
+    int(float(os.environ.get("BTLM_BENCH_MEMORY", "2e8"))),
+    1_000_000,
+    400_000,
+    100_000,
+    6_400_000,
+    26_000_000,
+    2048,
+)
 
 
 class Silent:

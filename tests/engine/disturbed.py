@@ -173,7 +173,7 @@ def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Proces
             return []
         return [process for process in below if process.ppid() != driver.pid]
     if engine == "ray":
-        return [process for process in psutil.process_iter() if _command(process).startswith("ray::")]
+        return [process for process in left_of(driver) if _command(process).startswith("ray::")]
     return [worker for manager in managers_of(driver) for worker in _tasks_below(manager)]
 
 

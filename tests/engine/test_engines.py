@@ -24,11 +24,14 @@ from btlm_data.engine.base import Lost
 from btlm_data.engine.execute import Job
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.receipts import Receipt
-from btlm_data.errors import ConfigError, DataError, InputError
+from btlm_data.errors import ConfigError, DataError, InputError, OutputError
+from btlm_data.locations import Locations
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
+from btlm_data.stages import holdout
 from btlm_data.storage import open_store
 from btlm_data.storage.claims import CLAIMS, Watch, working
+from btlm_data.task import Step, Task
 from tests import slurm
 from tests.engine import disturbed
 from tests.engine.disturbed import Site, contents, finish, helped, killing, left_of, managers_of, workers_of
@@ -140,6 +143,19 @@ def test_an_error_arrives_as_it_was(tmp_path: Path) -> None:
         published.outcome(published.encode_error(InputError("line 3 is bad")))
     with pytest.raises(RuntimeError, match="KeyError"):
         published.outcome(published.encode_error(KeyError("x")))
+
+
+def test_a_claim_that_cannot_be_made_is_an_error_and_no_dead_worker(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    task = Task("0", outputs=[("work", "holdout/fates/0.cols")], reads={"parts": []})
+    step = Step("holdout.fates", 1, holdout.join, [task], None, "")
+    job = Job.of(step, task, "digest", Locations(str(tmp_path), str(tmp_path / "out")))
+    pointer = published.publish(store, [job]).pointer("0")
+    (tmp_path / CLAIMS).write_text("a file where the folder should be")
+    with pytest.raises(OutputError, match="claims"):
+        published.outcome(published.do(pointer))
+    (tmp_path / CLAIMS).unlink()
+    assert published.outcome(published.do(pointer)).task == "0"
 
 
 # Claims ------------------------------------------------------------------------------------------------------------

@@ -126,6 +126,29 @@ def test_of_those_who_replace_one_version_at_once_one_does(tmp_path: Path) -> No
         store.delete(["lock"])
 
 
+def test_a_folder_that_others_remove_as_empty_is_made_again(tmp_path: Path) -> None:
+    """Each takes and gives back the only file of a folder, as workers do with their claims."""
+    failed: list[OutputError] = []
+
+    def take_and_give_back(number: int) -> None:
+        store = LocalStore(tmp_path)
+        try:
+            for turn in range(300):
+                assert store.create_new(f"claims/step/{number}-{turn}", b"x") is not None
+                store.delete([f"claims/step/{number}-{turn}"])
+                store.write(f"claims/step/{number}-{turn}", b"y", durable=False)
+                store.delete([f"claims/step/{number}-{turn}"])
+        except OutputError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=take_and_give_back, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
 def test_a_claim_of_a_process_that_died_while_replacing_does_not_stay(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     version = store.create_new("lock", b"dead")
