@@ -102,7 +102,7 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
 
 def _copy_side_files(p: Preparation, folder: str) -> list[dataset.StoredFile]:
     """Copy what people look at into a set's folder."""
-    sources = {artifact.name: artifact for artifact in p.reject_files}
+    sources = {artifact.name.rpartition("/")[2]: artifact for artifact in p.reject_files}
     if p.clusters is not None:
         sources["clusters.parquet"] = p.clusters
     if p.removals is not None:

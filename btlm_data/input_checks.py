@@ -21,12 +21,12 @@ from btlm_data.records.describe import Description, describe_fields
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages.block_writer import UNREADABLE
+from btlm_data.stages.rejected import SHOWN, Tally
 from btlm_data.task import Counts
 from btlm_data.wording import counted
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 3
 _NAME_BYTES = 16_000  # of the counts of one source name in all stages, measured with 10,000 names
 _FEW_NAMES = 5_000  # no more than other data of a run
 _NO_FAULTS = FILE_REASONS | NO_TEXT_REASONS  # say nothing about the settings
@@ -61,42 +61,28 @@ def check_memory(run: Run) -> None:
     )
 
 
-class RejectWords:
-    """What the rejects of a run come to, in words: each damaged place, and advice for reasons that have some."""
+def reject_warnings(tally: Tally, num_records: int) -> list[str]:
+    """What the rejects of a run come to, in words: each damaged place, and advice for reasons that have some. num_records:
+    all that were met.
+    """
+    lines = [f"{location}." for location in tally.damaged]
+    if tally.num_damaged > len(lines):
+        lines.append(f"{tally.num_damaged - len(lines):,} more damaged places; rejects.jsonl lists them.")
+    if tally.undecodable:
+        lines.append(_encoding(tally.undecodable, num_records))
+    return lines
 
-    def __init__(self) -> None:
-        self._damaged: list[str] = []
-        self._num_damaged = 0
-        self._undecodable: Counter[str] = Counter()
 
-    def add(self, reject: Mapping[str, Any]) -> None:
-        """Take note of one line of rejects.jsonl."""
-        if reject["reason"] in FILE_REASONS:
-            self._num_damaged += 1
-            if len(self._damaged) < SHOWN:
-                self._damaged.append(f"{reject['file']}: {reject['detail']}")
-        elif reject["reason"] == "invalid_utf8":
-            self._undecodable[reject["file"]] += 1
-
-    def warnings(self, num_records: int) -> list[str]:
-        """A sentence or two for each thing to know. num_records: all that were met."""
-        lines = [f"{location}." for location in self._damaged]
-        if self._num_damaged > len(lines):
-            lines.append(f"{self._num_damaged - len(lines):,} more damaged places; rejects.jsonl lists them.")
-        if self._undecodable:
-            lines.append(self._encoding(num_records))
-        return lines
-
-    def _encoding(self, num_records: int) -> str:
-        """A few bad records among many good ones are damage; else the text is in another encoding."""
-        (name, most), number = self._undecodable.most_common(1)[0], self._undecodable.total()
-        where = name if most == number else f"{name} and others"
-        if number <= FEW and number <= _FEW_SHARE * num_records:
-            return f"{counted(number, 'record')} of {where}: not UTF-8, and left out."
-        return (
-            f"{counted(number, 'record')} of {where}: not UTF-8. If such text is in another encoding, name it: "
-            "--set source.encoding=latin-1 (all files are then read so)."
-        )
+def _encoding(undecodable: Counter[str], num_records: int) -> str:
+    """A few bad records among many good ones are damage; else the text is in another encoding."""
+    (name, most), number = undecodable.most_common(1)[0], undecodable.total()
+    where = name if most == number else f"{name} and others"
+    if number <= FEW and number <= _FEW_SHARE * num_records:
+        return f"{counted(number, 'record')} of {where}: not UTF-8, and left out."
+    return (
+        f"{counted(number, 'record')} of {where}: not UTF-8. If such text is in another encoding, name it: "
+        "--set source.encoding=latin-1 (all files are then read so)."
+    )
 
 
 def num_records(acquired: Counts) -> int:

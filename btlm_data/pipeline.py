@@ -26,13 +26,13 @@ from btlm_data.engine.status import StatusFile
 from btlm_data.errors import ConfigError, InputError, NothingNew
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
-from btlm_data.formats import ledger, rejects
+from btlm_data.formats import ledger
 from btlm_data.formats.dataset import Dataset, ShardFile
 from btlm_data.locations import Locations, Stores
 from btlm_data.output_folder import OutputFolder
 from btlm_data.preparation import Inputs, Preparation, PreparedSet, PreparedSplit
 from btlm_data.recipe.models import Recipe, Run
-from btlm_data.records.batch import FILE_REASONS, NO_TEXT_REASONS
+from btlm_data.records.batch import FILE_REASONS
 from btlm_data.records.reader import count_records
 from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
@@ -49,14 +49,13 @@ from btlm_data.stages import (
     holdout,
     members,
     pack,
+    rejected,
     shard,
     shuffle,
 )
 from btlm_data.stages.stream import Stream, StreamSettings
 from btlm_data.storage import is_remote, lease, open_store
-from btlm_data.storage.digest import checksum
-from btlm_data.task import Artifact, Counts, Step, Task
-from btlm_data.task_files import TaskFiles, measure
+from btlm_data.task import Artifact, Counts, Step
 from btlm_data.wording import counted
 
 
@@ -301,9 +300,13 @@ def _clean(p: Preparation) -> None:
         for file_range, digests in zip(clean.ranges_of(task), result.counts.extra["digests"], strict=True):
             p.input_digests.setdefault((file_range.file.split, file_range.file.name), []).extend(digests)
     p.table = write_table(p.runner.stores.work, p.blocks)
-    p.num_rejects, p.reject_files = _write_rejects(p)
+    listed = rejected.run(p.step, p.blocks, p.settings.clean.rejected_sample)
+    if p.run.strict and listed.first_fault is not None:
+        raise block_writer.strict_error(*listed.first_fault)
+    p.num_rejects, p.reject_files = listed.num_rejects, [listed.rejects, listed.examples]
+    p.warnings += input_checks.reject_warnings(listed.tally, input_checks.num_records(p.counts["acquire"]))
     input_checks.check_rejected(
-        p.inputs, p.counts["acquire"], _rejected(p), f"{p.runner.stores.work.shown}/rejects.jsonl"
+        p.inputs, p.counts["acquire"], _rejected(p), f"{p.runner.stores.work.shown}/{listed.rejects.name}"
     )
     input_checks.check_memory_of_names(p.inputs, p.counts["acquire"])
     input_checks.check_source_names(p.inputs, p.counts["acquire"])
@@ -484,64 +487,23 @@ def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
         yield
 
 
-def _write_rejects(p: Preparation) -> tuple[int, list[Artifact]]:
-    """Put all blocks' rejects into rejects.jsonl (lines counted from 1) and their examples into
-    examples.jsonl.
-
-    Returns the number of rejects, and both files.
-
-    Raises InputError for the first reject under --strict.
-    """
-    store = p.runner.stores.work
-    examples = rejects.Examples(p.settings.clean.rejected_sample)
-    count, words = 0, input_checks.RejectWords()
-    with store.create("rejects.jsonl", durable=False) as creating:
-        for block in p.blocks:
-            if block.rejects is None:
-                continue
-            for value in rejects.read_block(_checked(p, block.rejects), block.rejects.name):
-                if "hash" in value:
-                    kept = {key: item for key, item in value.items() if key not in ("reason", "hash")}
-                    examples.add(value["reason"], value["hash"], kept)
-                    continue
-                value["line"] += block.first_line
-                if p.run.strict and value["reason"] not in NO_TEXT_REASONS:
-                    raise block_writer.strict_error(
-                        value["file"], value["line"], value["reason"], value["detail"]
-                    )
-                value["line"] += 1
-                words.add(value)
-                creating.file.write((json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n").encode())
-                count += 1
-        files = [Artifact("rejects.jsonl", *measure(creating.file))]
-    data = "".join(f"{line}\n" for line in examples.lines()).encode()
-    store.write("examples.jsonl", data, durable=False)
-    files.append(Artifact("examples.jsonl", len(data), checksum(data)))
-    p.warnings += words.warnings(input_checks.num_records(p.counts["acquire"]))
-    return count, files
-
-
 def _rejected(p: Preparation) -> Iterator[dict[str, Any]]:
     """The lines of rejects.jsonl."""
-    with p.runner.stores.work.open("rejects.jsonl") as file:
+    with p.runner.stores.work.open(p.reject_files[0].name) as file:
         for line in file:
             yield json.loads(line)
 
 
-def _checked(p: Preparation, artifact: Artifact) -> bytes:
-    """A work file's bytes, for the driver. Raises DamagedError if it is not the one named."""
-    return TaskFiles(p.runner.stores, Task("driver", reads={"files": [artifact]})).read(artifact)
-
-
 def _nothing_left(p: Preparation) -> str:
     files, work = p.inputs.listing.files, p.runner.stores.work.shown
+    rejects_name, examples_name = (f"{work}/{file.name}" for file in p.reject_files)
     names = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
     where = f"{counted(len(files), 'file')} ({', '.join(names)})"
     reasons: dict[str, int] = {}
     advice = []
     for stage, hint in (
-        ("acquire", f"Check --text-field; {work}/rejects.jsonl lists the places"),
-        ("clean", f"Check --text-field, clean.min_chars and the filters; {work}/examples.jsonl has examples"),
+        ("acquire", f"Check --text-field; {rejects_name} lists the places"),
+        ("clean", f"Check --text-field, clean.min_chars and the filters; {examples_name} has examples"),
     ):
         dropped = [
             (cell[5:], n) for (_, _, cell), n in p.counts[stage].cells.items() if cell.startswith("drop:")

@@ -21,6 +21,7 @@ from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
 from btlm_data.locations import Stores
 from btlm_data.preparation import Inputs
 from btlm_data.stages.block_writer import strict_error
+from btlm_data.stages.rejected import Tally
 from btlm_data.task import Counts
 from btlm_data.wording import amount, counted
 
@@ -84,10 +85,10 @@ def look(inputs: Inputs, stores: Stores, looked: Looked, out_bytes: int, work_by
     unknown: list[Stop] = []
     tried(lambda: input_checks.check_source_names(inputs, looked.acquire), unknown)
     num_records = input_checks.num_records(looked.acquire)
-    words = input_checks.RejectWords()
+    tally = Tally()
     for reject in looked.rejects:
-        words.add(reject)
-    remarks = words.warnings(num_records)
+        tally.add(reject)
+    remarks = input_checks.reject_warnings(tally, num_records)
     if not looked.whole:
         remarks += [f"In the {counted(num_records, 'record')} looked at: {stop.message}" for stop in unknown]
         return Findings(tuple(stops), tuple(remarks), finished)

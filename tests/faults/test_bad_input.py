@@ -68,7 +68,9 @@ def prepare(source: Path | str, out: Path, *options: str, code: int = 0, **more:
 
 
 def listed(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / ".work/rejects.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (out / ".work/acquire/listed/rejects.jsonl").read_text().splitlines()
+    ]
 
 
 def dropped(out: Path, stage: str) -> Counter[str]:
