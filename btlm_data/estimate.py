@@ -35,7 +35,7 @@ class Rates:
     start: float = 0.7  # of a run: libraries, compiled kernels, checking the tokenizer
     file: float = 2e-5  # of listing one source file
     task: float = 0.002  # of any task: files opened and published, its receipt
-    clean_byte: float = 1.7e-8  # of text: decompress, parse, normalise, sketch, tokenize (measured by --plan)
+    clean_byte: float = 1.6e-8  # of text: decompress, parse, normalise, sketch, tokenize (measured by --plan)
     contamination_byte: float = 1.0e-8  # of text: look up its 13-word n-grams
     evaluation_byte: float = 6.0e-7  # of evaluation sets, as stored
     split_key: float = 2.5e-8  # a key (an exact hash or a band of a document) to its partition
