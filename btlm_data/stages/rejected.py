@@ -95,13 +95,13 @@ def plan(blocks: Sequence[Block], most_examples: int) -> Step:
     tasks = []
     for number, first in enumerate(range(0, len(blocks), GROUP_BLOCKS)):
         group = blocks[first : first + GROUP_BLOCKS]
-        found = [(block.first_line, block.rejects) for block in group if block.rejects is not None]
+        with_rejects = [(block.first_line, block.rejects) for block in group if block.rejects is not None]
         name = f"acquire/rejects/{number:06d}"
         tasks.append(
             Task(
                 id=f"{number:06d}",
-                args={"first_lines": [line for line, _ in found], "examples": most_examples},
-                reads={"rejects": [artifact for _, artifact in found]},
+                args={"first_lines": [line for line, _ in with_rejects], "examples": most_examples},
+                reads={"rejects": [artifact for _, artifact in with_rejects]},
                 outputs=[("work", f"{name}.jsonl"), ("work", f"{name}.examples")],
             )
         )
@@ -128,8 +128,8 @@ def collect(task: Task, settings: None, files: TaskFiles) -> Counts:
                 count += 1
     _write(files, examples_name, examples)
     advance(task.weight)
-    said = [tally.damaged, tally.num_damaged, dict(tally.undecodable)]
-    return Counts(extra={"count": count, "tally": said, "fault": fault})
+    tally_values = [tally.damaged, tally.num_damaged, dict(tally.undecodable)]
+    return Counts(extra={"count": count, "tally": tally_values, "fault": fault})
 
 
 def plan_listed(groups: Sequence[TaskResult], most_examples: int) -> Step:
