@@ -135,7 +135,9 @@ def chunks(
                 end = borders.first(held, max(0, limit - offset - 1))
                 if end or at_end:
                     end = end or size
-                    yield Chunk(held, end, offset, borders.ends(held, end), end=offset + end)
+                    chunk = Chunk(held, end, offset, borders.ends(held, end), end=offset + end)
+                    held = b""  # the chunk alone has it, so that it goes when its records are made
+                    yield chunk
                     return
             chunk = Chunk(held, cut, offset, ends)
             if at_end and stream.damage is not None:
@@ -150,6 +152,7 @@ def chunks(
             elif not at_end and cut == 0:  # one line longer than the chunk: hold more of it, up to the limit
                 if wanted <= max_record_bytes:
                     wanted += request.batch_bytes
+                    del chunk  # or it would be in memory beside what it grows into
                     continue
                 chunk.data = b""
                 chunk.too_long, held = _drop_record(stream, held, borders)
