@@ -328,6 +328,8 @@ def receipts(out: Path) -> dict[str, set[int]]:
             {"clean__min_chars": 300},
             {
                 "clean",
+                "acquire.rejects",
+                "acquire.listed",
                 "holdout.draw",
                 "holdout.hashes",
                 "holdout.equal",

@@ -87,7 +87,8 @@ def _decode(data: bytes) -> Receipt | None:
     try:
         value = json.loads(data)
         receipt = msgspec.convert(value["receipt"], Receipt)
+        # half a surrogate pair is read, and cannot be written: a ValueError as well
+        body = msgspec.json.encode(receipt, order="deterministic")
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    body = msgspec.json.encode(receipt, order="deterministic")
     return receipt if value.get("checksum") == digest.checksum(body) else None

@@ -259,3 +259,17 @@ def test_a_job_is_complete_a_fresh_interpreter_elsewhere_does_it(
     fresh_interpreter.do(job, [tmp_path / "modules"])
     assert over.is_done(made)
     assert ran == []
+
+
+@pytest.mark.parametrize("field", ["digest", "counts"])
+def test_a_receipt_with_half_a_surrogate_pair_counts_as_none(tmp_path: Path, field: str) -> None:
+    """JSON can spell what UTF-8 cannot: a flipped bit in an escape is enough."""
+    store = Locations(str(tmp_path / "work"), str(tmp_path / "out")).open().work
+    receipt = receipts.Receipt("digest", "step", 1, "0", (), {"stages": "é"}, 0.5)
+    receipts.write(store, receipt)
+    name = receipts.name_of("step", "0")
+    assert receipts.read(store, [name]) == [receipt]
+    damaged = json.loads(store.read(name))
+    damaged["receipt"][field] = "\ud800" if field == "digest" else {"\ud800": 1}
+    store.write(name, json.dumps(damaged).encode())
+    assert receipts.read(store, [name]) == []

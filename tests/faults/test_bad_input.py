@@ -464,4 +464,4 @@ def test_where_nothing_is_left_the_message_names_the_file_that_shows_why(
     assert re.search(said, told)
     named = {name for name in ("examples.jsonl", "rejects.jsonl") if name in told}
     assert named == ({listed} if listed else set())
-    assert all((tmp_path / "out/.work" / name).stat().st_size for name in named)
+    assert all((tmp_path / "out/.work/acquire/listed" / name).stat().st_size for name in named)
