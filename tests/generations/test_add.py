@@ -399,7 +399,7 @@ def test_what_is_not_listed_is_no_part(copied: Path, tmp_path: Path, monkeypatch
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("until", ["clean", "end"])
+@pytest.mark.parametrize("until", ["clean", pytest.param("end", marks=pytest.mark.stress)])
 def test_an_unfinished_add_goes_on_with_corrected_settings(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str
 ) -> None:

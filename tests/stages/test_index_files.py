@@ -82,7 +82,7 @@ def test_texts_are_cut_by_their_bytes(sizes: list[int], one: list[int], other: l
     assert all(file["bounds"][-1] == len(file["frames"]) <= 64 for file in files)
 
 
-@pytest.mark.parametrize("verify", ["text", "signature", "none"])
+@pytest.mark.parametrize("verify", ["text", pytest.param("signature", marks=pytest.mark.stress), "none"])
 def test_workers_and_memory_do_not_show_in_an_index(tmp_path: Path, verify: str) -> None:
     write_corpus(tmp_path / "earlier", 2, 60, 3)
     write_corpus(tmp_path / "corpus", 3, 60, 3)
