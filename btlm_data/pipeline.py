@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,6 @@ from btlm_data.output_folder import OutputFolder
 from btlm_data.preparation import Inputs, Preparation, PreparedSet, PreparedSplit
 from btlm_data.recipe.models import Recipe, Run
 from btlm_data.records.batch import FILE_REASONS
-from btlm_data.records.reader import count_records
-from btlm_data.sources.base import SourceFile
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.prefetch import Prefetcher
 from btlm_data.splits import SPLITS
@@ -47,6 +45,7 @@ from btlm_data.stages import (
     emit_folder,
     file_ranges,
     holdout,
+    limits,
     members,
     pack,
     rejected,
@@ -55,7 +54,7 @@ from btlm_data.stages import (
 )
 from btlm_data.stages.stream import Stream, StreamSettings
 from btlm_data.storage import is_remote, lease, open_store
-from btlm_data.task import Artifact, Counts, Step
+from btlm_data.task import Artifact, Counts, Step, TaskResult
 from btlm_data.wording import counted
 
 
@@ -239,23 +238,25 @@ def _acquire(p: Preparation) -> None:
     p.clean_step = plan_clean(p.inputs, p.runner)
 
 
-def plan_clean(inputs: Inputs, runner: Runner) -> Step:
-    """The step `clean`. Where there are evaluation sets, it can be proved done only if their n-grams are."""
+def plan_clean(
+    inputs: Inputs, runner: Runner, count: Callable[[Step], Sequence[TaskResult]] | None = None
+) -> Step:
+    """The step `clean`. Where there are evaluation sets, it can be proved done only if their n-grams are. count: does the steps
+    that count the records for --limit, where the runner is not to.
+    """
     ngrams = None
     if inputs.evaluation:
         done = runner.proved(decontaminate.plan_ngrams(inputs.evaluation))
         ngrams = done["all"].outputs[0] if done else Artifact("", 0, "")
     settings = inputs.clean_settings(ngrams)
 
-    def count(file: SourceFile, most: int) -> tuple[int, int]:
-        with settings.fetcher.local_copy(file) as path:
-            return count_records(path, file, settings.options, most)
-
-    return clean.plan(
-        file_ranges.group(inputs.listing.files, settings.options, inputs.settings.source.limit, count),
-        settings,
-        ngrams,
-    )
+    limit = inputs.settings.source.limit
+    if limit is None:
+        chosen = [file_ranges.FileRange(file) for file in inputs.listing.files]
+    else:
+        counting = limits.CountSettings(settings.fetcher, settings.options)
+        chosen = limits.first_records(inputs.listing.files, limit, counting, count or runner.run)
+    return clean.plan(file_ranges.group(chosen, settings.options), settings, ngrams)
 
 
 def idle_runner(recipe: Recipe) -> Runner:
@@ -393,7 +394,7 @@ def _shuffle(p: Preparation) -> None:
     drawn |= {"test"} if p.settings.holdout.test_fraction > 0 and own == {"train"} else set()
     p.splits = tuple(split for split in SPLITS if split in own | drawn)
     num_bytes = sum(amount.bytes for (_, _, cell), amount in p.counts["clean"].cells.items() if cell == "out")
-    p.streams, p.scattered, p.mix = shuffle.run(
+    p.streams, p.scattered, p.mix, p.passed = shuffle.run(
         p.step,
         p.runner,
         p.blocks,
@@ -448,7 +449,8 @@ def _shard(p: Preparation) -> Mapping[str, Dataset]:
             split.files = files.get(split.sample_set.folder, [])
     datasets = finish.write(p)
     p.runner.discard_files("pack")
-    shuffle.discard_passed(p.runner)
+    for step_passed in p.passed:
+        p.runner.discard_files(step_passed.folder)
     dedupe.discard_passed(p.runner)
     p.runner.tidy(work_folder.FOLDERS)
     p.runner.stores.work.sweep()  # of workers that died

@@ -38,6 +38,7 @@ from btlm_data.stages import (
     emit,
     file_ranges,
     holdout,
+    limits,
     pack,
     rejected,
     shard,
@@ -115,7 +116,7 @@ def measure(recipe: Recipe) -> Plan:
     pipeline.warm_up(inputs.tokenizer)
     Fetcher.of(run, inputs.listing).check_room(inputs.listing.files)
     runner = pipeline.idle_runner(recipe)
-    cleaning = pipeline.plan_clean(inputs, runner)
+    cleaning = pipeline.plan_clean(inputs, runner, limits.count_here)
     done = len(runner.proved(cleaning))
     workload, sample = measure_workload(inputs, cleaning)
     steps = estimates(workload)

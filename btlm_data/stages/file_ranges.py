@@ -6,7 +6,7 @@ depends on names, sizes and --limit only, so that they are the same on every mac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from btlm_data.estimate import Estimate, Workload
@@ -56,20 +56,11 @@ class FileRange:
         return (self.stop or self.file.size) - self.start
 
 
-def group(
-    files: Sequence[SourceFile],
-    options: ReadOptions,
-    limit: int | None,
-    count: Callable[[SourceFile, int], tuple[int, int]],
-) -> list[list[FileRange]]:
-    """The ranges that each task reads, in source order.
-
-    limit: read only the first so many records of each split. count: (file, most) -> (records, the line after
-    the last one counted, or -1 for the whole file); asked only where there is a limit.
-    """
+def group(whole_files: Sequence[FileRange], options: ReadOptions) -> list[list[FileRange]]:
+    """The ranges that each task reads, in source order. whole_files: each from its beginning."""
     groups: list[list[FileRange]] = []
     small: list[FileRange] = []
-    for whole in _limited(files, limit, count):
+    for whole in whole_files:
         ranges = _cut(whole, options)
         is_small = len(ranges) == 1 and ranges[0].file.size < GROUP_BYTES
         fits = (
@@ -87,22 +78,6 @@ def group(
         else:
             groups += [[file_range] for file_range in ranges]
     return [*groups, small] if small else groups
-
-
-def _limited(
-    files: Sequence[SourceFile], limit: int | None, count: Callable[[SourceFile, int], tuple[int, int]]
-) -> Iterator[FileRange]:
-    left: dict[str, int] = {}
-    for file in files:
-        if limit is None:
-            yield FileRange(file)
-            continue
-        remaining = left.setdefault(file.split, limit)
-        if remaining == 0:
-            continue
-        num_records, end = count(file, remaining)
-        left[file.split] -= num_records
-        yield FileRange(file, max_line=end if end >= 0 else None)
 
 
 def _cut(whole: FileRange, options: ReadOptions) -> list[FileRange]:

@@ -79,11 +79,14 @@ class ScatteredGroup(NamedTuple):
 
 
 class Shuffled(NamedTuple):
-    """What the stage hands on. streams: the index of each by its name."""
+    """What the stage hands on. streams: the index of each by its name. passed: steps whose tokens a later pass has moved once
+    more: their files may go once the dataset is complete.
+    """
 
     streams: dict[str, StreamIndex]
     groups: list[ScatteredGroup]
     mix: MixFiles
+    passed: list[Step]
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -180,9 +183,11 @@ def run(
     scattering = plan_scatter(blocks, fates, mix, num_buckets, settings, moves)
     scattered = step(scattering)
     by_stream = _runs_of(scattering, scattered, settings, num_buckets)
+    passes = [scattering]
     for number in range(2, moves.passes + 1):
         merging = sorting.plan_merge(number, by_stream, settings, moves)
         by_stream = sorting.merged_runs(merging, step(merging), settings)
+        passes.append(merging)
     indices: dict[str, StreamIndex] = {}
     ordering = sorting.plan_sort(runner, by_stream, settings, num_buckets)
     buckets: dict[str, list[Bucket]] = {stream.name: [] for stream in settings.streams}
@@ -205,7 +210,7 @@ def run(
     for task, result in zip(scattering.tasks, scattered, strict=True):
         [records] = [file for file in result.outputs if file.name == task.outputs[0][1]]
         groups.append(ScatteredGroup(records, [number for number, *_ in task.args["blocks"]]))
-    return Shuffled(indices, groups, mix)
+    return Shuffled(indices, groups, mix, passes[:-1])
 
 
 def _borders(
@@ -240,16 +245,6 @@ def _phases_of(
                     before.documents + documents, before.tokens + tokens, before.asked
                 )
     return tuple(phases)
-
-
-def discard_passed(runner: Runner) -> None:
-    """Remove the tokens of all passes but the last: the dataset is complete."""
-    folders = {entry.name.split("/")[1] for entry in runner.stores.work.list("shuffle")}
-    passes = sorted(int(name.removeprefix("merge-")) for name in folders if name.startswith("merge-"))
-    if passes:
-        runner.discard_files("shuffle/scatter")
-    for number in passes[:-1]:
-        runner.discard_files(f"shuffle/merge-{number}")
 
 
 def _runs_of(

@@ -57,6 +57,11 @@ def test_moved_tokens_give_the_same_bytes(
         out = tmp_path / memory
         assert prepare(out, run__memory=memory, **options) == expected, memory
         folders |= {path.name for path in (out / ".work/receipts").iterdir() if "merge" in path.name}
+        left = {
+            path.name for path in (out / ".work/shuffle").iterdir() if path.is_dir() and any(path.iterdir())
+        }
+        assert "scatter" not in left, "tokens that were moved once more are removed with the dataset complete"
+        assert len([name for name in left if name.startswith("merge")]) == 1
     assert {"shuffle.merge-2", "shuffle.merge-3"} <= folders
     if options.get("shards__samples_per_file"):
         assert {"pack.merge-1", "pack.merge-2"} <= folders
