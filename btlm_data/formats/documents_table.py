@@ -21,6 +21,11 @@ from btlm_data.formats.parquet_footer import check_footer
 ROW_GROUP = 131_072  # rows in a group of a table that is written
 DOCUMENT_COLUMNS = ("stream_offset", "tokens", "file", "line", "offset", "source", "bytes", "chars")
 _NAMES = ("file", "source")
+# Numbers that ascend, or nearly; and sizes, whose high bytes are mostly 0.
+_ENCODINGS = {
+    "DELTA_BINARY_PACKED": ("stream_offset", "line", "offset"),
+    "BYTE_STREAM_SPLIT": ("tokens", "copies", "bytes", "chars"),
+}
 
 
 def write_options(schema: Any) -> dict[str, Any]:
@@ -30,11 +35,11 @@ def write_options(schema: Any) -> dict[str, Any]:
     names = [
         field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_dictionary(field.type)
     ]
-    numbers = [name for name in ("stream_offset", "line", "offset") if name in schema.names]
+    encodings = {name: encoding for encoding, columns in _ENCODINGS.items() for name in columns}
     return {
         "compression": "zstd",
         "use_dictionary": names,
-        "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+        "column_encoding": {name: encodings[name] for name in schema.names if name in encodings},
     }
 
 

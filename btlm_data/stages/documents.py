@@ -36,7 +36,7 @@ from btlm_data.storage import digest
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 5
+VERSION = 6
 _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
 
 

@@ -37,7 +37,7 @@ from btlm_data.stages.stream import StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 1
+VERSION = 2
 
 
 def estimate(workload: Workload) -> list[Estimate]:

@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,9 @@ from hypothesis import strategies as st
 from btlm_data.formats import dataset, text_columns
 from btlm_data.formats.columns import Columns
 from btlm_data.formats.columns import write as write_columns
+from btlm_data.formats.documents_table import write_options
 from btlm_data.records.fields import to_json, without
+from btlm_data.stages.documents import hashes
 from btlm_data.stages.emit_text import encode
 from btlm_data.storage import open_store
 from tests.stages.runs import prepare
@@ -80,6 +84,45 @@ def test_without_the_settings_the_columns_are_not_there(tmp_path: Path) -> None:
     names = pq.read_schema(out / "train" / dataset.DOCUMENTS).names
     assert "hash" in names
     assert not [name for name in names if name == "id" or name.startswith("fields.")]
+
+
+def test_a_document_takes_less_than_30_bytes(tmp_path: Path) -> None:
+    drawn, rows = np.random.default_rng(5), 60_000
+    chars = np.minimum(np.exp(drawn.normal(7.5, 1.4, rows)), 1e6).astype(np.uint32)
+    order = drawn.permutation(rows)  # as shuffled
+    table: dict[str, npt.NDArray[Any]] = {
+        "tokens": chars // 4,
+        "copies": np.where(drawn.random(rows) < 0.03, 2, 1).astype(np.uint32),
+        "line": (np.arange(rows) % 4000).astype(np.uint64)[order],
+        "offset": (np.cumsum(chars) % 30_000_000).astype(np.uint64)[order],
+        "bytes": chars + (chars // 1000).astype(np.uint32),
+        "chars": chars,
+    }
+    names = {
+        "file": [f"train/part-{number // 4000}.jsonl" for number in order],
+        "source": [f"source-{number}" for number in drawn.integers(0, 7, rows)],
+    }
+    columns = {
+        "stream_offset": np.cumsum(table["tokens"] + 1, dtype=np.uint64),
+        **table,
+        **{name: pa.array(values).dictionary_encode() for name, values in names.items()},
+        "hash": hashes(drawn.integers(0, 256, (rows, 16), np.uint8)),
+    }
+    made = pa.table(columns)
+    pq.write_table(made, tmp_path / "table", **write_options(made.schema))
+    assert (tmp_path / "table").stat().st_size < 30 * rows
+    assert pq.read_table(tmp_path / "table").equals(made)
+
+
+def test_sizes_of_documents_are_stored_byte_by_byte(tmp_path: Path) -> None:
+    out = prepared(tmp_path / "one", RECORDS)
+    for name in ("train/documents.parquet", "dropped.parquet"):
+        group = pq.ParquetFile(out / name).metadata.row_group(0)
+        encodings = {
+            (chunk := group.column(k)).path_in_schema: chunk.encodings for k in range(group.num_columns)
+        }
+        assert "BYTE_STREAM_SPLIT" in encodings["bytes"]
+        assert "DELTA_BINARY_PACKED" in encodings["offset"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
