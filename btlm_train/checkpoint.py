@@ -145,10 +145,15 @@ def save(
         raise as_output_error(error, final) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if keep is not None:
-        for old in own_steps(folder, state.run)[:-keep]:
-            _remove(old)
+    keep_newest(folder, state.run, keep)
     return final
+
+
+def keep_newest(folder: Path, run: str, keep: int | None) -> None:
+    """Remove all but the `keep` newest checkpoints of a run below `folder`; None keeps all."""
+    if keep is not None:
+        for old in own_steps(folder, run)[:-keep]:
+            _remove(old)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

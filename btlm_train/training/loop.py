@@ -113,6 +113,8 @@ def train(
             _seek(loader, trainer.data_state, own)
         last = _last_step(params, trainer.step, len(loader))
         if own and trainer.step >= last:
+            if world.rank == 0:  # killed after its last checkpoint, before older ones were removed
+                checkpoint.keep_newest(folder / "checkpoints", trainer.run, params.loop.keep)
             logger.info(
                 "This run is finished: its checkpoint is of step %d, and max_steps is %d. Nothing was "
                 "changed. "

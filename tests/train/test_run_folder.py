@@ -197,6 +197,28 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert everything(tmp_path) == before
 
 
+def test_a_run_killed_after_its_last_checkpoint_ends_with_as_many_as_asked(
+    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [EVERY_2, "runconfig.max_checkpoints=2"]
+    removed = checkpoint._remove
+
+    def killed(path: Path) -> None:
+        if (path.parent / "step_00000006").exists():
+            raise KeyboardInterrupt
+        removed(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(params, tmp_path, 6, *settings)
+    names = [path.name for path in checkpoint.list_steps(tmp_path / "checkpoints")]
+    assert names == ["step_00000002", "step_00000004", "step_00000006"]
+    trained(params, tmp_path, 6, *settings)
+    names = [path.name for path in checkpoint.list_steps(tmp_path / "checkpoints")]
+    assert names == ["step_00000004", "step_00000006"]
+
+
 def test_changed_optimizer_settings_are_said(
     params: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
