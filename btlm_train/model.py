@@ -420,7 +420,7 @@ def _flex_kernel(compiled: bool) -> Any:
     """FlexAttention, fused once per process and shape where it can be.
 
     Unfused it is right, but holds every score in memory. PyTorch falls back on that silently after 8 shapes
-    (lengths, batches, types); here it may see 64, and an error comes after them.
+    (lengths, batches, types); here it may see 512, and an error comes after them.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -430,10 +430,11 @@ def _flex_kernel(compiled: bool) -> Any:
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
-def allow_shapes(number: int = 64) -> None:
-    """Let the compiler keep so many versions of one function, for as many shapes."""
+def allow_shapes(number: int = 512) -> None:
+    """Let the compiler keep so many versions of one function: as many as there are shapes, for each layer."""
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, number)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * number)
 
 
 def _flex_attention(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, scale: float) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tests.gpu import numbers, runs, speed
+from tests.gpu import numbers, repeats, runs, speed
 
 CHECKS: dict[str, Callable[[Path, Path], bool]] = {
     "machine": speed.machine,
@@ -26,6 +26,8 @@ CHECKS: dict[str, Callable[[Path, Path], bool]] = {
     "attention": numbers.attention,
     "loss": numbers.loss,
     "runs": runs.resumed_and_compared,
+    "parts": repeats.parts,
+    "processes": repeats.processes,
     "sizes": speed.sizes,
     "attention speed": speed.attention,
     "speed": speed.speed,

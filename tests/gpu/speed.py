@@ -115,8 +115,7 @@ def speed(_data: Path, _out: Path) -> bool:
         (8192, 8, 2, True, False, 8),
         (2048, 32, 8, True, True, 8),
         (8192, 8, 2, True, True, 8),
-        (2048, 32, 4, False, True, 8),
-        (8192, 8, 1, False, True, 8),
+        (2048, 32, 3, False, True, 8),
     ):
         btlm_model.ALIGNMENT["cuda"] = alignment
         if compile_blocks and not compiled:
