@@ -69,9 +69,9 @@ stage2: $(VENV)/.train
 	$(BIN)/btlm-data run pipelines/stage2.yaml --source $(SOURCE)
 	$(BIN)/btlm-train run --params $(PARAMS2) --mode train --model-dir runs/stage2 --checkpoint runs/stage1 --set train_input.data_dir=runs/shards/msl8192/train
 
-# llama.cpp, on which exported GGUF files are tried, is built from source: some ten minutes, once.
+# Built from source, once: llama.cpp, on which exported GGUF files are tried (some ten minutes), and KenLM (one).
 $(VENV)/.stress: $(VENV)/.dev
-	$(PIP) llama-cpp-python
+	$(PIP) llama-cpp-python -e '.[perplexity]'
 	touch $@
 
 clean:

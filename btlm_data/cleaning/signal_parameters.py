@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import re
+import stat
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -13,6 +17,23 @@ from btlm_data.errors import ConfigError, install_command
 
 Kind = Literal["bool", "float64", "text", "uint32"]
 Values = npt.NDArray[Any] | list[str | None]
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+_TAKEN = {
+    *(
+        "id",
+        "source",
+        "file",
+        "line",
+        "offset",
+        "tokens",
+        "chars",
+        "bytes",
+        "copies",
+        "hash",
+        "stream_offset",
+    ),
+    *("forgotten", "split", "stage", "reason"),
+}
 
 
 class SignalParameters(BaseModel):
@@ -59,4 +80,29 @@ def package_version(package: str, signal: str, extra: str) -> str:
         raise ConfigError(
             f"annotate: {signal} needs the package {package}, which is not installed. "
             f"Install it with: {install_command(extra)}, or leave the signal out."
+        ) from None
+
+
+def column_name(name: str) -> str:
+    """A column's name, checked. Raises ValueError."""
+    if not _NAME.match(name):
+        raise ValueError(
+            f"{name[:80]!r} is no name of a column: write small letters, digits and _, a letter first"
+        )
+    if name in _TAKEN:
+        raise ValueError(f"documents.parquet has a column {name!r} already; name it otherwise")
+    return name
+
+
+def sha256_of_model(path: Path) -> str:
+    """The SHA-256 of a file that a signal names. Raises ConfigError if it cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"annotate: the model {path} is not a regular file. Name the model's file.")
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"annotate: the model {path} cannot be read ({error.strerror or error}). Correct the path, which is relative to "
+            "the current folder."
         ) from None

@@ -1,6 +1,7 @@
 """Signals of documents, kept beside them instead of dropping any: `annotate` in a recipe.
 
-    annotate: [gopher, repetition, c4, pii, language, {host: url}, {fasttext: quality.bin}, "my_signals:length"]
+    annotate: [gopher, repetition, c4, pii, language, {host: url}, {fasttext: quality.bin},
+               {perplexity: en.arpa.bin}, "my_signals:length"]
 
 Each signal is one or several columns of documents.parquet, of the text as cleaning left it; the same text has
 the same values in any process. docs/reselect.md describes each, with its sources.
@@ -21,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from btlm_data.cleaning import pii
 from btlm_data.cleaning.document import Documents
+from btlm_data.cleaning.perplexity import Perplexity
 from btlm_data.cleaning.signal_parameters import Kind, SignalParameters, Values, package_version
 from btlm_data.cleaning.signals_of_users import FastText, UserSignals
 from btlm_data.errors import ConfigError
@@ -188,6 +190,7 @@ KINDS: dict[str, type[SignalParameters]] = {
     "host": Host,
     "language": Language,
     "fasttext": FastText,
+    "perplexity": Perplexity,
     "function": UserSignals,
 }
 

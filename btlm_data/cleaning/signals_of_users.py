@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import stat
 import traceback
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -16,38 +13,17 @@ from pydantic import Field, field_validator, model_validator
 
 from btlm_data.cleaning.document import Document, Documents
 from btlm_data.cleaning.rules.user_function import UserFunction
-from btlm_data.cleaning.signal_parameters import Kind, SignalParameters, Values, package_version
+from btlm_data.cleaning.signal_parameters import (
+    Kind,
+    SignalParameters,
+    Values,
+    column_name,
+    package_version,
+    sha256_of_model,
+)
 from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
-_TAKEN = {
-    *(
-        "id",
-        "source",
-        "file",
-        "line",
-        "offset",
-        "tokens",
-        "chars",
-        "bytes",
-        "copies",
-        "hash",
-        "stream_offset",
-    ),
-    *("forgotten", "split", "stage", "reason"),
-}
 _KINDS: dict[str, Kind] = {"boolean": "bool", "number": "float64", "text": "text", "count": "uint32"}
-
-
-def _column(name: str) -> str:
-    """A column's name, checked. Raises ValueError."""
-    if not _NAME.match(name):
-        raise ValueError(
-            f"{name[:80]!r} is no name of a column: write small letters, digits and _, a letter first"
-        )
-    if name in _TAKEN:
-        raise ValueError(f"documents.parquet has a column {name!r} already; name it otherwise")
-    return name
 
 
 class FastText(SignalParameters):
@@ -65,7 +41,7 @@ class FastText(SignalParameters):
     @field_validator("name")
     @classmethod
     def _named(cls, name: str) -> str:
-        return _column(name)
+        return column_name(name)
 
     @property
     def columns(self) -> dict[str, Kind]:
@@ -78,7 +54,7 @@ class FastText(SignalParameters):
         """The package's version, the file's absolute path and its SHA-256."""
         version = package_version("fasttext-predict", "fasttext", "fasttext")
         path = Path(self.model).absolute()
-        resource = [version, str(path), _sha256_of(path)]
+        resource = [version, str(path), sha256_of_model(path)]
         labels, _ = _load(*resource).predict("", k=-1)
         if self.label is not None and labels and self.label not in labels:
             raise ConfigError(
@@ -112,25 +88,12 @@ class FastText(SignalParameters):
         ]
 
 
-def _sha256_of(path: Path) -> str:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError(f"annotate: the model {path} is not a regular file. Name the model's file.")
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(
-            f"annotate: the model {path} cannot be read ({error.strerror or error}). Correct the path, which is relative to "
-            "the current folder."
-        ) from None
-
-
 @lru_cache(maxsize=4)
 def _load(version: str, path: str, sha256: str) -> Any:
     """The model, once in a process. Raises DataError if it is another file by now, ConfigError if it is no model."""
     import fasttext
 
-    if _sha256_of(Path(path)) != sha256:
+    if sha256_of_model(Path(path)) != sha256:
         raise DataError(
             f"annotate: the model {path} has changed since the run was planned, or is another file. Every worker must see the "
             "same file; run the same command again."
@@ -161,7 +124,7 @@ class UserSignals(SignalParameters):
     @model_validator(mode="after")
     def _named(self) -> UserSignals:
         for name in self.kinds:
-            _column(name)
+            column_name(name)
         return self
 
     @property
@@ -195,7 +158,7 @@ class UserSignals(SignalParameters):
             document = documents.document(number, text, with_metadata=self.metadata)
             try:
                 answer = function(document)
-                for name, value in _by_column(answer, list(values)).items():
+                for name, value in _bycolumn_name(answer, list(values)).items():
                     values[name].append(_value(name, self.kinds[name], value))
             except BtlmError:
                 raise
@@ -222,7 +185,7 @@ class UserSignals(SignalParameters):
         )
 
 
-def _by_column(answer: Any, names: list[str]) -> Mapping[str, Any]:
+def _bycolumn_name(answer: Any, names: list[str]) -> Mapping[str, Any]:
     """What a function gave, by the names of its columns. Raises TypeError."""
     if not isinstance(answer, Mapping) and len(names) == 1:
         return {names[0]: answer}
