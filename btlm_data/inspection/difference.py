@@ -219,7 +219,10 @@ def _counts(left: Side, right: Side) -> Iterator[Amount]:
             ("samples", "samples"), ("documents", "documents"), ("tokens", "label_tokens"), ("tokens of the stream", "stream_tokens")
         ):  # fmt: skip
             yield Amount(f"{split}: {name}", *(_sum(side, split, field) for side in (left, right)))
-    for stage in ("acquire", "clean", "dedupe", "holdout"):
+        yield Amount(
+            f"{split}: label positions masked (forgotten)", *(_masked(side, split) for side in (left, right))
+        )
+    for stage in ("acquire", "clean", "dedupe", "holdout", "shuffle"):
         reasons: dict[str, list[int]] = {}
         for k, side in enumerate((left, right)):
             for row in (row for dataset in side.datasets for row in dataset.rows(stage)):
@@ -227,6 +230,12 @@ def _counts(left: Side, right: Side) -> Iterator[Amount]:
                     reasons.setdefault(reason, [0, 0])[k] += amounts.documents
         for reason, pair in sorted(reasons.items()):
             yield Amount(f"dropped in {stage}: {reason.replace('_', ' ')}", *pair)
+
+
+def _masked(side: Side, split: str) -> int:
+    """Label positions of forgotten documents, which have lost their loss."""
+    rows = (row for dataset in side.datasets for row in dataset.rows("forget") if row.split == split)
+    return sum(amounts.tokens for row in rows for amounts in row.dropped.values())
 
 
 def _sum(side: Side, split: str, field: str) -> int | None:

@@ -93,6 +93,8 @@ def _sections(report: Report, limits: _Limits) -> Iterator[tuple[str, Renderable
         yield f"Sources of {split}, by tokens", _sources(report, split, limits.sources)
     if report.ledger:
         yield "Documents, stage by stage", _stages(report, limits.reasons)
+        if report.masked:
+            yield "Forgotten documents", masked(report)
     if report.identity is not None and report.identity.left_out:
         yield "Files of the source that were not read", _not_read(report, limits.chars)
     split = next((name for name, lengths in report.lengths.items() if lengths.tokens), None)
@@ -107,6 +109,11 @@ def _sections(report: Report, limits: _Limits) -> Iterator[tuple[str, Renderable
             "",
             Text("More: --full; --sample N, a sample and its documents; --json", "dim"),
         )
+
+
+def masked(report: Report) -> RenderableType:
+    """What was masked of documents that were forgotten."""
+    return Text(f"{counted(report.masked, 'label position')} masked; forgotten.json has the certificates")
 
 
 def _splits(report: Report) -> RenderableType:

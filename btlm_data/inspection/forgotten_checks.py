@@ -14,6 +14,7 @@ from btlm_data.inspection.check import Check, Report, tell_problems
 from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.scan import Job, Scan
 from btlm_data.lineage.masks import Masks
+from btlm_data.wording import counted
 
 
 def check_forgotten(
@@ -48,10 +49,14 @@ def check_forgotten(
         problems += _account_problems(manifest, chain, split, mask)
     count = sum(len(certificate.documents) for certificate in chain.masking)
     masked = sum(mask.num_labels for mask in masks.values())
-    detail = f"{count:,} documents are masked, {masked:,} label positions, as {len(chain.certificates)} certificates say"
+    certified = len(chain.certificates)
+    detail = (
+        f"masked: {counted(count, 'document')}, {counted(masked, 'label position')}, as "
+        f"{counted(certified, 'certificate')} {'says' if certified == 1 else 'say'}"
+    )
     removed = sum(len(c.documents) for c in chain.certificates if c.how == "remove")
     if removed:
-        detail += f"; {removed:,} were removed"
+        detail += f"; removed: {counted(removed, 'document')}"
     tell_problems(tell, "forgotten", problems, detail)
 
 

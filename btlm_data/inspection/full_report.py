@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console, Group, RenderableType
 
 from btlm_data.inspection.figures import counted, estimate, number, percent, size
-from btlm_data.inspection.first_screen import headline, reasons
+from btlm_data.inspection.first_screen import headline, masked, reasons
 from btlm_data.inspection.parts import Cells, Text, bar, indented, table
 from btlm_data.inspection.report import Bar, DocumentPart, Report, Sample, Segment
 
@@ -52,6 +52,7 @@ def _sections(report: Report) -> Iterable[tuple[str, RenderableType | None]]:
     yield "Splits", _splits(report)
     yield "Sources", _sources(report)
     yield "Documents, stage by stage", _ledger(report)
+    yield "Forgotten documents", masked(report) if report.masked else None
     yield "Duplicates", _duplicates(report)
     yield "Lengths of documents, in tokens", _lengths(report)
     yield "Tokens", _tokens(report)

@@ -396,6 +396,12 @@ class Report(msgspec.Struct, frozen=True):
     verdicts: list[Verdict]
     unknown: list[str]
 
+    @property
+    def masked(self) -> int:
+        """Label positions of forgotten documents, which have lost their loss."""
+        stages = (stage for stage in self.ledger if stage.stage == "forget")
+        return sum(amounts.tokens for stage in stages for amounts in stage.dropped.values())
+
 
 class SetsReport(msgspec.Struct, frozen=True):
     """A folder of several sets: a report for each."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.generations import Generation
 from btlm_data.formats.guarded import reading, require_regular
-from btlm_data.formats.ledger import STAGES, Amounts
+from btlm_data.formats.ledger import Amounts, Stage
 from btlm_data.inspection import examples, lookup, report
 from btlm_data.inspection.document_measures import (
     MAX_RANKED,
@@ -318,7 +318,7 @@ def _with_shares(amounts: Sequence[tuple[str, Amount]]) -> list[report.Source]:
 def _stages(manifest: Dataset) -> list[report.Stage]:
     """What each stage received, dropped and handed on, over all splits and sources."""
     stages = []
-    for stage in STAGES:
+    for stage in get_args(Stage):
         rows = manifest.rows(stage)
         if not rows:
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundSpan
+from btlm_data.wording import counted
 
 if TYPE_CHECKING:  # what changes a dataset is not loaded to show an answer
     from btlm_data.lineage.forget import Outcome
@@ -130,9 +131,11 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
     if outcome.certificate is None:
         return
     if outcome.how == "mask":
-        yield f"{outcome.documents:,} documents are masked: {outcome.masked:,} label positions in {outcome.shards:,} shards."
+        places = f"{counted(outcome.masked, 'label position')} in {counted(outcome.shards, 'shard')}"
+        yield f"Masked {counted(outcome.documents, 'document')}: {places}."
     else:
-        yield f"{outcome.documents:,} documents are removed; {outcome.shards:,} shards were written again or are gone."
+        changed = counted(outcome.shards, "shard")
+        yield f"Removed {counted(outcome.documents, 'document')}; written again or gone: {changed}."
     for seen in outcome.seen_by:
         first = f", first at step {seen.first_steps[0]:,}" if seen.first_steps else ""
         to_come = (
@@ -140,7 +143,7 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
             if outcome.how == "mask"
             else "it cannot continue on this dataset, whose samples are others now"
         )
-        yield f"{seen.run} had seen them at {seen.steps_seen:,} steps{first}; {to_come}."
+        yield f"{seen.run} had seen them at {counted(seen.steps_seen, 'step')}{first}; {to_come}."
     if outcome.text_index:
         yield f"The text index is removed. Make it again with `btlm-data index {path}`."
     yield "Their text is still in:"

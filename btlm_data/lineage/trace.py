@@ -295,13 +295,16 @@ class _Tracer:
         return of_set.tokenizer.decode(kept)[:TEXT_CHARS]
 
     def _nothing(self, query: Query) -> str:
-        asked = forgotten.question(query.kind, query.value)
+        asked, others = forgotten.question(query.kind, query.value), 0
         for of_set in self.sets:
             for certificate in forgotten.read(of_set.root).certificates:
-                if asked in certificate.asked:
+                if asked in certificate.asked or (
+                    query.kind == "hash" and any(each.hash == query.value for each in certificate.documents)
+                ):
                     return (
                         f"it was forgotten: {forgotten.FILE_NAME} has the certificate of {certificate.when}"
                     )
+                others += len(certificate.documents)
         where = " or ".join(dict.fromkeys(of_set.name or "the dataset" for of_set in self.sets))
         if query.kind == "ngrams":
             return f"no document of {where} has 13 words in a row in common with it"
@@ -310,9 +313,14 @@ class _Tracer:
         if query.kind in ("id", "url") and not self._has_column(query.kind):
             kept = "source.id_field" if query.kind == "id" else "source.keep_fields: [url]"
             return f"the dataset keeps no {query.kind} of its documents; prepare it with {kept}"
-        return (
-            f"{where} was not made from it: it is in no split, among no dropped documents, and in no rejects"
-        )
+        nowhere = "it is in no split, among no dropped documents, and in no rejects"
+        if others:
+            named = "document was" if others == 1 else "documents were"
+            return (
+                f"{nowhere} of {where}, from which {others:,} {named} forgotten: {forgotten.FILE_NAME} names those "
+                "by the hash of their text alone (`--hash` asks for it)"
+            )
+        return f"{where} was not made from it: {nowhere}"
 
     def _has_column(self, kind: str) -> bool:
         columns = [

@@ -147,6 +147,35 @@ def test_documents_are_named_by_an_expression(tmp_path: Path) -> None:
         forget(root, [make("where", "token > 60")])
 
 
+def test_what_was_forgotten_is_said_by_other_commands(tmp_path: Path) -> None:
+    root = prepared(tmp_path / "one", records(60, 5), seq_len=32).root
+    shutil.copytree(root, tmp_path / "before", ignore=shutil.ignore_patterns(".work"))
+    [found] = trace(root, [make("id", "doc-3")])[0].documents
+    assert found.hash is not None
+    told = CliRunner().invoke(
+        cli, ["forget", str(root), "--where", f"id = 'doc-3' AND tokens = {found.tokens}"]
+    )
+    assert told.output.startswith("Masked 1 document: "), told.output
+    by_hash, by_id = trace(root, [make("hash", found.hash), make("id", "doc-3")])
+    assert [document.forgotten for document in by_hash.documents] == [True]
+    assert "1 document was forgotten" in (by_id.note or "")
+    forget(root, [make("id", "doc-8")], how="remove")
+    by_hash, by_id = trace(root, [make("hash", found.hash), make("id", "doc-8")])
+    assert "it was forgotten" in (by_hash.note or "")
+    assert "it was forgotten" in (by_id.note or "")
+    masked = tmp_path / "masked"
+    shutil.copytree(tmp_path / "before", masked)
+    positions = forget(masked, [make("id", "doc-3")]).masked
+    said = CliRunner().invoke(cli, ["inspect", str(masked)]).output
+    assert f"{positions:,} label positions masked" in said
+    said = CliRunner().invoke(cli, ["diff", str(tmp_path / "before"), str(masked)]).output
+    [line] = [line for line in said.splitlines() if "masked (forgotten)" in line]
+    assert line.split()[-2:] == ["0", str(positions)]
+    said = CliRunner().invoke(cli, ["diff", str(masked), str(root)]).output
+    [line] = [line for line in said.splitlines() if "dropped in shuffle: forgotten" in line]
+    assert line.split()[-2:] == ["0", "2"]
+
+
 def test_what_is_not_masked_as_certified_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_set, _ = made(tmp_path, "sample", monkeypatch)
     root, view = of_set.root, of_set.splits["train"]
@@ -282,7 +311,7 @@ def test_several_sets_and_what_is_refused(tmp_path: Path) -> None:
     assert any("source" in place for place in value["still_held"])
     assert faults(root) == []
     told = CliRunner().invoke(cli, ["forget", str(root), "--id", "doc-4"]).output
-    assert "2 documents are masked" in told
+    assert "Masked 2 documents: " in told
     assert faults(root) == []
 
 
