@@ -146,6 +146,7 @@ MAY_IMPORT = {
         "lineage.masks",
         "lineage.overlap",
         "lineage.split_view",
+        "lineage.key_index",
         "lineage.text_index",
         "terminal",
         "records",

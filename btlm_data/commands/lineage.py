@@ -130,30 +130,44 @@ def trace(
 
 @click.command(cls=entry.Command)
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--only", type=click.Choice(["keys", "text"]), help="Make this one only. Default: both.")
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
-def index(path: Path, as_json: bool) -> None:
-    """Make a text index of a prepared dataset, so that passages are found without reading every shard.
+def index(path: Path, only: Literal["keys", "text"] | None, as_json: bool) -> None:
+    """Make indexes of a prepared dataset, so that documents are found without reading whole tables, and passages
+    without reading every shard.
 
-    Written to .text-index beside the shards of each set; about a byte for each token. `trace --text` and `forget --text` use
-    it for passages of 15 words or more, and `trace --ngrams-of` needs it. A dataset that changes (`forget`, `add`) leaves it
-    stale or without one: run this again. Remove the folder to be rid of it.
+    Written beside the shards of each set: .key-index, 10 to 17 bytes for each document, by which `trace` and `forget` look up
+    ids, URLs, hashes, and places in the source; .text-index, about a byte for each token, for --text of 15 words or more and
+    `trace --ngrams-of`. A dataset that changes (`forget`, `add`) leaves them stale or without any: run this again. Remove the
+    folders to be rid of them.
 
     \b
     btlm-data index shards/
+    btlm-data index shards/ --only keys
     btlm-data trace shards/ --ngrams-of evaluation.jsonl
     """
     shared.load_kernels()
     from msgspec import to_builtins
 
-    from btlm_data.lineage import text_index
+    from btlm_data.lineage import key_index, text_index
 
-    made = text_index.make(shared.dataset(path))
+    root = shared.dataset(path)
+    makers = {
+        "keys": (key_index.make, "key index", "keys"),
+        "text": (text_index.make, "text index", "n-grams"),
+    }
+    result = {}
+    for kind, (make, name, unit) in makers.items():
+        if only not in (None, kind):
+            continue
+        made = make(root)
+        result[kind] = to_builtins(made)
+        if not as_json:
+            count = counted(made.made, name, f"{name}es") if made.made else f"No {name}"
+            present = f" ({made.present:,} there already)" if made.present else ""
+            terminal.echo(f"{count} made{present}: {made.entries:,} {unit}, {amount(made.bytes, 'B')}.")
     if as_json:
-        terminal.echo(terminal.to_json(to_builtins(made)))
-        return
-    sets = counted(made.made, "text index", "text indexes") if made.made else "No text index"
-    present = f" ({made.present:,} there already)" if made.present else ""
-    terminal.echo(f"{sets} made{present}: {made.entries:,} n-grams, {amount(made.bytes, 'B')}.")
+        terminal.echo(terminal.to_json(result))
 
 
 @click.command(cls=entry.Command)

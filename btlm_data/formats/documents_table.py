@@ -165,8 +165,11 @@ class DocumentTable:
             table.validate(full=True)
             return table
 
-    def matching(self, wanted: Mapping[str, Collection[Any]]) -> list[int]:
-        """Rows whose value in every named column is one of those wanted, in order.
+    def matching(
+        self, wanted: Mapping[str, Collection[Any]], groups: Sequence[int] | None = None
+    ) -> list[int]:
+        """Rows whose value in every named column is one of those wanted, in order. groups: only of these row groups, which
+        ascend.
 
         Row groups whose statistics rule that out are not read. Raises DataError if a column is of another
         type.
@@ -175,7 +178,7 @@ class DocumentTable:
         import pyarrow.compute as pc
 
         rows: list[int] = []
-        for group in range(self.num_groups):
+        for group in range(self.num_groups) if groups is None else groups:
             if not all(self._may_hold(group, name, values) for name, values in wanted.items()):
                 continue
             with reading(self.path):

@@ -1,32 +1,29 @@
-"""Check that the text index beside a set is as it was written."""
+"""Check that the indexes beside a set are as they were written."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from btlm_data.formats import text_index
+from btlm_data.formats import key_index, text_index
 from btlm_data.inspection.check import Check, Report
 
 
-def check_text_index(root: Path, checksum: str, tell: Report) -> None:
-    """One check: every byte of the index, and that it is of this dataset.json (which has that checksum); no check where there
-    is none.
+def check_indexes(root: Path, checksum: str, tell: Report) -> None:
+    """A check for each index, of keys and of text: every byte of it, and that it is of this dataset.json (which has that
+    checksum); no check where there is none.
     """
-    if not os.path.lexists(root / text_index.FOLDER):
-        return
-    from btlm_data.lineage.text_index import check
+    from btlm_data.lineage.key_index import check as check_keys
+    from btlm_data.lineage.text_index import check as check_text
 
-    problem, detail = check(root, checksum)
-    if problem is not None:
-        tell(
-            Check(
-                "text index",
-                False,
-                "it is damaged; remove the folder, and run `btlm-data index` again",
-                problem,
-            )
-        )
-    else:
-        is_stale = detail.startswith("stale")
-        tell(Check("text index", None if is_stale else True, detail))
+    kinds = (("key index", key_index.FOLDER, check_keys), ("text index", text_index.FOLDER, check_text))
+    for name, folder, check in kinds:
+        if not os.path.lexists(root / folder):
+            continue
+        problem, detail = check(root, checksum)
+        if problem is not None:
+            repair = "it is damaged; remove the folder, and run `btlm-data index` again"
+            tell(Check(name, False, repair, problem))
+        else:
+            is_stale = detail.startswith("stale")
+            tell(Check(name, None if is_stale else True, detail))

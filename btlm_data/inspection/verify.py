@@ -23,7 +23,7 @@ from btlm_data.inspection.duplicates import check_removals
 from btlm_data.inspection.file_checks import check_checksums, check_files, check_pages
 from btlm_data.inspection.forgotten_checks import check_forgotten
 from btlm_data.inspection.generation_checks import check_generations_disjoint, check_listed
-from btlm_data.inspection.index_checks import check_text_index
+from btlm_data.inspection.index_checks import check_indexes
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.scan import plan_jobs, scan_all
 from btlm_data.inspection.shard_checks import check_shards
@@ -206,7 +206,7 @@ def _verify_set(opened: Opened, report: Report, prefix: str, source: Path | None
         return
     check_streams(opened, manifest, jobs, scans, tell)
     check_forgotten(opened, manifest, jobs, scans, tell)
-    check_text_index(opened.root, manifest.checksum, tell)
+    check_indexes(opened.root, manifest.checksum, tell)
     check_ledger(manifest, tell)
     check_mix(tell, manifest, opened.root)
     tables = [(split, [(split, opened.documents_path(split))]) for split in manifest.splits]

@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from btlm_data.errors import BtlmError, DataError, InputError, OutputError, SafetyStop
-from btlm_data.formats import dataset, forgotten, generations, pages, provenance, text_index
-from btlm_data.formats.dataset import FILE_NAME, SetList, StoredFile
+from btlm_data.formats import dataset, forgotten, generations, key_index, pages, provenance, text_index
+from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, SetList, StoredFile
 from btlm_data.formats.forgotten import (
     Certificate,
     ChangedShard,
@@ -34,6 +34,7 @@ from btlm_data.formats.forgotten import (
 )
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
+from btlm_data.lineage.key_index import groups_by_key
 from btlm_data.lineage.masking import mask
 from btlm_data.lineage.passages import find_passages, passage_of
 from btlm_data.lineage.queries import Query
@@ -68,8 +69,8 @@ FEW = 10  # documents: fewer are not
 class Outcome:
     """What was done. documents: taken out, over all sets; masked: label positions; nothing: questions that no
     document answers (in words); done: those that an earlier certificate answers; certificate: where it is;
-    pages: those beside the dataset that were about the old one, and are gone; text_index: whether there was one,
-    which is gone.
+    pages: those beside the dataset that were about the old one, and are gone; indexes: whether there were any of
+    keys or text, which are gone.
     """
 
     how: How = "mask"
@@ -82,7 +83,7 @@ class Outcome:
     seen_by: list[SeenBy] = field(default_factory=list)
     certificate: Path | None = None
     pages: list[str] = field(default_factory=list)
-    text_index: bool = False
+    indexes: bool = False
 
 
 @dataclass
@@ -187,7 +188,9 @@ def _forget(
         for name in pages.PAGES
         if is_ours(folder / name)
     ]
-    outcome.text_index = any((of_set.root / text_index.FOLDER).exists() for of_set in sets)
+    outcome.indexes = any(
+        (of_set.root / folder).exists() for of_set in sets for folder in (key_index.FOLDER, text_index.FOLDER)
+    )
     opened = [(str(run), open_run(run)) for run in runs]
     copy(root, staging)
     changed = {plan.of_set.generation for plan in plans if plan.extents}
@@ -225,8 +228,9 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
     for of_set in sets:
         plan = _Plan(of_set)
         extents: dict[str, dict[int, Extent]] = {}
+        groups_of = groups_by_key(of_set)
         for name, view in of_set.splits.items():
-            for document, numbers in search.in_table(view.table, wanted):
+            for document, numbers in search.in_table(view.table, wanted, f"{name}/{DOCUMENTS}", groups_of):
                 if not document.get("forgotten"):
                     extent = Extent(document["row"], document["stream_offset"], document["tokens"])
                     extents.setdefault(name, {})[extent.row] = extent

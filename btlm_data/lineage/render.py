@@ -144,8 +144,8 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
             else "it cannot continue on this dataset, whose samples are others now"
         )
         yield f"{seen.run} had seen them at {counted(seen.steps_seen, 'step')}{first}; {to_come}."
-    if outcome.text_index:
-        yield f"The text index is removed. Make it again with `btlm-data index {path}`."
+    if outcome.indexes:
+        yield f"The index is removed. Make it again with `btlm-data index {path}`."
     yield "Their text is still in:"
     yield from (f"  {location}" for location in outcome.still_held)
     yield f"Certificate: {outcome.certificate}. Next: `btlm-data verify {path}`, and sign it again if it was signed."

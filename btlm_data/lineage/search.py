@@ -5,17 +5,36 @@ share one pass.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from btlm_data.formats import key_index
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading, require_regular
 from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.queries import Query
 
 _URLS = ("url", "uri", "warc-target-uri")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Keys of one kind. wanted: values by column, as DocumentTable.matching takes them; hashes: (n,) uint64, of the keys
+    (formats/key_index.py).
+    """
+
+    kind: key_index.Kind
+    wanted: Mapping[str, set[Any]]
+    hashes: npt.NDArray[np.uint64]
+
+
+# Row groups of a table that can have what is looked for; None: all.
+GroupsOf = Callable[[str, Search], list[int] | None]
 
 
 @dataclass
@@ -47,17 +66,23 @@ class Wanted:
                 wanted.lines.setdefault(query.file_and_line, []).append(number)
         return wanted
 
-    def searches(self, columns: Sequence[str]) -> Iterator[dict[str, set[Any]]]:
-        """What to look for in a table with these columns (DocumentTable.matching)."""
+    def searches(self, columns: Sequence[str]) -> Iterator[Search]:
+        """What to look for in a table with these columns."""
         if self.ids and "id" in columns:
-            yield {"id": set(self.ids)}
+            yield Search("id", {"id": set(self.ids)}, _of_texts(self.ids))
         if self.urls:
-            yield from ({column: set(self.urls)} for column in url_columns(columns))
+            hashes = _of_texts(self.urls)
+            yield from (Search("url", {column: set(self.urls)}, hashes) for column in url_columns(columns))
         if self.hashes and "hash" in columns:
-            yield {"hash": set(self.hashes)}
-        for pairs, name in ((self.offsets, "offset"), (self.lines, "line")):
-            if pairs:
-                yield {"file": {file for file, _ in pairs}, name: {number for _, number in pairs}}
+            hashes = np.array([key_index.of_digest(digest) for digest in self.hashes], np.uint64)
+            yield Search("hash", {"hash": set(self.hashes)}, hashes)
+        kinds: tuple[tuple[dict[tuple[str, int], list[int]], Literal["offset", "line"]], ...]
+        kinds = ((self.offsets, "offset"), (self.lines, "line"))
+        for wanted, kind in kinds:
+            if wanted:
+                files, numbers = zip(*wanted, strict=True)
+                hashes = key_index.pairs(_of_texts(files), np.array(numbers, np.uint64))
+                yield Search(kind, {"file": set(files), kind: set(numbers)}, hashes)
 
     def answered_by(self, document: Mapping[str, Any]) -> list[int]:
         """The questions that a document of a table answers."""
@@ -85,11 +110,23 @@ def document_name(document: Mapping[str, Any]) -> str:
     return own if own is not None else f"{document['file']}#{document['offset']}"
 
 
-def in_table(table: DocumentTable, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]]]:
-    """(document, questions it answers) of a table, in its order."""
-    rows = sorted({row for search in wanted.searches(table.columns) for row in table.matching(search)})
-    candidates = [(document, wanted.answered_by(document)) for document in table.described(rows)]
+def in_table(
+    table: DocumentTable, wanted: Wanted, name: str, groups_of: GroupsOf
+) -> list[tuple[dict[str, Any], list[int]]]:
+    """(document, questions it answers) of a table, in its order. name: of the table in the set's folder."""
+    rows: set[int] = set()
+    for search in wanted.searches(table.columns):
+        rows.update(table.matching(search.wanted, groups_of(name, search)))
+    candidates = [(document, wanted.answered_by(document)) for document in table.described(sorted(rows))]
     return [(document, numbers) for document, numbers in candidates if numbers]
+
+
+def everywhere(name: str, search: Search) -> None:
+    """Without a key index: every row group can have it."""
+
+
+def _of_texts(values: Iterable[str]) -> npt.NDArray[np.uint64]:
+    return np.array([key_index.of_text(value) for value in values], np.uint64)
 
 
 def rejected(root: Path, wanted: Wanted) -> list[tuple[dict[str, Any], list[int]]]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from btlm_data.formats import dataset, forgotten, generations, pages, provenance, text_index
+from btlm_data.formats import dataset, forgotten, generations, key_index, pages, provenance, text_index
 from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList
 from btlm_data.formats.guarded import require_no_link
 from btlm_data.lineage.datasets import SetView
 
 WORK_FOLDER = ".work"
-_TEXT_INDEX = (text_index.FOLDER, text_index.WORK_FOLDER)  # beside each set
+_INDEXES = (key_index.FOLDER, key_index.WORK_FOLDER, text_index.FOLDER, text_index.WORK_FOLDER)  # of a set
 _NOT_COPIED = (WORK_FOLDER, generations.INDEX_FOLDER, generations.INDEX_WORK_FOLDER)
 SIGNATURES = tuple(
     f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME, generations.FILE_NAME)
@@ -38,14 +38,14 @@ def require_no_links(root: Path, sets: Sequence[SetView]) -> None:
 
 def copy(root: Path, staging: Path) -> None:
     """The dataset's folder once more: every file a link to the same bytes, but without work folders, the indexes
-    of deduplication and of text, signatures and pages.
+    of deduplication, keys and text, signatures and pages.
     """
     generation_folders = [Path(entry.folder) for entry in generations.listed(root)] or [Path()]
     for folder, folders, names in os.walk(root):
         relative = Path(folder).relative_to(root)
         if relative in generation_folders:
             folders[:] = [name for name in folders if name not in _NOT_COPIED]
-        folders[:] = [name for name in folders if name not in _TEXT_INDEX]
+        folders[:] = [name for name in folders if name not in _INDEXES]
         (staging / relative).mkdir(parents=True)
         shutil.copystat(folder, staging / relative)
         linked = [

@@ -6,9 +6,7 @@ reading everything finds.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -20,7 +18,6 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats import columns, text_index
-from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.text_index import (
     FOLDER,
     WORK_FOLDER,
@@ -30,20 +27,20 @@ from btlm_data.formats.text_index import (
     part_name,
 )
 from btlm_data.kernels import normalisation, token_text, word_samples
-from btlm_data.lineage.datasets import SetView, open_dataset
+from btlm_data.lineage import index_folder
+from btlm_data.lineage.datasets import SetView
+from btlm_data.lineage.hash_parts import PART_ENTRIES, HashParts, bits_of, part_bits
+from btlm_data.lineage.index_folder import IndexKind, Made
 from btlm_data.lineage.restream import stream_of
 from btlm_data.lineage.split_view import SplitView
-from btlm_data.lineage.staging import lock_of
 from btlm_data.lineage.threads import in_threads
 from btlm_data.storage import Store, open_store
-from btlm_data.storage.lease import hold
 from btlm_data.task import Artifact
 
 SERVED_WORDS = word_samples.SERVED_WORDS
 _BLOCK_TOKENS = 1 << 21  # of documents that are sampled at once: about 60 MB
 _THREADS = 8
-_PART_ENTRIES = 1 << 23  # sorted at once: about 300 MB
-_BUFFERED = 1 << 28  # bytes of entries that wait to be written
+_PART_ENTRIES = PART_ENTRIES
 _ENTRIES_A_TOKEN = 0.22  # of English text: 2 in 7 of the words
 _ENTRY = np.dtype([("hash", "<u8"), ("document", "<u4")])
 _MOST_DOCUMENTS = 2**32
@@ -54,58 +51,18 @@ UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Made:
-    """What was done. made, present: sets whose index was made, or was there already."""
-
-    made: int
-    present: int
-    entries: int
-    bytes: int
-
-
 # Making it --------------------------------------------------------------------------------------------------
 
 
 def make(path: Path) -> Made:
-    """Make the text index of every set of a dataset that has none of its dataset.json. A call that is killed leaves no
-    index, and what it left is removed by the next.
-
-    Raises DataError if the dataset is not whole, ConfigError if its tokenizer is not on this machine, OutputError if
-    the disk is full.
+    """Make the text index of every set of a dataset that has none of its dataset.json (index_folder.py). Raises ConfigError
+    if its tokenizer is not on this machine, and what index_folder.make raises.
     """
-    leave_pandas_out()
-    sets = open_dataset(path)
-    root = (sets[0].root if not sets[0].name else sets[0].root.parent).absolute()
-    with hold(open_store(root.parent), lock_of(root), f"The dataset {root} is", option="folder"):
-        made = [_make(of_set) for of_set in sets if not _is_current(of_set)]
-    indexes = [text_index.read(of_set.root) for of_set in sets]
-    present = [index for index in indexes if index is not None]
-    return Made(
-        len(made),
-        len(present) - len(made),
-        sum(index.entries for index in present),
-        sum(index.bytes for index in present),
-    )
+    return index_folder.make(path, IndexKind(FOLDER, WORK_FOLDER, text_index.read, _build))
 
 
-def _is_current(of_set: SetView) -> bool:
-    try:
-        index = text_index.read(of_set.root)
-    except DataError:  # made again
-        return False
-    return index is not None and index.dataset == of_set.manifest.checksum
-
-
-def _make(of_set: SetView) -> TextIndexFile:
-    """The index of one set, made beside its place and moved there."""
-    work, place = of_set.root / WORK_FOLDER, of_set.root / FOLDER
-    for folder in (work, place):
-        if folder.is_symlink() or folder.is_file():
-            raise InputError(f"{folder} is in the way: it is not a folder that btlm-data made. Remove it.")
-        if folder.exists():
-            shutil.rmtree(folder)
-    work.mkdir()
+def _build(of_set: SetView, work: Path) -> None:
+    """The index of one set, in an empty folder."""
     splits = [IndexedSplit(name, view.table.num_rows) for name, view in of_set.splits.items()]
     documents = sum(split.documents for split in splits)
     if documents > _MOST_DOCUMENTS:
@@ -113,15 +70,15 @@ def _make(of_set: SetView) -> TextIndexFile:
             f"{of_set.root} has {documents:,} documents; an index has room for {_MOST_DOCUMENTS:,}."
         )
     tokens = sum(view.entry.stream_tokens for view in of_set.splits.values())
-    bits = min(12, max(0, (int(tokens * _ENTRIES_A_TOKEN) // _PART_ENTRIES).bit_length()))
-    buckets = _Buckets(work, bits)
+    bits = part_bits(int(tokens * _ENTRIES_A_TOKEN), _PART_ENTRIES)
+    unsorted = HashParts(work, bits, _ENTRY)
     base = 0
     for split, view in zip(splits, of_set.splits.values(), strict=True):
         for entries in _entries(of_set, view, base, work):
-            buckets.add(entries)
+            unsorted.add(entries)
         base += split.documents
     store = open_store(work)
-    parts = [_sorted_part(store, number, buckets.taken(number)) for number in range(1 << bits)]
+    parts = [_sorted_part(store, number, unsorted.taken(number)) for number in range(1 << bits)]
     value = TextIndexFile(
         dataset=of_set.manifest.checksum,
         words=word_samples.WORDS,
@@ -130,8 +87,6 @@ def _make(of_set: SetView) -> TextIndexFile:
         parts=parts,
     )
     store.write(text_index.FILE_NAME, text_index.encode(value))
-    os.rename(work, place)
-    return value
 
 
 def _entries(of_set: SetView, view: SplitView, base: int, work: Path) -> Iterator[npt.NDArray[Any]]:
@@ -218,54 +173,6 @@ def raw_text_of(
     return token_text.decode(ids, begin, length, token_text.Table.of(tokens), most)
 
 
-class _Buckets:
-    """Entries by the first bits of their hashes, in files, until they are sorted."""
-
-    def __init__(self, folder: Path, bits: int) -> None:
-        self._folder, self._bits = folder, bits
-        self._waiting: list[list[npt.NDArray[Any]]] = [[] for _ in range(1 << bits)]
-        self._counts = np.zeros(1 << bits, np.int64)
-        self._most = max(1, min(1 << 20, _BUFFERED >> bits) // _ENTRY.itemsize)
-
-    def add(self, entries: npt.NDArray[Any]) -> None:
-        """Entries, (n,) of _ENTRY."""
-        number = part_of(entries["hash"], self._bits)
-        order = np.argsort(number, kind="stable")
-        entries, edges = entries[order], np.searchsorted(number[order], np.arange((1 << self._bits) + 1))
-        for bucket, (low, high) in enumerate(pairwise(edges.tolist())):
-            if low < high:
-                self._waiting[bucket].append(entries[low:high].copy())
-                self._counts[bucket] += high - low
-                if self._counts[bucket] >= self._most:
-                    self._write(bucket)
-
-    def taken(self, bucket: int) -> npt.NDArray[Any]:
-        """All entries of a bucket, whose file is gone then."""
-        self._write(bucket)
-        path = self._path(bucket)
-        if not path.exists():
-            return np.empty(0, _ENTRY)
-        entries = np.fromfile(path, _ENTRY)
-        path.unlink()
-        return entries
-
-    def _write(self, bucket: int) -> None:
-        if self._waiting[bucket]:
-            with self._path(bucket).open("ab") as file:
-                file.write(np.concatenate(self._waiting[bucket]).tobytes())
-            self._waiting[bucket], self._counts[bucket] = [], 0
-
-    def _path(self, bucket: int) -> Path:
-        return self._folder / f"bucket-{bucket:04d}"
-
-
-def part_of(hashes: UInt64Array, bits: int) -> Int64Array:
-    """The part of each hash, (n,) int64, of 2^bits."""
-    if not bits:
-        return np.zeros(len(hashes), np.int64)
-    return (hashes >> np.uint64(64 - bits)).astype(np.int64)
-
-
 def _sorted_part(store: Store, number: int, entries: npt.NDArray[Any]) -> IndexPart:
     """A part, written: each document once for a hash."""
     entries = entries[np.lexsort((entries["document"], entries["hash"]))]
@@ -321,7 +228,7 @@ class TextIndex:
     def _documents(self, hashes: UInt64Array) -> list[npt.NDArray[np.uint32]]:
         """The documents of each hash; hashes ascend."""
         lists: list[npt.NDArray[np.uint32]] = []
-        number = part_of(hashes, self._bits)
+        number = bits_of(hashes, 0, self._bits)
         for part in np.unique(number).tolist():
             asked = hashes[number == part]
             opened = self._part(part)
@@ -427,7 +334,9 @@ def _problem(opened: columns.Columns, part: IndexPart, number: int, value: TextI
         return f"it has {len(hashes):,} entries, {part.entries:,} were written"
     if (hashes[1:] < hashes[:-1]).any():
         return "its hashes do not ascend"
-    if len(hashes) and set(part_of(hashes[[0, -1]], len(value.parts).bit_length() - 1).tolist()) != {number}:
+    if len(hashes) and set(bits_of(hashes[[0, -1]], 0, len(value.parts).bit_length() - 1).tolist()) != {
+        number
+    }:
         return "it has hashes of another part"
     total = sum(split.documents for split in value.splits)
     if len(documents) and int(documents.max()) >= total:

@@ -15,9 +15,11 @@ import msgspec
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import forgotten, generations
 from btlm_data.formats.arrow import leave_pandas_out
+from btlm_data.formats.dataset import DOCUMENTS, DROPPED
 from btlm_data.formats.generations import folder_of
 from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
+from btlm_data.lineage.key_index import groups_by_key
 from btlm_data.lineage.passages import find_passages, passage_of, why_read_whole
 from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
@@ -183,8 +185,10 @@ class _Tracer:
         wanted = search.Wanted.of(queries)
         passages = [number for number, query in enumerate(queries) if query.kind == "text"]
         for of_set in self.sets:
-            for view in self.splits(of_set).values():
-                for document, answered in search.in_table(view.table, wanted):
+            groups_of = groups_by_key(of_set)
+            for name, view in self.splits(of_set).items():
+                matches = search.in_table(view.table, wanted, f"{name}/{DOCUMENTS}", groups_of)
+                for document, answered in matches:
                     described = self.document(of_set, view, document)
                     for number in answered:
                         documents[number].append(described)
@@ -194,7 +198,7 @@ class _Tracer:
                 if query.kind == "ngrams":
                     documents[number] += self._sharing(of_set, query.value)
             if of_set.dropped is not None:
-                for document, answered in search.in_table(of_set.dropped, wanted):
+                for document, answered in search.in_table(of_set.dropped, wanted, DROPPED, groups_of):
                     if self.split in (None, document["split"]):
                         gone = _dropped(of_set, document)
                         for number in answered:

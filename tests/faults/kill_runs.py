@@ -28,6 +28,7 @@ from typing import NamedTuple, NoReturn
 
 from btlm_data import witness
 from btlm_data.dedupe import by_group, groups
+from btlm_data.lineage import key_index, text_index
 from btlm_data.stages import file_ranges
 from tests.faults.commands import command, spare_work
 from tests.faults.kill_targets import TARGETS, Target, write_corpus
@@ -62,8 +63,11 @@ class Run(NamedTuple):
 
 
 def shrink() -> None:
-    """Cut a few kilobytes into several groups of components, and move what belongs to them, as it is with terabytes."""
+    """Cut a few kilobytes into several groups of components, and move what belongs to them, and indexes into several parts,
+    as it is with terabytes.
+    """
     groups.GROUP_BYTES, file_ranges.GROUP_FILES = 6000, 1
+    key_index._PART_ENTRIES, text_index._PART_ENTRIES, text_index._BLOCK_TOKENS = 200, 1000, 1000
     by_group.MOST_FILES, by_group.PIECE_BYTES, by_group._LEAST_FILE = 2, 2000, 8000
 
 
@@ -95,6 +99,7 @@ def load_programs(targets: list[Target]) -> None:
                 "prepare", "--source", corpus, "--out", out, *words, "--overwrite", "--accept-removal"
             )
             assert ended.code == 0, ended.words
+        command("index", out)
         command("export", out, "--to", "npy", "--out", Path(folder) / "exported")
     if any(target.program == "btlm_train" for target in targets):
         importlib.import_module("btlm_train.sessions")
@@ -262,8 +267,7 @@ class Killer:
             if code in WORKER_DIED and "killed" not in run.words():
                 self.problems.append(f"{folder}: no word of the worker's death: {run.words()[-500:]}")
         self.kinds[kind] += 1
-        receipts = sorted(folder.glob("out/**/receipts/*"), key=lambda path: path.stat().st_mtime_ns)
-        self.reached[receipts[-1].name.partition(".")[0] if receipts else "(before)"] += 1
+        self.reached[self.target.reached(folder)] += 1
         self._check_orphans(folder, run)
         if wrong := self.target.between(self.inputs, folder, self.expected):
             self.problems.append(f"{folder}: neither old nor new after a kill: {', '.join(wrong[:5])}")

@@ -22,6 +22,12 @@ UNEQUAL = {
 }  # when and where a run was made; the lease of one that was killed at its end
 
 
+def last_receipt(folder: Path) -> str:
+    """The step that has the newest receipt."""
+    receipts = sorted(folder.glob("out/**/receipts/*"), key=lambda path: path.stat().st_mtime_ns)
+    return receipts[-1].name.partition(".")[0] if receipts else "(before)"
+
+
 class Target(NamedTuple):
     """A command that is killed and repeated.
 
@@ -29,7 +35,7 @@ class Target(NamedTuple):
     what the command changes, given (inputs, folder). arguments: of the command, given (inputs, folder).
     contents: everything that must be equal in two folders whose commands have ended. between: names of what may not be
     as it is after a kill, given (inputs, folder, contents of a folder whose command has ended). done: the words with which the
-    command refuses to do again what is done, if it does so.
+    command refuses to do again what is done, if it does so. reached: where a command was that was killed in a folder.
     """
 
     program: str
@@ -39,6 +45,7 @@ class Target(NamedTuple):
     contents: Callable[[Path], dict[str, str]] = lambda folder: hashes(folder)
     between: Callable[[Path, Path, dict[str, str]], list[str]] = lambda inputs, folder, contents: []
     done: str | None = None
+    reached: Callable[[Path], str] = last_receipt
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -224,20 +231,44 @@ def _forgotten(folder: Path) -> dict[str, str]:
     return found
 
 
+def _index_inputs(inputs: Path) -> None:
+    """A dataset whose indexes take longer to make than it takes to open."""
+    from tests.faults.kill_runs import run_command
+
+    write_corpus(inputs / "corpus", 4, 500, 1)
+    source = ["--source", str(inputs / "corpus"), "--seq-len", "64:0.5", "--seq-len", "32:0.5"]
+    run_command("btlm_data", ["prepare", *source, "--out", str(inputs / "out"), "--accept-removal"])
+    shutil.rmtree(inputs / "out/.work")
+
+
+def _index_reached(folder: Path) -> str:
+    """Which index of the two sets is being made, and how far it is."""
+    works = sorted((folder / "out").rglob(".*-index.work"))
+    if not works:
+        made = len([*(folder / "out").rglob(".*-index")])
+        return f"({made} of 4 made)" if made else "(before)"
+    [work] = works
+    names = [path.name for path in work.iterdir()]
+    parts = [name for name in names if name[-4:].isdigit() and not name.startswith("entries")]
+    step = "index.json" if "index.json" in names else "parts" if parts else "entries"
+    return f"{work.name.removesuffix('.work').removeprefix('.')} {step}"
+
+
 def _index_text(inputs: Path, folder: Path) -> list[str]:
     return ["index", str(folder / "out")]
 
 
 def _none_or_whole(inputs: Path, folder: Path, contents: dict[str, str]) -> list[str]:
     """The dataset stays as it is, and an index that is there is whole."""
-    present = hashes(folder / "out")
-    is_whole = any(name.startswith(".text-index/") for name in present)
-    return [
-        name
-        for name, value in hashes(folder / "out" if is_whole else inputs / "out").items()
-        if not name.startswith(".text-index.work/")
-        and (contents.get(f"out/{name}") if is_whole else present.get(name)) != value
-    ]
+    present, before = hashes(folder / "out"), hashes(inputs / "out")
+    expected = {name.removeprefix("out/"): value for name, value in contents.items()}
+    made = {str(path.relative_to(folder / "out")) for path in (folder / "out").rglob(".*-index")}
+    assert expected.keys() > before.keys()
+    wanted = before | {
+        name: value for name, value in expected.items() if any(name.startswith(f"{each}/") for each in made)
+    }
+    left = {name: value for name, value in present.items() if "-index.work/" not in name}
+    return sorted(name for name in {*left, *wanted} if left.get(name) != wanted.get(name))
 
 
 def _add_inputs(inputs: Path) -> None:
@@ -303,7 +334,9 @@ TARGETS = {
     "export-mds": Target("btlm_data", _dataset, _export("mds"), done=EXPORTED),
     "forget": Target("btlm_data", _forget_inputs, _forget, _copied, _forgotten, _old_or_new),
     "forget-remove": Target("btlm_data", _forget_inputs, _remove, _copied, _forgotten, _old_or_new),
-    "text-index": Target("btlm_data", _forget_inputs, _index_text, _copied, between=_none_or_whole),
+    "text-index": Target(
+        "btlm_data", _index_inputs, _index_text, _copied, between=_none_or_whole, reached=_index_reached
+    ),
     "add": Target("btlm_data", _add_inputs, _add, _copied, between=_old_or_grown),
     "train": Target("btlm_train", _train_inputs, _train, contents=_trained),
 }

@@ -184,7 +184,7 @@ def test_what_was_forgotten_is_not_found_and_in_no_index(of_samples: Made, tmp_p
     gone = max(range(len(texts)), key=lambda k: len(texts[k]))
     outcome = forget(root, [make("text", texts[gone])], how=how)
     assert outcome.documents == 1
-    assert "The text index is removed." in " ".join(render.forgotten_lines(outcome, root))
+    assert "The index is removed." in " ".join(render.forgotten_lines(outcome, root))
     assert not (root / stored.FOLDER).exists()
     text_index.make(root)
     changed = open_dataset(root)[0]
@@ -208,9 +208,13 @@ def test_on_the_command_line(of_samples: Made, tmp_path: Path) -> None:
         return CliRunner().invoke(cli, list(words), catch_exceptions=False)
 
     long, short = max(texts, key=len), max(texts, key=len)[:30]
-    assert run("index", str(root)).output.startswith("No text index made (1 there already): ")
+    keys, words = run("index", str(root)).output.splitlines()
+    assert keys.startswith("1 key index made: ")
+    assert words.startswith("No text index made (1 there already): ")
     shutil.rmtree(root / stored.FOLDER)
-    assert json.loads(run("index", str(root), "--json").output)["made"] == 1
+    result = json.loads(run("index", str(root), "--json").output)
+    assert (result["keys"]["made"], result["keys"]["present"], result["text"]["made"]) == (0, 1, 1)
+    assert json.loads(run("index", str(root), "--only", "keys", "--json").output).keys() == {"keys"}
     assert "too few for the text index" in run("trace", str(root), "--text", short).output
     assert "too few" not in run("trace", str(root), "--text", long).output
     assert run("trace", str(root), "--text", long, "--count").output.startswith(

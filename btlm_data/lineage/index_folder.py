@@ -1,0 +1,93 @@
+"""Indexes beside the shards of each set: made in a folder beside their place, and moved there when they are whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from btlm_data.errors import DataError, InputError
+from btlm_data.formats.arrow import leave_pandas_out
+from btlm_data.lineage.datasets import SetView, open_dataset
+from btlm_data.lineage.staging import lock_of
+from btlm_data.storage import open_store
+from btlm_data.storage.lease import hold
+
+
+class IndexFile(Protocol):
+    """What an index says of itself. dataset: checksum of the dataset.json that it is of."""
+
+    @property
+    def dataset(self) -> str: ...  # noqa: D102
+    @property
+    def entries(self) -> int: ...  # noqa: D102
+    @property
+    def bytes(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was done. made, present: sets whose index was made, or was there already."""
+
+    made: int
+    present: int
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class IndexKind:
+    """A kind of index. folder, work_folder: in a set's folder; read: what an index says of itself, None where there is
+    none (raises DataError for a damaged one); build: into an empty folder.
+    """
+
+    folder: str
+    work_folder: str
+    read: Callable[[Path], IndexFile | None]
+    build: Callable[[SetView, Path], None]
+
+
+def make(path: Path, kind: IndexKind) -> Made:
+    """Make the index of every set of a dataset that has none of its dataset.json. A call that is killed leaves no index,
+    and what it left is removed by the next.
+
+    Raises DataError if the dataset is not whole, OutputError if the disk is full, and what building raises.
+    """
+    leave_pandas_out()
+    sets = open_dataset(path)
+    root = (sets[0].root if not sets[0].name else sets[0].root.parent).absolute()
+    with hold(open_store(root.parent), lock_of(root), f"The dataset {root} is", option="folder"):
+        to_make = [of_set for of_set in sets if not _is_current(of_set, kind)]
+        for of_set in to_make:
+            _make(of_set, kind)
+    present = [index for of_set in sets if (index := kind.read(of_set.root)) is not None]
+    return Made(
+        len(to_make),
+        len(present) - len(to_make),
+        sum(index.entries for index in present),
+        sum(index.bytes for index in present),
+    )
+
+
+def _is_current(of_set: SetView, kind: IndexKind) -> bool:
+    try:
+        index = kind.read(of_set.root)
+    except DataError:  # made again
+        return False
+    return index is not None and index.dataset == of_set.manifest.checksum
+
+
+def _make(of_set: SetView, kind: IndexKind) -> None:
+    """The index of one set."""
+    work, place = of_set.root / kind.work_folder, of_set.root / kind.folder
+    for folder in (work, place):
+        if folder.is_symlink() or folder.is_file():
+            raise InputError(f"{folder} is in the way: it is not a folder that btlm-data made. Remove it.")
+        if folder.exists():
+            shutil.rmtree(folder)
+    work.mkdir()
+    kind.build(of_set, work)
+    os.rename(work, place)
