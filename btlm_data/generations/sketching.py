@@ -121,11 +121,12 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
     dedupe, tokenizer = settings.dedupe, settings.tokenizer.load()
     sketches: list[dict[str, npt.NDArray[Any]]] = []
     texts: list[bytes] = []
+    ids, starts = tokens_of(view, first, begins, lengths)  # all at once: every shard is opened for it
     edges = np.flatnonzero(np.diff(np.cumsum(lengths) // BATCH_TOKENS)) + 1
     for low, high in pairwise([0, *edges.tolist(), len(begins)]):
         rows = np.arange(low, high)
         utf8, offsets, is_right = _texts(
-            view, first + low, begins[rows], lengths[rows], num_bytes[rows], hashes[low:high], tokenizer
+            ids, starts[low : high + 1], num_bytes[rows], hashes[low:high], tokenizer
         )
         kept = np.flatnonzero(is_right & is_wanted[rows])
         wrong = np.flatnonzero(~is_right & is_wanted[rows] & ~_is_cut(view, begins[rows] + lengths[rows]))
@@ -160,20 +161,17 @@ def _open(folder: Path, checksum: str, split: str) -> SplitView:
 
 
 def _texts(
-    view: SplitView,
-    first: int,
-    begins: Int64Array,
-    lengths: Int64Array,
+    ids: npt.NDArray[np.uint32],
+    starts: Int64Array,
     num_bytes: Int64Array,
     hashes: Sequence[bytes],
     tokenizer: Tokenizer,
 ) -> tuple[npt.NDArray[np.uint8], Int64Array, npt.NDArray[np.bool_]]:
     """Texts of consecutive documents: their bytes, n + 1 offsets, and which are right by their hashes; the others are
-    empty.
+    empty. starts: (n + 1,), where the tokens of each begin in `ids`.
     """
     import xxhash
 
-    ids, starts = tokens_of(view, first, begins, lengths)
     token_bytes = tokenizer.token_bytes
     if token_bytes is not None:
         table = token_text.Table.of(token_text.TokenBytes(*token_bytes))

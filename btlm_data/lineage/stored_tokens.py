@@ -13,6 +13,7 @@ from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.lineage.split_view import Extent, SplitView
 
 Int64Array = npt.NDArray[np.int64]
+ROWS_TOKENS = 1 << 22  # read at once
 
 
 def tokens_of(
@@ -31,10 +32,11 @@ def tokens_of(
         out = np.zeros(int(offsets[-1]), np.uint32)
         _fill_packed(view, first, begins, lengths, out, offsets)
         return out, offsets
-    start = int(begins[0])
-    stream = _stretch(view, start, int(begins[-1] + lengths[-1]))
-    steps = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], lengths)
-    return stream[np.repeat(begins - start, lengths) + steps], offsets
+    start, stop = int(begins[0]), int(begins[-1] + lengths[-1])
+    change = np.zeros(stop - start + 1, np.int8)
+    change[begins - start] += 1
+    change[begins + lengths - start] -= 1
+    return _stretch(view, start, stop)[np.cumsum(change, dtype=np.int8)[:-1].view(np.bool_)], offsets
 
 
 def _stretch(view: SplitView, start: int, stop: int) -> npt.NDArray[np.uint32]:
@@ -54,23 +56,26 @@ def _stretch(view: SplitView, start: int, stop: int) -> npt.NDArray[np.uint32]:
     samples = np.arange(start // view.length, (stop - 1) // view.length + 1)
     rows = view.rows_of(samples)
     order = np.argsort(rows)
-    for row, ids in _inputs(view, rows[order]):
-        base = int(samples[order[row]]) * view.length
-        low, high = max(start, base), min(stop, base + view.length)
-        out[low - start : high - start] = ids[low - base : high - base]
+    for numbers, ids in _inputs(view, rows[order]):
+        for number, sample_ids in zip(order[numbers].tolist(), ids, strict=True):
+            base = int(samples[number]) * view.length
+            low, high = max(start, base), min(stop, base + view.length)
+            out[low - start : high - start] = sample_ids[low - base : high - base]
     return out
 
 
-def _inputs(view: SplitView, rows: Int64Array) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """(index in `rows`, input ids) of rows of the split, which ascend; each shard is opened once."""
-    numbers = np.array([view.shard_of(row)[0] for row in rows.tolist()])
-    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+def _inputs(view: SplitView, rows: Int64Array) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """(which of `rows`, their input ids) of rows of the split, which ascend; each shard is opened once."""
+    at_once = max(1, ROWS_TOKENS // view.length)
+    firsts = np.array([view.first_row(number) for number in range(len(view.entry.files))])
+    shards = np.searchsorted(firsts, rows, side="right") - 1
+    edges = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(rows)]
     for low, high in pairwise(edges):
-        base = view.first_row(int(numbers[low]))
-        with ShardReader(view.path(int(numbers[low]))) as shard:
-            for index in range(low, high):
-                row = int(rows[index]) - base
-                yield index, shard.first_planes(row, row + 1)[0]
+        number = int(shards[low])
+        with ShardReader(view.path(number)) as shard:
+            for begin in range(low, high, at_once):
+                chosen = slice(begin, min(begin + at_once, high))
+                yield chosen, shard.first_planes_at(rows[chosen] - firsts[number])
 
 
 def _fill_packed(
@@ -90,7 +95,11 @@ def _fill_packed(
         for span in view.spans(Extent(first + number, begin, length))
     ]
     rows = np.unique(np.array([span.row for _, span in spans], np.int64))
-    inputs = {int(rows[index]): np.array(ids) for index, ids in _inputs(view, rows)}
+    inputs = {
+        row: row_ids
+        for numbers, ids in _inputs(view, rows)
+        for row, row_ids in zip(rows[numbers].tolist(), ids, strict=True)
+    }
     for offset, span in spans:
         (low, high), (column, _) = span.tokens, span.positions
         out[offset + low : offset + high] = inputs[span.row][column : column + high - low]

@@ -140,41 +140,67 @@ class ShardReader:
         chosen: (stop - start,) bool, the rows to be read, where not all of them are; n is their number.
         Raises DataError, as `read`. The dtype is that of the file.
         """
-        if not (
-            self._chunks is not None and self._whole_row and self._stored.filters == (hdf5_head.DEFLATE,)
-        ):
-            planes = self.read(start, stop)[:, 0, :]
-            return planes if chosen is None else planes[chosen]
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"{self.name}: rows {start} to {stop} of {self.shape[0]}")
+        if not self._has_streams:
+            planes = self.read(start, stop)[:, 0, :]
+            return planes if chosen is None else planes[chosen]
+        stored, begins, sizes = self._stored_rows(np.arange(start, stop))
+        if chosen is None:
+            return self._beginnings(np.arange(start, stop), stored, begins, sizes)
+        numbers = np.flatnonzero(chosen)
+        return self._beginnings(start + numbers, stored, begins[numbers], sizes[numbers])
+
+    def first_planes_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """As `first_planes`, of rows that ascend and may be far from each other: nothing between them is read.
+
+        rows: (n,) int64. Returns (n, L).
+        """
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < self.shape[0]:
+            raise ValueError(f"{self.name}: rows {rows[0]} to {rows[-1]} of {self.shape[0]}")
+        if not self._has_streams:
+            planes = [self.read(row, row + 1)[:, 0, :] for row in rows.tolist()]
+            return np.concatenate([np.empty((0, self.shape[2]), self.dtype), *planes])
+        return self._beginnings(rows, *self._stored_rows(rows))
+
+    @property
+    def _has_streams(self) -> bool:
+        """Whether each row is a chunk with a zlib stream, as in our own shards of samples."""
+        return self._chunks is not None and self._whole_row and self._stored.filters == (hdf5_head.DEFLATE,)
+
+    def _beginnings(
+        self,
+        rows: npt.NDArray[np.int64],
+        stored: npt.NDArray[np.uint8],
+        begins: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+    ) -> npt.NDArray[Any]:
+        """The first plane of rows, out of what `_stored_rows` has of them."""
         from btlm_data.kernels.inflate import inflate_beginnings
 
-        stored, begins, sizes = self._stored_rows(start, stop)
-        numbers = np.arange(stop - start) if chosen is None else np.flatnonzero(chosen)
-        num_bytes = self.shape[2] * self.dtype.itemsize
-        data, is_done = inflate_beginnings(stored, begins[numbers], sizes[numbers], num_bytes)
+        data, is_done = inflate_beginnings(stored, begins, sizes, self.shape[2] * self.dtype.itemsize)
         planes = data.view(self.dtype)
         for k in np.flatnonzero(~is_done).tolist():  # of another writer, or damaged: this one says how
-            row = start + int(numbers[k])
+            row = int(rows[k])
             planes[k] = self.read(row, row + 1)[0, 0]
         return planes
 
     def _stored_rows(
-        self, start: int, stop: int
+        self, rows: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The stored bytes of rows [start, stop), a chunk each, as kernels/inflate.py takes them; a size of 0 where they
-        are not as our own shards have them.
+        """The stored bytes of some rows, a chunk each, as kernels/inflate.py takes them; a size of 0 where they are not as
+        our own shards have them.
 
         Raises DataError.
         """
         from btlm_data.kernels.inflate import MARGIN
 
         table = self._table or self._read_table()
-        offsets = np.asarray(table.offsets[start:stop], np.int64)
-        sizes = np.array(table.sizes[start:stop], np.int64)
+        offsets = np.asarray(table.offsets[rows], np.int64)
+        sizes = np.array(table.sizes[rows], np.int64)
         is_plain = (offsets >= 0) & (sizes <= 2 * self._chunk_bytes + 1024)
         if table.skipped is not None:
-            is_plain &= np.asarray(table.skipped[start:stop]) == 0
+            is_plain &= np.asarray(table.skipped[rows]) == 0
         sizes[~is_plain] = 0
         begins = np.cumsum(sizes) - sizes
         parts = []
@@ -185,7 +211,7 @@ class ShardReader:
                 part = self.source.read_at(int(offsets[low]), count) if count else b""
             except OSError as error:
                 raise DataError(
-                    f"{self.name} cannot be read: {error.strerror or error} (row {start + low}). {_REMEDY}"
+                    f"{self.name} cannot be read: {error.strerror or error} (row {int(rows[low])}). {_REMEDY}"
                 ) from error
             parts.append(part.ljust(count, b"\0"))
             if len(part) < count:
