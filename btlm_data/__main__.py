@@ -10,6 +10,10 @@ def main() -> None:
     """Import the command line and run it."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from btlm_data import process
+
+    process.set_defaults()
+    process.keep_freed_memory()
     from btlm_data.cli import main as run
 
     run()

@@ -52,9 +52,9 @@ _CRASHES = {  # what faulthandler calls them
     "Floating point exception": signal.SIGFPE,
     "Floating-point exception": signal.SIGFPE,
 }
-# Objects made before cycles among them are looked for. Python's own 700 would have all that is imported looked through
-# dozens of times, a tenth of the start; nothing here makes cycles in numbers.
-_COLLECT_AFTER = (100_000, 20, 50)
+# Objects made before cycles among them are looked for. Python's own 700 would have all that is imported (200,000) looked
+# through dozens of times, a tenth of the start; nothing here makes cycles in numbers.
+_COLLECT_AFTER = (500_000, 20, 50)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 logger = logging.getLogger(__name__)

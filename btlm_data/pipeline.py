@@ -207,12 +207,22 @@ def warm_up(tokenizer: Any) -> None:
     import numpy as np
 
     from btlm_data.formats.arrow import leave_pandas_out
-    from btlm_data.kernels import minhash, normalisation, packing, shingles, stretches, token_text
+    from btlm_data.kernels import (
+        composition,
+        minhash,
+        normalisation,
+        packing,
+        shingles,
+        stretches,
+        token_text,
+    )
 
     leave_pandas_out()
     texts = ["A first, short TEXT; with enough characters for one n-gram. Καλημέρα"]
     utf8 = texts[0].encode()
-    normalised = normalisation.normalise(texts, np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)]))
+    whole = np.array([0, len(utf8)])
+    composition.are_composed(np.frombuffer(utf8, np.uint8), whole)
+    normalised = normalisation.normalise(texts, np.frombuffer(utf8, np.uint8), whole)
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised.utf8, normalised.offsets)
     single, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)

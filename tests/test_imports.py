@@ -205,7 +205,8 @@ MAY_IMPORT = {
     },
     "cli": {"commands", "entry"},
     "run_status": {"engine.status", "errors", "storage", "terminal", "wording"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "process"},
+    "process": set(),
     "api": {"errors", "formats", "recipe", "storage", "pages", "pipeline", "engine.runner"},
     "__init__": {"kernels", "api"},
 }

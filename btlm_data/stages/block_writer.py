@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +94,17 @@ class Records:
         self.reject_files += [range_index] * len(block.rejects)
 
 
+class Cleaned(NamedTuple):
+    """The n documents of a block after cleaning. reasons: of those that are dropped, by index. utf8, offsets: the texts
+    encoded one after the other, (bytes,) uint8 and (n + 1,) int64.
+    """
+
+    texts: list[str]
+    reasons: dict[int, str]
+    utf8: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+
 class BlockWriter:
     """Turns the records of one block into its products."""
 
@@ -114,12 +125,8 @@ class BlockWriter:
         block = records.block
         keys = self._keys(records)
         lines = self._rejects(records)
-        texts, reasons = self.cleaned(records.documents(self.ranges, range(len(block.texts))))
-        utf8_list = [text.encode() for text in texts]
-        lengths = np.fromiter(map(len, utf8_list), np.int64, len(utf8_list))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        utf8 = np.frombuffer(b"".join(utf8_list), np.uint8)
-        del utf8_list
+        texts, reasons, utf8, offsets = self.cleaned(records.documents(self.ranges, range(len(block.texts))))
+        lengths = np.diff(offsets)
         normalised = normalisation.normalise(texts, utf8, offsets)
         min_chars = self.settings.settings.clean.min_chars
         for index in np.flatnonzero(normalised.num_chars < min_chars).tolist():
@@ -230,18 +237,25 @@ class BlockWriter:
             )
         return lines
 
-    def cleaned(self, documents: Documents) -> tuple[list[str], dict[int, str]]:
-        """Normalised and filtered texts, and the reason of each that is dropped (by index)."""
+    def cleaned(self, documents: Documents) -> Cleaned:
+        """Normalise and filter."""
+        from btlm_data.kernels import composition
+
         clean = self.settings.settings.clean
         texts, sources = list(documents.texts), documents.sources
         reasons: dict[int, str] = {}
         self.raw_bytes: dict[int, int] = {}  # of each text that cleaning changed
         normalize = normalizer(clean.normalize)
-        for i, text in enumerate(texts):
-            normalised = normalize(text)
-            if normalised is not text and normalised != text:
-                self.raw_bytes[i] = len(text.encode())
-                texts[i] = normalised
+        parts = [text.encode() for text in texts]
+        utf8, offsets = _joined(parts)
+        to_look_at: Iterable[int] = range(len(texts))
+        if clean.normalize == "nfc":
+            to_look_at = np.flatnonzero(~composition.are_composed(utf8, offsets)).tolist()
+        for i in to_look_at:
+            normalised = normalize(texts[i])
+            if normalised is not texts[i] and normalised != texts[i]:
+                self.raw_bytes[i] = len(parts[i])
+                texts[i], parts[i] = normalised, normalised.encode()
         excluded = self.settings.settings.source.exclude_sources
         if excluded:
             reasons.update({i: "excluded_source" for i, name in enumerate(sources) if name in excluded})
@@ -251,9 +265,11 @@ class BlockWriter:
                 if reason is not None:
                     reasons.setdefault(i, reason)
                 elif changed_texts[i] is not texts[i] and changed_texts[i] != texts[i]:
-                    self.raw_bytes.setdefault(i, len(texts[i].encode()))
-                    texts[i] = changed_texts[i]
-        return texts, reasons
+                    self.raw_bytes.setdefault(i, len(parts[i]))
+                    texts[i], parts[i] = changed_texts[i], changed_texts[i].encode()
+        if self.raw_bytes:
+            utf8, offsets = _joined(parts)
+        return Cleaned(texts, reasons, utf8, offsets)
 
     def _count(
         self,
@@ -359,6 +375,13 @@ class BlockWriter:
             chosen, keys[kept], self.settings.tokenizer, self.settings.settings, self.ranges[0].file.name
         )
         self.files.write_columns(f"{self.stem}.tokens", arrays, {"digest": self.wanted["tokens"]})
+
+
+def _joined(parts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The texts one after the other, (bytes,), and where each of the n begins and the last ends, (n + 1,)."""
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), offsets
 
 
 def _text_hashes(

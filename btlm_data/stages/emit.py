@@ -124,7 +124,7 @@ def collect(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
         fate, split = (fates.rows(name, first, first + len(offsets)) for name in ("fate", "split"))
         kept = np.flatnonzero(fate == Fate.KEPT).tolist()
         documents = block.documents(ranges, [row for i in kept if (row := rows[i]) is not None])
-        texts, _ = BlockWriter(files, stem, part).cleaned(documents)
+        texts = BlockWriter(files, stem, part).cleaned(documents).texts
         records, amounts = documents.records or (), []
         text_fields = [by_name[name] or settings.options.fields.text for name in documents.files]
         for number, name in enumerate(SPLITS):

@@ -265,10 +265,8 @@ class _SourceAgain:
             raise _changed(name, missing[0])
         documents = block.documents(self._ranges, [row_of[document] for document in wanted])
         part = Part(self._ranges, self._settings, {})
-        texts, _ = BlockWriter(self._files, self._blocks[number].stem, part).cleaned(documents)
-        encoded = [text.encode() for text in texts]
-        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        normalised = normalisation.normalise(texts, np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        cleaned = BlockWriter(self._files, self._blocks[number].stem, part).cleaned(documents)
+        normalised = normalisation.normalise(cleaned.texts, cleaned.utf8, cleaned.offsets)
         is_right = _are_right(normalised.utf8, normalised.offsets, exact)
         if not is_right.all():
             raise _changed(name, wanted[int(np.flatnonzero(~is_right)[0])][1])

@@ -125,12 +125,7 @@ def check_name(name: str) -> str:
     Raises DataError otherwise: names come from dataset.json and receipts, which others may have written.
     """
     parts = name.split("/")
-    if (
-        not name
-        or any(part in ("", ".", "..") for part in parts)
-        or "\\" in name
-        or any(ord(c) < 32 for c in name)
-    ):
+    if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name or min(name) < " ":
         raise DataError(
             f"{name!r} is not the name of a file inside a folder. Names are relative, with '/' between their parts and "
             "without '..'. The file that contains it was damaged, or written by another program."

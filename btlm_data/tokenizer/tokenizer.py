@@ -99,7 +99,31 @@ class Tokenizer:
         """The text of `ids`, special tokens shown; bytes that are no UTF-8 appear as U+FFFD. ids: (n,)
         integers.
         """
-        return self._reference.decode([int(i) for i in ids])
+        numbers = [int(i) for i in ids]
+        known = self._decoded_bytes
+        if known is None or not all(0 <= number < self.vocab_size for number in numbers):
+            return self._reference.decode(numbers)
+        blob, offsets = known
+        return b"".join([blob[offsets[i] : offsets[i + 1]] for i in numbers]).decode(errors="replace")
+
+    @cached_property
+    def _decoded_bytes(self) -> tuple[bytes, list[int]] | None:
+        """`token_bytes`, where the reference's decoder gives just these, so that it need not be loaded; else None.
+
+        It takes a token that has a character which stands for no byte as it is, and an added token as characters that
+        stand for bytes, where they do.
+        """
+        if self.token_bytes is None:
+            return None
+        characters = set(byte_characters())
+        added = {str(token["content"]) for token in self._config["added_tokens"]}
+        is_spelt = all(
+            characters.issuperset(token) for token in vocabulary(self._config) if token not in added
+        )
+        if not is_spelt or not all(token.isascii() for token in added):
+            return None
+        blob, offsets = self.token_bytes
+        return blob.tobytes(), offsets.tolist()
 
     @cached_property
     def token_bytes(self) -> tuple[npt.NDArray[np.uint8], Offsets] | None:

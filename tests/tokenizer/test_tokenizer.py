@@ -94,6 +94,26 @@ def test_the_text_of_every_token_is_what_the_reference_decodes(gpt2: Tokenizer) 
         gpt2.token_text(50257)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_ids_are_decoded_as_by_the_reference(gpt2: Tokenizer, data: st.DataObject) -> None:
+    """Also where they break characters apart: the first 256 ids are single bytes."""
+    one = st.integers(0, 255) | st.integers(0, gpt2.vocab_size - 1)
+    ids = data.draw(st.lists(one, max_size=20))
+    assert gpt2._decoded_bytes is not None
+    assert gpt2.decode(ids) == gpt2._reference.decode(ids)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_ids_of_other_tokenizers_too(
+    other: tuple[Tokenizer, tokenizers.Tokenizer], data: st.DataObject
+) -> None:
+    tokenizer, _ = other
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
+    assert tokenizer.decode(ids) == tokenizer._reference.decode(ids)
+
+
 def test_decode_gives_the_text_back(gpt2: Tokenizer) -> None:
     text = "naïve 中文 😀 <|endoftext|>\n\n  x = 1"
     ids, _ = gpt2.encode_batch([text])
