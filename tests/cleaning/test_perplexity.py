@@ -148,6 +148,7 @@ def ccnet_twin(text: str) -> str:
     return "".join(sign for sign in text if not (ord(sign) < 32 or 127 <= ord(sign) < 160))
 
 
+@settings(deadline=None)
 @given(
     st.text(
         st.one_of(st.sampled_from("aÄéİ１٣9，。„»’—…\n\t\x85\u0301한"), st.characters(categories=["L", "N"]))
