@@ -21,7 +21,7 @@ from btlm_data.formats.shard_formats.base import Balance, ShardFormat
 from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
-from btlm_data.stages import documents, dropped
+from btlm_data.stages import beside, documents, dropped
 from btlm_data.stages.document_rows import Sources
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.stream import StreamIndex, StreamSettings
@@ -32,7 +32,7 @@ LIBRARIES = ("isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
 
 def write(p: Preparation) -> dict[str, dataset.Dataset]:
     """Write everything beside the shards and give each set its dataset.json; returns them by folder."""
-    tables = _write_tables(p)
+    tables, beside_shards = _write_tables(p), _copy_beside(p)
     steps = [
         provenance.StepTime(
             name,
@@ -48,7 +48,7 @@ def write(p: Preparation) -> dict[str, dataset.Dataset]:
     references: list[dataset.SetReference] = []
     for prepared in p.sets:
         outputs = [
-            *_copy_side_files(p, prepared.folder),
+            *beside_shards[prepared.folder],
             tables[f"{prepared.folder}/{dataset.DROPPED}".lstrip("/")],
         ]
         value = _describe(p, prepared, tables, sorted(outputs, key=lambda file: file.name))
@@ -100,8 +100,8 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     }
 
 
-def _copy_side_files(p: Preparation, folder: str) -> list[dataset.StoredFile]:
-    """Copy what people look at into a set's folder."""
+def _copy_beside(p: Preparation) -> dict[str, list[dataset.StoredFile]]:
+    """Copy what people look at into the folder of every set; returns the files by folder."""
     sources = {artifact.name.rpartition("/")[2]: artifact for artifact in p.reject_files}
     if p.clusters is not None:
         sources["clusters.parquet"] = p.clusters
@@ -109,9 +109,15 @@ def _copy_side_files(p: Preparation, folder: str) -> list[dataset.StoredFile]:
         sources["removals.parquet"] = p.removals
     if p.contamination is not None:
         sources["contamination.parquet"] = p.contamination
-    prefix = f"{folder}/" if folder else ""
-    p.output.announce(p.inputs.fingerprint, [prefix + name for name in sources])
-    return [p.output.copy(p.runner.stores.work, sources[name], prefix + name) for name in sorted(sources)]
+    folders = [prepared.folder for prepared in p.sets]
+    by_name = {f"{folder}/{name}".lstrip("/"): sources[name] for folder in folders for name in sources}
+    copying = beside.plan(by_name)
+    p.output.announce(p.inputs.fingerprint, by_name)
+    copied: dict[str, list[dataset.StoredFile]] = {folder: [] for folder in folders}
+    for task, result in zip(copying.tasks, p.step(copying), strict=True):
+        folder = task.outputs[0][1].rpartition("/")[0]
+        copied[folder].append(dataset.StoredFile(**result.counts.extra["file"]))
+    return copied
 
 
 def _describe(

@@ -14,7 +14,6 @@ because a reader would mix them. dataset.json is written last.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,9 @@ import msgspec
 
 from btlm_data.errors import DataError, OutputError
 from btlm_data.formats import dataset, generations, pages, provenance
-from btlm_data.formats.dataset import UNFINISHED_NAME, Dataset, SetList, StoredFile
+from btlm_data.formats.dataset import UNFINISHED_NAME, Dataset, SetList
 from btlm_data.splits import SPLITS
-from btlm_data.storage import Store, check_name, digest
-from btlm_data.task import Artifact
-from btlm_data.task_files import damaged, measure
+from btlm_data.storage import Store, check_name
 
 LEASE = "preparing.lease"
 SIGNATURE = f"{dataset.FILE_NAME}.sig"  # made by `btlm-data sign`; of the dataset that is replaced
@@ -143,20 +140,6 @@ class OutputFolder:
         """Before they are written: these files are this run's."""
         earlier = self._preparing()
         self._write_preparing(run, {*names, *(earlier.files if earlier is not None else [])})
-
-    def copy(self, work: Store, source: Artifact, name: str) -> StoredFile:
-        """Copy a file of the work folder into the dataset; returns it as dataset.json names it (without its
-        folder).
-
-        Raises DamagedError if it is not the one named, and leaves nothing.
-        """
-        with work.open(source.name) as file, self.store.create(name) as creating:
-            shutil.copyfileobj(file, creating.file, 1 << 20)
-            if measure(creating.file) != (source.size, source.checksum):
-                raise damaged(work, source)
-            creating.file.seek(0)
-            sha256 = digest.sha256_stream(creating.file)
-        return StoredFile(name.rpartition("/")[2], source.size, sha256)
 
     def publish(self, folder: str, value: Dataset | SetList, made: provenance.Provenance) -> str:
         """Write provenance.json, then dataset.json, into a set's folder; returns the checksum of the latter.

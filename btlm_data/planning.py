@@ -32,6 +32,7 @@ from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages import (
+    beside,
     clean,
     decontaminate,
     dedupe,
@@ -103,6 +104,7 @@ def estimates(workload: Workload) -> tuple[Estimate, ...]:
         *shuffle.estimate(workload),
         *pack.estimate(workload),
         *shard.estimate(workload),
+        *beside.estimate(workload),
     )
 
 

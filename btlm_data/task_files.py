@@ -20,6 +20,7 @@ from btlm_data.storage import Creating, Store, digest
 from btlm_data.task import Artifact, StoreName, Task
 
 T = TypeVar("T")
+_PIECE = 4 * 2**20  # bytes
 _KEPT = 4  # values kept between the tasks of a process
 
 
@@ -100,6 +101,31 @@ class TaskFiles:
             yield creating
             size, checksum = measure(creating.file)
         self.written.append(Artifact(name, size, checksum, store))
+
+    @contextlib.contextmanager
+    def create_in_order(self, name: str, store: StoreName) -> Iterator[digest.HashedWriter]:
+        """Write a large file of the dataset from its beginning to its end; its checksums are taken on the way. It is published, and
+        becomes an output, when the block ends well.
+        """
+        with self._stores[store].create(name, durable=store != "work") as creating:
+            writer = digest.HashedWriter(creating.file)
+            yield writer
+            creating.file.flush()
+        self.written.append(Artifact(name, writer.size, writer.checksum, store))
+
+    def pieces(self, artifact: Artifact) -> Iterator[bytes]:
+        """A whole file, some MB at a time. Raises DamagedError behind the last one if it is not the one named: what is made of the
+        pieces is to be published after that.
+        """
+        store = self._check(artifact)
+        size, hasher = 0, digest.checksummer()
+        with store.open(artifact.name) as file:
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
+                size += len(piece)
+                yield piece
+        if (size, hasher.hexdigest()) != (artifact.size, artifact.checksum):
+            raise damaged(store, artifact)
 
     def adopt(self, artifact: Artifact) -> None:
         """Count a file that an interrupted attempt at this task left as this attempt's own output."""

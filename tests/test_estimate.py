@@ -118,6 +118,7 @@ def test_ten_times_as_much_takes_ten_times_as_much_of_everything_but_memory(shar
             "dedupe.cluster",
             "dedupe.table",
             "shuffle.scatter",
+            "shard.beside",
         ):
             # One task that puts the lists together; tasks that look into more files take more at a time.
             assert ten.cpu_seconds == pytest.approx(10 * one.cpu_seconds, rel=0.25), name

@@ -265,7 +265,7 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
     monkeypatch.setenv("BTLM_SCATTER", "1")
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", 30_000)
     monkeypatch.setattr(shuffle, "GROUP_DOCUMENTS", 150)
-    run(source, tmp_path / "pieces", run__memory=400_000, **options)
+    run(source, tmp_path / "pieces", run__memory=100_000, **options)
     assert len(list((tmp_path / "pieces/.work/clean").glob("*.docs"))) > 15
     assert len(list((tmp_path / "pieces/.work/shuffle/sort").iterdir())) > 3
     assert len(list((tmp_path / "pieces/.work/receipts/pack.cut").glob("*.json"))) > 2
@@ -314,16 +314,33 @@ def receipts(out: Path) -> dict[str, set[int]]:
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ({"shards__compression": "none"}, {"shard.write", "shard.tables"}),
-        ({"seq_len": 300}, {"shard.write", "shard.tables"}),
-        ({"tail": "drop"}, {"shard.write", "shard.tables"}),
-        ({"shuffle": "documents"}, {"shard.write", "shard.tables"}),
-        ({"seed": 5}, {"shuffle.scatter", "shuffle.sort", "shard.write", "shard.documents", "shard.tables"}),
+        ({"shards__compression": "none"}, {"shard.write", "shard.tables", "shard.beside"}),
+        ({"seq_len": 300}, {"shard.write", "shard.tables", "shard.beside"}),
+        ({"tail": "drop"}, {"shard.write", "shard.tables", "shard.beside"}),
+        ({"shuffle": "documents"}, {"shard.write", "shard.tables", "shard.beside"}),
+        (
+            {"seed": 5},
+            {
+                "shuffle.scatter",
+                "shuffle.sort",
+                "shard.write",
+                "shard.documents",
+                "shard.tables",
+                "shard.beside",
+            },
+        ),
         (
             {"shuffle": "none"},
-            {"shuffle.scatter", "shuffle.sort", "shard.write", "shard.documents", "shard.tables"},
+            {
+                "shuffle.scatter",
+                "shuffle.sort",
+                "shard.write",
+                "shard.documents",
+                "shard.tables",
+                "shard.beside",
+            },
         ),
-        ({"format": "corpus", "shuffle": "documents"}, {"shard.write", "shard.tables"}),
+        ({"format": "corpus", "shuffle": "documents"}, {"shard.write", "shard.tables", "shard.beside"}),
         (
             {"clean__min_chars": 300},
             {
@@ -340,6 +357,7 @@ def receipts(out: Path) -> dict[str, set[int]]:
                 "shard.documents",
                 "shard.dropped",
                 "shard.tables",
+                "shard.beside",
             },
         ),
         ({"run__workers": 2}, set()),

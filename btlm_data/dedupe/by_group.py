@@ -44,7 +44,7 @@ VERSION = 1
 MOST_FILES = 64  # that one group looks into, where more than one group has rows in them
 PIECE_BYTES = 2**20  # of one file, that a pass reads at least where it does not read whole files
 _MOST_RANGES = 64  # into which one pass divides a range
-_MOST_INPUTS = 1024  # files that one task of a pass reads
+MOST_INPUTS = 1024  # files that one task of a pass reads, or one group where there are few groups
 _LEAST_FILE, _LARGEST_FILE = 16 * 2**20, 512 * 2**20  # bytes of a file that a pass writes
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
@@ -166,7 +166,7 @@ class Amounts:
     def plan(num_groups: int, mean_bytes: int, file_bytes: int) -> Amounts:
         """num_groups: of the range; mean_bytes: of the files that have rows of it; file_bytes: of one that is to be written."""
         ranges = max(1, min(num_groups, _MOST_RANGES, mean_bytes // PIECE_BYTES))
-        return Amounts(ranges, max(2, min(_MOST_INPUTS, file_bytes * ranges // max(1, mean_bytes))))
+        return Amounts(ranges, max(2, min(MOST_INPUTS, file_bytes * ranges // max(1, mean_bytes))))
 
 
 class Pass(NamedTuple):
@@ -180,11 +180,16 @@ class Pass(NamedTuple):
     num_groups: int
 
 
-def passes_of(num_files: int, mean_bytes: int, num_groups: int, memory: int) -> list[Pass]:
-    """What `gathered` does where so many files of so many bytes each have rows of all groups alike. memory: of one worker."""
+def passes_of(
+    num_files: int, mean_bytes: int, num_groups: int, memory: int, most_files: int | None = None
+) -> list[Pass]:
+    """What `gathered` does where so many files of so many bytes each have rows of all groups alike. memory: of one worker.
+    most_files: as `gathered` takes it.
+    """
+    most_files = most_files or MOST_FILES
     passes: list[Pass] = []
     file_bytes, num_ranges = file_bytes_of(memory), 1
-    while num_groups > 1 and num_files > MOST_FILES:
+    while num_groups > 1 and num_files > most_files:
         amounts = Amounts.plan(num_groups, mean_bytes, file_bytes)
         batches = -(-num_files // amounts.batch)
         tasks = num_ranges * amounts.ranges * batches
@@ -203,25 +208,33 @@ def file_bytes_of(memory: int) -> int:
 
 
 def gathered(
-    runner: Runner, name: str, written: Sequence[Artifact], num_groups: int, memory: int
+    runner: Runner,
+    name: str,
+    written: Sequence[Artifact],
+    num_groups: int,
+    memory: int,
+    *,
+    most_files: int | None = None,
+    passes: list[Step] | None = None,
 ) -> list[GroupedFile]:
     """Files out of which each group finds its rows in few. name: of the step that wrote the files. memory: of one worker.
-    Group numbers begin at 1.
+    most_files: that a group may look into, by default MOST_FILES. passes: the steps that moved rows are appended. Group numbers
+    begin at 1.
     """
+    most_files = most_files or MOST_FILES
     held = [GroupedFile(artifact, 1, num_groups + 1) for artifact in written]
     number = 1
-    while any(_is_scattered(*of_range) for of_range in _ranges(held).items()):
+    while scattered := [
+        of_range for of_range, having in _ranges(held).items() if _is_scattered(of_range, having, most_files)
+    ]:
         number += 1
-        step = _plan(f"{name}-{number}", held, file_bytes_of(memory))
-        after = [
-            file
-            for of_range, having in _ranges(held).items()
-            if not _is_scattered(of_range, having)
-            for file in having
-        ]
+        step = _plan(f"{name}-{number}", held, scattered, file_bytes_of(memory))
+        after = [file for file in held if (file.first, file.end) not in scattered]
         for task, result in zip(step.tasks, runner.run(step), strict=True):
             after += [GroupedFile(output, *task.args["groups"]) for output in result.outputs]
         held = sorted(after, key=lambda file: (file.first, file.file.name))
+        if passes is not None:
+            passes.append(step)
     return held
 
 
@@ -233,16 +246,20 @@ def _ranges(held: Sequence[GroupedFile]) -> dict[tuple[int, int], list[GroupedFi
     return ranges
 
 
-def _is_scattered(groups: tuple[int, int], having: Sequence[GroupedFile]) -> bool:
+def _is_scattered(groups: tuple[int, int], having: Sequence[GroupedFile], most_files: int) -> bool:
     """Whether several groups would look into too many files."""
-    return groups[1] - groups[0] > 1 and len(having) > MOST_FILES
+    return groups[1] - groups[0] > 1 and len(having) > most_files
 
 
-def _plan(name: str, held: Sequence[GroupedFile], file_bytes: int) -> Step:
-    """A task per range and batch. A batch has files from all over the corpus, as neighbours have rows of the same groups."""
+def _plan(
+    name: str, held: Sequence[GroupedFile], scattered: Sequence[tuple[int, int]], file_bytes: int
+) -> Step:
+    """A task per range of those `scattered` and batch. A batch has files from all over the corpus, as neighbours have rows of the
+    same groups.
+    """
     tasks, folder = [], name.replace(".", "/")
     for (first, end), having in _ranges(held).items():
-        if not _is_scattered((first, end), having):
+        if (first, end) not in scattered:
             continue
         sizes = sum(file.file.size for file in having)
         amounts = Amounts.plan(end - first, sizes // len(having), file_bytes)

@@ -31,7 +31,7 @@ from btlm_data.dedupe.components import HOLDOUT
 from btlm_data.dedupe.deciding import NOT_IN_RUN
 from btlm_data.dedupe.groups import GROUP_BYTES
 from btlm_data.dedupe.index import IndexReader
-from btlm_data.dedupe.links import IndexPairs, Links
+from btlm_data.dedupe.links import EDGE, INDEX, IndexPairs, Links
 from btlm_data.dedupe.members import Group, read_group
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.kernels import shingles
@@ -41,8 +41,6 @@ from btlm_data.task_files import TaskFiles
 
 CANDIDATES = 16  # half of them by shared bands, half the first in order
 PAIRS_BYTES = 64 * 2**20  # of the pairs in one file
-EDGE = np.dtype([("first", "<u4"), ("other", "<u4")])
-INDEX = np.dtype([("document", "<u4"), ("run", "<u2"), ("ordinal", "<u4")])
 BATCH_BYTES = 4 * 2**20  # of texts that are laid side by side at once: they stay in a processor's cache
 KINDS = {"jaccard": shingles.JACCARD, "containment": shingles.CONTAINMENT}
 UInt32Array = npt.NDArray[np.uint32]
@@ -66,8 +64,9 @@ def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> C
         num_files, num_bytes = num_files + 1, 0
         held.clear()
 
-    for artifact in files.read_list(task.through["edges"][0]):
-        links = Links.read_range(files, artifact, number, first, last)
+    [listed] = task.through["edges"]
+    for piece in by_group.of_group(files, listed, number + 1, ("edges", "index")):
+        links = Links.of_tables(piece.tables, first, last, f"An edge of dedupe.pairs {task.id}")
         held.append(links)
         num_bytes += links.num_bytes
         if num_bytes >= PAIRS_BYTES:

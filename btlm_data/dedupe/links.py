@@ -2,23 +2,24 @@
 
 dedupe/sort-KIND/PARTITION.cols  edges `first`, `other` (e,) uint32 with first < other, and `known` (u,)
                                  uint32, the documents found in an index; meta: {"compared", "rejected"} pairs
-                                 of a verification. Where texts are compared, `index_document` uint32,
-                                 `index_run` uint16, `index_ordinal` uint32 (c,): documents to compare with
-                                 those of an index; then edges are by ranges of 2^k `other` documents, these
-                                 by ranges of `index_document`: `bounds`, `index_bounds` (R + 1,) int64
+                                 of a verification
+                                 Where texts are compared, pairs by ranges of 2^k documents instead (by_group.py; range r is
+                                 group r + 1): the tables `edges` of EDGE, in the range of the `other`, and `index` of INDEX,
+                                 documents to compare with those of an index
 dedupe/exact/all.cols            `root` (N,) uint32: the first document with the same normalised text; `known`
                                  as above
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.dedupe import by_group
 from btlm_data.dedupe.index import IndexReader
 from btlm_data.dedupe.keys import Keys, check_ordinals
 from btlm_data.dedupe.settings import KeyKind
@@ -30,6 +31,10 @@ from btlm_data.task_files import TaskFiles
 
 UInt32Array = npt.NDArray[np.uint32]
 BoolArray = npt.NDArray[np.bool_]
+
+
+EDGE = np.dtype([("first", "<u4"), ("other", "<u4")])
+INDEX = np.dtype([("document", "<u4"), ("run", "<u2"), ("ordinal", "<u4")])
 
 
 class IndexPairs(NamedTuple):
@@ -71,19 +76,9 @@ class Links:
             column.nbytes for pairs in self.in_index for column in pairs
         )
 
-    def write(self, files: TaskFiles, name: str, num_documents: int, log_range: int | None) -> Artifact:
-        """Write as a columns file (without the sorted keys). log_range: puts edges in order by ranges of 2^log_range documents."""
-        first, other, known = (_joined(getattr(self, key)) for key in ("first", "other", "known"))
-        pairs = IndexPairs.concatenate(self.in_index)
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        if log_range is not None:
-            edges_of_ranges = np.arange(-(-num_documents >> log_range) + 1)
-            order, arrays["bounds"] = _by_range(other, log_range, edges_of_ranges)
-            first, other = first[order], other[order]
-            order, arrays["index_bounds"] = _by_range(pairs.document, log_range, edges_of_ranges)
-            pairs = IndexPairs(pairs.document[order], pairs.run[order], pairs.ordinal[order])
-        arrays |= {"first": first, "other": other, "known": known}
-        arrays |= {"index_document": pairs.document, "index_run": pairs.run, "index_ordinal": pairs.ordinal}
+    def write(self, files: TaskFiles, name: str) -> Artifact:
+        """Write as a columns file, without pairs to compare and the sorted keys."""
+        arrays = {key: _joined(getattr(self, key)) for key in ("first", "other", "known")}
         return files.write_columns(name, arrays, {"compared": self.compared, "rejected": self.rejected})
 
     @staticmethod
@@ -91,28 +86,42 @@ class Links:
         """Inverse of write. Raises DataError for a damaged file or a document that there is not."""
         opened = files.columns(artifact)
         first, other, known = (opened[name] for name in ("first", "other", "known"))
-        pairs = IndexPairs(*(opened[f"index_{name}"] for name in IndexPairs._fields))
-        for ordinals in (first, other, known, pairs.document):
+        for ordinals in (first, other, known):
             check_ordinals(ordinals, num_documents, artifact.name)
         if len(first) != len(other):
             raise DataError(f"{artifact.name} has {len(first)} first documents and {len(other)} others.")
-        return Links([first], [other], [known], [pairs], opened.meta["compared"], opened.meta["rejected"])
+        return Links([first], [other], [known], [], opened.meta["compared"], opened.meta["rejected"])
+
+    def pairs_by_range(self, log_range: int) -> by_group.Piece:
+        """The pairs to compare, by ranges of 2^log_range documents."""
+        assert not self.known, "what an index has is compared as well"
+        edges = np.empty(sum(map(len, self.other)), EDGE)
+        edges["first"], edges["other"] = _joined(self.first), _joined(self.other)
+        pairs = IndexPairs.concatenate(self.in_index)
+        index = np.empty(len(pairs.document), INDEX)
+        for name, column in pairs._asdict().items():
+            index[name] = column
+        return by_group.piece_of(
+            {
+                "edges": (edges, (edges["other"] >> np.uint32(log_range)) + np.uint32(1)),
+                "index": (index, (pairs.document >> np.uint32(log_range)) + np.uint32(1)),
+            }
+        )
 
     @staticmethod
-    def read_range(files: TaskFiles, artifact: Artifact, number: int, first: int, last: int) -> Links:
-        """Edges whose `other`, and documents to compare with an index's, are of range `number`: ordinals [first, last).
-
-        Raises DataError for a damaged file, or a document of another range.
+    def of_tables(tables: Mapping[str, npt.NDArray[np.uint8]], first: int, last: int, name: str) -> Links:
+        """Pairs to compare out of the tables of a file, or of a range, (bytes,) uint8 each. first, last: ordinals of the documents
+        whose pairs they are.
+        Raises DataError for another document.
         """
-        opened = files.columns(artifact)
-        begin, end = (int(bound) for bound in opened.rows("bounds", number, number + 2))
-        one, other = (opened.rows(name, begin, end) for name in ("first", "other"))
-        begin, end = (int(bound) for bound in opened.rows("index_bounds", number, number + 2))
-        pairs = IndexPairs(*(opened.rows(f"index_{name}", begin, end) for name in IndexPairs._fields))
+        edges, index = by_group.as_records(tables["edges"], EDGE), by_group.as_records(tables["index"], INDEX)
+        one, other = (np.ascontiguousarray(edges[end]) for end in ("first", "other"))
+        pairs = IndexPairs(*(np.ascontiguousarray(index[name]) for name in IndexPairs._fields))
+        check_ordinals(one, last, name)
         for ordinals in (other, pairs.document):
             if len(ordinals) and (int(ordinals.min()) < first or int(ordinals.max()) >= last):
                 raise DataError(
-                    f"{artifact.name} has documents beyond {first:,} to {last:,}. Remove the work folder and rerun the same command."
+                    f"{name} has documents beyond {first:,} to {last:,}. Remove the work folder and rerun the same command."
                 )
         return Links([one], [other], [], [pairs])
 
@@ -288,15 +297,6 @@ def unite(parent: UInt32Array, links: Links) -> None:
     """
     for first, other in zip(links.first, links.other, strict=True):
         union_find.unite(parent, buckets.readonly(first), buckets.readonly(other))
-
-
-def _by_range(
-    documents: UInt32Array, log_range: int, edges_of_ranges: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """An order by ranges of 2^log_range documents, and where each range begins in it."""
-    numbers = documents >> np.uint32(log_range)
-    order = np.argsort(numbers, kind="stable")
-    return order, np.searchsorted(numbers[order], edges_of_ranges).astype(np.int64)
 
 
 def _joined(parts: Sequence[UInt32Array]) -> UInt32Array:

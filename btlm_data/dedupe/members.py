@@ -45,6 +45,14 @@ _FIELDS = [
 ]
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
+_MOST_TASKS = 8192  # that write members
+
+
+def parts_together(num_parts: int) -> int:
+    """Parts of the source that one task looks into: where there are very many, most have few documents in components, and a task
+    costs more.
+    """
+    return max(1, -(-num_parts // _MOST_TASKS))
 
 
 def row_type(bands: int) -> np.dtype[np.void]:

@@ -120,10 +120,12 @@ def join(task: Task, settings: None, files: TaskFiles) -> Counts:
     import pyarrow.parquet as pq
 
     parts = files.read_list(task.reads["parts"][0])
-    with files.create(task.outputs[0][1]) as creating:
-        if parts:
-            parquet_splice.splice(creating.file, (files.read(part) for part in parts))
-        else:  # of removals.parquet: nothing was in a component of several
+    store, name = task.outputs[0]
+    if parts:
+        with files.create_in_order(name, store) as writer:
+            parquet_splice.splice(writer, (files.read(part) for part in parts))
+    else:  # of removals.parquet: nothing was in a component of several
+        with files.create(name) as creating:
             pq.write_table(_schema().empty_table(), creating.file, compression="zstd")
     advance(1)
     return Counts()

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from btlm_data.blocks import RANGE_DOCUMENTS
 from btlm_data.dedupe import by_group
-from btlm_data.dedupe.compare import EDGE, PAIRS_BYTES
+from btlm_data.dedupe.compare import PAIRS_BYTES
 from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
-from btlm_data.dedupe.members import FILE_BYTES, row_type
+from btlm_data.dedupe.links import EDGE
+from btlm_data.dedupe.members import FILE_BYTES, parts_together, row_type
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.estimate import Estimate, Rates
 from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
@@ -123,20 +124,26 @@ class Sizes:
         row_bytes = row_type(bands).itemsize * nominated.documents
         text_bytes = nominated.text_bytes if by_text else 0
         has_members = nominated.documents > 0
+        member_tasks = -(-parts // parts_together(parts))
         members = Estimate(
             "dedupe.members",
-            tasks=parts,
+            tasks=member_tasks,
             documents=documents,
             read_bytes=4 * documents + 2 * row_bytes + text_bytes // 2,
             reads=(1 + 16 * has_members) * blocks,
             work_bytes=row_bytes + text_bytes,
             memory_bytes=rates.process_bytes + FILE_BYTES * has_members,
-            cpu_seconds=parts * rates.task
+            cpu_seconds=member_tasks * rates.task
             + documents * rates.fate_document / 10
             + text_bytes * rates.member_byte,
         )
         moved_members, member_files = self._estimate_moves(
-            rates, "dedupe.members", parts * has_members, row_bytes + text_bytes, FILE_BYTES, nominated.groups
+            rates,
+            "dedupe.members",
+            member_tasks * has_members,
+            row_bytes + text_bytes,
+            FILE_BYTES,
+            nominated.groups,
         )
         members_and_moves = [members, *moved_members]
         decided = [
@@ -187,11 +194,20 @@ class Sizes:
         pair_ranges = -(-documents >> self.log_range)
         num_pairs = bands * nominated.documents  # a copy shares most bands
         pair_bytes = num_pairs * EDGE.itemsize
+        moved_edges, edge_files = self._estimate_moves(
+            rates,
+            "dedupe.edges",
+            (1 << self.log_partitions("bands")) * has_members,
+            pair_bytes,
+            max(1, pair_bytes),
+            pair_ranges,
+            by_group.MOST_INPUTS,
+        )
         pairs = Estimate(
             "dedupe.pairs",
             tasks=pair_ranges,
             read_bytes=4 * documents + pair_bytes,
-            reads=(2 + 2 * has_members) * pair_ranges << self.log_partitions("bands"),
+            reads=5 * pair_ranges * edge_files,
             work_bytes=pair_bytes,
             memory_bytes=rates.process_bytes + 4 * min(documents, 1 << self.log_range),
             cpu_seconds=pair_ranges * rates.task + num_pairs * rates.pair,
@@ -211,17 +227,25 @@ class Sizes:
             + text_bytes * rates.compare_byte
             + num_pairs * rates.pair,
         )
-        return [*steps, measuring, components, pairs, *moved_pairs, *members_and_moves, compare, *decided]
+        joined = [measuring, components, *moved_edges, pairs, *moved_pairs]
+        return [*steps, *joined, *members_and_moves, compare, *decided]
 
     def _estimate_moves(
-        self, rates: Rates, name: str, tasks: int, num_bytes: int, file_bytes: int, num_groups: int
+        self,
+        rates: Rates,
+        name: str,
+        tasks: int,
+        num_bytes: int,
+        file_bytes: int,
+        num_groups: int,
+        most_files: int | None = None,
     ) -> tuple[list[Estimate], int]:
         """Passes that put together what belongs to a group, and the files that a group then looks into. tasks: that write
-        the first files; num_bytes: of all rows; file_bytes: of one of these files at most.
+        the first files; num_bytes: of all rows; file_bytes: of one of these files at most; most_files: as by_group.gathered takes it.
         """
         num_files = max(tasks, -(-num_bytes // file_bytes))
         passes = by_group.passes_of(
-            num_files, num_bytes // max(1, num_files), num_groups, self.settings.memory_bytes
+            num_files, num_bytes // max(1, num_files), num_groups, self.settings.memory_bytes, most_files
         )
         estimates = [
             Estimate(

@@ -30,7 +30,7 @@ import numpy as np
 from btlm_data import blocks as block_table
 from btlm_data.advance import advance
 from btlm_data.blocks import Block, grouped
-from btlm_data.dedupe import components, keys, links
+from btlm_data.dedupe import by_group, components, keys, links
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
@@ -39,7 +39,7 @@ from btlm_data.kernels import union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 6
+VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,10 @@ def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     chunks = keys.partition_chunks(files, files.read_list(groups), partition, limit, task.args["documents"])
     linker = _linker(task, settings, files, kind, log)
     edges = linker.link(chunks, partition)
-    edges.write(files, task.outputs[0][1], task.args["documents"], task.hints["log_range"])
+    if task.hints["log_range"] is None:
+        edges.write(files, task.outputs[0][1])
+    else:
+        by_group.write(files, task.outputs[0][1], [edges.pairs_by_range(task.hints["log_range"])])
     if edges.sorted_keys is not None:
         links.write_index_keys(
             files, task.outputs[1][1], edges.sorted_keys, kind, log, with_ordinals=settings.by_text
@@ -283,7 +286,7 @@ def join(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
         roots, known = opened["root"], opened["known"]
         keys.check_ordinals(roots, num_documents, exact_file.name)
         keys.check_ordinals(known, num_documents, exact_file.name)
-        parts = (links.Links.read(files, file, num_documents) for file in task.through["edges"])
+        parts = (_read_edges(files, file, settings, num_documents) for file in task.through["edges"])
     parent = roots.copy()
     compared = rejected = 0
     known_parts, nominated = [roots[known] if settings.by_text else known], [np.empty(0, np.uint32)]
@@ -297,6 +300,18 @@ def join(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     num_groups = components.write(files, task.through["documents"], united, np.concatenate(nominated))
     advance(task.weight)
     return Counts(extra={"groups": num_groups, "compared": compared, "rejected": rejected})
+
+
+def _read_edges(
+    files: TaskFiles, file: Artifact, settings: ClusterSettings, num_documents: int
+) -> links.Links:
+    """What a partition of bands has connected, or nominated."""
+    if not settings.by_text:
+        return links.Links.read(files, file, num_documents)
+    opened = files.columns(file)
+    return links.Links.of_tables(
+        {name: opened[name] for name in ("edges", "index")}, 0, num_documents, file.name
+    )
 
 
 def _link_in_one_go(

@@ -3,6 +3,7 @@ decides.
 
 exact, sort-bands     as steps.py has them; edges are pairs to compare
 components            pairs -> components, put into groups                         whole
+edges-N               pairs, by range of documents, where partitions are many      a range of ranges (by_group.py)
 pairs, pairs-N        pairs, by group                                              a range of documents, of groups (by_group.py)
 members, members-N    places and texts of the documents in components              a part of the source (stages/members.py), a
                                                                                    range of groups (by_group.py)
@@ -20,7 +21,6 @@ from btlm_data.dedupe import by_group, compare
 from btlm_data.dedupe.steps import VERSION, Joined, Steps
 from btlm_data.engine.runner import Runner
 from btlm_data.task import Artifact, Step, Task
-from btlm_data.task_files import write_list
 
 # Plans the step that writes the members: (components, with texts).
 MembersPlanner = Callable[[Artifact, bool], Step]
@@ -50,13 +50,12 @@ class TextSteps:
 
     def run(self, runner: Runner) -> Compared:
         """Run what is needed."""
-        work, sorted_keys = runner.stores.work, list[Artifact]()
+        sorted_keys = list[Artifact]()
         exact = self.steps.run_exact(runner, sorted_keys)
         edges = self.steps.run_sort(runner, "bands", exact, sorted_keys)
         joined = self.steps.run_components(runner, [exact], edges, sorted_keys)
-        runner.named.add(name := "dedupe/edges.json")
         memory, groups = self.steps.settings.memory_bytes, joined.num_groups
-        pairs = list_by_group(runner, self._pairs(joined, write_list(work, name, edges)), groups, memory)
+        pairs = self._run_pairs(runner, joined, edges)
         members = list_by_group(runner, self.plan_members(joined.components, True), groups, memory)
         results = runner.run(self._compare(joined, members, pairs))
         amounts = {
@@ -64,7 +63,30 @@ class TextSteps:
         }
         return Compared(joined, members, pairs, [r.outputs[0] for r in results], amounts)
 
-    def _pairs(self, joined: Joined, edges: Artifact) -> Step:
+    def _run_pairs(self, runner: Runner, joined: Joined, edges: Sequence[Artifact]) -> Artifact:
+        """The pairs of each group. Where there are more partitions than a task may open, what these nominated is put together first,
+        by ranges of documents.
+        """
+        memory, passes = self.steps.settings.memory_bytes, list[Step]()
+        step = self._pairs(joined, [])
+        if not runner.is_done(step):
+            held = by_group.gathered(
+                runner,
+                "dedupe.edges",
+                edges,
+                len(step.tasks),
+                memory,
+                most_files=by_group.MOST_INPUTS,
+                passes=passes,
+            )
+            runner.named.add(name := "dedupe/edges.json")
+            step = self._pairs(joined, [by_group.write_list(runner.stores.work, name, held)])
+        pairs = list_by_group(runner, step, joined.num_groups, memory)
+        runner.discard(*passes)
+        return pairs
+
+    def _pairs(self, joined: Joined, edges: Sequence[Artifact]) -> Step:
+        """edges: the list of files of ranges; none only to see what is done."""
         steps = self.steps
         log_range = steps.sizes.log_range
         tasks = [
@@ -76,7 +98,7 @@ class TextSteps:
                     "log_range": log_range,
                 },
                 inputs=[steps.lineage],
-                through={"components": [joined.components], "edges": [edges]},
+                through={"components": [joined.components], "edges": edges},
                 weight=max(1, min(steps.num_documents, 1 << log_range)),
             )
             for number in range(-(-steps.num_documents >> log_range))

@@ -12,7 +12,7 @@ Source: parquet-format, parquet.thrift (FileMetaData: 3 num_rows, 4 row_groups; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import Protocol
 
 from btlm_data.errors import DataError
 from btlm_data.formats.thrift_compact import LISTS, STRUCT, Compact
@@ -25,7 +25,14 @@ _LIST, _I16, _I64 = 9, 4, 6
 Change = Callable[[int, int], bytes | None]
 
 
-def splice(out: BinaryIO, parts: Iterable[bytes]) -> None:
+class Writer(Protocol):
+    """What a table is written to, from its beginning to its end."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Write the next bytes."""
+
+
+def splice(out: Writer, parts: Iterable[bytes]) -> None:
     """Write the row groups of all parts, at least one, as one file.
 
     parts: whole parquet files, without page indexes and Bloom filters. Raises DataError for one that is damaged, or whose

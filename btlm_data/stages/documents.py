@@ -32,7 +32,6 @@ from btlm_data.formats.documents_table import ROW_GROUP, write_options
 from btlm_data.stages import document_rows, shuffle
 from btlm_data.stages.document_rows import ROW, Names, RowFile, RowMoves, Sources
 from btlm_data.stages.stream import StreamIndex
-from btlm_data.storage import digest
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles
 
@@ -258,12 +257,11 @@ def plan_tables(parts_by_table: Mapping[str, Sequence[Artifact]]) -> Step:
 def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
     """One table from its parts."""
     store, name = task.outputs[0]
-    with files.create(name, store) as creating:
-        parquet_splice.splice(creating.file, (files.read(part) for part in task.reads["parts"]))
-        sha256 = _sha256(creating.file)
+    with files.create_in_order(name, store) as writer:
+        parquet_splice.splice(writer, (files.read(part) for part in task.reads["parts"]))
     advance(1)
-    size = files.written[-1].size
-    return Counts(extra={"file": {"name": name.rpartition("/")[2], "bytes": size, "sha256": sha256}})
+    file = {"name": name.rpartition("/")[2], "bytes": writer.size, "sha256": writer.sha256}
+    return Counts(extra={"file": file})
 
 
 def write_parquet(files: TaskFiles, output: tuple[StoreName, str], table: Any) -> None:
@@ -273,8 +271,3 @@ def write_parquet(files: TaskFiles, output: tuple[StoreName, str], table: Any) -
     store, name = output
     with files.create(name, store) as creating:
         pq.write_table(table, creating.file, row_group_size=ROW_GROUP, **write_options(table.schema))
-
-
-def _sha256(file: Any) -> str:
-    file.seek(0)
-    return digest.sha256_stream(file)

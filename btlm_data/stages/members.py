@@ -7,14 +7,14 @@ the text back, the part of the source is read once more.
 
 reads   components.cols, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
 writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py); by_group.py puts together what belongs to a group
-unit    a part of the source, as `clean` read it
+unit    a part of the source, as `clean` read it; where there are very many, some in a row
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,12 @@ import numpy.typing as npt
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.dedupe.index import pack
-from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, rows_of
+from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, parts_together, rows_of
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
 from btlm_data.stages import clean
 from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
+from btlm_data.stages.file_ranges import FileRange
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -41,6 +42,13 @@ class PartBlocks:
     """A part of the source and its blocks. task: the one of `clean`."""
 
     task: Task
+    blocks: Sequence[Block]
+
+
+class _Part(NamedTuple):
+    """A part as tasks have it: what is read of the source, and its blocks."""
+
+    ranges: Sequence[FileRange]
     blocks: Sequence[Block]
 
 
@@ -62,53 +70,56 @@ def plan(
     settings: CleanSettings,
     with_texts: bool,
 ) -> Step:
-    """A task per part. components: see dedupe/components.py."""
-    tasks = [
-        Task(
-            id=part.task.id,
-            args={"texts": with_texts},
-            inputs=part.task.inputs,
-            reads={
-                "components": [components],
-                "docs": [block.docs for block in part.blocks],
-                "sketches": [block.sketch for block in part.blocks if block.sketch is not None],
-            },
-            through={"tokens": [block.tokens for block in part.blocks]},
-            weight=max(1, sum(block.num_documents for block in part.blocks)),
-            hints={"blocks": part.blocks, "ranges": clean.ranges_of(part.task)},
+    """A task per part, or some of them in a row. components: see dedupe/components.py."""
+    tasks = []
+    for first in range(0, len(parts), of_task := parts_together(len(parts))):
+        chosen = parts[first : first + of_task]
+        blocks = [block for part in chosen for block in part.blocks]
+        tasks.append(
+            Task(
+                id=chosen[0].task.id,
+                args={"texts": with_texts},
+                inputs=[identity for part in chosen for identity in part.task.inputs],
+                reads={
+                    "components": [components],
+                    "docs": [block.docs for block in blocks],
+                    "sketches": [block.sketch for block in blocks if block.sketch is not None],
+                },
+                through={"tokens": [block.tokens for block in blocks]},
+                weight=max(1, sum(block.num_documents for block in blocks)),
+                hints={"parts": [_Part(clean.ranges_of(part.task), part.blocks) for part in chosen]},
+            )
         )
-        for part in parts
-    ]
     return Step(NAME, VERSION, work, tasks, settings, settings.products["docs"], "doc")
 
 
 def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
-    """Write the members of one part. Raises DataError if the source is no longer what was read."""
-    blocks: Sequence[Block] = task.hints["blocks"]
+    """Write the members of some parts. Raises DataError if the source is no longer what was read."""
     components = files.columns(task.reads["components"][0])
     writer = MembersWriter(files, task.id)
-    again = _SourceAgain(blocks, task, settings, files)
     from_tokens = from_source = 0
-    for number, block in enumerate(blocks):
-        ordinals = (block.first_ordinal, block.last_ordinal)
-        groups = components.rows("group", *ordinals)
-        rows = np.flatnonzero(groups)
-        advance(block.num_documents)
-        if not len(rows):
-            continue
-        assert block.sketch is not None
-        docs, sketch = files.columns(block.docs), files.columns(block.sketch)
-        keys = sketch["bands"] if "bands" in sketch else np.empty((block.num_documents, 0), np.uint64)
-        records = rows_of(block, docs, keys, rows)
-        for name in OF_COMPONENTS:
-            records[name] = components.rows(name, *ordinals)[rows]
-        texts = Texts.none(len(rows))
-        if task.args["texts"]:
-            needed = rows[components.rows("compared", *ordinals)[rows]]
-            some, count = _texts(files, block, number, settings, needed, again)
-            from_tokens, from_source = from_tokens + count, from_source + len(needed) - count
-            texts.put(np.searchsorted(rows, needed), some)
-        writer.add(Members(records, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
+    for part in task.hints["parts"]:
+        again = _SourceAgain(part, settings, files)
+        for number, block in enumerate(part.blocks):
+            ordinals = (block.first_ordinal, block.last_ordinal)
+            groups = components.rows("group", *ordinals)
+            rows = np.flatnonzero(groups)
+            advance(block.num_documents)
+            if not len(rows):
+                continue
+            assert block.sketch is not None
+            docs, sketch = files.columns(block.docs), files.columns(block.sketch)
+            keys = sketch["bands"] if "bands" in sketch else np.empty((block.num_documents, 0), np.uint64)
+            records = rows_of(block, docs, keys, rows)
+            for name in OF_COMPONENTS:
+                records[name] = components.rows(name, *ordinals)[rows]
+            texts = Texts.none(len(rows))
+            if task.args["texts"]:
+                needed = rows[components.rows("compared", *ordinals)[rows]]
+                some, count = _texts(files, block, number, settings, needed, again)
+                from_tokens, from_source = from_tokens + count, from_source + len(needed) - count
+                texts.put(np.searchsorted(rows, needed), some)
+            writer.add(Members(records, groups[rows], texts), docs.meta["files"], docs.meta["sources"])
     writer.flush()
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
 
@@ -126,7 +137,7 @@ def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: CleanSe
             },
             through={"tokens": [block.tokens for block in part.blocks]},
             weight=max(1, sum(block.num_documents for block in part.blocks)),
-            hints={"blocks": part.blocks, "ranges": clean.ranges_of(part.task)},
+            hints={"part": _Part(clean.ranges_of(part.task), part.blocks)},
         )
         for part in parts
     ]
@@ -136,10 +147,10 @@ def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: CleanSe
 
 def write_kept(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     """Write the texts of one part that stay, a file for each block."""
-    blocks: Sequence[Block] = task.hints["blocks"]
+    part: _Part = task.hints["part"]
     clusters = files.columns(task.reads["clusters"][0])
-    again = _SourceAgain(blocks, task, settings, files)
-    for number, block in enumerate(blocks):
+    again = _SourceAgain(part, settings, files)
+    for number, block in enumerate(part.blocks):
         rows = np.flatnonzero(clusters.rows("text_stays", block.first_ordinal, block.last_ordinal))
         texts = _texts(files, block, number, settings, rows, again)[0]
         frames, frame_bounds = pack(texts.as_bytes())
@@ -233,11 +244,9 @@ def _are_right(utf8: UInt8Array, offsets: Int64Array, exact: npt.NDArray[np.uint
 class _SourceAgain:
     """Reads a part of the source once more, block by block, as far as it is requested."""
 
-    def __init__(
-        self, blocks: Sequence[Block], task: Task, settings: CleanSettings, files: TaskFiles
-    ) -> None:
-        self._blocks, self._settings, self._files = blocks, settings, files
-        self._ranges = clean.ranges_of(task)
+    def __init__(self, part: _Part, settings: CleanSettings, files: TaskFiles) -> None:
+        self._ranges, self._blocks = part
+        self._settings, self._files = settings, files
         self._next = 0
         self._records: Iterator[Any] | None = None
 

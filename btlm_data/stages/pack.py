@@ -27,14 +27,14 @@ from btlm_data.formats.shard_formats import FORMATS, get_format, load_format
 from btlm_data.formats.shard_formats.base import Packing, ShardFormat, StreamSize, Stretch
 from btlm_data.formats.shard_formats.writer import ShardOptions
 from btlm_data.recipe.models import Settings
-from btlm_data.stages.runs import Moves
+from btlm_data.stages.runs import moves_of
 from btlm_data.stages.stream import Bucket, StreamIndex, StreamReader
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 3
 TOKENS_PER_FILE = 16_777_216  # default shard: 8,192 samples of 2,048 tokens
-MERGE_PIECE = 4 * 2**20  # bytes of one packed file that one merge reads
+MERGE_PIECE = 2 * 2**20  # bytes of one packed file that one merge reads
 LEAST_PIECE = 2**20  # bytes of one packed file that a shard reads, at least on average
 Int64Array = npt.NDArray[np.int64]
 
@@ -167,7 +167,7 @@ def estimate(workload: Workload) -> list[Estimate]:
                 read_bytes=packed_bytes,
                 reads=max(tasks, packed_bytes // MERGE_PIECE),
                 work_bytes=packed_bytes,
-                memory_bytes=rates.process_bytes + workload.run.memory_per_worker // 2,
+                memory_bytes=rates.process_bytes + memory // 2,
                 cpu_seconds=tasks * rates.task + packed_bytes * rates.move_byte,
             )
             for number in range(1, merges + 1)
@@ -177,7 +177,8 @@ def estimate(workload: Workload) -> list[Estimate]:
 
 def reads_of_stretches(workload: Workload, stretches: int) -> int:
     """Reads of tokens that so many stretches of a stream make: out of every block, where tokens are not moved."""
-    moves = Moves.plan(workload.volume.tokens * workload.token_bytes, workload.run.memory_per_worker)
+    token_bytes = workload.volume.tokens * workload.token_bytes
+    moves = moves_of(workload.settings, token_bytes, workload.run.memory_per_worker)
     index_reads = 8 * stretches
     if not moves.passes:
         of_a_stretch = min(workload.blocks, -(-workload.stream.documents // max(1, stretches)))
@@ -187,13 +188,18 @@ def reads_of_stretches(workload: Workload, stretches: int) -> int:
 
 def _num_merges(file_bytes: int, num_files: int, num_shards: int, memory: int) -> int:
     """How many passes `merged` makes."""
-    passes, span, most = 0, num_shards, max(2, memory // 4 // MERGE_PIECE)
+    passes, span, most = 0, num_shards, _batch(memory)
     total = file_bytes * num_files
     while span > 1 and file_bytes / span < min(LEAST_PIECE, total / num_shards):
         ranges = max(2, min(file_bytes // MERGE_PIECE, span))
         file_bytes = file_bytes * min(most, num_files) // ranges
         num_files, span, passes = -(-num_files // most), -(-span // ranges), passes + 1
     return passes
+
+
+def _batch(memory: int) -> int:
+    """Packed files that one task of a pass reads a piece of: it holds what it writes, and one piece. memory: of one worker."""
+    return max(2, memory * 2 // 5 // MERGE_PIECE)
 
 
 def packing_of(
@@ -306,7 +312,7 @@ def _plan_merge(
     number: int, sample_set: SampleSet, files: Sequence[PackedFile], source: StreamSource
 ) -> list[Task]:
     """One pass over a split: a task per range of shards and batch of the files that have it."""
-    batch = max(2, source.memory_per_worker // 4 // MERGE_PIECE)
+    batch = _batch(source.memory_per_worker)
     by_range: dict[tuple[int, int], list[PackedFile]] = {}
     for packed_file in files:
         by_range.setdefault(packed_file.shards, []).append(packed_file)

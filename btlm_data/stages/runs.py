@@ -31,6 +31,8 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.columns import Columns
+from btlm_data.formats.shard_formats import get_format
+from btlm_data.recipe.models import Settings
 from btlm_data.storage import page_cache
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
@@ -41,7 +43,7 @@ Records = npt.NDArray[Any]
 
 _PIECE_BYTES = 4 * 2**20  # of one run that one merge reads
 _LEAST_PIECE = 2**20  # of one run that a stretch of the stream reads
-_STRETCH_BYTES = 64 * 2**20  # of the stream that one later task reads
+_STRETCH_BYTES = 64 * 2**20  # of the stream that one later task reads, where its format does not say
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,27 @@ class Moves:
     fanout: int
 
     @staticmethod
-    def plan(token_bytes: int, memory: int) -> Moves:
-        """For so many bytes of tokens in all. memory: of one worker."""
+    def plan(token_bytes: int, memory: int, stretch_bytes: int | None = None) -> Moves:
+        """For so many bytes of tokens in all. memory: of one worker. stretch_bytes: of the stream that a later task reads, where that
+        is known.
+        """
+        stretch_bytes = stretch_bytes or _STRETCH_BYTES
         run_bytes = max(1, memory * 2 // 5)
         fanout = max(2, run_bytes // _PIECE_BYTES)
         if page_cache.fits(token_bytes):
             return Moves(0, run_bytes, fanout)
         passes, span = 1, token_bytes
-        while _STRETCH_BYTES * run_bytes < _LEAST_PIECE * span and span > run_bytes:
+        while stretch_bytes * run_bytes < _LEAST_PIECE * span and span > run_bytes:
             passes, span = passes + 1, -(-span // fanout)
         return Moves(passes, run_bytes, fanout)
+
+
+def moves_of(settings: Settings, token_bytes: int, memory: int) -> Moves:
+    """How the tokens of a recipe are moved, so that what its format reads at a time is in long pieces. memory: of one worker."""
+    stretch_bytes = get_format(settings.format).stretch_bytes(
+        token_bytes, memory, is_shuffled=settings.shuffle == "samples"
+    )
+    return Moves.plan(token_bytes, memory, stretch_bytes)
 
 
 class Run(NamedTuple):

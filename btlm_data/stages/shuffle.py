@@ -93,7 +93,9 @@ def estimate(workload: Workload) -> list[Estimate]:
     """What ordering the documents takes."""
     volume, stream, rates = workload.volume, workload.stream, workload.rates
     token_bytes = stream.tokens * workload.token_bytes
-    moves = Moves.plan(volume.tokens * workload.token_bytes, workload.run.memory_per_worker)
+    moves = runs.moves_of(
+        workload.settings, volume.tokens * workload.token_bytes, workload.run.memory_per_worker
+    )
     moved = token_bytes if moves.passes else 0
     weighing = max(
         1,
@@ -177,7 +179,7 @@ def run(
     deduplicated. num_bytes: of text that passed cleaning. memory: of a worker.
     """
     num_buckets = bucket_count(num_bytes)
-    moves = Moves.plan(sum(block.tokens.size for block in blocks), memory)
+    moves = runs.moves_of(settings.settings, sum(block.tokens.size for block in blocks), memory)
     borders, asked = _borders(step, blocks, fates, settings)
     mix = MixFiles(copies, borders)
     scattering = plan_scatter(blocks, fates, mix, num_buckets, settings, moves)

@@ -32,9 +32,43 @@ def checksum(data: bytes | memoryview) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
+def checksummer() -> xxhash.xxh3_128:
+    """Takes the checksum of bytes as they come."""
+    return xxhash.xxh3_128()
+
+
 def checksum_stream(file: BinaryIO) -> str:
     """Hex XXH3 (128 bits) of an open file, from its current position to its end."""
     hasher = xxhash.xxh3_128()
     while piece := file.read(_PIECE):
         hasher.update(piece)
     return hasher.hexdigest()
+
+
+class HashedWriter:
+    """Writes a file from its beginning to its end and takes both checksums on the way, so that nothing of a large file is read again.
+
+    size: bytes written so far.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256, self._xxh3 = hashlib.sha256(), xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write the next bytes."""
+        self._file.write(data)
+        self._sha256.update(data)
+        self._xxh3.update(data)
+        self.size += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of what was written."""
+        return self._sha256.hexdigest()
+
+    @property
+    def checksum(self) -> str:
+        """Hex XXH3 (128 bits) of what was written."""
+        return self._xxh3.hexdigest()

@@ -127,7 +127,7 @@ def prepare(
     ended = resource.getrusage(resource.RUSAGE_SELF)
     seconds = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
     token_bytes = sum(block.tokens.size for block in blocks)
-    return dict(found), seconds, runs.Moves.plan(token_bytes, scale.memory).passes
+    return dict(found), seconds, runs.moves_of(recipe.settings, token_bytes, scale.memory).passes
 
 
 def run() -> list[dict[str, Any]]:

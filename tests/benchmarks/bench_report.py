@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.dedupe import by_group, compare, decided, groups, members, report
+from btlm_data.dedupe import by_group, decided, groups, links, members, report
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner
@@ -92,9 +92,9 @@ def _finish(
 ) -> None:
     """Put together what belongs to a group, as the stage does, and say that deduplication is done."""
     first, other, assigned = pairs
-    edges = np.empty(len(other), compare.EDGE)
+    edges = np.empty(len(other), links.EDGE)
     edges["first"], edges["other"] = first / SHARE, other / SHARE
-    no_index = np.empty(0, compare.INDEX), np.empty(0, np.uint32)
+    no_index = np.empty(0, links.INDEX), np.empty(0, np.uint32)
     piece = by_group.piece_of({"edges": (edges, assigned[other]), "index": no_index})
     pairs_file = by_group.write(files, "dedupe/pairs/000000-00000.cols", [piece])
     written = [file for file in files.written if file != pairs_file]

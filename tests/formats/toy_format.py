@@ -44,6 +44,9 @@ class PairsFormat:
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
         return []
 
+    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
+        return None
+
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         return 0
 

@@ -76,18 +76,24 @@ def test_rows_moved_in_several_passes_are_those_of_one(
 ) -> None:
     corpus = write_corpus(tmp_path / "corpus", 1000)
     small_pieces.setattr(sizes, "_MOST_RANGES", 16)
+    small_pieces.setattr(by_group, "MOST_INPUTS", 12)
     several = prepare(corpus, tmp_path / "several", small_pieces, **{"run.memory": "200KB"})
-    assert {"shard.rows", "shard.rows-2", "dedupe.members-2", "dedupe.pairs-2"} <= several.keys()
+    moved = {"shard.rows-2", "dedupe.members-2", "dedupe.pairs-2", "dedupe.edges-2"}
+    assert {"shard.rows", *moved} <= several.keys()
+    assert several["dedupe.pairs"].most_opens <= 12 + 4, "partitions are put together first"
+    assert several["dedupe.sort-bands"].tasks > 12
     assert several["dedupe.compare"].tasks > 10
     small_pieces.setattr(document_rows, "LEAST_FANOUT", 1000)
     small_pieces.setattr(document_rows, "GROUP_DOCUMENTS", 10**6)
     small_pieces.setattr(by_group, "MOST_FILES", 1000)
+    small_pieces.setattr(by_group, "MOST_INPUTS", 1000)
     once = prepare(corpus, tmp_path / "once", small_pieces)
-    assert not {"shard.rows-2", "dedupe.members-2", "dedupe.pairs-2"} & once.keys()
+    assert not moved & once.keys()
     for table in ("removals.parquet", "clusters.parquet"):
         assert (tmp_path / "several" / table).read_bytes() == (tmp_path / "once" / table).read_bytes()
     left = {path.name for path in (tmp_path / "several/.work/dedupe").iterdir()}
     assert "members-2" in left
+    assert not any(name.startswith("edges-") for name in left)
     assert "members" not in left, "what was moved is removed once the dataset is complete"
     made = [report.make(str(tmp_path / name), [], []).outcomes for name in ("several", "once")]
     assert made[0] == made[1]

@@ -211,6 +211,12 @@ class ShardFormat(Protocol):
         """What is to be packed on disk before shards are written, or []. memory: bytes for one task."""
         ...
 
+    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
+        """Bytes of tokens of a stretch of a stream of so many, where tasks read stretches that are longer than a shard; else None.
+        memory: bytes for one task. is_shuffled: samples are.
+        """
+        ...
+
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """About how many bytes the files that `pack` writes of a whole stream have."""
         ...

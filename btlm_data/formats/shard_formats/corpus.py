@@ -54,6 +54,10 @@ class CorpusFormat:
         """None: a shard is a stretch of the stream."""
         return []
 
+    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
+        """None: a shard is a stretch."""
+        return None
+
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """None."""
         return 0

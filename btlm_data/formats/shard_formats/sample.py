@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from btlm_data.kernels.checks import Prints, Vocabulary
 
 _OURS = frozenset({"mask order", "padding"})  # rules that other writers need not keep
-_STRETCH_TOKENS = 16_777_216  # of a stretch, where memory has room for it
-_MOST_STRETCHES = 4096  # so that a shard's part of each is not too short
+_STRETCH_BYTES = 64 * 2**20  # of tokens in a stretch, where memory has room for it
+_MOST_STRETCHES = 2048  # so that a shard's part of each is not too short
 
 
 class SampleFormat:
@@ -70,14 +70,20 @@ class SampleFormat:
         return chosen
 
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
-        """None where samples are not shuffled or the stream fits in memory; else some tens of MB each."""
-        if not packing.is_shuffled or page_cache.fits(size.tokens * np.dtype(packing.dtype).itemsize):
+        """None where samples are not shuffled or the stream fits in memory; else as long as memory allows, from some tens of MB on."""
+        token_bytes = np.dtype(packing.dtype).itemsize
+        if not packing.is_shuffled or page_cache.fits(size.tokens * token_bytes):
             return []
         length, count = packing.seq_len, _num_samples(size, packing)
-        by_memory = memory // 4 // (2 * 4 * (length + 1))  # the stretch, its rows, and what files map
-        step = max(1, min(by_memory, max(_STRETCH_TOKENS // length, count // _MOST_STRETCHES)))
+        stretch_bytes = self.stretch_bytes(size.tokens * token_bytes, memory, is_shuffled=True)
+        assert stretch_bytes is not None
+        step = max(1, stretch_bytes // (token_bytes * (length + 1)))
         bounds = [(first, min(first + step, count)) for first in range(0, count, step)]
         return [Stretch(rows, _tokens_of(rows, size, length)) for rows in bounds]
+
+    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
+        """A fifth of the memory at most: a task holds a stretch and its rows, and reads their tokens."""
+        return min(memory // 5, max(_STRETCH_BYTES, stream_bytes // _MOST_STRETCHES)) if is_shuffled else None
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """The rows and their destinations."""
@@ -99,19 +105,29 @@ class SampleFormat:
         )
 
     def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """The rows of some shards, from all the files, by destination."""
-        parts, row_parts, edges = [], [], np.zeros(shards[1] - shards[0] + 1, np.uint64)
+        """The rows of some shards, from all the files, by destination; held once, and of one file beside it."""
+        edges, bounds = np.zeros(shards[1] - shards[0] + 1, np.uint64), list[tuple[int, int]]()
         for file in packed:
             base = int(file.rows("first", 0, 1)[0])
-            bounds = file.rows("edges", shards[0] - base, shards[1] - base + 1)
-            begin, end = int(bounds[0]), int(bounds[-1])
-            edges += bounds - bounds[0]
-            parts.append(file.rows("rows", begin, end))
-            row_parts.append(file.rows("place", begin, end))
-        rows_to = np.concatenate(row_parts)
+            edges_of_file = file.rows("edges", shards[0] - base, shards[1] - base + 1)
+            edges += edges_of_file - edges_of_file[0]
+            bounds.append((int(edges_of_file[0]), int(edges_of_file[-1])))
+        rows_to = np.concatenate(
+            [file.rows("place", *of_file) for file, of_file in zip(packed, bounds, strict=True)]
+        )
         order = np.argsort(rows_to)
+        position = np.empty(len(order), np.int64)
+        position[order] = np.arange(len(order))
+        rows: npt.NDArray[Any] | None = None
+        done = 0
+        for file, of_file in zip(packed, bounds, strict=True):
+            part = file.rows("rows", *of_file)
+            if rows is None:
+                rows = np.empty((len(order), part.shape[1]), part.dtype)
+            rows[position[done : done + len(part)]] = part
+            done += len(part)
+        assert rows is not None, "a task of a merge names files"
         first = np.array(shards[:1], np.uint64)
-        rows = np.concatenate(parts)[order]
         return Packed({"rows": rows, "place": rows_to[order], "edges": edges, "first": first}, len(rows))
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:

@@ -77,6 +77,10 @@ class VslFormat:
             for start in range(begin, stop, WINDOW_TOKENS)
         ]
 
+    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
+        """None: windows are short, and of them only lengths are read."""
+        return None
+
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """A piece for each document and for each row that a document runs over, and an edge a row."""
         rows = -(-size.tokens // packing.seq_len)
