@@ -194,11 +194,13 @@ def index(path: Path, only: Literal["keys", "text"] | None, as_json: bool) -> No
     is_flag=True,
     help="Continue where --where names more than half of the documents of a split.",
 )
+@click.option("--plan", "plan_only", is_flag=True,
+              help="Only say which documents would be taken out; nothing is changed.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was done, for programs.")
 def forget(
     path: Path, listed: Path | None, ids: tuple[str, ...], urls: tuple[str, ...], hashes: tuple[str, ...],
     passages: tuple[str, ...], expressions: tuple[str, ...], how: Literal["mask", "remove"], reason: str,
-    key: Path | None, runs: tuple[Path, ...], accept_most: bool, as_json: bool,
+    key: Path | None, runs: tuple[Path, ...], accept_most: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Take documents out of a prepared dataset, and write a certificate of it (forgotten.json).
 
@@ -208,6 +210,7 @@ def forget(
     dataset is removed; other locations that still hold the text are listed.
 
     \b
+    btlm-data forget shards/ --url https://example.org/page --plan
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"
     btlm-data forget shards/ --list ids.txt --run runs/stage1
     """
@@ -233,7 +236,16 @@ def forget(
 
     from btlm_data.lineage import render
     from btlm_data.lineage.forget import forget as take_out
+    from btlm_data.lineage.forget import plan
 
+    if plan_only:
+        planned = plan(shared.dataset(path), asked, how=how, runs=runs, accept_most=accept_most)
+        if as_json:
+            terminal.echo(terminal.to_json(to_builtins(planned, enc_hook=str)))
+            return
+        for text in render.planned_lines(planned):
+            terminal.echo(text)
+        return
     sign = None
     if key is not None:
         from btlm_data.inspection.signature import sign_forgotten

@@ -65,10 +65,24 @@ MOST = 0.5  # of a split's documents: expressions that name more are asked about
 FEW = 10  # documents: fewer are not
 
 
+class NamedDocument(msgspec.Struct, frozen=True):
+    """A document that a plan names. document: its row in documents.parquet; line: from 1; tokens: without EOS."""
+
+    set: str
+    generation: int
+    split: str
+    document: int
+    id: str
+    file: str
+    line: int
+    tokens: int
+
+
 @dataclass
 class Outcome:
     """What was done. documents: taken out, over all sets; masked: label positions; nothing: questions that no
-    document answers (in words); done: those that an earlier certificate answers; certificate: where it is;
+    document answers (in words); done: those that an earlier certificate answers; named: the documents, of a plan
+    alone; certificate: where it is;
     pages: those beside the dataset that were about the old one, and are gone; indexes: whether there were any of
     keys or text, which are gone.
     """
@@ -79,6 +93,7 @@ class Outcome:
     masked: int = 0
     nothing: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    named: list[NamedDocument] = field(default_factory=list)
     still_held: list[str] = field(default_factory=list)
     seen_by: list[SeenBy] = field(default_factory=list)
     certificate: Path | None = None
@@ -112,18 +127,8 @@ def forget(
     Raises SafetyStop where they do and that is not accepted, InputError if no document answers any, DataError if the dataset is not whole, OutputError if it
     cannot be written.
     """
-    root = (path.parent if path.name == FILE_NAME else path).absolute()
-    if not (root / FILE_NAME).is_file():
-        dataset.read(root)  # which says what is missing
-    if (whole := generations.whole_of(root)) is not None:
-        raise InputError(f"{root} is a generation of {whole}. Name that folder.")
-    if (root.parent / FILE_NAME).is_file() and isinstance(dataset.read(root.parent), SetList):
-        raise InputError(
-            f"{root} is one of the sets of {root.parent}, which have the same documents. Name that folder."
-        )
+    root = _whole_dataset(path)
     parent = open_store(root.parent)
-    if root.is_symlink():
-        raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
     lock = lock_of(root)
     with hold(parent, lock, f"The dataset {root} is", option="folder"):
         staging = root.parent / f".{root.name}.forget{TEMPORARY_SUFFIX}"
@@ -147,6 +152,52 @@ def forget(
             raise
 
 
+def plan(
+    path: Path,
+    queries: Sequence[Query],
+    *,
+    how: How = "mask",
+    runs: Sequence[Path] = (),
+    accept_most: bool = False,
+) -> Outcome:
+    """What `forget` would take out, with nothing changed: an Outcome with `named`. Raises as it does."""
+    root = _whole_dataset(path)
+    sets, plans, outcome = _chosen(root, queries, how, accept_most)
+    opened = [(str(run), open_run(run)) for run in runs]
+    for each in plans:
+        of_set = each.of_set
+        for name, extents in each.extents.items():
+            rows = of_set.splits[name].table.described([extent.row for extent in extents])
+            outcome.named += [
+                NamedDocument(
+                    set=of_set.name, generation=of_set.generation, split=name, document=row["row"], id=search.document_name(row),
+                    file=row["file"], line=row["line"] + 1, tokens=row["tokens"],
+                )
+                for row in rows
+            ]  # fmt: skip
+        if each.extents:
+            outcome.seen_by += [SeenBy(name, *_seen(run, each)) for name, run in opened]
+    outcome.documents = len(outcome.named)
+    outcome.still_held = _still_held(root, sets) if outcome.named else []
+    return outcome
+
+
+def _whole_dataset(path: Path) -> Path:
+    """The folder of a dataset, whole. Raises InputError where `path` is a part of one, or a link."""
+    root = (path.parent if path.name == FILE_NAME else path).absolute()
+    if not (root / FILE_NAME).is_file():
+        dataset.read(root)  # which says what is missing
+    if (whole := generations.whole_of(root)) is not None:
+        raise InputError(f"{root} is a generation of {whole}. Name that folder.")
+    if (root.parent / FILE_NAME).is_file() and isinstance(dataset.read(root.parent), SetList):
+        raise InputError(
+            f"{root} is one of the sets of {root.parent}, which have the same documents. Name that folder."
+        )
+    if root.is_symlink():
+        raise InputError(f"{root} is a link. Name the folder that it leads to: {root.resolve()}.")
+    return root
+
+
 def _forget(
     root: Path,
     staging: Path,
@@ -157,28 +208,9 @@ def _forget(
     sign: Callable[[Path], None] | None,
     accept_most: bool,
 ) -> Outcome:
-    sets = open_dataset(root)
-    outcome = Outcome(how=how)
-    plans, answered = _find(sets, queries)
-    asked_before = {
-        asked
-        for of_set in sets
-        for certificate in forgotten.read(of_set.root).certificates
-        for asked in certificate.asked
-    }
-    for number, query in enumerate(queries):
-        if number not in answered:
-            known = forgotten.question(query.kind, query.value) in asked_before
-            (outcome.done if known else outcome.nothing).append(f"{query.kind} {query.value}")
+    sets, plans, outcome = _chosen(root, queries, how, accept_most)
     if not any(plan.extents for plan in plans):
-        if outcome.done:
-            return outcome
-        raise InputError(
-            f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
-            f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
-        )
-    if not accept_most and any(query.kind == "where" for query in queries):
-        _refuse_most(plans)
+        return outcome
     require_no_links(root, sets)
     outcome.still_held = _still_held(root, sets)
     folders = list(dict.fromkeys(_generation_folder(root, of_set) for of_set in sets))
@@ -209,6 +241,35 @@ def _forget(
     first = next(plan.of_set for plan in plans if plan.of_set.generation in changed)
     outcome.certificate = first.root / forgotten.FILE_NAME
     return outcome
+
+
+def _chosen(
+    root: Path, queries: Sequence[Query], how: How, accept_most: bool
+) -> tuple[Sequence[SetView], list[_Plan], Outcome]:
+    """The sets of a dataset, what is to be taken out of each, and an outcome that says which questions gave nothing."""
+    sets = open_dataset(root)
+    outcome = Outcome(how=how)
+    plans, answered = _find(sets, queries)
+    asked_before = {
+        asked
+        for of_set in sets
+        for certificate in forgotten.read(of_set.root).certificates
+        for asked in certificate.asked
+    }
+    for number, query in enumerate(queries):
+        if number not in answered:
+            known = forgotten.question(query.kind, query.value) in asked_before
+            (outcome.done if known else outcome.nothing).append(f"{query.kind} {query.value}")
+    if not any(plan.extents for plan in plans):
+        if outcome.done:
+            return sets, plans, outcome
+        raise InputError(
+            f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
+            f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
+        )
+    if not accept_most and any(query.kind == "where" for query in queries):
+        _refuse_most(plans)
+    return sets, plans, outcome
 
 
 def _generation_folder(root: Path, of_set: SetView) -> Path:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what changes a dataset is not loaded to show an answer
 
 _MOST_SPANS = 20  # of one document, that are listed one by one
 _MOST_STEPS = 8
+_MOST_PLANNED = 20  # documents of a plan
 _KINDS = {
     "id": "id",
     "url": "URL",
@@ -120,6 +121,26 @@ def _dropped(gone: DroppedDocument) -> Iterator[str]:
     yield f"    left at {gone.stage}: {gone.reason}{detail}"
     for name in gone.kept:
         yield f"    stays in its place: {name}"
+
+
+def planned_lines(outcome: Outcome) -> Iterator[str]:
+    """What `forget` would do."""
+    for question in outcome.nothing:
+        yield f"not found: {question}"
+    for question in outcome.done:
+        yield f"forgotten before: {question}"
+    for document in outcome.named[:_MOST_PLANNED]:
+        where = f"{document.set} {document.split}".strip() + (
+            f", generation {document.generation}" if document.generation > 1 else ""
+        )
+        yield f"{document.id}: {where}, document {document.document:,}, {counted(document.tokens, 'token')}, {document.file} line {document.line:,}"
+    if len(outcome.named) > _MOST_PLANNED:
+        yield f"... and {len(outcome.named) - _MOST_PLANNED:,} more (--json lists all)"
+    for seen in outcome.seen_by:
+        yield f"{seen.run} has seen them at {counted(seen.steps_seen, 'step')}, and would at {seen.steps_to_come:,} to come."
+    tokens = sum(document.tokens for document in outcome.named)
+    done = "masked" if outcome.how == "mask" else "removed"
+    yield f"{counted(outcome.documents, 'document')} with {counted(tokens, 'token')} would be {done}. Nothing was changed."
 
 
 def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:

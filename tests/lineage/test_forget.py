@@ -147,6 +147,31 @@ def test_documents_are_named_by_an_expression(tmp_path: Path) -> None:
         forget(root, [make("where", "token > 60")])
 
 
+def test_a_plan_names_what_would_be_taken_out_and_changes_nothing(tmp_path: Path) -> None:
+    root = prepared(tmp_path / "one", records(60, 5), seq_len=32).root
+
+    def contents() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in sorted(root.parent.rglob("*")) if p.is_file()}
+
+    before = contents()
+    told = CliRunner().invoke(cli, ["forget", str(root), "--where", "tokens > 60", "--id", "doc-x", "--plan"])
+    assert told.exit_code == 0, told.output
+    assert contents() == before
+    planned = forgetting.plan(root, [make("where", "tokens > 60"), make("id", "doc-x")])
+    assert planned.nothing == ["id doc-x"]
+    assert told.output.splitlines()[-1].startswith(f"{planned.documents} documents with ")
+    assert f"and {planned.documents - 20} more" in told.output
+    as_json = CliRunner().invoke(cli, ["forget", str(root), "--where", "tokens > 60", "--plan", "--json"])
+    done = forget(root, [make("where", "tokens > 60")], how="remove")
+    [certificate] = forgotten.read(root).certificates
+    assert [(f.split, f.document, f.tokens) for f in planned.named] == [
+        (d.split, d.document, d.tokens) for d in certificate.documents
+    ]
+    assert done.documents == planned.documents == len(json.loads(as_json.output)["named"]) > 20
+    with pytest.raises(InputError, match="No document of"):
+        forgetting.plan(root, [make("id", "doc-x")])
+
+
 def test_what_was_forgotten_is_said_by_other_commands(tmp_path: Path) -> None:
     root = prepared(tmp_path / "one", records(60, 5), seq_len=32).root
     shutil.copytree(root, tmp_path / "before", ignore=shutil.ignore_patterns(".work"))
