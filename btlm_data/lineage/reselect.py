@@ -1,7 +1,7 @@
 """Another dataset from the tokens of a finished one: the documents that satisfy an expression (where.py), packed
 and written anew. No text is read.
 
-Every split is what `prepare` makes of these documents with the same settings and seed: documents keep their
+Every split is what `prepare` makes of these documents with the same settings and seed, in every generation: documents keep their
 order (or have that of another mix: remix.py), samples are cut and shuffled anew. The ledger has the others as dropped by the stage `shuffle`, and
 dropped.parquet lists them. The old dataset is not touched; files that do not change are links to its bytes.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from btlm_data import mix_plan
 from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
-from btlm_data.formats import ledger
+from btlm_data.formats import generations, ledger
 from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.dataset import DROPPED, Dataset, StoredFile
 from btlm_data.lineage.datasets import SetView, open_dataset
@@ -28,7 +28,14 @@ from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.remix import remix
 from btlm_data.lineage.removing import remove
 from btlm_data.lineage.split_view import Extent, SplitView
-from btlm_data.lineage.staging import copy, publish, require_no_links, sync, write_list
+from btlm_data.lineage.staging import (
+    copy,
+    publish,
+    require_no_links,
+    sync,
+    write_generations,
+    write_list,
+)
 from btlm_data.lineage.where import rows_where
 from btlm_data.recipe.models import Settings
 from btlm_data.recipe.recorded import settings_of
@@ -64,10 +71,10 @@ def reselect(path: Path, where: str | None, out: Path, mix: Mapping[str, Any] | 
         )
     leave_pandas_out()
     sets = open_dataset(path)
-    if (count := max(of_set.generation for of_set in sets)) > 1:
+    if mix and (count := sets[-1].generation) > 1:
         raise InputError(
-            f"{path} has {count} generations, and a dataset is made of one. Name the folder of a later one, or prepare "
-            "the sources together."
+            f"{path} has {count} generations, each with the order of its own documents, and --mix puts those of one in another. "
+            "Name the folder of a later generation, or give --where alone and let training mix: readers weigh generations."
         )
     root = sets[0].root if not sets[0].name else sets[0].root.parent
     out = out.absolute()
@@ -85,8 +92,12 @@ def reselect(path: Path, where: str | None, out: Path, mix: Mapping[str, Any] | 
     try:
         copy(root, staging)
         changed = {"mix": _mixed_settings(sets[0].manifest, mix).mix.model_dump(mode="json")} if mix else {}
-        outcomes = [_write_set(of_set, staging / of_set.name, where, changed) for of_set in sets]
-        write_list(staging, changed)
+        outcomes = [
+            _write_set(of_set, staging / of_set.root.relative_to(root), where, changed) for of_set in sets
+        ]
+        for number in sorted({of_set.generation for of_set in sets}):
+            write_list(staging / generations.folder_of(number), changed)
+        write_generations(staging)
         sync(staging)
         os.rename(staging, out)
     except BtlmError:
@@ -178,7 +189,7 @@ def _left_out(view: SplitView, where: str | None) -> list[Extent]:
     chosen = rows_where(view.table, where)
     if count and not chosen:
         raise InputError(
-            f"No document of the split {view.name} satisfies --where {where[:200]!r}. Nothing was written."
+            f"No document of {view.root / view.name} satisfies --where {where[:200]!r}. Nothing was written."
         )
     is_gone = np.ones(count, bool)
     is_gone[chosen] = False
