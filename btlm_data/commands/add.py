@@ -95,6 +95,6 @@ def add(
 
     planned = adding.plan(shared.dataset(path), overrides(options, assignments), trust=trust)
     if only_plan:
-        show_plan(planned.recipe, as_json, None, index=planned.index_size)
+        show_plan(adding.to_measure(planned), as_json, None, index=planned.index_size)
         return
     execute(planned.recipe, as_json, partial(adding.add, planned))

@@ -248,25 +248,46 @@ def _already_added(planned: Plan, inputs: Inputs) -> int | None:
     return None
 
 
+def to_measure(planned: Plan) -> Recipe:
+    """The recipe as `--plan` is to measure it: what `add` would take over counts as nothing. Raises OutputError as `add`."""
+    if planned.folder.exists() and _is_to_take_over(
+        planned, Inputs.look_up(planned.recipe, planned.tokenizer)
+    ):
+        run = planned.recipe.run.model_copy(update={"overwrite": True})
+        return planned.recipe.model_copy(update={"run": run})
+    return planned.recipe
+
+
 def _take_over(planned: Plan, inputs: Inputs) -> None:
-    """Make an add of this source that is not finished, with other settings, one of this command: its work is
+    """Make an add of this source that is not listed, with other settings, one of this command: its work is
     continued, and nothing of its dataset is left. Raises OutputError where it is of another source.
     """
-    folder = planned.folder
+    if _is_to_take_over(planned, inputs):
+        store = open_store(planned.folder)
+        with hold(store, output_folder.LEASE, f"The folder {planned.folder} is", heartbeat=False):
+            _output(planned, inputs).claim(inputs.fingerprint, overwrite=False)
+
+
+def _is_to_take_over(planned: Plan, inputs: Inputs) -> bool:
+    """Whether there is an add of this source with other settings that is not listed, finished or not. Raises OutputError
+    where it is of another source.
+    """
+    folder, source = planned.folder, inputs.listing.provenance["place"]
     if not folder.exists() or planned.recipe.run.overwrite:
-        return
-    store, source = open_store(folder), inputs.listing.provenance["place"]
-    output = OutputFolder(store, inputs.set_folders, source)
-    owner = output.owner()
+        return False
+    owner = _output(planned, inputs).owner()
     if owner is None or owner[0] == inputs.fingerprint:
-        return
+        return False
     if owner[1] not in (None, source):
         raise OutputError(
             f"{folder} holds an add of {owner[1]} that is not finished. Run that command again to finish it, or add "
             "--overwrite to this one to replace it."
         )
-    with hold(store, output_folder.LEASE, f"The folder {folder} is", heartbeat=False):
-        output.claim(inputs.fingerprint, overwrite=False)
+    return True
+
+
+def _output(planned: Plan, inputs: Inputs) -> OutputFolder:
+    return OutputFolder(open_store(planned.folder), inputs.set_folders, inputs.listing.provenance["place"])
 
 
 # The end ----------------------------------------------------------------------------------------------------

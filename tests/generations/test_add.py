@@ -393,6 +393,14 @@ def test_what_is_not_listed_is_no_part(copied: Path, tmp_path: Path, monkeypatch
     assert len(btlm_data.open(copied).generations) == 3
     with pytest.raises(OutputError, match=r"holds an add of .*/p3.jsonl that is not finished.*--overwrite"):
         grow(copied, write(tmp_path / "other.jsonl", PARTS[3][:20]))
+    unlisted = state(copied)
+    other = ["add", str(copied), "--source", str(tmp_path / "other.jsonl"), "--plan"]
+    assert "that is not finished" in str(CliRunner().invoke(cli, other).exception)
+    for option in ("--shuffle=documents", "--shuffle=samples"):  # other settings, and the same
+        shown = CliRunner().invoke(cli, ["add", str(copied), "--source", str(source), option, "--plan"])
+        assert shown.exit_code == 0, shown.output
+        assert "another dataset" not in shown.output
+    assert state(copied) == unlisted
     assert not grow(copied, source).already_done, "it was not listed before"
     assert len(generations.read(copied)) == 4
     after = state(copied)
