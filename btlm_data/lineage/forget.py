@@ -36,9 +36,7 @@ from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.key_index import groups_by_key
 from btlm_data.lineage.masking import mask
-from btlm_data.lineage.passages import find_passages, passage_of
 from btlm_data.lineage.queries import Query
-from btlm_data.lineage.removing import remove
 from btlm_data.lineage.runs import Run, open_run
 from btlm_data.lineage.split_view import Extent
 from btlm_data.lineage.staging import (
@@ -303,6 +301,8 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
                         extents.setdefault(name, {})[extent.row] = extent
                         answered.add(number)
         if passages:
+            from btlm_data.lineage.passages import find_passages, passage_of
+
             texts = [passage_of(queries[number].value, of_set) for number in passages]
             for name, hits in find_passages(of_set, list(of_set.splits), texts).items():
                 for hit in hits:
@@ -385,7 +385,9 @@ def _write_set(
     documents: list[ForgottenDocument] = []
     splits, rows = dict(of_set.manifest.splits), list(of_set.manifest.ledger)
     seen = [SeenBy(name, *_seen(run, plan)) for name, run in runs]
-    take_out = mask if how == "mask" else remove
+    take_out = mask
+    if how == "remove":
+        from btlm_data.lineage.removing import remove as take_out
     for name, view in of_set.splits.items():
         change = take_out(view, plan.extents.get(name, []), folder / name, rows)
         hashes = view.table.described([extent.row for extent in change.documents])

@@ -98,6 +98,21 @@ def test_a_group_with_many_members(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "a.h5", 0, 5).tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("rows", [5, 64, 400])
+def test_a_chunk_that_is_listed_twice_is_damage(tmp_path: Path, rows: int) -> None:
+    path = written(tmp_path / "a.h5", np.arange(rows), chunks=(1,), compression="gzip")
+    content = bytearray(path.read_bytes())
+    leaf = content.index(b"TREE\x01\x00")  # a node of chunks, of level 0
+    first, second = (
+        leaf + 24 + 8,
+        leaf + 24 + 32 + 8,
+    )  # where the corners of its chunks are: 32 bytes each entry
+    content[first : first + 8] = content[second : second + 8]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="listed twice"):
+        read_rows(path, 0, rows)
+
+
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f8", "|i1", "|u1", ">u8"])
 def test_every_type_of_number(tmp_path: Path, dtype: str) -> None:
     data = (np.arange(30).reshape(5, 6) * 3).astype(dtype)
