@@ -23,6 +23,7 @@ import msgspec
 
 from btlm_data.errors import BtlmError, DataError, InputError, OutputError, SafetyStop
 from btlm_data.formats import dataset, forgotten, generations, key_index, pages, provenance, text_index
+from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, SetList, StoredFile
 from btlm_data.formats.forgotten import (
     Certificate,
@@ -51,7 +52,6 @@ from btlm_data.lineage.staging import (
     write_generations,
     write_list,
 )
-from btlm_data.lineage.where import rows_where
 from btlm_data.storage import open_store
 from btlm_data.storage.base import TEMPORARY_SUFFIX
 from btlm_data.storage.exchange import exchange
@@ -125,6 +125,7 @@ def forget(
     Raises SafetyStop where they do and that is not accepted, InputError if no document answers any, DataError if the dataset is not whole, OutputError if it
     cannot be written.
     """
+    leave_pandas_out()
     root = _whole_dataset(path)
     parent = open_store(root.parent)
     lock = lock_of(root)
@@ -295,6 +296,8 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
                     extents.setdefault(name, {})[extent.row] = extent
                     answered.update(numbers)
             for number in expressions:
+                from btlm_data.lineage.where import rows_where
+
                 for document in view.table.described(rows_where(view.table, queries[number].value)):
                     if not document.get("forgotten"):
                         extent = Extent(document["row"], document["stream_offset"], document["tokens"])

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument, FoundSpan
+from btlm_data.lineage.answers import Answer, DroppedDocument, FoundDocument, FoundSpan
 from btlm_data.wording import counted
 
 if TYPE_CHECKING:  # what changes a dataset is not loaded to show an answer

@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from btlm_data.inspection.figures import counted, size
-from btlm_data.lineage.trace import Answer, DroppedDocument, FoundDocument
+from btlm_data.lineage.answers import Answer, DroppedDocument, FoundDocument
 from btlm_data.pages.charts import table
 from btlm_data.pages.elements import add, tag
 from btlm_data.pages.overview_sections import words

@@ -18,9 +18,10 @@ from btlm_data.errors import BtlmError, ConfigError
 from btlm_data.formats import provenance
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.lineage import trace as tracing
+from btlm_data.lineage.answers import Answer
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.queries import make, read_list
-from btlm_data.lineage.trace import Answer, trace
+from btlm_data.lineage.trace import trace
 from btlm_train.data.history import add_part, describe_part
 from btlm_train.data.loader import GptHDF5MapDataProcessor
 from tests.lineage.corpora import Truth, prepared, records
