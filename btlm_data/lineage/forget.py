@@ -160,6 +160,7 @@ def plan(
     accept_most: bool = False,
 ) -> Outcome:
     """What `forget` would take out, with nothing changed: an Outcome with `named`. Raises as it does."""
+    leave_pandas_out()
     root = _whole_dataset(path)
     sets, plans, outcome = _chosen(root, queries, how, accept_most)
     opened = [(str(run), open_run(run)) for run in runs]
