@@ -7,8 +7,9 @@ continues with the same command; while it is running, the hub holds no dataset.j
 from __future__ import annotations
 
 import hashlib
+import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,18 @@ _TARGET = re.compile(r"hf://datasets/([A-Za-z0-9._-]+/[A-Za-z0-9._-]+?)/?\Z")
 SIGNATURE = f"{dataset.FILE_NAME}.sig"
 
 
-def push(root: Path, target: str, *, private: bool, report: Callable[[str], None]) -> tuple[int, int]:
+def push(
+    root: Path,
+    target: str,
+    *,
+    private: bool,
+    report: Callable[[str], None],
+    instead: Mapping[str, bytes] | None = None,
+) -> tuple[int, int]:
     """Upload the dataset in a folder; returns (files sent, files already there).
 
     target: hf://datasets/ORG/NAME; the repository is made if there is none. report: called with a sentence
-    for each commit. Raises ConfigError for another target, DataError if the dataset is not whole,
+    for each commit. instead: what goes up in the place of some files, by name. Raises ConfigError for another target, DataError if the dataset is not whole,
     SourceUnavailable if the hub refuses.
     """
     match = _TARGET.match(target)
@@ -38,14 +46,16 @@ def push(root: Path, target: str, *, private: bool, report: Callable[[str], None
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    names = list(_files(root))
+    names, instead = list(_files(root)), instead or {}
     api, repository = HfApi(), match[1]
     try:
         api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
         present = _present(api, repository)
-        missing = [name for name in names if present.get(name) not in _contents(root / name)]
+        missing = [
+            name for name in names if present.get(name) not in _contents(instead.get(name) or root / name)
+        ]
         for group in _groups(root, missing):
-            _commit(api, repository, root, group)
+            _commit(api, repository, root, group, instead)
             report(f"{len(group)} file{'' if len(group) == 1 else 's'} up to {group[-1]}")
     except HfHubHTTPError as error:
         raise SourceUnavailable(
@@ -105,13 +115,11 @@ def _present(api: HfApi, repository: str) -> dict[str, str]:
     return digests
 
 
-def _contents(path: Path) -> tuple[str, str]:
-    """What the hub calls this content: (SHA-256, git's SHA-1)."""
-    large, blob = (
-        hashlib.sha256(),
-        hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False),
-    )
-    with path.open("rb") as file:
+def _contents(content: Path | bytes) -> tuple[str, str]:
+    """What the hub calls the content of a file: (SHA-256, git's SHA-1)."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    large, blob = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
         while data := file.read(1 << 22):
             large.update(data)
             blob.update(data)
@@ -134,10 +142,12 @@ def _groups(root: Path, names: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _commit(api: HfApi, repository: str, root: Path, names: Sequence[str]) -> None:
+def _commit(
+    api: HfApi, repository: str, root: Path, names: Sequence[str], instead: Mapping[str, bytes]
+) -> None:
     from huggingface_hub import CommitOperationAdd
 
-    operations = [CommitOperationAdd(name, str(root / name)) for name in names]
+    operations = [CommitOperationAdd(name, instead.get(name) or str(root / name)) for name in names]
     api.create_commit(
         repository, operations, commit_message=f"{len(names)} files, up to {names[-1]}", repo_type="dataset"
     )

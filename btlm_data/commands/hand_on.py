@@ -64,8 +64,11 @@ def push(path: Path, target: str, private: bool) -> None:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from btlm_data import hub_upload
+    from btlm_data.pages import publish
 
     if not sys.stderr.isatty() or entry.is_quiet(click.get_current_context()):
         disable_progress_bars()  # they are for somebody who watches, not for a log
-    sent, present = hub_upload.push(shared.dataset(path), target, private=private, report=terminal.note)
+    root = shared.dataset(path)
+    card = publish.card_of_generations(root)
+    sent, present = hub_upload.push(root, target, private=private, report=terminal.note, instead=card)
     terminal.echo(f"Uploaded {sent:,} files to {target}; {present:,} were already there.")

@@ -21,6 +21,7 @@ from btlm_data.inspection.figures import number, percent, size
 from btlm_data.terminal import visible
 
 FILL = "*(to be filled in by a person)*"
+SUMMARY = "Summary of training content"
 MAX_SOURCES = 50
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
           (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))  # fmt: skip
@@ -28,7 +29,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$-])")
 
 
 def readme(sets: Mapping[str, Dataset], made: Provenance | None, checksum: str, *, eu: bool) -> bytes:
-    """The card. sets: by folder, "" where there is one. checksum: of the dataset's dataset.json.
+    """The card. sets: by folder, "" where there is one; of a dataset that grew, those of all generations. checksum: of the
+    dataset's dataset.json.
 
     made: its provenance, for licences and places; None where there is none. eu: with the European
     Commission's summary of training content (C(2025) 8311), as far as it is known.
@@ -94,7 +96,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _body(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[str]:
-    first = next(iter(sets.values()))
+    first, added = next(iter(sets.values())), _added(sets)
     yield f"# {title(sets)}\n"
     yield (
         "Text as token ids, packed into samples for pretraining a language model, prepared with btlm-data. "
@@ -114,17 +116,26 @@ def _body(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[str]
         f"Format `{first.format}` (HDF5, one dataset `data` a file). Tokenizer {plain(tokenizer.name)}, {tokenizer.vocab_size:,} ids, "
         f"fingerprint `{tokenizer.fingerprint}`; documents end with id {tokenizer.eos_id}. Seed {first.seed}, shuffle: {first.shuffle}.\n"
     )
+    if added:
+        yield (
+            f"Documents were added to this dataset: it has {1 + len(added)} generations, each a dataset in a folder of its own, "
+            "with a card. btlm-data and its readers take all of them as one. Below, the recipe and the limits are those of the "
+            "first.\n"
+        )
     yield "## Sources\n"
-    yield from _table(("source", "documents", "text", "tokens", "share", "licence"), list(_sources(first)))
+    yield from _table(
+        ("source", "documents", "text", "tokens", "share", "licence"), list(_sources([first, *added]))
+    )
     licence = made.source.get("license") if made is not None else None
     if licence:
         yield f"Of the licences, the registered source says: {plain(licence)}\n"
     yield "## From source to shard\n"
     flow = []
     for stage in STAGES[:6]:
-        came, out = total(first.ledger, stage, "in"), total(first.ledger, stage, "out")
+        cells = [cell for dataset in (first, *added) for cell in dataset.ledger]
+        came, out = total(cells, stage, "in"), total(cells, stage, "out")
         reasons: dict[str, int] = {}
-        for row in first.rows(stage):
+        for row in (row for dataset in (first, *added) for row in dataset.rows(stage)):
             for reason, amounts in row.dropped.items():
                 reasons[reason] = reasons.get(reason, 0) + amounts.documents
         lost = ", ".join(
@@ -143,9 +154,17 @@ def _body(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[str]
     yield f"- {FILL}: biases, personal data, and what else a user should know.\n"
 
 
-def _sources(dataset: Dataset) -> Iterator[list[str]]:
+def _added(sets: Mapping[str, Dataset]) -> list[Dataset]:
+    """The later generations of a dataset that grew, each by its first set."""
+    folders = {
+        name.partition("/")[0]: name for name in reversed(list(sets)) if name.startswith("generation-")
+    }
+    return [sets[name] for _, name in sorted(folders.items())]
+
+
+def _sources(generations: Sequence[Dataset]) -> Iterator[list[str]]:
     sums: dict[str, list[int]] = {}
-    for row in dataset.rows("shuffle"):
+    for row in (row for dataset in generations for row in dataset.rows("shuffle")):
         counts = sums.setdefault(row.source, [0, 0, 0])
         for k, value in enumerate(row.out.amount):
             counts[k] += value
@@ -197,13 +216,13 @@ def _summary(sets: Mapping[str, Dataset], made: Provenance | None) -> Iterator[s
         if tokens <= 10**13
         else "more than 10 trillion"
     )
-    yield "## Summary of training content (EU, Article 53(1)(d) of Regulation (EU) 2024/1689)\n"
+    yield f"## {SUMMARY} (EU, Article 53(1)(d) of Regulation (EU) 2024/1689)\n"
     yield "Filled from what the preparation knows of this dataset. A provider's summary covers all data of a model, so it has to be completed.\n"
     yield "### 1. General information\n"
     address = _address(made)
     answers = [
         ("1.1 Provider", FILL), ("1.2 Model", FILL), ("1.3 Modality", "Text"),
-        ("1.3 Size of the text", f"{bracket} tokens ({tokens:,} tokens of {plain(first.tokenizer.name)}, {number(_bytes(first))}B of text)"),
+        ("1.3 Size of the text", f"{bracket} tokens ({tokens:,} tokens of {plain(first.tokenizer.name)}, {number(sum(map(_bytes, (first, *_added(sets)))))}B of text)"),
         ("1.3 Types of content", FILL), ("1.3 Latest date of acquisition", FILL),
         ("1.3 Languages", ", ".join(_languages(first)) or FILL),
     ]  # fmt: skip

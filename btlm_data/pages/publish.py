@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from btlm_data.errors import BtlmError, OutputError
-from btlm_data.formats import dataset, provenance
+from btlm_data.formats import dataset, generations, provenance
 from btlm_data.formats import pages as seals
 from btlm_data.output_folder import LEASE, OutputFolder
 from btlm_data.storage import Store, lease, open_store
@@ -151,6 +151,24 @@ def make_card(store: Store, *, eu: bool) -> bytes:
         provenance.decode(store.read(name), f"{store.shown}/{name}") if store.size(name) is not None else None
     )
     return readme(sets, made, dataset.read(store).checksum, eu=eu)
+
+
+def card_of_generations(root: Path) -> dict[str, bytes]:
+    """README.md of all generations of a dataset, by its name, for whoever sees the dataset elsewhere; empty where nothing was
+    added to it, or its own README.md is not this program's. Raises DataError if the dataset cannot be read.
+    """
+    from btlm_data.pages.card import SUMMARY, readme
+
+    store = open_store(root)
+    if (
+        not generations.listed(root)
+        or store.size(seals.CARD) is None
+        or not is_ours_to_write(store, seals.CARD)
+    ):
+        return {}
+    eu = SUMMARY.encode() in store.read(seals.CARD)
+    checksum = dataset.read(store).checksum
+    return {seals.CARD: readme(generations.read_sets(root), provenance.read(root), checksum, eu=eu)}
 
 
 def make_croissant(store: Store) -> bytes:
