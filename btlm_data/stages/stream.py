@@ -149,18 +149,20 @@ class StreamReader:
         from btlm_data.kernels.packing import place_documents
 
         out = np.empty(stop - start, self.dtype)
+        names = ("block", "start", "length", "offset")
+        parts: list[list[Int64Array]] = [[np.empty(0, np.int64)] * len(names)]
         for bucket in self.buckets:
             index = self.files.columns(bucket.file)
             first, last = documents_between(index, bucket.start, start, stop)
-            block, begin, length = (index.rows(name, first, last) for name in ("block", "start", "length"))
-            begin, length = begin.astype(np.int64), length.astype(np.int64)
-            position = index.rows("offset", first, last).astype(np.int64) + (bucket.start - start)
-            order = np.lexsort((begin, block))
-            for number, rows in _by_block(block, order):
-                tokens, first_token = self._tokens(number, begin[rows], length[rows])
-                place_documents(
-                    tokens, begin[rows] - first_token, length[rows], position[rows], out, self.eos_id
-                )
+            part = [index.rows(name, first, last).astype(np.int64) for name in names]
+            part[-1] += bucket.start - start
+            parts.append(part)
+        # All buckets together, so that what a file has of the stretch is read at once.
+        block, begin, length, position = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((begin, block))
+        for number, rows in _by_block(block, order):
+            tokens, first_token = self._tokens(number, begin[rows], length[rows])
+            place_documents(tokens, begin[rows] - first_token, length[rows], position[rows], out, self.eos_id)
         return out
 
     def _tokens(self, number: int, begin: Int64Array, length: Int64Array) -> tuple[npt.NDArray[Any], int]:

@@ -70,10 +70,11 @@ def test_moved_tokens_give_the_same_bytes(
         assert {"pack.merge-1", "pack.merge-2"} <= folders
 
 
+@pytest.mark.parametrize("bucket", [160_000, 30_000], ids=["a bucket a stretch", "many buckets a stretch"])
 def test_reads_stay_long_however_many_tokens_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: int
 ) -> None:
-    scale = bench_linear.Scale(400_000, 20_000, 20_000, 10_000, 40_000, 160_000, 8)
+    scale = bench_linear.Scale(400_000, 20_000, 20_000, 10_000, 40_000, bucket, 8)
     mean: dict[int, dict[str, float]] = {}
     passes: dict[int, int] = {}
     for num_tokens in (100_000, 800_000):
