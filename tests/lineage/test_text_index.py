@@ -16,6 +16,7 @@ from btlm_data.cli import cli
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats import text_index as stored
 from btlm_data.formats.shard_formats import vsl
+from btlm_data.formats.shard_formats.reader import read_rows
 from btlm_data.inspection import verify
 from btlm_data.lineage import render, text_index
 from btlm_data.lineage.datasets import SetView, open_dataset
@@ -23,6 +24,8 @@ from btlm_data.lineage.forget import forget
 from btlm_data.lineage.passages import find_passages, passage_of, why_read_whole
 from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
+from btlm_train.data.history import add_part, describe_part
+from btlm_train.data.loader import GptHDF5MapDataProcessor
 from tests.lineage.corpora import prepared, records
 
 Made = tuple[SetView, list[str]]
@@ -197,6 +200,38 @@ def test_what_was_forgotten_is_not_found_and_in_no_index(of_samples: Made, tmp_p
     assert left == before - {k for k in before if asked[k] == texts[gone]}
     assert 0 in before
     assert len(left) >= 8
+
+
+def test_a_run_says_which_steps_saw_shared_words(of_samples: Made, tmp_path: Path) -> None:
+    of_set, texts = of_samples
+    config = {"data_dir": str(of_set.root / "train"), "shuffle": True, "batch_size": 5}
+    loader = GptHDF5MapDataProcessor(config).create_dataloader()
+    run, file = tmp_path / "run", tmp_path / "evaluation.jsonl"
+    run.mkdir()
+    add_part(run, "c" * 32, describe_part(loader, 0, len(loader)))
+    batches = [batch["input_ids"].tolist() for batch in loader]
+    file.write_text(json.dumps({"question": max(texts, key=len)}) + "\n")
+    [answer] = trace(of_set.root, [make("ngrams", str(file))], split="train", run=run)
+    assert answer.documents
+    sightings = 0
+    for document in answer.documents:
+        [[same]] = [found.documents for found in trace(of_set.root, [make("id", document.id)], run=run)]
+        assert document.places == same.places
+        for place in document.places:
+            ids = read_rows(of_set.root / "train" / place.shard, place.row, place.row + 1)[0, 0].tolist()
+            seen = [(sighting.step, sighting.place) for sighting in place.seen or []]
+            assert seen == [
+                (step, k) for step, batch in enumerate(batches) for k, row in enumerate(batch) if row == ids
+            ]
+            sightings += len(seen)
+    assert sightings > 0
+    command = ["trace", str(of_set.root), "--ngrams-of", str(file), "--split", "train", "--run", str(run)]
+    shown = CliRunner().invoke(cli, command, catch_exceptions=False).output
+    assert "n-grams, the first: " in shown
+    assert f"step {min(s.step for d in answer.documents for p in d.places for s in p.seen or [])}" in shown
+    counted = CliRunner().invoke(cli, [*command, "--count"], catch_exceptions=False).output
+    places = sum(len(document.places) for document in answer.documents)
+    assert counted.startswith(f"{len(answer.documents)} documents, {places} places: n-grams of {file}")
 
 
 def test_on_the_command_line(of_samples: Made, tmp_path: Path) -> None:
