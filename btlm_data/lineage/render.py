@@ -49,9 +49,7 @@ def count_line(answer: Answer) -> str:
     )
     documents = {(d.generation, d.set, d.split, d.document) for d in answer.documents}
     shown = answer.value if len(answer.value) <= 80 else f"{answer.value[:77]}..."
-    return (
-        f"{len(documents):,} documents, {places:,} places: {_KINDS.get(answer.query, answer.query)} {shown}"
-    )
+    return f"{counted(len(documents), 'document')}, {counted(places, 'place')}: {_KINDS.get(answer.query, answer.query)} {shown}"
 
 
 def document_lines(document: FoundDocument) -> Iterator[str]:

@@ -231,7 +231,7 @@ def test_a_run_says_which_steps_saw_shared_words(of_samples: Made, tmp_path: Pat
     assert f"step {min(s.step for d in answer.documents for p in d.places for s in p.seen or [])}" in shown
     counted = CliRunner().invoke(cli, [*command, "--count"], catch_exceptions=False).output
     places = sum(len(document.places) for document in answer.documents)
-    assert counted.startswith(f"{len(answer.documents)} documents, {places} places: n-grams of {file}")
+    assert counted.startswith(f"{len(answer.documents)} documents, {places} places: n-grams of ")
 
 
 def test_on_the_command_line(of_samples: Made, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_on_the_command_line(of_samples: Made, tmp_path: Path) -> None:
     assert "too few for the text index" in run("trace", str(root), "--text", short).output
     assert "too few" not in run("trace", str(root), "--text", long).output
     assert run("trace", str(root), "--text", long, "--count").output.startswith(
-        "1 documents, 1 places: passage"
+        "1 document, 1 place: passage"
     )
     evaluation = tmp_path / "file.jsonl"
     evaluation.write_text(json.dumps({"text": long}) + "\n")

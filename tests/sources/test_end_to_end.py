@@ -155,7 +155,7 @@ FAULTS: dict[str, list[Fault]] = {
         Fault("info", status=503),
         Fault("body", status=502, times=2),
     ],
-    "cut": [Fault("body", cut_at=3000, times=6)],
+    "cut": [Fault("body", cut_at=3000, times=4)],
     "corrupt": [Fault("body", "_3", corrupt_at=1000), Fault("body", "_0", corrupt_at=5)],
     "trickle": [Fault("body", trickle=300)],
     "silence": [Fault("body", stall=2)],
