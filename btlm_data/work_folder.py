@@ -50,9 +50,14 @@ def is_ours(store: Store) -> bool:
             version = json.loads(store.read(MARK))["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError):
             version = None
+        if not isinstance(version, int):
+            raise OutputError(
+                f"{store.shown}/{MARK} does not say that the work folder is btlm-data's: it is damaged, or of another program. "
+                f"If a run of btlm-data made {store.shown}, remove it; otherwise choose another --work-dir."
+            )
         if version != FORMAT_VERSION:
             raise OutputError(
-                f"The work folder {store.shown} is of format version {version!r}; this program uses {FORMAT_VERSION}. "
+                f"The work folder {store.shown} is of format version {version}; this program uses {FORMAT_VERSION}. "
                 "Remove it, or choose another --work-dir."
             )
         return True

@@ -4,7 +4,7 @@
 
 For each flip the work folder of a run that was stopped before its shards is copied, one bit of one file is flipped, and the
 same command is run. It ends well, with the bytes of an undisturbed run; or it names the damage, and the command after that
-ends well. --flips counts for each file; --seconds ends it earlier, having taken the files in turn.
+ends well (after the folder was removed, where it is the folder's mark that is damaged). --flips counts for each file; --seconds ends it earlier, having taken the files in turn.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from btlm_data import work_folder
 from tests.faults.commands import command
 from tests.faults.fuzz_readers import _corpus_run, _expected, _make_work
 from tests.faults.kill_targets import hashes
@@ -52,6 +53,10 @@ def flip_one(folder: Path, name: Path, chance: random.Random) -> tuple[str, str 
     ended = "same" if code == 0 else "named"
     if code:
         again, *_ = command(*_corpus_run(case))
+        if again and name.name == work_folder.MARK:
+            # The folder is not known to be ours any more: its user removes it, as the error says.
+            shutil.rmtree(case / name.parent)
+            again, *_ = command(*_corpus_run(case))
         if again:
             return ended, f"{where}: exit code {code}, and {again} for the same command again"
     if hashes(case / "out") != expected:

@@ -416,6 +416,17 @@ def test_two_runs_on_one_folder(tmp_path: Path, source: Path, lock: str, folder:
     prepare(source, out)
 
 
+@pytest.mark.parametrize("text", ['{"format_version& 2}', "[2]", '{"format_version": null}', ""])
+def test_a_work_folder_with_a_damaged_mark_is_left_alone(tmp_path: Path, source: Path, text: str) -> None:
+    out = tmp_path / "out"
+    prepare(source, out, "--stop-after", "clean")
+    (out / ".work" / work_folder.MARK).write_text(text)
+    before = sorted(path.name for path in (out / ".work").rglob("*"))
+    said = prepare(source, out, code=4)
+    assert f"{work_folder.MARK} does not say that the work folder is btlm-data's" in said
+    assert sorted(path.name for path in (out / ".work").rglob("*")) == before
+
+
 def test_ctrl_c_ends_at_once_leaves_nobody_and_says_how_to_go_on(tmp_path: Path) -> None:
     source, out = tmp_path / "big.jsonl", tmp_path / "out"
     source.write_bytes(good(250_000))
