@@ -4,21 +4,22 @@
 
 For each flip the work folder of a run that was stopped before its shards is copied, one bit of one file is flipped, and the
 same command is run. It ends well, with the bytes of an undisturbed run; or it names the damage, and the command after that
-ends well (after the folder was removed, where it is the folder's mark that is damaged). --flips counts for each file; --seconds ends it earlier, having taken the files in turn.
+ends well (after the folder was removed, where it is the folder's mark that is damaged). --flips counts for each file, or kind; --seconds ends it earlier, having taken the files in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import itertools
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from btlm_data import work_folder
@@ -64,23 +65,33 @@ def flip_one(folder: Path, name: Path, chance: random.Random) -> tuple[str, str 
     return ended, None
 
 
-def flip_everywhere(folder: Path, flips: int, seconds: float, seed: int) -> Flips:
-    """Flip `flips` bits of every file, or as many as the time allows."""
+def in_turn(names: list[Path], flips: int, by_kind: bool) -> Iterator[Path]:
+    """Each file `flips` times; or each kind of file, its files in turn: a kind's names differ in digits alone."""
+    kinds: dict[str, list[Path]] = {}
+    for name in names:
+        kinds.setdefault(re.sub(r"[0-9]+|[0-9a-f]{8,}", "#", str(name)) if by_kind else str(name), []).append(
+            name
+        )
+    for number in range(flips):
+        yield from (those[number % len(those)] for those in kinds.values())
+
+
+def flip_everywhere(folder: Path, flips: int, seconds: float, seed: int, by_kind: bool = False) -> Flips:
+    """Flip `flips` bits of every file (by_kind: of every kind of file), or as many as the time allows."""
     chance, end = random.Random(seed), time.monotonic() + seconds
     found = Flips()
     found.problems = []
     (folder / "seed").mkdir()
     _make_work(folder / "seed")
     with _expected(folder):
-        names = work_files(folder / "seed")
-        for _, name in itertools.product(range(flips), names):
+        names = [name for name in work_files(folder / "seed") if (folder / "seed" / name).stat().st_size]
+        for name in in_turn(names, flips, by_kind):
             if time.monotonic() > end:
                 break
-            if (folder / "seed" / name).stat().st_size:
-                ended, wrong = flip_one(folder, name, chance)
-                found[ended] += 1
-                if wrong is not None:
-                    found.problems.append(wrong)
+            ended, wrong = flip_one(folder, name, chance)
+            found[ended] += 1
+            if wrong is not None:
+                found.problems.append(wrong)
     return found
 
 
@@ -92,6 +103,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--flips", type=int, default=200)
+    parser.add_argument(
+        "--by-kind", action="store_true", help="files whose names differ in digits alone count as one"
+    )
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to work")
@@ -99,7 +113,7 @@ def main() -> None:
     fuzz_readers.load_programs()
     with tempfile.TemporaryDirectory(prefix="btlm-flip-", dir=given.folder) as name:
         os.environ["TMPDIR"] = name
-        found = flip_everywhere(Path(name).resolve(), given.flips, given.seconds, given.seed)
+        found = flip_everywhere(Path(name).resolve(), given.flips, given.seconds, given.seed, given.by_kind)
         files = len(work_files(Path(name) / "seed"))
     print("\n".join(found.problems))
     print(f"{sum(found.values())} flips in {files} files: {dict(found)}, {len(found.problems)} problems")
