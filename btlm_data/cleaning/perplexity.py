@@ -25,6 +25,7 @@ from btlm_data.cleaning.signal_parameters import (
     Values,
     column_name,
     package_version,
+    require_unchanged,
     sha256_of_model,
 )
 from btlm_data.errors import ConfigError, DataError
@@ -219,11 +220,7 @@ def load_models(*named: str) -> Models:
     Raises DataError if a file is another by now, ConfigError if it is no such model.
     """
     for path, sha256 in zip(named[1::3], named[2::3], strict=True):
-        if sha256_of_model(Path(path)) != sha256:
-            raise DataError(
-                f"annotate: the model {path} has changed since the run was planned, or is another file. Every worker must see "
-                "the same file; run the same command again."
-            )
+        require_unchanged(Path(path), sha256)
     return Models(_grams(named[1]), _pieces(named[4]) if len(named) > 3 else None)
 
 

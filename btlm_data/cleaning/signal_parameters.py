@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from btlm_data.cleaning.document import Documents
-from btlm_data.errors import ConfigError, install_command
+from btlm_data.errors import ConfigError, DataError, install_command
 
 Kind = Literal["bool", "float64", "text", "uint32"]
 Values = npt.NDArray[Any] | list[str | None]
@@ -106,3 +106,12 @@ def sha256_of_model(path: Path) -> str:
             f"annotate: the model {path} cannot be read ({error.strerror or error}). Correct the path, which is relative to "
             "the current folder."
         ) from None
+
+
+def require_unchanged(path: Path, sha256: str) -> None:
+    """Raises DataError if a model's file is another than when the run was planned."""
+    if sha256_of_model(path) != sha256:
+        raise DataError(
+            f"annotate: the model {path} has changed since the run was planned, or is another file. Every worker must see the "
+            "same file; run the same command again."
+        )

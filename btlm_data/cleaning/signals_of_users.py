@@ -19,6 +19,7 @@ from btlm_data.cleaning.signal_parameters import (
     Values,
     column_name,
     package_version,
+    require_unchanged,
     sha256_of_model,
 )
 from btlm_data.errors import BtlmError, ConfigError, DataError, InputError
@@ -93,11 +94,7 @@ def _load(version: str, path: str, sha256: str) -> Any:
     """The model, once in a process. Raises DataError if it is another file by now, ConfigError if it is no model."""
     import fasttext
 
-    if sha256_of_model(Path(path)) != sha256:
-        raise DataError(
-            f"annotate: the model {path} has changed since the run was planned, or is another file. Every worker must see the "
-            "same file; run the same command again."
-        )
+    require_unchanged(Path(path), sha256)
     try:
         return fasttext.load_model(path)
     except (ValueError, RuntimeError, MemoryError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,12 +20,10 @@ from btlm_data.formats.sealed_json import (
     NO_CHECKSUM,
     Sha256,
     canonical,
-    checksum_of,
-    convert,
-    parse,
     read_small,
     refused,
     sealed,
+    unsealed,
 )
 
 FILE_NAME = "forgotten.json"
@@ -151,10 +149,7 @@ def read(folder: Path) -> Forgotten:
     path = folder / FILE_NAME
     if not path.exists():
         return Forgotten([])
-    tree: dict[str, Any] = parse(read_small(path, MAX_BYTES), str(path))
-    value = convert(tree, Forgotten, str(path), {})
-    if tree.get("checksum") != checksum_of(tree):
-        raise refused(str(path), "its checksum is not that of its content: it was changed or damaged")
+    value = unsealed(read_small(path, MAX_BYTES), Forgotten, str(path), {})
     previous = NO_CHECKSUM
     for number, certificate in enumerate(value.certificates, 1):
         if certificate.previous != previous:

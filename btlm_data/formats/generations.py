@@ -23,12 +23,9 @@ from btlm_data.formats.dataset import Dataset, SetList
 from btlm_data.formats.sealed_json import (
     NO_CHECKSUM,
     Sha256,
-    checksum_of,
-    convert,
-    parse,
     read_small,
-    refused,
     sealed,
+    unsealed,
 )
 
 FILE_NAME = "generations.json"
@@ -84,11 +81,7 @@ def encode(value: GenerationList) -> bytes:
 
 def decode(data: bytes, shown: str) -> GenerationList:
     """Raises DataError, naming the key, for what is no generations.json with the right checksum."""
-    tree = parse(data, shown)
-    value = convert(tree, GenerationList, shown, {_FOLDER: "a folder such as generation-0002, or nothing"})
-    if value.checksum != checksum_of(tree):
-        raise refused(shown, "its checksum is not that of its content: the file was changed or damaged")
-    return value
+    return unsealed(data, GenerationList, shown, {_FOLDER: "a folder such as generation-0002, or nothing"})
 
 
 def listed(root: Path) -> Sequence[Listed]:

@@ -29,16 +29,7 @@ import numpy.typing as npt
 import xxhash
 from msgspec import Meta
 
-from btlm_data.formats.sealed_json import (
-    NO_CHECKSUM,
-    Sha256,
-    checksum_of,
-    convert,
-    parse,
-    read_small,
-    refused,
-    sealed,
-)
+from btlm_data.formats.sealed_json import NO_CHECKSUM, Sha256, read_small, sealed, unsealed
 
 FOLDER = ".key-index"
 WORK_FOLDER = ".key-index.work"
@@ -114,12 +105,8 @@ def read(root: Path) -> KeyIndexFile | None:
     path = root / FOLDER / FILE_NAME
     if not path.exists():
         return None
-    shown = str(path)
-    tree = parse(read_small(path, MAX_BYTES), shown)
-    value = convert(tree, KeyIndexFile, shown, {_XXH3: "32 hexadecimal digits"})
-    if checksum_of(tree) != value.checksum:
-        raise refused(shown, "it does not match its own checksum")
-    return value
+    words = {_XXH3: "32 hexadecimal digits"}
+    return unsealed(read_small(path, MAX_BYTES), KeyIndexFile, str(path), words)
 
 
 def of_text(value: str) -> int:

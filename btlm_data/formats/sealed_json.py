@@ -98,6 +98,17 @@ def convert(tree: dict[str, Any], kind: type[Value], shown: str, words: Mapping[
         raise refused(shown, "it is nested too deeply") from None
 
 
+def unsealed(data: bytes, kind: type[Value], shown: str, words: Mapping[str, str]) -> Value:
+    """A file's content as a value of type `kind`, with the checksum that it was sealed with. Raises DataError, naming the
+    mistake, if it is none. words: as for `convert`.
+    """
+    tree = parse(data, shown)
+    value = convert(tree, kind, shown, words)
+    if tree.get("checksum") != checksum_of(tree):
+        raise refused(shown, "its checksum is not that of its content: it was changed or damaged")
+    return value
+
+
 # The key of a mistake ---------------------------------------------------------------------------------------
 
 _AT = re.compile(r"^(?P<message>.*?)(?: - at `(?P<inner>[^`]*)`(?: in `(?P<outer>[^`]*)`)?)?$", re.DOTALL)

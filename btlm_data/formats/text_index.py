@@ -17,16 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from btlm_data.formats.sealed_json import (
-    NO_CHECKSUM,
-    Sha256,
-    checksum_of,
-    convert,
-    parse,
-    read_small,
-    refused,
-    sealed,
-)
+from btlm_data.formats.sealed_json import NO_CHECKSUM, Sha256, read_small, sealed, unsealed
 
 FOLDER = ".text-index"
 WORK_FOLDER = ".text-index.work"
@@ -97,9 +88,5 @@ def read(root: Path) -> TextIndexFile | None:
     path = root / FOLDER / FILE_NAME
     if not path.exists():
         return None
-    shown = str(path)
-    tree = parse(read_small(path, MAX_BYTES), shown)
-    value = convert(tree, TextIndexFile, shown, {_PART: "part-NNNN", _XXH3: "32 hexadecimal digits"})
-    if checksum_of(tree) != value.checksum:
-        raise refused(shown, "it does not match its own checksum")
-    return value
+    words = {_PART: "part-NNNN", _XXH3: "32 hexadecimal digits"}
+    return unsealed(read_small(path, MAX_BYTES), TextIndexFile, str(path), words)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.staging import lock_of
-from btlm_data.storage import open_store
+from btlm_data.storage import Store, open_store
 from btlm_data.storage.lease import hold
 
 
@@ -70,6 +70,28 @@ def make(path: Path, kind: IndexKind) -> Made:
         sum(index.entries for index in present),
         sum(index.bytes for index in present),
     )
+
+
+def compare(
+    root: Path,
+    checksum: str,
+    kind: IndexKind,
+    problems: Callable[[Store, Any], Iterator[str]],
+    summary: Callable[[Any], str],
+) -> tuple[str | None, str]:
+    """(what is wrong or None, what was compared) of the index of a set, whose dataset.json has that checksum. problems: of
+    its files, in words that begin with a file's name; it reads every byte. Raises nothing. A stale index is nothing wrong: it is not used.
+    """
+    try:
+        index = kind.read(root)
+        if index is None:
+            return f"{kind.folder}/index.json: missing", ""
+        if index.dataset != checksum:
+            return None, "stale: of another dataset.json, and not used; `btlm-data index` makes it again"
+        problem = next(problems(open_store(root / kind.folder), index), None)
+    except DataError as error:
+        return str(error).partition(". Rerun")[0], ""
+    return (f"{kind.folder}/{problem}", "") if problem is not None else (None, summary(index))
 
 
 def _is_current(of_set: SetView, kind: IndexKind) -> bool:

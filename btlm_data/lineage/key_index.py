@@ -49,7 +49,7 @@ Int64Array = npt.NDArray[np.int64]
 
 def make(path: Path) -> Made:
     """Make the key index of every set of a dataset that has none of its dataset.json. Raises what index_folder.make raises."""
-    return index_folder.make(path, IndexKind(FOLDER, key_index.WORK_FOLDER, key_index.read, _build))
+    return index_folder.make(path, _KIND)
 
 
 def _tables(of_set: SetView) -> dict[str, DocumentTable]:
@@ -199,25 +199,21 @@ def _damaged(problem: object) -> DataError:
 
 
 def check(root: Path, checksum: str) -> tuple[str | None, str]:
-    """(what is wrong or None, what was compared) of the index of a set, whose dataset.json has that checksum; every byte is
-    read. Raises nothing. A stale index is nothing wrong: it is not used.
-    """
-    try:
-        value = key_index.read(root)
-        if value is None:
-            return f"{FOLDER}/{key_index.FILE_NAME}: missing", ""
-        if value.dataset != checksum:
-            return None, "stale: of another dataset.json, and not used; `btlm-data index` makes it again"
-        store = open_store(root / FOLDER)
-        for kind, parts in value.kinds.items():
-            for number, part in enumerate(parts):
-                name = part_name(kind, number)
-                opened = columns.Columns(store, Artifact(name, part.bytes, part.checksum))
-                if (problem := _problem(opened, part, value)) is not None:
-                    return f"{FOLDER}/{name}: {problem}", ""
-    except DataError as error:
-        return str(error).partition(". Rerun")[0], ""
-    return None, f"{value.entries:,} keys of {sum(t.rows for t in value.tables):,} documents, as written"
+    """What `index_folder.compare` says of the key index of a set."""
+    return index_folder.compare(root, checksum, _KIND, _problems, _summary)
+
+
+def _summary(value: KeyIndexFile) -> str:
+    return f"{value.entries:,} keys of {sum(t.rows for t in value.tables):,} documents, as written"
+
+
+def _problems(store: Store, value: KeyIndexFile) -> Iterator[str]:
+    for kind, parts in value.kinds.items():
+        for number, part in enumerate(parts):
+            name = part_name(kind, number)
+            opened = columns.Columns(store, Artifact(name, part.bytes, part.checksum))
+            if (problem := _problem(opened, part, value)) is not None:
+                yield f"{name}: {problem}"
 
 
 def _problem(opened: columns.Columns, part: KeyPart, value: KeyIndexFile) -> str | None:
@@ -231,3 +227,6 @@ def _problem(opened: columns.Columns, part: KeyPart, value: KeyIndexFile) -> str
     if len(group) and int(group.max()) >= value.groups:
         return f"it names row group {int(group.max()):,} of {value.groups:,}"
     return None
+
+
+_KIND = IndexKind(FOLDER, key_index.WORK_FOLDER, key_index.read, _build)

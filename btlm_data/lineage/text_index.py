@@ -58,7 +58,7 @@ def make(path: Path) -> Made:
     """Make the text index of every set of a dataset that has none of its dataset.json (index_folder.py). Raises ConfigError
     if its tokenizer is not on this machine, and what index_folder.make raises.
     """
-    return index_folder.make(path, IndexKind(FOLDER, WORK_FOLDER, text_index.read, _build))
+    return index_folder.make(path, _KIND)
 
 
 def _build(of_set: SetView, work: Path) -> None:
@@ -306,26 +306,20 @@ def _hashes_of(passage: bytes) -> UInt64Array:
 
 
 def check(root: Path, checksum: str) -> tuple[str | None, str]:
-    """(what is wrong or None, what was compared) of the index of a set, whose dataset.json has that checksum; every byte is
-    read. Raises nothing. A stale index is nothing wrong: it is not used.
-    """
-    try:
-        value = text_index.read(root)
-        if value is None:
-            return f"{FOLDER}/{text_index.FILE_NAME}: missing", ""
-        if value.dataset != checksum:
-            return None, "stale: of another dataset.json, and not used; `btlm-data index` makes it again"
-        store = open_store(root / FOLDER)
-        for number, part in enumerate(value.parts):
-            opened = columns.Columns(store, Artifact(part.name, part.bytes, part.checksum))
-            if (problem := _problem(opened, part, number, value)) is not None:
-                return f"{FOLDER}/{part.name}: {problem}", ""
-    except DataError as error:
-        return str(error).partition(". Rerun")[0], ""
-    return (
-        None,
-        f"{value.entries:,} n-grams of {sum(s.documents for s in value.splits):,} documents, as written",
-    )
+    """What `index_folder.compare` says of the text index of a set."""
+    return index_folder.compare(root, checksum, _KIND, _problems, _summary)
+
+
+def _summary(value: TextIndexFile) -> str:
+    documents = sum(split.documents for split in value.splits)
+    return f"{value.entries:,} n-grams of {documents:,} documents, as written"
+
+
+def _problems(store: Store, value: TextIndexFile) -> Iterator[str]:
+    for number, part in enumerate(value.parts):
+        opened = columns.Columns(store, Artifact(part.name, part.bytes, part.checksum))
+        if (problem := _problem(opened, part, number, value)) is not None:
+            yield f"{part.name}: {problem}"
 
 
 def _problem(opened: columns.Columns, part: IndexPart, number: int, value: TextIndexFile) -> str | None:
@@ -349,3 +343,6 @@ def sample_of(
 ) -> UInt64Array:
     """Hashes of the sample of normalised texts utf8[starts[i]:stops[i]], (g,) uint64."""
     return word_samples.word_samples(utf8, np.asarray(starts, np.int64), np.asarray(stops, np.int64))[0]
+
+
+_KIND = IndexKind(FOLDER, WORK_FOLDER, text_index.read, _build)
