@@ -260,9 +260,7 @@ def _chosen(
         if number not in answered:
             known = forgotten.question(query.kind, query.value) in asked_before
             (outcome.done if known else outcome.nothing).append(f"{query.kind} {query.value}")
-    if not any(plan.extents for plan in plans):
-        if outcome.done:
-            return sets, plans, outcome
+    if not outcome.done and not any(plan.extents for plan in plans):
         raise InputError(
             f"No document of {root} answers {'the question' if len(queries) == 1 else 'any of the questions'}: "
             f"{', '.join(outcome.nothing[:3])}. `btlm-data trace` says whether it was dropped, or never there."
@@ -286,6 +284,10 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
     passages, expressions = (
         [number for number, query in enumerate(queries) if query.kind == kind] for kind in ("text", "where")
     )
+    if expressions:
+        from btlm_data.lineage.where import rows_where
+    if passages:
+        from btlm_data.lineage.passages import find_passages, passage_of
     for of_set in sets:
         plan = _Plan(of_set)
         extents: dict[str, dict[int, Extent]] = {}
@@ -297,16 +299,12 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
                     extents.setdefault(name, {})[extent.row] = extent
                     answered.update(numbers)
             for number in expressions:
-                from btlm_data.lineage.where import rows_where
-
                 for document in view.table.described(rows_where(view.table, queries[number].value)):
                     if not document.get("forgotten"):
                         extent = Extent(document["row"], document["stream_offset"], document["tokens"])
                         extents.setdefault(name, {})[extent.row] = extent
                         answered.add(number)
         if passages:
-            from btlm_data.lineage.passages import find_passages, passage_of
-
             texts = [passage_of(queries[number].value, of_set) for number in passages]
             for name, hits in find_passages(of_set, list(of_set.splits), texts).items():
                 for hit in hits:

@@ -135,7 +135,7 @@ def planned_lines(outcome: Outcome) -> Iterator[str]:
     if len(outcome.named) > _MOST_PLANNED:
         yield f"... and {len(outcome.named) - _MOST_PLANNED:,} more (--json lists all)"
     for seen in outcome.seen_by:
-        yield f"{seen.run} has seen them at {counted(seen.steps_seen, 'step')}, and would at {seen.steps_to_come:,} to come."
+        yield f"{seen.run} has seen them at {counted(seen.steps_seen, 'step')}; steps to come that would: {seen.steps_to_come:,}."
     tokens = sum(document.tokens for document in outcome.named)
     done = "masked" if outcome.how == "mask" else "removed"
     yield f"{counted(outcome.documents, 'document')} with {counted(tokens, 'token')} would be {done}. Nothing was changed."
