@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from btlm_data.engine import published
+
 MANAGER = "process_worker_pool.py"
 MARK = "BTLM_TEST_RUN"  # in the environment of a driver and of all that it starts
 MARKS: dict[int, str] = {}  # of each driver that was started
@@ -173,8 +175,22 @@ def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Proces
             return []
         return [process for process in below if process.ppid() != driver.pid]
     if engine == "ray":
-        return [process for process in left_of(driver) if _command(process).startswith("ray::")]
+        return [process for process in left_of(driver) if _is_ray_task(process)]
     return [worker for manager in managers_of(driver) for worker in _tasks_below(manager)]
+
+
+def does_a_task(raylet: int) -> bool:
+    """Whether a worker of a Ray node, given by its raylet, does a task now. On a cluster that the driver has joined, workers
+    have not the driver's environment.
+    """
+    with contextlib.suppress(psutil.Error):
+        return any(map(_is_ray_task, psutil.Process(raylet).children(recursive=True)))
+    return False
+
+
+def _is_ray_task(process: psutil.Process) -> bool:
+    """Named by Ray after the function that it runs; agents and idle workers have other names."""
+    return _command(process).startswith(f"ray::{published.do.__name__} ")
 
 
 def managers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -408,15 +408,17 @@ def node_lost(site: Site, engine: str, corpus: Path, out: Path) -> None:
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         lost = cluster.add_node(num_cpus=1)
+        raylets = [one.process.pid for one in lost.all_processes["raylet"]]
         try:
             site.options += ["--ray-address", cluster.address]
             driver = site.start(out, *recipe(corpus))
-            disturbed.wait_for(lambda: len(workers_of(driver, "ray")) >= 2, 120)
+            disturbed.wait_for(lambda: any(map(disturbed.does_a_task, raylets)), 120)
             cluster.remove_node(lost, allow_graceful=False)
             code, words = finish(driver)
         finally:
             cluster.shutdown()  # type: ignore[no-untyped-call]
         assert code == 0, words
+        assert "is lost: its worker is gone" in words
         return
     with helped(site, out) as helpers:
         driver = site.start(out, *recipe(corpus))
