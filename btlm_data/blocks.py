@@ -1,16 +1,16 @@
 """What the one pass over the text leaves per block, and how the later stages find it.
 
-    clean/PART-BLOCK.docs           a row per document that passed cleaning, in source order
-    clean/PART-BLOCK.sketch         `exact` (n, 2) uint64, `bands` (n, B) uint64 [, `signatures` (n, P)
+    read/PART-BLOCK.docs           a row per document that passed cleaning, in source order
+    read/PART-BLOCK.sketch         `exact` (n, 2) uint64, `bands` (n, B) uint64 [, `signatures` (n, P)
                                     uint32]
-    clean/PART-BLOCK.tokens         `tokens` (T,), `starts` (n,) uint64: where each document's tokens begin,
+    read/PART-BLOCK.tokens         `tokens` (T,), `starts` (n,) uint64: where each document's tokens begin,
                                     `lengths` (n,) uint32
-    clean/PART-BLOCK.contamination  hits of evaluation n-grams, where requested
-    clean/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where requested: a row
+    read/PART-BLOCK.contamination  hits of evaluation n-grams, where requested
+    read/PART-BLOCK.fields         record fields to keep (formats/text_columns.py), where requested: a row
                                     per document, then one per document that was dropped
-    clean/PART-BLOCK.signals        signals of the documents (cleaning/signals.py), where requested: an array a
+    read/PART-BLOCK.signals        signals of the documents (cleaning/signals.py), where requested: an array a
                                     column; texts as in formats/text_columns.py
-    clean/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see
+    read/PART-BLOCK.rejects        JSON Lines, only where something was rejected or dropped: see
                                     formats/rejects.py
 
 Columns of .docs: `offset` uint64 (where the record begins: bytes decompressed, or row), `line` uint32

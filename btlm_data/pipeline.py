@@ -4,7 +4,7 @@
 
 Each arrow is a barrier; inside a stage tasks run in any order on any engine (engine/). A stage plans its
 tasks from what earlier ones handed on (preparation.py), runs them, and sets its own part of it. Tokens are
-made in the one pass of `clean` (docs/decisions/0001); `tokenize` is where they are counted. dataset.json,
+made in the one pass of `read` (docs/decisions/0001); `tokenize` is where they are counted. dataset.json,
 written last, says that the dataset is complete.
 """
 
@@ -38,7 +38,6 @@ from btlm_data.sources.prefetch import Prefetcher
 from btlm_data.splits import SPLITS
 from btlm_data.stages import (
     block_writer,
-    clean,
     decontaminate,
     dedupe,
     emit,
@@ -48,6 +47,7 @@ from btlm_data.stages import (
     limits,
     members,
     pack,
+    read,
     rejected,
     shard,
     shuffle,
@@ -245,20 +245,20 @@ def _acquire(p: Preparation) -> None:
     if p.inputs.evaluation:
         [result] = p.step(decontaminate.plan_ngrams(p.inputs.evaluation))
         p.ngrams = result.outputs[0]
-    p.clean_step = plan_clean(p.inputs, p.runner)
+    p.read_step = plan_clean(p.inputs, p.runner)
 
 
 def plan_clean(
     inputs: Inputs, runner: Runner, count: Callable[[Step], Sequence[TaskResult]] | None = None
 ) -> Step:
-    """The step `clean`. Where there are evaluation sets, it can be proved done only if their n-grams are. count: does the steps
+    """The step `read`. Where there are evaluation sets, it can be proved done only if their n-grams are. count: does the steps
     that count the records for --limit, where the runner is not to.
     """
     ngrams = None
     if inputs.evaluation:
         done = runner.proved(decontaminate.plan_ngrams(inputs.evaluation))
         ngrams = done["all"].outputs[0] if done else Artifact("", 0, "")
-    settings = inputs.clean_settings(ngrams)
+    settings = inputs.read_settings(ngrams)
 
     limit = inputs.settings.source.limit
     if limit is None:
@@ -266,7 +266,7 @@ def plan_clean(
     else:
         counting = limits.CountSettings(settings.fetcher, settings.options)
         chosen = limits.first_records(inputs.listing.files, limit, counting, count or runner.run)
-    return clean.plan(file_ranges.group(chosen, settings.options), settings, ngrams)
+    return read.plan(file_ranges.group(chosen, settings.options), settings, ngrams)
 
 
 def idle_runner(recipe: Recipe) -> Runner:
@@ -295,20 +295,20 @@ class _NoEvents:
 
 def _clean(p: Preparation) -> None:
     """Read, clean, sketch and tokenize the text."""
-    step = p.clean_step
+    step = p.read_step
     assert step is not None
     with _prefetched(p, step):
         results = p.step(step)
     base, previous, ordinal = 0, "", 0
     for task, result in zip(step.tasks, results, strict=True):
-        first = clean.ranges_of(task)[0]
+        first = read.ranges_of(task)[0]
         base = base if first.start and first.file.name == previous else 0
         for stem, num_documents in result.counts.extra["blocks"]:
             p.blocks.append(make_block(stem, first.file.split, ordinal, num_documents, base, result.outputs))
             ordinal += num_documents
         base += result.counts.extra["num_lines"]
         previous = first.file.name
-        for file_range, digests in zip(clean.ranges_of(task), result.counts.extra["digests"], strict=True):
+        for file_range, digests in zip(read.ranges_of(task), result.counts.extra["digests"], strict=True):
             p.input_digests.setdefault((file_range.file.split, file_range.file.name), []).extend(digests)
     p.table = write_table(p.runner.stores.work, p.blocks)
     listed = rejected.run(p.step, p.blocks, p.settings.clean.rejected_sample)
@@ -329,15 +329,15 @@ def _clean(p: Preparation) -> None:
 def _dedupe(p: Preparation) -> None:
     """Find duplicates over all sources and splits."""
     assert p.table is not None
-    assert p.clean_step is not None
-    parts = members.parts_of(p.clean_step, p.blocks)
-    clean_settings = p.inputs.clean_settings(p.ngrams)
+    assert p.read_step is not None
+    parts = members.parts_of(p.read_step, p.blocks)
+    read_settings = p.inputs.read_settings(p.ngrams)
 
     def plan_members(components: Artifact, with_texts: bool) -> Step:
-        return members.plan(parts, components, clean_settings, with_texts)
+        return members.plan(parts, components, read_settings, with_texts)
 
     def plan_kept_texts(clusters: Artifact) -> Step:
-        return members.plan_kept(parts, clusters, clean_settings)
+        return members.plan_kept(parts, clusters, read_settings)
 
     result = dedupe.run(
         p.runner,
@@ -388,10 +388,10 @@ def _emit(p: Preparation) -> None:
     """Write the kept text, where it was requested."""
     if p.run.emit_text is None:
         return
-    assert p.clean_step is not None
+    assert p.read_step is not None
     assert p.fates is not None
-    settings = p.inputs.clean_settings(p.ngrams)
-    collecting = emit.plan_collect(p.clean_step, p.blocks, p.fates, settings)
+    settings = p.inputs.read_settings(p.ngrams)
+    collecting = emit.plan_collect(p.read_step, p.blocks, p.fates, settings)
     with _prefetched(p, collecting):
         emit.run(p.runner, collecting, p.inputs.fingerprint)
 
@@ -494,7 +494,7 @@ def _prefetched(p: Preparation, step: Step) -> Iterator[None]:
         return
     done = p.runner.proved(step)
     todo = [task for task in step.tasks if task.id not in done]
-    needed = list(dict.fromkeys(r.file for task in todo for r in clean.ranges_of(task)))
+    needed = list(dict.fromkeys(r.file for task in todo for r in read.ranges_of(task)))
     with Prefetcher(Fetcher.of(p.run, p.inputs.listing), needed):
         yield
 

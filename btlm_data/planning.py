@@ -33,7 +33,6 @@ from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages import (
     beside,
-    clean,
     decontaminate,
     dedupe,
     emit,
@@ -41,6 +40,7 @@ from btlm_data.stages import (
     holdout,
     limits,
     pack,
+    read,
     rejected,
     shard,
     shuffle,
@@ -95,7 +95,7 @@ def estimates(workload: Workload) -> tuple[Estimate, ...]:
     return (
         *file_ranges.estimate(workload),
         *decontaminate.estimate_ngrams(workload),
-        *clean.estimate(workload),
+        *read.estimate(workload),
         *rejected.estimate(workload),
         *dedupe.estimate(workload),
         *holdout.estimate(workload),
@@ -142,7 +142,7 @@ def measure(recipe: Recipe) -> Plan:
         work_bytes=work_bytes,
         memory_bytes=memory + (workload.rates.process_bytes if run.workers > 1 else 0),
         cpu_seconds=sum(step.cpu_seconds for step in steps),
-        seconds=sum(step.seconds(run.workers) * (left if step.step == clean.NAME else 1) for step in steps),
+        seconds=sum(step.seconds(run.workers) * (left if step.step == read.NAME else 1) for step in steps),
         workers=run.workers,
         descriptions=_describe(recipe, runner.stores.out.shown),
         stages=tuple(by_stage(steps).values()),
@@ -156,7 +156,7 @@ def measure(recipe: Recipe) -> Plan:
 
 
 def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, _Read]:
-    """How much there is, scaled up from a sample of it; and the sample. cleaning: the step `clean`.
+    """How much there is, scaled up from a sample of it; and the sample. cleaning: the step `read`.
 
     The rates that depend most on texts and settings are measured on the sample. Downloads are waited for, and
     not counted.
@@ -221,20 +221,20 @@ def _read_sample(cleaning: Step, stores: Stores, mix: MixSettings) -> _Read:
     wanted = {product: "plan" for product in settings.products if product != "contamination"}
     parts_read = 0
     for number, task in enumerate(chosen):
-        ranges = clean.ranges_of(task)
+        ranges = read.ranges_of(task)
         if number and any(is_remote(file_range.file.url) for file_range in ranges):
             break  # one remote file is enough to wait for
         start = process_time()
         stored: list[int] = []
         with listening(stored.append):
-            blocks = clean.records(ranges, settings, (0, 0), _SAMPLE_BYTES // len(chosen))
+            blocks = read.records(ranges, settings, (0, 0), _SAMPLE_BYTES // len(chosen))
             block = next(blocks, None)
             # Bytes are reported a little before their records are given.
             parts_read += sum(stored) >= task.weight and next(blocks, None) is None
         if block is None:
             continue
         files = TaskFiles(stores, Task("plan"))
-        meta = BlockWriter(files, f"clean/{number}", Part(ranges, settings, wanted)).write(block)
+        meta = BlockWriter(files, f"read/{number}", Part(ranges, settings, wanted)).write(block)
         sample.seconds += process_time() - start
         by_ending = {artifact.name.rpartition(".")[2]: artifact for artifact in files.written}
         docs, lengths = files.columns(by_ending["docs"]), files.columns(by_ending["tokens"])["lengths"]

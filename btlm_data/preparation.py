@@ -22,7 +22,7 @@ from btlm_data.records.base import Fields, ReadOptions
 from btlm_data.sources.base import Listing
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.sources.listing import list_files
-from btlm_data.stages.block_writer import CleanSettings
+from btlm_data.stages.block_writer import ReadSettings
 from btlm_data.stages.mixing import MixFiles
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.shuffle import ScatteredGroup
@@ -119,13 +119,13 @@ class Inputs:
             *([self.signals.fingerprint] if self.signals.entries else []),
         )
 
-    def clean_settings(self, ngrams: Artifact | None) -> CleanSettings:
+    def read_settings(self, ngrams: Artifact | None) -> ReadSettings:
         """What the pass over the text needs. ngrams: the table of evaluation n-grams."""
-        from btlm_data.stages import clean
+        from btlm_data.stages import read
 
-        keep_signatures = clean.keeps_signatures(self.settings)
-        need_sha256 = clean.needs_sha256(self.settings)
-        products = clean.product_digests(
+        keep_signatures = read.keeps_signatures(self.settings)
+        need_sha256 = read.needs_sha256(self.settings)
+        products = read.product_digests(
             self.settings,
             self.filters,
             self.options,
@@ -135,7 +135,7 @@ class Inputs:
             keep_signatures=keep_signatures,
             need_sha256=need_sha256,
         )
-        return CleanSettings(
+        return ReadSettings(
             settings=self.settings,
             filters=self.filters,
             signals=self.signals,
@@ -181,7 +181,7 @@ class Preparation:
     adds_to_index: bool = True  # where dedupe.index names one
     counts: dict[str, Counts] = field(default_factory=lambda: {name: Counts() for name in STAGES})
     ngrams: Artifact | None = None  # holdout.ngrams
-    clean_step: Step | None = None  # the parts of the source
+    read_step: Step | None = None  # the parts of the source
     blocks: list[Block] = field(default_factory=list)  # clean
     table: Artifact | None = None  # of the blocks
     # clean: (split, name) of an input file -> digests of its stretches; none where it is not read whole

@@ -101,7 +101,7 @@ def _workload(sets: Sequence[dataset.Dataset], made: provenance.Provenance) -> W
     streams = sum(row.out.tokens for one in sets for row in one.rows("shuffle"))
     if first.set.share is None:
         streams //= len(sets)
-    parts = next((step.tasks for step in made.steps if step.step == "clean"), 1)
+    parts = next((step.tasks for step in made.steps if step.step == "read"), 1)
     tokens = round(text_bytes * kept_tokens / max(1, kept_bytes))
     settings = Settings.model_validate(made.configuration)
     return Workload(

@@ -1,6 +1,6 @@
 """The work folder: a run marks it as its own before it writes or deletes anything there.
 
-work-folder.json   {"format_version": 2}: the marked folder's entries named below belong to btlm-data
+work-folder.json   {"format_version": 3}: the marked folder's entries named below belong to btlm-data
 run.lease          held by the process that works there now
 """
 
@@ -14,12 +14,12 @@ from btlm_data.storage import Store, claims
 MARK = "work-folder.json"
 LEASE = "run.lease"
 BOARD = "engine/board.json"  # what free workers are to do (engine/published.py)
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Folders of the steps (the first part of their names) and of receipts; nothing else below the work folder is
 # touched.
 FOLDERS = (
     "acquire",
-    "clean",
+    "read",
     "dedupe",
     "holdout",
     "shuffle",

@@ -70,7 +70,7 @@ def test_other_prices_are_refused(text: str) -> None:
 AMOUNTS = st.integers(0, 10**13)
 STEPS = st.builds(
     Estimate,
-    step=st.sampled_from(["clean", "dedupe.a", "dedupe.b", "shard.write"]),
+    step=st.sampled_from(["read", "dedupe.a", "dedupe.b", "shard.write"]),
     tasks=st.integers(1, 100_000),
     source_bytes=AMOUNTS,
     read_bytes=AMOUNTS,
@@ -124,7 +124,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     words = ["--cores", "2048", "--nodes", "32", "--storage", "2GB/s/node", "--price", "3,0.4"]
     plan = json.loads(run(*SAMPLE, *out, *words, "--json").output)
     assert plan["cluster"]["cluster"]["cores"] == 2048
-    assert [stage["stage"] for stage in plan["cluster"]["stages"]][:2] == ["acquire", "clean"]
+    assert [stage["stage"] for stage in plan["cluster"]["stages"]][:2] == ["acquire", "read"]
     assert not (tmp_path / "out").exists()
     for wrong, named in (
         (["--nodes", "2"], "--nodes"),
@@ -158,8 +158,8 @@ def test_reads_are_counted_as_planned_and_the_cost_is_shown(
     assert shown.exit_code == 0, shown.output
     cost = json.loads(run("inspect", "--cost", "--json", str(tmp_path / "out")).output)
     steps = {step["step"]: step for step in cost["steps"]}
-    assert steps["clean"]["planned_tasks"] == steps["clean"]["tasks"] == 3
-    assert steps["clean"]["planned_bytes"] == pytest.approx(steps["clean"]["written_bytes"], rel=0.1)
+    assert steps["read"]["planned_tasks"] == steps["read"]["tasks"] == 3
+    assert steps["read"]["planned_bytes"] == pytest.approx(steps["read"]["written_bytes"], rel=0.1)
     assert steps["shard.write"]["written_bytes"] == sum(
         file.stat().st_size for file in (tmp_path / "out").rglob("*.h5")
     )

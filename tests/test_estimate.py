@@ -129,13 +129,13 @@ def test_ten_times_as_much_takes_ten_times_as_much_of_everything_but_memory(shar
 
 def test_a_step_of_one_task_takes_as_long_on_any_number_of_workers() -> None:
     assert Estimate("dedupe.cluster", tasks=1, cpu_seconds=60.0).seconds(64) == 60.0
-    assert Estimate("clean", tasks=100, cpu_seconds=60.0).seconds(10) == 6.0
+    assert Estimate("read", tasks=100, cpu_seconds=60.0).seconds(10) == 6.0
     assert Estimate("tokenize", tasks=0).seconds(10) == 0.0
 
 
 def test_sums_by_stage_and_the_most_that_lies_in_the_work_folder() -> None:
     steps = [
-        Estimate("clean", 4, documents=10, work_bytes=100, memory_bytes=5, cpu_seconds=1.0),
+        Estimate("read", 4, documents=10, work_bytes=100, memory_bytes=5, cpu_seconds=1.0),
         Estimate(
             "dedupe.split", 2, documents=10, read_bytes=7, work_bytes=80, memory_bytes=9, cpu_seconds=2.0
         ),
@@ -147,7 +147,7 @@ def test_sums_by_stage_and_the_most_that_lies_in_the_work_folder() -> None:
     assert peak_work_bytes(steps) == 190
     assert peak_work_bytes([*steps, Estimate("x", 1, work_bytes=81)]) == 191
     sums = by_stage(steps)
-    assert list(sums) == ["clean", "dedupe", "shard"]
+    assert list(sums) == ["read", "dedupe", "shard"]
     assert sums["dedupe"] == Estimate(
         "dedupe",
         5,
@@ -166,7 +166,7 @@ def test_a_plan_holds_every_step_and_its_stages_sums() -> None:
     assert plan.stages == tuple(by_stage(plan.steps).values())
     assert [stage.stage for stage in plan.stages] == [
         "acquire",
-        "clean",
+        "read",
         "dedupe",
         "holdout",
         "tokenize",
@@ -174,4 +174,4 @@ def test_a_plan_holds_every_step_and_its_stages_sums() -> None:
         "shard",
     ]
     assert plan.out_bytes == sum(stage.out_bytes for stage in plan.stages)
-    assert json.loads(json.dumps(dataclasses.asdict(plan)))["steps"][1]["step"] == "clean"
+    assert json.loads(json.dumps(dataclasses.asdict(plan)))["steps"][1]["step"] == "read"

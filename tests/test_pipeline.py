@@ -25,7 +25,7 @@ from btlm_data.output_folder import OutputFolder
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
-from btlm_data.stages import clean, file_ranges, shard, shuffle
+from btlm_data.stages import file_ranges, read, shard, shuffle
 from btlm_data.tokenizer import load_tokenizer
 from tests.reference import documents as reference
 from tests.reference import stream as plain
@@ -261,12 +261,12 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
     run(source, tmp_path / "whole", **options)
     monkeypatch.setattr(file_ranges, "RANGE_BYTES", 50_000)
     monkeypatch.setattr(input_digest, "STRETCH_BYTES", 50_000)
-    monkeypatch.setattr(clean, "records", functools.partial(clean.records, block_bytes=9_000))
+    monkeypatch.setattr(read, "records", functools.partial(read.records, block_bytes=9_000))
     monkeypatch.setenv("BTLM_SCATTER", "1")
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", 30_000)
     monkeypatch.setattr(shuffle, "GROUP_DOCUMENTS", 150)
     run(source, tmp_path / "pieces", run__memory=100_000, **options)
-    assert len(list((tmp_path / "pieces/.work/clean").glob("*.docs"))) > 15
+    assert len(list((tmp_path / "pieces/.work/read").glob("*.docs"))) > 15
     assert len(list((tmp_path / "pieces/.work/shuffle/sort").iterdir())) > 3
     assert len(list((tmp_path / "pieces/.work/receipts/pack.cut").glob("*.json"))) > 2
     whole, pieces = contents(tmp_path / "whole"), contents(tmp_path / "pieces")
@@ -344,7 +344,7 @@ def receipts(out: Path) -> dict[str, set[int]]:
         (
             {"clean__min_chars": 300},
             {
-                "clean",
+                "read",
                 "acquire.rejects",
                 "acquire.listed",
                 "holdout.draw",

@@ -93,8 +93,8 @@ def forget(store: Store, step: str) -> None:
 def stop(failed: Sequence[Failure], store: Store, *, can_skip: bool) -> SafetyStop:
     """The error that names what was put aside and says what to do."""
     lines = [
-        f"{counted(len(failed), 'task')} of the stage {failed[0].step} failed {MOST_TRIES} times each: "
-        "every time the worker died. All other tasks of the stage are done.",
+        f"{counted(len(failed), 'task')} of the step {failed[0].step} failed {MOST_TRIES} times each: "
+        "every time the worker died. All other tasks of the step are done.",
     ]
     for failure in failed[:_SHOWN]:
         lines.append(f"  {failure.title}: {failure.reasons[-1]}")

@@ -35,7 +35,7 @@ UNREADABLE = "(unreadable)"  # the source name under which records that could no
 
 
 @dataclass(frozen=True)
-class CleanSettings:
+class ReadSettings:
     """What the pass over the text needs to know; picklable. products: product -> digest of the settings it
     depends on.
     """
@@ -57,7 +57,7 @@ class Part:
     """What one task works on. wanted: product -> digest of its settings and of these inputs."""
 
     ranges: Sequence[FileRange]
-    settings: CleanSettings
+    settings: ReadSettings
     wanted: Mapping[str, str]
     ngrams: EvalNgrams | None = None
 

@@ -25,8 +25,8 @@ from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.splits import SPLITS
-from btlm_data.stages import clean, emit_folder, emit_text
-from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
+from btlm_data.stages import emit_folder, emit_text, read
+from btlm_data.stages.block_writer import BlockWriter, Part, ReadSettings
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -38,7 +38,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     volume, rates = workload.volume, workload.rates
     if workload.run.emit_text is None:
         return []
-    [reading] = clean.estimate(workload)
+    [reading] = read.estimate(workload)
     text_bytes = round(volume.text_bytes * rates.text_ratio)
     files = max(1, -(-volume.documents // emit_text.DOCUMENTS_PER_FILE))
     return [
@@ -47,7 +47,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=volume.parts,
             documents=volume.documents,
             source_bytes=volume.stored_bytes,
-            read_bytes=clean.document_bytes(workload.settings) * volume.documents,
+            read_bytes=read.document_bytes(workload.settings) * volume.documents,
             work_bytes=text_bytes,
             memory_bytes=reading.memory_bytes,
             cpu_seconds=reading.cpu_seconds / 2 + volume.text_bytes * rates.text_byte / 4,
@@ -76,8 +76,8 @@ def run(runner: Runner, collecting: Step, fingerprint: str) -> None:
     runner.discard(collecting)
 
 
-def plan_collect(parts: Step, blocks: Sequence[Block], fates: Artifact, settings: CleanSettings) -> Step:
-    """A task per part that was read. parts: the step `clean`. fates: with `fate` and `split`."""
+def plan_collect(parts: Step, blocks: Sequence[Block], fates: Artifact, settings: ReadSettings) -> Step:
+    """A task per part that was read. parts: the step `read`. fates: with `fate` and `split`."""
     tasks = []
     for part in parts.tasks:
         assert part.resumes is not None
@@ -91,22 +91,22 @@ def plan_collect(parts: Step, blocks: Sequence[Block], fates: Artifact, settings
                 inputs=part.inputs,
                 reads={"docs": [block.docs for block in part_blocks], "fates": [fates]},
                 weight=part.weight,
-                hints={"ranges": clean.ranges_of(part)},
+                hints={"ranges": read.ranges_of(part)},
             )
         )
     return Step("emit.collect", VERSION, collect, tasks, settings, digest(VERSION, settings.products["docs"]))
 
 
-def collect(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+def collect(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Write a part's kept documents, a file per block and split.
 
     Raises DataError if the source is no longer what was read.
     """
     fates = files.columns(task.reads["fates"][0])
-    ranges = clean.ranges_of(task)
+    ranges = read.ranges_of(task)
     part = Part(ranges, settings, {})
     kept_per_block: list[list[int]] = []
-    blocks = clean.records(ranges, settings, (0, 0), all_records=True)
+    blocks = read.records(ranges, settings, (0, 0), all_records=True)
     by_name = {r.file.name: r.file.text_field for r in ranges}
     described = zip(task.args["blocks"], task.reads["docs"], strict=True)
     for ((stem, first), docs_file), block in zip(described, blocks, strict=False):

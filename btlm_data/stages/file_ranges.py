@@ -1,4 +1,4 @@
-"""Which stretches of which source files a task of `clean` reads.
+"""Which stretches of which source files a task of `read` reads.
 
 A task reads one large file, one byte range of a large plain file, or a run of small files. What the tasks are
 depends on names, sizes and --limit only, so that they are the same on every machine.

@@ -33,7 +33,7 @@ from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.recipe.models import HoldoutSettings
 from btlm_data.splits import SPLITS
-from btlm_data.stages import clean, decontaminate
+from btlm_data.stages import decontaminate, read
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles
 
@@ -72,7 +72,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     """
     documents, settings, rates = workload.volume.documents, workload.settings, workload.rates
     draws = settings.holdout.fraction > 0 or settings.holdout.test_fraction > 0
-    compares = clean.needs_sha256(settings)
+    compares = read.needs_sha256(settings)
     per_document = (settings.dedupe.method != "none") + 32 * compares + 16 * (draws and not compares)
     per_document += 4 * (workload.evaluation_bytes > 0)
     ranges = -(-documents // RANGE_DOCUMENTS)

@@ -163,7 +163,7 @@ def count(task: Task, settings: CountSettings, files: TaskFiles) -> Counts:
 
 
 def skip(task: Task, settings: CountSettings, files: TaskFiles) -> Counts:
-    """Files that kill each process which reads them have no records that count; `clean` then leaves them out as well."""
+    """Files that kill each process which reads them have no records that count; `read` then leaves them out as well."""
     return Counts(extra={"records": [0] * len(task.hints["files"]), "end": -1})
 
 

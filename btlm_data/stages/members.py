@@ -1,13 +1,13 @@
 """Documents in components of two or more, with their texts: from the stored tokens, else by reading the
 source again.
 
-A text made from tokens is used only if its normalised form has the hash that `clean` took of the text itself
+A text made from tokens is used only if its normalised form has the hash that `read` took of the text itself
 (XXH3-128, in the sketch): so no tokenizer can change what is compared. Where a tokenizer's tokens do not give
 the text back, the part of the source is read once more.
 
 reads   components.cols, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
 writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py); by_group.py puts together what belongs to a group
-unit    a part of the source, as `clean` read it; where there are very many, some in a row
+unit    a part of the source, as `read` read it; where there are very many, some in a row
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from btlm_data.dedupe.index import pack
 from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, parts_together, rows_of
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
-from btlm_data.stages import clean
-from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part
+from btlm_data.stages import read
+from btlm_data.stages.block_writer import BlockWriter, Part, ReadSettings
 from btlm_data.stages.file_ranges import FileRange
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
@@ -39,7 +39,7 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PartBlocks:
-    """A part of the source and its blocks. task: the one of `clean`."""
+    """A part of the source and its blocks. task: the one of `read`."""
 
     task: Task
     blocks: Sequence[Block]
@@ -67,7 +67,7 @@ def parts_of(cleaning: Step, blocks: Sequence[Block]) -> list[PartBlocks]:
 def plan(
     parts: Sequence[PartBlocks],
     components: Artifact,
-    settings: CleanSettings,
+    settings: ReadSettings,
     with_texts: bool,
 ) -> Step:
     """A task per part, or some of them in a row. components: see dedupe/components.py."""
@@ -87,13 +87,13 @@ def plan(
                 },
                 through={"tokens": [block.tokens for block in blocks]},
                 weight=max(1, sum(block.num_documents for block in blocks)),
-                hints={"parts": [_Part(clean.ranges_of(part.task), part.blocks) for part in chosen]},
+                hints={"parts": [_Part(read.ranges_of(part.task), part.blocks) for part in chosen]},
             )
         )
     return Step(NAME, VERSION, work, tasks, settings, settings.products["docs"], "doc")
 
 
-def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+def work(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Write the members of some parts. Raises DataError if the source is no longer what was read."""
     components = files.columns(task.reads["components"][0])
     writer = MembersWriter(files, task.id)
@@ -124,7 +124,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
 
 
-def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: CleanSettings) -> Step:
+def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: ReadSettings) -> Step:
     """A task per part: the texts that stay, as an index keeps them (dedupe/index.py). clusters: clusters.cols."""
     tasks = [
         Task(
@@ -137,7 +137,7 @@ def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: CleanSe
             },
             through={"tokens": [block.tokens for block in part.blocks]},
             weight=max(1, sum(block.num_documents for block in part.blocks)),
-            hints={"part": _Part(clean.ranges_of(part.task), part.blocks)},
+            hints={"part": _Part(read.ranges_of(part.task), part.blocks)},
         )
         for part in parts
     ]
@@ -145,7 +145,7 @@ def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: CleanSe
     return Step(name, VERSION, write_kept, tasks, settings, settings.products["docs"], "doc")
 
 
-def write_kept(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+def write_kept(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Write the texts of one part that stay, a file for each block."""
     part: _Part = task.hints["part"]
     clusters = files.columns(task.reads["clusters"][0])
@@ -171,7 +171,7 @@ def _texts(
     files: TaskFiles,
     block: Block,
     number: int,
-    settings: CleanSettings,
+    settings: ReadSettings,
     rows: Int64Array,
     again: _SourceAgain,
 ) -> tuple[Texts, int]:
@@ -186,7 +186,7 @@ def _texts(
 
 
 def _from_tokens(
-    files: TaskFiles, block: Block, settings: CleanSettings, rows: Int64Array, exact: npt.NDArray[np.uint64]
+    files: TaskFiles, block: Block, settings: ReadSettings, rows: Int64Array, exact: npt.NDArray[np.uint64]
 ) -> tuple[Texts, npt.NDArray[np.bool_]]:
     """Normalised texts of some rows, and which of them are proved right by their hashes.
 
@@ -222,7 +222,7 @@ class _Tables:
     normalised: token_text.Table
 
 
-def _tables(settings: CleanSettings, files: TaskFiles) -> _Tables | None:
+def _tables(settings: ReadSettings, files: TaskFiles) -> _Tables | None:
     """None where a token's bytes depend on its neighbours."""
     tokenizer = settings.tokenizer.load()
 
@@ -237,14 +237,14 @@ def _tables(settings: CleanSettings, files: TaskFiles) -> _Tables | None:
 
 
 def _are_right(utf8: UInt8Array, offsets: Int64Array, exact: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether texts utf8[offsets[i]:offsets[i + 1]] have the hashes that `clean` took."""
+    """Whether texts utf8[offsets[i]:offsets[i + 1]] have the hashes that `read` took."""
     return np.asarray((minhash.exact_hashes(utf8, offsets) == exact).all(axis=1))
 
 
 class _SourceAgain:
     """Reads a part of the source once more, block by block, as far as it is requested."""
 
-    def __init__(self, part: _Part, settings: CleanSettings, files: TaskFiles) -> None:
+    def __init__(self, part: _Part, settings: ReadSettings, files: TaskFiles) -> None:
         self._ranges, self._blocks = part
         self._settings, self._files = settings, files
         self._next = 0
@@ -255,7 +255,7 @@ class _SourceAgain:
         a changed source.
         """
         if self._records is None:
-            self._records = clean.records(self._ranges, self._settings, (0, 0))
+            self._records = read.records(self._ranges, self._settings, (0, 0))
         while True:
             block = next(self._records, None)
             self._next += 1

@@ -23,7 +23,7 @@ from btlm_data.tokenizer import TokenizerSpec
 
 
 def estimate(workload: Workload) -> list[Estimate]:
-    """Nothing beyond what `clean` takes, in whose pass the tokens are made."""
+    """Nothing beyond what `read` takes, in whose pass the tokens are made."""
     return [Estimate("tokenize", tasks=0, documents=workload.volume.documents)]
 
 

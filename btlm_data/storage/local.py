@@ -72,7 +72,8 @@ class LocalStore:
     def list(self, prefix: str = "") -> list[Entry]:
         """All regular files below the folder `prefix`."""
         entries: list[Entry] = []
-        folders = [self.root / check_name(prefix) if prefix else self.root]
+        inside = len(os.path.join(self.root, ""))
+        folders = [os.path.join(self.root, check_name(prefix)) if prefix else str(self.root)]
         while folders:
             folder = folders.pop()
             try:
@@ -85,9 +86,9 @@ class LocalStore:
                 ) from error
             for child in children:
                 if child.is_dir(follow_symlinks=False):
-                    folders.append(Path(child.path))
+                    folders.append(child.path)
                 elif not child.name.endswith(TEMPORARY_SUFFIX) and (size := _size(child)) is not None:
-                    entries.append(Entry(Path(child.path).relative_to(self.root).as_posix(), size))
+                    entries.append(Entry(child.path[inside:], size))
         return sorted(entries)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -248,8 +248,8 @@ def controls_in_a_record(bench: Bench, what: str) -> None:
         bench.run("status", work)
         bench.run("status", work, "--json")
     elif what == "failure":
-        record = {"digest": "x", "step": "clean", "task": EVIL, "title": EVIL, "reasons": [EVIL], "log": EVIL}
-        bench.write("out/.work/failures/clean/x.json", json.dumps(record))
+        record = {"digest": "x", "step": "read", "task": EVIL, "title": EVIL, "reasons": [EVIL], "log": EVIL}
+        bench.write("out/.work/failures/read/x.json", json.dumps(record))
         bench.run("status", work)
     elif what == "lease":
         bench.write(

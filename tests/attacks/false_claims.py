@@ -300,7 +300,7 @@ def a_work_folder_that_was_sent(bench: Bench, text: str) -> None:
         "run.lease",
         "jobs/step.json",
         "jobs/current.json",
-        "failures/clean/x.json",
+        "failures/read/x.json",
     ):
         shutil.rmtree(bench.root / "work", ignore_errors=True)
         bench.write(f"work/{name}", text)

@@ -23,11 +23,11 @@ def _kept(*paths: Path) -> None:
 def a_linked_folder_in_out_is_not_written_through(bench: Bench, name: str) -> None:
     bench.corpus()
     theirs = bench.mine("theirs/data-00000.h5")
-    bench.mine("theirs/clean/000000-00000.docs")
+    bench.mine("theirs/read/000000-00000.docs")
     (bench.root / "out").mkdir()
     (bench.root / "out" / name).symlink_to(bench.root / "theirs")
     bench.prepare("a.jsonl", "out", "--overwrite", code=None)
-    _kept(theirs, bench.root / "theirs/clean/000000-00000.docs")
+    _kept(theirs, bench.root / "theirs/read/000000-00000.docs")
     assert not list(bench.root.glob("theirs/**/*.h5")) or [
         p.name for p in bench.root.glob("theirs/**/*.h5")
     ] == ["data-00000.h5"]
@@ -44,7 +44,7 @@ def a_work_dir_that_is_a_link_gets_work_files_only(bench: Bench) -> None:
     assert (bench.root / "out/train/data-00000.h5").exists()
 
 
-@probe(GROUP, "clean", "receipts", "shard/documents", "dedupe/cluster")
+@probe(GROUP, "read", "receipts", "shard/documents", "dedupe/cluster")
 def a_folder_of_that_name_in_a_fresh_work_dir_is_not_ours(bench: Bench, name: str) -> None:
     bench.corpus()
     theirs = bench.mine(f"work/{name}/x.docs")
@@ -52,7 +52,7 @@ def a_folder_of_that_name_in_a_fresh_work_dir_is_not_ours(bench: Bench, name: st
     _kept(theirs)
 
 
-@probe(GROUP, "clean", "receipts", "shard")
+@probe(GROUP, "read", "receipts", "shard")
 def a_linked_step_folder_is_not_emptied(bench: Bench, name: str) -> None:
     bench.corpus()
     bench.prepare("a.jsonl", "out", "--work-dir", bench.root / "work", "--stop-after", "clean")
@@ -211,9 +211,9 @@ def names_that_differ_only_in_case_are_two_files(bench: Bench) -> None:
 
 # Flipped bits -----------------------------------------------------------------------------------------------------
 
-WORK_FILES = ("clean/*.tokens", "clean/*.docs", "clean/*.sketch", "clean/*.rejects", "dedupe/fates/fates.cols",
+WORK_FILES = ("read/*.tokens", "read/*.docs", "read/*.sketch", "read/*.rejects", "dedupe/fates/fates.cols",
               "dedupe/fates/clusters.cols", "dedupe/table/clusters.parquet", "holdout/fates/*", "shuffle/sort/*",
-              "receipts/clean/*", "receipts/shuffle.sort/*", "blocks.json", "work-folder.json")  # fmt: skip
+              "receipts/read/*", "receipts/shuffle.sort/*", "blocks.json", "work-folder.json")  # fmt: skip
 
 
 @probe("flipped bits", *WORK_FILES)

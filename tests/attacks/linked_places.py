@@ -39,8 +39,8 @@ def a_page_or_table_that_is_a_link(bench: Bench, name: str) -> None:
 @probe(
     GROUP,
     "status.json",
-    "failures/clean/x.json",
-    "receipts/clean/x.json",
+    "failures/read/x.json",
+    "receipts/read/x.json",
     "jobs",
     "claims",
     "run.json",
@@ -81,7 +81,7 @@ def forget_through_a_link(bench: Bench, name: str) -> None:
         theirs.write_text(MINE)
     else:
         theirs.mkdir()
-        (theirs / "clean").write_text(MINE)
+        (theirs / "read").write_text(MINE)
     path.symlink_to(theirs)
     before = _contents(bench.root / "theirs")
     bench.run("forget", root, "--id", FIRST)

@@ -86,7 +86,7 @@ def _replaced(path: Path) -> None:
 
 @probe("flipped bits", _appended, _deleted, _cut, _replaced)
 def the_source_changes_during_the_run(bench: Bench, change: Callable[[Path], None]) -> None:
-    clean: Any = importlib.import_module("btlm_data.stages.clean")
+    clean: Any = importlib.import_module("btlm_data.stages.read")
 
     for number in range(3):
         bench.corpus(f"src/{number}.jsonl", 30, number)

@@ -33,7 +33,7 @@ MEMORY = 300_000_000
 
 
 def step_of(num_tasks: int) -> Step:
-    """Tasks that each put nothing together, with as much to name as a task of `clean` has."""
+    """Tasks that each put nothing together, with as much to name as a task of `read` has."""
     tasks = [
         Task(
             f"{number:06d}",

@@ -84,7 +84,7 @@ def build(folder: Path, num_tokens: int, scale: Scale) -> tuple[list[Block], Art
         starts = np.empty(count, np.uint64)
         starts[order] = np.cumsum(lengths[order]) - lengths[order]
         tokens = chance.integers(0, 50_000, int(lengths.sum()), dtype=np.uint16)
-        stem = f"clean/{number:06d}"
+        stem = f"read/{number:06d}"
         docs: dict[str, Any] = {"key": keys, "source": np.zeros(count, np.uint32)}
         docs["num_bytes"] = lengths * np.uint32(4)
         docs_file = columns.write(store, f"{stem}.docs", docs, {"sources": ["made"], "files": [stem]})

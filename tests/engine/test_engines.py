@@ -164,20 +164,20 @@ def test_a_claim_that_cannot_be_made_is_an_error_and_no_dead_worker(tmp_path: Pa
 def test_one_worker_gets_a_task_and_a_dead_ones_claim_is_seen(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with working(store) as one, working(store) as other:
-        assert one.take("clean", "0")
-        assert not other.take("clean", "0")
-        [claim] = Watch(store).claims("clean").values()
+        assert one.take("read", "0")
+        assert not other.take("read", "0")
+        [claim] = Watch(store).claims("read").values()
         assert not Watch(store).is_dead(claim)
-        one.release("clean", "0")
-        assert other.take("clean", "0")
+        one.release("read", "0")
+        assert other.take("read", "0")
     code = (
         "import sys; from btlm_data.storage import open_store; from btlm_data.storage.claims import Worker; import os;"
-        "Worker(open_store(sys.argv[1])).take('clean', '1'); os._exit(1)"
+        "Worker(open_store(sys.argv[1])).take('read', '1'); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=disturbed.ROOT, check=False)
-    claims = Watch(store).claims("clean")
+    claims = Watch(store).claims("read")
     assert Watch(store).is_dead(claims["1"])
-    assert list(store.list(f"{CLAIMS}/clean"))
+    assert list(store.list(f"{CLAIMS}/read"))
 
 
 def test_a_worker_elsewhere_is_dead_when_its_heartbeat_stops(
@@ -206,7 +206,7 @@ def test_free_workers_come_die_and_go(tmp_path: Path, expected: dict[str, bytes]
     driver = site.start(out, *SAMPLE)
     first, second = site.start_helper(out, 0), site.start_helper(out, 1)
     try:
-        claims = out / ".work/engine/claims/clean"
+        claims = out / ".work/engine/claims/read"
         disturbed.wait_for(lambda: len(list(claims.glob("*"))) == 2, 60)
         assert "2 tasks running elsewhere" in shown(out)
         first.kill()

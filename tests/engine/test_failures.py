@@ -89,15 +89,15 @@ def test_a_poison_file_is_tried_three_times_named_and_then_left_out_if_asked(tmp
     with pytest.raises(SafetyStop) as caught:
         prepare(corpus, out)
     message = str(caught.value)
-    assert message.startswith("1 task of the stage clean failed 3 times each")
+    assert message.startswith("1 task of the step read failed 3 times each")
     assert "  part-2.jsonl: its worker was killed" in message
     assert "--skip-failed" in message
     assert caught.value.exit_code == 5
     assert len(tries.read_text()) == failures.MOST_TRIES
-    assert len(list((out / ".work/receipts/clean").iterdir())) == 5, "the other files are done"
+    assert len(list((out / ".work/receipts/read").iterdir())) == 5, "the other files are done"
     [failure] = failures.read_all(open_store(out / ".work"))
-    assert (failure.step, failure.title, len(failure.reasons)) == ("clean", "part-2.jsonl", 3)
-    assert f"failures/clean/{failure.task}.json" in message
+    assert (failure.step, failure.title, len(failure.reasons)) == ("read", "part-2.jsonl", 3)
+    assert f"failures/read/{failure.task}.json" in message
 
     prepared = prepare(corpus, out, run__skip_failed=True)
     assert len(tries.read_text()) == failures.MOST_TRIES, "what was put aside is not tried again"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import gc
 import json
 import os
 import random
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work")
     given = parser.parse_args()
     fuzz_readers.load_programs()
+    gc.freeze()
     with tempfile.TemporaryDirectory(prefix="btlm-flip-", dir=given.folder) as name:
         os.environ["TMPDIR"] = name
         found = flip_everywhere(Path(name).resolve(), given.flips, given.seconds, given.seed, given.by_kind)

@@ -360,7 +360,8 @@ def _corpus_run(folder: Path, *more: object) -> list[object]:
             "--workers",
             "1",
         ],
-        *["--memory", "40KB", "--accept-removal", "--dedupe-index", folder / "index", *more],
+        *["--memory", "40KB", "--accept-removal", "--dedupe-index", folder / "index"],
+        *["--no-report", "--card", "none", *more],  # they are made from the dataset
     ]
 
 

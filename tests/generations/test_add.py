@@ -417,7 +417,7 @@ def test_an_unfinished_add_goes_on_with_corrected_settings(
     with monkeypatch.context() as patch:
         patch.setattr(adding, "_publish", lambda _: None)  # as if killed before it
         grow(copied, source, **({} if until == "end" else {"run__stop_after": "clean"}))
-    receipts = copied / "generation-0004/.work/receipts/clean"
+    receipts = copied / "generation-0004/.work/receipts/read"
     before = {path.name: path.stat().st_mtime_ns for path in receipts.iterdir()}
     grow(copied, str(source.parent / "." / source.name), shuffle="documents")
     assert before == {path.name: path.stat().st_mtime_ns for path in receipts.iterdir()}

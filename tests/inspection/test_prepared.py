@@ -161,7 +161,7 @@ def test_vsl_packed_in_several_windows(tmp_path: Path, corpus: Path, monkeypatch
 
 def test_a_stopped_run_says_how_far_it_has_come(tmp_path: Path, corpus: Path) -> None:
     prepare(corpus, tmp_path / "shards", "--seq-len", "128", "--stop-after", "dedupe")
-    assert "Tasks done by step: clean " in inspect(tmp_path / "shards")["unknown"][0]
+    assert "Tasks done by step: read " in inspect(tmp_path / "shards")["unknown"][0]
     result = CliRunner().invoke(cli, ["inspect", str(tmp_path / "shards")])
     assert result.output.count("\n") <= 40
     assert not re.search(r"\w\.\.\.", result.output)

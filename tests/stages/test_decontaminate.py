@@ -38,7 +38,7 @@ def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
     ngrams = decontaminate.open_ngrams(Columns(store, table_file))
     blocks: list[Block] = []
     for split, texts in (("train", ["nothing here", "x " + QUESTION]), ("validation", [QUESTION])):
-        n, stem = len(texts), f"clean/{len(blocks):06d}-00000"
+        n, stem = len(texts), f"read/{len(blocks):06d}-00000"
         docs: dict[str, npt.NDArray[Any]] = {
             "offset": np.arange(n, dtype=np.uint64) * 10,
             "source": np.zeros(n, np.uint32),

@@ -66,7 +66,7 @@ def write_block(
 ) -> None:
     """Lay one block down as the pass over the text would, behind the `blocks` there are."""
     store = open_store(work_dir)
-    stem = f"clean/{len(blocks):06d}-00000"
+    stem = f"read/{len(blocks):06d}-00000"
     first = blocks[-1].last_ordinal if blocks else 0
     content = digest(sketch["exact"].tolist())
     docs_file = columns.write(store, f"{stem}.docs", docs, meta)
@@ -500,7 +500,7 @@ def test_damaged_index_says_what_to_do(tmp_path: Path) -> None:
 
 def test_too_many_documents_are_refused(tmp_path: Path) -> None:
     block = Block(
-        "clean/000000-00000", "train", 0, 2**32, 0, NOTHING, NOTHING, NOTHING, None, None, None, None
+        "read/000000-00000", "train", 0, 2**32, 0, NOTHING, NOTHING, NOTHING, None, None, None, None
     )
     with pytest.raises(BtlmError, match="in parts, each with --dedupe-index"):
         deduplicate(tmp_path, [block])

@@ -15,7 +15,7 @@ from btlm_data.errors import InputError
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.records import reader
-from btlm_data.stages import clean
+from btlm_data.stages import read
 
 
 def append(path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_file_that_changes_stops_the_run_which_then_starts_with_what_is_there(
         if when.startswith("while") and local == path:
             change(path)
 
-    monkeypatch.setattr(clean, "read_batches", changing)
+    monkeypatch.setattr(read, "read_batches", changing)
     given = {
         "source.name": str(tmp_path / "src"),
         "run.out": str(tmp_path / "out"),

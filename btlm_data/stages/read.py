@@ -31,14 +31,14 @@ from btlm_data.records.batch import RecordBatch, Reject
 from btlm_data.records.reader import read_batches
 from btlm_data.sources.local import unchanged
 from btlm_data.stages import decontaminate
-from btlm_data.stages.block_writer import BlockWriter, CleanSettings, Part, Records, find_product
+from btlm_data.stages.block_writer import BlockWriter, Part, ReadSettings, Records, find_product
 from btlm_data.stages.file_ranges import FileRange
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 from btlm_data.tokenizer import TokenizerSpec
 
 VERSION = 4
-NAME = "clean"
+NAME = "read"
 
 
 _BLOCK_COPIES = (
@@ -128,7 +128,7 @@ def product_digests(
     return products
 
 
-def plan(groups: Sequence[Sequence[FileRange]], settings: CleanSettings, ngrams: Artifact | None) -> Step:
+def plan(groups: Sequence[Sequence[FileRange]], settings: ReadSettings, ngrams: Artifact | None) -> Step:
     """A task per group of ranges. ngrams: the table of evaluation n-grams."""
     tasks = [
         Task(
@@ -164,7 +164,7 @@ def ranges_of(task: Task) -> Sequence[FileRange]:
     return ranges
 
 
-def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+def work(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Read one part. Raises InputError under --strict, DataError if a verified tokenization differs."""
     ranges = ranges_of(task)
     identity = digest(list(task.inputs))
@@ -208,7 +208,7 @@ def work(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
     )
 
 
-def skip(task: Task, settings: CleanSettings, files: TaskFiles) -> Counts:
+def skip(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Leave a part out, because each process that read it has died: its files, or its part of a file, become
     rejects.
     """
@@ -239,7 +239,7 @@ def _ngrams(task: Task, files: TaskFiles) -> EvalNgrams | None:
     return decontaminate.open_ngrams(files.columns(named[0])) if named else None
 
 
-def _num_lines(file_range: FileRange, settings: CleanSettings) -> int:
+def _num_lines(file_range: FileRange, settings: ReadSettings) -> int:
     """Lines that begin in a stretch of a plain file, so that the lines after it keep their numbers; 0 for a
     whole file.
     """
@@ -280,7 +280,7 @@ def _reuse_block(files: TaskFiles, stem: str, wanted: dict[str, str]) -> dict[st
 
 def records(
     ranges: Sequence[FileRange],
-    settings: CleanSettings,
+    settings: ReadSettings,
     resume: tuple[int, int],
     block_bytes: int = BATCH_BYTES,
     digests: list[list[str]] | None = None,
@@ -323,7 +323,7 @@ def records(
         yield block
 
 
-def _digests(settings: CleanSettings, file_range: FileRange) -> list[str]:
+def _digests(settings: ReadSettings, file_range: FileRange) -> list[str]:
     with settings.fetcher.local_copy(file_range.file) as path:
         return _digests_at(path, file_range)
 
