@@ -57,6 +57,8 @@ from btlm_data.storage import is_remote, lease, open_store
 from btlm_data.task import Artifact, Counts, Step, TaskResult
 from btlm_data.wording import counted
 
+_WARM_UP_TEXT = "A first, short TEXT; with enough characters for one n-gram. Καλημέρα"
+
 
 @dataclass
 class Prepared:
@@ -204,6 +206,12 @@ def warm_up(tokenizer: Any) -> None:
     """Load (the first time: compile) every kernel, and pyarrow, here, so that forked workers have them and none is
     compiled twice.
     """
+    load_kernels(tokenizer.dtype)
+    tokenizer.encode_batch([_WARM_UP_TEXT])
+
+
+def load_kernels(token_dtype: Any) -> None:
+    """Run every kernel once, for token IDs of this dtype."""
     import numpy as np
 
     from btlm_data.formats.arrow import leave_pandas_out
@@ -218,11 +226,10 @@ def warm_up(tokenizer: Any) -> None:
     )
 
     leave_pandas_out()
-    texts = ["A first, short TEXT; with enough characters for one n-gram. Καλημέρα"]
-    utf8 = texts[0].encode()
+    utf8 = _WARM_UP_TEXT.encode()
     whole = np.array([0, len(utf8)])
     composition.are_composed(np.frombuffer(utf8, np.uint8), whole)
-    normalised = normalisation.normalise(texts, np.frombuffer(utf8, np.uint8), whole)
+    normalised = normalisation.normalise([_WARM_UP_TEXT], np.frombuffer(utf8, np.uint8), whole)
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised.utf8, normalised.offsets)
     single, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)
@@ -230,10 +237,9 @@ def warm_up(tokenizer: Any) -> None:
     shingles.decide(normalised.utf8, normalised.offsets, empty, np.zeros(2, np.int64), rules)
     stretches.copy(normalised.utf8, single, single, np.empty(1, np.uint8), single)
     table = token_text.Table.of(token_text.TokenBytes(np.zeros(1, np.uint8), np.array([0, 1])))
-    token_text.decode(np.zeros(1, tokenizer.dtype), single, single, table, single)
-    ids, offsets = tokenizer.encode_batch(texts)
-    out = np.empty(len(ids) + 1, tokenizer.dtype)
-    packing.place_documents(ids, offsets[:1], np.diff(offsets), np.zeros(1, np.int64), out, tokenizer.eos_id)
+    ids = np.zeros(1, token_dtype)
+    token_text.decode(ids, single, single, table, single)
+    packing.place_documents(ids, single, np.ones(1, np.int64), single, np.empty(2, token_dtype), 0)
     packing.permute_index(np.zeros(1, np.uint64), 5, 1)
 
 

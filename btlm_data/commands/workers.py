@@ -44,12 +44,16 @@ def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
     btlm-data worker work/ --rank $SLURM_ARRAY_TASK_ID --world 64
     """
     shared.load_kernels()
+    import numpy as np
+
+    from btlm_data import pipeline
     from btlm_data.engine import worker as working
     from btlm_data.storage import open_store
     from btlm_data.wording import counted
 
     store = open_store(work_dir)
     store.reach()
+    pipeline.load_kernels(np.uint16)  # of most vocabularies: now, not in the first tasks
     done = working.work(store, working.Share(rank, world), idle)
     terminal.echo(f"This worker did {counted(done, 'task')}.")
 

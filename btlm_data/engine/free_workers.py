@@ -16,13 +16,15 @@ from typing import Self
 from btlm_data.engine import published, receipts
 from btlm_data.engine.base import EngineSettings, Lost
 from btlm_data.engine.execute import Job
+from btlm_data.engine.pace import Pace
 from btlm_data.engine.receipts import Receipt
 from btlm_data.storage import Store, open_store
-from btlm_data.storage.claims import CLAIMS, WORKERS, Watch
+from btlm_data.storage.claims import WORKERS, Watch, remove_dead
 
 logger = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.2  # between two looks at the work folder, at least
-_WATCH_SECONDS = 2.0  # between two looks at who is alive
+_LONGEST_PAUSE = 1.0  # seconds between two looks at the work folder
+_WATCH_SECONDS = 2.0  # between two looks at who is alive, at least
+_WATCH_COSTS = 9  # and so many times as long as a look takes: each claim is read
 LONELY_SECONDS = 60.0  # without a single worker before it is said
 
 
@@ -54,17 +56,18 @@ class FreeWorkersEngine:
         store, step = open_store(jobs[0].locations.work), jobs[0].step
         publication = published.publish(store, jobs)
         self._clear(store, step)
-        published.post(store, publication)
+        published.post(store, publication, len(store.list(WORKERS)))
         try:
             yield from self._wait(store, {job.task.id: job for job in jobs})
         finally:
-            store.delete([published.BOARD, publication.name])
+            published.withdraw(store)
+            store.delete([publication.name])
             self._clear(store, step)
 
     def _wait(self, store: Store, waiting: dict[str, Job]) -> Iterator[Receipt | Lost | None]:
         watch, company = Watch(store), _Company(store)
         step = next(iter(waiting.values())).step
-        looked = 0.0
+        pace, next_watch = Pace(_LONGEST_PAUSE), 0.0
         while waiting:
             begun = time.monotonic()
             for receipt in self._new_receipts(store, step, waiting):
@@ -72,8 +75,7 @@ class FreeWorkersEngine:
                 yield receipt
             for entry in store.list(f"{published.ERRORS}/{step}"):
                 published.outcome(store.read(entry.name))
-            if begun - looked > _WATCH_SECONDS:
-                looked = begun
+            if begun >= next_watch:
                 dead = [task for task, claim in watch.claims(step).items() if watch.is_dead(claim)]
                 finished = self._new_receipts(store, step, waiting) if dead else []
                 for receipt in finished:
@@ -86,8 +88,11 @@ class FreeWorkersEngine:
                             "its worker is gone: it was killed, or its machine or its connection was lost",
                         )
                 company.look()
+                ended = time.monotonic()
+                next_watch = ended + max(_WATCH_SECONDS, _WATCH_COSTS * (ended - begun))
             yield None
-            time.sleep(max(_LOOK_SECONDS, min(5.0, 4 * (time.monotonic() - begun))))
+            if waiting:
+                time.sleep(pace.pause(time.monotonic() - begun))
 
     def _new_receipts(self, store: Store, step: str, waiting: dict[str, Job]) -> list[Receipt]:
         """Receipts of tasks that are waited for."""
@@ -103,8 +108,7 @@ class FreeWorkersEngine:
     def _clear(self, store: Store, step: str) -> None:
         """Remove claims that dead workers left on the step, and errors."""
         watch = Watch(store)
-        dead = [task for task, claim in watch.claims(step).items() if watch.is_dead(claim)]
-        store.delete([f"{CLAIMS}/{step}/{task}" for task in dead])
+        remove_dead(store, {f"{step}/{task}": claim for task, claim in watch.claims(step).items()}, watch)
         store.delete(entry.name for entry in store.list(f"{published.ERRORS}/{step}"))
 
 

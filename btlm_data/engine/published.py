@@ -2,8 +2,9 @@
 
     engine/STEP-XXXX.jobs    JSON values, one a line (values.py): the head (what all jobs share), each task;
                              at the end the index: [[task, offset, length], ...]
-    engine/board.json        {"state": "working", "jobs": [name, head, index offset, index length]}: what free
-                             workers are to do now; {"state": "finished"} once the dataset is complete
+    engine/board.json        {"state": "working", "jobs": [name, head, index offset, index length], "workers":
+                             how many there were, "post": unlike any other}: what free workers are to do now;
+                             {"state": "between"} steps; {"state": "finished"} once the dataset is complete
     engine/errors/STEP/TASK  the error that ended a task of a free worker
 
 What goes to a worker is a `Pointer` (a few numbers), what comes back a receipt or an error, in a few bytes.
@@ -12,6 +13,7 @@ What goes to a worker is a `Pointer` (a few numbers), what comes back a receipt 
 from __future__ import annotations
 
 import json
+import secrets
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,10 +95,18 @@ def publish(store: Store, jobs: Sequence[Job]) -> Published:
     return Published(store.url, name, len(head), index, (position, len(last)))
 
 
-def post(store: Store, published: Published) -> None:
-    """Say on the board that these jobs are to be done."""
+def post(store: Store, published: Published, workers: int) -> None:
+    """Say on the board that these jobs are to be done. workers: how many free workers there are now, about."""
     jobs = [published.name, published.head, *published.index_extent]
-    store.write(BOARD, json.dumps({"state": "working", "jobs": jobs}).encode(), durable=False)
+    value = {"state": "working", "jobs": jobs, "workers": workers, "post": secrets.token_hex(8)}
+    store.write(BOARD, json.dumps(value).encode(), durable=False)
+
+
+def withdraw(store: Store) -> None:
+    """Say on the board that there is nothing to do now. It stays where it is: a file that is missing may be kept as missing by
+    the cache of a network file system.
+    """
+    store.write(BOARD, json.dumps({"state": "between"}).encode(), durable=False)
 
 
 def finish(store: Store) -> None:
@@ -105,10 +115,14 @@ def finish(store: Store) -> None:
 
 
 class Board(NamedTuple):
-    """What the board says. jobs: as posted, or None."""
+    """What the board says. jobs: as posted, or None. workers: how many there were. post: differs between any two
+    posts, also of the same jobs.
+    """
 
     state: str
-    jobs: tuple[str, int, int, int] | None
+    jobs: tuple[str, int, int, int] | None = None
+    workers: int = 0
+    post: str = ""
 
 
 def read_board(store: Store) -> Board | None:
@@ -118,8 +132,14 @@ def read_board(store: Store) -> Board | None:
         return None
     try:
         value = json.loads(present[0])
-        jobs = value.get("jobs")
-        return Board(str(value["state"]), tuple(jobs) if jobs else None)
+        if not value.get("jobs"):
+            return Board(str(value["state"]))
+        return Board(
+            str(value["state"]),
+            tuple(value["jobs"]),
+            int(value.get("workers", 0)),
+            str(value.get("post", "")),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

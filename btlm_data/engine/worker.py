@@ -14,15 +14,18 @@ from types import FrameType
 
 from btlm_data.engine import published, receipts
 from btlm_data.engine.execute import execute
+from btlm_data.engine.pace import SHORTEST, Pace
 from btlm_data.engine.published import Board, Published
 from btlm_data.errors import BtlmError, DataError, InputError
 from btlm_data.storage import Store
 from btlm_data.storage.claims import CLAIMS, Worker, working
 
 logger = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.2  # between two looks, at first; doubles up to
-_LONGEST_LOOK = 5.0
-_LIST_SECONDS = 10.0  # after so much work the tasks that others did in the meantime are looked up
+_LONGEST_PAUSE = 5.0  # seconds between two looks at the board
+_LOOKS_PER_SECOND = 500  # of all workers together: two requests each, where S3 allows 5,500 a second
+_LIST_SECONDS_APART = 1.0  # until the tasks of the same board are listed again, at least
+_LIST_COSTS = 20  # and so many times as long as listing takes
+_LIST_SECONDS = 10.0  # after so much work, too: what others did in the meantime
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,31 @@ def work(store: Store, share: Share, idle: float) -> int:
 
     Raises InputError if there was never a run: the folder may be misspelt.
     """
-    done, pause, last = 0, _LOOK_SECONDS, time.monotonic()
+    done, last, next_list = 0, time.monotonic(), 0.0
+    pace, seen, workers = Pace(_LONGEST_PAUSE), None, share.world
     worker: Worker | None = None  # nothing is written into a folder before a run has posted something in it
     with contextlib.ExitStack() as stack:
         stack.enter_context(_until_terminated())
         try:
             while True:
+                begun = time.monotonic()
                 board = published.read_board(store)
+                looked = time.monotonic()
                 if board is not None and board.state == "finished":
                     return done
-                if board is not None and worker is None:
-                    worker = stack.enter_context(working(store))
-                count = _work_on(store, board, worker, share) if board and worker else 0
+                if board != seen:
+                    seen, next_list = board, 0.0
+                    pace.restart()
+                count = 0
+                if board is not None and board.jobs is not None and looked >= next_list:
+                    workers = max(share.world, board.workers)
+                    worker = worker or stack.enter_context(working(store))
+                    count = _work_on(store, board, worker, share)
+                    ended = time.monotonic()
+                    next_list = ended + max(_LIST_SECONDS_APART, _LIST_COSTS * (ended - looked))
                 if count:
-                    done, pause, last = done + count, _LOOK_SECONDS, time.monotonic()
+                    done, last, next_list = done + count, time.monotonic(), 0.0
+                    pace.restart()
                 elif time.monotonic() - last > idle:
                     if board is None and worker is None:
                         raise InputError(
@@ -65,8 +79,8 @@ def work(store: Store, share: Share, idle: float) -> int:
                         )
                     return done
                 else:
-                    time.sleep(pause)
-                    pause = min(_LONGEST_LOOK, 1.5 * pause)
+                    shortest = max(SHORTEST, workers / _LOOKS_PER_SECOND)
+                    time.sleep(pace.pause(looked - begun, shortest))
         except _Ended:
             logger.info("this worker was asked to end; its task is free for others")
             return done

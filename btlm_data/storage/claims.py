@@ -103,6 +103,17 @@ class Watch:
         return now - seen[1] >= lease.EXPIRY
 
 
+def remove_dead(store: Store, claims: dict[str, dict[str, Any]], watch: Watch) -> int:
+    """Remove those of the claims (by "STEP/TASK") whose workers are dead, and what is left of the workers; how many others
+    there are.
+    """
+    dead = {task: claim for task, claim in claims.items() if watch.is_dead(claim)}
+    workers = {str(claim.get("worker")) for claim in dead.values()}
+    store.delete([f"{CLAIMS}/{task}" for task in dead])
+    store.delete([f"{WORKERS}/{name}" for name in workers if name.isalnum()])
+    return len(claims) - len(dead)
+
+
 def settle(store: Store, board: str) -> None:
     """Take away what is to be done, and wait until nobody does a task of an earlier run: from then on only
     this run writes.
@@ -112,16 +123,12 @@ def settle(store: Store, board: str) -> None:
     store.delete([board])
     watch, reported_at = Watch(store), 0.0
     while True:
-        claims = watch.claims()
-        dead = [task for task, claim in claims.items() if watch.is_dead(claim)]
-        store.delete([f"{CLAIMS}/{task}" for task in dead])
-        if len(dead) == len(claims):
+        alive = remove_dead(store, watch.claims(), watch)
+        if not alive:
             break
         if time.monotonic() - reported_at > 10:
             reported_at = time.monotonic()
-            logger.info(
-                "waiting for %d tasks of an earlier run, which workers still do", len(claims) - len(dead)
-            )
+            logger.info("waiting for %d tasks of an earlier run, which workers still do", alive)
         time.sleep(0.5)
 
 
