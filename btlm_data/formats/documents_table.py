@@ -147,12 +147,17 @@ class DocumentTable:
                 current, group_columns, first = group, self.read(group, columns), self._first_rows[group]
             yield {"row": row, **_values(group_columns, row - first)}
 
-    def described(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """Every column of some rows, which must be sorted, as plain values; None where there is no value."""
+    def described(
+        self, rows: Sequence[int], columns: Collection[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Every column of some rows, which must be sorted, as plain values; None where there is no value. columns: those
+        alone, as far as the table has them.
+        """
+        names = None if columns is None else [name for name in self.columns if name in columns]
         for group, chosen in groupby(rows, lambda row: bisect_right(self._first_rows, row) - 1):
             numbers = list(chosen)
             with reading(self.path):
-                table = self._file.read_row_group(group)
+                table = self._file.read_row_group(group, columns=names)
                 table.validate(full=True)
                 taken = table.take([row - self._first_rows[group] for row in numbers]).to_pylist()
             for row, values in zip(numbers, taken, strict=True):

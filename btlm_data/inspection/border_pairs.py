@@ -21,8 +21,8 @@ from btlm_data.formats import forgotten
 from btlm_data.formats.dataset import DROPPED, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.guarded import reading, require_regular
-from btlm_data.inspection.duplicates import TABLE, Pair, Texts
 from btlm_data.inspection.opening import Opened
+from btlm_data.inspection.removed_pairs import TABLE, Pair
 from btlm_data.wording import counted
 
 NUM_PAIRS = 6
@@ -66,6 +66,8 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
             [],
             f"Their texts are not looked for among {counted(documents, 'document')}: `btlm-data inspect --duplicates` shows them.",
         )
+    from btlm_data.inspection.duplicates import Texts  # and with it all that reads sources
+
     texts = Texts(opened, manifest, None)
     chosen, scanned = [], set[str]()
     for row in rows:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from btlm_data.dedupe.report import Outcome, Report
-from btlm_data.inspection.duplicates import Words, side_by_side, styled
+from btlm_data.inspection.duplicates import styled
+from btlm_data.inspection.removed_pairs import Words, side_by_side
 from btlm_data.wording import amount, counted
 
 if TYPE_CHECKING:

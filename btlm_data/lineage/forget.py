@@ -61,6 +61,11 @@ PREPARING = "preparing.json"  # what a run leaves in a folder that it owns (insp
 _FIRST_STEPS = 1000
 MOST = 0.5  # of a split's documents: expressions that name more are asked about
 FEW = 10  # documents: fewer are not
+_EXTENT = (
+    "stream_offset",
+    "tokens",
+    "forgotten",
+)  # columns that say where a document is, and whether it still is
 
 
 class NamedDocument(msgspec.Struct, frozen=True):
@@ -164,10 +169,16 @@ def plan(
     root = _whole_dataset(path)
     sets, plans, outcome = _chosen(root, queries, how, accept_most)
     opened = [(str(run), open_run(run)) for run in runs]
+    changed = {each.of_set.generation for each in plans if each.extents}
     for each in plans:
         of_set = each.of_set
-        for name, extents in each.extents.items():
-            rows = of_set.splits[name].table.described([extent.row for extent in extents])
+        for name, view in of_set.splits.items():
+            extents: Sequence[Extent] = each.extents.get(name, [])
+            if how == "remove" and of_set.generation in changed:
+                from btlm_data.lineage.removing import leaving
+
+                extents = leaving(view, extents)
+            rows = view.table.described([extent.row for extent in extents])
             outcome.named += [
                 NamedDocument(
                     set=of_set.name, generation=of_set.generation, split=name, document=row["row"], id=search.document_name(row),
@@ -293,13 +304,15 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
         extents: dict[str, dict[int, Extent]] = {}
         groups_of = groups_by_key(of_set)
         for name, view in of_set.splits.items():
-            for document, numbers in search.in_table(view.table, wanted, f"{name}/{DOCUMENTS}", groups_of):
+            for document, numbers in search.in_table(
+                view.table, wanted, f"{name}/{DOCUMENTS}", groups_of, _EXTENT
+            ):
                 if not document.get("forgotten"):
                     extent = Extent(document["row"], document["stream_offset"], document["tokens"])
                     extents.setdefault(name, {})[extent.row] = extent
                     answered.update(numbers)
             for number in expressions:
-                for document in view.table.described(rows_where(view.table, queries[number].value)):
+                for document in view.table.described(rows_where(view.table, queries[number].value), _EXTENT):
                     if not document.get("forgotten"):
                         extent = Extent(document["row"], document["stream_offset"], document["tokens"])
                         extents.setdefault(name, {})[extent.row] = extent
@@ -392,7 +405,7 @@ def _write_set(
         from btlm_data.lineage.removing import remove as take_out
     for name, view in of_set.splits.items():
         change = take_out(view, plan.extents.get(name, []), folder / name, rows)
-        hashes = view.table.described([extent.row for extent in change.documents])
+        hashes = view.table.described([extent.row for extent in change.documents], ("hash",))
         for extent, described, masked in zip(change.documents, hashes, change.masked_labels, strict=True):
             value = described.get("hash")
             document = ForgottenDocument(

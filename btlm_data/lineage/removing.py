@@ -46,11 +46,9 @@ def remove(
     reason: what it calls them. Raises InputError if no document would be left, DataError for a shard that is not the one dataset.json
     names, or a stream that is not whole in the shards.
     """
-    known = {extent.row for extent in extents}
-    masked = [extent for extent in view.extents(Masks.rows_of(view)) if extent.row not in known]
-    gone = sorted([*extents, *masked], key=lambda extent: extent.row)
+    gone = leaving(view, extents)
     if not gone:
-        return SplitChange(view.entry, rows, [], [], [])
+        return SplitChange(view.entry, with_masked(rows, view.name, 0), [], [], [])
     if len(gone) == view.table.num_rows:
         raise InputError(
             f"Nothing of {view.name} would be left without these documents. Mask them (--how mask), or prepare the dataset "
@@ -94,6 +92,13 @@ def remove(
         phases=phases,
     )
     return SplitChange(renewed, with_masked(rows, view.name, 0), changed, gone, [0] * len(gone))
+
+
+def leaving(view: SplitView, extents: Sequence[Extent]) -> list[Extent]:
+    """Documents of a split that leave with some others: these, and those that are masked in it; in its order."""
+    known = {extent.row for extent in extents}
+    masked = [extent for extent in view.extents(Masks.rows_of(view)) if extent.row not in known]
+    return sorted([*extents, *masked], key=lambda extent: extent.row)
 
 
 def write_shards(

@@ -5,7 +5,7 @@ share one pass.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.queries import Query
 
 _URLS = ("url", "uri", "warc-target-uri")
+_KEYS = ("id", "hash", "file", "offset", "line")
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,23 @@ def document_name(document: Mapping[str, Any]) -> str:
 
 
 def in_table(
-    table: DocumentTable, wanted: Wanted, name: str, groups_of: GroupsOf
+    table: DocumentTable,
+    wanted: Wanted,
+    name: str,
+    groups_of: GroupsOf,
+    columns: Collection[str] | None = None,
 ) -> list[tuple[dict[str, Any], list[int]]]:
-    """(document, questions it answers) of a table, in its order. name: of the table in the set's folder."""
+    """(document, questions it answers) of a table, in its order. name: of the table in the set's folder. columns: of the
+    documents that are wanted beside those that answer; None: all.
+    """
     rows: set[int] = set()
     for search in wanted.searches(table.columns):
         rows.update(table.matching(search.wanted, groups_of(name, search)))
-    candidates = [(document, wanted.answered_by(document)) for document in table.described(sorted(rows))]
+    if columns is not None:
+        columns = {*columns, *_KEYS, *url_columns(table.columns)}
+    candidates = [
+        (document, wanted.answered_by(document)) for document in table.described(sorted(rows), columns)
+    ]
     return [(document, numbers) for document, numbers in candidates if numbers]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
 from btlm_data.inspection.border_pairs import BorderPairs
-from btlm_data.inspection.duplicates import SHOWN_WORDS, Words, as_words, side_by_side
 from btlm_data.inspection.figures import counted, number, percent, size
+from btlm_data.inspection.removed_pairs import SHOWN_WORDS, Words, as_words, side_by_side
 from btlm_data.inspection.report import Bar, Lengths, Report, Shuffle, Tokens
 from btlm_data.inspection.sample_tokens import SampleTokens
 from btlm_data.pages.charts import COLOURS, bar, histogram, legend, stacked, table, zipf

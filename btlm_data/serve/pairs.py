@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.formats.documents_table import DocumentTable
-from btlm_data.inspection.duplicates import TABLE
+from btlm_data.inspection.removed_pairs import TABLE
 
 MAX_WORDS = 2500  # of each text that are compared
 _STEPS = 1002  # thousandths of similarity from 0 to 1, and one for what was not compared

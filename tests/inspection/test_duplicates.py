@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from btlm_data import pipeline
 from btlm_data.cli import cli
 from btlm_data.errors import ConfigError
-from btlm_data.inspection import duplicates
+from btlm_data.inspection import duplicates, removed_pairs
 from btlm_data.inspection.check import Check
 from btlm_data.inspection.opening import open_path
 from btlm_data.progress import Lines
@@ -63,7 +63,7 @@ def test_conditions_choose_and_the_seed_draws(prepared: Path) -> None:
 
 
 def test_differences_are_marked() -> None:
-    one, other = duplicates.side_by_side(
+    one, other = removed_pairs.side_by_side(
         "the same words here and there", "the same other words here and there now"
     )
     assert one.marked() == "the same words here and there"

@@ -22,7 +22,7 @@ from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
 from btlm_data.inspection.check import Check
 from btlm_data.lineage.datasets import SetView, open_dataset
-from btlm_data.lineage.forget import forget
+from btlm_data.lineage.forget import forget, plan
 from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
 from btlm_train.data.loader import GptHDF5MapDataProcessor
@@ -134,6 +134,8 @@ def test_masked_documents_leave_too_and_later_ones_are_masked(tmp_path: Path, ba
     other = made(tmp_path / "without", {"doc-3", "doc-4"})
     root = copied(base, tmp_path / "all")
     forget(root, [make("id", "doc-3")])
+    planned = plan(root, [make("id", "doc-4")], how="remove")
+    assert [document.line for document in planned.named] == [4, 5]
     forget(root, [make("id", "doc-4")], how="remove")
     assert shards(root) == shards(other.root)
     certificate = forgotten.read(root).certificates[1]
@@ -169,8 +171,9 @@ def test_several_sets_and_splits_that_end_up_short(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Nothing of validation would be left"):
         forget(root, [make("id", name) for name in names], how="remove")
     assert not list(tmp_path.glob(".out.forget*"))
+    forget(root, [make("id", "doc-5")], how="remove")  # of one split alone
     assert faults(root) == []
-    forget(root, [make("id", name) for name in [*names[1:], "doc-5", "doc-6"]], how="remove")
+    forget(root, [make("id", name) for name in [*names[1:], "doc-6"]], how="remove")
     assert faults(root) == []
 
 
