@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from btlm_data.engine import published
+from btlm_data.storage import open_store
 
 MANAGER = "process_worker_pool.py"
 MARK = "BTLM_TEST_RUN"  # in the environment of a driver and of all that it starts
@@ -62,28 +63,40 @@ def write_corpus(folder: Path, num_bytes: int, *, poison: bool = False, file_byt
     return corpus
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def contents(out: Path | str) -> dict[str, bytes]:
     """Every file of a dataset that must be the same every time, without what the command adds to the dataset."""
+    store = open_store(out)
     return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-        and ".work" not in path.parts
-        and path.name not in ("provenance.json", "report.html", "README.md", "croissant.json")
+        entry.name: store.read(entry.name)
+        for entry in store.list()
+        if not entry.name.startswith(".work/")
+        and entry.name not in ("provenance.json", "report.html", "README.md", "croissant.json")
     }
 
 
 @dataclass
 class Site:
-    """How an engine's runs are started. options: of prepare. helpers: commands of processes that help, by the work folder."""
+    """How an engine's runs are started. options: of prepare. helpers: commands of processes that help, by the work folder.
+    bucket: URL of an object store that holds the dataset and the work folder; "": they are in the folder of a run.
+    """
 
     options: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     helpers: int = 0
+    bucket: str = ""
+
+    def dataset(self, out: Path) -> str:
+        """Where the dataset of a run is."""
+        return f"{self.bucket}/data" if self.bucket else str(out)
+
+    def work(self, out: Path) -> str:
+        """Where the work folder of a run is."""
+        return f"{self.bucket}/work" if self.bucket else str(out / ".work")
 
     def start(self, out: Path, *options: str) -> subprocess.Popen[str]:
         """Start the driver."""
-        command = [sys.executable, "-m", "btlm_data", "prepare", "--out", str(out), *options, *self.options]
+        command = [sys.executable, "-m", "btlm_data", "prepare", "--out", self.dataset(out)]
+        command += ["--work-dir", self.work(out), *options, *self.options]
         mark = secrets.token_hex(8)
         driver = subprocess.Popen(
             command,
@@ -98,7 +111,7 @@ class Site:
 
     def start_helper(self, out: Path, number: int) -> subprocess.Popen[str]:
         """Start a free worker."""
-        command = [sys.executable, "-m", "btlm_data", "worker", str(out / ".work")]
+        command = [sys.executable, "-m", "btlm_data", "worker", self.work(out)]
         command += ["--rank", str(number), "--world", str(self.helpers), "--idle", "120"]
         return subprocess.Popen(
             command,

@@ -362,6 +362,24 @@ def test_engines_and_disturbances(
         assert contents(out) == want
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("disturbance", [name for name in DISTURBANCES if name != "full disk"])
+@pytest.mark.parametrize("engine", ["workers", "ray"])
+def test_engines_and_disturbances_on_s3(
+    bucket: Any, tmp_path: Path, large: tuple[Path, dict[str, bytes]], engine: str, disturbance: str
+) -> None:
+    """No file of the run is shared but those in the store."""
+    corpus, want = large
+    out = tmp_path / "out"
+    site = make_site(engine, tmp_path, contextlib.ExitStack())
+    site.bucket = "s3://corpus"
+    DISTURBED[disturbance](site, engine, corpus, out)
+    assert not out.exists()
+    if disturbance != "poison":
+        assert contents(site.dataset(out)) == want
+
+
 def undisturbed(site: Site, engine: str, corpus: Path, out: Path) -> None:
     with helped(site, out):
         code, words = finish(site.start(out, *recipe(corpus)))
@@ -373,7 +391,7 @@ def workers_killed(site: Site, engine: str, corpus: Path, out: Path) -> None:
         driver = site.start(out, *recipe(corpus))
 
         def find() -> Sequence[psutil.Process]:
-            if not (out / ".work" / status.NAME).exists():
+            if open_store(site.work(out)).size(status.NAME) is None:
                 return []  # the engine is still starting
             if engine == "workers":
                 return [psutil.Process(helper.pid) for helper in helpers if helper.poll() is None]
@@ -423,7 +441,7 @@ def node_lost(site: Site, engine: str, corpus: Path, out: Path) -> None:
     with helped(site, out) as helpers:
         driver = site.start(out, *recipe(corpus))
         if engine == "workers":
-            disturbed.wait_for(lambda: len(list((out / ".work/engine/claims").rglob("0*"))) > 1, 120)
+            disturbed.wait_for(lambda: len(open_store(site.work(out)).list(CLAIMS)) > 1, 120)
             helpers[0].kill()
         else:
             disturbed.wait_for(lambda: len(workers_of(driver, "parsl")) >= 2, 120)
@@ -446,7 +464,8 @@ def poison(site: Site, engine: str, corpus: Path, out: Path) -> None:
         assert "--skip-failed" in words
         code, words = finish(site.start(out, *options, "--skip-failed"))
     assert code == 0, words
-    dropped = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    rejects = open_store(site.dataset(out)).read("rejects.jsonl").splitlines()
+    dropped = [json.loads(line) for line in rejects]
     assert [(one["file"], one["reason"]) for one in dropped] == [("part-001.jsonl", "unreadable_file")]
 
 
