@@ -2,9 +2,9 @@
 
 The costs of tasks are those that `--plan` measures or knows (estimate.py). Steps follow each other; the tasks of a
 step are dealt to the cores as these become free, so that a step takes at most its work divided by the cores
-and the longest of its tasks more. A task computes, waits for each of its requests in turn, and moves its bytes
-at its core's part of the node's rate; nothing of this is taken to overlap. The driver hands out and collects
-tasks one by one.
+and the longest of its tasks more. A task computes, waits for each of its requests in turn, and moves its bytes;
+nothing of this is taken to overlap within a task. The tasks of a node share its rate among those that move bytes at the
+moment (`_moving_seconds`). The driver hands out and collects tasks one by one.
 """
 
 from __future__ import annotations
@@ -160,19 +160,34 @@ def seconds_of(step: Estimate, cluster: Cluster) -> float:
     """Seconds that a step takes by the clock."""
     tasks = max(1, step.tasks)
     at_once = min(cluster.cores, tasks)
-    on_a_node = -(-at_once // cluster.nodes)
     moved = step.source_bytes + step.read_bytes + step.work_bytes + step.out_bytes
     requests = requests_of(step)
-    work = (
-        step.cpu_seconds
-        + requests * cluster.storage.latency
-        + moved * on_a_node / cluster.storage.bytes_per_second
+    apart = step.cpu_seconds + requests * cluster.storage.latency
+    moving = _moving_seconds(
+        apart / tasks, moved / tasks / cluster.storage.bytes_per_second, -(-at_once // cluster.nodes)
     )
+    work = apart + moving * tasks
     longest = work / tasks * (LONGEST_TASK if tasks > 1 else 1.0)
     seconds = max(longest, work / at_once + longest * (1 - 1 / at_once))
     if cluster.storage.requests_per_second is not None:
         seconds = max(seconds, requests / cluster.storage.requests_per_second)
     return max(seconds, step.tasks * DRIVER_SECONDS[cluster.engine])
+
+
+def _moving_seconds(apart: float, alone: float, workers: int) -> float:
+    """Seconds that a task moves its bytes for, on average, while the others of its node compute or move theirs.
+
+    apart: seconds that a task does other things. alone: seconds that its bytes take one task that has the node's whole rate.
+    A node is a closed network of `workers` customers, of a processor each and one storage that all share: mean value
+    analysis (Reiser and Lavenberg, 1980). Between the two limits that are easily named, no overlap at all
+    (`workers * alone`: all move at the same moments) and as much as there can be (the slower of processors and storage is
+    always busy), it is close to the second, since tasks differ in length.
+    """
+    moving, others = alone, 0.0
+    for count in range(1, workers + 1):
+        moving = alone * (1 + others)
+        others = count * moving / (moving + apart) if moving + apart > 0 else 0.0
+    return moving
 
 
 def simulate(steps: Sequence[Estimate], cluster: Cluster) -> ClusterPlan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,52 @@ def test_one_task_is_as_slow_on_many_cores() -> None:
     assert simulate([many], Cluster(4096, 64)).seconds < 5
     tiny = replace(step, tasks=100_000, cpu_seconds=1.0)  # the driver takes longest
     assert simulate([tiny], Cluster(4096, 64, engine="parsl")).seconds == pytest.approx(140, rel=0.01)
+
+
+@pytest.mark.parametrize("moving", [0.3, 1.0, 3.0])
+def test_workers_wait_for_each_other_as_in_a_simulation_of_each(moving: float) -> None:
+    """moving: of the bytes of all workers' tasks at the node's whole rate, against computing."""
+    cores, tasks, rate = 16, 1600, 1e9
+    alone = moving / cores
+    simulated = simulate_each(cores, tasks, 1.0, alone)
+    num_bytes = int(alone * rate * tasks)
+    step = Estimate("dedupe.cluster", tasks=tasks, cpu_seconds=1.0 * tasks, read_bytes=num_bytes)
+    planned = simulate([step], Cluster(cores, 1, Storage(rate, 0.0))).seconds
+    assert planned == pytest.approx(simulated, rel=0.05)
+    together = (1.0 + cores * alone) * tasks / cores  # all compute, then all move
+    most = max(1.0 + alone, cores * alone) * tasks / cores  # one of both is always busy
+    assert most < simulated < together
+
+
+def simulate_each(cores: int, tasks: int, computing: float, alone: float) -> float:
+    """Seconds of tasks of different lengths, each of which computes and then moves its bytes at an equal part of the rate."""
+    chance = random.Random(0)
+    now, begun = 0.0, 0
+    ends: dict[int, float] = {}  # of those that compute: when they have done so
+    left: dict[int, float] = {}  # of those that move: seconds at the whole rate
+    length: dict[int, float] = {}
+
+    def begin(worker: int) -> None:
+        nonlocal begun
+        if begun < tasks:
+            begun += 1
+            length[worker] = chance.uniform(0.3, 1.7)
+            ends[worker] = now + computing * length[worker]
+
+    for worker in range(cores):
+        begin(worker)
+    while ends or left:
+        moments = [*ends.values(), *(now + least * len(left) for least in left.values())]
+        elapsed = (min(moments) - now) / max(1, len(left))
+        now = min(moments)
+        left = {worker: rest - elapsed for worker, rest in left.items()}
+        for worker in [worker for worker, end in ends.items() if end <= now + 1e-9]:
+            del ends[worker]
+            left[worker] = alone * length[worker]
+        for worker in [worker for worker, rest in left.items() if rest <= 1e-9]:
+            del left[worker]
+            begin(worker)
+    return now
 
 
 def test_the_command_line(tmp_path: Path) -> None:
