@@ -37,6 +37,7 @@ from btlm_data.lineage import search
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.key_index import groups_by_key
 from btlm_data.lineage.masking import mask
+from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.queries import Query
 from btlm_data.lineage.runs import Run, open_run
 from btlm_data.lineage.split_view import Extent
@@ -260,7 +261,7 @@ def _chosen(
     """The sets of a dataset, what is to be taken out of each, and an outcome that says which questions gave nothing."""
     sets = open_dataset(root)
     outcome = Outcome(how=how)
-    plans, answered = _find(sets, queries)
+    plans, answered, masked = _find(sets, queries, how)
     asked_before = {
         asked
         for of_set in sets
@@ -269,7 +270,7 @@ def _chosen(
     }
     for number, query in enumerate(queries):
         if number not in answered:
-            known = forgotten.question(query.kind, query.value) in asked_before
+            known = number in masked or forgotten.question(query.kind, query.value) in asked_before
             (outcome.done if known else outcome.nothing).append(f"{query.kind} {query.value}")
     if not outcome.done and not any(plan.extents for plan in plans):
         raise InputError(
@@ -289,9 +290,14 @@ def _generation_folder(root: Path, of_set: SetView) -> Path:
 # What is forgotten ------------------------------------------------------------------------------------------
 
 
-def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan], set[int]]:
-    """The documents that answer, by set, and the numbers of the questions that have any."""
-    wanted, plans, answered = search.Wanted.of(queries), [], set()
+def _find(
+    sets: Sequence[SetView], queries: Sequence[Query], how: How
+) -> tuple[list[_Plan], set[int], set[int]]:
+    """The documents that answer, by set; the numbers of the questions that have any; and of those that have one that is
+    masked. Of what is masked, `remove` takes what answers, or what was masked for one of these questions.
+    """
+    wanted, plans = search.Wanted.of(queries), []
+    answered, masked = set[int](), set[int]()
     passages, expressions = (
         [number for number, query in enumerate(queries) if query.kind == kind] for kind in ("text", "where")
     )
@@ -304,28 +310,40 @@ def _find(sets: Sequence[SetView], queries: Sequence[Query]) -> tuple[list[_Plan
         extents: dict[str, dict[int, Extent]] = {}
         groups_of = groups_by_key(of_set)
         for name, view in of_set.splits.items():
-            for document, numbers in search.in_table(
-                view.table, wanted, f"{name}/{DOCUMENTS}", groups_of, _EXTENT
-            ):
-                if not document.get("forgotten"):
-                    extent = Extent(document["row"], document["stream_offset"], document["tokens"])
-                    extents.setdefault(name, {})[extent.row] = extent
-                    answered.update(numbers)
+            documents = search.in_table(view.table, wanted, f"{name}/{DOCUMENTS}", groups_of, _EXTENT)
             for number in expressions:
-                for document in view.table.described(rows_where(view.table, queries[number].value), _EXTENT):
-                    if not document.get("forgotten"):
-                        extent = Extent(document["row"], document["stream_offset"], document["tokens"])
-                        extents.setdefault(name, {})[extent.row] = extent
-                        answered.add(number)
+                rows = rows_where(view.table, queries[number].value)
+                documents += [(document, [number]) for document in view.table.described(rows, _EXTENT)]
+            for document, numbers in documents:
+                if document.get("forgotten") and how == "mask":
+                    masked.update(numbers)
+                    continue
+                extent = Extent(document["row"], document["stream_offset"], document["tokens"])
+                extents.setdefault(name, {})[extent.row] = extent
+                answered.update(numbers)
         if passages:
             texts = [passage_of(queries[number].value, of_set) for number in passages]
             for name, hits in find_passages(of_set, list(of_set.splits), texts).items():
                 for hit in hits:
                     extents.setdefault(name, {})[hit.document.row] = hit.document
                     answered.add(passages[hit.query])
-        plan.extents = {name: [chosen[row] for row in sorted(chosen)] for name, chosen in extents.items()}
+        if how == "remove" and (known := _masked_for(of_set, queries)):
+            answered |= known
+            for name, view in of_set.splits.items():
+                extents.setdefault(name, {}).update(
+                    (extent.row, extent) for extent in view.extents(Masks.rows_of(view))
+                )
+        plan.extents = {
+            name: [chosen[row] for row in sorted(chosen)] for name, chosen in extents.items() if chosen
+        }
         plans.append(plan)
-    return plans, answered
+    return plans, answered, masked
+
+
+def _masked_for(of_set: SetView, queries: Sequence[Query]) -> set[int]:
+    """The numbers of the questions for which documents of a set are masked; their ids and fields are gone."""
+    asked = {asked for made in forgotten.read(of_set.root).masking for asked in made.asked}
+    return {n for n, query in enumerate(queries) if forgotten.question(query.kind, query.value) in asked}
 
 
 def _refuse_most(plans: Sequence[_Plan]) -> None:

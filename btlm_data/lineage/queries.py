@@ -88,15 +88,15 @@ def make(kind: Kind, value: str) -> Query:
 
 def read_list(path: Path) -> list[Query]:
     """Questions from a file: one a line, as text (an id, a URL or a hash) or as JSON ({"id": ...}, {"url":
-    ...}, {"text": ...}, {"file": ..., "line": ...}, {"hash": ...}, {"sample": ...}). Blank lines and lines
-    that begin with # are no questions.
+    ...}, {"text": ...}, {"file": ..., "line": ...}, {"hash": ...}, {"sample": ...}). Blank lines, lines that
+    begin with # and a space, and a # alone are no questions; #17 is an id.
 
     Raises ConfigError, naming the line; InputError if there is no such file.
     """
     queries = []
     for number, line in enumerate(_lines(path), 1):
         text = line.strip()
-        if not text or text.startswith("#"):
+        if not text or text.split(maxsplit=1)[0] == "#":
             continue
         try:
             queries.append(_of_json(text) if text.startswith("{") else make("any", text))

@@ -115,6 +115,8 @@ def test_documents_are_masked_and_all_else_stays(
     # Once more, and others: certificates are chained; what is gone is known as gone.
     again = forget(root, [make("id", wanted[0])])
     assert (again.documents, again.done, again.certificate) == (0, [f"id {wanted[0]}"], None)
+    gone = make("id", next(f"{row['file']}#{row['offset']}" for row in truth.rows if row["row"] in chosen))
+    assert forget(root, [gone]).done == [f"id {gone.value}"]  # never asked before
     other = next(row["id"] for row in truth.rows if row["id"] not in wanted)
     forget(root, [make("id", other), make("id", wanted[0])])
     second = forgotten.read(root)

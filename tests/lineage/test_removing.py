@@ -148,6 +148,12 @@ def test_masked_documents_leave_too_and_later_ones_are_masked(tmp_path: Path, ba
     assert [entry.how for entry in chain.masking] == ["mask"]
     last = chain.certificates[2].shards
     assert chain.replaced() == {shard.before: shard.after for shard in last}
+    # What is masked can be removed by the same question, though its id is gone; once it is, nothing is left to do.
+    assert len(plan(root, [make("id", "doc-40")], how="remove").named) == 1
+    assert forget(root, [make("id", "doc-40")], how="remove").documents == 1
+    assert faults(root) == []
+    again = forget(root, [make("id", "doc-40")], how="remove")
+    assert (again.documents, again.done) == (0, ["id doc-40"])
 
 
 def test_a_training_run_does_not_go_on_with_other_samples(tmp_path: Path, base: Path) -> None:

@@ -199,11 +199,11 @@ def read(view: Any, shard: str, row: int) -> Any:
 def test_a_list_of_questions_and_what_is_wrong_with_one(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text(
-        '# asked by mail\n\ndoc-1\n{"text": "eight bytes"}\n{"file": "a.jsonl", "line": 3}\n{"sample": 4}\n'
+        '# asked by mail\n\n#\n#17\ndoc-1\n{"text": "eight bytes"}\n{"file": "a.jsonl", "line": 3}\n{"sample": 4}\n'
     )
     asked = read_list(path)
     assert [(q.kind, q.value) for q in asked] == [
-        ("any", "doc-1"), ("text", "eight bytes"), ("line", "a.jsonl:3"), ("sample", "4"),
+        ("any", "#17"), ("any", "doc-1"), ("text", "eight bytes"), ("line", "a.jsonl:3"), ("sample", "4"),
     ]  # fmt: skip
     for line, message in (
         ('{"texts": "x"}', r"line 1: it has the keys texts"),
