@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from btlm_data.errors import BtlmError, DataError, InputError, OutputError, SafetyStop
+from btlm_data.errors import DataError, InputError, OutputError, SafetyStop
 from btlm_data.formats import dataset, forgotten, generations, key_index, pages, provenance, text_index
 from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.dataset import DOCUMENTS, FILE_NAME, SetList, StoredFile
@@ -47,6 +47,7 @@ from btlm_data.lineage.staging import (
     is_ours,
     lock_of,
     publish,
+    removed_on_failure,
     replace,
     require_no_links,
     sync,
@@ -150,11 +151,8 @@ def forget(
             f".{glob.escape(lock)}.*{TEMPORARY_SUFFIX}"
         ):  # or while it took the lease
             left.unlink(missing_ok=True)
-        try:
+        with removed_on_failure(staging):
             return _forget(root, staging, queries, how, reason, runs, sign, accept_most)
-        except BtlmError:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
 
 
 def plan(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.lineage.datasets import SetView, open_dataset
-from btlm_data.lineage.staging import lock_of
+from btlm_data.lineage.staging import lock_of, removed_on_failure
 from btlm_data.storage import Store, open_store
 from btlm_data.storage.lease import hold
 
@@ -111,5 +111,6 @@ def _make(of_set: SetView, kind: IndexKind) -> None:
         if folder.exists():
             shutil.rmtree(folder)
     work.mkdir()
-    kind.build(of_set, work)
-    os.rename(work, place)
+    with removed_on_failure(work):
+        kind.build(of_set, work)
+        os.rename(work, place)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from btlm_data import mix_plan
-from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
+from btlm_data.errors import ConfigError, InputError, OutputError
 from btlm_data.formats import generations, ledger
 from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.dataset import DROPPED, Dataset, StoredFile
@@ -31,6 +31,7 @@ from btlm_data.lineage.split_view import Extent, SplitView
 from btlm_data.lineage.staging import (
     copy,
     publish,
+    removed_on_failure,
     require_no_links,
     sync,
     write_generations,
@@ -89,7 +90,7 @@ def reselect(path: Path, where: str | None, out: Path, mix: Mapping[str, Any] | 
     if staging.exists():  # a killed call left it
         shutil.rmtree(staging)
     require_no_links(root, sets)
-    try:
+    with removed_on_failure(staging):
         copy(root, staging)
         changed = {"mix": _mixed_settings(sets[0].manifest, mix).mix.model_dump(mode="json")} if mix else {}
         outcomes = [
@@ -100,9 +101,6 @@ def reselect(path: Path, where: str | None, out: Path, mix: Mapping[str, Any] | 
         write_generations(staging)
         sync(staging)
         os.rename(staging, out)
-    except BtlmError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return Outcome(out, sum(kept for kept, _ in outcomes), sum(gone for _, gone in outcomes))
 
 

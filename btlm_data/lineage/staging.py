@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from btlm_data.errors import BtlmError
 from btlm_data.formats import dataset, forgotten, generations, key_index, pages, provenance, text_index
 from btlm_data.formats.dataset import FILE_NAME, Dataset, SetList
 from btlm_data.formats.guarded import require_no_link
@@ -21,6 +23,20 @@ _NOT_COPIED = (WORK_FOLDER, generations.INDEX_FOLDER, generations.INDEX_WORK_FOL
 SIGNATURES = tuple(
     f"{name}.sig" for name in (FILE_NAME, forgotten.FILE_NAME, generations.FILE_NAME)
 )  # of the old dataset
+
+
+@contextlib.contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a half-built folder where the block fails or is interrupted: on a full disk it would take what is to be
+    freed. An error of the system that names no file names the folder.
+    """
+    try:
+        yield
+    except (BtlmError, OSError, KeyboardInterrupt) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
+        raise
 
 
 def lock_of(root: Path) -> str:

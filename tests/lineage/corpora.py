@@ -19,6 +19,10 @@ from tests.stages.runs import prepare
 _TOKENIZER: list[Tokenizer] = []
 
 
+class Killed(BaseException):
+    """What ends a call in a test as a signal that cannot be caught would: nothing is put in order."""
+
+
 def tokenizer() -> Tokenizer:
     """GPT-2's, loaded once."""
     if not _TOKENIZER:

@@ -28,7 +28,7 @@ from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
 from btlm_data.storage.exchange import exchange as swap
 from btlm_train.data.loader import GptHDF5MapDataProcessor
-from tests.lineage.corpora import Truth, prepared, records, tokenizer
+from tests.lineage.corpora import Killed, Truth, prepared, records, tokenizer
 
 GONE = ["doc-3", "doc-40", "doc-41", "doc-77"]
 
@@ -261,10 +261,6 @@ def test_what_stands_where_the_new_dataset_is_built_is_left_alone(
     with pytest.raises(OutputError, match="in the way"):
         forget(of_set.root, [make("id", "doc-3")])
     assert (theirs / "file").read_text() == "mine"
-
-
-class Killed(BaseException):
-    """What ends the program."""
 
 
 @pytest.mark.parametrize("form", ["sample", "corpus"])

@@ -26,7 +26,7 @@ from btlm_data.lineage.search import Search
 from btlm_data.lineage.trace import trace
 from btlm_data.stages import documents as documents_stage
 from btlm_data.storage import open_store
-from tests.lineage.corpora import prepared, records
+from tests.lineage.corpora import Killed, prepared, records
 
 
 def chosen() -> list[dict[str, Any]]:
@@ -158,11 +158,11 @@ def test_the_same_bytes_every_time_and_nothing_of_a_killed_call(
     monkeypatch.setattr(hash_parts, "_BUFFERED", 64)
 
     def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(key_index, "_part", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             key_index.make(made.root)
     assert work.is_dir()
     assert not folder.exists()

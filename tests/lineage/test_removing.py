@@ -21,6 +21,7 @@ from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
 from btlm_data.inspection.check import Check
+from btlm_data.lineage import key_index
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.forget import forget, plan
 from btlm_data.lineage.queries import make
@@ -207,6 +208,15 @@ def test_what_cannot_be_packed_again_is_refused_and_nothing_changes(
             forget(root, [make("id", "doc-3")], how="remove")
         assert shards(root) == before
         assert not list(root.parent.glob(".damaged.forget*btlm-tmp"))
+    with monkeypatch.context() as patch:  # an error of the system on the way
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*\.damaged\.forget.btlm-tmp'"):
+            forget(root, [make("id", "doc-3")])
+        assert shards(root) == before
+        assert not list(root.parent.glob(".damaged.forget*btlm-tmp"))
+        with pytest.raises(OutputError, match="The disk is full"):
+            key_index.make(root)
+        assert not list(root.glob(".key-index*"))
     path = sorted(root.glob("train/*.h5"))[1]
     data = np.frombuffer(path.read_bytes(), np.uint8).copy()
     data[-2000] ^= 1

@@ -19,7 +19,7 @@ from btlm_data.lineage import reselect as reselecting
 from btlm_data.lineage.forget import forget
 from btlm_data.lineage.queries import make
 from btlm_data.lineage.reselect import reselect
-from tests.lineage.corpora import records
+from tests.lineage.corpora import Killed, records
 from tests.stages.runs import prepare
 
 CHARS = 120
@@ -145,11 +145,11 @@ def test_a_kill_leaves_no_dataset_and_the_next_call_makes_it(
     whole = made(tmp_path / "a", "out")
 
     def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(reselecting, step, killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             reselect(whole, "chars < 200", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     reselect(whole, "chars < 200", tmp_path / "new")

@@ -26,7 +26,7 @@ from btlm_data.lineage.queries import make
 from btlm_data.lineage.trace import trace
 from btlm_train.data.history import add_part, describe_part
 from btlm_train.data.loader import GptHDF5MapDataProcessor
-from tests.lineage.corpora import prepared, records
+from tests.lineage.corpora import Killed, prepared, records
 
 Made = tuple[SetView, list[str]]
 
@@ -131,11 +131,11 @@ def test_the_same_bytes_every_time_and_nothing_of_a_killed_call(
     shutil.rmtree(folder)
 
     def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(text_index, "_sorted_part", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             text_index.make(of_set.root)
     assert work.is_dir()
     assert not folder.exists()
