@@ -119,6 +119,13 @@ def read_sets(root: Path) -> dict[str, Dataset]:
     }
 
 
+def unfinished(root: Path) -> Path | None:
+    """The folder of the generation that an `add` has begun, and not made a part of the dataset; None if there is none."""
+    folder = root / folder_of(max(1, len(listed(root))) + 1)
+    is_ours = any((folder / name).exists() for name in (dataset.FILE_NAME, dataset.UNFINISHED_NAME))
+    return folder if is_ours and not folder.is_symlink() else None
+
+
 def whole_of(folder: Path) -> Path | None:
     """The folder of the dataset that a folder is a later generation of; None if it is none."""
     above = folder.absolute().parent

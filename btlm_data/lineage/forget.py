@@ -89,7 +89,7 @@ class Outcome:
     document answers (in words); done: those that an earlier certificate answers; named: the documents, of a plan
     alone; certificate: where it is;
     pages: those beside the dataset that were about the old one, and are gone; indexes: whether there were any of
-    keys or text, which are gone.
+    keys or text, which are gone; unfinished: the folder that an unfinished `add` left, which is gone.
     """
 
     how: How = "mask"
@@ -104,6 +104,7 @@ class Outcome:
     certificate: Path | None = None
     pages: list[str] = field(default_factory=list)
     indexes: bool = False
+    unfinished: str | None = None
 
 
 @dataclass
@@ -233,6 +234,8 @@ def _forget(
     outcome.indexes = any(
         (of_set.root / folder).exists() for of_set in sets for folder in (key_index.FOLDER, text_index.FOLDER)
     )
+    if (unfinished := generations.unfinished(root)) is not None:
+        outcome.unfinished = unfinished.name
     opened = [(str(run), open_run(run)) for run in runs]
     copy(root, staging)
     changed = {plan.of_set.generation for plan in plans if plan.extents}

@@ -165,6 +165,8 @@ def forgotten_lines(outcome: Outcome, path: Path) -> Iterator[str]:
         yield f"{seen.run} had seen them at {counted(seen.steps_seen, 'step')}{first}; {to_come}."
     if outcome.indexes:
         yield f"The index is removed. Make it again with `btlm-data index {path}`."
+    if outcome.unfinished is not None:
+        yield f"{outcome.unfinished}, which an unfinished add left, is removed. Add its source again with `btlm-data add {path}`."
     yield "Their text is still in:"
     yield from (f"  {location}" for location in outcome.still_held)
     yield f"Certificate: {outcome.certificate}. Next: `btlm-data verify {path}`, and sign it again if it was signed."

@@ -54,14 +54,15 @@ def require_no_links(root: Path, sets: Sequence[SetView]) -> None:
 
 def copy(root: Path, staging: Path) -> None:
     """The dataset's folder once more: every file a link to the same bytes, but without work folders, the indexes
-    of deduplication, keys and text, signatures and pages.
+    of deduplication, keys and text, signatures and pages, and what an unfinished `add` left.
     """
+    unfinished = generations.unfinished(root)
     generation_folders = [Path(entry.folder) for entry in generations.listed(root)] or [Path()]
     for folder, folders, names in os.walk(root):
         relative = Path(folder).relative_to(root)
         if relative in generation_folders:
             folders[:] = [name for name in folders if name not in _NOT_COPIED]
-        folders[:] = [name for name in folders if name not in _INDEXES]
+        folders[:] = [name for name in folders if name not in _INDEXES and Path(folder) / name != unfinished]
         (staging / relative).mkdir(parents=True)
         shutil.copystat(folder, staging / relative)
         linked = [

@@ -139,7 +139,12 @@ def test_documents_are_named_by_an_expression(tmp_path: Path) -> None:
     expression = "fields.url LIKE 'https://two.%' AND tokens > 60"
     result = CliRunner().invoke(cli, ["forget", str(root), "--where", expression, "--json"])
     assert json.loads(result.output)["documents"] == len(chosen), result.output
-    forget(tmp_path / "other", [make("id", name) for name in chosen])
+    # What an unfinished add left has texts too; a folder of the user that is called like it stays.
+    shutil.copytree(root, tmp_path / "other/generation-0002")
+    (tmp_path / "other/generation-0003").mkdir()
+    done = forget(tmp_path / "other", [make("id", name) for name in chosen])
+    assert done.unfinished == "generation-0002"
+    assert [path.name for path in (tmp_path / "other").glob("generation-*")] == ["generation-0003"]
     for path in (root / "train").iterdir():
         assert path.read_bytes() == (tmp_path / "other/train" / path.name).read_bytes(), path.name
     assert faults(root) == []
