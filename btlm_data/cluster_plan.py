@@ -162,10 +162,10 @@ def seconds_of(step: Estimate, cluster: Cluster) -> float:
     at_once = min(cluster.cores, tasks)
     moved = step.source_bytes + step.read_bytes + step.work_bytes + step.out_bytes
     requests = requests_of(step)
-    apart = step.cpu_seconds + requests * cluster.storage.latency
-    moving = _moving_seconds(
-        apart / tasks, moved / tasks / cluster.storage.bytes_per_second, -(-at_once // cluster.nodes)
-    )
+    on_a_node = -(-at_once // cluster.nodes)
+    cores = max(1.0, min(step.cores, cluster.cores_per_node / on_a_node))
+    apart = step.cpu_seconds / cores + requests * cluster.storage.latency
+    moving = _moving_seconds(apart / tasks, moved / tasks / cluster.storage.bytes_per_second, on_a_node)
     work = apart + moving * tasks
     longest = work / tasks * (LONGEST_TASK if tasks > 1 else 1.0)
     seconds = max(longest, work / at_once + longest * (1 - 1 / at_once))

@@ -26,7 +26,7 @@ class Rates:
     Measured by tests/benchmarks/rates.py (the process's user and system time between a step's start and its
     end, one worker, compiled kernels) on a core of an AMD EPYC server with AVX2, on 147 MB of Debian's
     documentation (tools/build_corpus.py, 15,000 documents) and on 300,000 documents of 320 characters; about
-    the larger of the two figures. `join_document` and `place_document` are of
+    the larger of the two figures. `join_document`, `rank_document` and `place_document` are of
     3 x 10^7 documents of which 30 % are joined; `member_byte`, `pair`, `compare_byte` and `decide_document` are of 268 MB of
     documentation of which half is copies (bench_verify). `--plan` replaces those that depend most on texts and settings by what it
     measures on a sample of the real input.
@@ -40,7 +40,8 @@ class Rates:
     evaluation_byte: float = 6.0e-7  # of evaluation sets, as stored
     split_key: float = 2.5e-8  # a key (an exact hash or a band of a document) to its partition
     sort_key: float = 1.5e-8  # a key among the equal ones
-    join_document: float = 1.3e-7  # joining, and groups of components
+    join_document: float = 2.2e-8  # joined, and written, on one core
+    rank_document: float = 9.0e-8  # best copies, sizes and groups of components, on several
     fate_document: float = 3.0e-8  # of any task that reads or writes a few bytes of a document
     place_document: float = 1.0e-8  # its fate and copies put in their place
     member_byte: float = 4.5e-9  # of text in components: put together from tokens, normalised
@@ -64,6 +65,7 @@ class Rates:
 
 
 RATES = Rates()
+COPYING_CORES = 2.5  # what is read, hashed and written is so in a thread each
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Estimate:
     there, of which (or of what earlier steps wrote) freed_bytes are removed when the step is done. out_bytes:
     written to the folder of the dataset, or of the text. memory_bytes: of one process that does a task,
     beside the pages of mapped files, which the system takes back when it needs them. cpu_seconds: of all
-    tasks together.
+    tasks together. cores: that one task keeps busy, on average, where they are free.
     """
 
     step: str
@@ -143,6 +145,7 @@ class Estimate:
     out_bytes: int = 0
     memory_bytes: int = 0
     cpu_seconds: float = 0.0
+    cores: float = 1.0
 
     @property
     def stage(self) -> str:
@@ -151,17 +154,17 @@ class Estimate:
 
     def seconds(self, workers: int) -> float:
         """Wall seconds with so many workers, where nothing is waited for but the processors."""
-        return self.cpu_seconds / max(1, min(workers, self.tasks))
+        return self.cpu_seconds / max(1.0, min(workers, self.tasks * self.cores))
 
 
 def by_stage(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
-    """One sum for each stage, in order: amounts and tasks added up; documents and memory are the largest of
-    its steps.
+    """One sum for each stage, in order: amounts and tasks added up; documents, memory and cores are the largest
+    of its steps.
     """
     steps: dict[str, list[Estimate]] = defaultdict(list)
     for estimate in estimates:
         steps[estimate.stage].append(estimate)
-    largest = {"documents", "memory_bytes"}
+    largest = {"documents", "memory_bytes", "cores"}
     return {
         stage: Estimate(
             stage,

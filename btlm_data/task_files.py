@@ -107,8 +107,10 @@ class TaskFiles:
         """Write a large file of the dataset from its beginning to its end; its checksums are taken on the way. It is published, and
         becomes an output, when the block ends well.
         """
-        with self._stores[store].create(name, durable=store != "work") as creating:
-            writer = digest.HashedWriter(creating.file)
+        with (
+            self._stores[store].create(name, durable=store != "work") as creating,
+            digest.HashedWriter(creating.file) as writer,
+        ):
             yield writer
             creating.file.flush()
         self.written.append(Artifact(name, writer.size, writer.checksum, store))

@@ -24,6 +24,7 @@ GROUND = {
     "splits",
     "wording",
     "mix_plan",
+    "threads",
 }
 # What a work function may use besides its stage: the files of its task, their formats, the stores.
 WORK = GROUND | {"storage", "formats", "task_files", "blocks", "fates", "kernels"}
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "mix_plan": {"errors", "recipe", "seeding"},
     "advance": {"witness"},
     "seeding": set(),
+    "threads": set(),
     "fingerprint": set(),
     "straining": set(),
     "splits": set(),

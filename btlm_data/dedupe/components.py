@@ -24,6 +24,7 @@ import numpy.typing as npt
 from btlm_data.advance import advance
 from btlm_data.blocks import RANGE_DOCUMENTS, Block, grouped
 from btlm_data.dedupe import groups
+from btlm_data.dedupe.parts import Parts
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.errors import DataError
 from btlm_data.kernels import buckets
@@ -37,6 +38,7 @@ FOLDER = "dedupe/components"
 NAME = f"{FOLDER}/components.cols"
 VERSION = 1
 HOLDOUT = 2**32 - 1  # the score of a holdout document
+BoolArray = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 
@@ -100,38 +102,39 @@ def _scores(
 
 
 def write(
-    files: TaskFiles, documents: Sequence[Artifact], components: Components, nominated: UInt32Array
+    files: TaskFiles,
+    documents: Sequence[Artifact],
+    components: Components,
+    nominated: UInt32Array,
+    threads: int = 1,
 ) -> int:
     """Write components.cols; returns the number of groups.
 
-    documents: files of the ranges, in order. nominated: (m,) uint32, documents that are compared with some of an index.
+    documents: files of the ranges, in order. nominated: (m,) uint32, documents that are compared with some of an index. threads:
+    at once, where there are many documents; they change nothing.
     Memory: 23 bytes a document, some of it mapped. Raises DataError where the ranges are not of these documents.
     """
-    roots, clusters = buckets.readonly(components.roots), components.clusters
+    roots, clusters = buckets.readonly(components.roots), buckets.readonly(components.clusters)
     total = len(roots)
-    best, score = np.zeros(total, np.uint32), np.zeros(total, np.uint32)
+    parts = Parts(total, threads)
+    best, score = np.arange(total, dtype=np.uint32), np.zeros(total, np.uint32)
     for ordinals, opened in _ranges(files, documents, total):
-        _keep_best(roots, ordinals.start, opened["score"], best, score)
+        score[ordinals] = opened["score"]
+    parts.run(_keep_best, roots, best, score)
     score[components.known] = HOLDOUT  # as an index has them, they stay
     known = np.zeros(total, np.bool_)
     known[components.known] = True
     texts, in_component = np.zeros(total, np.uint8), np.zeros(total, np.uint8)
-    _count(roots, clusters, texts, in_component)
+    parts.run(_count, roots, clusters, texts, in_component)
     texts[clusters[nominated]] = in_component[clusters[nominated]] = 2
     in_component[clusters[components.known]] = 2  # alone or not, it is decided about, and listed
-    sizes = np.zeros(total, np.uint32)
+    sizes, compared = np.zeros(total, np.uint32), np.zeros(total, np.bool_)
     for ordinals, opened in _ranges(files, documents, total):
-        is_member = in_component[clusters[ordinals]] > 1
-        is_first = roots[ordinals] == np.arange(ordinals.start, ordinals.stop, dtype=np.uint32)
-        has_text = is_member & is_first & (texts[clusters[ordinals]] > 1)
-        num_bytes = np.where(has_text, opened["num_bytes"].astype(np.int64), 0)
-        sizes[ordinals] = np.where(is_member, groups.units(num_bytes), 0)
-    del in_component
-    is_root = roots == np.arange(total, dtype=np.uint32)
-    compared = is_root & (texts[clusters] > 1)
-    _spread(roots, best)
-    _spread(roots, score)
-    group, num_groups = groups.assign(buckets.readonly(clusters), sizes)
+        sizes[ordinals] = opened["num_bytes"]
+    parts.run(_measure, roots, clusters, texts, in_component, sizes, compared)
+    del texts, in_component
+    parts.run(_spread, roots, best, score)
+    group, num_groups = groups.assign(clusters, sizes, parts)
     arrays: dict[str, npt.NDArray[Any]] = {
         "root": roots,
         "cluster": clusters,
@@ -160,28 +163,60 @@ def _ranges(files: TaskFiles, documents: Sequence[Artifact], total: int) -> Iter
 
 
 @jit
-def _keep_best(
-    owners: UInt32Array, first_ordinal: int, scores: UInt32Array, best: UInt32Array, score: UInt32Array
+def _keep_best(first: int, last: int, roots: UInt32Array, best: UInt32Array, score: UInt32Array) -> None:
+    """The best copy of each text whose first document is one of [first, last), and its score, at that document. best: at first
+    each document itself, score: its own.
+    """
+    for i in range(first, len(roots)):
+        root = roots[i]
+        if root != i and first <= root < last and score[i] > score[root]:
+            best[root], score[root] = i, score[i]
+
+
+@jit
+def _count(
+    first: int,
+    last: int,
+    roots: UInt32Array,
+    clusters: UInt32Array,
+    texts: UInt8Array,
+    documents: UInt8Array,
 ) -> None:
-    for i in range(len(scores)):
-        root = owners[first_ordinal + i]
-        # A root is the first of its text, so what it sets is never looked at before.
-        if root == first_ordinal + i or scores[i] > score[root]:
-            best[root], score[root] = first_ordinal + i, scores[i]
-
-
-@jit
-def _spread(roots: UInt32Array, values: UInt32Array) -> None:
-    """What stands at a text's first document is put at all of its documents; the first one comes before the others."""
-    for i in range(len(roots)):
-        values[i] = values[roots[i]]
-
-
-@jit
-def _count(roots: UInt32Array, clusters: UInt32Array, texts: UInt8Array, documents: UInt8Array) -> None:
-    """Texts and documents of each component at its first document; 2 stands for more."""
-    for i in range(len(roots)):
+    """Texts and documents of each component whose first document is one of [first, last), at that document; 2 stands for more."""
+    for i in range(first, len(roots)):
         c = clusters[i]
-        documents[c] = min(documents[c] + 1, 2)
-        if roots[i] == i:
-            texts[c] = min(texts[c] + 1, 2)
+        if first <= c < last:
+            documents[c] = min(documents[c] + 1, 2)
+            if roots[i] == i:
+                texts[c] = min(texts[c] + 1, 2)
+
+
+@jit
+def _measure(
+    first: int,
+    last: int,
+    roots: UInt32Array,
+    clusters: UInt32Array,
+    texts: UInt8Array,
+    documents: UInt8Array,
+    sizes: UInt32Array,
+    compared: BoolArray,
+) -> None:
+    """Which of the texts [first, last) are compared, and sizes of what is in a component, as groups.py counts them; 0 of the others.
+    The text of a later copy, or of a component of one text, is not needed. sizes: at first bytes.
+    """
+    for i in range(first, last):
+        c = clusters[i]
+        compared[i] = roots[i] == i and texts[c] > 1
+        sizes[i] = groups.units(sizes[i] if compared[i] else 0) if documents[c] > 1 else 0
+
+
+@jit
+def _spread(first: int, last: int, roots: UInt32Array, best: UInt32Array, score: UInt32Array) -> None:
+    """What stands at a text's first document is put at those of its documents that are in [first, last). The first one keeps
+    what it has: threads read there, and write elsewhere.
+    """
+    for i in range(first, last):
+        root = roots[i]
+        if root != i:
+            best[i], score[i] = best[root], score[root]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.dedupe.parts import Parts
 from btlm_data.kernels.compiling import jit
 
 GROUP_BYTES = 128 * 2**20
@@ -17,41 +18,50 @@ _UNIT = 256  # bytes: sizes are summed in 32 bits
 UInt32Array = npt.NDArray[np.uint32]
 
 
-def assign(clusters: UInt32Array, sizes: UInt32Array) -> tuple[UInt32Array, int]:
+def assign(clusters: UInt32Array, sizes: UInt32Array, parts: Parts) -> tuple[UInt32Array, int]:
     """Group of each document, from 1, (N,) uint32, 0 where it has none; and the number of groups.
 
     clusters: (N,) uint32, the first document of each one's component. sizes: (N,) uint32, of each document in
     units of 256 bytes (`units`), 0 where it is alone; overwritten.
     """
-    most = GROUP_BYTES // _UNIT
-    num_groups = _assign(clusters, sizes, most)
+    parts.run(_sum, clusters, sizes)
+    num_groups = _number(clusters, sizes, GROUP_BYTES // _UNIT)
+    parts.run(_spread, clusters, sizes)
     return sizes, num_groups
 
 
-def units(num_bytes: npt.NDArray[np.int64]) -> UInt32Array:
-    """Bytes in the units of `assign`, rounded up, with what every document takes. num_bytes: (n,) int64;
-    returns (n,) uint32.
-    """
-    return (-(-(num_bytes + ROW_BYTES) // _UNIT)).astype(np.uint32)
+@jit
+def units(num_bytes: int) -> int:
+    """Bytes of a document in the units of `assign`, rounded up, with what every document takes."""
+    return (num_bytes + ROW_BYTES + _UNIT - 1) // _UNIT
 
 
 @jit
-def _assign(clusters: UInt32Array, sizes: UInt32Array, most: int) -> int:
-    """Sizes become groups. A root comes before the documents of its component, so one pass sums and one
-    assigns.
-    """
-    for i in range(len(clusters)):
+def _sum(first: int, last: int, clusters: UInt32Array, sizes: UInt32Array) -> None:
+    """The size of each component whose first document is one of [first, last), at that document."""
+    for i in range(first, len(clusters)):
         root = clusters[i]
-        if root != i:
+        if root != i and first <= root < last:
             sizes[root] = min(np.int64(sizes[root]) + np.int64(sizes[i]), np.int64(2**32 - 1))
+
+
+@jit
+def _number(clusters: UInt32Array, sizes: UInt32Array, most: int) -> int:
+    """Sizes at first documents become groups; returns how many there are."""
     group = held = 0
     for i in range(len(clusters)):
-        if clusters[i] != i:
-            sizes[i] = sizes[clusters[i]] if sizes[i] > 0 else 0
-        elif sizes[i] > 0:
+        if clusters[i] == i and sizes[i] > 0:
             if group == 0 or held + sizes[i] > most:
                 group += 1
                 held = 0
             held += int(sizes[i])
             sizes[i] = group
     return group
+
+
+@jit
+def _spread(first: int, last: int, clusters: UInt32Array, sizes: UInt32Array) -> None:
+    """The group of the documents [first, last) is that of the first one of their component."""
+    for i in range(first, last):
+        if clusters[i] != i and sizes[i] > 0:
+            sizes[i] = sizes[clusters[i]]

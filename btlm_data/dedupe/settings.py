@@ -22,13 +22,14 @@ def _scheme(dedupe: DedupeSettings) -> str:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Picklable. memory_bytes is the only setting that does not decide the outcome. index: the runs to match
-    against.
+    """Picklable. memory_bytes and threads (of a task that no other can run beside) do not decide the outcome. index: the runs to
+    match against.
     """
 
     dedupe: DedupeSettings
     memory_bytes: int
     index: IndexReader | None = None
+    threads: int = 1
 
     @property
     def key_kinds(self) -> tuple[KeyKind, ...]:

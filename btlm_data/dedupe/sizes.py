@@ -10,6 +10,7 @@ from btlm_data.dedupe.compare import PAIRS_BYTES
 from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
 from btlm_data.dedupe.links import EDGE
 from btlm_data.dedupe.members import FILE_BYTES, parts_together, row_type
+from btlm_data.dedupe.parts import MAX_THREADS
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.estimate import Estimate, Rates
 from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
@@ -107,6 +108,8 @@ class Sizes:
             memory_bytes=rates.process_bytes + 16 * min(documents, RANGE_DOCUMENTS),
             cpu_seconds=ranges * rates.task + documents * rates.fate_document,
         )
+        alone = rates.task + documents * rates.join_document
+        alone += keys * (rates.split_key + rates.sort_key) * in_memory
         components = Estimate(
             "dedupe.components",
             tasks=1,
@@ -116,9 +119,9 @@ class Sizes:
             work_bytes=_COMPONENTS_BYTES * documents,
             freed_bytes=8 * documents,
             memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
-            cpu_seconds=rates.task
-            + documents * rates.join_document
-            + keys * (rates.split_key + rates.sort_key) * in_memory,
+            cpu_seconds=alone + documents * rates.rank_document,
+            cores=(alone + documents * rates.rank_document)
+            / (alone + documents * rates.rank_document / MAX_THREADS),
         )
         bands = self.settings.keys_per_document("bands") if "bands" in self.settings.key_kinds else 0
         row_bytes = row_type(bands).itemsize * nominated.documents
@@ -184,7 +187,7 @@ class Sizes:
             documents=documents,
             work_bytes=4 * documents,
             memory_bytes=joining,
-            cpu_seconds=rates.task + documents * rates.join_document / 5,
+            cpu_seconds=rates.task + documents * rates.join_document / 3,
         )
         steps = [*self._estimate_kind("exact", rates, blocks), exact]
         if "bands" in self.settings.key_kinds:

@@ -297,7 +297,9 @@ def join(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
         compared, rejected = compared + edges.compared, rejected + edges.rejected
     union_find.flatten(parent)
     united = components.Components(roots, parent, np.unique(np.concatenate(known_parts)))
-    num_groups = components.write(files, task.through["documents"], united, np.concatenate(nominated))
+    num_groups = components.write(
+        files, task.through["documents"], united, np.concatenate(nominated), settings.threads
+    )
     advance(task.weight)
     return Counts(extra={"groups": num_groups, "compared": compared, "rejected": rejected})
 

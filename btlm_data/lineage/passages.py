@@ -22,7 +22,7 @@ from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.split_view import Extent, Span, SplitView
 from btlm_data.lineage.text_index import SERVED_WORDS, TextIndex
-from btlm_data.lineage.threads import in_threads
+from btlm_data.threads import in_threads
 
 PIECE_BYTES = 4 << 20
 MAX_THREADS = 16

@@ -31,7 +31,7 @@ from btlm_data.lineage.masking import rewrite_table, with_masked
 from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.restream import MAX_SHARDS_AT_ONCE, Repacking, StoredStream, read_stream, without
 from btlm_data.lineage.split_view import Extent, SplitView
-from btlm_data.lineage.threads import in_threads
+from btlm_data.threads import in_threads
 
 REASON = "forgotten"  # in the ledger
 _STREAM = ".stream"

@@ -25,9 +25,9 @@ from btlm_data.formats.shard_formats.base import Packed, Packing, RowPlan, Shard
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.lineage.masking import check_unchanged
 from btlm_data.lineage.split_view import SplitView
-from btlm_data.lineage.threads import in_threads
 from btlm_data.recipe.recorded import settings_of
 from btlm_data.stages.pack import packing_of
+from btlm_data.threads import in_threads
 
 Int64Array = npt.NDArray[np.int64]
 MAX_SHARDS_AT_ONCE = 8  # read or written: some 100 MB each

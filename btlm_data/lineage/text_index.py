@@ -33,9 +33,9 @@ from btlm_data.lineage.hash_parts import PART_ENTRIES, HashParts, bits_of, part_
 from btlm_data.lineage.index_folder import IndexKind, Made
 from btlm_data.lineage.restream import stream_of
 from btlm_data.lineage.split_view import SplitView
-from btlm_data.lineage.threads import in_threads
 from btlm_data.storage import Store, open_store
 from btlm_data.task import Artifact
+from btlm_data.threads import in_threads
 
 SERVED_WORDS = word_samples.SERVED_WORDS
 _BLOCK_TOKENS = 1 << 21  # of documents that are sampled at once: about 60 MB

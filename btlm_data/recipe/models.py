@@ -577,6 +577,11 @@ class Run(_Settings):
         """Bytes one worker may hold."""
         return (self.memory or 10**9 * self.workers) // self.workers
 
+    @property
+    def threads_alone(self) -> int:
+        """Threads of a task that no other can run beside: here as many as workers, which wait; elsewhere all cores of its node."""
+        return self.workers if self.engine == "local" else 4096
+
 
 class Recipe(Settings):
     """A recipe file: the settings, and under `run` how to do it."""

@@ -87,7 +87,7 @@ def run(
             f"The corpus has {total:,} documents; deduplication numbers them with 32 bits, up to {MAX_DOCUMENTS:,}. "
             "Prepare it in parts, each with --dedupe-index, so that later parts are deduplicated against earlier ones."
         )
-    settings = ClusterSettings(dedupe, how.memory_per_worker)
+    settings = ClusterSettings(dedupe, how.memory_per_worker, threads=how.threads_alone)
     index = None
     if dedupe.index is not None:
         with runner.removing_damaged():

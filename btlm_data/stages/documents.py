@@ -26,7 +26,7 @@ from btlm_data.cleaning.signal_parameters import Kind
 from btlm_data.cleaning.signals import NUMBERS, numbers_dtype
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
-from btlm_data.estimate import Estimate, Workload
+from btlm_data.estimate import COPYING_CORES, Estimate, Workload
 from btlm_data.formats import parquet_splice, text_columns
 from btlm_data.formats.documents_table import ROW_GROUP, write_options
 from btlm_data.stages import document_rows, shuffle
@@ -34,6 +34,7 @@ from btlm_data.stages.document_rows import ROW, Names, RowFile, RowMoves, Source
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles
+from btlm_data.threads import ahead
 
 VERSION = 6
 _ROW_BYTES = 36  # of documents.parquet, compressed; 16 are the hash
@@ -84,9 +85,10 @@ def estimate(workload: Workload) -> list[Estimate]:
             documents=stream.documents,
             read_bytes=copies * table_bytes,
             out_bytes=copies * table_bytes,
-            memory_bytes=rates.process_bytes + table_bytes // max(1, num_buckets),
+            memory_bytes=rates.process_bytes + 2 * table_bytes // max(1, num_buckets),
             cpu_seconds=(workload.splits + 1) * len(sets) * rates.task
             + copies * table_bytes * rates.copied_byte,
+            cores=COPYING_CORES,
         ),
     ]
 
@@ -258,7 +260,7 @@ def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
     """One table from its parts."""
     store, name = task.outputs[0]
     with files.create_in_order(name, store) as writer:
-        parquet_splice.splice(writer, (files.read(part) for part in task.reads["parts"]))
+        parquet_splice.splice(writer, ahead(files.read(part) for part in task.reads["parts"]))
     advance(1)
     file = {"name": name.rpartition("/")[2], "bytes": writer.size, "sha256": writer.sha256}
     return Counts(extra={"file": file})

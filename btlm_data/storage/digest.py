@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import xxhash
 
@@ -47,6 +48,7 @@ def checksum_stream(file: BinaryIO) -> str:
 
 class HashedWriter:
     """Writes a file from its beginning to its end and takes both checksums on the way, so that nothing of a large file is read again.
+    SHA-256, which takes as long as all the rest, is taken in a thread. Use as a context manager.
 
     size: bytes written so far.
     """
@@ -54,12 +56,27 @@ class HashedWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sha256, self._xxh3 = hashlib.sha256(), xxhash.xxh3_128()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write the next bytes."""
+        if len(data) < _PIECE:
+            self._sha256.update(data)
+            self._add(data)
+            return
+        hashing = self._thread.submit(self._sha256.update, data)
+        self._add(data)
+        hashing.result()
+
+    def _add(self, data: bytes | memoryview) -> None:
         self._file.write(data)
-        self._sha256.update(data)
         self._xxh3.update(data)
         self.size += len(data)
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.dedupe import by_group, decided, groups, links, members, report
+from btlm_data.dedupe.parts import Parts
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner
@@ -56,8 +57,8 @@ def make(folder: Path, num_documents: int) -> int:
     changes = draw.integers(0, 40, count) * lengths // 6000
     cluster = np.empty(2 * count, np.int64)
     cluster[first] = cluster[other] = np.arange(count)
-    units = groups.units(lengths[cluster])
-    assigned, num_groups = groups.assign(first[cluster].astype(np.uint32), units)
+    units = np.array([groups.units(length) for length in lengths[cluster].tolist()], np.uint32)
+    assigned, num_groups = groups.assign(first[cluster].astype(np.uint32), units, Parts(2 * count, 1))
     files = TaskFiles(Locations(str(folder), str(folder)).open(), Task("made"))
     total = int(lengths.sum()) * 2
     ends = np.cumsum(lengths[cluster] + groups.ROW_BYTES)
