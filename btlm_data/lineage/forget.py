@@ -200,7 +200,8 @@ def _whole_dataset(path: Path) -> Path:
         dataset.read(root)  # which says what is missing
     if (whole := generations.whole_of(root)) is not None:
         raise InputError(f"{root} is a generation of {whole}. Name that folder.")
-    if (root.parent / FILE_NAME).is_file() and isinstance(dataset.read(root.parent), SetList):
+    above = dataset.read(root.parent) if (root.parent / FILE_NAME).is_file() else None
+    if isinstance(above, SetList) and root.name in [reference.name for reference in above.sets]:
         raise InputError(
             f"{root} is one of the sets of {root.parent}, which have the same documents. Name that folder."
         )

@@ -182,6 +182,10 @@ def test_several_sets_and_splits_that_end_up_short(tmp_path: Path) -> None:
     assert faults(root) == []
     forget(root, [make("id", name) for name in [*names[1:], "doc-6"]], how="remove")
     assert faults(root) == []
+    with pytest.raises(InputError, match="one of the sets"):
+        forget(root / "msl16", [make("id", "doc-7")])
+    shutil.copytree(root / "msl16", root / "generation-0002")  # as an add has it, before it is listed
+    assert forget(root / "generation-0002", [make("id", "doc-7")]).documents == 1
 
 
 def _validation(of_set: SetView) -> list[dict[str, Any]]:
