@@ -70,7 +70,8 @@ def contents(out: Path | str) -> dict[str, bytes]:
         entry.name: store.read(entry.name)
         for entry in store.list()
         if not entry.name.startswith(".work/")
-        and entry.name not in ("provenance.json", "report.html", "README.md", "croissant.json")
+        and entry.name.rpartition("/")[2]
+        not in ("provenance.json", "report.html", "README.md", "croissant.json")
     }
 
 
