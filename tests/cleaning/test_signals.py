@@ -111,7 +111,7 @@ def test_signals_do_not_depend_on_how_the_work_is_done(tmp_path: Path, options: 
 def test_other_signals_make_nothing_else_again(tmp_path: Path) -> None:
     source = corpus(tmp_path / "in")
     made(source, tmp_path / "out", annotate=["gopher"])
-    tokens = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.work/clean").glob("*.tokens")}
+    tokens = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.work/read").glob("*.tokens")}
     out = made(source, tmp_path / "out", annotate=["gopher", "c4"], run__overwrite=True)
     assert tokens
     assert {path: path.stat().st_mtime_ns for path in tokens} == tokens
