@@ -251,10 +251,10 @@ def _acquire(p: Preparation) -> None:
     if p.inputs.evaluation:
         [result] = p.step(decontaminate.plan_ngrams(p.inputs.evaluation))
         p.ngrams = result.outputs[0]
-    p.read_step = plan_clean(p.inputs, p.runner)
+    p.read_step = plan_read(p.inputs, p.runner)
 
 
-def plan_clean(
+def plan_read(
     inputs: Inputs, runner: Runner, count: Callable[[Step], Sequence[TaskResult]] | None = None
 ) -> Step:
     """The step `read`. Where there are evaluation sets, it can be proved done only if their n-grams are. count: does the steps

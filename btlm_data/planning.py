@@ -118,7 +118,7 @@ def measure(recipe: Recipe) -> Plan:
     pipeline.warm_up(inputs.tokenizer)
     Fetcher.of(run, inputs.listing).check_room(inputs.listing.files)
     runner = pipeline.idle_runner(recipe)
-    cleaning = pipeline.plan_clean(inputs, runner, limits.count_here)
+    cleaning = pipeline.plan_read(inputs, runner, limits.count_here)
     done = len(runner.proved(cleaning))
     workload, sample = measure_workload(inputs, cleaning)
     steps = estimates(workload)

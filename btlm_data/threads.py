@@ -12,14 +12,10 @@ Result = TypeVar("Result")
 _END = object()
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], most: int) -> Iterator[Result]:
     """What `work` makes of each item, in their order. most: items at once, which bounds memory; no more than cores."""
-    with ThreadPoolExecutor(max(1, min(most, num_cores(), len(items)))) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(max(1, min(most, cores, len(items)))) as pool:
         yield from pool.map(work, items)
 
 

@@ -112,7 +112,7 @@ def write(
 
     documents: files of the ranges, in order. nominated: (m,) uint32, documents that are compared with some of an index. threads:
     at once, where there are many documents; they change nothing.
-    Memory: 23 bytes a document, some of it mapped. Raises DataError where the ranges are not of these documents.
+    Memory: 24 bytes a document, some of it mapped. Raises DataError where the ranges are not of these documents.
     """
     roots, clusters = buckets.readonly(components.roots), buckets.readonly(components.clusters)
     total = len(roots)
