@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ from btlm_data.tokenizer.hub import hub_file, optional_hub_file
 from btlm_data.tokenizer.json_files import read_json
 
 BUILT_IN = "gpt2"
+
+
+@functools.cache
+def _built_in() -> Configuration:
+    """GPT-2's configuration from the package's own files, read once in a process."""
+    return read_vocab_and_merges(GPT2_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class TokenizerFiles:
     def read(self) -> Configuration:
         """What decides ids. Raises ConfigError if it cannot be read, DataError if it is no longer there."""
         if self.location == BUILT_IN:
-            return read_vocab_and_merges(GPT2_FOLDER)
+            return _built_in()
         if self.revision is not None:
             config = read_tokenizer_json(hub_file(self.location, "tokenizer.json", self.revision))
         else:

@@ -36,8 +36,8 @@ def load_tokenizer(
     merges.txt), or a hub id. eos: the end-of-document token; by default what the files beside the tokenizer
     say, or the one common name in the vocabulary (eos.py). backend: "auto" uses `tokenizers` with a warning
     where the fast backend differs, "fast" raises instead. revision: hub branch, tag or commit; the commit it
-    stood for is in `Tokenizer.revision`. Raises ConfigError if the tokenizer cannot be found, read or used,
-    SourceUnavailable if the hub cannot be reached.
+    stood for is in `Tokenizer.revision`. A process that has loaded it before reuses it. Raises ConfigError
+    if the tokenizer cannot be found, read or used, SourceUnavailable if the hub cannot be reached.
     """
     files = TokenizerFiles.locate(spec, revision)
     config = files.read()
@@ -57,6 +57,7 @@ def load_tokenizer(
     chosen: Backend = (
         "fastokens" if backend != "reference" and verdict.backend == "fastokens" else "tokenizers"
     )
-    encoder = checked.encoder(chosen, to_json(config))
-    described = TokenizerSpec(spec, files.location, digest, eos, encoder.name, files.revision)
-    return open_tokenizer(described, Tokenizer(config, described, encoder))
+    described = TokenizerSpec(spec, files.location, digest, eos, chosen, files.revision)
+    return open_tokenizer(
+        described, lambda: Tokenizer(config, described, checked.encoder(chosen, to_json(config)))
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -253,12 +253,10 @@ _OPEN: dict[TokenizerSpec, Tokenizer] = {}  # a spec names its content by the fi
 _LOCK = threading.Lock()
 
 
-def open_tokenizer(spec: TokenizerSpec, loaded: Tokenizer | None = None) -> Tokenizer:
-    """The tokenizer of a spec, loaded once in a process. loaded: the one to keep from now on, if it is loaded
-    already.
-    """
+def open_tokenizer(spec: TokenizerSpec, load: Callable[[], Tokenizer] | None = None) -> Tokenizer:
+    """The tokenizer of a spec, loaded once in a process. load: loads it, for a caller that has read its files."""
     with _LOCK:
-        tokenizer = loaded or _OPEN.pop(spec, None) or _load(spec)
+        tokenizer = _OPEN.pop(spec, None) or (load() if load is not None else _load(spec))
         _OPEN[spec] = tokenizer  # the latest is last
         while len(_OPEN) > _MAX_OPEN:
             del _OPEN[next(iter(_OPEN))]
