@@ -14,14 +14,14 @@ import pytest
 
 from btlm_data.cli import cli
 from btlm_train.cli import cli as train_cli
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "btlm_data.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+    return forked.run(["btlm-data", *arguments], cwd, environment)
 
 
 COMMANDS = {

@@ -9,9 +9,10 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from btlm_data import entry, terminal
+from btlm_data.tokenizer import load_tokenizer
 
 ENDINGS = {0, 1, 2, 3, 4, 5}  # exit codes of errors that have words
 
@@ -31,26 +32,9 @@ class Ended(NamedTuple):
 
 @functools.cache
 def spare_work() -> None:
-    """Let commands of this process and its forks use one GPT-2 tokenizer, and wait for no disk.
-
-    Loading it is most of what a small run costs, and nothing here cuts the power, which is all that fsync is for.
+    """Load GPT-2 for commands of this process and its forks, and let them wait for no disk: nothing here cuts the power, which
+    is all that fsync is for.
     """
-    names = ("btlm_data.tokenizer", "btlm_data.preparation", "btlm_data.lineage.datasets")
-    modules: list[Any] = [importlib.import_module(name) for name in names]
-    original = modules[0].load_tokenizer
-    kept: dict[tuple[Any, ...], Any] = {}
-
-    def load_tokenizer(spec: str, **options: Any) -> Any:
-        if spec != "gpt2":
-            return original(spec, **options)
-        key = options.get("eos"), options.get("backend", "auto"), options.get("revision")
-        if key not in kept:
-            kept[key] = original(spec, **options)
-        return kept[key]
-
-    for module in modules:
-        assert module.load_tokenizer is original
-        module.load_tokenizer = load_tokenizer
     setattr(os, "fsync", lambda fd: None)  # noqa: B010
     tokenizer = load_tokenizer("gpt2")
     tokenizer.token_text(0)

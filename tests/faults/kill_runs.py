@@ -314,8 +314,9 @@ class Killer:
 
 
 def kill_and_resume(name: str, kills: int, seed: int, folder: Path, fresh_every: int = 0) -> Killer:
-    """Kill the command of a target `kills` times; `.problems` of what comes back is empty if nothing went wrong."""
-    load_programs([TARGETS[name]])
+    """Kill the command of a target `kills` times; `.problems` of what comes back is empty if nothing went wrong. Its program
+    is loaded (`load_programs`).
+    """
     killer = Killer(TARGETS[name], folder, seed, fresh_every)
     killer.run(kills)
     return killer
@@ -327,19 +328,25 @@ def main() -> None:
     parser.add_argument(
         "--target", action="append", choices=sorted(TARGETS), help="default: sample and corpus"
     )
-    parser.add_argument("--kills", type=int, default=500, help="of each target")
+    parser.add_argument(
+        "--kills", type=int, action="append", help="of each target, or once for each; default: 500"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fresh", type=int, default=20, help="every Nth command in its own interpreter")
     parser.add_argument("--folder", type=Path, help="where to work, kept if anything is wrong")
     given = parser.parse_args()
     wrong = False
-    for name in given.target or ["sample", "corpus"]:
+    names = given.target or ["sample", "corpus"]
+    all_kills = given.kills or [500]
+    all_kills = all_kills * len(names) if len(all_kills) == 1 else all_kills
+    load_programs([TARGETS[name] for name in names])
+    for name, kills in zip(names, all_kills, strict=True):
         folder = Path(tempfile.mkdtemp(prefix="btlm-kill-", dir=given.folder))
         start = time.monotonic()
-        killer = kill_and_resume(name, given.kills, given.seed, folder, given.fresh)
+        killer = kill_and_resume(name, kills, given.seed, folder, given.fresh)
         print("\n".join(killer.problems))
         print(
-            f"{name}: {given.kills} kills in {time.monotonic() - start:.0f} s ({dict(killer.kinds)}; stage reached: "
+            f"{name}: {kills} kills in {time.monotonic() - start:.0f} s ({dict(killer.kinds)}; stage reached: "
             f"{dict(killer.reached)}): {len(killer.problems)} problems",
             flush=True,
         )

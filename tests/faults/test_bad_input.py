@@ -22,6 +22,7 @@ import pytest
 import zstandard
 
 from btlm_data import output_folder, work_folder
+from tests import forked
 from tests.strategies import compress, corpus_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,9 +59,8 @@ def command(source: Path | str, out: Path, *options: str) -> list[str]:
 
 def prepare(source: Path | str, out: Path, *options: str, code: int = 0, **more: Any) -> str:
     """Run to the end; the exit code is the one expected, and there is never a traceback. Returns what was said."""
-    done = subprocess.run(
-        command(source, out, *options), capture_output=True, text=True, env=ENVIRONMENT, timeout=240, **more
-    )
+    words = ["btlm-data", *command(source, out, *options)[3:]]
+    done = forked.run(words, env=ENVIRONMENT, **more)
     said: str = done.stderr + done.stdout
     assert "Traceback" not in said, said
     assert done.returncode == code, said
