@@ -9,7 +9,7 @@ PARAMS ?=
 PARAMS1 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_2k.yaml)
 PARAMS2 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_8k.yaml)
 
-.PHONY: demo test check docs screenshots stress bench newest oldest stage1 stage2 clean
+.PHONY: demo test check docs screenshots stress bench newest newest-installed oldest stage1 stage2 clean
 
 demo: $(VENV)/.base
 	$(BIN)/btlm-data prepare --source sample --seq-len 2048 --out shards/
@@ -51,17 +51,20 @@ bench: $(VENV)/.dev
 TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_locations.py
 NOT_SLOW = -m "not stress and not bench"
 
-newest:  # looked up each time: what is newest changes
-	test -d .venv-newest || $(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -c constraints.txt -e '.[test]'
+newest: newest-installed
 	.venv-newest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
 
 oldest: .venv-oldest/.test
 	.venv-oldest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
 
+# --no-compile: Python compiles what the tests import, which is a small part of what is installed.
+newest-installed:  # looked up each time: what is newest changes
+	test -d .venv-newest || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-compile --upgrade --upgrade-strategy eager -c constraints.txt -e '.[test]'
+
 .venv-oldest/.test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[test]'
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --no-compile -c constraints-oldest.txt -e '.[test]'
 	touch $@
 
 # BTLM's two data sets are disjoint parts of one corpus, so both pipelines name both parts; the second finds them prepared.

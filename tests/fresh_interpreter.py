@@ -1,4 +1,4 @@
-"""Does one job in a fresh interpreter, from another folder, with nothing inherited; and an engine made of such runs."""
+"""Does jobs in a fresh interpreter, from another folder, with nothing inherited; and an engine made of such runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from btlm_data.storage import open_store
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def do(job: Job, paths: Sequence[Path] = ()) -> None:
-    """Run `execute(job)` in a new process whose folder is an empty one. paths: more folders to import from."""
+def do(*jobs: Job, paths: Sequence[Path] = ()) -> None:
+    """Run `execute(job)` of each job in one new process whose folder is an empty one. paths: more folders to import from."""
     with tempfile.TemporaryDirectory(prefix="btlm-elsewhere-") as elsewhere:
         file = Path(elsewhere, "job")
-        file.write_bytes(pickle.dumps(job))
+        file.write_bytes(pickle.dumps(jobs))
         kept = {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "HF_", "NUMBA_"))}
         environment = kept | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *paths])), "PATH": os.defpath}
         subprocess.run(
@@ -36,7 +36,7 @@ def do(job: Job, paths: Sequence[Path] = ()) -> None:
 
 
 class FreshEngine:
-    """An engine that does every job in an interpreter of its own, several jobs of a step in one where they are many."""
+    """An engine that does the jobs of each step in an interpreter of its own."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.num_jobs = 0
@@ -54,14 +54,15 @@ class FreshEngine:
         return 0
 
     def map(self, jobs: Sequence[Job]) -> Iterator[Receipt | None]:
+        do(*jobs)
         for job in jobs:
-            do(job)
             self.num_jobs += 1
             yield read_all(open_store(job.locations.work), job.step)[job.task.id]
 
 
 if __name__ == "__main__":
-    execute(pickle.loads(Path(sys.argv[1]).read_bytes()))
+    for job in pickle.loads(Path(sys.argv[1]).read_bytes()):
+        execute(job)
     # Once in thousands of processes a thread of pyarrow outlives the interpreter and aborts it; the task is done by then.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -20,13 +20,13 @@ from btlm_data.storage import open_store
 from tests import fresh_interpreter
 from tests.fresh_interpreter import ROOT, FreshEngine
 
-SAMPLE = ["--source", "sample", "--seq-len", "512", "--samples-per-file", "700"]
+SAMPLE = ["--source", "sample", "--set", "source.files=2", "--seq-len", "512", "--samples-per-file", "700"]
 
 
 def run(out: str | Path, **options: Any) -> pipeline.Prepared:
     """Prepare in this process; options by dotted key with `__` for the dot."""
-    given = {"source.name": "sample", "run.out": str(out), "run.workers": 1, "seq_len": 512}
-    given |= {"shards.samples_per_file": 700} | {
+    given = {"source.name": "sample", "source.files": 2, "run.out": str(out), "run.workers": 1}
+    given |= {"seq_len": 512, "shards.samples_per_file": 700} | {
         key.replace("__", "."): value for key, value in options.items()
     }
     return pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
@@ -108,11 +108,15 @@ def test_dataset_on_s3_with_a_local_work_folder(
 
 def test_dedupe_on_s3_goes_through_files_where_memory_is_small(bucket: Any, tmp_path: Path) -> None:
     options = {
-        "run__memory": "120KB",
+        "run__memory": "40KB",
+        "source__files": 1,
         "dedupe__index": "s3://corpus/index",
         "run__emit_text": "s3://corpus/text",
     }
     run("s3://corpus/data", run__work_dir="s3://corpus/work", **options)
+    receipts = [entry.name.split("/")[1] for entry in open_store("s3://corpus/work").list("receipts")]
+    assert receipts.count("dedupe.sort-exact") > 1
+    assert receipts.count("dedupe.sort-bands") > 1
     here = options | {"dedupe__index": str(tmp_path / "index"), "run__emit_text": str(tmp_path / "text")}
     run(tmp_path / "out", **here)
     assert contents("s3://corpus/data") == contents(tmp_path / "out")
@@ -122,7 +126,7 @@ def test_dedupe_on_s3_goes_through_files_where_memory_is_small(bucket: Any, tmp_
     assert contents("s3://corpus/index") == contents(tmp_path / "index")
 
 
-def test_every_task_in_a_fresh_interpreter_elsewhere(
+def test_every_step_in_a_fresh_interpreter_elsewhere(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(base.ENGINES, "local", "tests.fresh_interpreter:FreshEngine")

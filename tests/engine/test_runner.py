@@ -256,7 +256,7 @@ def test_a_job_is_complete_a_fresh_interpreter_elsewhere_does_it(
     over = runner(tmp_path)
     made = replace(step(1), work=module.work)
     job = Job.of(made, made.tasks[0], task_digest(made, made.tasks[0]), over.locations)
-    fresh_interpreter.do(job, [tmp_path / "modules"])
+    fresh_interpreter.do(job, paths=[tmp_path / "modules"])
     assert over.is_done(made)
     assert ran == []
 
