@@ -53,8 +53,8 @@ class Rates:
     scatter_document: float = 2.5e-7  # order keys, and the ledger
     order_document: float = 1.0e-7  # sort one document's place in a stream
     text_byte: float = 2.0e-8  # of kept text: compressed, and written twice (--emit-text)
-    move_byte: float = 2.0e-9  # of tokens laid down in another order, read and written
-    pack_byte: float = 4.0e-9  # of the files that rows are prepared in
+    move_byte: float = 2.3e-9  # of tokens laid down in another order, read and written
+    pack_byte: float = 3.0e-9  # of the files that rows, or pieces of rows, are put in
     shard_token: float = 2.2e-8  # (measured by --plan, in the format that is requested)
     move_document: float = 4.0e-7  # a row of documents.parquet to its place in the stream
     copied_byte: float = 1.5e-9  # copied from one file to another, with both checksums

@@ -444,7 +444,7 @@ def _pack(p: Preparation) -> None:
         p.sets.append(prepared)
     tokens = [block.tokens.checksum for block in p.blocks]
     indices = [bucket.content for index in p.streams.values() for bucket in index.buckets]
-    source = pack.StreamSource(digest(tokens, indices), p.run.memory_per_worker)
+    source = pack.StreamSource(digest(tokens, indices), p.run.memory_per_worker, p.blocks)
     sample_sets = [split.sample_set for prepared in p.sets for split in prepared.splits.values()]
     p.shard_step = shard.plan(p.runner, sample_sets, source, pack.FormatSettings.of(p.settings.format))
 

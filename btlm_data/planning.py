@@ -40,6 +40,7 @@ from btlm_data.stages import (
     holdout,
     limits,
     pack,
+    pieces,
     read,
     rejected,
     shard,
@@ -103,6 +104,7 @@ def estimates(workload: Workload) -> tuple[Estimate, ...]:
         *emit.estimate(workload),
         *shuffle.estimate(workload),
         *pack.estimate(workload),
+        *pieces.estimate(workload),
         *shard.estimate(workload),
         *beside.estimate(workload),
     )

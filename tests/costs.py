@@ -47,7 +47,12 @@ def main(source: str, out: str, *assignments: str) -> None:
         """Of any memory: small corpora go the ways of large ones."""
 
     input_checks.check_memory = accept
-    given: dict[str, object] = {"source.name": source, "run.out": out, "run.workers": 1}
+    given: dict[str, object] = {
+        "source.name": source,
+        "run.out": out,
+        "run.workers": 1,
+        "run.accept_removal": True,
+    }
     for key, _, value in (assignment.partition("=") for assignment in assignments):
         given[key] = json.loads(value) if value[:1] in ("[", "{") else value
     recipe = load(None, {key: (value, "test") for key, value in given.items()})

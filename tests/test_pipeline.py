@@ -268,7 +268,7 @@ def test_sizes_of_blocks_parts_buckets_and_groups_change_no_shard(
     run(source, tmp_path / "pieces", run__memory=100_000, **options)
     assert len(list((tmp_path / "pieces/.work/read").glob("*.docs"))) > 15
     assert len(list((tmp_path / "pieces/.work/shuffle/sort").iterdir())) > 3
-    assert len(list((tmp_path / "pieces/.work/receipts/pack.cut").glob("*.json"))) > 2
+    assert len(list((tmp_path / "pieces/.work/receipts/pack.pieces").glob("*.json"))) > 2
     whole, pieces = contents(tmp_path / "whole"), contents(tmp_path / "pieces")
     assert {name for name in whole if whole[name] != pieces[name]} <= {
         "train/documents.parquet",
@@ -387,8 +387,8 @@ def test_shuffling_by_scattering_gives_the_same_bytes_as_in_memory(
 ) -> None:
     monkeypatch.setenv("BTLM_SCATTER", "1")
     run("sample", tmp_path / "out", seq_len=512, shards__samples_per_file=500, run__memory=1_000_000)
-    assert "pack.cut" in receipts(tmp_path / "out")
-    assert "pack.cut" not in receipts(base)
+    assert "pack.pieces" in receipts(tmp_path / "out")
+    assert "pack.pieces" not in receipts(base)
     assert contents(tmp_path / "out") == contents(base)
 
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data import by_group
 from btlm_data.advance import advance
-from btlm_data.dedupe import by_group
 from btlm_data.dedupe.components import HOLDOUT
 from btlm_data.dedupe.deciding import NOT_IN_RUN
 from btlm_data.dedupe.groups import GROUP_BYTES

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.dedupe import by_group
+from btlm_data import by_group
 from btlm_data.dedupe.index import IndexReader
 from btlm_data.dedupe.keys import Keys, check_ordinals
 from btlm_data.dedupe.settings import KeyKind

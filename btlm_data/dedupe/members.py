@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data import by_group
 from btlm_data.blocks import Block
-from btlm_data.dedupe import by_group
-from btlm_data.dedupe.by_group import Piece
+from btlm_data.by_group import Piece
 from btlm_data.errors import DataError
 from btlm_data.formats.columns import Columns
 from btlm_data.kernels import stretches
@@ -188,7 +188,7 @@ class MembersWriter:
         bounds = np.stack([edges * rows.dtype.itemsize, name_bounds, ends[edges]], axis=1)
         tables = {"rows": rows.view(np.uint8), "names": names, "utf8": utf8}
         name = f"{FOLDER}/{self.task_id}-{self._num_files:04d}.cols"
-        self.files.write_columns(name, {"groups": present, "bounds": bounds, **tables})
+        by_group.write_tables(self.files, name, present, bounds, tables)
         self._held, self._num_bytes, self._num_files = [], 0, self._num_files + 1
         self._names = {}
 

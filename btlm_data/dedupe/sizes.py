@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from btlm_data import by_group
 from btlm_data.blocks import RANGE_DOCUMENTS
-from btlm_data.dedupe import by_group
 from btlm_data.dedupe.compare import PAIRS_BYTES
 from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
 from btlm_data.dedupe.links import EDGE
@@ -247,22 +247,8 @@ class Sizes:
         the first files; num_bytes: of all rows; file_bytes: of one of these files at most; most_files: as by_group.gathered takes it.
         """
         num_files = max(tasks, -(-num_bytes // file_bytes))
-        passes = by_group.passes_of(
-            num_files, num_bytes // max(1, num_files), num_groups, self.settings.memory_bytes, most_files
-        )
-        estimates = [
-            Estimate(
-                f"{name}-{number}",
-                tasks=each.tasks,
-                read_bytes=num_bytes,
-                reads=5 * each.opens,
-                work_bytes=num_bytes,
-                memory_bytes=rates.process_bytes + 2 * by_group.file_bytes_of(self.settings.memory_bytes),
-                cpu_seconds=each.tasks * rates.task + num_bytes * rates.move_byte,
-            )
-            for number, each in enumerate(passes, start=2)
-        ]
-        return estimates, passes[-1].files if passes else num_files
+        memory = self.settings.memory_bytes
+        return by_group.estimates(rates, name, num_files, num_bytes, num_groups, memory, most_files)
 
     def _estimate_kind(self, kind: KeyKind, rates: Rates, blocks: int) -> list[Estimate]:
         """Splitting and sorting one kind of keys; the split files are removed when they are sorted."""

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 
 from btlm_data import blocks as block_table
+from btlm_data import by_group
 from btlm_data.advance import advance
 from btlm_data.blocks import Block, grouped
-from btlm_data.dedupe import by_group, components, keys, links
+from btlm_data.dedupe import components, keys, links
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from btlm_data.dedupe import by_group, compare
+from btlm_data import by_group
+from btlm_data.dedupe import compare
 from btlm_data.dedupe.steps import VERSION, Joined, Steps
 from btlm_data.engine.runner import Runner
 from btlm_data.task import Artifact, Step, Task

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from btlm_data import by_group
 from btlm_data.blocks import Block
-from btlm_data.dedupe import by_group, clusters, decided, gates, removals
+from btlm_data.dedupe import clusters, decided, gates, removals
 from btlm_data.dedupe.index import Index
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Nominated, Sizes

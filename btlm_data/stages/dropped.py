@@ -32,7 +32,7 @@ from btlm_data.stages import mixing
 from btlm_data.stages.documents import hashes, named, write_parquet
 from btlm_data.stages.mixing import BlockMix, MixFiles
 from btlm_data.stages.places import places_of
-from btlm_data.stages.shuffle import GROUP_DOCUMENTS, groups_of
+from btlm_data.stages.shuffle import group_documents, groups_of
 from btlm_data.stages.stream import StreamSettings
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
@@ -43,7 +43,8 @@ VERSION = 2
 def estimate(workload: Workload) -> list[Estimate]:
     """What the step takes; how many documents are dropped nobody can know, so of them nothing."""
     volume, rates = workload.volume, workload.rates
-    groups = max(1, -(-volume.documents // GROUP_DOCUMENTS))
+    together = group_documents(volume.documents)
+    groups = max(1, -(-volume.documents // together))
     return [
         Estimate(
             "shard.dropped",
@@ -51,7 +52,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             documents=volume.documents,
             read_bytes=9 * volume.documents,
             reads=9 * workload.blocks,
-            memory_bytes=rates.process_bytes + 120 * min(volume.documents, GROUP_DOCUMENTS),
+            memory_bytes=rates.process_bytes + 120 * min(volume.documents, together),
             cpu_seconds=groups * rates.task + volume.documents * rates.table_document / 4,
         )
     ]

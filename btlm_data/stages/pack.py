@@ -1,9 +1,8 @@
-"""Decide which rows each stream becomes, and prepare on disk what a format needs for that.
+"""Decide which rows each stream becomes, where that follows from what is in it; and what tasks are told of streams.
 
 reads   a stretch of a stream (stages/stream.py)
-writes  pack/cut/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats); where a
-        shard would find its rows in too many of them, pack/merge-N/...: the same, of ranges of shards
-unit    a stretch, as the format asks for; many formats ask for none
+writes  pack/cut/NAME-NUMBER.cols: the columns that the format lays down (formats/shard_formats)
+unit    a stretch, as the format asks for; most formats ask for none
 balance tokens in = tokens kept as label positions + what the format drops, by reason
 
 What rows are is the format's to say (ShardFormat); here are the tasks.
@@ -11,31 +10,28 @@ What rows are is the format's to say (ShardFormat); here are the tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.advance import advance
-from btlm_data.engine.runner import Runner
+from btlm_data.blocks import Block
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import FORMATS, get_format, load_format
 from btlm_data.formats.shard_formats.base import Packing, ShardFormat, StreamSize, Stretch
 from btlm_data.formats.shard_formats.writer import ShardOptions
 from btlm_data.recipe.models import Settings
-from btlm_data.stages.runs import moves_of
+from btlm_data.stages.runs import LEAST_PIECE, moves_of
 from btlm_data.stages.stream import Bucket, StreamIndex, StreamReader
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 3
 TOKENS_PER_FILE = 16_777_216  # default shard: 8,192 samples of 2,048 tokens
-MERGE_PIECE = 2 * 2**20  # bytes of one packed file that one merge reads
-LEAST_PIECE = 2**20  # bytes of one packed file that a shard reads, at least on average
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -60,10 +56,11 @@ class SampleSet:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """Where tasks find the tokens of streams. lineage: of everything that decides the streams."""
+    """Where tasks find the tokens of streams. lineage: of everything that decides the streams. blocks: of the run."""
 
     lineage: str
     memory_per_worker: int
+    blocks: Sequence[Block]
 
     def reads(
         self, index: StreamIndex, buckets: Sequence[Bucket], packed: Sequence[Artifact] = ()
@@ -99,23 +96,14 @@ class FormatSettings:
         return digest(VERSION, self.name)
 
 
-class PackedFile(NamedTuple):
-    """A packed file. shards: [first, last) that it has rows of, as far as the driver knows."""
+class PackedSet(NamedTuple):
+    """What is packed of a split. files: of its stretches in order; rows: of the split that each of these fills. Or one list of files
+    with the pieces of its shards (pieces.py), the first of which is group first_group.
+    """
 
-    file: Artifact
-    shards: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class PackedSet:
-    """What is packed of a split: files in order, and how many rows of the split each stretch fills."""
-
-    files: tuple[PackedFile, ...] = ()
+    files: tuple[Artifact, ...] = ()
     rows: tuple[int, ...] = ()
-
-    def files_of(self, shard: int) -> list[Artifact]:
-        """The files that may have rows of a shard."""
-        return [packed.file for packed in self.files if packed.shards[0] <= shard < packed.shards[1]]
+    first_group: int | None = None
 
 
 def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
@@ -131,10 +119,9 @@ def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
 
 
 def estimate(workload: Workload) -> list[Estimate]:
-    """What preparing rows on disk takes; nothing where the format needs none."""
+    """What packing stretches takes; nothing where the format needs none."""
     rates, shard_format = workload.rates, get_format(workload.settings.format)
-    tasks = tokens = packed_bytes = longest = merges = 0
-    memory = workload.run.memory_per_worker
+    tasks = tokens = packed_bytes = longest = 0
     for size, packing in prepared_streams(workload):
         stretches = shard_format.stretches(size, packing, workload.run.memory_per_worker)
         if stretches:
@@ -142,10 +129,6 @@ def estimate(workload: Workload) -> list[Estimate]:
             tokens += size.tokens
             packed_bytes += shard_format.packed_bytes(size, packing)
             longest = max(longest, *(stop - start for _, (start, stop) in stretches))
-            if not shard_format.plans_by_packing:
-                num_shards = shard_format.plan(size, packing, ()).num_files
-                each = shard_format.packed_bytes(size, packing) // len(stretches)
-                merges = max(merges, _num_merges(each, len(stretches), num_shards, memory))
     if not tasks:
         return []
     return [
@@ -158,20 +141,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             work_bytes=packed_bytes,
             memory_bytes=rates.process_bytes + 4 * workload.token_bytes * longest,
             cpu_seconds=tasks * rates.task + packed_bytes * rates.pack_byte,
-        ),
-        *(
-            Estimate(
-                f"pack.merge-{number}",
-                tasks=tasks,
-                documents=workload.stream.documents,
-                read_bytes=packed_bytes,
-                reads=max(tasks, packed_bytes // MERGE_PIECE),
-                work_bytes=packed_bytes,
-                memory_bytes=rates.process_bytes + memory // 2,
-                cpu_seconds=tasks * rates.task + packed_bytes * rates.move_byte,
-            )
-            for number in range(1, merges + 1)
-        ),
+        )
     ]
 
 
@@ -184,22 +154,6 @@ def reads_of_stretches(workload: Workload, stretches: int) -> int:
         of_a_stretch = min(workload.blocks, -(-workload.stream.documents // max(1, stretches)))
         return index_reads + stretches * of_a_stretch
     return index_reads + workload.stream.tokens * workload.token_bytes // LEAST_PIECE
-
-
-def _num_merges(file_bytes: int, num_files: int, num_shards: int, memory: int) -> int:
-    """How many passes `merged` makes."""
-    passes, span, most = 0, num_shards, _batch(memory)
-    total = file_bytes * num_files
-    while span > 1 and file_bytes / span < min(LEAST_PIECE, total / num_shards):
-        ranges = max(2, min(file_bytes // MERGE_PIECE, span))
-        file_bytes = file_bytes * min(most, num_files) // ranges
-        num_files, span, passes = -(-num_files // most), -(-span // ranges), passes + 1
-    return passes
-
-
-def _batch(memory: int) -> int:
-    """Packed files that one task of a pass reads a piece of: it holds what it writes, and one piece. memory: of one worker."""
-    return max(2, memory * 2 // 5 // MERGE_PIECE)
 
 
 def packing_of(
@@ -262,92 +216,6 @@ def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     files.write_columns(task.outputs[0][1], packed.columns)
     advance(stop - start)
     return Counts(extra={"rows": packed.rows})
-
-
-def merged(
-    runner: Runner,
-    packed: Mapping[str, PackedSet],
-    sample_sets: Sequence[SampleSet],
-    settings: FormatSettings,
-    source: StreamSource,
-) -> dict[str, PackedSet]:
-    """Packed files by folder, merged by ranges of shards until each shard finds its rows in long pieces of
-    few files.
-
-    As runs.py does with tokens: each pass makes the pieces longer by the same factor.
-    """
-    by_folder = {sample_set.folder: sample_set for sample_set in sample_sets}
-    shards = {
-        folder: settings.shard_format.plan(by_folder[folder].size, by_folder[folder].packing, ()).num_files
-        for folder in packed
-    }
-    files = {
-        folder: [PackedFile(packed_file.file, (0, shards[folder])) for packed_file in packed_set.files]
-        for folder, packed_set in packed.items()
-    }
-    number = 0
-    while short := [folder for folder in files if _is_short(files[folder], shards[folder])]:
-        number += 1
-        tasks = [
-            task for folder in short for task in _plan_merge(number, by_folder[folder], files[folder], source)
-        ]
-        for folder in short:
-            files[folder] = []
-        step = Step(f"pack.merge-{number}", VERSION, merge, tasks, settings, settings.digest, "B")
-        for task, result in zip(step.tasks, runner.run(step), strict=True):
-            first, last = task.args["shards"]
-            files[task.hints["folder"]].append(PackedFile(result.outputs[0], (first, last)))
-    return {folder: PackedSet(tuple(files[folder]), packed[folder].rows) for folder in packed}
-
-
-def _is_short(files: Sequence[PackedFile], num_shards: int) -> bool:
-    """Whether a shard would read short pieces of files that it shares with others."""
-    spans = [last - first for _, (first, last) in files]
-    size = sum(packed_file.file.size for packed_file in files)
-    piece = size / max(1, sum(spans))
-    return bool(spans) and max(spans) > 1 and piece < min(LEAST_PIECE, size / num_shards)
-
-
-def _plan_merge(
-    number: int, sample_set: SampleSet, files: Sequence[PackedFile], source: StreamSource
-) -> list[Task]:
-    """One pass over a split: a task per range of shards and batch of the files that have it."""
-    batch = _batch(source.memory_per_worker)
-    by_range: dict[tuple[int, int], list[PackedFile]] = {}
-    for packed_file in files:
-        by_range.setdefault(packed_file.shards, []).append(packed_file)
-    tasks: list[Task] = []
-    for (first, last), having in sorted(by_range.items()):
-        size = sum(packed_file.file.size for packed_file in having) // len(having)
-        ranges = min(max(2, size // MERGE_PIECE), last - first)
-        edges = [first + (last - first) * i // ranges for i in range(ranges + 1)]
-        for low, high in pairwise(edges):
-            for begin in range(0, len(having), batch):
-                chosen = having[begin : begin + batch]
-                name = f"{sample_set.name}-{len(tasks):06d}"
-                tasks.append(
-                    Task(
-                        id=name,
-                        args={"shards": [low, high], "packing": sample_set.packing.to_json()},
-                        inputs=[source.lineage],
-                        reads={"packed": [packed_file.file for packed_file in chosen]},
-                        outputs=[("work", f"pack/merge-{number}/{name}.cols")],
-                        weight=max(1, size * len(chosen) // ranges),
-                        hints={"folder": sample_set.folder},
-                    )
-                )
-    return tasks
-
-
-def merge(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
-    """One packed file out of a range of several."""
-    first, last = task.args["shards"]
-    packed = settings.shard_format.merge(
-        [files.columns(file) for file in task.reads["packed"]], (first, last)
-    )
-    files.write_columns(task.outputs[0][1], packed.columns)
-    advance(task.weight)
-    return Counts()
 
 
 class TaskStream(StreamReader):

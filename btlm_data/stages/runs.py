@@ -1,7 +1,7 @@
 """Runs: tokens of many blocks laid down in the stream's order, so that a stretch of the stream is together in
 few files.
 
-A block holds documents from all over the stream. While all blocks together fit the page cache, a stretch
+For formats whose tasks read a stretch of the stream, and no pieces of it (pieces.py). A block holds documents from all over the stream. While all blocks together fit the page cache, a stretch
 takes its documents out of them one by one. Beyond that the tokens are moved first, as an external radix sort
 moves them:
 
@@ -23,7 +23,6 @@ often follows from the amount and the memory; the order, and so every byte of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,12 +41,11 @@ RECORD = np.dtype([("key", "<u8"), ("start", "<u8"), ("ordinal", "<u8"), ("block
 Records = npt.NDArray[Any]
 
 _PIECE_BYTES = 4 * 2**20  # of one run that one merge reads
-_LEAST_PIECE = 2**20  # of one run that a stretch of the stream reads
-_STRETCH_BYTES = 64 * 2**20  # of the stream that one later task reads, where its format does not say
+LEAST_PIECE = 2**20  # of one run that a stretch of the stream reads
+_STRETCH_BYTES = 64 * 2**20  # of the stream that one later task reads
 
 
-@dataclass(frozen=True)
-class Moves:
+class Moves(NamedTuple):
     """How often tokens are moved, and in what amounts. passes: 0 where they stay in their blocks.
 
     run_bytes: of tokens in one run. fanout: ranges into which each merge divides its own.
@@ -58,27 +56,22 @@ class Moves:
     fanout: int
 
     @staticmethod
-    def plan(token_bytes: int, memory: int, stretch_bytes: int | None = None) -> Moves:
-        """For so many bytes of tokens in all. memory: of one worker. stretch_bytes: of the stream that a later task reads, where that
-        is known.
-        """
-        stretch_bytes = stretch_bytes or _STRETCH_BYTES
+    def plan(token_bytes: int, memory: int) -> Moves:
+        """For so many bytes of tokens in all. memory: of one worker."""
         run_bytes = max(1, memory * 2 // 5)
         fanout = max(2, run_bytes // _PIECE_BYTES)
         if page_cache.fits(token_bytes):
             return Moves(0, run_bytes, fanout)
         passes, span = 1, token_bytes
-        while stretch_bytes * run_bytes < _LEAST_PIECE * span and span > run_bytes:
+        while _STRETCH_BYTES * run_bytes < LEAST_PIECE * span and span > run_bytes:
             passes, span = passes + 1, -(-span // fanout)
         return Moves(passes, run_bytes, fanout)
 
 
 def moves_of(settings: Settings, token_bytes: int, memory: int) -> Moves:
-    """How the tokens of a recipe are moved, so that what its format reads at a time is in long pieces. memory: of one worker."""
-    stretch_bytes = get_format(settings.format).stretch_bytes(
-        token_bytes, memory, is_shuffled=settings.shuffle == "samples"
-    )
-    return Moves.plan(token_bytes, memory, stretch_bytes)
+    """How the tokens of a recipe are moved; not at all where its format takes pieces (pieces.py). memory: of one worker."""
+    moves = Moves.plan(token_bytes, memory)
+    return moves._replace(passes=0) if get_format(settings.format).takes_pieces else moves
 
 
 class Run(NamedTuple):

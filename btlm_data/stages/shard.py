@@ -1,6 +1,6 @@
 """Write the shards: the only step whose outputs are in the dataset folder.
 
-reads   packed files (stages/pack.py), or a stretch of a stream where nothing was packed
+reads   packed files (stages/pack.py), pieces (stages/pieces.py), or a stretch of a stream where there are neither
 writes  OUT/SPLIT/data-NNNNN.h5 (formats/shard_formats), each under its name only when whole
 unit    a shard
 balance label positions of all shards = label positions that `pack` kept
@@ -15,21 +15,21 @@ from btlm_data.advance import advance
 from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.formats.shard_formats import get_format
-from btlm_data.formats.shard_formats.base import Packing, RowPlan, Shard, StreamSize, row_tokens
+from btlm_data.formats.shard_formats.base import PackedFile, Packing, RowPlan, Shard, StreamSize, row_tokens
 from btlm_data.formats.shard_formats.writer import ShardInfo
-from btlm_data.stages import documents, dropped, pack
-from btlm_data.stages.pack import FormatSettings, PackedFile, PackedSet, SampleSet, StreamSource, TaskStream
+from btlm_data.stages import documents, dropped, pack, pieces
+from btlm_data.stages.pack import FormatSettings, PackedSet, SampleSet, StreamSource, TaskStream
 from btlm_data.task import Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 3
-_ALL = 2**48  # shards: more than there are
 
 
 def estimate(workload: Workload) -> list[Estimate]:
     """What writing the shards and the tables of documents takes; packed files are removed after it."""
     rates, stream, shard_format = workload.rates, workload.stream, get_format(workload.settings.format)
-    packing = pack.estimate(workload)
+    sending = pieces.estimate(workload)
+    packing = [*pack.estimate(workload), *sending]
     tasks = tokens = largest = documents_held = 0
     for size, how in pack.prepared_streams(workload):
         rows = [-(-size.tokens // how.seq_len)] if shard_format.plans_by_packing else []
@@ -42,13 +42,14 @@ def estimate(workload: Workload) -> list[Estimate]:
             documents_held = max(documents_held, round(size.documents * (stop - start) / size.tokens))
         largest = max(largest, min(plan.rows, plan.rows_per_file) * per_row)
     packed_bytes = sum(step.work_bytes for step in packing)
+    last_bytes = packing[-1].work_bytes if packing else 0
     write = Estimate(
         "shard.write",
         tasks=tasks,
         documents=stream.documents,
-        read_bytes=max(packed_bytes, tokens * workload.token_bytes) + 32 * stream.documents,
-        reads=packed_bytes // pack.LEAST_PIECE + tasks
-        if packing
+        read_bytes=max(last_bytes, tokens * workload.token_bytes) + (0 if packing else 32 * stream.documents),
+        reads=tasks * pieces.reads_of_shard(workload)
+        if sending
         else pack.reads_of_stretches(workload, tasks),
         out_bytes=round(tokens * rates.shard_token_bytes),
         memory_bytes=rates.process_bytes + 32 * documents_held + largest,
@@ -62,20 +63,18 @@ def plan(
     runner: Runner, sample_sets: Sequence[SampleSet], source: StreamSource, settings: FormatSettings
 ) -> Step:
     """The step that writes all shards. What has to be packed on disk before (stages/pack.py) is packed."""
-    todo = list(sample_sets)
-    if not settings.shard_format.plans_by_packing:
-        # Nothing is packed for shards that are proved done: packed files are deleted at the end of a run.
-        todo = [s for s in sample_sets if not runner.is_done(_step([s], {}, source, settings))]
-    packing = pack.plan(todo, settings, source)
     packed: dict[str, PackedSet] = {}
+    if pieces.are_needed(settings, source):
+        # Nothing is sent for shards that are proved done: pieces are deleted at the end of a run.
+        if not runner.is_done(_step(sample_sets, {}, source, settings)):
+            packed = pieces.packed(runner, sample_sets, settings, source)
+        return _step(sample_sets, packed, source, settings)
+    packing = pack.plan(sample_sets, settings, source)
     if packing.tasks:
         for task, result in zip(packing.tasks, runner.run(packing), strict=True):
             before = packed.get(task.hints["folder"], PackedSet())
             rows = (*before.rows, int(result.counts.extra["rows"]))
-            files = tuple(PackedFile(file, (0, _ALL)) for file in result.outputs)
-            packed[task.hints["folder"]] = PackedSet((*before.files, *files), rows)
-        if not settings.shard_format.plans_by_packing:
-            packed = pack.merged(runner, packed, sample_sets, settings, source)
+            packed[task.hints["folder"]] = PackedSet((*before.files, *result.outputs), rows)
     return _step(sample_sets, packed, source, settings)
 
 
@@ -108,6 +107,8 @@ def _plan_set(
         first, last = rows.rows_of(number)
         start, stop = shard_format.tokens_needed((first, last), size, packing)
         buckets = [] if packed.files or start == stop else sample_set.index.overlapping(start, stop)
+        reads = source.reads(sample_set.index, buckets, packed.files)
+        group = None if packed.first_group is None else packed.first_group + number
         tasks.append(
             Task(
                 id=f"{sample_set.folder.replace('/', '-')}-{number:06d}",
@@ -120,7 +121,7 @@ def _plan_set(
                 },
                 outputs=[("out", f"{sample_set.folder}/{rows.file_name(number)}")],
                 weight=(last - first) * row_tokens(shard_format, packing.seq_len),
-                **source.reads(sample_set.index, buckets, packed.files_of(number)),
+                **reads | {"hints": reads["hints"] | {"group": group}},
             )
         )
     return tasks
@@ -134,7 +135,12 @@ def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
         args["number"], RowPlan(*args["plan"]), StreamSize(*args["size"]), packing, tuple(args["packed_rows"])
     )
     stream = TaskStream.of(task, packing, files)
-    packed = [files.columns(artifact) for artifact in task.through["packed"]]
+    through, group = task.through["packed"], task.hints["group"]
+    packed: list[PackedFile] = (
+        [files.columns(artifact) for artifact in through]
+        if group is None
+        else pieces.of_shard(files, through[0], group)
+    )
     store, name = task.outputs[0]
     with files.create(name, store) as creating:
         info = settings.shard_format.write(creating.file, shard, stream, packed)

@@ -62,6 +62,9 @@ BUCKET_BYTES = (
     256 * 2**20
 )  # of text, about 64 M tokens: what one bucket's index and one stretch of stream may need
 GROUP_DOCUMENTS = 500_000
+MOST_GROUPS = (
+    1500  # of so many documents: what `sort` opens; of more documents where there would be more groups
+)
 GROUP_BLOCKS = 256
 
 
@@ -99,7 +102,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     moved = token_bytes if moves.passes else 0
     weighing = max(
         1,
-        -(-volume.documents // GROUP_DOCUMENTS),
+        -(-volume.documents // group_documents(volume.documents)),
         -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES)),
     )
     groups = max(
@@ -263,13 +266,14 @@ def _runs_of(
 
 
 def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> list[list[int]]:
-    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents, and of so many
-    bytes of tokens.
+    """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents (of more where there would be more than
+    MOST_GROUPS), and of so many bytes of tokens.
     """
     groups: list[list[int]] = []
     num_held = bytes_held = 0
+    most_documents = group_documents(sum(block.num_documents for block in blocks))
     for number, block in enumerate(blocks):
-        is_full = num_held + block.num_documents > GROUP_DOCUMENTS
+        is_full = num_held + block.num_documents > most_documents
         if most_token_bytes is not None:
             is_full = is_full or bytes_held + block.tokens.size > most_token_bytes
         if not groups or is_full or len(groups[-1]) >= GROUP_BLOCKS:
@@ -279,6 +283,11 @@ def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> l
         num_held += block.num_documents
         bytes_held += block.tokens.size
     return groups
+
+
+def group_documents(total: int) -> int:
+    """Documents of one group, where there are so many in all."""
+    return max(GROUP_DOCUMENTS, -(-total // MOST_GROUPS))
 
 
 def plan_scatter(

@@ -2,8 +2,8 @@
 
 Blocks and memory are small against the tokens, so that one and two passes over them are needed, as at 10^11 to 10^12 tokens with
 blocks of 16 MB and 2 GB a worker; the pieces that are read are those of any run, so that mean reads are what a large run has. BTLM_BENCH_TOKENS
-sets the smaller number (default 10^9, of which the larger is four times: disk for 20 bytes a token in all); BTLM_BENCH_MEMORY the worker's memory
-(default 200 MB: two passes from 1.5 x 10^9 tokens on; 70 MB: from 2 x 10^8).
+sets the smaller number (default 10^9, of which the larger is four times: disk for 10 bytes a token in all); BTLM_BENCH_MEMORY the worker's memory
+(default 200 MB).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from btlm_data import seeding
+from btlm_data import by_group, seeding
 from btlm_data.blocks import Block
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine
@@ -28,7 +28,7 @@ from btlm_data.engine.runner import Runner
 from btlm_data.formats import columns
 from btlm_data.locations import Locations
 from btlm_data.recipe.load import load
-from btlm_data.stages import pack, runs, shard, shuffle
+from btlm_data.stages import pack, pieces, shard, shuffle
 from btlm_data.stages.stream import StreamSettings
 from btlm_data.task import Artifact
 from tests.reads import Reads, counting
@@ -39,15 +39,14 @@ SEQ_LEN = 2048
 
 @dataclass(frozen=True)
 class Scale:
-    """How everything is shrunk against a real corpus. memory: of the worker; block: tokens in a block. piece, least, stretch: of
-    what passes read, 0 for those of any run. Bytes.
+    """How everything is shrunk against a real corpus. memory: of the worker; block: tokens in a block. piece: of what passes read;
+    least: of what shards read, on average; 0 for those of any run. Bytes.
     """
 
     memory: int
     block: int
     piece: int
     least: int
-    stretch: int
     bucket: int
     samples_per_file: int
 
@@ -55,7 +54,6 @@ class Scale:
 SCALE = Scale(
     int(float(os.environ.get("BTLM_BENCH_MEMORY", "2e8"))),
     1_000_000,
-    0,
     0,
     0,
     26_000_000,
@@ -103,11 +101,9 @@ def prepare(
 ) -> tuple[dict[str, Reads], float, int]:
     """Everything behind `holdout` but the tables; returns reads by step, CPU seconds, and passes over the tokens."""
     for module, name, value in (
-        (runs, "_PIECE_BYTES", scale.piece),
-        (runs, "_LEAST_PIECE", scale.least),
-        (runs, "_STRETCH_BYTES", scale.stretch),
-        (pack, "MERGE_PIECE", scale.piece),
-        (pack, "LEAST_PIECE", scale.least),
+        (by_group, "PIECE_BYTES", scale.piece),
+        (by_group, "_LEAST_FILE", min(scale.piece, 1)),
+        (pieces, "LEAST_PIECE", scale.least),
     ):
         if value:
             patch.setattr(module, name, value)
@@ -125,13 +121,12 @@ def prepare(
         streams = shuffle.run(runner.run, runner, blocks, fates, None, settings, num_bytes, scale.memory)
         [index] = streams.streams.values()
         packing = pack.packing_of(recipe.settings, SEQ_LEN, "train", "uint16", 50_256)
-        source = pack.StreamSource("bench", scale.memory)
+        source = pack.StreamSource("bench", scale.memory, blocks)
         sample_sets = [pack.SampleSet("train", index, packing)]
         runner.run(shard.plan(runner, sample_sets, source, pack.FormatSettings.of("sample")))
     ended = resource.getrusage(resource.RUSAGE_SELF)
     seconds = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
-    token_bytes = sum(block.tokens.size for block in blocks)
-    return dict(found), seconds, runs.moves_of(recipe.settings, token_bytes, scale.memory).passes
+    return dict(found), seconds, sum(step.startswith("pack.pieces") for step in found)
 
 
 def run() -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data.dedupe import by_group, decided, groups, links, members, report
+from btlm_data import by_group
+from btlm_data.dedupe import decided, groups, links, members, report
 from btlm_data.dedupe.parts import Parts
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine

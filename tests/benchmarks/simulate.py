@@ -18,7 +18,7 @@ from btlm_data.wording import amount, duration
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/large-runs.md"
 NODE_HOUR, MILLION_REQUESTS = 3.0, 0.4
-MEMORY, LARGE_MEMORY = 2 * 10**9, 6 * 10**9  # of a worker
+MEMORY = 2 * 10**9  # of a worker
 # 4.8 TB in plain JSON lines, read in ranges of 64 MB.
 REDPAJAMA = Volume(2_084, 71_526, 4_800 * 10**9, 1_200 * 10**6, 4_800 * 10**9, 1_200 * 10**9)
 COPIED = 0.5  # share of the documents that are in components of two or more
@@ -34,14 +34,14 @@ CLUSTERS = {
 }
 
 
-def steps_of(volume: Volume, in_components: float = 0.0, memory: int = MEMORY) -> tuple[Estimate, ...]:
+def steps_of(volume: Volume, in_components: float = 0.0) -> tuple[Estimate, ...]:
     """The steps of a run with the defaults at 2,048 tokens, a validation split drawn. in_components: share of the documents
     that are nominated as duplicates and compared; none of them goes.
     """
     settings = Settings.model_validate(
         {"source": {"name": "sample"}, "seq_len": 2048, "holdout": {"fraction": 0.001}}
     )
-    run = Run(out=".", workers=1, memory=memory)
+    run = Run(out=".", workers=1, memory=MEMORY)
     workload = Workload(volume, settings, run, eos_id=50_256, splits=2, in_components=in_components)
     return planning.estimates(workload)
 
@@ -73,10 +73,7 @@ def overview() -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     small, large, copied = steps_of(REDPAJAMA), steps_of(FIFTEEN), steps_of(REDPAJAMA, COPIED)
-    one_node = next(iter(CLUSTERS))
-    wide = steps_of(REDPAJAMA, memory=LARGE_MEMORY)
     lines += [row(f"RedPajama-1T, {name}", small, cluster) for name, cluster in CLUSTERS.items()]
-    lines.insert(3, row(f"RedPajama-1T, {one_node}, 6 GB a worker", wide, CLUSTERS[one_node]))
     lines += [
         row(f"RedPajama-1T, {COPIED:.0%} compared, {name}", copied, cluster)
         for name, cluster in CLUSTERS.items()

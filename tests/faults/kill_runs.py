@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from btlm_data import witness
-from btlm_data.dedupe import by_group, groups
+from btlm_data import by_group, witness
+from btlm_data.dedupe import groups
 from btlm_data.lineage import key_index, text_index
 from btlm_data.stages import file_ranges
 from tests.faults.commands import command, spare_work

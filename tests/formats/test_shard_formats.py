@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import FORMATS, format_of_rows, get_format
 from btlm_data.formats.shard_formats.base import (
+    PIECE,
     Packing,
     RowContext,
     Shard,
     ShardFormat,
     StreamSize,
-    Stretch,
     row_shape,
 )
 from btlm_data.formats.shard_formats.writer import ShardInfo, ShardOptions
@@ -175,18 +175,69 @@ def test_samples_are_the_stream(documents: list[list[int]], how: Packing) -> Non
     assert (sorted(one) == sorted(two)) if how.is_shuffled else (one == two)
 
 
+def sent(shard_format: ShardFormat, stream: MemoryStream, how: Packing, parts: int) -> list[str]:
+    """Every shard, put together of pieces that come from so many groups of documents."""
+    plan, found = shard_format.plan(stream.size, how, ()), []
+    files: list[list[MemoryFile]] = [[] for _ in range(plan.num_files)]
+    for chosen in np.array_split(np.arange(len(stream.offsets)), parts):
+        offsets, lengths = stream.offsets[chosen], stream.lengths[chosen]
+        cut = shard_format.pieces(offsets, lengths, stream.size, how)
+        for number in range(plan.num_files):
+            here = np.flatnonzero(cut.row // plan.rows_per_file == number)
+            table = np.empty(len(here), PIECE)
+            table["row"], table["column"], table["length"] = (
+                part[here] for part in (cut.row, cut.column, cut.length)
+            )
+            begins = offsets[cut.document[here]] + cut.start[here]
+            tokens = [stream.tokens[b : b + n] for b, n in zip(begins, cut.length[here], strict=True)]
+            joined = np.concatenate([np.empty(0, np.uint16), *tokens])
+            files[number].append(
+                MemoryFile({"pieces": table.view(np.uint8), "tokens": joined.view(np.uint8)})
+            )
+    for number in range(plan.num_files):
+        file = io.BytesIO()
+        shard = Shard(number, plan, stream.size, how, ())
+        found.append(shard_format.write(file, shard, MemoryStream([[0]]), files[number]).sha256)
+    return found
+
+
 @settings(deadline=None, max_examples=60)
-@given(DOCUMENTS, PACKINGS.filter(lambda how: how.is_shuffled), st.integers(200, 5000))
-def test_samples_by_way_of_the_disk_are_the_same_bytes(
-    documents: list[list[int]], how: Packing, memory: int
+@given(DOCUMENTS, PACKINGS, st.integers(1, 3))
+@pytest.mark.parametrize("name", ["sample", "corpus"])
+def test_shards_put_together_of_pieces_are_the_same_bytes(
+    name: str, documents: list[list[int]], how: Packing, parts: int
 ) -> None:
-    stream = MemoryStream(documents)
-    _, direct = write_all(get_format("sample"), stream, how)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BTLM_SCATTER", "1")
-        assert len(get_format("sample").stretches(stream.size, how, memory)) >= bool(direct)
-        _, scattered = write_all(get_format("sample"), stream, how, memory)
-    assert scattered == direct
+    stream, shard_format = MemoryStream(documents), get_format(name)
+    storage = replace(how.storage, dtype=shard_format.element_type("int32", "uint16"))
+    how = replace(how, storage=storage)
+    _, direct = write_all(shard_format, stream, how)
+    assert sent(shard_format, stream, how, parts) == [info.sha256 for info in direct]
+
+
+@pytest.mark.parametrize("fault", ["missing", "twice", "elsewhere", "cut short"])
+def test_pieces_that_do_not_fill_a_shard_are_refused(fault: str) -> None:
+    stream, how = MemoryStream([[1, 2, 3], [4, 5], [6, 7, 8, 9, 1, 2]]), packing()
+    sample, plan = get_format("sample"), get_format("sample").plan(stream.size, packing(), ())
+    cut = sample.pieces(stream.offsets, stream.lengths, stream.size, how)
+    table = np.empty(len(cut.row), PIECE)
+    table["row"], table["column"], table["length"] = cut.row, cut.column, cut.length
+    tokens = np.concatenate(
+        [
+            stream.tokens[b : b + n]
+            for b, n in zip(stream.offsets[cut.document] + cut.start, cut.length, strict=True)
+        ]
+    )
+    if fault == "missing":
+        table, tokens = table[1:], tokens[cut.length[0] :]
+    elif fault == "twice":
+        table["row"][1], table["column"][1] = table["row"][0], table["column"][0]
+    elif fault == "elsewhere":
+        table["row"][0] += 1000
+    else:
+        tokens = tokens[:-1]
+    file = MemoryFile({"pieces": table.view(np.uint8), "tokens": tokens.view(np.uint8)})
+    with pytest.raises(DataError):
+        sample.write(io.BytesIO(), Shard(0, plan, stream.size, how, ()), stream, [file])
 
 
 @settings(deadline=None, max_examples=60)
@@ -219,20 +270,6 @@ def test_vsl_holds_every_document_whole(documents: list[list[int]], how: Packing
                 (tuple(inputs), tuple([*document[start + 1 : start + 1 + len(inputs)], EOS][: len(inputs)]))
             )
     assert sorted(found) == sorted(wanted)
-
-
-def test_packed_files_that_contradict_each_other_are_damage() -> None:
-    stream, shard_format = MemoryStream([[1] * 40]), get_format("sample")
-    how = packing(is_shuffled=True)
-    whole = shard_format.pack(Stretch((0, 5), (0, 41)), stream.size, how, stream).columns
-    shard = Shard(0, shard_format.plan(stream.size, how, ()), stream.size, how)
-    for change in (
-        {"place": whole["place"] + np.uint64(3)},
-        {"place": np.zeros_like(whole["place"])},
-        {"edges": np.array([0, 0, 5], np.uint64)},
-    ):
-        with pytest.raises(DataError, match="shard 0"):
-            shard_format.write(io.BytesIO(), shard, stream, [MemoryFile({**whole, **change})])
 
 
 def test_formats_are_recognised_by_their_rows() -> None:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from btlm_data.formats.shard_formats.base import (
     Balance,
     Checked,
+    Int64Array,
     Packed,
     PackedFile,
     Packing,
+    Pieces,
     RowContext,
     RowFaults,
     RowPlan,
@@ -37,6 +39,7 @@ class PairsFormat:
     rules = ("shift", "token")
     follows_stream = False  # to keep it short: what only all files together show is not checked
     plans_by_packing = False
+    takes_pieces = False  # to keep it short
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         return chosen
@@ -44,16 +47,13 @@ class PairsFormat:
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
         return []
 
-    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
-        return None
-
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         return 0
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         raise NotImplementedError
 
-    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
+    def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
         raise NotImplementedError
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btlm_data.dedupe import by_group, groups, members
+from btlm_data import by_group
+from btlm_data.dedupe import groups, members
 from btlm_data.errors import DataError
 from btlm_data.locations import Locations
 from btlm_data.task import Task

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from btlm_data import input_checks, pipeline
-from btlm_data.dedupe import by_group, groups, members, report, sizes
+from btlm_data import by_group, input_checks, pipeline
+from btlm_data.dedupe import groups, members, report, sizes
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.stages import document_rows, file_ranges, shuffle, sorting

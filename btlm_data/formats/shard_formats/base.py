@@ -132,8 +132,26 @@ class StreamAccess(Protocol):
         ...
 
 
+# A piece of a document in a row: where it stands, and how many tokens it has.
+PIECE = np.dtype([("row", "<u8"), ("column", "<u4"), ("length", "<u4")])
+
+
+class Pieces(NamedTuple):
+    """Documents cut into the pieces that rows have of them, each (p,) int64. document: which of those that were given; start: first
+    token of it, counted from the document's; length: tokens, where the EOS is one too; row, column: where it stands in the split.
+    """
+
+    document: Int64Array
+    start: Int64Array
+    length: Int64Array
+    row: Int64Array
+    column: Int64Array
+
+
 class PackedFile(Protocol):
-    """What `ShardFormat.pack` made of one stretch, by column."""
+    """What `ShardFormat.pack` made of one stretch, by column; or the pieces of a shard that one file has: `pieces`
+    (p * 16,) uint8, PIECE each, and `tokens` (bytes,) uint8, their tokens one after the other, in the stream's dtype.
+    """
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]: ...
 
@@ -194,7 +212,8 @@ class ShardFormat(Protocol):
     name: in recipes and dataset.json. planes: what a row of seq_len positions holds; () where a row is one
     token of the stream itself. rules: what `check` checks, in the order of its result. follows_stream: rows
     hold the stream in an order that is known without reading them. plans_by_packing: how many rows there are
-    is known only after `pack`.
+    is known only after `pack`. takes_pieces: which positions of the stream a row has is known without reading it, so that
+    documents are cut and sent to their rows (`pieces`) where the stream does not fit in memory.
     """
 
     name: str
@@ -202,33 +221,28 @@ class ShardFormat(Protocol):
     rules: tuple[str, ...]
     follows_stream: bool
     plans_by_packing: bool
+    takes_pieces: bool
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """The type of the numbers in shards. chosen: by the recipe. token_dtype: of the stream."""
         ...
 
     def stretches(self, size: StreamSize, packing: Packing, memory: int) -> list[Stretch]:
-        """What is to be packed on disk before shards are written, or []. memory: bytes for one task."""
+        """What `pack` is to do before shards are written, or []. memory: bytes for one task."""
         ...
 
-    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
-        """Bytes of tokens of a stretch of a stream of so many, where tasks read stretches that are longer than a shard; else None.
-        memory: bytes for one task. is_shuffled: samples are.
+    def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
+        """What rows have of some documents. offsets: of each in the stream; lengths: of each without its EOS; (n,) int64. Only of
+        formats that take pieces.
         """
         ...
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
-        """About how many bytes the files that `pack` writes of a whole stream have."""
+        """About how many bytes the files have into which `pack` or `pieces` put a whole stream."""
         ...
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Pack one stretch."""
-        ...
-
-    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """The rows of shards [first, last) out of several packed files, as one packed file. Only of formats
-        whose rows stand elsewhere than the stream has them.
-        """
         ...
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
@@ -242,13 +256,15 @@ class ShardFormat(Protocol):
         ...
 
     def tokens_needed(self, rows: tuple[int, int], size: StreamSize, packing: Packing) -> tuple[int, int]:
-        """Tokens [start, stop) of the stream that `write` needs for some rows, where nothing was packed."""
+        """Tokens [start, stop) of the stream that `write` needs for some rows, where it gets nothing packed."""
         ...
 
     def write(
         self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
     ) -> ShardInfo:
-        """Write one shard into an empty file, open for reading and writing."""
+        """Write one shard into an empty file, open for reading and writing. packed: what `pack` made of the stretches, or the
+        pieces of the shard.
+        """
         ...
 
     def balance(self, size: StreamSize, packing: Packing) -> Balance:

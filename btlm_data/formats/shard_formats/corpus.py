@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.formats.shard_formats import pieces
 from btlm_data.formats.shard_formats.base import (
+    PIECE,
     Balance,
     Checked,
+    Int64Array,
     Packed,
     PackedFile,
     Packing,
+    Pieces,
     RowContext,
     RowFaults,
     RowPlan,
@@ -45,6 +49,7 @@ class CorpusFormat:
     rules = ("token",)
     follows_stream = True
     plans_by_packing = False
+    takes_pieces = True
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """The tokens' own type where readers know it."""
@@ -54,21 +59,20 @@ class CorpusFormat:
         """None: a shard is a stretch of the stream."""
         return []
 
-    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
-        """None: a shard is a stretch."""
-        return None
-
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
-        """None."""
-        return 0
+        """All tokens, and a piece for each document and each shard that a document runs over."""
+        num_pieces = size.documents + self.plan(size, packing, ()).num_files
+        return size.tokens * np.dtype(packing.dtype).itemsize + num_pieces * PIECE.itemsize
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Never requested."""
         raise NotImplementedError
 
-    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """Never requested: rows are in the stream's order."""
-        raise NotImplementedError
+    def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
+        """Documents, cut where shards begin: a row is a token. offsets, lengths: (n,) int64."""
+        plan = self.plan(size, packing, ())
+        cut, begin = pieces.cut(offsets, lengths, plan.rows_per_file, 0, plan.num_files)
+        return cut._replace(row=begin, column=np.zeros(len(begin), np.int64))
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """A row a token; shards end at multiples of samples_per_file sequences."""
@@ -86,7 +90,13 @@ class CorpusFormat:
         self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
     ) -> ShardInfo:
         """Write one shard of the stream."""
-        return write_corpus(file, stream.stretch(*shard.rows), None, shard.packing.storage)
+        (first, last), packing = shard.rows, shard.packing
+        tokens = (
+            pieces.put_together(packed, shard.rows, 1, last - first, packing.dtype)
+            if packed
+            else stream.stretch(first, last)
+        )
+        return write_corpus(file, tokens, None, packing.storage)
 
     def balance(self, size: StreamSize, packing: Packing) -> Balance:
         """Every token is kept."""

@@ -31,6 +31,7 @@ from btlm_data.formats.shard_formats.base import (
     Packed,
     PackedFile,
     Packing,
+    Pieces,
     RowContext,
     RowPlan,
     Shard,
@@ -63,6 +64,7 @@ class VslFormat:
     rules = ("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")
     follows_stream = False
     plans_by_packing = True
+    takes_pieces = False  # where a document stands follows from the others in its window
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """Always int32, as readers expect."""
@@ -77,9 +79,9 @@ class VslFormat:
             for start in range(begin, stop, WINDOW_TOKENS)
         ]
 
-    def stretch_bytes(self, stream_bytes: int, memory: int, *, is_shuffled: bool) -> int | None:
-        """None: windows are short, and of them only lengths are read."""
-        return None
+    def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
+        """Never requested. offsets, lengths: (n,) int64."""
+        raise NotImplementedError
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """A piece for each document and for each row that a document runs over, and an edge a row."""
@@ -103,10 +105,6 @@ class VslFormat:
             "edges": np.searchsorted(pieces.row[order], np.arange(pieces.num_rows + 1)).astype(np.uint64),
         }
         return Packed(columns, pieces.num_rows)
-
-    def merge(self, packed: Sequence[PackedFile], shards: tuple[int, int]) -> Packed:
-        """Never requested: rows are in the stream's order."""
-        raise NotImplementedError
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """As many rows as the windows fill."""

@@ -1,6 +1,6 @@
 """Tables whose rows belong to groups (groups.py), put together until each group finds its rows in few files.
 
-What makes them (a part of the source, a range of documents) has rows of any group. If every group looked into every such
+What makes them (a part of the source, a range of documents or of tokens) has rows of any group. If every group looked into every such
 file, there would be as many reads as files times groups, and both grow with the corpus. So where more than MOST_FILES
 files have rows of one group, they are moved, as an external radix sort moves them:
 
@@ -16,6 +16,7 @@ the rows of a table stand in no particular order, and their readers put them in 
     `bounds` (g + 1, t) int64 where the rows of each begin in each table, in bytes, and the end
     and the t tables, (bytes,) uint8 each: what the bytes are their readers know. Pieces of a group stand in the same order in
     all tables.
+    meta: `every`, the groups in rows 0, STRIDE, 2 STRIDE, ..., so that a reader of few groups reads few of their numbers
 
 A list of such files is JSON: [[first group, end of groups, name, size, checksum], ...].
 """
@@ -23,10 +24,11 @@ A list of such files is JSON: [[first group, end of groups, name, size, checksum
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,18 +36,20 @@ import numpy.typing as npt
 from btlm_data.advance import advance
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
+from btlm_data.estimate import Estimate, Rates
 from btlm_data.formats.columns import Columns
 from btlm_data.kernels import stretches
 from btlm_data.storage import Store, digest
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 1
+VERSION = 2
 MOST_FILES = 64  # that one group looks into, where more than one group has rows in them
 PIECE_BYTES = 2**20  # of one file, that a pass reads at least where it does not read whole files
-_MOST_RANGES = 64  # into which one pass divides a range
+STRIDE = 4096  # rows of `groups`: as many bytes as are checked at a time
+_MOST_RANGES = 512  # into which one pass divides a range
 MOST_INPUTS = 1024  # files that one task of a pass reads, or one group where there are few groups
-_LEAST_FILE, _LARGEST_FILE = 16 * 2**20, 512 * 2**20  # bytes of a file that a pass writes
+_LEAST_FILE, _LARGEST_FILE = 16 * 2**20, 2**30  # bytes of a file
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
@@ -61,7 +65,7 @@ class GroupedFile(NamedTuple):
 
 class Piece(NamedTuple):
     """Rows of some groups. groups: (g,) uint32 ascending; bounds: (g + 1, t) int64, of each in each table; tables: by
-    name, (bytes,) uint8 each.
+    name, (bytes,) uint8 each; of a piece that was read, each is read when it is looked up.
     """
 
     groups: UInt32Array
@@ -71,22 +75,43 @@ class Piece(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Of its rows."""
-        return sum(len(table) for table in self.tables.values())
+        return int((self.bounds[-1] - self.bounds[0]).sum())
+
+
+@dataclass(frozen=True)
+class _Stored(Mapping[str, UInt8Array]):
+    """Some tables of a file, from `begin` to `end` in bytes, by name. Nothing is kept of what is read."""
+
+    opened: Columns
+    bounds: Mapping[str, tuple[int, int]]
+
+    def __getitem__(self, name: str) -> UInt8Array:
+        table: UInt8Array = self.opened.rows(name, *self.bounds[name])
+        return table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.bounds)
+
+    def __len__(self) -> int:
+        return len(self.bounds)
 
 
 def read(opened: Columns, first: int, end: int, tables: Sequence[str] | None = None) -> Piece:
     """The rows of groups in [first, end). tables: None for all. Raises DataError for a damaged file."""
-    groups = opened["groups"]
+    every = opened.meta["every"]
+    (num_rows,) = opened.shape("groups")
+    begin = STRIDE * max(0, bisect_left(every, first) - 1)
+    groups = opened.rows("groups", begin, max(begin, min(num_rows, STRIDE * bisect_left(every, end))))
     low, high = (int(row) for row in np.searchsorted(groups, [first, end]))
     names = [name for name in opened.names if name not in ("groups", "bounds")]
-    bounds = opened.rows("bounds", low, high + 1).astype(np.int64)
+    bounds = opened.rows("bounds", begin + low, begin + high + 1).astype(np.int64)
     wanted = [number for number, name in enumerate(names) if tables is None or name in tables]
     bounds = bounds[:, wanted]
-    chosen = {
-        names[number]: opened.rows(names[number], int(begin), int(stop))
-        for number, begin, stop in zip(wanted, bounds[0], bounds[-1], strict=True)
+    stored = {
+        names[number]: (int(low_byte), int(high_byte))
+        for number, low_byte, high_byte in zip(wanted, bounds[0], bounds[-1], strict=True)
     }
-    return Piece(groups[low:high], bounds - bounds[0], chosen)
+    return Piece(groups[low:high], bounds - bounds[0], _Stored(opened, stored))
 
 
 def piece_of(tables: Mapping[str, tuple[npt.NDArray[np.void], UInt32Array]]) -> Piece:
@@ -102,7 +127,12 @@ def piece_of(tables: Mapping[str, tuple[npt.NDArray[np.void], UInt32Array]]) -> 
 
 
 def write(files: TaskFiles, name: str, pieces: Sequence[Piece]) -> Artifact:
-    """Write one file out of pieces, which have the same tables. Raises DataError for bounds beyond a table."""
+    """Write one file out of pieces, which have the same tables; all of it is held, and a table of one piece. Raises DataError for
+    bounds beyond a table.
+    """
+    if len(pieces) == 1:
+        [piece] = pieces
+        return write_tables(files, name, piece.groups, piece.bounds, piece.tables)
     groups = np.unique(np.concatenate([piece.groups for piece in pieces]))
     rows = [np.searchsorted(groups, piece.groups) for piece in pieces]
     lengths = [np.diff(piece.bounds, axis=0) for piece in pieces]
@@ -111,7 +141,7 @@ def write(files: TaskFiles, name: str, pieces: Sequence[Piece]) -> Artifact:
     for at, length in zip(rows, lengths, strict=True):
         totals[at] += length
     bounds = np.concatenate([np.zeros((1, len(names)), np.int64), np.cumsum(totals, axis=0)])
-    arrays: dict[str, npt.NDArray[np.generic]] = {"groups": groups, "bounds": bounds}
+    tables: dict[str, UInt8Array] = {}
     for number, table in enumerate(names):
         out, places = np.empty(int(bounds[-1, number]), np.uint8), bounds[:-1, number].copy()
         for piece, at, length in zip(pieces, rows, lengths, strict=True):
@@ -119,8 +149,20 @@ def write(files: TaskFiles, name: str, pieces: Sequence[Piece]) -> Artifact:
             sizes = np.ascontiguousarray(length[:, number])
             stretches.copy(piece.tables[table], begins, sizes, out, places[at])
             places[at] += sizes
-        arrays[table] = out
-    return files.write_columns(name, arrays)
+        tables[table] = out
+    return write_tables(files, name, groups, bounds, tables)
+
+
+def write_tables(
+    files: TaskFiles,
+    name: str,
+    groups: UInt32Array,
+    bounds: Int64Array,
+    tables: Mapping[str, UInt8Array],
+) -> Artifact:
+    """Write one file: what a Piece has. groups: (g,) uint32; bounds: (g + 1, t) int64; tables: (bytes,) uint8 each."""
+    arrays: dict[str, npt.NDArray[Any]] = {"groups": groups, "bounds": bounds, **tables}
+    return files.write_columns(name, arrays, {"every": groups[::STRIDE].tolist()})
 
 
 @dataclass
@@ -188,7 +230,7 @@ def passes_of(
     """
     most_files = most_files or MOST_FILES
     passes: list[Pass] = []
-    file_bytes, num_ranges = file_bytes_of(memory), 1
+    file_bytes, num_ranges = moved_bytes_of(memory), 1
     while num_groups > 1 and num_files > most_files:
         amounts = Amounts.plan(num_groups, mean_bytes, file_bytes)
         batches = -(-num_files // amounts.batch)
@@ -202,9 +244,42 @@ def passes_of(
     return passes
 
 
+def estimates(
+    rates: Rates,
+    name: str,
+    num_files: int,
+    num_bytes: int,
+    num_groups: int,
+    memory: int,
+    most_files: int | None = None,
+) -> tuple[list[Estimate], int]:
+    """What the passes of `gathered` take, and the files that a group then looks into. name: of the step that writes so many files;
+    num_bytes: of all rows. memory: of one worker. most_files: as `gathered` takes it.
+    """
+    passes = passes_of(num_files, num_bytes // max(1, num_files), num_groups, memory, most_files)
+    steps = [
+        Estimate(
+            f"{name}-{number}",
+            tasks=each.tasks,
+            read_bytes=num_bytes,
+            reads=4 * each.opens,
+            work_bytes=num_bytes,
+            memory_bytes=rates.process_bytes + moved_bytes_of(memory),
+            cpu_seconds=each.tasks * rates.task + num_bytes * rates.move_byte,
+        )
+        for number, each in enumerate(passes, start=2)
+    ]
+    return steps, passes[-1].files if passes else num_files
+
+
 def file_bytes_of(memory: int) -> int:
-    """Bytes of a file that a pass writes. memory: of one worker, which holds it up to three times."""
+    """Bytes of a file that a step writes out of pieces that it holds besides. memory: of one worker."""
     return min(max(memory // 8, _LEAST_FILE), _LARGEST_FILE)
+
+
+def moved_bytes_of(memory: int) -> int:
+    """Bytes of a file that a pass writes: most of what a worker holds. memory: of that worker."""
+    return min(max(memory * 2 // 5, _LEAST_FILE), _LARGEST_FILE)
 
 
 def gathered(
@@ -228,7 +303,7 @@ def gathered(
         of_range for of_range, having in _ranges(held).items() if _is_scattered(of_range, having, most_files)
     ]:
         number += 1
-        step = _plan(f"{name}-{number}", held, scattered, file_bytes_of(memory))
+        step = _plan(f"{name}-{number}", held, scattered, moved_bytes_of(memory))
         after = [file for file in held if (file.first, file.end) not in scattered]
         for task, result in zip(step.tasks, runner.run(step), strict=True):
             after += [GroupedFile(output, *task.args["groups"]) for output in result.outputs]
