@@ -477,7 +477,9 @@ def _order_of_samples(opened: Opened, split: str, rows: Rows) -> report.Correlat
     origin = lookup.origins(opened, split, positions, total)
     if origin is None or len(origin) <= 2:
         return None
-    return correlation(np.argsort(np.argsort(origin)).astype(np.float64))
+    rank = np.empty(len(origin), np.float64)
+    rank[np.argsort(origin)] = np.arange(len(origin))
+    return correlation(rank)
 
 
 def _samples(

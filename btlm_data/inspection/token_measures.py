@@ -27,6 +27,7 @@ MAX_TOKENS = 4_000_000
 CORPUS_STEP = 8192  # tokens of a corpus read in one stretch
 NUM_COMMON = 12
 NUM_RANKS = 60
+_COUNTED = 1 << 20  # ids of a vocabulary
 GPT2_EOS = 50256
 
 
@@ -135,7 +136,7 @@ def measure_tokens(
 def _figures(
     opened: Opened, tally: _Tally, *, everything: bool, has_parts: bool
 ) -> tuple[Tokens, Neighbours | None]:
-    values, amounts = np.unique(np.concatenate(tally.ids), return_counts=True)
+    values, amounts = _counts(tally.ids)
     total = int(amounts.sum())
     shares = amounts / total
     order = np.lexsort((values, -amounts))[:NUM_COMMON]
@@ -163,6 +164,19 @@ def _figures(
     # chance.
     chance = float((shares**2).sum())
     return tokens, Neighbours(tally.continued / tally.pairs, chance, tally.pairs)
+
+
+def _counts(parts: list[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Distinct values, ascending, and how often each is there. parts: (n,) each."""
+    ids = np.concatenate(parts)
+    least, most = int(ids.min()), int(ids.max())
+    if (
+        most - least > 8 * len(ids) + _COUNTED
+    ):  # ids of no vocabulary: a count for each would take too much memory
+        return np.unique(ids, return_counts=True)
+    amounts = np.bincount(ids - least)
+    values = np.flatnonzero(amounts)
+    return values + least, amounts[values]
 
 
 def _ranks(shares: npt.NDArray[np.float64]) -> list[Rank]:

@@ -126,13 +126,11 @@ def _canonical(lengths: list[int]) -> list[int]:
     """Entries (bits << 6 | number) of the canonical code, bits in the order deflate writes them (RFC 1951,
     3.2.2).
     """
-    entries, code = [0] * len(lengths), 0
-    for bits in range(1, 16):
-        for symbol, own in enumerate(lengths):
-            if own == bits:
-                entries[symbol] = int(f"{code:0{bits}b}"[::-1], 2) << 6 | bits
-                code += 1
-        code <<= 1
+    entries, code, last = [0] * len(lengths), 0, 0
+    for bits, symbol in sorted((bits, symbol) for symbol, bits in enumerate(lengths) if bits):
+        code <<= bits - last
+        entries[symbol] = int(f"{code:0{bits}b}"[::-1], 2) << 6 | bits
+        code, last = code + 1, bits
     return entries
 
 

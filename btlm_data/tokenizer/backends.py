@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -53,21 +54,27 @@ class Fast:
 
 
 class Reference:
-    """Hugging Face `tokenizers`, told to treat special tokens in text as text. Raises Exception for a
-    tokenizer it refuses.
+    """Hugging Face `tokenizers`, told to treat special tokens in text as text. text: a tokenizer.json, which is loaded when it is
+    first needed: what only decodes ids mostly does without it (Tokenizer.decode).
     """
 
     name: Backend = "tokenizers"
 
     def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The library's own. Raises Exception for a tokenizer it refuses."""
         # Read at every call; its threads would multiply with our workers, and a fork after their use prints a
         # warning.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         import tokenizers
 
         with panics_are_errors(self.name):
-            self.tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(text)
-        self.tokenizer.encode_special_tokens = True
+            loaded = tokenizers.Tokenizer.from_str(self._text)
+        loaded.encode_special_tokens = True
+        return loaded
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], Offsets]:
         """See Encoder."""

@@ -46,12 +46,13 @@ class Checked(NamedTuple):
 def check(config: Mapping[str, Any]) -> Checked:
     """Load the tokenizer with both libraries and compare them on every probe."""
     text = to_json(config)
+    reference = Reference(text)
     try:
-        reference = Reference(text)
+        loaded = reference.tokenizer
     except Exception as error:  # `tokenizers` raises bare Exceptions
         return Checked(Verdict(None, f"`tokenizers` cannot use it: {error}"))
     for token in config["added_tokens"]:
-        token_id = reference.tokenizer.token_to_id(token["content"])
+        token_id = loaded.token_to_id(token["content"])
         if token_id != token["id"]:
             added = f"its added token {token['content']!r} has id {token['id']}"
             return Checked(Verdict(None, f"{added}, but `tokenizers` gives it {token_id}"))

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,12 @@ from btlm_data.formats.shard_formats.hdf5_file import UNDEFINED, Damaged, Head, 
 from btlm_data.formats.shard_formats.hdf5_head import ChunkIndex, Stored
 
 MAX_LEVELS = 16
+# The beginning of a node of the B-tree.
+_NODE = np.dtype(
+    [("signature", "S4"), ("type", "u1"), ("level", "u1"), ("used", "<u2"), ("siblings", "<u8", (2,))]
+)
+_MAX_STRIDE = 1 << 16  # bytes from a node to the next that are read at once with it
+_READ_BYTES = 1 << 22  # of nodes at once
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class _Table:
             raise Damaged("a chunk of its `data` would be outside the file")
         if not sizes.all() or (sizes >= 2**32).any():
             raise Damaged("a chunk of its `data` has an impossible size")
-        if (self.offsets[numbers] >= 0).any() or len(np.unique(numbers)) != len(numbers):
+        if (self.offsets[numbers] >= 0).any() or (len(numbers) and np.bincount(numbers).max() > 1):
             raise Damaged("a chunk of its `data` is listed twice")
         self.offsets[numbers] = addresses.astype(np.int64) + self.stored.base
         self.sizes[numbers] = sizes
@@ -113,38 +121,89 @@ def read_chunk_table(head: Head, stored: Stored) -> ChunkTable:
 
 def _btree(table: _Table, index: ChunkIndex) -> None:
     rank = len(table.stored.shape)
-    key = [("size", "<u4"), ("mask", "<u4"), ("corner", "<u8", (rank + 1,))]
-    entry = np.dtype([*key, ("child", "<u8")])
-    chunks = np.array(table.stored.chunks, np.uint64)
-    grid = np.array(table.grid, np.uint64)
-    todo = [(index.address, -1)]
-    leaves: list[bytes] = []
-    seen = 0
-    while todo:
-        address, expected = todo.pop()
-        start = table.head.bytes_at(address, 8, "index of chunks")
-        signature, kind, level, used = struct.unpack("<4sBBH", start)
-        if signature != b"TREE" or kind != 1 or level > MAX_LEVELS or expected not in (-1, level):
-            raise Damaged(f"its index of chunks is damaged at byte {table.stored.base + address}")
-        seen += used
-        if (
-            seen > 2 * len(table.offsets) + 2
-        ):  # a node has two children or more, but for the last of each level
-            raise Damaged("its index of chunks lists more chunks than its shape has")
-        content = table.head.bytes_at(address + 24, entry.itemsize * used, "index of chunks")
-        if level:
-            todo += [(child, level - 1) for child in np.frombuffer(content, entry)["child"].tolist()]
-        else:
-            leaves.append(content)
-    entries = np.frombuffer(b"".join(leaves), entry)
-    corners = entries["corner"][:, :rank]
-    cells = corners // chunks
-    if (corners % chunks).any() or entries["corner"][:, rank].any():
+    # An entry is a key (size, filters that were skipped, corner of the chunk and a 0) and the address of a child.
+    entries, level, seen = np.empty((0, rank + 3), np.uint64), -1, 0
+    addresses = np.array([index.address], np.uint64)
+    while level:  # a level at a time, from the root to the leaves
+        parts, levels = [entries[:0]], set[int]()
+        for own_level, part in _nodes(table, addresses, rank + 3):
+            seen += len(part)
+            if (
+                seen > 2 * len(table.offsets) + 2
+            ):  # a node has two children or more, but for the last of each level
+                raise Damaged("its index of chunks lists more chunks than its shape has")
+            parts.append(part)
+            levels.add(own_level)
+        if len(levels) > 1 or (level > 0 and levels - {level - 1}):
+            raise Damaged("its index of chunks is damaged: its levels do not follow each other")
+        entries, level = np.concatenate(parts), next(iter(levels), 0)
+        addresses = entries[:, -1]
+    if entries[:, -2].any():
         raise Damaged("a chunk of its `data` does not begin where chunks begin")
-    inside = (cells < grid).all(axis=1)  # a dataset that was made smaller may have chunks beyond its end
-    numbers = np.ravel_multi_index(tuple(cells[inside].astype(np.int64).T), table.grid)
+    numbers = np.zeros(len(entries), np.uint64)
+    inside = np.ones(len(entries), bool)  # a dataset that was made smaller may have chunks beyond its end
+    for axis, (chunk, count) in enumerate(zip(table.stored.chunks or (), table.grid, strict=True), 1):
+        cells = entries[:, axis] // np.uint64(chunk)
+        if (cells * np.uint64(chunk) != entries[:, axis]).any():
+            raise Damaged("a chunk of its `data` does not begin where chunks begin")
+        inside &= cells < np.uint64(count)
+        numbers = numbers * np.uint64(count) + cells
     entries = entries[inside]
-    table.add(numbers, entries["child"], entries["size"].astype(np.uint64), entries["mask"])
+    sizes, skipped = entries[:, 0] & np.uint64(2**32 - 1), entries[:, 0] >> np.uint64(32)
+    table.add(numbers[inside].astype(np.int64), entries[:, -1], sizes, skipped.astype(np.uint32))
+
+
+def _nodes(
+    table: _Table, addresses: npt.NDArray[np.uint64], width: int
+) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
+    """(level, entries) of the nodes of a B-tree, in order, of one or several at a time; entries are (n, width) uint64.
+
+    addresses: (n,) uint64; width: 64-bit numbers of an entry. Nodes that follow each other evenly, as in our own shards,
+    are read at once.
+    """
+    for address, stride, count in _even_runs(table, addresses):
+        size = stride * count if count > 1 else _NODE.itemsize
+        data = table.head.bytes_at(address, size, "index of chunks")
+        nodes: npt.NDArray[Any] = np.ndarray(count, _NODE, data, 0, stride)
+        level = int(nodes["level"][0])
+        room = (stride - _NODE.itemsize) // (8 * width) if count > 1 else 2**16
+        used = nodes["used"]
+        wrong = (nodes["signature"] != b"TREE") | (nodes["type"] != 1) | (nodes["level"] != level)
+        wrong |= used > room
+        if wrong.any() or level > MAX_LEVELS:
+            where = address + stride * int(wrong.argmax())
+            raise Damaged(f"its index of chunks is damaged at byte {table.stored.base + where}")
+        if count == 1:
+            own = table.head.bytes_at(address + _NODE.itemsize, 8 * width * int(used[0]), "index of chunks")
+            yield level, np.frombuffer(own, "<u8").reshape(-1, width)
+            continue
+        whole = np.ndarray((count, room, width), "<u8", data, _NODE.itemsize, (stride, 8 * width, 8))
+        if (most := int(used.max())) < room:
+            whole = whole[:, :most]
+        if (used == most).all():
+            yield level, whole.reshape(-1, width)
+        else:
+            yield level, whole[np.arange(most) < used[:, None]]
+
+
+def _even_runs(table: _Table, addresses: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
+    """(address of the first, bytes from one to the next, how many) of nodes that are evenly behind each other, in order; of
+    one alone, where the next is elsewhere. addresses: (n,) uint64.
+    """
+    end = table.head.source.size - table.stored.base
+    places = np.minimum(addresses, np.uint64(max(0, end))).astype(np.int64)  # beyond: `bytes_at` refuses it
+    gaps = np.diff(places)
+    changes = np.flatnonzero(np.diff(gaps)) + 1
+    at = 0
+    while at < len(places):
+        gap, count = int(gaps[at]) if at < len(gaps) else 0, 1
+        if _NODE.itemsize < gap <= _MAX_STRIDE:
+            behind = changes[np.searchsorted(changes, at, side="right") :][:1]
+            same = (int(behind[0]) if len(behind) else len(gaps)) - at
+            whole = (end - int(places[at])) // gap  # the last may be shorter than the way to the next
+            count = max(1, min(same + 1, whole, _READ_BYTES // gap))
+        yield int(addresses[at]), gap, count
+        at += count
 
 
 def _single(table: _Table, index: ChunkIndex) -> None:

@@ -4,7 +4,6 @@ is stored, and the SHA-256 of both files are taken on the way.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import IO, BinaryIO
 
@@ -44,43 +43,40 @@ def rewrite(
     end, index, address = int(begins[-1]), b"", writer.start if len(ranges) else None
     if writer.dataset.chunks is not None:
         index, address = hdf5_layout.chunk_index(writer.dataset, begins[:-1], new_sizes, end)
-    passed.put(hdf5_layout.head(writer.dataset, address, end + len(index)))
-    passed.skip(int(offsets[0]) if len(ranges) else 0)
+    head = hdf5_layout.head(writer.dataset, address, end + len(index))
+    passed.replace(int(offsets[0]) if len(ranges) else 0, head)
     for number in sorted(replaced):
         passed.copy(int(offsets[number]))
-        passed.skip(int(offsets[number] + sizes[number]))
-        passed.put(stored.read(replaced[number]))
+        passed.replace(int(offsets[number] + sizes[number]), stored.read(replaced[number]))
     passed.copy(int(offsets[-1] + sizes[-1]) if len(ranges) else 0)
-    passed.put(index)
-    passed.skip(None)
-    info = ShardInfo(writer.dataset.shape[0], num_tokens, passed.new_hash.hexdigest(), end + len(index))
-    return passed.old_hash.hexdigest(), info
+    passed.replace(None, index)
+    before, after = passed.sums.hexdigests()
+    return before, ShardInfo(writer.dataset.shape[0], num_tokens, after, end + len(index))
 
 
 class _Pass:
-    """One pass over a file while another is written, both hashed."""
+    """One pass over a file while another is written; sums: of both, the old file first."""
 
     def __init__(self, old: BinaryIO, new: BinaryIO) -> None:
-        self.old, self.new = old, new
-        self.old_hash, self.new_hash = hashlib.sha256(), hashlib.sha256()
+        from btlm_data.kernels.sha256 import sha256_pair  # numba: readers of shards do without it
+
+        self.old, self.new, self.sums = old, new, sha256_pair()
         self.position = 0
         self._piece = memoryview(bytearray(_PIECE))
-
-    def put(self, data: bytes) -> None:
-        """Write."""
-        self.new.write(data)
-        self.new_hash.update(data)
 
     def copy(self, until: int) -> None:
         """Copy what is before a position of the old file."""
         for piece in self._pieces(until):
             self.new.write(piece)
-            self.new_hash.update(piece)
+            self.sums.update(piece, piece)
 
-    def skip(self, until: int | None) -> None:
-        """Pass over what is before a position of the old file; None: over all that is left."""
-        for _ in self._pieces(until):
-            pass
+    def replace(self, until: int | None, data: bytes) -> None:
+        """Write `data` instead of what is before a position of the old file; None: instead of all that is left."""
+        self.new.write(data)
+        for piece in self._pieces(until):
+            self.sums.update(piece, data)
+            data = b""
+        self.sums.update(b"", data)
 
     def _pieces(self, until: int | None) -> Iterator[memoryview]:
         while until is None or self.position < until:
@@ -89,5 +85,4 @@ class _Pass:
             if not size:
                 return  # the end; of a file that is cut short, its hash tells
             self.position += size
-            self.old_hash.update(self._piece[:size])
             yield self._piece[:size]
