@@ -11,6 +11,7 @@ written last, says that the dataset is complete.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -226,6 +227,8 @@ def load_kernels(token_dtype: Any) -> None:
     )
 
     leave_pandas_out()
+    for name in ("pyarrow.compute", "pyarrow.parquet"):  # which writing tables and lists imports
+        importlib.import_module(name)
     utf8 = _WARM_UP_TEXT.encode()
     whole = np.array([0, len(utf8)])
     composition.are_composed(np.frombuffer(utf8, np.uint8), whole)

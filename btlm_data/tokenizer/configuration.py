@@ -191,7 +191,13 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 def to_json(config: Mapping[str, Any]) -> str:
-    """The configuration as a tokenizer.json that both libraries read."""
+    """The configuration as a tokenizer.json that both libraries read; merges as texts where that is the same, since fastokens
+    reads them in half the time.
+    """
+    model = config["model"]
+    texts = [" ".join(merge) for merge in model.get("merges", ())]
+    if texts and all(text.count(" ") == 1 for text in texts):
+        config = {**config, "model": {**model, "merges": texts}}
     return msgspec.json.encode(config).decode()
 
 

@@ -37,31 +37,70 @@ class _Record(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Usage:
-    """Of one command and the processes it started. Seconds, bytes."""
+    """Of one command and the processes it started. Seconds, bytes. peak_rss: most memory of one process, with pages of files that it
+    maps. peak_own: most memory of one process that is no page of a file, as seen every twentieth of a second.
+    """
 
     wall: float
     cpu: float
     peak_rss: int
+    peak_own: int
+
+
+# Runs a command in a process that has no other children, so that what the kernel adds up is this command's alone.
+_MEASURE = """
+import os, resource, subprocess, sys, threading, time
+
+def own_memory(process):
+    largest = 0
+    try:
+        with open(f"/proc/{process}/status") as file:
+            lines = dict(line.split(":", 1) for line in file if line.startswith(("RssAnon", "RssShmem")))
+        largest = sum(int(value.split()[0]) for value in lines.values()) * 1024
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/children") as file:
+                largest = max([largest, *map(own_memory, file.read().split())])
+    except OSError:
+        pass
+    return largest
+
+begin = time.perf_counter()
+command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+peak, ended = 0, threading.Event()
+
+def watch():
+    global peak
+    while not ended.wait(0.05):
+        peak = max(peak, own_memory(command.pid))
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+errors = command.stderr.read()
+command.wait()
+wall = time.perf_counter() - begin
+ended.set()
+watcher.join()
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+if command.returncode:
+    sys.stderr.buffer.write(errors)
+print(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, peak)
+sys.exit(command.returncode)
+"""
 
 
 def measure(command: Sequence[str]) -> Usage:
-    """Run a command in a process that has no other children, so that what the kernel adds up is this command's alone."""
-    script = (
-        "import resource, subprocess, sys, time; t = time.perf_counter(); r = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL,"
-        " stderr=subprocess.PIPE); w = time.perf_counter() - t; u = resource.getrusage(resource.RUSAGE_CHILDREN);"
-        " sys.stderr.buffer.write(r.stderr) if r.returncode else None; print(w, u.ru_utime + u.ru_stime, u.ru_maxrss * 1024); sys.exit(r.returncode)"
-    )
+    """Run a command."""
     # As installed: pip compiles what it installs.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        [sys.executable, "-c", script, *command],
+        [sys.executable, "-c", _MEASURE, *command],
         env=environment,
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
-    wall, cpu, rss = done.stdout.split()
-    return Usage(float(wall), float(cpu), int(rss))
+    wall, cpu, rss, own = done.stdout.split()
+    return Usage(float(wall), float(cpu), int(rss), int(own))
 
 
 def floor(files: Sequence[Path]) -> float:
