@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -27,6 +28,7 @@ MANAGER = "process_worker_pool.py"
 MARK = "BTLM_TEST_RUN"  # in the environment of a driver and of all that it starts
 MARKS: dict[int, str] = {}  # of each driver that was started
 ROOT = Path(__file__).resolve().parents[2]
+RAY = ["--engine", "ray", "--workers", "2", "--memory", "600MB"]
 POISON = "this text kills the process that reads it"
 FILTER = f"""
 import os, signal
@@ -79,12 +81,26 @@ def contents(out: Path | str) -> dict[str, bytes]:
 class Site:
     """How an engine's runs are started. options: of prepare. helpers: commands of processes that help, by the work folder.
     bucket: URL of an object store that holds the dataset and the work folder; "": they are in the folder of a run.
+    cluster: the Ray cluster (ray.cluster_utils.Cluster) that runs join, if any.
     """
 
     options: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     helpers: int = 0
     bucket: str = ""
+    cluster: Any = None
+
+    def ray_tasks(self, nodes: Sequence[Any] | None = None) -> list[psutil.Process]:
+        """The processes that do tasks on nodes of the Ray cluster, on all where none are named. They have not the environment of
+        the driver, which has joined the cluster.
+        """
+        found: list[psutil.Process] = []
+        for node in self.cluster.list_all_nodes() if nodes is None else nodes:
+            for raylet in node.all_processes.get("raylet", []):
+                with contextlib.suppress(psutil.Error):
+                    below = psutil.Process(raylet.process.pid).children(recursive=True)
+                    found += [process for process in below if _is_ray_task(process)]
+        return found
 
     def dataset(self, out: Path) -> str:
         """Where the dataset of a run is."""
@@ -180,6 +196,18 @@ def killing(find: Callable[[], Sequence[psutil.Process]], every: float, most: in
         thread.join()
 
 
+def ray_cluster(stack: contextlib.ExitStack) -> Site:
+    """A site with a Ray cluster of two nodes of one core each, for as long as the stack is open."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    stack.callback(cluster.shutdown)
+    cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+    cluster.wait_for_nodes()
+    return Site([*RAY, "--ray-address", cluster.address], cluster=cluster)
+
+
 def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Process]:
     """The processes that do the tasks of a run."""
     if engine == "local":
@@ -188,18 +216,7 @@ def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Proces
         except psutil.NoSuchProcess:
             return []
         return [process for process in below if process.ppid() != driver.pid]
-    if engine == "ray":
-        return [process for process in left_of(driver) if _is_ray_task(process)]
     return [worker for manager in managers_of(driver) for worker in _tasks_below(manager)]
-
-
-def does_a_task(raylet: int) -> bool:
-    """Whether a worker of a Ray node, given by its raylet, does a task now. On a cluster that the driver has joined, workers
-    have not the driver's environment.
-    """
-    with contextlib.suppress(psutil.Error):
-        return any(map(_is_ray_task, psutil.Process(raylet).children(recursive=True)))
-    return False
 
 
 def _is_ray_task(process: psutil.Process) -> bool:
