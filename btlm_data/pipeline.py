@@ -413,7 +413,7 @@ def _shuffle(p: Preparation) -> None:
     drawn |= {"test"} if p.settings.holdout.test_fraction > 0 and own == {"train"} else set()
     p.splits = tuple(split for split in SPLITS if split in own | drawn)
     num_bytes = sum(amount.bytes for (_, _, cell), amount in p.counts["clean"].cells.items() if cell == "out")
-    p.streams, p.scattered, p.mix, p.passed = shuffle.run(
+    p.streams, p.scattered, p.mix = shuffle.run(
         p.step,
         p.runner,
         p.blocks,
@@ -421,7 +421,6 @@ def _shuffle(p: Preparation) -> None:
         p.copies,
         StreamSettings(p.settings, p.splits),
         num_bytes,
-        p.run.memory_per_worker,
     )
     if not any(
         cell == "out" and amount.documents for (_, _, cell), amount in p.counts["holdout"].cells.items()
@@ -468,8 +467,6 @@ def _shard(p: Preparation) -> Mapping[str, Dataset]:
             split.files = files.get(split.sample_set.folder, [])
     datasets = finish.write(p)
     p.runner.discard_files("pack")
-    for step_passed in p.passed:
-        p.runner.discard_files(step_passed.folder)
     dedupe.discard_passed(p.runner)
     p.runner.tidy(work_folder.FOLDERS)
     p.runner.stores.work.sweep()  # of workers that died

@@ -199,7 +199,6 @@ class Preparation:
     splits: tuple[str, ...] = ()  # shuffle: those that can have documents
     streams: dict[str, StreamIndex] = field(default_factory=dict)
     scattered: list[ScatteredGroup] = field(default_factory=list)
-    passed: list[Step] = field(default_factory=list)  # shuffle: steps whose tokens were moved once more
     mix: MixFiles = field(default_factory=lambda: MixFiles(None, None))
     sets: list[PreparedSet] = field(default_factory=list)  # pack, shard
     shard_step: Step | None = None  # pack

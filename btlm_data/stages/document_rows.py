@@ -2,7 +2,7 @@
 in few files.
 
 A block holds documents from all over a stream. Asking every block for the documents of every stretch would be
-as many reads as blocks times stretches; instead rows are moved as tokens are (runs.py), by an external radix
+as many reads as blocks times stretches; instead rows are moved, by an external radix
 sort:
 
     shard.rows      a group of blocks             -> its rows of each stream, in the order of their keys
@@ -14,7 +14,7 @@ files at most.
     shard/rows/GROUP.cols, shard/rows-N/STREAM-NUMBER.cols
         per stream s `s/records` (n, 72) uint8: ROW each, in the order of their keys, and for each kept field
         `s/NAME/data`, `s/NAME/ends`, `s/NAME/present` (formats/text_columns.py); meta: `first`, `edges` as in
-        runs.py, `names`: of each block its number, its files and its sources
+        order_records.py, `names`: of each block its number, its files and its sources
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.formats import text_columns
 from btlm_data.formats.columns import Columns
-from btlm_data.stages import runs
+from btlm_data.stages import order_records
+from btlm_data.stages.order_records import RECORD
 from btlm_data.stages.shuffle import GROUP_DOCUMENTS, ScatteredGroup
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -236,7 +237,7 @@ def gather(task: Task, settings: None, files: TaskFiles) -> Counts:
         rows["key"] = records["key"]
         streams[stream] = (rows, edges)
         more |= _text_arrays(stream, texts, number_in_group)
-    runs.write(files, task.outputs[0][1], streams, 0, more, {"names": _encoded(names)})
+    order_records.write(files, task.outputs[0][1], streams, 0, more, {"names": _encoded(names)})
     return Counts()
 
 
@@ -271,9 +272,9 @@ def _records(
     edges = np.zeros(num_buckets + 1, np.int64)
     for artifact in groups:
         opened = files.columns(artifact)
-        parts.append(runs.read(opened, stream, 0, num_buckets))
+        parts.append(order_records.read(opened, stream, 0, num_buckets))
         edges += np.array(opened.meta["edges"][stream], np.int64)
-    return runs.in_order(parts)[0], edges
+    return order_records.ordered(parts, RECORD)[0], edges
 
 
 def _text_arrays(stream: str, texts: Mapping[str, list[Any]], order: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -317,13 +318,13 @@ def read_range(
         opened = files.columns(file.file)
         low, high = max(first, file.first), min(last, file.last)
         bounds = np.array(opened.meta["edges"][stream], np.int64)[low - file.first : high - file.first + 1]
-        parts.append(runs.read(opened, stream, low, high, ROW))
+        parts.append(order_records.read(opened, stream, low, high, ROW))
         edges[low - first : high - first + 1] += bounds - bounds[0]
         edges[high - first + 1 :] += bounds[-1] - bounds[0]
         names |= {number: (files_, sources) for number, files_, sources in opened.meta["names"]}
         for name in kept:
             texts[name].append(text_columns.rows(opened, f"{stream}/{name}", int(bounds[0]), int(bounds[-1])))
-    rows, order = runs.ordered(parts, ROW)
+    rows, order = order_records.ordered(parts, ROW)
     ordered_texts = {
         name: pa.chunked_array(columns, pa.large_string()).take(pa.array(order)).combine_chunks()
         for name, columns in texts.items()
@@ -381,7 +382,7 @@ def merge(task: Task, settings: None, files: TaskFiles) -> Counts:
         more |= text_columns.from_arrow(f"{stream}/{name}", column)
     used = set(np.unique(range_read.rows["block"]).tolist())
     names = {number: lists for number, lists in range_read.names.items() if number in used}
-    runs.write(
+    order_records.write(
         files,
         task.outputs[0][1],
         {stream: (range_read.rows, range_read.edges)},

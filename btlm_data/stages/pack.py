@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import FORMATS, get_format, load_format
 from btlm_data.formats.shard_formats.base import Packing, ShardFormat, StreamSize, Stretch
 from btlm_data.formats.shard_formats.writer import ShardOptions
 from btlm_data.recipe.models import Settings
-from btlm_data.stages.runs import LEAST_PIECE, moves_of
 from btlm_data.stages.stream import Bucket, StreamIndex, StreamReader
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
@@ -63,13 +63,18 @@ class StreamSource:
     blocks: Sequence[Block]
 
     def reads(
-        self, index: StreamIndex, buckets: Sequence[Bucket], packed: Sequence[Artifact] = ()
+        self,
+        index: StreamIndex,
+        buckets: Sequence[Bucket],
+        packed: Sequence[Artifact] = (),
+        sent: Artifact | None = None,
     ) -> dict[str, Any]:
-        """The fields of a Task that reads some buckets of a stream, or packed files.
+        """The fields of a Task that reads some buckets of a stream and packed files, or what was sent.
 
         Which files hold the tokens follows from the lineage and the memory: it is no part of the digest.
         """
         through = {"tokens": [index.tokens], "index": [bucket.file for bucket in buckets], "packed": packed}
+        through["sent"] = [] if sent is None else [sent]
         return {"inputs": [self.lineage], "through": through, "hints": {"buckets": buckets}}
 
 
@@ -97,13 +102,14 @@ class FormatSettings:
 
 
 class PackedSet(NamedTuple):
-    """What is packed of a split. files: of its stretches in order; rows: of the split that each of these fills. Or one list of files
-    with the pieces of its shards (pieces.py), the first of which is group first_group.
+    """What is packed of a split. files: of its stretches in order; rows: of the split that each of these fills. sent: the list of
+    files that have its pieces (pieces.py), if these were sent; first_group: of its shards there.
     """
 
     files: tuple[Artifact, ...] = ()
     rows: tuple[int, ...] = ()
-    first_group: int | None = None
+    sent: Artifact | None = None
+    first_group: int = 0
 
 
 def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
@@ -121,12 +127,11 @@ def prepared_streams(workload: Workload) -> list[tuple[StreamSize, Packing]]:
 def estimate(workload: Workload) -> list[Estimate]:
     """What packing stretches takes; nothing where the format needs none."""
     rates, shard_format = workload.rates, get_format(workload.settings.format)
-    tasks = tokens = packed_bytes = longest = 0
+    tasks = packed_bytes = longest = 0
     for size, packing in prepared_streams(workload):
         stretches = shard_format.stretches(size, packing, workload.run.memory_per_worker)
         if stretches:
             tasks += len(stretches) + workload.splits - 1
-            tokens += size.tokens
             packed_bytes += shard_format.packed_bytes(size, packing)
             longest = max(longest, *(stop - start for _, (start, stop) in stretches))
     if not tasks:
@@ -136,8 +141,8 @@ def estimate(workload: Workload) -> list[Estimate]:
             "pack.cut",
             tasks=tasks,
             documents=workload.stream.documents,
-            read_bytes=tokens * workload.token_bytes + 32 * workload.stream.documents,
-            reads=reads_of_stretches(workload, tasks),
+            read_bytes=32 * workload.stream.documents,
+            reads=8 * tasks,
             work_bytes=packed_bytes,
             memory_bytes=rates.process_bytes + 4 * workload.token_bytes * longest,
             cpu_seconds=tasks * rates.task + packed_bytes * rates.pack_byte,
@@ -146,14 +151,9 @@ def estimate(workload: Workload) -> list[Estimate]:
 
 
 def reads_of_stretches(workload: Workload, stretches: int) -> int:
-    """Reads of tokens that so many stretches of a stream make: out of every block, where tokens are not moved."""
-    token_bytes = workload.volume.tokens * workload.token_bytes
-    moves = moves_of(workload.settings, token_bytes, workload.run.memory_per_worker)
-    index_reads = 8 * stretches
-    if not moves.passes:
-        of_a_stretch = min(workload.blocks, -(-workload.stream.documents // max(1, stretches)))
-        return index_reads + stretches * of_a_stretch
-    return index_reads + workload.stream.tokens * workload.token_bytes // LEAST_PIECE
+    """Reads of tokens that so many stretches of a stream make out of every block."""
+    of_a_stretch = min(workload.blocks, -(-workload.stream.documents // max(1, stretches)))
+    return stretches * (8 + of_a_stretch)
 
 
 def packing_of(
@@ -203,6 +203,19 @@ def plan(sample_sets: Sequence[SampleSet], settings: FormatSettings, source: Str
                 )
             )
     return Step("pack.cut", VERSION, work, tasks, settings, settings.digest, "token")
+
+
+def run(
+    runner: Runner, sample_sets: Sequence[SampleSet], source: StreamSource, settings: FormatSettings
+) -> dict[str, PackedSet]:
+    """What is packed of each split, by its folder."""
+    packed = {sample_set.folder: PackedSet() for sample_set in sample_sets}
+    step = plan(sample_sets, settings, source)
+    for task, result in zip(step.tasks, runner.run(step) if step.tasks else [], strict=True):
+        folder = task.hints["folder"]
+        rows = (*packed[folder].rows, int(result.counts.extra["rows"]))
+        packed[folder] = PackedSet((*packed[folder].files, *result.outputs), rows)
+    return packed
 
 
 def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:

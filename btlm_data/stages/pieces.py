@@ -1,20 +1,23 @@
 """Tokens sent from their blocks straight to the shards whose rows they fill, where they do not fit in memory (the page cache).
 
 A row's tokens stand anywhere among the blocks, as documents are shuffled and so are samples. Which rows a document has a part in
-follows from its place in the stream, which the index tells (stages/shuffle.py). So tokens are not put into the stream's order
+follows from its place in the stream, which the index tells (stages/shuffle.py), or
+from how a stretch of the stream was packed (stages/pack.py). So tokens are not put into the stream's order
 first: each document is cut where rows begin, and each piece moves once to where it belongs.
 
-    pack.places     buckets of the streams' indices    -> the places of documents, by group of blocks
-    pack.pieces     a group of blocks                  -> pieces of rows, by shard
-    pack.pieces-2   a range of shards, out of many     -> the same, of that range (by_group.py)
+    pack.places     buckets of the streams' indices, or  -> places of documents, or of what was packed, by group of blocks
+                    packed stretches (pack.py)
+    pack.pieces     a group of blocks                    -> pieces of rows, by shard
+    pack.pieces-2   a range of shards, out of many       -> the same, of that range (by_group.py)
 
 All reads are long: a group is as many blocks as memory holds, and by_group.py moves places and pieces in passes, as many as the
 logarithm of the corpus, until a group finds its places and a shard its pieces in few files. How they are cut into files follows
 from the memory; what a shard finds does not.
 
     pack/groups.json              the first block of each group, and their number
-    pack/places/STREAM-NUMBER.cols   tables named after streams: PLACE each, by group (from 1)
-    pack/pieces/GROUP-NUMBER.cols    tables `pieces`: PIECE each, and `tokens`, by shard: those of all splits and lengths are
+    pack/rows-SPLIT.json          how many rows each packed stretch of a split fills
+    pack/places/NAME-NUMBER.cols  tables named after streams: PLACE each; or after splits: PACKED_PLACE each; by group (from 1)
+    pack/pieces/GROUP-NUMBER.cols tables `pieces`: PIECE each, and `tokens`, by shard: those of all splits and lengths are
                                   numbered through, from 1
 """
 
@@ -45,6 +48,17 @@ from btlm_data.task_files import TaskFiles
 VERSION = 1
 # A document in a stream. offset: of its first token; block, start: where its tokens are; length: without its EOS.
 PLACE = np.dtype([("offset", "<u8"), ("start", "<u8"), ("block", "<u4"), ("length", "<u4")])
+# A piece that was packed. length: tokens of the document; one more belongs to it: its EOS where `ends`, else its next token.
+PACKED_PLACE = np.dtype(
+    [
+        ("start", "<u8"),
+        ("row", "<u8"),
+        ("block", "<u4"),
+        ("length", "<u4"),
+        ("column", "<u4"),
+        ("ends", "<u4"),
+    ]
+)
 _TABLE_READ = 64 * 1024  # bytes of places that a group reads of one file, on average
 LEAST_PIECE = 2**20  # bytes that a shard reads of one file, on average
 Places = npt.NDArray[np.void]
@@ -53,26 +67,26 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Target:
-    """Rows to which documents of a stream go. first_group: of the first shard."""
+    """A split to whose rows documents go. table: of their places; first_group: of the first shard; rows_per_file: of a shard."""
 
-    stream: str
+    table: str
     first_group: int
+    rows_per_file: int
     size: StreamSize
     packing: Packing
 
     def to_json(self) -> list[Any]:
-        return [self.stream, self.first_group, list(self.size), self.packing.to_json()]
+        return [self.table, self.first_group, self.rows_per_file, list(self.size), self.packing.to_json()]
 
     @staticmethod
     def from_json(value: Sequence[Any]) -> _Target:
-        stream, first_group, size, packing = value
-        return _Target(stream, first_group, StreamSize(*size), Packing.from_json(packing))
+        table, first_group, rows_per_file, size, packing = value
+        return _Target(table, first_group, rows_per_file, StreamSize(*size), Packing.from_json(packing))
 
 
-def are_needed(settings: FormatSettings, source: StreamSource) -> bool:
+def are_needed(source: StreamSource) -> bool:
     """Whether shards are put together of pieces."""
-    token_bytes = sum(block.tokens.size for block in source.blocks)
-    return settings.shard_format.takes_pieces and not page_cache.fits(token_bytes)
+    return not page_cache.fits(sum(block.tokens.size for block in source.blocks))
 
 
 def run_bytes_of(memory: int) -> int:
@@ -82,14 +96,16 @@ def run_bytes_of(memory: int) -> int:
 
 def estimate(workload: Workload) -> list[Estimate]:
     """What sending all tokens takes; nothing where they fit in memory."""
-    rates, stream = workload.rates, workload.stream
-    memory, shard_format = workload.run.memory_per_worker, get_format(workload.settings.format)
+    rates, stream, memory = workload.rates, workload.stream, workload.run.memory_per_worker
     token_bytes = volume_bytes(workload)
-    if not shard_format.takes_pieces or page_cache.fits(token_bytes):
+    if page_cache.fits(token_bytes):
         return []
-    run_bytes = run_bytes_of(memory)
+    shard_format, run_bytes = get_format(workload.settings.format), run_bytes_of(memory)
     groups = max(1, min(workload.blocks, -(-token_bytes // run_bytes)))
-    place_bytes = PLACE.itemsize * stream.documents
+    place_bytes, place_reads = PLACE.itemsize * stream.documents, 32 * stream.documents
+    if shard_format.plans_by_packing:
+        num_pieces = sum(shard_format.num_pieces(*prepared) for prepared in prepared_streams(workload))
+        place_bytes, place_reads = PACKED_PLACE.itemsize * num_pieces, 21 * num_pieces
     place_tasks = max(1, -(-place_bytes // by_group.file_bytes_of(memory)))
     moved_places, place_files = by_group.estimates(
         rates, "pack.places", place_tasks, place_bytes, groups, memory, _most_files(place_bytes, groups)
@@ -100,7 +116,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             "pack.places",
             tasks=place_tasks,
             documents=stream.documents,
-            read_bytes=32 * stream.documents,
+            read_bytes=place_reads,
             reads=4 * place_tasks,
             work_bytes=place_bytes,
             memory_bytes=rates.process_bytes + 4 * by_group.file_bytes_of(memory),
@@ -134,8 +150,14 @@ def _sending(workload: Workload) -> _Sending:
     memory, shard_format = workload.run.memory_per_worker, get_format(workload.settings.format)
     prepared, run_bytes = prepared_streams(workload), run_bytes_of(memory)
     token_bytes = volume_bytes(workload)
-    num_bytes = sum(shard_format.packed_bytes(size, packing) for size, packing in prepared)
-    shards = sum(shard_format.plan(size, packing, ()).num_files for size, packing in prepared)
+    num_bytes = shards = 0
+    for size, packing in prepared:
+        rows = [-(-size.tokens // packing.seq_len)] if shard_format.plans_by_packing else []
+        shards += shard_format.plan(size, packing, rows).num_files
+        each = (
+            PIECE.itemsize + workload.token_bytes
+        )  # a token more, as rows have one in common or a label behind them
+        num_bytes += size.tokens * workload.token_bytes + shard_format.num_pieces(size, packing) * each
     files = max(1, min(workload.blocks, -(-max(num_bytes, token_bytes) // run_bytes)))
     moved, read = by_group.estimates(
         workload.rates, "pack.pieces", files, num_bytes, shards, memory, most_files(num_bytes, shards)
@@ -153,32 +175,40 @@ def reads_of_shard(workload: Workload) -> int:
     return 4 * _sending(workload).read
 
 
-def packed(
-    runner: Runner, sample_sets: Sequence[SampleSet], settings: FormatSettings, source: StreamSource
+def sent(
+    runner: Runner,
+    sample_sets: Sequence[SampleSet],
+    packed: Mapping[str, PackedSet],
+    settings: FormatSettings,
+    source: StreamSource,
 ) -> dict[str, PackedSet]:
-    """The pieces of every split, by its folder."""
+    """Send the pieces of every split to its shards. packed: what was packed of each, by folder; so is the result."""
     memory, first_group = source.memory_per_worker, 1
-    targets: list[_Target] = []
-    num_shards: list[int] = []
+    targets: dict[str, _Target] = {}
     for sample_set in sample_sets:
-        plan = settings.shard_format.plan(sample_set.size, sample_set.packing, ())
-        targets.append(
-            _Target(sample_set.index.stream.name, first_group, sample_set.size, sample_set.packing)
+        rows = packed[sample_set.folder].rows
+        plan = settings.shard_format.plan(sample_set.size, sample_set.packing, rows)
+        table = sample_set.name if rows else sample_set.index.stream.name
+        targets[sample_set.folder] = _Target(
+            table, first_group, plan.rows_per_file, sample_set.size, sample_set.packing
         )
-        num_shards.append(plan.num_files)
         first_group += plan.num_files
     edges = _groups_of(source)
-    placing = _plan_places(runner, sample_sets, edges, source)
+    groups = _written(runner, "pack/groups.json", edges)
+    if settings.shard_format.plans_by_packing:
+        placing = _plan_packed_places(runner, sample_sets, packed, groups, settings, source)
+    else:
+        placing = _plan_places(sample_sets, groups, source)
     places = _gathered(
         runner, placing, len(edges) - 1, memory, lambda size: _most_files(size, len(edges) - 1)
     )
-    cutting = _plan_cut(targets, edges, places, settings, source)
+    sending = _plan_send([*targets.values()], edges, places, settings, source)
     pieces = _gathered(
-        runner, cutting, first_group - 1, memory, lambda size: most_files(size, first_group - 1)
+        runner, sending, first_group - 1, memory, lambda size: most_files(size, first_group - 1)
     )
     return {
-        sample_set.folder: PackedSet((pieces,), (), target.first_group)
-        for sample_set, target in zip(sample_sets, targets, strict=True)
+        folder: packed[folder]._replace(files=(), sent=pieces, first_group=target.first_group)
+        for folder, target in targets.items()
     }
 
 
@@ -222,34 +252,28 @@ def _groups_of(source: StreamSource) -> list[int]:
     return [*edges, len(source.blocks)]
 
 
-def _plan_places(
-    runner: Runner, sample_sets: Sequence[SampleSet], edges: Sequence[int], source: StreamSource
-) -> Step:
-    """A task per several buckets of a stream."""
-    runner.named.add(name := "pack/groups.json")
-    data = (json.dumps(edges, separators=(",", ":")) + "\n").encode()
+def _written(runner: Runner, name: str, values: Sequence[int]) -> Artifact:
+    """A list of numbers that many tasks read."""
+    runner.named.add(name)
+    data = (json.dumps(values, separators=(",", ":")) + "\n").encode()
     runner.stores.work.write(name, data, durable=False)
-    groups = Artifact(name, len(data), digest.checksum(data))
+    return Artifact(name, len(data), digest.checksum(data))
+
+
+def _plan_places(sample_sets: Sequence[SampleSet], groups: Artifact, source: StreamSource) -> Step:
+    """A task per several buckets of a stream."""
     indices = {sample_set.index.stream.name: sample_set.index for sample_set in sample_sets}
-    tasks: list[Task] = []
     most = max(1, by_group.file_bytes_of(source.memory_per_worker) // PLACE.itemsize)
+    tasks: list[Task] = []
     for stream, index in indices.items():
-        chosen: list[int] = []
-        held, batches = 0, [chosen]
-        for number, bucket in enumerate(index.buckets):
-            if chosen and (held + bucket.num_documents > most or len(chosen) >= by_group.MOST_INPUTS):
-                batches.append(chosen := [])
-                held = 0
-            chosen.append(number)
-            held += bucket.num_documents
-        for batch in batches:
-            buckets = [index.buckets[number] for number in batch]
+        for low, high in _together([bucket.num_documents for bucket in index.buckets], most):
+            buckets = index.buckets[low:high]
             tasks.append(
                 Task(
                     id=f"{stream}-{len(tasks):06d}",
                     args={
-                        "stream": stream,
-                        "streams": list(indices),
+                        "table": stream,
+                        "tables": list(indices),
                         "starts": [bucket.start for bucket in buckets],
                     },
                     inputs=[source.lineage],
@@ -263,7 +287,6 @@ def _plan_places(
 
 def place(task: Task, settings: None, files: TaskFiles) -> Counts:
     """Where the documents of some buckets stand, by group of their blocks."""
-    edges = json.loads(files.read(task.reads["groups"][0]))
     parts = [np.empty(0, PLACE)]
     for start, file in zip(task.args["starts"], task.reads["index"], strict=True):
         index = files.columns(file)
@@ -272,16 +295,69 @@ def place(task: Task, settings: None, files: TaskFiles) -> Counts:
             part[name] = index[name]
         part["offset"] = index["offset"] + np.uint64(start)
         parts.append(part)
-    records = np.concatenate(parts)
+    return _write_places(task, files, np.concatenate(parts))
+
+
+def _plan_packed_places(
+    runner: Runner,
+    sample_sets: Sequence[SampleSet],
+    packed: Mapping[str, PackedSet],
+    groups: Artifact,
+    settings: FormatSettings,
+    source: StreamSource,
+) -> Step:
+    """A task per several packed stretches of a split."""
+    most, tasks = by_group.file_bytes_of(source.memory_per_worker), list[Task]()
+    for sample_set in sample_sets:
+        name, packed_set = sample_set.name, packed[sample_set.folder]
+        rows = _written(runner, f"pack/rows-{name}.json", packed_set.rows)
+        for low, high in _together([2 * file.size for file in packed_set.files], most):
+            chosen = packed_set.files[low:high]
+            tasks.append(
+                Task(
+                    id=f"{name}-{len(tasks):06d}",
+                    args={
+                        "table": name,
+                        "tables": [each.name for each in sample_sets],
+                        "first": low,
+                        "size": list(sample_set.size),
+                        "packing": sample_set.packing.to_json(),
+                    },
+                    inputs=[source.lineage],
+                    reads={"groups": [groups], "rows": [rows], "packed": chosen},
+                    outputs=[("work", f"pack/places/{name}-{len(tasks):06d}.cols")],
+                    weight=max(1, sum(file.size for file in chosen)),
+                )
+            )
+    return Step("pack.places", VERSION, place_packed, tasks, settings, settings.digest, "B")
+
+
+def place_packed(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
+    """Where what was packed of some stretches stands, by group of its blocks."""
+    size, packing = StreamSize(*task.args["size"]), Packing.from_json(task.args["packing"])
+    rows = json.loads(files.read(task.reads["rows"][0]))
+    parts = [np.empty(0, PACKED_PLACE)]
+    for number, file in enumerate(task.reads["packed"], start=task.args["first"]):
+        pieces = settings.shard_format.packed_pieces(files.columns(file), number, size, packing, rows)
+        part = np.empty(len(pieces.row), PACKED_PLACE)
+        for name in pieces._fields:
+            part[name] = getattr(pieces, name)
+        parts.append(part)
+    return _write_places(task, files, np.concatenate(parts))
+
+
+def _write_places(task: Task, files: TaskFiles, records: Places) -> Counts:
+    """Write one file, with a table of these records and others that are empty."""
+    edges = json.loads(files.read(task.reads["groups"][0]))
     groups = np.searchsorted(edges, records["block"], side="right").astype(np.uint32)
-    nothing = np.empty(0, PLACE), np.empty(0, np.uint32)
-    tables = dict.fromkeys(task.args["streams"], nothing) | {task.args["stream"]: (records, groups)}
+    nothing = np.empty(0, records.dtype), np.empty(0, np.uint32)
+    tables = dict.fromkeys(task.args["tables"], nothing) | {task.args["table"]: (records, groups)}
     by_group.write(files, task.outputs[0][1], [by_group.piece_of(tables)])
     advance(task.weight)
     return Counts()
 
 
-def _plan_cut(
+def _plan_send(
     targets: Sequence[_Target],
     edges: Sequence[int],
     places: Artifact,
@@ -311,39 +387,73 @@ def send(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     """Cut the documents of a group of blocks, and put their pieces together by shard."""
     targets = [_Target.from_json(value) for value in task.args["targets"]]
     first, tokens = task.args["first"], task.reads["tokens"]
-    streams = list(dict.fromkeys(target.stream for target in targets))
-    parts: dict[str, list[Places]] = {stream: [np.empty(0, PLACE)] for stream in streams}
-    for piece in by_group.of_group(files, task.through["places"][0], task.args["group"], streams):
-        for stream in streams:
-            parts[stream].append(by_group.as_records(piece.tables[stream], PLACE))
+    dtype = PACKED_PLACE if settings.shard_format.plans_by_packing else PLACE
+    tables = list(dict.fromkeys(target.table for target in targets))
+    parts: dict[str, list[Places]] = {table: [np.empty(0, dtype)] for table in tables}
+    for piece in by_group.of_group(files, task.through["places"][0], task.args["group"], tables):
+        for table in tables:
+            parts[table].append(by_group.as_records(piece.tables[table], dtype))
     places: dict[str, Places] = {}
     num_bytes = np.zeros(len(tokens), np.int64)
-    for stream in streams:
-        joined = np.concatenate(parts.pop(stream))
+    for table in tables:
+        joined = np.concatenate(parts.pop(table))
         if len(joined) and not first <= joined["block"].min() <= joined["block"].max() < first + len(tokens):
-            raise DataError(f"Places of documents of stream {stream} are in blocks of another group.")
-        places[stream] = joined[np.argsort(joined["block"], kind="stable")]
+            raise DataError(
+                f"Places of {table} are in blocks of another group. Remove the work folder and rerun the same command."
+            )
+        places[table] = joined[np.argsort(joined["block"], kind="stable")]
         for target in targets:
-            if target.stream == stream:
+            if target.table == table:
                 size = np.dtype(target.packing.dtype).itemsize * (joined["length"].astype(np.int64) + 1)
                 num_bytes += np.bincount(joined["block"] - first, size, len(tokens)).astype(np.int64)
-    for number, (low, high) in enumerate(_together(num_bytes, task.hints["bytes"])):
+    for number, (low, high) in enumerate(_together(num_bytes.tolist(), task.hints["bytes"])):
         name = f"pack/pieces/{task.id}-{number:04d}.cols"
         _send_blocks(files, name, tokens[low:high], first + low, targets, places, settings)
         advance(sum(file.size for file in tokens[low:high]))
     return Counts()
 
 
-def _together(num_bytes: Int64Array, most: int) -> Iterator[tuple[int, int]]:
-    """Blocks [low, high) after each other, of so many bytes together at most."""
+def _together(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Items [low, high) after each other, of so much together at most, and by_group.MOST_INPUTS of them."""
     low, held = 0, 0
-    for high, size in enumerate(num_bytes.tolist()):
-        if high > low and held + size > most:
+    for high, size in enumerate(sizes):
+        if high > low and (held + size > most or high - low >= by_group.MOST_INPUTS):
             yield low, high
             low, held = high, 0
         held += size
-    if len(num_bytes) > low:
-        yield low, len(num_bytes)
+    if len(sizes) > low:
+        yield low, len(sizes)
+
+
+class _Sent(NamedTuple):
+    """Pieces of one target, each (p,) int64, in the order of blocks. start, length: of the document in its block; skipped: of its
+    tokens, EOS included, before the piece; group: the shard.
+    """
+
+    block: Int64Array
+    start: Int64Array
+    length: Int64Array
+    skipped: Int64Array
+    group: Int64Array
+    table: npt.NDArray[np.void]
+
+    @staticmethod
+    def of(places: Places, target: _Target, settings: FormatSettings) -> _Sent:
+        """places: of documents, or of packed pieces."""
+        block, start, length = (places[name].astype(np.int64) for name in ("block", "start", "length"))
+        if settings.shard_format.plans_by_packing:
+            row, column = places["row"].astype(np.int64), places["column"]
+            count, skipped = length + 1, np.zeros(len(places), np.int64)
+            length = length + (places["ends"] == 0)
+        else:
+            offset = places["offset"].astype(np.int64)
+            cut = settings.shard_format.pieces(offset, length, target.size, target.packing)
+            block, start, length = block[cut.document], start[cut.document], length[cut.document]
+            row, column, count, skipped = cut.row, cut.column, cut.length, cut.start
+        table = np.empty(len(row), PIECE)
+        table["row"], table["column"], table["length"] = row, column, count
+        group = target.first_group + row // target.rows_per_file
+        return _Sent(block, start, length, skipped, group, table)
 
 
 def _send_blocks(
@@ -355,59 +465,42 @@ def _send_blocks(
     places: Mapping[str, Places],
     settings: FormatSettings,
 ) -> None:
-    """Write the pieces of some blocks, from number `first` on, by shard. places: by stream, in the order of blocks."""
+    """Write the pieces of some blocks, from number `first` on, by shard. places: by table, in the order of blocks."""
     from btlm_data.kernels.packing import place_documents
 
-    documents, piece_tables, groups, blocks, starts = [], [], [], [], []
+    parts: list[_Sent] = []
     for target in targets:
-        chosen = places[target.stream]
+        chosen = places[target.table]
         low, high = np.searchsorted(chosen["block"], [first, first + len(tokens)])
-        chosen = chosen[low:high]
-        offset, length = (chosen[field].astype(np.int64) for field in ("offset", "length"))
-        cut = settings.shard_format.pieces(offset, length, target.size, target.packing)
-        table = np.empty(len(cut.row), PIECE)
-        table["row"], table["column"], table["length"] = cut.row, cut.column, cut.length
-        rows_per_file = settings.shard_format.plan(target.size, target.packing, ()).rows_per_file
-        piece_tables.append(table)
-        groups.append(target.first_group + cut.row // rows_per_file)
-        documents.append(chosen[cut.document])
-        blocks.append(chosen["block"][cut.document].astype(np.int64))
-        starts.append(cut.start)
-    piece_groups = np.concatenate(groups)
-    if not len(piece_groups):
+        parts.append(_Sent.of(chosen[low:high], target, settings))
+    groups, table = (np.concatenate([getattr(part, name) for part in parts]) for name in ("group", "table"))
+    if not len(groups):
         return
-    table = np.concatenate(piece_tables)
-    order = np.lexsort((table["row"], piece_groups))
-    ordered, ordered_groups = table[order], piece_groups[order]
+    order = np.lexsort((table["row"], groups))
+    ordered, ordered_groups = table[order], groups[order]
     ends = np.cumsum(ordered["length"], dtype=np.int64)
-    out_starts = np.empty(len(order), np.int64)
-    out_starts[order] = ends - ordered["length"]
-    out = np.empty(int(ends[-1]), targets[0].packing.dtype)
-    edges = np.cumsum([0, *map(len, groups)])
+    begins = np.empty(len(order), np.int64)
+    begins[order] = ends - ordered["length"]
+    packing = targets[0].packing
+    out = np.empty(int(ends[-1]), packing.dtype)
+    edges = np.cumsum([0, *(len(part.group) for part in parts)])
     for number, file in enumerate(tokens, start=first):
         block_tokens = files.columns(file)["tokens"]
-        for (begin, _), in_target, of_blocks, skipped in zip(
-            pairwise(edges), documents, blocks, starts, strict=True
-        ):
-            low, high = np.searchsorted(of_blocks, [number, number + 1])
-            if low < high:
-                chosen = in_target[low:high]
-                to = out_starts[begin + low : begin + high]
-                stop = to + table["length"][begin + low : begin + high]
-                source_start, length = (chosen[field].astype(np.int64) for field in ("start", "length"))
-                place_documents(
-                    block_tokens,
-                    source_start,
-                    length,
-                    to - skipped[low:high],
-                    out,
-                    targets[0].packing.eos_id,
-                    to,
-                    stop,
-                )
-    present, begins = np.unique(ordered_groups, return_index=True)
-    rows = np.append(begins, len(ordered)).astype(np.int64)
-    token_bounds = np.concatenate([[0], ends])[rows] * out.itemsize
-    bounds = np.stack([rows * PIECE.itemsize, token_bounds], axis=1)
+        for edge, part in zip(edges.tolist(), parts, strict=False):
+            low, high = (int(row) for row in np.searchsorted(part.block, [number, number + 1]))
+            to = begins[edge + low : edge + high]
+            place_documents(
+                block_tokens,
+                part.start[low:high],
+                part.length[low:high],
+                to - part.skipped[low:high],
+                out,
+                packing.eos_id,
+                to,
+                to + part.table["length"][low:high],
+            )
+    present, rows = np.unique(ordered_groups, return_index=True)
+    rows = np.append(rows, len(ordered)).astype(np.int64)
+    bounds = np.stack([rows * PIECE.itemsize, np.append(0, ends)[rows] * out.itemsize], axis=1)
     tables = {"pieces": ordered.view(np.uint8), "tokens": out.view(np.uint8)}
     by_group.write_tables(files, name, present.astype(np.uint32), bounds, tables)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from btlm_data.advance import advance
 from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
+from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import get_format
-from btlm_data.formats.shard_formats.base import PackedFile, Packing, RowPlan, Shard, StreamSize, row_tokens
+from btlm_data.formats.shard_formats.base import Packing, RowPlan, Shard, StreamSize, row_tokens
 from btlm_data.formats.shard_formats.writer import ShardInfo
 from btlm_data.stages import documents, dropped, pack, pieces
 from btlm_data.stages.pack import FormatSettings, PackedSet, SampleSet, StreamSource, TaskStream
@@ -63,19 +65,13 @@ def plan(
     runner: Runner, sample_sets: Sequence[SampleSet], source: StreamSource, settings: FormatSettings
 ) -> Step:
     """The step that writes all shards. What has to be packed on disk before (stages/pack.py) is packed."""
-    packed: dict[str, PackedSet] = {}
-    if pieces.are_needed(settings, source):
-        # Nothing is sent for shards that are proved done: pieces are deleted at the end of a run.
-        if not runner.is_done(_step(sample_sets, {}, source, settings)):
-            packed = pieces.packed(runner, sample_sets, settings, source)
-        return _step(sample_sets, packed, source, settings)
-    packing = pack.plan(sample_sets, settings, source)
-    if packing.tasks:
-        for task, result in zip(packing.tasks, runner.run(packing), strict=True):
-            before = packed.get(task.hints["folder"], PackedSet())
-            rows = (*before.rows, int(result.counts.extra["rows"]))
-            packed[task.hints["folder"]] = PackedSet((*before.files, *result.outputs), rows)
-    return _step(sample_sets, packed, source, settings)
+    packed = pack.run(runner, sample_sets, source, settings)
+    writing = _step(sample_sets, packed, source, settings)
+    # Nothing is sent for shards that are proved done: pieces are deleted at the end of a run.
+    if pieces.are_needed(source) and not runner.is_done(writing):
+        packed = pieces.sent(runner, sample_sets, packed, settings, source)
+        writing = _step(sample_sets, packed, source, settings)
+    return writing
 
 
 def _step(
@@ -97,18 +93,22 @@ def _plan_set(
 ) -> list[Task]:
     """A task per shard.
 
-    Where rows do not depend on how they were packed, neither does the digest: the bytes are the same.
+    How its rows come to it decides no byte, and is no part of the digest.
     """
     shard_format, packing, size = settings.shard_format, sample_set.packing, sample_set.size
-    packed_rows = packed.rows if shard_format.plans_by_packing else ()
-    rows = shard_format.plan(size, packing, packed_rows)
+    rows = shard_format.plan(size, packing, packed.rows)
+    rows_digest = digest(*packed.rows)
     tasks = []
     for number in range(rows.num_files):
         first, last = rows.rows_of(number)
-        start, stop = shard_format.tokens_needed((first, last), size, packing)
-        buckets = [] if packed.files or start == stop else sample_set.index.overlapping(start, stop)
-        reads = source.reads(sample_set.index, buckets, packed.files)
-        group = None if packed.first_group is None else packed.first_group + number
+        if packed.sent is not None:
+            reads = source.reads(sample_set.index, [], (), packed.sent)
+            hints: dict[str, Any] = {"group": packed.first_group + number}
+        else:
+            start, stop = shard_format.tokens_needed((first, last), size, packing)
+            buckets = sample_set.index.overlapping(start, stop) if start < stop else []
+            reads = source.reads(sample_set.index, buckets, packed.files)
+            hints = {"packed_rows": packed.rows}
         tasks.append(
             Task(
                 id=f"{sample_set.folder.replace('/', '-')}-{number:06d}",
@@ -117,11 +117,11 @@ def _plan_set(
                     "size": list(size),
                     "plan": list(rows),
                     "number": number,
-                    "packed_rows": list(packed_rows),
+                    "packed": rows_digest,
                 },
                 outputs=[("out", f"{sample_set.folder}/{rows.file_name(number)}")],
                 weight=(last - first) * row_tokens(shard_format, packing.seq_len),
-                **reads | {"hints": reads["hints"] | {"group": group}},
+                **reads | {"hints": reads["hints"] | hints},
             )
         )
     return tasks
@@ -131,19 +131,14 @@ def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     """Write one shard."""
     args = task.args
     packing = Packing.from_json(args["packing"])
-    shard = Shard(
-        args["number"], RowPlan(*args["plan"]), StreamSize(*args["size"]), packing, tuple(args["packed_rows"])
-    )
+    plan, size = RowPlan(*args["plan"]), StreamSize(*args["size"])
+    shard = Shard(args["number"], plan, size, packing, tuple(task.hints.get("packed_rows", ())))
     stream = TaskStream.of(task, packing, files)
-    through, group = task.through["packed"], task.hints["group"]
-    packed: list[PackedFile] = (
-        [files.columns(artifact) for artifact in through]
-        if group is None
-        else pieces.of_shard(files, through[0], group)
-    )
+    packed = [files.columns(artifact) for artifact in task.through["packed"]]
+    sent = [pieces.of_shard(files, listed, task.hints["group"]) for listed in task.through["sent"]]
     store, name = task.outputs[0]
     with files.create(name, store) as creating:
-        info = settings.shard_format.write(creating.file, shard, stream, packed)
+        info = settings.shard_format.write(creating.file, shard, stream, packed, *sent)
     advance(task.weight)
     return _file_counts(name, info)
 

@@ -1,9 +1,8 @@
 """Where each document is in its token stream, `doc_1 EOS doc_2 EOS ...`: a seeded order, and prefix sums.
 
-Two steps make the index of every stream. Tokens are moved only where they exceed the page cache (runs.py):
+Two steps make the index of every stream. No tokens are moved:
 
     scatter  a group of blocks   -> its kept documents' records, sorted by order key, cut by bucket
-    [merge   ranges of the keys, out of several groups, where tokens are moved more than once]
     sort     some buckets        -> their records from every group, merged: the index of a stretch of the
                                  stream each
 
@@ -16,9 +15,9 @@ With shares each document belongs to one set by a seeded hash. A mix repeats doc
 document has its own key. A mix by budget counts the tokens of sources first (mixing.py); the documents of each of
 its phases stand behind those of the phase before.
 
-    shuffle/scatter/GROUP.cols      the records of each stream (runs.py)
+    shuffle/scatter/GROUP.cols      the records of each stream (order_records.py)
     shuffle/sort/STREAM-BUCKET.cols `block`, `start`, `length`, `ordinal`, `offset` uint64 (tokens from the
-                                    bucket's beginning); `block` numbers a file of the stream's list of tokens
+                                    bucket's beginning)
 
 balance documents in = out + other sets' + left out by the mix; + repeats. tokens = lengths + one EOS each.
 """
@@ -42,10 +41,10 @@ from btlm_data.formats.columns import Columns
 from btlm_data.formats.ledger import MOVED
 from btlm_data.records.base import BATCH_BYTES
 from btlm_data.splits import SPLITS
-from btlm_data.stages import mixing, runs, sorting
+from btlm_data.stages import mixing, order_records, sorting
 from btlm_data.stages.mixing import BlockMix, MixFiles
+from btlm_data.stages.order_records import RECORD, Records
 from btlm_data.stages.places import StreamPlaces, places_of
-from btlm_data.stages.runs import RECORD, Moves, Records, Run
 from btlm_data.stages.stream import (
     ORDER_VERSION,
     Bucket,
@@ -73,7 +72,7 @@ _RECORD_BYTES = 32  # of a document in an index, before and after sorting
 
 
 class ScatteredGroup(NamedTuple):
-    """What `shuffle.scatter` made of some consecutive blocks. records: their records of every stream (runs.py);
+    """What `shuffle.scatter` made of some consecutive blocks. records: their records of every stream (order_records.py);
     blocks: their numbers.
     """
 
@@ -82,32 +81,20 @@ class ScatteredGroup(NamedTuple):
 
 
 class Shuffled(NamedTuple):
-    """What the stage hands on. streams: the index of each by its name. passed: steps whose tokens a later pass has moved once
-    more: their files may go once the dataset is complete.
-    """
+    """What the stage hands on. streams: the index of each by its name."""
 
     streams: dict[str, StreamIndex]
     groups: list[ScatteredGroup]
     mix: MixFiles
-    passed: list[Step]
 
 
 def estimate(workload: Workload) -> list[Estimate]:
     """What ordering the documents takes."""
     volume, stream, rates = workload.volume, workload.stream, workload.rates
-    token_bytes = stream.tokens * workload.token_bytes
-    moves = runs.moves_of(
-        workload.settings, volume.tokens * workload.token_bytes, workload.run.memory_per_worker
-    )
-    moved = token_bytes if moves.passes else 0
-    weighing = max(
+    groups = max(
         1,
         -(-volume.documents // group_documents(volume.documents)),
         -(-volume.text_bytes // (GROUP_BLOCKS * BATCH_BYTES)),
-    )
-    groups = max(
-        weighing,
-        min(-(-moved // moves.run_bytes), -(-volume.text_bytes // BATCH_BYTES)),
     )
     num_streams = stream_count(workload)
     of_a_stream = bucket_count(volume.text_bytes)
@@ -116,34 +103,18 @@ def estimate(workload: Workload) -> list[Estimate]:
     sorts = num_streams * -(-of_a_stream // together)
     held = 4 * _RECORD_BYTES  # a record, its copy in order, and what is sorted
     return [
-        *mixing.estimate(workload, weighing),
+        *mixing.estimate(workload, groups),
         Estimate(
             "shuffle.scatter",
             tasks=groups,
             documents=volume.documents,
-            read_bytes=30 * volume.documents + moved,
+            read_bytes=30 * volume.documents,
             reads=14 * workload.blocks,
-            work_bytes=index_bytes + moved,
-            memory_bytes=rates.process_bytes + held * -(-stream.documents // groups) + moved // groups,
+            work_bytes=index_bytes,
+            memory_bytes=rates.process_bytes + held * -(-stream.documents // groups),
             cpu_seconds=groups * rates.task
-            + moved * rates.move_byte
             + volume.documents * num_streams * rates.scatter_document / 2
             + stream.documents * rates.scatter_document / 2,
-        ),
-        *(
-            Estimate(
-                f"shuffle.merge-{number}",
-                tasks=groups,
-                documents=stream.documents,
-                read_bytes=index_bytes + moved,
-                reads=2 * groups * max(2, moves.fanout),
-                work_bytes=index_bytes + moved,
-                memory_bytes=rates.process_bytes + held * -(-stream.documents // groups) + moves.run_bytes,
-                cpu_seconds=groups * rates.task
-                + stream.documents * rates.order_document
-                + moved * rates.move_byte,
-            )
-            for number in range(2, moves.passes + 1)
         ),
         Estimate(
             "shuffle.sort",
@@ -176,25 +147,17 @@ def run(
     copies: Artifact | None,
     settings: StreamSettings,
     num_bytes: int,
-    memory: int,
 ) -> Shuffled:
     """The index of every stream by its name. step: runs a step. copies: clusters.cols; None where nothing was
-    deduplicated. num_bytes: of text that passed cleaning. memory: of a worker.
+    deduplicated. num_bytes: of text that passed cleaning.
     """
     num_buckets = bucket_count(num_bytes)
-    moves = runs.moves_of(settings.settings, sum(block.tokens.size for block in blocks), memory)
     borders, asked = _borders(step, blocks, fates, settings)
     mix = MixFiles(copies, borders)
-    scattering = plan_scatter(blocks, fates, mix, num_buckets, settings, moves)
+    scattering = plan_scatter(blocks, fates, mix, num_buckets, settings)
     scattered = step(scattering)
-    by_stream = _runs_of(scattering, scattered, settings, num_buckets)
-    passes = [scattering]
-    for number in range(2, moves.passes + 1):
-        merging = sorting.plan_merge(number, by_stream, settings, moves)
-        by_stream = sorting.merged_runs(merging, step(merging), settings)
-        passes.append(merging)
-    indices: dict[str, StreamIndex] = {}
-    ordering = sorting.plan_sort(runner, by_stream, settings, num_buckets)
+    records = [result.outputs[0] for result in scattered]
+    ordering = sorting.plan_sort(runner, records, settings, num_buckets)
     buckets: dict[str, list[Bucket]] = {stream.name: [] for stream in settings.streams}
     for task, result in zip(ordering.tasks, step(ordering), strict=True):
         stream_buckets = buckets[task.args["stream"]]
@@ -203,19 +166,22 @@ def run(
             stream_buckets.append(
                 Bucket(file, start, extra["num_tokens"], extra["num_documents"], extra["content"])
             )
-    for stream in settings.streams:
-        tokens = [run.tokens for run in by_stream[stream.name] if run.tokens is not None]
-        name = f"shuffle/tokens-{stream.name}.json"
-        runner.named.add(name)
-        tokens = tokens if moves.passes else [block.tokens for block in blocks]
-        listed = write_list(runner.stores.work, name, tokens)
-        of_stream = _phases_of(scattered, stream.name, asked.get(stream.name, {}))
-        indices[stream.name] = StreamIndex(stream, tuple(buckets[stream.name]), listed, of_stream)
-    groups = []
-    for task, result in zip(scattering.tasks, scattered, strict=True):
-        [records] = [file for file in result.outputs if file.name == task.outputs[0][1]]
-        groups.append(ScatteredGroup(records, [number for number, *_ in task.args["blocks"]]))
-    return Shuffled(indices, groups, mix, passes[:-1])
+    runner.named.add(name := "shuffle/tokens.json")
+    listed = write_list(runner.stores.work, name, [block.tokens for block in blocks])
+    indices = {
+        stream.name: StreamIndex(
+            stream,
+            tuple(buckets[stream.name]),
+            listed,
+            _phases_of(scattered, stream.name, asked.get(stream.name, {})),
+        )
+        for stream in settings.streams
+    }
+    groups = [
+        ScatteredGroup(file, [number for number, *_ in task.args["blocks"]])
+        for task, file in zip(scattering.tasks, records, strict=True)
+    ]
+    return Shuffled(indices, groups, mix)
 
 
 def _borders(
@@ -252,36 +218,19 @@ def _phases_of(
     return tuple(phases)
 
 
-def _runs_of(
-    step: Step, results: Sequence[TaskResult], settings: StreamSettings, num_buckets: int
-) -> dict[str, list[Run]]:
-    """What `scatter` made, by stream."""
-    by_stream: dict[str, list[Run]] = {stream.name: [] for stream in settings.streams}
-    for task, result in zip(step.tasks, results, strict=True):
-        files = {file.name: file for file in result.outputs}
-        name = task.outputs[0][1]
-        for stream, stream_runs in by_stream.items():
-            stream_runs.append(Run(files[name], files.get(runs.tokens_name(name, stream)), 0, num_buckets))
-    return by_stream
-
-
-def groups_of(blocks: Sequence[Block], most_token_bytes: int | None = None) -> list[list[int]]:
+def groups_of(blocks: Sequence[Block]) -> list[list[int]]:
     """Numbers of consecutive blocks that one task takes, of about GROUP_DOCUMENTS documents (of more where there would be more than
-    MOST_GROUPS), and of so many bytes of tokens.
+    MOST_GROUPS).
     """
     groups: list[list[int]] = []
-    num_held = bytes_held = 0
+    num_held = 0
     most_documents = group_documents(sum(block.num_documents for block in blocks))
     for number, block in enumerate(blocks):
-        is_full = num_held + block.num_documents > most_documents
-        if most_token_bytes is not None:
-            is_full = is_full or bytes_held + block.tokens.size > most_token_bytes
-        if not groups or is_full or len(groups[-1]) >= GROUP_BLOCKS:
+        if not groups or num_held + block.num_documents > most_documents or len(groups[-1]) >= GROUP_BLOCKS:
             groups.append([])
-            num_held = bytes_held = 0
+            num_held = 0
         groups[-1].append(number)
         num_held += block.num_documents
-        bytes_held += block.tokens.size
     return groups
 
 
@@ -296,10 +245,9 @@ def plan_scatter(
     mix: MixFiles,
     num_buckets: int,
     settings: StreamSettings,
-    moves: Moves,
 ) -> Step:
     """A task per group of consecutive blocks."""
-    groups = groups_of(blocks, moves.run_bytes if moves.passes else None)
+    groups = groups_of(blocks)
     total = blocks[-1].last_ordinal if blocks else 0
     tasks = [
         Task(
@@ -310,7 +258,6 @@ def plan_scatter(
                 ],
                 "buckets": num_buckets,
                 "total": total,
-                "run": number if moves.passes else None,
             },
             reads={
                 "docs": [blocks[i].docs for i in group],
@@ -357,13 +304,10 @@ def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     name = task.outputs[0][1]
     streams: dict[str, tuple[Records, npt.NDArray[Any]]] = {}
     for stream_name, parts in records.items():
-        in_order, origin = runs.in_order(parts)
-        if task.args["run"] is not None:
-            sources = [files.columns(file)["tokens"] for file in task.reads["tokens"]]
-            runs.move(files, name, stream_name, task.args["run"], sources, in_order, origin)
+        in_order, _ = order_records.ordered(parts, RECORD)
         bounds = np.concatenate([np.searchsorted(in_order["key"], edges), [len(in_order)]])
         streams[stream_name] = (in_order, bounds)
-    runs.write(files, name, streams, 0)
+    order_records.write(files, name, streams, 0)
     extra: dict[str, Any] = {"stages": {name: counts.to_json() for name, counts in stages.items()}}
     return Counts(extra=extra | ({"phases": phases} if phases else {}))
 

@@ -118,7 +118,7 @@ def prepare(
         runner = Runner(locations, locations.open(), engine, Silent())
         settings = StreamSettings(recipe.settings, ("train",))
         num_bytes = sum(4 * block.num_documents * DOCUMENT for block in blocks)
-        streams = shuffle.run(runner.run, runner, blocks, fates, None, settings, num_bytes, scale.memory)
+        streams = shuffle.run(runner.run, runner, blocks, fates, None, settings, num_bytes)
         [index] = streams.streams.values()
         packing = pack.packing_of(recipe.settings, SEQ_LEN, "train", "uint16", 50_256)
         source = pack.StreamSource("bench", scale.memory, blocks)

@@ -34,8 +34,12 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("shuffle", ["samples", "none"])
-def test_a_new_format_is_one_file(tmp_path: Path, shuffle: str) -> None:
+@pytest.mark.parametrize(("shuffle", "sends"), [("samples", False), ("none", False), ("samples", True)])
+def test_a_new_format_is_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: str, sends: bool
+) -> None:
+    if sends:
+        monkeypatch.setenv("BTLM_SCATTER", "1")
     words = np.random.default_rng(1).integers(0, 500, (40, 60))
     lines = [json.dumps({"text": " ".join(f"w{n}" for n in row)}) for row in words.tolist()]
     (tmp_path / "corpus").mkdir()

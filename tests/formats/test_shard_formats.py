@@ -197,7 +197,7 @@ def sent(shard_format: ShardFormat, stream: MemoryStream, how: Packing, parts: i
     for number in range(plan.num_files):
         file = io.BytesIO()
         shard = Shard(number, plan, stream.size, how, ())
-        found.append(shard_format.write(file, shard, MemoryStream([[0]]), files[number]).sha256)
+        found.append(shard_format.write(file, shard, MemoryStream([[0]]), [], files[number]).sha256)
     return found
 
 
@@ -237,7 +237,7 @@ def test_pieces_that_do_not_fill_a_shard_are_refused(fault: str) -> None:
         tokens = tokens[:-1]
     file = MemoryFile({"pieces": table.view(np.uint8), "tokens": tokens.view(np.uint8)})
     with pytest.raises(DataError):
-        sample.write(io.BytesIO(), Shard(0, plan, stream.size, how, ()), stream, [file])
+        sample.write(io.BytesIO(), Shard(0, plan, stream.size, how, ()), stream, [], [file])
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.formats.shard_formats import pieces
 from btlm_data.formats.shard_formats.base import (
     Balance,
     Checked,
     Int64Array,
     Packed,
     PackedFile,
+    PackedPieces,
     Packing,
     Pieces,
     RowContext,
@@ -39,7 +41,6 @@ class PairsFormat:
     rules = ("shift", "token")
     follows_stream = False  # to keep it short: what only all files together show is not checked
     plans_by_packing = False
-    takes_pieces = False  # to keep it short
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         return chosen
@@ -54,7 +55,20 @@ class PairsFormat:
         raise NotImplementedError
 
     def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
+        plan = self.plan(size, packing, ())
+        cut, _ = pieces.cut(offsets, lengths, packing.seq_len, 1, plan.rows)
+        if packing.is_shuffled:
+            order = packing.order(plan.rows, self.phase_rows(size, packing, ()))
+            cut = cut._replace(row=order.rows_of(cut.row).astype(np.int64))
+        return cut
+
+    def packed_pieces(
+        self, packed: PackedFile, number: int, size: StreamSize, packing: Packing, packed_rows: Sequence[int]
+    ) -> PackedPieces:
         raise NotImplementedError
+
+    def num_pieces(self, size: StreamSize, packing: Packing) -> int:
+        return size.documents + size.tokens // packing.seq_len
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         return RowPlan((size.tokens - 1) // packing.seq_len, packing.samples_per_file)
@@ -67,14 +81,25 @@ class PairsFormat:
         return 0, size.tokens
 
     def write(
-        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+        self,
+        file: BinaryIO,
+        shard: Shard,
+        stream: StreamAccess,
+        packed: Sequence[PackedFile],
+        sent: Sequence[PackedFile] | None = None,
     ) -> ShardInfo:
         (first, last), packing = shard.rows, shard.packing
-        samples = np.arange(first, last, dtype=np.int64)
-        if packing.is_shuffled:
-            ends = self.phase_rows(shard.size, packing, ())
-            samples = packing.order(shard.plan.rows, ends).samples_at(samples).astype(np.int64)
-        tokens = stream.samples(samples, packing.seq_len, shard.size.tokens)
+        length = packing.seq_len
+        if sent is not None:
+            count = (last - first) * (length + 1)
+            tokens = pieces.put_together(sent, shard.rows, length + 1, count, packing.dtype)
+            tokens = tokens.reshape(-1, length + 1)
+        else:
+            samples = np.arange(first, last, dtype=np.int64)
+            if packing.is_shuffled:
+                ends = self.phase_rows(shard.size, packing, ())
+                samples = packing.order(shard.plan.rows, ends).samples_at(samples).astype(np.int64)
+            tokens = stream.samples(samples, length, shard.size.tokens)
         shape = (2, packing.seq_len)
         with ShardWriter(file, (last - first, *shape), (1, *shape), packing.storage) as writer:
             writer.add(np.stack([tokens[:, :-1], tokens[:, 1:]], axis=1))

@@ -6,18 +6,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btlm_data import by_group, planning
+from btlm_data import by_group, pipeline, planning
 from btlm_data.errors import DataError
 from btlm_data.estimate import Volume, Workload
+from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.stages import pieces, shuffle
 from tests.benchmarks import bench_linear
-from tests.stages.test_runs import prepare
+from tests.engine.disturbed import contents
+
+
+def prepare(out: Path, **options: Any) -> dict[str, bytes]:
+    given = {"source.name": "sample", "run.out": str(out), "run.workers": 1, "seq_len": 64, "source.files": 1}
+    given |= {key.replace("__", "."): value for key, value in options.items()}
+    pipeline.prepare(load(None, {key: (value, "test") for key, value in given.items()}), Lines())
+    return contents(out)
 
 
 @pytest.fixture
@@ -39,8 +46,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         {"format": "corpus", "holdout__fraction": 0.2},
         {"shuffle": "none", "mix": {"RedPajamaC4": 2.5}, "run__allow_missing_source": True},
         {"seq_len": ["128:0.6", "32:0.4"], "holdout__fraction": 0.2, "tail": "drop"},
+        {"format": "vsl", "seq_len": [128, 32], "holdout__fraction": 0.2, "shards__samples_per_file": 90},
+        {"format": "vsl", "shuffle": "documents"},
     ],
-    ids=["samples", "corpus", "unshuffled mix", "two lengths"],
+    ids=["samples", "corpus", "unshuffled mix", "two lengths", "vsl", "vsl in order"],
 )
 def test_pieces_sent_to_shards_give_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
@@ -54,7 +63,7 @@ def test_pieces_sent_to_shards_give_the_same_bytes(
         steps |= {path.name for path in (out / ".work/receipts").iterdir()}
         assert not [*(out / ".work/shuffle").rglob("*.tokens")], "tokens stay in blocks until they are sent"
         assert not [*(out / ".work/pack").rglob("*")], "pieces are removed with the dataset complete"
-    if options.get("shards__samples_per_file"):
+    if "source__files" in options:
         assert {"pack.places", "pack.places-2", "pack.pieces", "pack.pieces-2"} <= steps
 
 
@@ -94,7 +103,7 @@ def test_tokens_are_moved_once_or_twice_and_in_memory(tokens: int, memory: int) 
     st.integers(0, 100),
 )
 def test_blocks_are_sent_in_order_and_as_many_together_as_memory_holds(sizes: list[int], most: int) -> None:
-    chosen = list(pieces._together(np.array(sizes, np.int64), most))
+    chosen = list(pieces._together(sizes, most))
     assert [number for low, high in chosen for number in range(low, high)] == list(range(len(sizes)))
     assert all(high == low + 1 or sum(sizes[low:high]) <= most for low, high in chosen)
     for (low, _), (other, _) in pairwise(chosen):

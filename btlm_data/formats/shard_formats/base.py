@@ -148,8 +148,22 @@ class Pieces(NamedTuple):
     column: Int64Array
 
 
+class PackedPieces(NamedTuple):
+    """The pieces that a packed stretch has, each (p,) int64 (ends: bool). block, start: where the first token is; length: tokens of
+    the document, behind which one more belongs to the piece: its EOS where it ends there, else its next token; row, column: where
+    it stands in the split.
+    """
+
+    block: Int64Array
+    start: Int64Array
+    length: Int64Array
+    ends: npt.NDArray[np.bool_]
+    row: Int64Array
+    column: Int64Array
+
+
 class PackedFile(Protocol):
-    """What `ShardFormat.pack` made of one stretch, by column; or the pieces of a shard that one file has: `pieces`
+    """What `ShardFormat.pack` made of one stretch, by column; or what one file has of a shard: `pieces`
     (p * 16,) uint8, PIECE each, and `tokens` (bytes,) uint8, their tokens one after the other, in the stream's dtype.
     """
 
@@ -212,8 +226,10 @@ class ShardFormat(Protocol):
     name: in recipes and dataset.json. planes: what a row of seq_len positions holds; () where a row is one
     token of the stream itself. rules: what `check` checks, in the order of its result. follows_stream: rows
     hold the stream in an order that is known without reading them. plans_by_packing: how many rows there are
-    is known only after `pack`. takes_pieces: which positions of the stream a row has is known without reading it, so that
-    documents are cut and sent to their rows (`pieces`) where the stream does not fit in memory.
+    is known only after `pack`.
+
+    Where the tokens do not fit in memory, documents are cut and their pieces sent to the shards (stages/pieces.py): by `packed_pieces`
+    where plans_by_packing, else by `pieces`.
     """
 
     name: str
@@ -221,7 +237,6 @@ class ShardFormat(Protocol):
     rules: tuple[str, ...]
     follows_stream: bool
     plans_by_packing: bool
-    takes_pieces: bool
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """The type of the numbers in shards. chosen: by the recipe. token_dtype: of the stream."""
@@ -232,13 +247,21 @@ class ShardFormat(Protocol):
         ...
 
     def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
-        """What rows have of some documents. offsets: of each in the stream; lengths: of each without its EOS; (n,) int64. Only of
-        formats that take pieces.
-        """
+        """What rows have of some documents. offsets: of each in the stream; lengths: of each without its EOS; (n,) int64."""
+        ...
+
+    def packed_pieces(
+        self, packed: PackedFile, number: int, size: StreamSize, packing: Packing, packed_rows: Sequence[int]
+    ) -> PackedPieces:
+        """What rows have of a packed stretch. number: of the stretch; packed_rows: of each."""
+        ...
+
+    def num_pieces(self, size: StreamSize, packing: Packing) -> int:
+        """About how many pieces a whole stream is cut into."""
         ...
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
-        """About how many bytes the files have into which `pack` or `pieces` put a whole stream."""
+        """About how many bytes the files that `pack` writes of a whole stream have."""
         ...
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
@@ -260,10 +283,15 @@ class ShardFormat(Protocol):
         ...
 
     def write(
-        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+        self,
+        file: BinaryIO,
+        shard: Shard,
+        stream: StreamAccess,
+        packed: Sequence[PackedFile],
+        sent: Sequence[PackedFile] | None = None,
     ) -> ShardInfo:
-        """Write one shard into an empty file, open for reading and writing. packed: what `pack` made of the stretches, or the
-        pieces of the shard.
+        """Write one shard into an empty file, open for reading and writing. packed: what `pack` made of the stretches. sent: the
+        pieces of the shard, where these were sent; then there is nothing else.
         """
         ...
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from btlm_data.formats.shard_formats import pieces
 from btlm_data.formats.shard_formats.base import (
-    PIECE,
     Balance,
     Checked,
     Int64Array,
     Packed,
     PackedFile,
+    PackedPieces,
     Packing,
     Pieces,
     RowContext,
@@ -49,7 +49,6 @@ class CorpusFormat:
     rules = ("token",)
     follows_stream = True
     plans_by_packing = False
-    takes_pieces = True
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """The tokens' own type where readers know it."""
@@ -60,9 +59,12 @@ class CorpusFormat:
         return []
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
-        """All tokens, and a piece for each document and each shard that a document runs over."""
-        num_pieces = size.documents + self.plan(size, packing, ()).num_files
-        return size.tokens * np.dtype(packing.dtype).itemsize + num_pieces * PIECE.itemsize
+        """None."""
+        return 0
+
+    def num_pieces(self, size: StreamSize, packing: Packing) -> int:
+        """One for each document and each shard that a document runs over."""
+        return size.documents + self.plan(size, packing, ()).num_files
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Never requested."""
@@ -73,6 +75,12 @@ class CorpusFormat:
         plan = self.plan(size, packing, ())
         cut, begin = pieces.cut(offsets, lengths, plan.rows_per_file, 0, plan.num_files)
         return cut._replace(row=begin, column=np.zeros(len(begin), np.int64))
+
+    def packed_pieces(
+        self, packed: PackedFile, number: int, size: StreamSize, packing: Packing, packed_rows: Sequence[int]
+    ) -> PackedPieces:
+        """Never requested."""
+        raise NotImplementedError
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """A row a token; shards end at multiples of samples_per_file sequences."""
@@ -87,13 +95,18 @@ class CorpusFormat:
         return rows
 
     def write(
-        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+        self,
+        file: BinaryIO,
+        shard: Shard,
+        stream: StreamAccess,
+        packed: Sequence[PackedFile],
+        sent: Sequence[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard of the stream."""
         (first, last), packing = shard.rows, shard.packing
         tokens = (
-            pieces.put_together(packed, shard.rows, 1, last - first, packing.dtype)
-            if packed
+            pieces.put_together(sent, shard.rows, 1, last - first, packing.dtype)
+            if sent is not None
             else stream.stretch(first, last)
         )
         return write_corpus(file, tokens, None, packing.storage)

@@ -37,8 +37,8 @@ def put_together(
     """The rows [first, last) of a shard, one after the other: (n, ) of dtype `dtype`, n = (last - first) * row_tokens; 0 where no
     piece is.
 
-    num_tokens: that all pieces have together. Raises DataError if pieces stand outside of the shard or on each other, or if there
-    are more or less.
+    num_tokens: that all pieces have together. Raises DataError if pieces stand outside of the shard or on each other, or if
+    they have more or less.
     """
     from btlm_data.kernels import stretches
 
@@ -59,12 +59,22 @@ def put_together(
         )
         places.append(place)
         lengths.append(length)
-    place, length = np.concatenate(places), np.concatenate(lengths)
-    order = np.argsort(place)
-    overlaps = (place[order][1:] < (place + length)[order][:-1]).any()
-    if overlaps or int(length.sum()) != num_tokens:
+    length = np.concatenate(lengths)
+    check_apart(np.concatenate(places), length, first)
+    if int(length.sum()) != num_tokens:
         raise DataError(
-            f"The pieces of rows {first:,} to {last:,} have {int(length.sum()):,} tokens{' and stand on each other' if overlaps else ''}; "
-            f"{num_tokens:,} are needed. Rerun the same command."
+            f"The pieces of rows {first:,} to {last:,} have {int(length.sum()):,} tokens; {num_tokens:,} are needed. "
+            "Rerun the same command."
         )
     return out
+
+
+def check_apart(places: Int64Array, lengths: Int64Array, first: int) -> None:
+    """Raise DataError if pieces stand on each other. places: position of each in a shard that begins with row `first`; lengths: its
+    positions; (p,) int64.
+    """
+    order = np.argsort(places)
+    if (places[order][1:] < (places + lengths)[order][:-1]).any():
+        raise DataError(
+            f"Pieces of the shard from row {first:,} on stand on each other. Rerun the same command."
+        )

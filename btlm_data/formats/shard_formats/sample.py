@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from btlm_data.formats.shard_formats import pieces
 from btlm_data.formats.shard_formats.base import (
-    PIECE,
     Balance,
     Checked,
     Int64Array,
     Packed,
     PackedFile,
+    PackedPieces,
     Packing,
     Pieces,
     RowContext,
@@ -59,7 +59,6 @@ class SampleFormat:
     rules = ("mask value", "mask order", "padding", "shift", "token")
     follows_stream = True
     plans_by_packing = False
-    takes_pieces = True
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """The recipe's choice."""
@@ -70,10 +69,12 @@ class SampleFormat:
         return []
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
-        """All rows, and a piece for each document and each sample."""
-        count = _num_samples(size, packing)
-        row_bytes = np.dtype(packing.dtype).itemsize * (packing.seq_len + 1)
-        return count * row_bytes + (size.documents + count) * PIECE.itemsize
+        """None."""
+        return 0
+
+    def num_pieces(self, size: StreamSize, packing: Packing) -> int:
+        """One for each document and each sample."""
+        return size.documents + _num_samples(size, packing)
 
     def pack(self, stretch: Stretch, size: StreamSize, packing: Packing, stream: StreamAccess) -> Packed:
         """Never requested."""
@@ -87,6 +88,12 @@ class SampleFormat:
         if packing.is_shuffled:
             cut = cut._replace(row=self._order(size, packing).rows_of(cut.row).astype(np.int64))
         return cut
+
+    def packed_pieces(
+        self, packed: PackedFile, number: int, size: StreamSize, packing: Packing, packed_rows: Sequence[int]
+    ) -> PackedPieces:
+        """Never requested."""
+        raise NotImplementedError
 
     def plan(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> RowPlan:
         """One row a sample, the padded one included."""
@@ -106,7 +113,12 @@ class SampleFormat:
         return (0, size.tokens) if packing.is_shuffled else _tokens_of(rows, size, packing.seq_len)
 
     def write(
-        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+        self,
+        file: BinaryIO,
+        shard: Shard,
+        stream: StreamAccess,
+        packed: Sequence[PackedFile],
+        sent: Sequence[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard of samples."""
         (first, last), packing = shard.rows, shard.packing
@@ -123,9 +135,9 @@ class SampleFormat:
             if first <= row < last:
                 real = np.full(last - first, length, np.int64)
                 real[row - first], missing = short, length - short
-        if packed:
+        if sent is not None:
             num_tokens = (last - first) * (length + 1) - missing
-            rows = pieces.put_together(packed, shard.rows, length + 1, num_tokens, packing.dtype)
+            rows = pieces.put_together(sent, shard.rows, length + 1, num_tokens, packing.dtype)
             rows = rows.reshape(last - first, length + 1)
         elif packing.is_shuffled:
             samples = self._order(shard.size, packing).samples_at(np.arange(first, last))

@@ -25,11 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.formats.shard_formats.base import (
+    PIECE,
     Balance,
     Checked,
     Int64Array,
     Packed,
     PackedFile,
+    PackedPieces,
     Packing,
     Pieces,
     RowContext,
@@ -40,6 +42,8 @@ from btlm_data.formats.shard_formats.base import (
     Stretch,
     faults_of,
 )
+from btlm_data.formats.shard_formats.order import SampleOrder
+from btlm_data.formats.shard_formats.pieces import check_apart
 from btlm_data.formats.shard_formats.writer import (
     BATCH_UNITS,
     ElementType,
@@ -64,7 +68,6 @@ class VslFormat:
     rules = ("mask value", "mask order", "padding", "shift", "token", "span", "position", "crossing")
     follows_stream = False
     plans_by_packing = True
-    takes_pieces = False  # where a document stands follows from the others in its window
 
     def element_type(self, chosen: ElementType, token_dtype: str) -> ElementType:
         """Always int32, as readers expect."""
@@ -80,8 +83,29 @@ class VslFormat:
         ]
 
     def pieces(self, offsets: Int64Array, lengths: Int64Array, size: StreamSize, packing: Packing) -> Pieces:
-        """Never requested. offsets, lengths: (n,) int64."""
+        """Never requested: where a document stands follows from the others in its window. offsets, lengths: (n,) int64."""
         raise NotImplementedError
+
+    def packed_pieces(
+        self, packed: PackedFile, number: int, size: StreamSize, packing: Packing, packed_rows: Sequence[int]
+    ) -> PackedPieces:
+        """All pieces of a window; the rows of windows follow each other, and are shuffled."""
+        edges = packed["edges"].astype(np.int64)
+        first = sum(packed_rows[:number])
+        rows = np.arange(first, first + len(edges) - 1)
+        if packing.is_shuffled:
+            rows = self._order(size, packing, packed_rows).rows_of(rows).astype(np.int64)
+        block, source, length, column = (
+            packed[name].astype(np.int64) for name in ("block", "source", "length", "column")
+        )
+        return PackedPieces(block, source, length, packed["ends"], np.repeat(rows, np.diff(edges)), column)
+
+    def num_pieces(self, size: StreamSize, packing: Packing) -> int:
+        """One for each document and each row that a document runs over."""
+        return size.documents + -(-size.tokens // packing.seq_len)
+
+    def _order(self, size: StreamSize, packing: Packing, packed_rows: Sequence[int]) -> SampleOrder:
+        return packing.order(sum(packed_rows), self.phase_rows(size, packing, packed_rows))
 
     def packed_bytes(self, size: StreamSize, packing: Packing) -> int:
         """A piece for each document and for each row that a document runs over, and an edge a row."""
@@ -123,18 +147,25 @@ class VslFormat:
         return 0, 0
 
     def write(
-        self, file: BinaryIO, shard: Shard, stream: StreamAccess, packed: Sequence[PackedFile]
+        self,
+        file: BinaryIO,
+        shard: Shard,
+        stream: StreamAccess,
+        packed: Sequence[PackedFile],
+        sent: Sequence[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard of packed samples."""
         from btlm_data.kernels.packing import fill_vsl
 
         (first, last), packing = shard.rows, shard.packing
+        planes = np.zeros((last - first, len(self.planes), packing.seq_len), np.int32)
+        if sent is not None:
+            _fill_sent(sent, first, packing, planes)
+            return write_vsl(file, planes, packing.storage)
         rows = np.arange(first, last, dtype=np.int64)
         if packing.is_shuffled:
-            phase_ends = self.phase_rows(shard.size, packing, shard.packed_rows)
-            rows = packing.order(shard.plan.rows, phase_ends).samples_at(rows).astype(np.int64)
+            rows = self._order(shard.size, packing, shard.packed_rows).samples_at(rows).astype(np.int64)
         pieces = _pieces(packed, shard.packed_rows, rows)
-        planes = np.zeros((last - first, len(self.planes), packing.seq_len), np.int32)
         order = np.argsort(pieces["block"], kind="stable")
         borders = np.flatnonzero(np.diff(pieces["block"][order])) + 1
         for chosen in np.split(order, borders) if len(order) else []:
@@ -195,6 +226,24 @@ def _pieces(
             column = packed[number][name][chosen]
             parts[name].append(column if name == "ends" else column.astype(np.int64))
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _fill_sent(
+    sent: Sequence[PackedFile], first: int, packing: Packing, planes: npt.NDArray[np.int32]
+) -> None:
+    """Fill planes with pieces, each with the label of its last position behind its tokens. first: row of the split."""
+    from btlm_data.kernels.packing import fill_vsl
+
+    places, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for file in sent:
+        table, tokens = np.ascontiguousarray(file["pieces"]).view(PIECE), file["tokens"].view(packing.dtype)
+        count = table["length"].astype(np.int64)
+        row, column = table["row"].astype(np.int64) - first, table["column"].astype(np.int64)
+        within = np.zeros(len(count), np.bool_)  # the last label is there, whatever it is
+        fill_vsl(tokens, np.cumsum(count) - count, count - 1, within, row, column, packing.eos_id, planes)
+        places.append(row * packing.seq_len + column)
+        lengths.append(count - 1)
+    check_apart(np.concatenate(places), np.concatenate(lengths), first)
 
 
 FORMAT = VslFormat()
