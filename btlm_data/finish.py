@@ -204,15 +204,11 @@ def _phases(p: Preparation, index: StreamIndex, sample_set: SampleSet | None) ->
         return []
     rows = [0] * len(index.phases)
     if sample_set is not None:
-        assert p.shard_step is not None
-        args = next(
-            task.args
-            for task in p.shard_step.tasks
-            if task.outputs[0][1].rpartition("/")[0] == sample_set.folder
-        )
-        shard_format = get_format(p.settings.format)
-        ends = shard_format.phase_rows(sample_set.size, sample_set.packing, args["packed_rows"])
-        rows = np.diff(ends or (args["plan"][0],), prepend=0).tolist()
+        assert p.shards is not None
+        packed_rows = p.shards.packed_rows[sample_set.folder]
+        shard_format, size, packing = get_format(p.settings.format), sample_set.size, sample_set.packing
+        ends = shard_format.phase_rows(size, packing, packed_rows)
+        rows = np.diff(ends or (shard_format.plan(size, packing, packed_rows).rows,), prepend=0).tolist()
     return [
         dataset.MixPhase(
             name=phase.name,

@@ -448,15 +448,15 @@ def _pack(p: Preparation) -> None:
     indices = [bucket.content for index in p.streams.values() for bucket in index.buckets]
     source = pack.StreamSource(digest(tokens, indices), p.run.memory_per_worker, p.blocks)
     sample_sets = [split.sample_set for prepared in p.sets for split in prepared.splits.values()]
-    p.shard_step = shard.plan(p.runner, sample_sets, source, pack.FormatSettings.of(p.settings.format))
+    p.shards = shard.plan(p.runner, sample_sets, source, pack.FormatSettings.of(p.settings.format))
 
 
 def _shard(p: Preparation) -> Mapping[str, Dataset]:
     """Write the shards and what is beside them."""
     from btlm_data import finish
 
-    step = p.shard_step
-    assert step is not None
+    assert p.shards is not None
+    step = p.shards.step
     p.output.announce(p.inputs.fingerprint, [name for task in step.tasks for _, name in task.outputs])
     files: dict[str, list[ShardFile]] = {}
     for task, result in zip(step.tasks, p.step(step), strict=True):

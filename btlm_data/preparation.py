@@ -25,6 +25,7 @@ from btlm_data.sources.listing import list_files
 from btlm_data.stages.block_writer import ReadSettings
 from btlm_data.stages.mixing import MixFiles
 from btlm_data.stages.pack import SampleSet
+from btlm_data.stages.shard import Planned
 from btlm_data.stages.shuffle import ScatteredGroup
 from btlm_data.stages.stream import StreamIndex
 from btlm_data.task import Artifact, Counts, Step, TaskResult
@@ -201,7 +202,7 @@ class Preparation:
     scattered: list[ScatteredGroup] = field(default_factory=list)
     mix: MixFiles = field(default_factory=lambda: MixFiles(None, None))
     sets: list[PreparedSet] = field(default_factory=list)  # pack, shard
-    shard_step: Step | None = None  # pack
+    shards: Planned | None = None  # pack
     warnings: list[str] = field(default_factory=list)
 
     @property

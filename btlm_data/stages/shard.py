@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from btlm_data.advance import advance
 from btlm_data.engine.runner import Runner
@@ -61,17 +61,24 @@ def estimate(workload: Workload) -> list[Estimate]:
     return [write, *tables[:-1], *dropped.estimate(workload), replace(tables[-1], freed_bytes=packed_bytes)]
 
 
+class Planned(NamedTuple):
+    """The step that writes all shards. packed_rows: how many rows each packed stretch of a split fills, by its folder."""
+
+    step: Step
+    packed_rows: dict[str, tuple[int, ...]]
+
+
 def plan(
     runner: Runner, sample_sets: Sequence[SampleSet], source: StreamSource, settings: FormatSettings
-) -> Step:
-    """The step that writes all shards. What has to be packed on disk before (stages/pack.py) is packed."""
+) -> Planned:
+    """How all shards are written. What has to be packed on disk before (stages/pack.py) is packed, and what has to be sent is."""
     packed = pack.run(runner, sample_sets, source, settings)
     writing = _step(sample_sets, packed, source, settings)
     # Nothing is sent for shards that are proved done: pieces are deleted at the end of a run.
     if pieces.are_needed(source) and not runner.is_done(writing):
         packed = pieces.sent(runner, sample_sets, packed, settings, source)
         writing = _step(sample_sets, packed, source, settings)
-    return writing
+    return Planned(writing, {folder: packed_set.rows for folder, packed_set in packed.items()})
 
 
 def _step(

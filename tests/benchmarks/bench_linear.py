@@ -123,7 +123,7 @@ def prepare(
         packing = pack.packing_of(recipe.settings, SEQ_LEN, "train", "uint16", 50_256)
         source = pack.StreamSource("bench", scale.memory, blocks)
         sample_sets = [pack.SampleSet("train", index, packing)]
-        runner.run(shard.plan(runner, sample_sets, source, pack.FormatSettings.of("sample")))
+        runner.run(shard.plan(runner, sample_sets, source, pack.FormatSettings.of("sample")).step)
     ended = resource.getrusage(resource.RUSAGE_SELF)
     seconds = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
     return dict(found), seconds, sum(step.startswith("pack.pieces") for step in found)
