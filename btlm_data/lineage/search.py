@@ -20,7 +20,6 @@ from btlm_data.lineage.datasets import SetView
 from btlm_data.lineage.queries import Query
 
 _URLS = ("url", "uri", "warc-target-uri")
-_KEYS = ("id", "hash", "file", "offset", "line")
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,24 @@ class Wanted:
                 hashes = key_index.pairs(_of_texts(files), np.array(numbers, np.uint64))
                 yield Search(kind, {"file": set(files), kind: set(numbers)}, hashes)
 
+    def columns(self, present: Sequence[str]) -> list[str]:
+        """Those of a table with the columns `present` that `answered_by` looks at."""
+        looked_at = [
+            (self.ids, ["id"]),
+            (self.urls, url_columns(present)),
+            (self.hashes, ["hash"]),
+            (self.offsets, ["file", "offset"]),
+            (self.lines, ["file", "line"]),
+        ]
+        return [name for values, names in looked_at if values for name in names]
+
     def answered_by(self, document: Mapping[str, Any]) -> list[int]:
         """The questions that a document of a table answers."""
         numbers = [
             *self.ids.get(document.get("id") or "", ()),
             *self.hashes.get(document.get("hash") or b"", ()),
-            *self.offsets.get((document["file"], document["offset"]), ()),
-            *self.lines.get((document["file"], document["line"]), ()),
+            *self.offsets.get((document.get("file", ""), document.get("offset", -1)), ()),
+            *self.lines.get((document.get("file", ""), document.get("line", -1)), ()),
         ]
         for column in url_columns(list(document)):
             numbers += self.urls.get(document[column] or "", ())
@@ -125,7 +135,7 @@ def in_table(
     for search in wanted.searches(table.columns):
         rows.update(table.matching(search.wanted, groups_of(name, search)))
     if columns is not None:
-        columns = {*columns, *_KEYS, *url_columns(table.columns)}
+        columns = {*columns, *wanted.columns(table.columns)}
     candidates = [
         (document, wanted.answered_by(document)) for document in table.described(sorted(rows), columns)
     ]
