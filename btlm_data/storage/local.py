@@ -311,7 +311,8 @@ def as_output_error(error: OSError, path: Path | str) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"The disk is full: {path} could not be written. Nothing half-written was kept under that name. "
-            "Free space (`--plan` tells how much a run needs) and rerun the same command; it continues from here."
+            "Free space and rerun the same command: `prepare` and `add` continue from here, and their --plan tells how much they "
+            "need."
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and (file := _file_above(Path(path))) is not None:
         return OutputError(
@@ -319,8 +320,8 @@ def as_output_error(error: OSError, path: Path | str) -> OutputError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(
-            f"No permission to write {path} ({error.strerror}). Choose another --out or --work-dir, or change the "
-            "folder's permissions, and rerun the same command."
+            f"No permission to write {path} ({error.strerror}). Change the folder's permissions, or name another folder where "
+            "the command has an option for it (--out, --work-dir), and rerun the same command."
         )
     return OutputError(
         f"{path} could not be written: {error.strerror or error}. Fix it and rerun the same command; it continues from here."
