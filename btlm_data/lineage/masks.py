@@ -25,8 +25,12 @@ class Masks:
         self.by_row: dict[int, list[Span]] = {}
         self.num_labels = 0
         self._sorted: list[int] = []
+        # Of the documents that are masked already, so that `undo` reads nothing: several threads ask it at once, and a
+        # table is for one.
+        self._tokens: dict[int, int] = {}
         for extent in view.extents(self.rows_of(view)):
             self.add(view.spans(extent))
+            self._tokens[extent.row] = extent.tokens
 
     @staticmethod
     def rows_of(view: SplitView) -> list[int]:
@@ -77,22 +81,18 @@ class Masks:
                 part, tokens = rows[row : row + high - low], span.tokens
                 if (part != eos).any():
                     return f"token {first + row} of the stream"
-                part[: _without_eos(self._tokens(span), tokens)] = filler
+                part[: _without_eos(self._tokens[span.document], tokens)] = filler
                 continue
             (start, stop), name = span.labels, f"row {first + row} of the split"
             if (rows[row, 0, low:high] != eos).any():
                 return f"{name}, input_ids positions {low} to {high}"
             if (rows[row, 2, start:stop] != eos).any() or (rows[row, 1, start:stop] != 0).any():
                 return f"{name}, labels and attention_mask positions {start} to {stop}"
-            count = self._tokens(span)
+            count = self._tokens[span.document]
             rows[row, 0, low : low + _without_eos(count, span.tokens)] = filler
             rows[row, 1, start:stop] = 1
             rows[row, 2, start : start + _without_eos(count, span.label_tokens)] = filler
         return None
-
-    def _tokens(self, span: Span) -> int:
-        [extent] = self.view.extents([span.document])
-        return extent.tokens
 
     def _within(self, first: int, count: int) -> list[tuple[int, Span]]:
         """(row counted from `first`, span) of the masked spans that begin in some rows. The spans of a corpus
