@@ -40,7 +40,7 @@ from btlm_data.kernels import union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles, write_list
 
-VERSION = 7
+VERSION = 8
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from btlm_data.stages.file_ranges import FileRange
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 3
+VERSION = 4
 NAME = "dedupe.members"
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
