@@ -169,7 +169,7 @@ class StreamReader:
         """Tokens of a file with these documents in them, and the number of the first of these tokens in the
         file.
 
-        Where the documents are side by side, as they do after a move, only that part is read.
+        Where the documents are side by side, as they are where nothing was shuffled, only that part is read.
         """
         opened = self._opened(number)
         low, high = int(begin.min()), int((begin + length).max())
