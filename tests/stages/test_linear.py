@@ -12,9 +12,10 @@ import pytest
 
 from btlm_data import by_group, input_checks, pipeline
 from btlm_data.dedupe import groups, members, report, sizes
+from btlm_data.formats.shard_formats import vsl
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
-from btlm_data.stages import document_rows, file_ranges, shuffle, sorting
+from btlm_data.stages import document_rows, file_ranges, pieces, shuffle, sorting
 from tests.reads import Reads, counting
 
 WORDS = [f"w{number}" for number in range(3000)]
@@ -129,3 +130,21 @@ def test_opens_grow_with_the_corpus_and_not_faster(tmp_path: Path, small_pieces:
     assert large["dedupe.compare"].tables.mean >= 64_000 * scale
     assert large["dedupe.compare"].most_opens <= 2 * by_group.MOST_FILES
     assert large["dedupe.decide"].most_opens <= 1 + by_group.MOST_FILES
+
+
+def test_a_shard_of_packed_documents_looks_into_few_files(
+    tmp_path: Path, small_pieces: pytest.MonkeyPatch
+) -> None:
+    """Its rows come from all windows and blocks, whose number grows with the corpus."""
+    small_pieces.setenv("BTLM_SCATTER", "1")
+    small_pieces.setattr(vsl, "WINDOW_TOKENS", 4000)
+    small_pieces.setattr(pieces, "LEAST_PIECE", 10_000)
+    options = {"format": "vsl", "dedupe": "none", "shards.samples_per_file": 100, "run.memory": "30KB"}
+    found = []
+    for number, count in enumerate((250, 1000)):
+        corpus = write_corpus(tmp_path / f"corpus-{number}", count)
+        found.append(prepare(corpus, tmp_path / f"out-{number}", small_pieces, **options))
+    small, large = found
+    assert large["pack.cut"].tasks >= 3 * small["pack.cut"].tasks > 3
+    assert large["pack.pieces"].tasks > 15
+    assert large["shard.write"].most_opens <= 2 * max(4, small["shard.write"].most_opens)
