@@ -1,4 +1,5 @@
-"""Tables whose rows belong to groups (groups.py), put together until each group finds its rows in few files.
+"""Tables whose rows belong to groups, put together until each group finds its rows in few files. Groups are of documents that are
+compared (dedupe/groups.py), of blocks, or the shards (stages/pieces.py).
 
 What makes them (a part of the source, a range of documents or of tokens) has rows of any group. If every group looked into every such
 file, there would be as many reads as files times groups, and both grow with the corpus. So where more than MOST_FILES

@@ -24,7 +24,7 @@ from the memory; what a shard finds does not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -97,7 +97,7 @@ def run_bytes_of(memory: int) -> int:
 def estimate(workload: Workload) -> list[Estimate]:
     """What sending all tokens takes; nothing where they fit in memory."""
     rates, stream, memory = workload.rates, workload.stream, workload.run.memory_per_worker
-    token_bytes = volume_bytes(workload)
+    token_bytes = _volume_bytes(workload)
     if page_cache.fits(token_bytes):
         return []
     shard_format, run_bytes = get_format(workload.settings.format), run_bytes_of(memory)
@@ -108,7 +108,7 @@ def estimate(workload: Workload) -> list[Estimate]:
         place_bytes, place_reads = PACKED_PLACE.itemsize * num_pieces, 21 * num_pieces
     place_tasks = max(1, -(-place_bytes // by_group.file_bytes_of(memory)))
     moved_places, place_files = by_group.estimates(
-        rates, "pack.places", place_tasks, place_bytes, groups, memory, _most_files(place_bytes, groups)
+        rates, "pack.places", place_tasks, place_bytes, groups, memory, _files_of_group(place_bytes, groups)
     )
     piece_bytes, piece_files, moved_pieces, _ = _sending(workload)
     return [
@@ -149,23 +149,22 @@ class _Sending(NamedTuple):
 def _sending(workload: Workload) -> _Sending:
     memory, shard_format = workload.run.memory_per_worker, get_format(workload.settings.format)
     prepared, run_bytes = prepared_streams(workload), run_bytes_of(memory)
-    token_bytes = volume_bytes(workload)
+    token_bytes = _volume_bytes(workload)
     num_bytes = shards = 0
     for size, packing in prepared:
         rows = [-(-size.tokens // packing.seq_len)] if shard_format.plans_by_packing else []
         shards += shard_format.plan(size, packing, rows).num_files
-        each = (
-            PIECE.itemsize + workload.token_bytes
-        )  # a token more, as rows have one in common or a label behind them
+        # A token more for each piece: rows have one in common, or a label behind them.
+        each = PIECE.itemsize + workload.token_bytes
         num_bytes += size.tokens * workload.token_bytes + shard_format.num_pieces(size, packing) * each
     files = max(1, min(workload.blocks, -(-max(num_bytes, token_bytes) // run_bytes)))
     moved, read = by_group.estimates(
-        workload.rates, "pack.pieces", files, num_bytes, shards, memory, most_files(num_bytes, shards)
+        workload.rates, "pack.pieces", files, num_bytes, shards, memory, _files_of_shard(num_bytes, shards)
     )
     return _Sending(num_bytes, files, moved, read)
 
 
-def volume_bytes(workload: Workload) -> int:
+def _volume_bytes(workload: Workload) -> int:
     """Of the tokens in all blocks."""
     return workload.volume.tokens * workload.token_bytes
 
@@ -188,7 +187,8 @@ def sent(
     for sample_set in sample_sets:
         rows = packed[sample_set.folder].rows
         plan = settings.shard_format.plan(sample_set.size, sample_set.packing, rows)
-        table = sample_set.name if rows else sample_set.index.stream.name
+        by_packing = settings.shard_format.plans_by_packing
+        table = sample_set.name if by_packing else sample_set.index.stream.name
         targets[sample_set.folder] = _Target(
             table, first_group, plan.rows_per_file, sample_set.size, sample_set.packing
         )
@@ -200,11 +200,11 @@ def sent(
     else:
         placing = _plan_places(sample_sets, groups, source)
     places = _gathered(
-        runner, placing, len(edges) - 1, memory, lambda size: _most_files(size, len(edges) - 1)
+        runner, placing, len(edges) - 1, memory, lambda size: _files_of_group(size, len(edges) - 1)
     )
     sending = _plan_send([*targets.values()], edges, places, settings, source)
     pieces = _gathered(
-        runner, sending, first_group - 1, memory, lambda size: most_files(size, first_group - 1)
+        runner, sending, first_group - 1, memory, lambda size: _files_of_shard(size, first_group - 1)
     )
     return {
         folder: packed[folder]._replace(files=(), sent=pieces, first_group=target.first_group)
@@ -222,18 +222,22 @@ def of_shard(files: TaskFiles, listed: Artifact, group: int) -> list[PackedFile]
     return having
 
 
-def _most_files(num_bytes: int, groups: int) -> int:
+def _files_of_group(num_bytes: int, groups: int) -> int:
     """Files that a group looks into for its places: as many as still give it long reads."""
     return min(by_group.MOST_INPUTS, max(by_group.MOST_FILES, num_bytes // max(1, groups) // _TABLE_READ))
 
 
-def most_files(num_bytes: int, shards: int) -> int:
+def _files_of_shard(num_bytes: int, shards: int) -> int:
     """Files that a shard looks into for its pieces."""
     return max(2, num_bytes // max(1, shards) // LEAST_PIECE)
 
 
-def _gathered(runner: Runner, step: Step, num_groups: int, memory: int, most: Any) -> Artifact:
-    """Run a step that writes by group, put together what belongs to a group; returns the list of files."""
+def _gathered(
+    runner: Runner, step: Step, num_groups: int, memory: int, most: Callable[[int], int]
+) -> Artifact:
+    """Run a step that writes by group, put together what belongs to a group; returns the list of files. most: files that a group may
+    look into, by the bytes of all of them.
+    """
     written = [artifact for result in runner.run(step) for artifact in result.outputs]
     size = sum(artifact.size for artifact in written)
     held = by_group.gathered(runner, step.name, written, num_groups, memory, most_files=most(size))
