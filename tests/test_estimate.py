@@ -85,7 +85,9 @@ def check(real: dict[str, Any]) -> None:
         if took["cpu_seconds"] > SMALL_SECONDS:
             assert 1 / 3 <= expected.cpu_seconds / took["cpu_seconds"] <= 3, name
     assert 0.7 <= plan["work_bytes"] / real["peak_work_bytes"] <= 1.5
-    assert 1 / 2.5 <= plan["cpu_seconds"] / real["cpu_seconds"] <= 2.5
+    # The start is not in what was measured: the plan, made in the same process before, has loaded everything.
+    of_steps = sum(step.cpu_seconds for step in steps.values() if step.step not in WITHOUT_STEPS)
+    assert 1 / 2.5 <= of_steps / real["cpu_seconds"] <= 2.5
     assert 0.6 <= plan["memory_bytes"] / real["peak_memory_bytes"] <= 2.2
 
 
