@@ -9,6 +9,7 @@ Source of the instructions' order: Gulley and others, "Intel SHA Extensions" (20
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -58,6 +59,11 @@ def has_instructions() -> bool:
     settings: Any = config
     if settings.CPU_NAME is not None or settings.CPU_FEATURES is not None:
         return False  # for another processor than this one
+    return _host_has_instructions()
+
+
+@functools.cache
+def _host_has_instructions() -> bool:
     features = binding.get_host_cpu_features()
     return bool(features.get("sha")) and bool(features.get("sse4.1"))
 

@@ -27,7 +27,7 @@ from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, Shard
 from btlm_data.lineage.changes import SplitChange
 from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.split_view import Extent, SplitView
-from btlm_data.storage import digest
+from btlm_data.storage import digest, direct
 
 _BATCH_ELEMENTS = 1 << 23  # compressed at once
 _STRETCH_ELEMENTS = 1 << 16  # of a shard without compression, written anew where one of them is masked
@@ -89,7 +89,7 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
     with (
         ShardReader(view.path(number)) as shard,
         view.path(number).open("rb", buffering=0) as old,
-        path.open("wb") as file,
+        direct.create(path) as file,
         tempfile.SpooledTemporaryFile(_MASKED_IN_MEMORY, dir=str(path.parent)) as stored,
     ):
         compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
@@ -140,8 +140,9 @@ def _whole_chunk(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Rows as one chunk of `size`; what is behind the data is never read. rows: (n, ...), n at most `size`;
     returns (1, elements) in the same dtype.
     """
-    missing = [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
-    return np.pad(rows, missing).reshape(1, -1)
+    if len(rows) < size:
+        rows = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+    return rows.reshape(1, -1)
 
 
 def _touched(masks: Masks, first: int, count: int, size: int) -> npt.NDArray[np.bool_]:

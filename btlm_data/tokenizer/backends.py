@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import DataError
+from btlm_data.tokenizer.configuration import to_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -54,14 +55,14 @@ class Fast:
 
 
 class Reference:
-    """Hugging Face `tokenizers`, told to treat special tokens in text as text. text: a tokenizer.json, which is loaded when it is
-    first needed: what only decodes ids mostly does without it (Tokenizer.decode).
+    """Hugging Face `tokenizers`, told to treat special tokens in text as text. It is loaded when it is first needed: what only decodes
+    ids mostly does without it (Tokenizer.decode).
     """
 
     name: Backend = "tokenizers"
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
 
     @cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -72,7 +73,7 @@ class Reference:
         import tokenizers
 
         with panics_are_errors(self.name):
-            loaded = tokenizers.Tokenizer.from_str(self._text)
+            loaded = tokenizers.Tokenizer.from_str(to_json(self._config))
         loaded.encode_special_tokens = True
         return loaded
 

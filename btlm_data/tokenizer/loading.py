@@ -14,7 +14,7 @@ from typing import Literal
 
 from btlm_data.errors import ConfigError
 from btlm_data.tokenizer.backends import Backend
-from btlm_data.tokenizer.configuration import fingerprint, to_json
+from btlm_data.tokenizer.configuration import fingerprint
 from btlm_data.tokenizer.eos import find_eos
 from btlm_data.tokenizer.files import BUILT_IN, TokenizerFiles
 from btlm_data.tokenizer.tokenizer import Tokenizer, TokenizerSpec, open_tokenizer
@@ -58,6 +58,4 @@ def load_tokenizer(
         "fastokens" if backend != "reference" and verdict.backend == "fastokens" else "tokenizers"
     )
     described = TokenizerSpec(spec, files.location, digest, eos, chosen, files.revision)
-    return open_tokenizer(
-        described, lambda: Tokenizer(config, described, checked.encoder(chosen, to_json(config)))
-    )
+    return open_tokenizer(described, lambda: Tokenizer(config, described, checked.encoder(chosen, config)))

@@ -37,16 +37,15 @@ class Checked(NamedTuple):
     verdict: Verdict
     encoders: tuple[Encoder, ...] = ()
 
-    def encoder(self, backend: Backend, text: str) -> Encoder:
-        """The encoder of a backend, loaded from `text` (a tokenizer.json) unless it is loaded already."""
+    def encoder(self, backend: Backend, config: Mapping[str, Any]) -> Encoder:
+        """The encoder of a backend for a configuration, unless it is loaded already."""
         loaded = (encoder for encoder in self.encoders if encoder.name == backend)
-        return next(loaded, None) or (Fast(text) if backend == "fastokens" else Reference(text))
+        return next(loaded, None) or (Fast(to_json(config)) if backend == "fastokens" else Reference(config))
 
 
 def check(config: Mapping[str, Any]) -> Checked:
     """Load the tokenizer with both libraries and compare them on every probe."""
-    text = to_json(config)
-    reference = Reference(text)
+    reference = Reference(config)
     try:
         loaded = reference.tokenizer
     except Exception as error:  # `tokenizers` raises bare Exceptions
@@ -59,7 +58,7 @@ def check(config: Mapping[str, Any]) -> Checked:
     if problem := _strain(config, reference):
         return Checked(Verdict(None, problem))
     try:
-        fast = Fast(text)
+        fast = Fast(to_json(config))
     except (
         Exception
     ) as error:  # ValueError for what fastokens does not know, but any failure means: do not use it

@@ -196,7 +196,7 @@ class Tokenizer:
     @property
     def _reference(self) -> Reference:
         if self._loaded_reference is None:
-            self._loaded_reference = Reference(to_json(self._config))
+            self._loaded_reference = Reference(self._config)
         return self._loaded_reference
 
     def _encode(self, texts: Sequence[str], encoder: Encoder) -> tuple[npt.NDArray[Any], Offsets]:
@@ -281,6 +281,5 @@ def _load(spec: TokenizerSpec) -> Tokenizer:
             f"the run started with {spec.fingerprint[:12]}. Restore the file, or start again with another "
             "work folder."
         )
-    text = to_json(config)
-    encoder: Encoder = Fast(text) if spec.backend == "fastokens" else Reference(text)
+    encoder: Encoder = Fast(to_json(config)) if spec.backend == "fastokens" else Reference(config)
     return Tokenizer(config, spec, encoder)

@@ -143,8 +143,12 @@ def _btree(table: _Table, index: ChunkIndex) -> None:
     numbers = np.zeros(len(entries), np.uint64)
     inside = np.ones(len(entries), bool)  # a dataset that was made smaller may have chunks beyond its end
     for axis, (chunk, count) in enumerate(zip(table.stored.chunks or (), table.grid, strict=True), 1):
-        cells = entries[:, axis] // np.uint64(chunk)
-        if (cells * np.uint64(chunk) != entries[:, axis]).any():
+        corners = entries[:, axis]
+        if not corners.any():  # all of one row of chunks, as on the other axes of our own shards
+            numbers *= np.uint64(count)
+            continue
+        cells = corners // np.uint64(chunk) if chunk > 1 else corners
+        if chunk > 1 and (cells * np.uint64(chunk) != corners).any():
             raise Damaged("a chunk of its `data` does not begin where chunks begin")
         inside &= cells < np.uint64(count)
         numbers = numbers * np.uint64(count) + cells

@@ -14,7 +14,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import hdf5_layout
 from btlm_data.formats.shard_formats.writer import ShardInfo, ShardWriter
 
-_PIECE = 1 << 20
+_PIECE = 1 << 19
 
 
 def rewrite(
