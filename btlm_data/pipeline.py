@@ -11,6 +11,7 @@ written last, says that the dataset is complete.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,38 +213,57 @@ def warm_up(tokenizer: Any) -> None:
 
 
 def load_kernels(token_dtype: Any) -> None:
-    """Run every kernel once, for token IDs of this dtype."""
-    import numpy as np
-
+    """Run every kernel once, for token IDs of this dtype; what a first run has to compile, on several cores."""
     from btlm_data.formats.arrow import leave_pandas_out
-    from btlm_data.kernels import (
-        composition,
-        minhash,
-        normalisation,
-        packing,
-        shingles,
-        stretches,
-        token_text,
-    )
+    from btlm_data.kernels import compiling, deflate, shingles
 
     leave_pandas_out()
     for name in ("pyarrow.compute", "pyarrow.parquet"):  # which writing tables and lists imports
         importlib.import_module(name)
+    comparing = (_run_comparing_kernels, shingles._decide)
+    writing = (functools.partial(_run_writing_kernels, token_dtype), deflate._find)
+    with compiling.compiling_beside(comparing, writing):
+        _run_reading_kernels(token_dtype)
+    _run_comparing_kernels()
+
+
+def _run_reading_kernels(token_dtype: Any) -> None:
+    import numpy as np
+
+    from btlm_data.kernels import composition, minhash, normalisation, packing, stretches, token_text
+
     utf8 = _WARM_UP_TEXT.encode()
     whole = np.array([0, len(utf8)])
     composition.are_composed(np.frombuffer(utf8, np.uint8), whole)
     normalised = normalisation.normalise([_WARM_UP_TEXT], np.frombuffer(utf8, np.uint8), whole)
     minhash.band_keys(minhash.signatures(normalised), 9, 13)
     minhash.exact_hashes(normalised.utf8, normalised.offsets)
-    single, empty = np.zeros(1, np.int64), np.zeros(0, np.int64)
-    rules = [shingles.Rule(shingles.JACCARD, 0.8)]
-    shingles.decide(normalised.utf8, normalised.offsets, empty, np.zeros(2, np.int64), rules)
+    single = np.zeros(1, np.int64)
     stretches.copy(normalised.utf8, single, single, np.empty(1, np.uint8), single)
     table = token_text.Table.of(token_text.TokenBytes(np.zeros(1, np.uint8), np.array([0, 1])))
     ids = np.zeros(1, token_dtype)
     token_text.decode(ids, single, single, table, single)
     packing.place_documents(ids, single, np.ones(1, np.int64), single, np.empty(2, token_dtype), 0)
     packing.permute_index(np.zeros(1, np.uint64), 5, 1)
+
+
+def _run_comparing_kernels() -> None:
+    import numpy as np
+
+    from btlm_data.kernels import shingles
+
+    rules = [shingles.Rule(shingles.JACCARD, 0.8)]
+    shingles.decide(
+        np.zeros(1, np.uint8), np.array([0, 1]), np.zeros(0, np.int64), np.zeros(2, np.int64), rules
+    )
+
+
+def _run_writing_kernels(token_dtype: Any) -> None:
+    import numpy as np
+
+    from btlm_data.kernels import deflate
+
+    deflate.deflate_samples(np.zeros((1, 17), token_dtype))
 
 
 # The stages -------------------------------------------------------------------------------------------------

@@ -8,9 +8,13 @@ compiles for itself, and nothing fails.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -63,3 +67,45 @@ def jit(function: F) -> F:
     """The decorator of every kernel: compiled without Python objects, releasing the interpreter's lock."""
     compiled: Any = numba.njit(cache=CACHE_FOLDER is not None, nogil=True)(function)
     return cast(F, compiled)
+
+
+def is_compiled(kernel: Callable[..., Any]) -> bool:
+    """Whether a compiled form of this source is kept, for this Python."""
+    if CACHE_FOLDER is None:
+        return False
+    code = getattr(kernel, "py_func", kernel).__code__
+    name = f"{Path(code.co_filename).stem}.{code.co_name}-{code.co_firstlineno}.py*.nbi"
+    return any(CACHE_FOLDER.rglob(name))
+
+
+@contextlib.contextmanager
+def compiling_beside(*loads: tuple[Callable[[], None], Callable[..., Any]]) -> Iterator[None]:
+    """Compile kernels in processes of their own while the block compiles others; all are kept at its end. A first run waits
+    for its kernels for 17 s on one core.
+
+    loads: what runs some kernels, and the one of these that takes longest. What is compiled already, where processes cannot be
+    forked, or there is one core, or nothing can be kept, is left to the first use.
+    """
+    can_fork = sys.platform == "linux" and threading.active_count() == 1
+    children = []
+    if can_fork and CACHE_FOLDER is not None and len(os.sched_getaffinity(0)) > 1:
+        children = [_compile_apart(load) for load, kernel in loads if not is_compiled(kernel)]
+    try:
+        yield
+    finally:
+        for child in children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+
+
+def _compile_apart(load: Callable[[], None]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:  # what goes wrong here goes wrong once more, and is told, where the kernel is used
+        os.closerange(3, 4096)  # locks, and pipes whose other end waits for the program's death
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        load()
+    finally:
+        os._exit(0)

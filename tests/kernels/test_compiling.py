@@ -108,6 +108,41 @@ def test_a_temporary_folder_that_another_may_write_is_not_trusted(
     assert compiled(tmp_path) == 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_kernel_is_compiled_beside_and_only_loaded_afterwards(fails: bool, tmp_path: Path) -> None:
+    code = f"""
+import os
+os.sched_getaffinity = lambda _: range(2)
+import numpy as np
+from btlm_data.kernels import compiling, union_find
+parent, held = np.arange(3, dtype=np.uint32), os.open("/dev/null", os.O_RDONLY)
+def load():
+    assert not {fails}
+    union_find.flatten(parent)
+    os.fstat(held)  # fails, so that nothing is printed: a lock of the program is not inherited
+    print("inherited", flush=True)
+for _ in range(2):
+    with compiling.compiling_beside((load, union_find._flatten)):
+        print(union_find._flatten.stats.cache_misses, compiling.is_compiled(union_find._flatten))
+print(compiling.is_compiled(union_find._flatten))
+union_find.flatten(parent)
+print(sum(union_find._flatten.stats.cache_hits.values()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split("\n")[:-1] == (
+        ["Counter() False", "Counter() False", "False", "0"]
+        if fails
+        else ["Counter() False", "Counter() True", "True", "1"]
+    )
+
+
 def test_numba_without_scipy_and_cffi_is_whole() -> None:
     code = """
 import sys
