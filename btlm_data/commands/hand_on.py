@@ -69,6 +69,6 @@ def push(path: Path, target: str, private: bool) -> None:
     if not sys.stderr.isatty() or entry.is_quiet(click.get_current_context()):
         disable_progress_bars()  # they are for somebody who watches, not for a log
     root = shared.dataset(path)
-    card = publish.card_of_generations(root)
-    sent, present = hub_upload.push(root, target, private=private, report=terminal.note, instead=card)
+    pages = publish.pages_of_generations(root)
+    sent, present = hub_upload.push(root, target, private=private, report=terminal.note, instead=pages)
     terminal.echo(f"Uploaded {sent:,} files to {target}; {present:,} were already there.")

@@ -153,22 +153,30 @@ def make_card(store: Store, *, eu: bool) -> bytes:
     return readme(sets, made, dataset.read(store).checksum, eu=eu)
 
 
-def card_of_generations(root: Path) -> dict[str, bytes]:
-    """README.md of all generations of a dataset, by its name, for whoever sees the dataset elsewhere; empty where nothing was
-    added to it, or its own README.md is not this program's. Raises DataError if the dataset cannot be read.
+def pages_of_generations(root: Path) -> dict[str, bytes]:
+    """README.md and croissant.json of all generations of a dataset, by their names, for whoever sees the dataset elsewhere; none
+    where nothing was added to it, and not those that it has not, or that are not this program's. Raises DataError if the
+    dataset cannot be read.
     """
     from btlm_data.pages.card import SUMMARY, readme
+    from btlm_data.pages.croissant import croissant
 
     store = open_store(root)
-    if (
-        not generations.listed(root)
-        or store.size(seals.CARD) is None
-        or not is_ours_to_write(store, seals.CARD)
-    ):
+    if not generations.listed(root):
         return {}
-    eu = SUMMARY.encode() in store.read(seals.CARD)
-    checksum = dataset.read(store).checksum
-    return {seals.CARD: readme(generations.read_sets(root), provenance.read(root), checksum, eu=eu)}
+    names = [
+        name
+        for name in (seals.CARD, seals.CROISSANT)
+        if store.size(name) is not None and is_ours_to_write(store, name)
+    ]
+    sets, checksum = generations.read_sets(root), dataset.read(store).checksum
+    pages = {}
+    if seals.CARD in names:
+        eu = SUMMARY.encode() in store.read(seals.CARD)
+        pages[seals.CARD] = readme(sets, provenance.read(root), checksum, eu=eu)
+    if seals.CROISSANT in names:
+        pages[seals.CROISSANT] = croissant(sets, checksum)
+    return pages
 
 
 def make_croissant(store: Store) -> bytes:

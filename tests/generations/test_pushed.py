@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
 
 from btlm_data.formats import dataset, generations, pages
 from btlm_data.pages import publish
@@ -12,9 +16,9 @@ from tests.hub import Hub
 from tests.pages.test_cards import problems, push
 
 
-def test_the_readme_on_the_hub_lists_all_generations(grown: Path, tmp_path: Path) -> None:
+def test_the_pages_on_the_hub_list_all_generations(grown: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(grown, tmp_path / "grown"))
-    assert publish.card_of_generations(root) == {}, "it has no README.md"
+    assert publish.pages_of_generations(root) == {}, "it has none"
     assert publish.write_beside(str(root), report=False) == []
     own = (root / pages.CARD).read_bytes()
     with Hub() as hub:
@@ -45,7 +49,29 @@ def test_the_readme_on_the_hub_lists_all_generations(grown: Path, tmp_path: Path
     assert seal is not None
     assert seal.holds
     assert seal.dataset == dataset.read(root).checksum
-    (root / pages.CARD).write_bytes(files[pages.CARD])  # as somebody who fetches it has it
+    for name in (pages.CARD, pages.CROISSANT):
+        (root / name).write_bytes(files[name])  # as somebody who fetches it has it
     assert problems(root) == []
+    check_croissant(root, sets)
     (root / pages.CARD).write_text("my own words")
-    assert publish.card_of_generations(root) == {}
+    (root / pages.CROISSANT).unlink()
+    assert publish.pages_of_generations(root) == {}
+
+
+def check_croissant(root: Path, sets: dict[str, dataset.Dataset]) -> None:
+    """With Croissant's own library: all files, and the documents of every generation."""
+    mlcroissant = pytest.importorskip("mlcroissant")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = mlcroissant.Dataset(jsonld=str(root / pages.CROISSANT))
+        assert not loaded.metadata.ctx.issues.errors
+        listed = {entry.id: entry.sha256 for entry in loaded.metadata.distribution}
+        for folder, value in sets.items():
+            prefix = f"{folder}/" if folder else ""
+            for file in value.stored():
+                assert listed.pop(f"{prefix}{file.name}") == file.sha256
+            name = f"documents-{folder}-train" if folder else "documents-train"
+            table = pq.read_table(root / folder / "train" / "documents.parquet")
+            tokens = [record[f"{name}/tokens"] for record in loaded.records(name)]
+            assert tokens == table["tokens"].to_pylist()
+    assert listed == {}
