@@ -50,6 +50,8 @@ class SampleOrder:
 
     def _moved(self, values: npt.NDArray[Any], move: Any) -> npt.NDArray[np.uint64]:
         numbers = values.astype(np.uint64)
+        if not len(numbers):  # of a stream too short for one sample, of which there is no order
+            return numbers
         if not self.ends:
             whole: npt.NDArray[np.uint64] = move(
                 numbers, self.num_samples, seeding.salt(self.seed, self.purpose)
