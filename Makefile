@@ -47,16 +47,15 @@ stress: $(VENV)/.stress
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 
-# What touches libraries most, with the newest of every dependency, and with the oldest that pyproject.toml allows. Each keeps its
-# kernels apart: numba writes its index before what it lists, so that one process may load what another version has left.
+# What touches libraries most, with the newest of every dependency, and with the oldest that pyproject.toml allows.
 TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_locations.py
 NOT_SLOW = -m "not stress and not bench"
 
 newest: newest-installed
-	NUMBA_CACHE_DIR="$(CURDIR)/.venv-newest/kernels" .venv-newest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
+	.venv-newest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
 
 oldest: .venv-oldest/.test
-	NUMBA_CACHE_DIR="$(CURDIR)/.venv-oldest/kernels" .venv-oldest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
+	.venv-oldest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
 
 # --no-compile: Python compiles what the tests import, which is a small part of what is installed.
 newest-installed:  # looked up each time: what is newest changes
