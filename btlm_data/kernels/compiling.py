@@ -21,6 +21,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from btlm_data.kernels.compiled_forms import KernelCache
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -65,17 +67,16 @@ if CACHE_FOLDER not in (None, _IN_PACKAGE):
 
 def jit(function: F) -> F:
     """The decorator of every kernel: compiled without Python objects, releasing the interpreter's lock."""
-    compiled: Any = numba.njit(cache=CACHE_FOLDER is not None, nogil=True)(function)
+    compiled: Any = numba.njit(nogil=True)(function)
+    if CACHE_FOLDER is not None:
+        compiled._cache = KernelCache(function)  # what its `enable_caching` does with numba's own
     return cast(F, compiled)
 
 
 def is_compiled(kernel: Callable[..., Any]) -> bool:
-    """Whether a compiled form of this source is kept, for this Python."""
-    if CACHE_FOLDER is None:
-        return False
-    code = getattr(kernel, "py_func", kernel).__code__
-    name = f"{Path(code.co_filename).stem}.{code.co_name}-{code.co_firstlineno}.py*.nbi"
-    return any(CACHE_FOLDER.rglob(name))
+    """Whether a compiled form of this source is kept."""
+    cache = getattr(kernel, "_cache", None)
+    return isinstance(cache, KernelCache) and not cache.is_empty()
 
 
 @contextlib.contextmanager

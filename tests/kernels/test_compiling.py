@@ -76,6 +76,18 @@ def test_a_folder_that_the_user_chose_comes_before(package: Path, tmp_path: Path
     assert compiled(tmp_path / "chosen") > 0
 
 
+def test_a_change_in_another_file_of_kernels_counts(package: Path, tmp_path: Path) -> None:
+    chosen = {"NUMBA_CACHE_DIR": str(tmp_path / "chosen")}
+    kept = []
+    for addition in ("", "", "# more"):
+        with (package / "btlm_data" / "kernels" / "ranges.py").open("a") as file:
+            file.write(addition)
+        run(package, **chosen)
+        kept.append({path.name for path in (tmp_path / "chosen").rglob("*.nbc")})
+    assert kept[0] == kept[1]
+    assert kept[0].isdisjoint(kept[2])
+
+
 def test_then_a_private_folder_below_the_temporary_one(package: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     environment = {
