@@ -11,7 +11,6 @@ written last, says that the dataset is complete.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -220,10 +219,11 @@ def load_kernels(token_dtype: Any) -> None:
     leave_pandas_out()
     for name in ("pyarrow.compute", "pyarrow.parquet"):  # which writing tables and lists imports
         importlib.import_module(name)
-    comparing = (_run_comparing_kernels, shingles._decide)
-    writing = (functools.partial(_run_writing_kernels, token_dtype), deflate._find)
-    with compiling.compiling_beside(comparing, writing):
+    # Comparing takes as long to compile as all the others, so these are compiled meanwhile, in this process.
+    with compiling.compiling_beside(_run_comparing_kernels, shingles._decide):
         _run_reading_kernels(token_dtype)
+        if not compiling.is_compiled(deflate._find):
+            _run_later_kernels(token_dtype)
     _run_comparing_kernels()
 
 
@@ -258,12 +258,20 @@ def _run_comparing_kernels() -> None:
     )
 
 
-def _run_writing_kernels(token_dtype: Any) -> None:
+def _run_later_kernels(token_dtype: Any) -> None:
+    """Most of what sorts candidates, joins them and writes shards: each worker would compile them for itself."""
     import numpy as np
 
-    from btlm_data.kernels import deflate
+    from btlm_data.kernels import buckets, deflate, union_find
 
     deflate.deflate_samples(np.zeros((1, 17), token_dtype))
+    keys, ordinals = np.zeros(2, np.uint64), np.arange(2, dtype=np.uint32)
+    packed, mask = buckets.sort_order(keys, 0)
+    members, starts = buckets.equal_runs(packed, mask, keys, np.empty(0, np.uint64))
+    buckets.nominate(members, starts, ordinals, 0)
+    first, other = buckets.star_edges(members, starts, ordinals)
+    union_find.unite(ordinals, first, other)
+    union_find.flatten(ordinals)
 
 
 # The stages -------------------------------------------------------------------------------------------------

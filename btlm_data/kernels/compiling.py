@@ -80,21 +80,21 @@ def is_compiled(kernel: Callable[..., Any]) -> bool:
 
 
 @contextlib.contextmanager
-def compiling_beside(*loads: tuple[Callable[[], None], Callable[..., Any]]) -> Iterator[None]:
-    """Compile kernels in processes of their own while the block compiles others; all are kept at its end. A first run waits
+def compiling_beside(load: Callable[[], None], kernel: Callable[..., Any]) -> Iterator[None]:
+    """Compile kernels in a process of its own while the block compiles others; all are kept at its end. A first run would wait
     for its kernels for 17 s on one core.
 
-    loads: what runs some kernels, and the one of these that takes longest. What is compiled already, where processes cannot be
-    forked, or there is one core, or nothing can be kept, is left to the first use.
+    load: runs the kernels; kernel: the one of them that takes longest. Where it is compiled already, processes cannot be forked,
+    there is one core, or nothing can be kept, they are left to their first use.
     """
-    can_fork = sys.platform == "linux" and threading.active_count() == 1
-    children = []
-    if can_fork and CACHE_FOLDER is not None and len(os.sched_getaffinity(0)) > 1:
-        children = [_compile_apart(load) for load, kernel in loads if not is_compiled(kernel)]
+    child = 0
+    can_fork = sys.platform == "linux" and threading.active_count() == 1 and len(os.sched_getaffinity(0)) > 1
+    if can_fork and CACHE_FOLDER is not None and not is_compiled(kernel):
+        child = _compile_apart(load)
     try:
         yield
     finally:
-        for child in children:
+        if child:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
 

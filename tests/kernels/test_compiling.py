@@ -134,7 +134,7 @@ def load():
     os.fstat(held)  # fails, so that nothing is printed: a lock of the program is not inherited
     print("inherited", flush=True)
 for _ in range(2):
-    with compiling.compiling_beside((load, union_find._flatten)):
+    with compiling.compiling_beside(load, union_find._flatten):
         print(union_find._flatten.stats.cache_misses, compiling.is_compiled(union_find._flatten))
 print(compiling.is_compiled(union_find._flatten))
 union_find.flatten(parent)
