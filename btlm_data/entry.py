@@ -20,6 +20,7 @@ import platform
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ else:
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 _READER_GONE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
 _PATIENCE = 10.0  # seconds after a first Ctrl-C in which more of them change nothing
+_AGAIN = 0.05  # seconds after which an interrupt that was lost is given again
 _MORE_MEMORY = "Give the process more, or use fewer --workers or less --memory."
 _OUT_OF_MEMORY = f"There is not enough memory. {_MORE_MEMORY}"
 _CRASHES = {  # what faulthandler calls them
@@ -191,7 +193,9 @@ def run(program: Program) -> NoReturn:
     gc.set_threshold(*_COLLECT_AFTER)
     terminal.start()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGINT, _Interrupts())
+        interrupts = _Interrupts()
+        signal.signal(signal.SIGINT, interrupts)
+        sys.unraisablehook = interrupts.lost
     arguments = sys.argv[1:]
     witness.start(lambda death: _tell_of(death, arguments))
     try:
@@ -249,6 +253,9 @@ def _exit_code(program: Program, arguments: list[str]) -> int:
         logger.debug("%s", error, exc_info=True)
         return _report("OutOfMemory", _OUT_OF_MEMORY, INTERNAL_ERROR, arguments)
     except Exception as error:  # the outermost handler
+        if isinstance(interrupts := signal.getsignal(signal.SIGINT), _Interrupts) and interrupts.was_lost:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is given again any moment now
+            return _report("Interrupted", "Interrupted.", Interrupted.exit_code, arguments)
         return _unforeseen(error, arguments)
     return result if isinstance(result, int) else 0
 
@@ -260,6 +267,7 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self._first: float | None = None
+        self.was_lost = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._first is None:
@@ -267,6 +275,16 @@ class _Interrupts:
             raise KeyboardInterrupt
         if monotonic() - self._first > _PATIENCE:
             os._exit(Interrupted.exit_code)
+
+    def lost(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Interrupt once more where the first came in a function that C has called (LLVM does, while it compiles kernels):
+        there it ends in nothing, or in another error. `sys.unraisablehook`.
+        """
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(unraisable)
+            return
+        self._first, self.was_lost = None, True
+        threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
 def _report(kind: str, message: str, code: int, arguments: Sequence[str]) -> int:

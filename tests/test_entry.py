@@ -42,6 +42,15 @@ def end(how, as_json):
         finally:
             time.sleep(0.7)
             print("cleaned", flush=True)
+    elif how.startswith("interrupted in C, "):
+        import ctypes, os, signal
+        def called():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)  # where Python would raise it
+        ctypes.CFUNCTYPE(None)(called)()
+        if how.endswith("error"):
+            raise RuntimeError("there is no code")
+        time.sleep(60)
     elif how == "recursion":
         def again(): again()
         again()
@@ -177,6 +186,14 @@ def test_five_interrupts_are_one(pause: float) -> None:
     assert process.returncode == 130
     assert output == "cleaned\n"
     assert errors == "Interrupted.\n"
+
+
+@pytest.mark.parametrize("then", ["error", "wait"])
+def test_an_interrupt_that_c_swallows_still_interrupts(then: str) -> None:
+    begun = time.monotonic()
+    done = run("end", f"interrupted in C, {then}")
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize(

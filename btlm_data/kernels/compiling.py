@@ -93,6 +93,10 @@ def compiling_beside(load: Callable[[], None], kernel: Callable[..., Any]) -> It
         child = _compile_apart(load)
     try:
         yield
+    except BaseException:
+        if child:
+            os.kill(child, signal.SIGKILL)
+        raise
     finally:
         if child:
             with contextlib.suppress(ChildProcessError):
@@ -105,8 +109,9 @@ def _compile_apart(load: Callable[[], None]) -> int:
         return child
     try:  # what goes wrong here goes wrong once more, and is told, where the kernel is used
         os.closerange(3, 4096)  # locks, and pipes whose other end waits for the program's death
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, signal.SIG_DFL)
         load()
     finally:
         os._exit(0)
