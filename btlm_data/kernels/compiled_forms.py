@@ -28,9 +28,8 @@ class FormFiles(IndexDataCacheFile):
         prefix = self._index_name.removesuffix(".nbi")
         name = f"{prefix}.{hashlib.sha256(own.encode()).hexdigest()[:16]}.nbc"
         listed = self._load_index()
-        if (
-            not listed
-        ):  # what is there is of another source or version; who compiles beside at worst compiles once more
+        if not listed:
+            # What is there is of another source or version. Who compiles beside at worst compiles once more.
             for path in Path(self._cache_path).glob(f"{glob.escape(prefix)}.*.nbc"):
                 path.unlink(missing_ok=True)
         self._save_data(name, data)
