@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt
+# Some container images set it; then each of the hundreds of processes that the tests start would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 SOURCE ?= sample
 PARAMS ?=
 PARAMS1 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_2k.yaml)
 PARAMS2 = $(if $(PARAMS),$(PARAMS),params_btlm_tiny_8k.yaml)
 
-.PHONY: demo test check docs screenshots stress bench newest newest-installed oldest stage1 stage2 clean
+.PHONY: demo test check docs screenshots stress bench newest newest-installed newer oldest stage1 stage2 clean
 
 demo: $(VENV)/.base
 	$(BIN)/btlm-data prepare --source sample --seq-len 2048 --out shards/
@@ -51,6 +53,8 @@ bench: $(VENV)/.dev
 TRIED ?= tests/formats tests/records tests/storage tests/tokenizer tests/test_api.py tests/test_locations.py
 NOT_SLOW = -m "not stress and not bench"
 
+EAGERLY := --upgrade --upgrade-strategy eager -c constraints.txt -e '.[test]'
+
 newest: newest-installed
 	.venv-newest/bin/python -m pytest $(PARALLEL) $(TRIED) $(NOT_SLOW)
 
@@ -60,7 +64,13 @@ oldest: .venv-oldest/.test
 # --no-compile: Python compiles what the tests import, which is a small part of what is installed.
 newest-installed:  # looked up each time: what is newest changes
 	test -d .venv-newest || $(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-compile --upgrade --upgrade-strategy eager -c constraints.txt -e '.[test]'
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-compile $(EAGERLY)
+
+# $(VENV)/.newer: the names of what `make newest` has in another version than $(VENV). None where all of that was installed just now:
+# then `make test` tries the newest. --report: pip's own exit status is make's.
+newer: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --report $(VENV)/.report.json $(EAGERLY)
+	$(BIN)/python -c 'import json; names = {one["metadata"]["name"] for one in json.load(open("$(VENV)/.report.json"))["install"]}; print(*names - {"btlm-data"}, end="")' > $(VENV)/.newer
 
 .venv-oldest/.test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
