@@ -13,11 +13,13 @@ Every pass reads pieces of about PIECE_BYTES or whole files, and leaves far fewe
 grows with the logarithm of the corpus. Small corpora need none. Nothing of what a group finds depends on it: within a group
 the rows of a table stand in no particular order, and their readers put them in one.
 
-    `groups` (g,) uint32      those that have rows here, ascending
-    `bounds` (g + 1, t) int64 where the rows of each begin in each table, in bytes, and the end
-    and the t tables, (bytes,) uint8 each: what the bytes are their readers know. Pieces of a group stand in the same order in
-    all tables.
-    meta: `every`, the groups in rows 0, STRIDE, 2 STRIDE, ..., so that a reader of few groups reads few of their numbers
+    `index` (g + 1, 1 + t) int64 a row for each group that has rows here, ascending: its number, and where its rows of each of the
+                                 t tables begin in `rows`, in bytes; the last row: 0, and t times the end
+    `rows`  (bytes,) uint8       the rows of the first group, table by table, then those of the next: what is wanted of a group,
+                                 or of a range, is read at once. What the bytes are their readers know. Pieces of a group stand in
+                                 the same order in all tables.
+    meta: `tables`, their names; `every`, the groups in rows 0, STRIDE, 2 STRIDE, ..., so that a reader of few groups reads few
+    rows of the index
 
 A list of such files is JSON: [[first group, end of groups, name, size, checksum], ...].
 """
@@ -29,7 +31,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +46,10 @@ from btlm_data.storage import Store, digest
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 2
+VERSION = 3
 MOST_FILES = 64  # that one group looks into, where more than one group has rows in them
 PIECE_BYTES = 2**20  # of one file, that a pass reads at least where it does not read whole files
-STRIDE = 4096  # rows of `groups`: as many bytes as are checked at a time
+STRIDE = 4096  # rows of an index: at least 64 kB
 _MOST_RANGES = 512  # into which one pass divides a range
 MOST_INPUTS = 1024  # files that one task of a pass reads, or one group where there are few groups
 _LEAST_FILE, _LARGEST_FILE = 16 * 2**20, 2**30  # bytes of a file
@@ -64,106 +66,138 @@ class GroupedFile(NamedTuple):
     end: int
 
 
-class Piece(NamedTuple):
-    """Rows of some groups. groups: (g,) uint32 ascending; bounds: (g + 1, t) int64, of each in each table; tables: by
-    name, (bytes,) uint8 each; of a piece that was read, each is read when it is looked up.
+@dataclass(frozen=True)
+class Piece:
+    """Rows of some groups. groups: (g,) uint32 ascending; tables: names of the t tables; bounds: (g * t + 1,) int64, where the rows
+    of each group begin in each table, in bytes, and the end; rows: (bytes,) uint8, or the file that has them as `rows`, which
+    is read whenever they are asked for: nothing is kept.
     """
 
     groups: UInt32Array
+    tables: tuple[str, ...]
     bounds: Int64Array
-    tables: Mapping[str, UInt8Array]
+    rows: UInt8Array | Columns
 
     @property
     def num_bytes(self) -> int:
         """Of its rows."""
-        return int((self.bounds[-1] - self.bounds[0]).sum())
+        return int(self.bounds[-1] - self.bounds[0])
+
+    @property
+    def sizes(self) -> Int64Array:
+        """Bytes of each group in each table, (g, t)."""
+        return np.diff(self.bounds).reshape(len(self.groups), len(self.tables))
+
+    def stretch(self, first: int, end: int) -> UInt8Array:
+        """Bytes [first, end), (end - first,), as `bounds` counts them."""
+        if isinstance(self.rows, Columns):
+            stored: UInt8Array = self.rows.rows("rows", first, end)
+            return stored
+        return self.rows[first:end]
+
+    def of(self, *tables: str) -> list[UInt8Array]:
+        """Some tables, (bytes,) uint8 each, in one read: what lies between them is read with them. That of one group is not copied."""
+        at, begins = [self.tables.index(table) for table in tables], self.bounds[:-1]
+        if not len(self.groups):
+            return [np.empty(0, np.uint8)] * len(at)
+        first = int(begins[min(at)])
+        stretch = self.stretch(first, int(self.bounds[len(begins) - len(self.tables) + max(at) + 1]))
+        parts = (
+            [stretch[begin - first : end - first] for begin, end in self._places(number)] for number in at
+        )
+        return [each[0] if len(each) == 1 else np.concatenate(each) for each in parts]
+
+    def _places(self, table: int) -> list[tuple[int, int]]:
+        """Where the rows of each group are in a table that is numbered."""
+        step = len(self.tables)
+        begins, ends = (self.bounds[start::step][: len(self.groups)] for start in (table, table + 1))
+        return [*zip(begins.tolist(), ends.tolist(), strict=True)]
 
 
-@dataclass(frozen=True)
-class _Stored(Mapping[str, UInt8Array]):
-    """Some tables of a file, from `begin` to `end` in bytes, by name. Nothing is kept of what is read."""
-
-    opened: Columns
-    bounds: Mapping[str, tuple[int, int]]
-
-    def __getitem__(self, name: str) -> UInt8Array:
-        table: UInt8Array = self.opened.rows(name, *self.bounds[name])
-        return table
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.bounds)
-
-    def __len__(self) -> int:
-        return len(self.bounds)
-
-
-def read(opened: Columns, first: int, end: int, tables: Sequence[str] | None = None) -> Piece:
-    """The rows of groups in [first, end). tables: None for all. Raises DataError for a damaged file."""
-    every = opened.meta["every"]
-    (num_rows,) = opened.shape("groups")
+def read(opened: Columns, first: int, end: int) -> Piece:
+    """The rows of groups in [first, end). Raises DataError for a damaged file."""
+    every, tables = opened.meta["every"], tuple(opened.meta["tables"])
+    num_groups = opened.shape("index")[0] - 1
     begin = STRIDE * max(0, bisect_left(every, first) - 1)
-    groups = opened.rows("groups", begin, max(begin, min(num_rows, STRIDE * bisect_left(every, end))))
-    low, high = (int(row) for row in np.searchsorted(groups, [first, end]))
-    names = [name for name in opened.names if name not in ("groups", "bounds")]
-    bounds = opened.rows("bounds", begin + low, begin + high + 1).astype(np.int64)
-    wanted = [number for number, name in enumerate(names) if tables is None or name in tables]
-    bounds = bounds[:, wanted]
-    stored = {
-        names[number]: (int(low_byte), int(high_byte))
-        for number, low_byte, high_byte in zip(wanted, bounds[0], bounds[-1], strict=True)
-    }
-    return Piece(groups[low:high], bounds - bounds[0], _Stored(opened, stored))
+    index = opened.rows("index", begin, max(begin, min(num_groups, STRIDE * bisect_left(every, end))) + 1)
+    low, high = (int(row) for row in np.searchsorted(index[:-1, 0], [first, end]))
+    bounds = np.append(index[low:high, 1:], index[high, 1]).astype(np.int64)
+    return Piece(index[low:high, 0].astype(np.uint32), tables, bounds, opened)
+
+
+def read_all(opened: Columns) -> Piece:
+    """The rows of all groups in a file. Raises DataError for a damaged file."""
+    return read(opened, 0, 2**32)
+
+
+def bounds_of(sizes: Int64Array) -> Int64Array:
+    """Where rows stand that have so many bytes of each group in each table, (g, t): the bounds of a piece, (g * t + 1,)."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 def piece_of(tables: Mapping[str, tuple[npt.NDArray[np.void], UInt32Array]]) -> Piece:
     """Records, (n,) of any structured dtype, with the group of each, (n,) uint32: put in the order of groups."""
     present = np.unique(np.concatenate([groups for _, groups in tables.values()]))
-    ordered, bounds = dict[str, UInt8Array](), []
-    for name, (records, groups) in tables.items():
+    ordered: list[UInt8Array] = []
+    edges = np.empty((len(present) + 1, len(tables)), np.int64)
+    for number, (records, groups) in enumerate(tables.values()):
         order = np.argsort(groups, kind="stable")
-        begins = np.append(np.searchsorted(groups[order], present), len(records)).astype(np.int64)
-        bounds.append(begins * records.dtype.itemsize)
-        ordered[name] = records[order].view(np.uint8)
-    return Piece(present, np.stack(bounds, axis=1), ordered)
+        rows = np.searchsorted(groups, present, sorter=order)
+        edges[:, number] = np.append(rows, len(records)) * records.dtype.itemsize
+        ordered.append(records[order].view(np.uint8))
+    sizes = np.diff(edges, axis=0)
+    bounds = bounds_of(sizes)
+    [*filled] = (number for number, table in enumerate(ordered) if len(table))
+    if len(filled) == 1:
+        return Piece(present, tuple(tables), bounds, ordered[filled[0]])
+    out = np.empty(int(bounds[-1]), np.uint8)
+    for number in filled:
+        copy_table(ordered[number], edges[:-1, number], sizes, bounds, number, out)
+    return Piece(present, tuple(tables), bounds, out)
+
+
+def copy_table(
+    table: UInt8Array, begins: Int64Array, sizes: Int64Array, bounds: Int64Array, number: int, out: UInt8Array
+) -> None:
+    """Copy one table to where its groups stand. table: (bytes,) uint8; begins: (g,) int64, of each group in it; sizes: (g, t) int64;
+    bounds: of them (`bounds_of`); number: of the table; out: (bytes,) uint8.
+    """
+    num_tables = sizes.shape[1]
+    chosen = np.ascontiguousarray(sizes[:, number])
+    places = np.ascontiguousarray(bounds[:-1][number::num_tables])
+    stretches.copy(table, np.ascontiguousarray(begins), chosen, out, places)
 
 
 def write(files: TaskFiles, name: str, pieces: Sequence[Piece]) -> Artifact:
-    """Write one file out of pieces, which have the same tables; all of it is held, and a table of one piece. Raises DataError for
-    bounds beyond a table.
+    """Write one file out of pieces, which have the same tables; all of it is held, and a piece. Raises DataError for bounds beyond
+    the rows.
     """
     if len(pieces) == 1:
-        [piece] = pieces
-        return write_tables(files, name, piece.groups, piece.bounds, piece.tables)
+        return write_piece(files, name, pieces[0])
     groups = np.unique(np.concatenate([piece.groups for piece in pieces]))
-    rows = [np.searchsorted(groups, piece.groups) for piece in pieces]
-    lengths = [np.diff(piece.bounds, axis=0) for piece in pieces]
-    names = list(pieces[0].tables)
-    totals = np.zeros((len(groups), len(names)), np.int64)
-    for at, length in zip(rows, lengths, strict=True):
-        totals[at] += length
-    bounds = np.concatenate([np.zeros((1, len(names)), np.int64), np.cumsum(totals, axis=0)])
-    tables: dict[str, UInt8Array] = {}
-    for number, table in enumerate(names):
-        out, places = np.empty(int(bounds[-1, number]), np.uint8), bounds[:-1, number].copy()
-        for piece, at, length in zip(pieces, rows, lengths, strict=True):
-            begins = np.ascontiguousarray(piece.bounds[:-1, number])
-            sizes = np.ascontiguousarray(length[:, number])
-            stretches.copy(piece.tables[table], begins, sizes, out, places[at])
-            places[at] += sizes
-        tables[table] = out
-    return write_tables(files, name, groups, bounds, tables)
+    at = [np.searchsorted(groups, piece.groups) for piece in pieces]
+    totals = np.zeros((len(groups), len(pieces[0].tables)), np.int64)
+    for rows, piece in zip(at, pieces, strict=True):
+        totals[rows] += piece.sizes
+    bounds = bounds_of(totals)
+    out, places = np.empty(int(bounds[-1]), np.uint8), bounds[:-1].reshape(totals.shape).copy()
+    for rows, piece in zip(at, pieces, strict=True):
+        begin, sizes = int(piece.bounds[0]), piece.sizes
+        stretch = piece.stretch(begin, int(piece.bounds[-1]))
+        stretches.copy(stretch, piece.bounds[:-1] - begin, sizes.reshape(-1), out, places[rows].reshape(-1))
+        places[rows] += sizes
+    return write_piece(files, name, Piece(groups, pieces[0].tables, bounds, out))
 
 
-def write_tables(
-    files: TaskFiles,
-    name: str,
-    groups: UInt32Array,
-    bounds: Int64Array,
-    tables: Mapping[str, UInt8Array],
-) -> Artifact:
-    """Write one file: what a Piece has. groups: (g,) uint32; bounds: (g + 1, t) int64; tables: (bytes,) uint8 each."""
-    arrays: dict[str, npt.NDArray[Any]] = {"groups": groups, "bounds": bounds, **tables}
-    return files.write_columns(name, arrays, {"every": groups[::STRIDE].tolist()})
+def write_piece(files: TaskFiles, name: str, piece: Piece) -> Artifact:
+    """Write one file with what a piece has."""
+    num_groups, num_tables = len(piece.groups), len(piece.tables)
+    begin, end = int(piece.bounds[0]), int(piece.bounds[-1])
+    index = np.full((num_groups + 1, 1 + num_tables), end - begin, np.int64)
+    index[:, 0] = np.append(piece.groups, 0)
+    index[:-1, 1:] = (piece.bounds[:-1] - begin).reshape(num_groups, num_tables)
+    meta = {"tables": list(piece.tables), "every": piece.groups[::STRIDE].tolist()}
+    return files.write_columns(name, {"index": index, "rows": piece.stretch(begin, end)}, meta)
 
 
 @dataclass
@@ -263,7 +297,7 @@ def estimates(
             f"{name}-{number}",
             tasks=each.tasks,
             read_bytes=num_bytes,
-            reads=4 * each.opens,
+            reads=2 * each.opens,
             work_bytes=num_bytes,
             memory_bytes=rates.process_bytes + moved_bytes_of(memory),
             cpu_seconds=each.tasks * rates.task + num_bytes * rates.move_byte,
@@ -394,13 +428,13 @@ def write_list(store: Store, name: str, held: Sequence[GroupedFile]) -> Artifact
     return Artifact(name, len(data), digest.checksum(data))
 
 
-def of_group(files: TaskFiles, listed: Artifact, group: int, tables: Sequence[str]) -> Iterator[Piece]:
+def of_group(files: TaskFiles, listed: Artifact, group: int) -> Iterator[Piece]:
     """The rows of one group out of each file that has some. listed: of write_list. Raises DataError for a damaged file."""
     held = files.kept(("grouped files", listed.checksum), lambda: _parsed(files.read(listed)))
     having = [file.file for file in held if file.first <= group < file.end]
     files.allow(having)
     for artifact in having:
-        piece = read(files.columns(artifact), group, group + 1, tables)
+        piece = read(files.columns(artifact), group, group + 1)
         if len(piece.groups):
             yield piece
 

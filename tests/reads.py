@@ -1,4 +1,8 @@
-"""Counts how the files of columns are read: opens, reads and bytes of each step, tokens apart from tables."""
+"""Counts how the files of columns are read: opens, reads and bytes of each step, tokens apart from tables.
+
+Opening a file reads its first 64 kB, and what whole arrays these have; that is no read of its own. What is read of a file that is
+mapped is counted as if it were requested from a store.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from btlm_data.engine import local
 from btlm_data.engine.execute import Job, execute
 from btlm_data.formats.columns import Columns
 
-LARGE = {"tokens", "rows"}  # columns that hold tokens; the others are tables
+SENT = "pack/pieces"  # files whose `rows` are tokens, with a table of their pieces before them
 
 
 @dataclass
@@ -48,34 +52,44 @@ def counting(patch: pytest.MonkeyPatch) -> Iterator[dict[str, Reads]]:
     found: dict[str, Reads] = defaultdict(Reads)
     current: list[str] = []
     opened: list[int] = [0]
-    plain_open, plain_rows, plain_scattered = Columns.__init__, Columns.rows, Columns.scattered
+    is_apart = [False]  # opening, or counted otherwise
+    plain_open, plain_read, plain_scattered = Columns.__init__, Columns._read, Columns.scattered
+
+    @contextlib.contextmanager
+    def apart() -> Iterator[None]:
+        before, is_apart[0] = is_apart[0], True
+        yield
+        is_apart[0] = before
 
     def counted_open(self: Columns, *args: Any) -> None:
-        plain_open(self, *args)
+        with apart():
+            plain_open(self, *args)
         if current:
             found[current[0]].opens += 1
             opened[0] += 1
 
-    def add(name: str, reads: int, num_bytes: int) -> None:
+    def add(self: Columns, name: str, reads: int, num_bytes: int) -> None:
         if current and num_bytes:
-            kind = found[current[0]].tokens if name.rpartition("/")[2] in LARGE else found[current[0]].tables
+            is_sent = name == "rows" and self._artifact.name.startswith(SENT)
+            step = found[current[0]]
+            kind = step.tokens if name == "tokens" or is_sent else step.tables
             kind.reads += reads
             kind.bytes += num_bytes
 
-    def counted_rows(self: Columns, name: str, first: int, last: int) -> Any:
-        value = plain_rows(self, name, first, last)
-        add(name, 1, value.nbytes)
+    def counted_read(self: Columns, begin: int, end: int) -> Any:
+        value = plain_read(self, begin, end)
+        if not is_apart[0]:
+            [first, *_] = (name for name in self.names if self._bounds(name)[1] > begin)
+            add(self, first, 1, len(value))
         return value
 
     def counted_scattered(self: Columns, name: str, starts: Any, counts: Any) -> Any:
-        value = plain_scattered(self, name, starts, counts)
+        with apart():
+            value = plain_scattered(self, name, starts, counts)
         order = np.argsort(starts, kind="stable")
         ends = (starts + counts)[order]
-        add(
-            name,
-            int(1 + np.count_nonzero(starts[order][1:] > ends[:-1])),
-            int(counts.sum()) * value.itemsize,
-        )
+        reads = 1 + np.count_nonzero(starts[order][1:] > ends[:-1])
+        add(self, name, int(reads), int(counts.sum()) * value.itemsize)
         return value
 
     def counted_execute(job: Job, *args: Any) -> Any:
@@ -89,7 +103,7 @@ def counting(patch: pytest.MonkeyPatch) -> Iterator[dict[str, Reads]]:
             step.most_opens = max(step.most_opens, opened[0])
 
     patch.setattr(Columns, "__init__", counted_open)
-    patch.setattr(Columns, "rows", counted_rows)
+    patch.setattr(Columns, "_read", counted_read)
     patch.setattr(Columns, "scattered", counted_scattered)
     patch.setattr(local, "execute", counted_execute)
     yield found

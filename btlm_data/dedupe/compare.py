@@ -65,8 +65,8 @@ def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> C
         held.clear()
 
     [listed] = task.through["edges"]
-    for piece in by_group.of_group(files, listed, number + 1, ("edges", "index")):
-        links = Links.of_tables(piece.tables, first, last, f"An edge of dedupe.pairs {task.id}")
+    for piece in by_group.of_group(files, listed, number + 1):
+        links = Links.of_piece(piece, first, last, f"An edge of dedupe.pairs {task.id}")
         held.append(links)
         num_bytes += links.num_bytes
         if num_bytes >= PAIRS_BYTES:
@@ -274,8 +274,8 @@ def _records(
 ) -> npt.NDArray[np.void]:
     """A group's records of one table of pairs, (n,) of a structured dtype."""
     parts = [
-        by_group.as_records(piece.tables[table], dtype)
-        for piece in by_group.of_group(files, pairs_list, group, (table,))
+        by_group.as_records(piece.of(table)[0], dtype)
+        for piece in by_group.of_group(files, pairs_list, group)
     ]
     return np.concatenate([np.empty(0, dtype), *parts])
 

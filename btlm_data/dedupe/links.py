@@ -12,7 +12,7 @@ dedupe/exact/all.cols            `root` (N,) uint32: the first document with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -109,12 +109,12 @@ class Links:
         )
 
     @staticmethod
-    def of_tables(tables: Mapping[str, npt.NDArray[np.uint8]], first: int, last: int, name: str) -> Links:
-        """Pairs to compare out of the tables of a file, or of a range, (bytes,) uint8 each. first, last: ordinals of the documents
-        whose pairs they are.
+    def of_piece(piece: by_group.Piece, first: int, last: int, name: str) -> Links:
+        """Pairs to compare out of one range. first, last: ordinals of the documents whose pairs they are.
         Raises DataError for another document.
         """
-        edges, index = by_group.as_records(tables["edges"], EDGE), by_group.as_records(tables["index"], INDEX)
+        tables = piece.of("edges", "index")
+        edges, index = (by_group.as_records(*each) for each in zip(tables, (EDGE, INDEX), strict=True))
         one, other = (np.ascontiguousarray(edges[end]) for end in ("first", "other"))
         pairs = IndexPairs(*(np.ascontiguousarray(index[name]) for name in IndexPairs._fields))
         check_ordinals(one, last, name)

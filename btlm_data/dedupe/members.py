@@ -31,6 +31,7 @@ from btlm_data.task_files import TaskFiles
 
 FOLDER = "dedupe/members"
 OF_COMPONENTS = ("root", "cluster", "best", "score", "known")
+TABLES = ("rows", "names", "utf8")
 FILE_BYTES = 64 * 2**20  # of texts and rows in one file
 _FIELDS = [
     *((name, "<u4") for name in ("ordinal", "root", "cluster", "best", "score")),  # see components.py
@@ -174,21 +175,23 @@ class MembersWriter:
         order = np.argsort(groups, kind="stable")
         rows = np.concatenate([part.rows for part in self._held])[order]
         rows["text"] = lengths[order]
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
-        utf8 = np.empty(int(ends[-1]), np.uint8)
-        places, begin = np.empty(len(order), np.int64), 0
-        places[order] = ends[:-1]
-        for part in self._held:
-            end = begin + len(part.groups)
-            part.texts.copy(np.arange(end - begin), utf8, places[begin:end])
-            begin = end
         present, starts = np.unique(groups[order], return_index=True)
         edges = np.append(starts, len(rows)).astype(np.int64)
         names, name_bounds = _numbered(rows, edges, list(self._names))
-        bounds = np.stack([edges * rows.dtype.itemsize, name_bounds, ends[edges]], axis=1)
-        tables = {"rows": rows.view(np.uint8), "names": names, "utf8": utf8}
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
+        sizes = np.diff(np.stack([edges * rows.dtype.itemsize, name_bounds, ends[edges]], axis=1), axis=0)
+        bounds = by_group.bounds_of(sizes)
+        out = np.empty(int(bounds[-1]), np.uint8)
+        by_group.copy_table(rows.view(np.uint8), edges[:-1] * rows.dtype.itemsize, sizes, bounds, 0, out)
+        by_group.copy_table(names, name_bounds[:-1], sizes, bounds, 1, out)
+        places, begin = np.empty(len(order), np.int64), 0
+        places[order] = ends[:-1] + np.repeat(bounds[2:-1:3] - ends[edges[:-1]], np.diff(edges))
+        for part in self._held:
+            end = begin + len(part.groups)
+            part.texts.copy(np.arange(end - begin), out, places[begin:end])
+            begin = end
         name = f"{FOLDER}/{self.task_id}-{self._num_files:04d}.cols"
-        by_group.write_tables(self.files, name, present, bounds, tables)
+        by_group.write_piece(self.files, name, Piece(present, TABLES, bounds, out))
         self._held, self._num_bytes, self._num_files = [], 0, self._num_files + 1
         self._names = {}
 
@@ -241,11 +244,10 @@ def read_group(files: TaskFiles, members: Artifact, group: int, *, with_texts: b
     parts: list[npt.NDArray[np.void]] = []
     names: dict[str, int] = {}
     buffers: list[UInt8Array] = []
-    tables = ("rows", "names", "utf8") if with_texts else ("rows", "names")
-    for piece in by_group.of_group(files, members, group, tables):
+    for piece in by_group.of_group(files, members, group):
         rows = _rows_of_piece(piece, names)
         if with_texts:
-            buffers.append(piece.tables["utf8"])
+            buffers += piece.of("utf8")
             if int(rows["text"].sum()) != len(buffers[-1]):
                 raise _damaged(f"texts of {len(buffers[-1]):,} bytes for {int(rows['text'].sum()):,}")
         parts.append(rows)
@@ -270,9 +272,9 @@ def _rows_of_piece(piece: Piece, names: dict[str, int]) -> npt.NDArray[np.void]:
     """Rows of the pieces of one file, (n,) of row_type; `file` and `source` are numbers in `names`, which grows. Raises
     DataError where rows and names do not belong together.
     """
-    listed = json.loads(b"[" + piece.tables["names"].tobytes()[:-1] + b"]")
+    table, of_names = piece.of("rows", "names")
+    listed = json.loads(b"[" + of_names.tobytes()[:-1] + b"]")
     counts = np.array([count for count, _ in listed], np.int64)
-    table = piece.tables["rows"]
     per_row, rest = divmod(len(table), max(1, int(counts.sum())))
     bands, beside = divmod(per_row - row_type(0).itemsize, 8)
     if rest or beside or bands < 0:

@@ -311,10 +311,7 @@ def _read_edges(
     """What a partition of bands has connected, or nominated."""
     if not settings.by_text:
         return links.Links.read(files, file, num_documents)
-    opened = files.columns(file)
-    return links.Links.of_tables(
-        {name: opened[name] for name in ("edges", "index")}, 0, num_documents, file.name
-    )
+    return links.Links.of_piece(by_group.read_all(files.columns(file)), 0, num_documents, file.name)
 
 
 def _link_in_one_go(

@@ -39,7 +39,8 @@ MAGIC = b"BTLMCOL2"
 _PREFIX = struct.Struct("<8sQ16s")
 _ALIGN = 64
 CHUNK = 16 * 1024  # bytes under one checksum
-_HEAD_BYTES = 64 * 1024  # what the first request to a remote store reads
+_HEAD_BYTES = 64 * 1024  # what opening reads first; arrays that lie within are kept with it
+_GAP_BYTES = 256 * 1024  # between arrays that are read together
 _MAX_HEADER = 256 * 2**20
 Array = npt.NDArray[Any]
 
@@ -70,6 +71,8 @@ class Columns:
         """
         self._store, self._artifact = store, artifact
         self._buffer: memoryview | None = None
+        self._near: list[tuple[int, memoryview]] = []  # parts of the file that were read: offset, bytes
+        self._held: dict[str, Array] = {}
         if store.is_local:
             try:
                 self._buffer = store.map(artifact.name)
@@ -81,7 +84,8 @@ class Columns:
         _, length, header_hash = _PREFIX.unpack(head[: _PREFIX.size])
         if header_hash.hex() != artifact.checksum or length > _MAX_HEADER:
             raise self._damaged("it is another file than its receipt names")
-        header_bytes = bytes(self._bytes(_PREFIX.size, _PREFIX.size + length, head))
+        self._near = [(0, head)]
+        header_bytes = bytes(self._bytes(_PREFIX.size, _PREFIX.size + length))
         if len(header_bytes) != length or xxhash.xxh3_128_digest(header_bytes) != header_hash:
             raise self._damaged("its header does not match its checksum")
         header = json.loads(header_bytes)
@@ -92,6 +96,7 @@ class Columns:
         if xxhash.xxh3_128_hexdigest(sums) != header["sums_xxh3"]:
             raise self._damaged("the checksums in it do not match their own")
         self._sums = np.frombuffer(sums, "<u8")
+        self._near = self._arrays_in(head)
         is_known = checked is not None and len(checked) == len(self._sums)
         self.checked = checked if is_known and checked is not None else np.zeros(len(self._sums), np.bool_)
 
@@ -111,12 +116,28 @@ class Columns:
         """A whole array, read-only, checked."""
         return self.rows(name, 0, self.shape(name)[0])
 
+    def hold(self, *names: str) -> Columns:
+        """Read whole arrays and keep them with this object, which is returned. Those that stand near each other are read at once,
+        with what is between them.
+        """
+        bounds = sorted(self._bounds(name) for name in names)
+        while bounds:
+            begin, end = bounds.pop(0)
+            while bounds and bounds[0][0] - end <= _GAP_BYTES:
+                end = bounds.pop(0)[1]
+            self._near.append((begin, self._bytes(begin, end)))
+        self._held.update((name, self[name]) for name in names)
+        del self._near[1:]
+        return self
+
     def rows(self, name: str, first: int, last: int) -> Array:
         """Rows [first, last) of an array, read-only; only the chunks that hold them are read and checked."""
         entry = self._entry(name)
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
         if not 0 <= first <= last <= shape[0]:
             raise self._damaged(f"rows {first} to {last} of {name!r} are requested, and it has {shape[0]}")
+        if name in self._held:
+            return self._held[name][first:last]
         row_bytes = math.prod(shape[1:]) * dtype.itemsize
         if first == last or row_bytes == 0:
             return np.empty((last - first, *shape[1:]), dtype)
@@ -159,6 +180,17 @@ class Columns:
             raise self._damaged(f"it has no column {name!r} (it has {sorted(self._arrays)})")
         return entry
 
+    def _bounds(self, name: str) -> tuple[int, int]:
+        """Where an array begins and ends in the file."""
+        entry = self._entry(name)
+        begin: int = entry["offset"]
+        return begin, begin + math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
+
+    def _arrays_in(self, head: memoryview) -> list[tuple[int, memoryview]]:
+        """The part of the head that has whole arrays: what of it is kept."""
+        end = max((end for _, end in map(self._bounds, self._arrays) if end <= len(head)), default=0)
+        return [(0, head[:end] if self._buffer is not None else memoryview(bytes(head[:end])))]
+
     def _num_chunks(self, entry: Mapping[str, Any]) -> int:
         size: int = math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
         return -(-size // self._chunk)
@@ -200,10 +232,14 @@ class Columns:
             )
         self.checked[entry["sums"] + chunk] = True
 
-    def _bytes(self, begin: int, end: int, head: memoryview | None = None) -> memoryview:
+    def _bytes(self, begin: int, end: int) -> memoryview:
         """Bytes [begin, end) of the file, unchecked."""
-        if head is not None and end <= len(head):
-            return head[begin:end]
+        for start, data in self._near:
+            if start <= begin and end <= start + len(data):
+                return data[begin - start : end - start]
+        return self._read(begin, end)
+
+    def _read(self, begin: int, end: int) -> memoryview:
         if self._buffer is not None:
             if end > len(self._buffer):
                 raise self._damaged(f"it has {len(self._buffer):,} bytes, at least {end:,} are needed")

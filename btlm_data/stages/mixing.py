@@ -144,7 +144,8 @@ def weigh(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     parts: dict[str, list[Weights]] = {stream.name: [] for stream in train_streams(settings)}
     described = zip(task.args["blocks"], task.reads["docs"], task.reads["tokens"], strict=True)
     for (first, count), docs_file, tokens_file in described:
-        docs, lengths = files.columns(docs_file), files.columns(tokens_file)["lengths"]
+        docs = files.columns(docs_file).hold("source", "key")
+        lengths = files.columns(tokens_file)["lengths"]
         fate, split = (fates.rows(name, first, first + count) for name in ("fate", "split"))
         codes = np.array([names.setdefault(name, len(names)) for name in docs.meta["sources"]], np.int64)
         hashed = mix_plan.hashes(docs["key"], settings.settings.seed)

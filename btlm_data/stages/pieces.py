@@ -18,7 +18,7 @@ from the memory; what a shard finds does not.
     pack/rows-SPLIT.json          how many rows each packed stretch of a split fills
     pack/places/NAME-NUMBER.cols  tables named after streams: PLACE each; or after splits: PACKED_PLACE each; by group (from 1)
     pack/pieces/GROUP-NUMBER.cols tables `pieces`: PIECE each, and `tokens`, by shard: those of all splits and lengths are
-                                  numbered through, from 1
+                                  numbered through, from 1. A shard's pieces stand before its tokens, and are read with them
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from btlm_data.storage import digest, page_cache
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 1
+VERSION = 2
 # A document in a stream. offset: of its first token; block, start: where its tokens are; length: without its EOS.
 PLACE = np.dtype([("offset", "<u8"), ("start", "<u8"), ("block", "<u4"), ("length", "<u4")])
 # A piece that was packed. length: tokens of the document; one more belongs to it: its EOS where `ends`, else its next token.
@@ -60,6 +60,7 @@ PACKED_PLACE = np.dtype(
     ]
 )
 _TABLE_READ = 64 * 1024  # bytes of places that a group reads of one file, on average
+_TABLES = ("pieces", "tokens")
 LEAST_PIECE = 2**20  # bytes that a shard reads of one file, on average
 Places = npt.NDArray[np.void]
 Int64Array = npt.NDArray[np.int64]
@@ -117,7 +118,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=place_tasks,
             documents=stream.documents,
             read_bytes=place_reads,
-            reads=4 * place_tasks,
+            reads=place_tasks,
             work_bytes=place_bytes,
             memory_bytes=rates.process_bytes + 4 * by_group.file_bytes_of(memory),
             cpu_seconds=place_tasks * rates.task + stream.documents * rates.order_document,
@@ -128,7 +129,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=groups,
             documents=stream.documents,
             read_bytes=token_bytes + place_bytes,
-            reads=workload.blocks + 3 * groups * place_files,
+            reads=workload.blocks + 2 * groups * place_files,
             work_bytes=piece_bytes,
             memory_bytes=rates.process_bytes + max(run_bytes, piece_bytes // piece_files) * 5 // 4,
             cpu_seconds=groups * rates.task + piece_bytes * rates.pack_byte,
@@ -170,8 +171,8 @@ def _volume_bytes(workload: Workload) -> int:
 
 
 def reads_of_shard(workload: Workload) -> int:
-    """Reads that writing one shard makes: of each file two tables, and where they begin."""
-    return 4 * _sending(workload).read
+    """Reads that writing one shard makes: of each file its rows, and where they begin."""
+    return 2 * _sending(workload).read
 
 
 def sent(
@@ -212,14 +213,13 @@ def sent(
     }
 
 
-def of_shard(files: TaskFiles, listed: Artifact, group: int) -> list[PackedFile]:
-    """The pieces of one shard. listed: list of files (by_group.py). Raises DataError if there are none."""
-    having: list[PackedFile] = [
-        PackedColumns(piece.tables) for piece in by_group.of_group(files, listed, group, ("pieces", "tokens"))
-    ]
-    if not having:
+def of_shard(files: TaskFiles, listed: Artifact, group: int) -> Iterator[PackedFile]:
+    """The pieces of one shard, file by file. listed: list of files (by_group.py). Raises DataError if there are none."""
+    piece = None
+    for piece in by_group.of_group(files, listed, group):
+        yield PackedColumns(dict(zip(_TABLES, piece.of(*_TABLES), strict=True)))
+    if piece is None:
         raise DataError(f"There are no pieces of shard {group} in {listed.name}. Rerun the same command.")
-    return having
 
 
 def _files_of_group(num_bytes: int, groups: int) -> int:
@@ -293,7 +293,7 @@ def place(task: Task, settings: None, files: TaskFiles) -> Counts:
     """Where the documents of some buckets stand, by group of their blocks."""
     parts = [np.empty(0, PLACE)]
     for start, file in zip(task.args["starts"], task.reads["index"], strict=True):
-        index = files.columns(file)
+        index = files.columns(file).hold("block", "start", "length", "offset")
         part = np.empty(index.shape("block")[0], PLACE)
         for name in ("start", "block", "length"):
             part[name] = index[name]
@@ -394,9 +394,9 @@ def send(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     dtype = PACKED_PLACE if settings.shard_format.plans_by_packing else PLACE
     tables = list(dict.fromkeys(target.table for target in targets))
     parts: dict[str, list[Places]] = {table: [np.empty(0, dtype)] for table in tables}
-    for piece in by_group.of_group(files, task.through["places"][0], task.args["group"], tables):
-        for table in tables:
-            parts[table].append(by_group.as_records(piece.tables[table], dtype))
+    for piece in by_group.of_group(files, task.through["places"][0], task.args["group"]):
+        for table, records in zip(tables, piece.of(*tables), strict=True):
+            parts[table].append(by_group.as_records(records, dtype))
     places: dict[str, Places] = {}
     num_bytes = np.zeros(len(tokens), np.int64)
     for table in tables:
@@ -481,12 +481,21 @@ def _send_blocks(
     if not len(groups):
         return
     order = np.lexsort((table["row"], groups))
-    ordered, ordered_groups = table[order], groups[order]
+    ordered = table[order]
+    present, rows = np.unique(groups[order], return_index=True)
+    rows = np.append(rows, len(ordered)).astype(np.int64)
     ends = np.cumsum(ordered["length"], dtype=np.int64)
-    begins = np.empty(len(order), np.int64)
-    begins[order] = ends - ordered["length"]
     packing = targets[0].packing
-    out = np.empty(int(ends[-1]), packing.dtype)
+    item = np.dtype(packing.dtype).itemsize
+    sizes = np.diff(np.stack([rows * PIECE.itemsize, np.append(0, ends)[rows] * item], axis=1), axis=0)
+    bounds = by_group.bounds_of(sizes)
+    out = np.empty(int(bounds[-1]) // item, packing.dtype)
+    by_group.copy_table(
+        ordered.view(np.uint8), rows[:-1] * PIECE.itemsize, sizes, bounds, 0, out.view(np.uint8)
+    )
+    # Of each piece: tokens, and the tables before them.
+    begins = np.empty(len(order), np.int64)
+    begins[order] = ends - ordered["length"] + np.repeat(rows[1:] * (PIECE.itemsize // item), np.diff(rows))
     edges = np.cumsum([0, *(len(part.group) for part in parts)])
     for number, file in enumerate(tokens, start=first):
         block_tokens = files.columns(file)["tokens"]
@@ -503,8 +512,5 @@ def _send_blocks(
                 to,
                 to + part.table["length"][low:high],
             )
-    present, rows = np.unique(ordered_groups, return_index=True)
-    rows = np.append(rows, len(ordered)).astype(np.int64)
-    bounds = np.stack([rows * PIECE.itemsize, np.append(0, ends)[rows] * out.itemsize], axis=1)
-    tables = {"pieces": ordered.view(np.uint8), "tokens": out.view(np.uint8)}
-    by_group.write_tables(files, name, present.astype(np.uint32), bounds, tables)
+    piece = by_group.Piece(present.astype(np.uint32), _TABLES, bounds, out.view(np.uint8))
+    by_group.write_piece(files, name, piece)

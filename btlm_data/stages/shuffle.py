@@ -109,7 +109,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=groups,
             documents=volume.documents,
             read_bytes=30 * volume.documents,
-            reads=14 * workload.blocks,
+            reads=4 * workload.blocks,
             work_bytes=index_bytes,
             memory_bytes=rates.process_bytes + held * -(-stream.documents // groups),
             cpu_seconds=groups * rates.task
@@ -276,16 +276,21 @@ def plan_scatter(
 def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     """Give each kept document its stream(s) and order key; count every stage from `dedupe` to `shuffle`."""
     fates = files.columns(task.reads["fates"][0])
+    blocks = task.args["blocks"]
+    base, end = blocks[0][2], blocks[-1][2] + blocks[-1][3]
+    of_group = [fates.rows(name, base, end) for name in ("fate", "split")]
     stages = {name: Counts() for name in ("dedupe", "holdout", "tokenize", "shuffle")}
     records: dict[str, list[Records]] = {stream.name: [] for stream in settings.streams}
     phases: dict[str, list[dict[str, tuple[int, int]]]] = {}
-    described = zip(task.args["blocks"], task.reads["docs"], task.reads["tokens"], strict=True)
+    described = zip(blocks, task.reads["docs"], task.reads["tokens"], strict=True)
     for (number, split, first, count), docs_file, tokens_file in described:
-        tokens = files.columns(tokens_file)
+        tokens = files.columns(tokens_file).hold("starts", "lengths")
         starts, lengths = tokens["starts"], tokens["lengths"]
-        fate, new_split = (fates.rows(name, first, first + count) for name in ("fate", "split"))
+        rows = slice(first - base, first - base + count)
+        fate, new_split = of_group[0][rows], of_group[1][rows]
         of_mix = mixing.of_block(task, files, first, first + count)
-        table = _Table(files.columns(docs_file), lengths, fate, new_split, of_mix)
+        docs = files.columns(docs_file).hold("key", "source", "num_bytes")
+        table = _Table(docs, lengths, fate, new_split, of_mix)
         table.count(stages, split)
         ordinals = np.arange(first, first + count, dtype=np.uint64)
         for stream in settings.streams:

@@ -74,6 +74,11 @@ def test_what_is_written_is_read_back(store: Store, tables: dict[str, Any], meta
             np.testing.assert_array_equal(read, array)
         for first in range(len(array) + 1):
             np.testing.assert_array_equal(opened.rows(name, first, len(array)), array[first:])
+    assert Columns(store, artifact).hold(*tables).names == list(tables)
+    for name, array in tables.items():
+        held = Columns(store, artifact).hold(*sorted(tables))
+        np.testing.assert_array_equal(held[name], array)
+        np.testing.assert_array_equal(held.rows(name, len(array) // 2, len(array)), array[len(array) // 2 :])
 
 
 def test_arrays_that_are_not_contiguous(store: Store) -> None:
@@ -98,6 +103,31 @@ def test_parts_of_a_large_array(store: Store) -> None:
     for start, count in ((-1, 2), (49_999, 2), (0, -1)):
         with pytest.raises(DamagedError, match="beyond"):
             opened.scattered("large", np.array([start]), np.array([count]))
+
+
+def test_arrays_near_each_other_are_read_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those at the beginning of the file with its header."""
+    sizes = {"first": 2000, "large": 60_000, "near": 30_000, "far": 200_000, "last": 10_000}
+    arrays = {name: np.arange(size, dtype=np.uint64) for name, size in sizes.items()}
+    opened = Columns(store, columns.write(store, "a", arrays))
+    reads: list[int] = []
+    plain = Columns._read
+
+    def counted(self: Columns, begin: int, end: int) -> memoryview:
+        reads.append(end - begin)
+        return plain(self, begin, end)
+
+    monkeypatch.setattr(Columns, "_read", counted)
+    np.testing.assert_array_equal(opened.rows("first", 5, 2000), arrays["first"][5:])
+    assert reads == [], "it was read with the header"
+    assert opened.hold("last", "near", "large") is opened
+    assert reads == [8 * 90_000, 8 * 10_000], "what is far away is not read between them"
+    for name in ("large", "near", "last"):
+        np.testing.assert_array_equal(opened[name], arrays[name])
+        np.testing.assert_array_equal(opened.rows(name, 7, 9), arrays[name][7:9])
+    assert len(reads) == 2
+    with pytest.raises(DamagedError, match="rows"):
+        opened.rows("near", 3, 30_001)
 
 
 @pytest.fixture
@@ -150,6 +180,8 @@ def test_a_flip_is_seen_by_every_way_of_reading_its_place_and_no_other_place_is_
     opened.scattered("x", np.array([8000]), np.array([10]))
     with pytest.raises(DamagedError, match="column 'x'"):
         opened.rows("x", 4999, 5001)
+    with pytest.raises(DamagedError, match="column 'x'"):
+        Columns(store, artifact).hold("y", "x")
     with pytest.raises(DamagedError, match="column 'x'"):
         opened.scattered("x", np.array([10, 5000]), np.array([1, 1]))
 

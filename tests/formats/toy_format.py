@@ -5,7 +5,7 @@ What a new format takes: this file, and one line in FORMATS (tests/formats/test_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -86,7 +86,7 @@ class PairsFormat:
         shard: Shard,
         stream: StreamAccess,
         packed: Sequence[PackedFile],
-        sent: Sequence[PackedFile] | None = None,
+        sent: Iterable[PackedFile] | None = None,
     ) -> ShardInfo:
         (first, last), packing = shard.rows, shard.packing
         length = packing.seq_len

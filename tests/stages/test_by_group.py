@@ -45,13 +45,15 @@ def written(folder: Path, wanted: list[list[tuple[int, int]]]) -> tuple[TaskFile
         order = np.argsort(of_group, kind="stable")
         texts = [bytes([int(one["number"]) % 251]) * int(one["length"]) for one in records[order]]
         ends = np.cumsum([0, *map(len, texts)])
-        rows = piece.bounds[:, 0] // RECORD.itemsize
-        tables = {**piece.tables, "texts": np.frombuffer(b"".join(texts), np.uint8)}
-        by_group.write(
-            files,
-            f"made/{name:04d}.cols",
-            [by_group.Piece(piece.groups, np.stack([piece.bounds[:, 0], ends[rows]], axis=1), tables)],
-        )
+        begins = piece.bounds
+        sizes = np.stack([np.diff(begins), np.diff(ends[begins // RECORD.itemsize])], axis=1)
+        bounds = by_group.bounds_of(sizes)
+        out = np.empty(bounds[-1], np.uint8)
+        by_group.copy_table(piece.of("records")[0], begins[:-1], sizes, bounds, 0, out)
+        text_begins = ends[begins[:-1] // RECORD.itemsize]
+        by_group.copy_table(np.frombuffer(b"".join(texts), np.uint8), text_begins, sizes, bounds, 1, out)
+        with_texts = by_group.Piece(piece.groups, ("records", "texts"), bounds, out)
+        by_group.write(files, f"made/{name:04d}.cols", [with_texts])
     return files, files.written
 
 
@@ -83,9 +85,10 @@ def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int
             having = [file for file in held if file.first <= group < file.end]
             assert len(having) <= 4 or all(file.end - file.first == 1 for file in having)
             found: list[tuple[int, bytes]] = []
-            for piece in by_group.of_group(files, listed_files, group, ("records", "texts")):
-                records = by_group.as_records(piece.tables["records"], RECORD)
-                texts, begin = piece.tables["texts"].tobytes(), 0
+            for piece in by_group.of_group(files, listed_files, group):
+                table, utf8 = piece.of("records", "texts")
+                records = by_group.as_records(table, RECORD)
+                texts, begin = utf8.tobytes(), 0
                 for record in records:
                     found.append((int(record["number"]), texts[begin : begin + int(record["length"])]))
                     begin += int(record["length"])
@@ -130,8 +133,8 @@ def test_passes_grow_with_the_logarithm(num_files: int, mean_bytes: int, memory:
 
 
 def test_reads_of_a_group_are_long_enough() -> None:
-    """Five reads for each file that a group looks into; rows alone are still long where texts are not read."""
-    assert groups.GROUP_BYTES / (5 * by_group.MOST_FILES) >= 64_000
+    """Two reads for each file that a group looks into; rows alone are still long where texts are not read."""
+    assert groups.GROUP_BYTES / (2 * by_group.MOST_FILES) >= 64_000
     rows_share = members.row_type(16).itemsize / (groups.ROW_BYTES + 4000)  # of documents of 4,000 bytes
     assert rows_share * groups.GROUP_BYTES / by_group.MOST_FILES >= 64_000
 
@@ -144,18 +147,10 @@ def test_a_table_that_ends_within_a_record_is_refused() -> None:
 def test_rows_that_number_other_names_are_refused() -> None:
     rows = np.zeros(2, members.row_type(3))
     rows["source"] = [1, 2]
-    names = np.frombuffer(b'[2,["a.jsonl","web"]],', np.uint8)
-    bounds = np.array([[0, 0], [rows.nbytes, len(names)]])
-    piece = by_group.Piece(np.array([1], np.uint32), bounds, {"rows": rows.view(np.uint8), "names": names})
-    with pytest.raises(DataError, match="source column"):
-        members._rows_of_piece(piece, {})
-    with pytest.raises(DataError, match="for 3 documents"):
-        members._rows_of_piece(
-            piece._replace(
-                tables={
-                    "rows": rows.view(np.uint8),
-                    "names": np.frombuffer(b'[3,["a.jsonl","web"]],', np.uint8),
-                }
-            ),
-            {},
-        )
+    for count, problem in ((2, "source column"), (3, "for 3 documents")):
+        names = np.frombuffer(b'[%d,["a.jsonl","web"]],' % count, np.uint8)
+        stored = np.concatenate([rows.view(np.uint8), names])
+        bounds = np.array([0, rows.nbytes, len(stored), len(stored)])
+        piece = by_group.Piece(np.array([1], np.uint32), members.TABLES, bounds, stored)
+        with pytest.raises(DataError, match=problem):
+            members._rows_of_piece(piece, {})

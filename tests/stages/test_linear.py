@@ -12,6 +12,7 @@ import pytest
 
 from btlm_data import by_group, input_checks, pipeline
 from btlm_data.dedupe import groups, members, report, sizes
+from btlm_data.formats import columns
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
@@ -43,6 +44,7 @@ def write_corpus(folder: Path, num_documents: int) -> Path:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Everything shrunk, so that a corpus of a megabyte is cut as one of terabytes."""
+    monkeypatch.setattr(columns, "_HEAD_BYTES", 1000)
     monkeypatch.setattr(file_ranges, "GROUP_FILES", 1)
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", 40_000)
     monkeypatch.setattr(shuffle, "GROUP_DOCUMENTS", 100)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from btlm_data import by_group, pipeline, planning
 from btlm_data.errors import DataError
 from btlm_data.estimate import Volume, Workload
+from btlm_data.formats import columns
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.stages import pieces, shuffle
@@ -71,6 +72,7 @@ def test_reads_stay_long_however_many_tokens_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scale = bench_linear.Scale(150_000, 20_000, 10_000, 5_000, 160_000, 8)
+    monkeypatch.setattr(columns, "_HEAD_BYTES", 2000)
     passes: dict[int, int] = {}
     for num_tokens in (100_000, 1_600_000):
         folder = tmp_path / str(num_tokens)
@@ -81,6 +83,12 @@ def test_reads_stay_long_however_many_tokens_there_are(
         assert all(reads.tokens.mean > scale.piece / 2 for reads in moving.values())
         assert max(reads.most_opens for reads in found.values()) < 200
         assert found["shard.write"].tokens.mean >= scale.least
+        # Tables are read with their tokens. What is left is a hundredth of 64 kB or more, as pieces are of 1 MB.
+        assert all(each.tables.mean >= 640 for each in moving.values() if each.tables.reads)
+        assert found["shard.write"].tables.reads == 0
+        sending, scattering = found["pack.pieces"], found["shuffle.scatter"]
+        assert sending.tables.reads <= sending.opens - len(blocks), "one read of places in each file"
+        assert scattering.tables.reads <= 2 * len(blocks) + 2, "each file of a block is read once"
     assert passes == {100_000: 1, 1_600_000: 3}
 
 

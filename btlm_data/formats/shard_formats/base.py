@@ -7,7 +7,7 @@ format is one file beside this one, one line in __init__.py, and its tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
 
@@ -288,10 +288,10 @@ class ShardFormat(Protocol):
         shard: Shard,
         stream: StreamAccess,
         packed: Sequence[PackedFile],
-        sent: Sequence[PackedFile] | None = None,
+        sent: Iterable[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard into an empty file, open for reading and writing. packed: what `pack` made of the stretches. sent: the
-        pieces of the shard, where these were sent; then there is nothing else.
+        pieces of the shard, file by file, where these were sent, to be gone through once; then there is nothing else.
         """
         ...
 

@@ -100,7 +100,7 @@ class CorpusFormat:
         shard: Shard,
         stream: StreamAccess,
         packed: Sequence[PackedFile],
-        sent: Sequence[PackedFile] | None = None,
+        sent: Iterable[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard of the stream."""
         (first, last), packing = shard.rows, shard.packing

@@ -10,7 +10,7 @@ Ledger: tokens in = label positions + 1 (a stream's first token is never a label
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -118,7 +118,7 @@ class SampleFormat:
         shard: Shard,
         stream: StreamAccess,
         packed: Sequence[PackedFile],
-        sent: Sequence[PackedFile] | None = None,
+        sent: Iterable[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard of samples."""
         (first, last), packing = shard.rows, shard.packing

@@ -17,7 +17,7 @@ Ledger: tokens in = label positions + one a document (its first token is never a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -152,7 +152,7 @@ class VslFormat:
         shard: Shard,
         stream: StreamAccess,
         packed: Sequence[PackedFile],
-        sent: Sequence[PackedFile] | None = None,
+        sent: Iterable[PackedFile] | None = None,
     ) -> ShardInfo:
         """Write one shard of packed samples."""
         from btlm_data.kernels.packing import fill_vsl
@@ -229,7 +229,7 @@ def _pieces(
 
 
 def _fill_sent(
-    sent: Sequence[PackedFile], first: int, packing: Packing, planes: npt.NDArray[np.int32]
+    sent: Iterable[PackedFile], first: int, packing: Packing, planes: npt.NDArray[np.int32]
 ) -> None:
     """Fill planes with pieces, each with the label of its last position behind its tokens. first: row of the split."""
     from btlm_data.kernels.packing import fill_vsl
