@@ -244,7 +244,6 @@ def _run_reading_kernels(token_dtype: Any) -> None:
     ids = np.zeros(1, token_dtype)
     token_text.decode(ids, single, single, table, single)
     packing.place_documents(ids, single, np.ones(1, np.int64), single, np.empty(2, token_dtype), 0)
-    packing.permute_index(np.zeros(1, np.uint64), 5, 1)
 
 
 def _run_comparing_kernels() -> None:

@@ -200,7 +200,7 @@ MAY_IMPORT = {
         "engine",
         "dedupe.curve",
         "dedupe.report",
-        "kernels.load_numba_alone",
+        "kernels",
         "run_status",
         "storage.open_store",
         "wording",
@@ -275,6 +275,26 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_looking_loads_no_compiler(tmp_path: Path) -> None:
+    """Who looks at a dataset, or up where something is, waits for what that takes and no more."""
+    dataset = tmp_path / "dataset"
+    made = [sys.executable, "-m", "btlm_data", "-q", "prepare", "--source", "sample", "--seq-len", "256"]
+    subprocess.run([*made, "--limit", "50", "--out", dataset], check=True, capture_output=True)
+    code = """
+import sys
+from click.testing import CliRunner
+from btlm_data.cli import cli
+for arguments in (["inspect"], ["inspect", "--prefix", "10%"], ["trace", "--sample", "2"], ["trace", "--hash", "0" * 32]):
+    done = CliRunner().invoke(cli, [arguments[0], sys.argv[1], *arguments[1:]])
+    assert done.exit_code == 0, (arguments, done.output, done.exception)
+    print(arguments[0], sorted({"numba", "pandas", "scipy", "pydantic", "torch"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, dataset], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["inspect []", "inspect []", "trace []", "trace []"]
 
 
 def test_kernels_neither_log_nor_read() -> None:

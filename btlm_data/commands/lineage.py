@@ -88,7 +88,7 @@ def trace(
     btlm-data trace shards/ --url https://example.org/page --run runs/stage1
     btlm-data trace shards/ --text "an exact passage"
     """
-    shared.load_kernels()
+    shared.take_kernels()
     from btlm_data.lineage import queries, render
 
     asked: list[Query] = []
@@ -214,7 +214,7 @@ def forget(
     btlm-data forget shards/ --url https://example.org/page --reason "mail of 3 May"
     btlm-data forget shards/ --list ids.txt --run runs/stage1
     """
-    shared.load_kernels()
+    shared.take_kernels()
     from btlm_data.lineage import queries
 
     asked: list[Query] = []

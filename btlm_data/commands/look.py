@@ -96,7 +96,7 @@ def inspect(
     if duplicates:
         _inspect_duplicates(path, as_json, num_samples, **conditions)
         return
-    shared.load_kernels()
+    shared.take_kernels()
     if prefix is not None:
         _inspect_prefix(shared.dataset(path), prefix, split or "train", as_json)
         return

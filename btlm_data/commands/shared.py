@@ -47,7 +47,15 @@ def dataset(path: Path, *, or_split: bool = False) -> Path:
 
 
 def load_kernels() -> None:
-    """Import what is compiled.
+    """Import the compiler of kernels, in a command that always needs one. Raises as `take_kernels`."""
+    take_kernels()
+    from btlm_data.kernels import load_numba
+
+    load_numba()
+
+
+def take_kernels() -> None:
+    """Before the first kernel, in a command that may need none: what it needs is loaded then, and no more.
 
     Raises ConfigError where the shell's memory limit would make it crash instead of fail.
     """
@@ -58,9 +66,9 @@ def load_kernels() -> None:
             f"needs {_LEAST_ADDRESS_SPACE // 10**6:,} MB at least. Raise the limit, for example with "
             "ulimit -v unlimited."
         )
-    from btlm_data.kernels import load_numba_alone
+    from btlm_data.kernels import want_numba_alone
 
-    load_numba_alone()
+    want_numba_alone()
 
 
 def _address_space() -> int | None:

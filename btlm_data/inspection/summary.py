@@ -18,6 +18,7 @@ import numpy as np
 
 from btlm_data.errors import ConfigError, DataError, InputError
 from btlm_data.formats import dataset, generations, provenance
+from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.formats.generations import Generation
@@ -116,6 +117,7 @@ def inspect_one(
     path: Path, *, sample: Sequence[int] = (), split: str | None = None, num_samples: int = 2
 ) -> Report | SetsReport:
     """The same of one generation: of the first, where `path` is a dataset that documents were added to."""
+    leave_pandas_out()
     opened = open_path(path)
     if opened.sets is None:
         return _inspect_set(opened, sample, split, num_samples)

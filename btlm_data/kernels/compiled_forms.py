@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from btlm_data.kernels.compiler import FunctionCache, IndexDataCacheFile
 
 
 class FormFiles(IndexDataCacheFile):

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numba
-
 from btlm_data.kernels.compiled_forms import KernelCache
+from btlm_data.kernels.compiler import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 

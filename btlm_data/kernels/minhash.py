@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from numba import types
-from numba.extending import intrinsic
 
 from btlm_data.kernels.buckets import readonly
+from btlm_data.kernels.compiler import intrinsic, types
 from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.normalisation import Normalised
 from btlm_data.kernels.ranges import check_offsets, check_same_length, check_stretches

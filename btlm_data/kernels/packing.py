@@ -1,4 +1,4 @@
-"""Where documents and samples go: seeded permutations, token streams, and bins.
+"""Where documents go: token streams, and bins.
 
 Lengths and places come from files, so every public function checks them before a numba kernel uses them as
 indices: a kernel would write outside its arrays without a word. Plain twins of every kernel are in
@@ -17,82 +17,7 @@ from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.ranges import check_below, check_same_length, check_stretches
 from btlm_data.kernels.words import trailing_zeros
 
-_ROUNDS = 6
 _FAR = 2**60  # positions: sums of two of them do not overflow
-
-
-def permute_index(index: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
-    """Send each index to its place under a seeded bijection of [0, n); 1 <= n <= 2^48.
-
-    Raises DataError for an index of n or more.
-
-    A balanced Feistel network on the smallest even number of bits that holds n (at least 8), walked along its
-    cycle until the value falls below n (fewer than 4 steps on average from n = 64 on): Black & Rogaway,
-    "Ciphers with arbitrary finite domains" (CT-RSA 2002), sections 4 and 5. Integer arithmetic only, so the
-    order is the same on every machine. index: (n,) uint64; returns the same shape.
-    """
-    return _checked_permute(index, n, seed, inverse=False)
-
-
-def unpermute_index(permuted: npt.NDArray[np.uint64], n: int, seed: int) -> npt.NDArray[np.uint64]:
-    """The inverse of `permute_index`. permuted: (n,) uint64; returns the same shape."""
-    return _checked_permute(permuted, n, seed, inverse=True)
-
-
-def _checked_permute(
-    values: npt.NDArray[np.uint64], n: int, seed: int, *, inverse: bool
-) -> npt.NDArray[np.uint64]:
-    if not 1 <= n <= 2**48:
-        raise ValueError(f"a permutation of {n} items: 1 to 2^48 are possible")
-    check_below(values, n, "Sample")
-    values = np.ascontiguousarray(values, np.uint64)
-    return _permute(values, np.uint64(n), _round_keys(seed), _half_bits(n), inverse)
-
-
-def _half_bits(n: int) -> np.uint64:
-    return np.uint64(
-        max(4, ((n - 1).bit_length() + 1) // 2)
-    )  # never below 4: a network on 1 to 3 bits a half mixes badly
-
-
-def _round_keys(seed: int) -> npt.NDArray[np.uint64]:
-    """One 64-bit key a round: SplitMix64 outputs (Steele, Lea & Flood 2014) from `seed` mod 2^64."""
-    keys = np.empty(_ROUNDS, np.uint64)
-    state = seed % 2**64
-    for i in range(_ROUNDS):
-        state = (state + 0x9E3779B97F4A7C15) % 2**64
-        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        keys[i] = z ^ z >> 31
-    return keys
-
-
-@jit
-def _permute(
-    index: npt.NDArray[np.uint64], n: np.uint64, keys: npt.NDArray[np.uint64], half: np.uint64, inverse: bool
-) -> npt.NDArray[np.uint64]:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    out = np.empty_like(index)
-    for i in range(len(index)):
-        value = index[i]
-        while True:
-            left, right = value >> half, value & mask
-            for r in range(len(keys)):
-                key = keys[len(keys) - 1 - r] if inverse else keys[r]
-                # Inverse rounds swap the roles of the halves: undo the last round first.
-                source = left if inverse else right
-                z = (source + key) * np.uint64(0xBF58476D1CE4E5B9)
-                z = (z ^ (z >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
-                mixed = (z >> np.uint64(16) ^ z >> np.uint64(40)) & mask
-                if inverse:
-                    left, right = right ^ mixed, left
-                else:
-                    left, right = right, left ^ mixed
-            value = left << half | right
-            if value < n:
-                break
-        out[i] = value
-    return out
 
 
 def place_documents(

@@ -17,9 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from llvmlite import binding, ir
-from numba.core import cgutils, config, types
-from numba.extending import intrinsic
 
+from btlm_data.kernels.compiler import cgutils, config, intrinsic, types
 from btlm_data.kernels.compiling import jit
 
 BLOCK = 64  # bytes

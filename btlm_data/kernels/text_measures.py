@@ -161,7 +161,7 @@ def _stop_word(
     spelled = np.uint64(0)
     for i in range(begin, end):
         point = points[i]
-        if point > 0x7A:
+        if point == 0 or point > 0x7A:  # zeros stand behind the letters of a stop word
             return 0
         if 0x41 <= point <= 0x5A:
             point += np.uint32(0x20)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from btlm_data.kernels.compiler import cgutils, intrinsic, types
 
 
 def _load64(_context: Any, array: Any, offset: Any) -> Any:

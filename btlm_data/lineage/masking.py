@@ -4,10 +4,13 @@ in a copy of their shard; every sample stays where it is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,17 +24,22 @@ from btlm_data.formats.dataset import DOCUMENTS, ShardFile, StoredFile
 from btlm_data.formats.documents_table import ROW_GROUP, DocumentTable, write_options
 from btlm_data.formats.forgotten import ChangedShard
 from btlm_data.formats.guarded import reading
+from btlm_data.formats.shard_formats import hdf5_layout
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.formats.shard_formats.rewriting import rewrite
-from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, ShardWriter
+from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, compressed, layout
 from btlm_data.lineage.changes import SplitChange
 from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.split_view import Extent, SplitView
-from btlm_data.storage import digest, direct
+from btlm_data.storage import digest
+from btlm_data.storage.direct import DirectFile
+from btlm_data.threads import in_threads
 
 _BATCH_ELEMENTS = 1 << 23  # compressed at once
+_GROUP = 64  # shards whose chunks are compressed together
+_AT_ONCE = 8  # shards that are written at once
 _STRETCH_ELEMENTS = 1 << 16  # of a shard without compression, written anew where one of them is masked
-_MASKED_IN_MEMORY = 1 << 26  # bytes of a shard's masked chunks; more are put aside in a file without a name
+_IN_MEMORY = 1 << 24  # bytes of a shard's masked chunks; more are put aside in a file without a name
 
 
 def mask(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[ledger.Row]) -> SplitChange:
@@ -46,9 +54,8 @@ def mask(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[le
         touched |= {view.shard_of(span.row)[0] for span in spans}
         masked.append(0 if view.is_corpus else sum(span.labels[1] - span.labels[0] for span in spans))
     files, changed = list(view.entry.files), []
-    for number in sorted(touched):
+    for number, info in _write_shards(view, sorted(touched), masks, folder):
         old = files[number]
-        info = _write_shard(view, number, masks, folder / old.name)
         changed.append(ChangedShard(view.name, old.name, old.sha256, info.sha256))
         files[number] = ShardFile(
             name=old.name,
@@ -80,18 +87,57 @@ def with_masked(rows: list[ledger.Row], split: str, masked: int) -> list[ledger.
     return [entry for entry in rows if (entry.stage, entry.split) != ("forget", split)] + [row]
 
 
-def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> ShardInfo:
-    """A shard once more, with what is to be masked; chunks without any of it are copied as they are stored."""
-    path.unlink()  # in the new dataset: a link to the old bytes
-    first, entry = view.first_row(number), view.entry.files[number]
+@dataclass(frozen=True)
+class _Masked:
+    """A shard that is written anew. touched: its chunks with something masked, of `chunk` rows each; layout: of both files."""
+
+    number: int
+    touched: list[int]
+    chunk: int
+    layout: hdf5_layout.Dataset
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What shards whose chunks are compressed together have in common."""
+        stored = self.layout
+        return self.chunk, stored.shape[1:], stored.dtype, stored.gzip, stored.shuffle
+
+    @property
+    def elements(self) -> int:
+        """Of all chunks with something masked."""
+        return len(self.touched) * self.chunk * int(np.prod(self.layout.shape[1:]))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The masked chunks of a shard as they are stored, end to end. sizes: chunk -> bytes."""
+
+    file: IO[bytes]
+    sizes: dict[int, int] = field(default_factory=dict)
+
+
+def _write_shards(
+    view: SplitView, numbers: Sequence[int], masks: Masks, folder: Path
+) -> Iterator[tuple[int, ShardInfo]]:
+    """Shards once more, with what is to be masked; chunks without any of it are copied as they are stored. Many shards' chunks
+    are compressed at a time, with one code for all of them.
+    """
+    group: list[_Masked] = []
+    for number in numbers:
+        shard = _masked_chunks(view, number, masks)
+        elements = shard.elements + sum(other.elements for other in group)
+        if group and (len(group) == _GROUP or elements > _BATCH_ELEMENTS or shard.kind != group[0].kind):
+            yield from _write_group(view, group, masks, folder)
+            group = []
+        group.append(shard)
+    if group:
+        yield from _write_group(view, group, masks, folder)
+
+
+def _masked_chunks(view: SplitView, number: int, masks: Masks) -> _Masked:
     shards = view.manifest.configuration.get("shards")
     given = shards if isinstance(shards, dict) else {}
-    with (
-        ShardReader(view.path(number)) as shard,
-        view.path(number).open("rb", buffering=0) as old,
-        direct.create(path) as file,
-        tempfile.SpooledTemporaryFile(_MASKED_IN_MEMORY, dir=str(path.parent)) as stored,
-    ):
+    with ShardReader(view.path(number)) as shard:
         compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
         options = ShardOptions(
             compression=compression,
@@ -99,41 +145,69 @@ def _write_shard(view: SplitView, number: int, masks: Masks, path: Path) -> Shar
             hdf5_shuffle=shard.layout.hdf5_shuffle,
             dtype="uint16" if shard.layout.dtype == "uint16" else "int32",
         )
-        step = shard.chunk_rows or max(1, _STRETCH_ELEMENTS // max(1, int(np.prod(shard.shape[1:]))))
-        writer = ShardWriter(file, shard.shape, (step, *shard.shape[1:]), options)
-        masked = _mask_chunks(shard, writer, masks, first, step, stored)
-        stored.seek(0)
-        sha256, info = rewrite(old, shard.stretches(step), writer, masked, stored, entry.tokens)
-        file.flush()
-        os.fsync(file.fileno())
-    require_unchanged(view.path(number), sha256, entry)
+        rows = shard.chunk_rows or max(1, _STRETCH_ELEMENTS // max(1, int(np.prod(shard.shape[1:]))))
+        touched = np.flatnonzero(_touched(masks, view.first_row(number), shard.shape[0], rows)).tolist()
+        return _Masked(number, touched, rows, layout(shard.shape, (rows, *shard.shape[1:]), options))
+
+
+def _write_group(
+    view: SplitView, group: Sequence[_Masked], masks: Masks, folder: Path
+) -> Iterator[tuple[int, ShardInfo]]:
+    with contextlib.ExitStack() as files:
+        stored = [
+            _Stored(files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(folder))))
+            for _ in group
+        ]
+        _store_chunks(view, group, masks, stored)
+
+        def write(at: int) -> tuple[int, ShardInfo]:
+            return group[at].number, _write_shard(view, group[at], stored[at], folder)
+
+        yield from in_threads(write, range(len(group)), _AT_ONCE)
+
+
+def _write_shard(view: SplitView, shard: _Masked, stored: _Stored, folder: Path) -> ShardInfo:
+    path, entry = view.path(shard.number), view.entry.files[shard.number]
+    target = folder / entry.name
+    target.unlink()  # in the new dataset: a link to the old bytes
+    stored.file.seek(0)
+    with ShardReader(path) as old_shard, path.open("rb", buffering=0) as old, DirectFile(target) as new:
+        sha256, info = rewrite(
+            old, old_shard.stretches(shard.chunk), shard.layout, new, stored.sizes, stored.file, entry.tokens
+        )
+        new.flush()
+        os.fsync(new.fileno())
+    require_unchanged(path, sha256, entry)
     return info
 
 
-def _mask_chunks(
-    shard: ShardReader, writer: ShardWriter, masks: Masks, first: int, size: int, out: IO[bytes]
-) -> dict[int, int]:
-    """Write chunks of `size` rows that hold masks, as they are stored, to `out`: number of a chunk -> its bytes. Many are
-    compressed at a time, with one code for all of them. first: the row of the split that is the shard's first.
-    """
-    touched = np.flatnonzero(_touched(masks, first, shard.shape[0], size))
-    sizes: dict[int, int] = {}
-    most = max(1, _BATCH_ELEMENTS // max(1, size * int(np.prod(shard.shape[1:]))))
-    for begin in range(0, len(touched), most):
-        batch = touched[begin : begin + most].tolist()
-        rows = []
-        for chunk in batch:
-            part = np.array(shard.read(chunk * size, min((chunk + 1) * size, shard.shape[0])))
-            masks.apply(part, first + chunk * size)
-            if writer.dataset.chunks is None:
-                sizes[chunk] = out.write(part.data)
-            else:
+def _store_chunks(view: SplitView, group: Sequence[_Masked], masks: Masks, stored: Sequence[_Stored]) -> None:
+    """Mask the touched chunks of some shards, and put them aside as they are stored."""
+    waiting: list[tuple[int, int]] = []  # shard of the group, and chunk
+    rows: list[npt.NDArray[Any]] = []
+
+    def compress() -> None:
+        data, ends = compressed(np.concatenate(rows), group[0].layout)
+        for (at, chunk), (low, high) in zip(waiting, pairwise(ends.tolist()), strict=True):
+            stored[at].sizes[chunk] = stored[at].file.write(data[low:high].data)
+        waiting.clear()
+        rows.clear()
+
+    for at, shard in enumerate(group):
+        first, size = view.first_row(shard.number), shard.chunk
+        with ShardReader(view.path(shard.number)) as reader:
+            for chunk in shard.touched:
+                part = np.array(reader.read(chunk * size, min((chunk + 1) * size, reader.shape[0])))
+                masks.apply(part, first + chunk * size)
+                if shard.layout.chunks is None:
+                    stored[at].sizes[chunk] = stored[at].file.write(part.data)
+                    continue
+                waiting.append((at, chunk))
                 rows.append(_whole_chunk(part, size))
-        if rows:
-            stored, ends = writer.compressed(np.concatenate(rows))
-            out.write(stored.data)
-            sizes |= zip(batch, np.diff(ends).tolist(), strict=True)
-    return sizes
+                if sum(part.size for part in rows) + part.size > _BATCH_ELEMENTS:
+                    compress()
+    if rows:
+        compress()
 
 
 def _whole_chunk(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:

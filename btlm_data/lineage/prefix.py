@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btlm_data.errors import ConfigError
+from btlm_data.formats.arrow import leave_pandas_out
 from btlm_data.lineage.datasets import open_dataset
 from btlm_data.lineage.split_view import SplitView
 from btlm_data.wording import counted
@@ -67,6 +68,7 @@ def prefixes(path: Path, part: float | int, split: str) -> Iterator[Prefix]:
     set has the split, DataError where the dataset is not whole.
     """
     has_split = False
+    leave_pandas_out()
     for of_set in open_dataset(path):
         if split in of_set.splits:
             has_split = True

@@ -12,8 +12,9 @@ import errno
 import io
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -23,13 +24,10 @@ _BUFFER = 1 << 20
 _DIRECT: int = getattr(os, "O_DIRECT", 0)  # not on every system
 
 
-def create(path: Path) -> BinaryIO:
-    """A new file to be written from its beginning to its end."""
-    return cast(BinaryIO, _DirectFile(path))
-
-
-class _DirectFile(io.RawIOBase):
-    """Collects what is written in whole blocks. `flush` has everything in the file, which then is as long as it should be."""
+class DirectFile(io.RawIOBase):
+    """A new file that is written from its beginning to its end, in whole blocks. `flush` has everything in the file, which
+    then is as long as it should be.
+    """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = _open(path)
@@ -41,13 +39,26 @@ class _DirectFile(io.RawIOBase):
         rest = memoryview(data).cast("B")
         size = len(rest)
         while rest:
-            taken = min(len(rest), _BUFFER - self._filled)
-            self._buffer[self._filled : self._filled + taken] = rest[:taken]
-            self._filled, rest = self._filled + taken, rest[taken:]
-            if self._filled == _BUFFER:
-                self._put(_BUFFER)
-                self._offset, self._filled = self._offset + _BUFFER, 0
+            room = self._room(len(rest))
+            room[:] = rest[: len(room)]
+            self._filled, rest = self._filled + len(room), rest[len(room) :]
         return size
+
+    def fill(self, read_into: Callable[[memoryview], int | None], most: int) -> memoryview:
+        """Add what another file's `readinto` gives, at most `most` bytes, without a copy between; what was added, which is there
+        until the next call.
+        """
+        room = self._room(most)
+        size = read_into(room) or 0
+        self._filled += size
+        return room[:size]
+
+    def _room(self, most: int) -> memoryview:
+        """Where the next bytes go, at least one and at most `most` of them."""
+        if self._filled == _BUFFER:
+            self._put(_BUFFER)
+            self._offset, self._filled = self._offset + _BUFFER, 0
+        return self._buffer[self._filled : min(_BUFFER, self._filled + most)]
 
     def flush(self) -> None:
         """Write what is collected; the last block is filled up with zeros, which are cut off again."""

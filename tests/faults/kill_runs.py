@@ -74,9 +74,10 @@ def shrink() -> None:
 def load_programs(targets: list[Target]) -> None:
     """Import and compile what the commands need, so that forks have it: by having each kind of command run once."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    from btlm_data.kernels import load_numba_alone
+    from btlm_data.kernels import load_numba, want_numba_alone
 
-    load_numba_alone()
+    want_numba_alone()
+    load_numba()
     spare_work()
     shrink()
     with tempfile.TemporaryDirectory() as folder:

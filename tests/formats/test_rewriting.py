@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.formats.shard_formats.rewriting import rewrite
-from btlm_data.formats.shard_formats.writer import ShardOptions, ShardWriter
+from btlm_data.formats.shard_formats.writer import ShardOptions, ShardWriter, compressed, layout
+from btlm_data.storage.direct import DirectFile
 
 # Above level 1 a chunk's bytes follow from it alone.
 KINDS = (ShardOptions("gzip", 6), ShardOptions("gzip", 6, hdf5_shuffle=True), ShardOptions("none"))
@@ -44,15 +45,17 @@ def written(rows: npt.NDArray[Any], size: int, options: ShardOptions) -> bytes:
 
 def replaced(path: Path, rows: npt.NDArray[Any], size: int, options: ShardOptions, touched: list[int]) -> Any:
     """The file with the touched chunks of these rows; its bytes, and what `rewrite` returns."""
-    new, stored, sizes = BytesIO(), BytesIO(), dict[int, int]()
-    writer = ShardWriter(new, rows.shape, (size, *rows.shape[1:]), options)
+    stored, sizes = BytesIO(), dict[int, int]()
+    dataset = layout(rows.shape, (size, *rows.shape[1:]), options)
     for number in touched:
         part = chunks_of(rows, size, options)[number]
-        data = part.tobytes() if options.compression == "none" else writer.compressed(part)[0].tobytes()
+        data = part.tobytes() if options.compression == "none" else compressed(part, dataset)[0].tobytes()
         sizes[number] = stored.write(data)
     stored.seek(0)
-    with ShardReader(path) as shard, path.open("rb", buffering=0) as old:
-        return new, rewrite(old, shard.stretches(size), writer, sizes, stored, 7)
+    target = path.with_name("new.h5")
+    with ShardReader(path) as shard, path.open("rb", buffering=0) as old, DirectFile(target) as new:
+        info = rewrite(old, shard.stretches(size), dataset, new, sizes, stored, 7)
+    return target.read_bytes(), info
 
 
 @given(
@@ -74,10 +77,10 @@ def test_what_stays_is_copied_and_both_files_are_hashed(
     for number in touched:
         rows[number * size : (number + 1) * size] = drawn.integers(0, 2)
     new, (sha256, info) = replaced(path, rows, size, options, touched)
-    assert new.getvalue() == written(rows, size, options)
+    assert new == written(rows, size, options)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert info.sha256 == hashlib.sha256(new.getvalue()).hexdigest()
-    assert (info.num_bytes, info.n_examples, info.num_tokens) == (len(new.getvalue()), count, 7)
+    assert info.sha256 == hashlib.sha256(new).hexdigest()
+    assert (info.num_bytes, info.n_examples, info.num_tokens) == (len(new), count, 7)
 
 
 def test_what_is_behind_the_data_is_hashed_and_not_taken_over(tmp_path: Path) -> None:
@@ -86,14 +89,18 @@ def test_what_is_behind_the_data_is_hashed_and_not_taken_over(tmp_path: Path) ->
     path.write_bytes(written(rows, 1, options) + b"appended")
     new, (sha256, _) = replaced(path, rows, 1, options, [])
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert new.getvalue() == written(rows, 1, options)
+    assert new == written(rows, 1, options)
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
     rows, options = np.arange(40, dtype=np.int32).reshape(10, 4), ShardOptions("gzip", 6)
     path = tmp_path / "data.h5"
     path.write_bytes(written(rows, 1, options))
-    with ShardReader(path) as shard, path.open("rb") as old:
-        places = shard.stretches(1)[::-1]
-        with pytest.raises(DataError, match="is not laid out as this program writes shards"):
-            rewrite(old, places, ShardWriter(BytesIO(), (10, 4), (1, 4), options), {}, BytesIO(), 0)
+    dataset = layout((10, 4), (1, 4), options)
+    with (
+        ShardReader(path) as shard,
+        path.open("rb", buffering=0) as old,
+        DirectFile(tmp_path / "new.h5") as new,
+        pytest.raises(DataError, match="is not laid out as this program writes shards"),
+    ):
+        rewrite(old, shard.stretches(1)[::-1], dataset, new, {}, BytesIO(), 0)

@@ -11,9 +11,9 @@ import pytest
 from btlm_data import seeding
 from btlm_data.errors import ConfigError, DataError, InputError
 from btlm_data.formats.documents_table import DocumentTable
+from btlm_data.formats.shard_formats.permutation import permute_index
 from btlm_data.inspection import lookup
 from btlm_data.inspection.opening import open_path
-from btlm_data.kernels.packing import permute_index
 from tests.reference import dataset
 from tests.reference.dataset import SEED, documents, stream_of
 

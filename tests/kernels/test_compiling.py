@@ -158,8 +158,9 @@ print(sum(union_find._flatten.stats.cache_hits.values()))
 def test_numba_without_scipy_and_cffi_is_whole() -> None:
     code = """
 import sys
-from btlm_data.kernels import load_numba_alone
-load_numba_alone()
+from btlm_data.kernels import load_numba, want_numba_alone
+want_numba_alone()
+load_numba()
 import numba, numpy as np
 assert numba.njit(lambda a: a.sum())(np.ones(3)) == 3
 assert not {"scipy", "cffi"} & set(sys.modules)

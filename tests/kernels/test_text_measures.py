@@ -29,6 +29,7 @@ def compiled() -> None:
 
 @given(st.lists(TEXTS, max_size=5))
 @example(["", "a", "\n", "a b a b a b a b a b a b a b a b a b a b a b a b"])
+@example(["the\x00", "\x00the", "of\x00\x00"])
 @example(["x\n\n\nx\n\nx\n\n\n\nx", "x\n\n", "\n\nx"])
 def test_measures_are_those_of_plain_python(texts: list[str]) -> None:
     for measured, plain in (

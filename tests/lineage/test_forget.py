@@ -61,7 +61,7 @@ def rows(root: Path) -> dict[str, Any]:
 def test_documents_are_masked_and_all_else_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, compression: str
 ) -> None:
-    monkeypatch.setattr("btlm_data.lineage.masking._MASKED_IN_MEMORY", 64)  # so that some are put aside
+    monkeypatch.setattr("btlm_data.lineage.masking._IN_MEMORY", 64)  # so that some are put aside
     monkeypatch.setattr("btlm_data.lineage.masking._STRETCH_ELEMENTS", 100)
     of_set, documents = made(tmp_path, form, monkeypatch, shards__compression=compression)
     root, view = of_set.root, of_set.splits["train"]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from btlm_data import seeding
-from btlm_data.kernels.packing import permute_index
+from btlm_data.formats.shard_formats.permutation import permute_index
 
 EOS, VOCABULARY, SEED = 0, 100, 3
 STAGES = ("acquire", "clean", "dedupe", "holdout", "tokenize", "shuffle")

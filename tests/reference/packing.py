@@ -1,4 +1,4 @@
-"""Plain twins of btlm_data/kernels/packing.py: dictionaries, lists and loops, to be believed on reading."""
+"""Plain twins of btlm_data/kernels/packing.py and formats/shard_formats/permutation.py: dictionaries, lists and loops, to be believed on reading."""
 
 from __future__ import annotations
 

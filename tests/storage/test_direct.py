@@ -33,7 +33,7 @@ def pieces_of(sizes: list[int]) -> list[bytes]:
 def test_the_file_is_what_was_written(tmp_path: Path, sizes: list[int]) -> None:
     pieces, path = pieces_of(sizes), tmp_path / "file"
     path.write_bytes(b"of another, longer file" * BUFFER)
-    with direct.create(path) as file:
+    with direct.DirectFile(path) as file:
         assert [file.write(piece) for piece in pieces] == sizes
         assert file.tell() == sum(sizes)
     assert path.read_bytes() == b"".join(pieces)
@@ -41,7 +41,7 @@ def test_the_file_is_what_was_written(tmp_path: Path, sizes: list[int]) -> None:
 
 def test_what_is_flushed_is_there_and_more_can_follow(tmp_path: Path) -> None:
     path, written = tmp_path / "file", b""
-    with direct.create(path) as file:
+    with direct.DirectFile(path) as file:
         for piece in pieces_of([100, BUFFER, direct.BLOCK, 7]):
             file.write(piece)
             file.flush()
@@ -72,7 +72,7 @@ def test_a_file_system_that_refuses_direct_writes_gets_others(
     monkeypatch.setattr(os, "open", open_)
     monkeypatch.setattr(os, "pwrite", write)
     for name in ("refused when opened", "refused when written"):
-        with direct.create(tmp_path / name) as file:
+        with direct.DirectFile(tmp_path / name) as file:
             file.write(b"text")
         assert (tmp_path / name).read_bytes() == b"text"
     assert refused == ["opened"] * 3 + ["written"] * bool(direct._DIRECT)
@@ -82,7 +82,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def write(descriptor: int, data: bytes, offset: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    file = direct.create(tmp_path / "file")
+    file = direct.DirectFile(tmp_path / "file")
     file.write(b"text")
     monkeypatch.setattr(os, "pwrite", write)
     with pytest.raises(OSError, match="No space left"):

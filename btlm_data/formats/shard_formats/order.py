@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from btlm_data import seeding
 from btlm_data.errors import DataError
+from btlm_data.formats.shard_formats.permutation import permute_index, unpermute_index
 
 
 def sample_purpose(seq_len: int, split: str) -> str:
@@ -36,16 +37,12 @@ class SampleOrder:
         """Where samples of the stream are after the shuffle. samples: (n,) of an integer type; returns (n,) uint64. Raises
         DataError for a sample behind the last phase.
         """
-        from btlm_data.kernels.packing import permute_index
-
         return self._moved(samples, permute_index)
 
     def samples_at(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
         """Which samples of the stream are at some places after the shuffle: the inverse of `rows_of`. rows: (n,) of
         an integer type; returns (n,) uint64.
         """
-        from btlm_data.kernels.packing import unpermute_index
-
         return self._moved(rows, unpermute_index)
 
     def _moved(self, values: npt.NDArray[Any], move: Any) -> npt.NDArray[np.uint64]:

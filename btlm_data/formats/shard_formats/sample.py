@@ -194,7 +194,7 @@ def write_samples(
     n, length = rows.shape[0], rows.shape[1] - 1
     full = np.ones(n, bool) if num_real is None else num_real >= length
     with ShardWriter(file, (n, 3, length), (1, 3, length), options) as writer:
-        if writer.plain and options.dtype == "int32":
+        if writer.is_plain and options.dtype == "int32":
             step = max(1, BATCH_UNITS // (length + 1))
             for start in range(0, n, step):
                 writer.add_samples(rows[start : start + step], full[start : start + step], num_real, start)

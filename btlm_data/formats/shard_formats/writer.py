@@ -67,24 +67,60 @@ def sample_planes(rows: npt.NDArray[Any], num_real: npt.NDArray[np.int64] | None
     return planes
 
 
+def layout(shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions) -> hdf5_layout.Dataset:
+    """What a shard of this shape holds. chunks: their shape, where it is compressed."""
+    zipped = options.compression == "gzip"
+    return hdf5_layout.Dataset(
+        shape=shape,
+        dtype="<i4" if options.dtype == "int32" else "<u2",
+        chunks=chunks if zipped else None,
+        gzip=options.level if zipped else None,
+        shuffle=zipped and options.hdf5_shuffle,
+        attributes={"n_examples": shape[0]},
+    )
+
+
+def compressed(
+    rows: npt.NDArray[Any], dataset: hdf5_layout.Dataset
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Chunks as a shard stores them, end to end, and where each begins and the last one ends. rows: (k, ...), a chunk
+    each, in the dtype of the shard, which is compressed; returns (bytes,) uint8 and (k + 1,) int64.
+    """
+    assert dataset.gzip is not None
+    rows = np.ascontiguousarray(rows, dataset.dtype).reshape(len(rows), -1)
+    if _is_plain(dataset):
+        from btlm_data.kernels import deflate  # numba: readers of shards do without it
+
+        labels = (
+            2 * dataset.shape[2] - 1 if len(dataset.shape) == 3 else 0
+        )  # how far behind the inputs they repeat them
+        return deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize, labels)
+    pieces = []
+    for row in rows:
+        stored = (
+            row.view(np.uint8).reshape(-1, rows.itemsize).T.tobytes() if dataset.shuffle else row.tobytes()
+        )
+        pieces.append(
+            isal_zlib.compress(stored, 1) if dataset.gzip == 1 else zlib.compress(stored, dataset.gzip)
+        )
+    joined = np.frombuffer(b"".join(pieces), np.uint8)
+    return joined, np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+
+
+def _is_plain(dataset: hdf5_layout.Dataset) -> bool:
+    """Whether chunks go through this program's own compression alone."""
+    return dataset.gzip == 1 and not dataset.shuffle
+
+
 class ShardWriter:
     """One shard under construction: chunks are appended to an open file; leaving the block completes it."""
 
     def __init__(
         self, file: BinaryIO, shape: tuple[int, ...], chunks: tuple[int, ...], options: ShardOptions
     ) -> None:
-        zipped = options.compression == "gzip"
         self.file = file
-        self.options = options
-        self.plain = zipped and not options.hdf5_shuffle and options.level == 1
-        self.dataset = hdf5_layout.Dataset(
-            shape=shape,
-            dtype="<i4" if options.dtype == "int32" else "<u2",
-            chunks=chunks if zipped else None,
-            gzip=options.level if zipped else None,
-            shuffle=zipped and options.hdf5_shuffle,
-            attributes={"n_examples": shape[0]},
-        )
+        self.dataset = layout(shape, chunks, options)
+        self.is_plain = _is_plain(self.dataset)
         self.start = self.end = hdf5_layout.head_size(self.dataset)
         self.sizes: list[npt.NDArray[np.int64]] = []
         self.result = ("", 0)
@@ -131,33 +167,7 @@ class ShardWriter:
         if self.dataset.chunks is None:
             self._write(rows.reshape(-1).view(np.uint8).data)
             return
-        self._append(*self.compressed(rows))
-
-    def compressed(self, rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Rows as their chunks are stored, end to end, and where each begins and the last one ends, of a shard
-        that is compressed. rows: as for `add`; returns (bytes,) uint8 and (k + 1,) int64.
-        """
-        rows = np.ascontiguousarray(rows, self.dataset.dtype).reshape(len(rows), -1)
-        if self.plain:
-            from btlm_data.kernels import deflate
-
-            shape = self.dataset.shape
-            labels = 2 * shape[2] - 1 if len(shape) == 3 else 0  # how far behind the inputs they repeat them
-            return deflate.deflate_units(rows.view(f"<u{rows.itemsize}"), rows.itemsize, labels)
-        pieces = []
-        for row in rows:
-            stored = (
-                row.view(np.uint8).reshape(-1, rows.itemsize).T.tobytes()
-                if self.options.hdf5_shuffle
-                else row.tobytes()
-            )
-            pieces.append(
-                isal_zlib.compress(stored, 1)
-                if self.options.level == 1
-                else zlib.compress(stored, self.options.level)
-            )
-        joined = np.frombuffer(b"".join(pieces), np.uint8)
-        return joined, np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+        self._append(*compressed(rows, self.dataset))
 
     def _append(self, stored: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
         self.sizes.append(np.diff(offsets))
