@@ -89,9 +89,12 @@ def with_masked(rows: list[ledger.Row], split: str, masked: int) -> list[ledger.
 
 @dataclass(frozen=True)
 class _Masked:
-    """A shard that is written anew. touched: its chunks with something masked, of `chunk` rows each; layout: of both files."""
+    """A shard that is written anew. reader: of it; touched: its chunks with something masked, of `chunk` rows each; layout: of
+    both files.
+    """
 
     number: int
+    reader: ShardReader
     touched: list[int]
     chunk: int
     layout: hdf5_layout.Dataset
@@ -123,31 +126,31 @@ def _write_shards(
     are compressed at a time, with one code for all of them.
     """
     group: list[_Masked] = []
-    for number in numbers:
-        shard = _masked_chunks(view, number, masks)
-        elements = shard.elements + sum(other.elements for other in group)
-        if group and (len(group) == _GROUP or elements > _BATCH_ELEMENTS or shard.kind != group[0].kind):
+    with contextlib.ExitStack() as opened:
+        for number in numbers:
+            shard = _masked_chunks(view, number, opened.enter_context(ShardReader(view.path(number))), masks)
+            elements = shard.elements + sum(other.elements for other in group)
+            if group and (len(group) == _GROUP or elements > _BATCH_ELEMENTS or shard.kind != group[0].kind):
+                yield from _write_group(view, group, masks, folder)
+                group = []
+            group.append(shard)
+        if group:
             yield from _write_group(view, group, masks, folder)
-            group = []
-        group.append(shard)
-    if group:
-        yield from _write_group(view, group, masks, folder)
 
 
-def _masked_chunks(view: SplitView, number: int, masks: Masks) -> _Masked:
+def _masked_chunks(view: SplitView, number: int, shard: ShardReader, masks: Masks) -> _Masked:
     shards = view.manifest.configuration.get("shards")
     given = shards if isinstance(shards, dict) else {}
-    with ShardReader(view.path(number)) as shard:
-        compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
-        options = ShardOptions(
-            compression=compression,
-            level=int(given.get("level", 1)),
-            hdf5_shuffle=shard.layout.hdf5_shuffle,
-            dtype="uint16" if shard.layout.dtype == "uint16" else "int32",
-        )
-        rows = shard.chunk_rows or max(1, _STRETCH_ELEMENTS // max(1, int(np.prod(shard.shape[1:]))))
-        touched = np.flatnonzero(_touched(masks, view.first_row(number), shard.shape[0], rows)).tolist()
-        return _Masked(number, touched, rows, layout(shard.shape, (rows, *shard.shape[1:]), options))
+    compression: Compression = "gzip" if shard.layout.compression == "gzip" else "none"
+    options = ShardOptions(
+        compression=compression,
+        level=int(given.get("level", 1)),
+        hdf5_shuffle=shard.layout.hdf5_shuffle,
+        dtype="uint16" if shard.layout.dtype == "uint16" else "int32",
+    )
+    rows = shard.chunk_rows or max(1, _STRETCH_ELEMENTS // max(1, int(np.prod(shard.shape[1:]))))
+    touched = np.flatnonzero(_touched(masks, view.first_row(number), shard.shape[0], rows)).tolist()
+    return _Masked(number, shard, touched, rows, layout(shard.shape, (rows, *shard.shape[1:]), options))
 
 
 def _write_group(
@@ -164,6 +167,8 @@ def _write_group(
             return group[at].number, _write_shard(view, group[at], stored[at], folder)
 
         yield from in_threads(write, range(len(group)), _AT_ONCE)
+    for shard in group:
+        shard.reader.close()
 
 
 def _write_shard(view: SplitView, shard: _Masked, stored: _Stored, folder: Path) -> ShardInfo:
@@ -171,9 +176,15 @@ def _write_shard(view: SplitView, shard: _Masked, stored: _Stored, folder: Path)
     target = folder / entry.name
     target.unlink()  # in the new dataset: a link to the old bytes
     stored.file.seek(0)
-    with ShardReader(path) as old_shard, path.open("rb", buffering=0) as old, DirectFile(target) as new:
+    with path.open("rb", buffering=0) as old, DirectFile(target) as new:
         sha256, info = rewrite(
-            old, old_shard.stretches(shard.chunk), shard.layout, new, stored.sizes, stored.file, entry.tokens
+            old,
+            shard.reader.stretches(shard.chunk),
+            shard.layout,
+            new,
+            stored.sizes,
+            stored.file,
+            entry.tokens,
         )
         new.flush()
         os.fsync(new.fileno())
@@ -185,6 +196,7 @@ def _store_chunks(view: SplitView, group: Sequence[_Masked], masks: Masks, store
     """Mask the touched chunks of some shards, and put them aside as they are stored."""
     waiting: list[tuple[int, int]] = []  # shard of the group, and chunk
     rows: list[npt.NDArray[Any]] = []
+    most = max(1, _BATCH_ELEMENTS // max(1, group[0].chunk * int(np.prod(group[0].layout.shape[1:]))))
 
     def compress() -> None:
         data, ends = compressed(np.concatenate(rows), group[0].layout)
@@ -195,17 +207,16 @@ def _store_chunks(view: SplitView, group: Sequence[_Masked], masks: Masks, store
 
     for at, shard in enumerate(group):
         first, size = view.first_row(shard.number), shard.chunk
-        with ShardReader(view.path(shard.number)) as reader:
-            for chunk in shard.touched:
-                part = np.array(reader.read(chunk * size, min((chunk + 1) * size, reader.shape[0])))
-                masks.apply(part, first + chunk * size)
-                if shard.layout.chunks is None:
-                    stored[at].sizes[chunk] = stored[at].file.write(part.data)
-                    continue
-                waiting.append((at, chunk))
-                rows.append(_whole_chunk(part, size))
-                if sum(part.size for part in rows) + part.size > _BATCH_ELEMENTS:
-                    compress()
+        for chunk in shard.touched:
+            part = np.array(shard.reader.read(chunk * size, min((chunk + 1) * size, shard.reader.shape[0])))
+            masks.apply(part, first + chunk * size)
+            if shard.layout.chunks is None:
+                stored[at].sizes[chunk] = stored[at].file.write(part.data)
+                continue
+            waiting.append((at, chunk))
+            rows.append(_whole_chunk(part, size))
+            if len(rows) == most:
+                compress()
     if rows:
         compress()
 
