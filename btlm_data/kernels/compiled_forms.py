@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from btlm_data.kernels.compiler import FunctionCache, IndexDataCacheFile
+from btlm_data.kernels.compiler import FunctionCache, IndexDataCacheFile, rtsys
 
 
 class FormFiles(IndexDataCacheFile):
@@ -51,6 +51,14 @@ class KernelCache(FunctionCache):
             self._cache_path, numbas._index_name.removesuffix(".nbi"), (numbas._source_stamp, _SOURCES)
         )
         self._cache_file = self._forms
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The form of a signature, None where none is kept. numba's own first makes all ready that a compilation needs, which
+        takes a tenth of a second of each process; kept code needs numba's runtime alone.
+        """
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     def is_empty(self) -> bool:
         """Whether there is no form."""

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from numba import types
     from numba.core import cgutils, config
     from numba.core.caching import FunctionCache, IndexDataCacheFile
+    from numba.core.runtime.nrt import rtsys
     from numba.extending import intrinsic
 else:
     numba = load_numba()
     types, config, intrinsic = numba.types, numba.config, numba.extending.intrinsic
     cgutils, caching = numba.core.cgutils, numba.core.caching
     FunctionCache, IndexDataCacheFile = caching.FunctionCache, caching.IndexDataCacheFile
+    rtsys = numba.core.runtime.rtsys
 
 __all__ = [
     "FunctionCache",
@@ -27,5 +29,6 @@ __all__ = [
     "config",
     "intrinsic",
     "numba",
+    "rtsys",
     "types",
 ]
