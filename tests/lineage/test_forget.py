@@ -19,9 +19,11 @@ from btlm_data.cli import cli
 from btlm_data.errors import ConfigError, DataError, InputError, OutputError, SafetyStop
 from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
+from btlm_data.formats.shard_formats.reader import ShardReader
 from btlm_data.inspection import verify
 from btlm_data.inspection.check import Check
 from btlm_data.lineage import forget as forgetting
+from btlm_data.lineage import masking
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.forget import forget
 from btlm_data.lineage.masks import Masks
@@ -54,6 +56,41 @@ def rows(root: Path) -> dict[str, Any]:
         with h5py.File(path) as file:
             found[path.name] = file["data"][:]
     return found
+
+
+def test_many_shards_are_masked_a_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, few are open at once."""
+    most, at_once, grouped = 3, list[int](), list[int]()
+    really = masking._write_group
+
+    def write_group(view: Any, group: Any, *rest: Any) -> Any:
+        grouped.append(len(group))
+        yield from really(view, group, *rest)
+
+    opened = set[Path]()
+
+    class Reader(ShardReader):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.path = path
+            opened.add(path)
+            at_once.append(len(opened))
+
+        def close(self) -> None:
+            opened.discard(self.path)
+            super().close()
+
+    of_set, documents = made(tmp_path, "sample", monkeypatch)
+    before = rows(of_set.root)
+    monkeypatch.setattr(masking, "_GROUP", most)
+    monkeypatch.setattr(masking, "_write_group", write_group)
+    monkeypatch.setattr(masking, "ShardReader", Reader)
+    outcome = forget(of_set.root, [make("id", row["id"]) for row in documents[::2]])
+    assert outcome.shards == len(before) > 2 * most
+    assert sum(grouped) == outcome.shards
+    assert max(grouped) == most
+    assert max(at_once) <= most + 1
+    assert faults(of_set.root) == []
 
 
 @pytest.mark.parametrize("form", ["sample", "vsl", "corpus"])

@@ -39,6 +39,22 @@ def test_the_file_is_what_was_written(tmp_path: Path, sizes: list[int]) -> None:
     assert path.read_bytes() == b"".join(pieces)
 
 
+@pytest.mark.parametrize("most", [1000, BUFFER, 3 * BUFFER])
+def test_another_file_is_read_into_it(tmp_path: Path, most: int) -> None:
+    data, (before, behind) = os.urandom(2 * BUFFER + 77), pieces_of([direct.BLOCK + 1, 5])
+    (tmp_path / "other").write_bytes(data)
+    added = b""
+    with (tmp_path / "other").open("rb", buffering=0) as other, direct.DirectFile(tmp_path / "file") as file:
+        file.write(before)
+        while piece := file.fill(other.readinto, most):
+            assert len(piece) <= most
+            added += piece
+        file.write(behind)
+        assert file.tell() == len(before + data + behind)
+    assert added == data
+    assert (tmp_path / "file").read_bytes() == before + data + behind
+
+
 def test_what_is_flushed_is_there_and_more_can_follow(tmp_path: Path) -> None:
     path, written = tmp_path / "file", b""
     with direct.DirectFile(path) as file:
