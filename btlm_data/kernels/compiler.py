@@ -1,5 +1,5 @@
 """What modules of kernels take of numba. Imported by way of here, so that a program that wants it alone has it so, whichever of them
-is first (`numba_alone` of the package).
+is first (`want_numba_alone` of the package).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from btlm_data.errors import DataError
 from btlm_data.formats import dataset, provenance
 from btlm_data.formats.dataset import Dataset, SetList
 from btlm_data.formats.sealed_json import checksum_of, sealed
+from btlm_data.storage import open_store
 from tests.reference import dataset as reference
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "dataset"
@@ -305,3 +306,14 @@ def test_the_fingerprint_covers_content_and_no_place(written: Path) -> None:
     assert first != dataset.fingerprint_of(kept, value.inputs, "t", {"filters": "f"})
     changed = [msgspec.structs.replace(value.inputs[0], digest="sha256:" + "0" * 64), *value.inputs[1:]]
     assert first != dataset.fingerprint_of(kept, changed, "t", {})
+
+
+def test_a_dataset_that_is_not_finished_is_no_other_folder(tmp_path: Path) -> None:
+    """In a folder and in a store; who asks for it is told to finish it, not to look elsewhere."""
+    for location in (tmp_path, open_store(tmp_path)):
+        with pytest.raises(DataError, match="Name a dataset folder made by"):
+            dataset.read(location)
+    (tmp_path / dataset.UNFINISHED_NAME).write_text("{}")
+    for location in (tmp_path, tmp_path / dataset.FILE_NAME, open_store(tmp_path)):
+        with pytest.raises(DataError, match="is being prepared, or its run was stopped"):
+            dataset.read(location)
