@@ -485,22 +485,23 @@ def read_bytes(location: Path | _Store) -> tuple[bytes, str]:
         shown = f"{location.shown.rstrip('/')}/{FILE_NAME}"
         size = location.size(FILE_NAME)
         if size is None:
-            raise _missing(shown, location.shown, location.size(UNFINISHED_NAME) is not None)
+            raise _missing(shown, location.size(UNFINISHED_NAME) is not None)
         if size > MAX_BYTES:
             raise refused(shown, f"it has {size:,} bytes, more than any dataset.json")
         return location.read(FILE_NAME), shown
     path = location if location.name == FILE_NAME else location / FILE_NAME
     if not os.path.lexists(path) and (path.parent / UNFINISHED_NAME).exists():
-        raise _missing(str(path), str(path.parent), True)
+        raise _missing(str(path), True)
     return read_small(path, MAX_BYTES), str(path)
 
 
-def _missing(shown: str, folder: str, is_unfinished: bool) -> DataError:
+def _missing(shown: str, is_unfinished: bool) -> DataError:
     """The error for a dataset.json that is not there, or not yet."""
     if not is_unfinished:
         return missing(shown)
     return DataError(
-        f"{folder} is being prepared, or its run was stopped. Finish it first: run the same command again."
+        f"There is no {shown} yet: the folder is being prepared, or its run was stopped. Finish it first: run the "
+        "same command again."
     )
 
 
