@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data.kernels import ascii_blocks
 from btlm_data.kernels.buckets import readonly
 from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.ranges import check_offsets
@@ -51,14 +52,17 @@ def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array
     `str.lower`; all others never leave the buffer. utf8: (bytes,) uint8; offsets: (n + 1,) int64.
     """
     check_offsets(offsets, len(utf8), "The offsets of documents")
-    # Lower case can be longer: two bytes become three (U+023A), never more.
-    out = np.empty(len(utf8) + len(utf8) // 2 + 1, np.uint8)
+    # Lower case can be longer: two bytes become three (U+023A), never more. A block is written with its end.
+    out = np.empty(len(utf8) + len(utf8) // 2 + ascii_blocks.BLOCK, np.uint8)
     new_offsets = np.zeros(len(offsets), np.int64)
     num_chars = np.zeros(len(offsets) - 1, np.int64)
     utf8, offsets = readonly(utf8), readonly(offsets)
+    in_blocks = ascii_blocks.has_instructions()
     document = 0
     while True:
-        document = _normalise(utf8, offsets, document, *_case_tables(), out, new_offsets, num_chars)
+        document = _normalise(
+            utf8, offsets, document, in_blocks, *_case_tables(), out, new_offsets, num_chars
+        )
         if document == len(num_chars):
             return Normalised(out[: new_offsets[-1]], new_offsets, num_chars)
         begin, end = offsets[document : document + 2]
@@ -67,7 +71,7 @@ def normalise(texts: Sequence[str] | None, utf8: UInt8Array, offsets: Int64Array
         at, own_offsets = new_offsets[document], np.zeros(2, np.int64)
         whole = readonly(np.array([0, len(lowered)], np.int64))
         own_chars = num_chars[document : document + 1]
-        _normalise(lowered, whole, 0, *_case_tables(), out[at:], own_offsets, own_chars)
+        _normalise(lowered, whole, 0, in_blocks, *_case_tables(), out[at:], own_offsets, own_chars)
         document += 1
         new_offsets[document] = at + own_offsets[1]
 
@@ -97,6 +101,7 @@ def _normalise(
     src: UInt8Array,
     offsets: Int64Array,
     document: int,
+    in_blocks: bool,
     ascii_table: UInt8Array,
     lower: UInt32Array,
     out: UInt8Array,
@@ -104,8 +109,9 @@ def _normalise(
     num_chars: Int64Array,
 ) -> int:
     """Write documents from `document` on to `out`, up to the first that holds U+03A3 or is no text: returns which; else how
-    many there are.
+    many there are. in_blocks: whether the processor can take 64 ASCII bytes at a time.
     """
+    block = np.uint64(ascii_blocks.BLOCK)
     j = np.uint64(new_offsets[document])
     one = np.uint64(1)
     for d in range(document, len(offsets) - 1):
@@ -116,6 +122,12 @@ def _normalise(
         while i < end:
             byte = src[i]
             if byte < 128:
+                if in_blocks and i + block <= np.uint64(len(src)):
+                    consumed, written, is_space = ascii_blocks.normalise_block(
+                        src, i, min(block, end - i), out, j, np.uint64(last == 0x20)
+                    )
+                    i, j, last = i + consumed, j + written, np.uint8(0x20 if is_space else 0x80)
+                    continue
                 # No branch: what is not kept is overwritten by what follows.
                 mapped = ascii_table[byte]
                 out[j] = mapped

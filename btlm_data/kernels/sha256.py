@@ -9,16 +9,16 @@ Source of the instructions' order: Gulley and others, "Intel SHA Extensions" (20
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import binding, ir
+from llvmlite import ir
 
-from btlm_data.kernels.compiler import cgutils, config, intrinsic, types
+from btlm_data.kernels import processor
+from btlm_data.kernels.compiler import cgutils, intrinsic, types
 from btlm_data.kernels.compiling import jit
 
 BLOCK = 64  # bytes
@@ -55,16 +55,7 @@ def sha256_pair() -> Pair:
 
 def has_instructions() -> bool:
     """Whether kernels are compiled for a processor with instructions for SHA-256."""
-    settings: Any = config
-    if settings.CPU_NAME is not None or settings.CPU_FEATURES is not None:
-        return False  # for another processor than this one
-    return _host_has_instructions()
-
-
-@functools.cache
-def _host_has_instructions() -> bool:
-    features = binding.get_host_cpu_features()
-    return bool(features.get("sha")) and bool(features.get("sse4.1"))
+    return processor.has("sha", "sse4.1")
 
 
 class Library:

@@ -27,6 +27,7 @@ from btlm_data.lineage.masking import check_unchanged
 from btlm_data.lineage.split_view import SplitView
 from btlm_data.recipe.recorded import settings_of
 from btlm_data.stages.pack import packing_of
+from btlm_data.storage import cached
 from btlm_data.threads import in_threads
 
 Int64Array = npt.NDArray[np.int64]
@@ -180,7 +181,7 @@ class Repacking:
         """One shard, to a file that must not exist."""
         rows = tuple(part.rows for part in self.packed)
         shard = Shard(number, self.plan, self.stream.size, self.packing, rows)
-        with path.open("x+b") as file:
+        with cached.create(path) as file:
             packed = [_Columns(part.columns) for part in self.packed]
             info = self.shard_format.write(file, shard, self.stream, packed)
             file.flush()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btlm_data.errors import DataError, OutputError
+from btlm_data.storage import cached
 from btlm_data.storage.base import LEASE_SUFFIXES, TEMPORARY_SUFFIX, Entry, check_name
 
 _TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -272,7 +273,7 @@ class LocalStore:
     def _make_folder_and_open(self, path: Path, temporary: Path) -> BinaryIO:
         self._refuse_links(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return temporary.open("x+b")
+        return cached.create(temporary)
 
     def _refuse_links(self, path: Path) -> None:
         """Raise OutputError if a folder between the root and `path` is a link: what it points to is not ours."""

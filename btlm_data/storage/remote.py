@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError
 from btlm_data.redact import redact, without_secrets
+from btlm_data.storage import cached
 from btlm_data.storage.base import TEMPORARY_SUFFIX, Entry, check_name
 from btlm_data.storage.retry import Retry, TransientError, within
 
@@ -239,7 +240,7 @@ class RemoteStore:
             raise as_output_error(error, tempfile.gettempdir()) from error
         path = Path(temporary)
         try:
-            with os.fdopen(descriptor, "w+b") as file:
+            with cached.from_descriptor(descriptor) as file:
                 yield _Creating(file, path)
             self._put(name, path)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import sys
 from collections.abc import Sequence
 from typing import Literal
@@ -12,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xxhash
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import btlm_data
 from btlm_data.dedupe import curve
-from btlm_data.kernels import minhash, normalisation
+from btlm_data.kernels import ascii_blocks, minhash, normalisation
 from btlm_data.kernels.minhash import Scheme, ngram_hash32
 from btlm_data.kernels.normalisation import Normalised
 from tests.reference import minhash as reference
@@ -48,11 +49,42 @@ def split(n: Normalised) -> list[str]:
     return [n.utf8[n.offsets[i] : n.offsets[i + 1]].tobytes().decode() for i in range(len(n))]
 
 
-@settings(deadline=None)  # the first example may compile
-@given(texts)
-@example(["ΑΣ", "ΑΣ Β", "Σ", "a", "ΟΔΟΣ. ΟΔΟΣ"])
-@example(["", " ", "...", " - a - b - "])
-def test_normalise_is_pythons(documents: list[str]) -> None:
+# With the processor's instructions for 64 bytes at a time, and byte by byte.
+ways = pytest.mark.parametrize(
+    "in_blocks",
+    [
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                not ascii_blocks.has_instructions(), reason="this processor has no AVX-512 VBMI2"
+            ),
+        ),
+        False,
+    ],
+)
+# Long enough for several blocks, with ASCII and others side by side.
+long_texts = st.lists(
+    st.builds(
+        "".join,
+        st.lists(
+            st.sampled_from([*string.printable, "\x00", "\x1c", "\x7f", *"éΣİ中𝒳", " - ", "word " * 14])
+        ),
+    ),
+    max_size=5,
+)
+
+
+@ways
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents=texts | long_texts)
+@example(documents=["ΑΣ", "ΑΣ Β", "Σ", "a", "ΟΔΟΣ. ΟΔΟΣ"])
+@example(documents=["", " ", "...", " - a - b - "])
+@example(
+    documents=["a " * 32 + "- " * 64 + "b" + "." * 130 + " c", " " * 64, "." * 64 + " " + "." * 64 + " x"]
+)
+@example(documents=["A" * 63 + " ", " " * 63 + "é" + " " * 64 + "\t\x85 \x1f", "." * 63 + "\n", "Z"])
+def test_normalise_is_pythons(in_blocks: bool, documents: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ascii_blocks, "has_instructions", lambda: in_blocks)
     n = normalised(documents)
     expected = [reference.normalise(text) for text in documents]
     assert split(n) == expected
@@ -60,8 +92,10 @@ def test_normalise_is_pythons(documents: list[str]) -> None:
     assert split(normalisation.normalise(None, *buffers(documents))) == expected
 
 
-def test_normalise_every_code_point() -> None:
+@ways
+def test_normalise_every_code_point(in_blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each alone, and each between letters; this Python's Unicode tables are the truth."""
+    monkeypatch.setattr(ascii_blocks, "has_instructions", lambda: in_blocks)
     points = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
     for documents in (
         ["".join(points[i : i + 4096]) for i in range(0, len(points), 4096)],
@@ -71,7 +105,11 @@ def test_normalise_every_code_point() -> None:
     assert not re.search(r"\s", "".join(points[normalisation._CASE_LIMIT - 0x800 :]))
 
 
-def test_normalise_of_a_long_document_beside_short_ones() -> None:
+@ways
+def test_normalise_of_a_long_document_beside_short_ones(
+    in_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ascii_blocks, "has_instructions", lambda: in_blocks)
     documents = ["a", "The  QUICK, brown\tfox. " * 50_000 + "漢字 " * 50_000, "", "Ⱥ" * 100_000]
     assert split(normalised(documents)) == [reference.normalise(text) for text in documents]
 
