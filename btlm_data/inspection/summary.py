@@ -475,7 +475,8 @@ def _order_of_samples(opened: Opened, split: str, rows: Rows) -> report.Correlat
         return None
     total = sum(file.n_examples for file in entry.files)
     last = min(rows.base + rows.total, total) - 1
-    positions = np.unique(np.linspace(rows.base, last, min(rows.total, MAX_RANKED)).round().astype(np.uint64))
+    positions = np.linspace(rows.base, last, min(rows.total, MAX_RANKED)).round().astype(np.uint64)
+    positions = positions[np.append(True, positions[1:] != positions[:-1])]
     origin = lookup.origins(opened, split, positions, total)
     if origin is None or len(origin) <= 2:
         return None

@@ -34,4 +34,6 @@ def load_numba() -> Any:
     finally:
         for name in _UNUSED:
             del sys.modules[name]
+    # Not to look through all installed packages for extensions of numba.
+    sys.modules["numba.core.entrypoints"]._already_initialized = True  # type: ignore[attr-defined]
     return sys.modules["numba"]

@@ -254,6 +254,7 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
     cost_a, cost_b = costs.a, costs.b
     tables, distances, ops, ends = matches.tables, matches.distances, matches.ops, matches.ends
     symbol, base_distance, extra = DISTANCE_SYMBOL, DISTANCE_BASE, DISTANCE_EXTRA
+    hashes = np.empty((3, body), np.uint16)
     item = rows.itemsize
     per_load = 8 // item
     to_units = 4 if item == 2 else 5  # from equal low bits to equal units
@@ -273,24 +274,29 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
     base = 0
     for r in range(len(rows)):
         row = rows[r]
+        # What is the same for all positions becomes vectors; between, only the tables are looked up.
         for i in range(1, last + 1):
             single_unit = np.uint64(row[i])
             pair = (single_unit | np.uint64(row[i + 1]) << np.uint64(32)) * multiplier
             triple = (pair ^ np.uint64(row[i + 2])) * multiplier
+            hashes[0, i] = np.uint16((single_unit * multiplier) >> shift)
+            hashes[1, i] = np.uint16(pair >> shift)
+            hashes[2, i] = np.uint16(triple >> shift)
+        for i in range(1, last + 1):
             position = np.uint16(base + i)
-            limit = np.uint16(min(i - 1, window))
-            h = (single_unit * multiplier) >> shift
-            d = np.uint16(position - tables[0, h])
+            h = hashes[0, i]
+            distances[0, i] = np.uint16(position - tables[0, h])
             tables[0, h] = position
-            distances[0, i] = d if d <= limit else none
-            h = pair >> shift
-            d = np.uint16(position - tables[1, h])
+            h = hashes[1, i]
+            distances[1, i] = np.uint16(position - tables[1, h])
             tables[1, h] = position
-            distances[1, i] = d if d <= limit else none
-            h = triple >> shift
-            d = np.uint16(position - tables[2, h])
+            h = hashes[2, i]
+            distances[2, i] = np.uint16(position - tables[2, h])
             tables[2, h] = position
-            distances[2, i] = d if d <= limit else none
+        for k in range(3):
+            for i in range(1, last + 1):
+                d = distances[k, i]
+                distances[k, i] = d if d <= np.uint16(min(i - 1, window)) else none
         base += body
         i = 0
         while i < body:

@@ -246,16 +246,16 @@ class BlockWriter:
         reasons: dict[int, str] = {}
         self.raw_bytes: dict[int, int] = {}  # of each text that cleaning changed
         normalize = normalizer(clean.normalize)
-        parts = [text.encode() for text in texts]
-        utf8, offsets = _joined(parts)
+        utf8, offsets = _encoded(texts)
+        lengths = np.diff(offsets).tolist()
         to_look_at: Iterable[int] = range(len(texts))
         if clean.normalize == "nfc":
             to_look_at = np.flatnonzero(~composition.are_composed(utf8, offsets)).tolist()
         for i in to_look_at:
             normalised = normalize(texts[i])
             if normalised is not texts[i] and normalised != texts[i]:
-                self.raw_bytes[i] = len(parts[i])
-                texts[i], parts[i] = normalised, normalised.encode()
+                self.raw_bytes[i] = lengths[i]
+                texts[i] = normalised
         excluded = self.settings.settings.source.exclude_sources
         if excluded:
             reasons.update({i: "excluded_source" for i, name in enumerate(sources) if name in excluded})
@@ -265,10 +265,10 @@ class BlockWriter:
                 if reason is not None:
                     reasons.setdefault(i, reason)
                 elif changed_texts[i] is not texts[i] and changed_texts[i] != texts[i]:
-                    self.raw_bytes.setdefault(i, len(parts[i]))
-                    texts[i], parts[i] = changed_texts[i], changed_texts[i].encode()
+                    self.raw_bytes.setdefault(i, lengths[i])
+                    texts[i] = changed_texts[i]
         if self.raw_bytes:
-            utf8, offsets = _joined(parts)
+            utf8, offsets = _with_changed(utf8, offsets, texts, sorted(self.raw_bytes))
         return Cleaned(texts, reasons, utf8, offsets)
 
     def _count(
@@ -377,11 +377,29 @@ class BlockWriter:
         self.files.write_columns(f"{self.stem}.tokens", arrays, {"digest": self.wanted["tokens"]})
 
 
-def _joined(parts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The texts one after the other, (bytes,), and where each of the n begins and the last ends, (n + 1,)."""
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
-    return np.frombuffer(b"".join(parts), np.uint8), offsets
+def _encoded(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The texts in UTF-8, one after the other, (bytes,), and where each of the n begins and the last ends, (n + 1,).
+
+    By Arrow, which leaves its UTF-8 with each text that is not ASCII: the tokenizer takes it from there, where `str.encode`
+    would have it encode the text once more.
+    """
+    import pyarrow as pa
+
+    _, offsets, utf8 = pa.array(texts, pa.large_string()).buffers()
+    return np.frombuffer(utf8 or b"", np.uint8), np.frombuffer(offsets, np.int64)[: len(texts) + 1]
+
+
+def _with_changed(
+    utf8: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], texts: Sequence[str], changed: Sequence[int]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """As `_encoded`, of texts of which only some, in order, have changed since."""
+    lengths, parts, end = np.diff(offsets), list[memoryview | bytes](), 0
+    for i in changed:
+        text = texts[i].encode()
+        parts += [utf8[end : offsets[i]].data, text]
+        lengths[i], end = len(text), offsets[i + 1]
+    parts.append(utf8[end:].data)
+    return np.frombuffer(b"".join(parts), np.uint8), np.concatenate([offsets[:1], np.cumsum(lengths)])
 
 
 def _text_hashes(
