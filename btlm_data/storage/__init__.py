@@ -4,6 +4,7 @@
     local.py   a folder                      remote.py  any fsspec URL (s3://, gs://, memory://, ...)
     lease.py   a lock with heartbeat and takeover, on either       process.py  which processes are alive
     retry.py   the one policy for faults that may pass       digest.py  the checksums of the project
+    cached.py  files written by way of the page cache        direct.py  and past it
 
 Everything that a run writes or reads back goes through a store: work files, receipts, shards, tables,
 dataset.json. Source files do not; sources/ fetches them.
