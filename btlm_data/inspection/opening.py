@@ -271,10 +271,11 @@ def layout_of(path: Path) -> shards.ShardLayout:
 
 
 class OpenShards:
-    """Shards that stay open while rows of them are read; the least recently used are closed."""
+    """Shards that stay open while rows of them are read; the least recently used are closed. few: only some rows of each are."""
 
-    def __init__(self, most: int = 32) -> None:
+    def __init__(self, most: int = 32, *, few: bool = False) -> None:
         self._most = most
+        self._few = few
         self._readers: OrderedDict[Path, shards.ShardReader] = OrderedDict()
 
     def __enter__(self) -> OpenShards:
@@ -303,7 +304,7 @@ class OpenShards:
 
     def _open(self, path: Path, axes: int) -> shards.ShardReader:
         require_regular(path)
-        reader = self._readers.pop(path, None) or shards.ShardReader(path)
+        reader = self._readers.pop(path, None) or shards.ShardReader(path, reads_few=self._few)
         self._readers[path] = reader
         if len(self._readers) > self._most:
             self._readers.popitem(last=False)[1].source.close()

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from btlm_data.errors import BtlmError, DataError
 from btlm_data.formats import provenance
-from btlm_data.inspection import lookup
 from btlm_data.inspection.document_measures import histogram
 from btlm_data.inspection.lookup import Rows
 from btlm_data.inspection.opening import Opened, OpenShards
@@ -27,6 +26,7 @@ MAX_TOKENS = 4_000_000
 CORPUS_STEP = 8192  # tokens of a corpus read in one stretch
 NUM_COMMON = 12
 NUM_RANKS = 60
+_AT_ONCE = 1 << 20  # numbers of rows that are looked at together
 _COUNTED = 1 << 20  # ids of a vocabulary
 GPT2_EOS = 50256
 
@@ -47,13 +47,15 @@ class _Tally:
     documents: list[int] = field(default_factory=list)
     repeat: Repeat = Repeat(-1, 0)  # noqa: RUF009  # a value that cannot change
 
-    def _see(self, ids: npt.NDArray[np.int64]) -> None:
-        """Add the ids of one row, without padding."""
+    def _see(self, ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> None:
+        """Add the ids of some rows, end to end without padding, (n,), and where each row that has any begins."""
         self.ids.append(ids)
         if not len(ids):
             return
-        edges = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
-        lengths = np.diff(edges)
+        is_edge = np.concatenate([[True], ids[1:] != ids[:-1]])
+        is_edge[starts] = True
+        edges = np.flatnonzero(is_edge)
+        lengths = np.diff(edges, append=len(ids))
         k = int(lengths.argmax())
         if lengths[k] > self.repeat.length:
             self.repeat = Repeat(int(ids[edges[k]]), int(lengths[k]))
@@ -63,29 +65,41 @@ class _Tally:
         self.positions += len(piece)
         self.mask += len(piece)
         self.used += len(piece)
-        self._see(piece.astype(np.int64))
+        self._see(piece.astype(np.int64), np.zeros(1, np.int64))
 
-    def add_rows(self, piece: npt.NDArray[Any]) -> None:
-        """Add one row, or two that follow each other: (1 or 2, P, L)."""
-        self.rows += len(piece)
-        self.positions += piece.shape[0] * piece.shape[2]
-        used = []
-        for planes in piece:
-            real = lookup.extent(planes)
-            self.mask += int((planes[1] == 1).sum())
-            self.used += real
-            ids = planes[0][:real].astype(np.int64)
-            if planes.shape[0] == 5:
-                parts = int((planes[4][:real] == 0).sum())
-                self.parts += parts
-                self.documents.append(parts)
-            elif self.eos is not None and real:
-                self.documents.append(int((ids[:-1] == self.eos).sum()) + 1)
-            used.append(real)
-            self._see(ids)
-        if len(piece) == 2 and all(used):
-            self.pairs += 1
-            self.continued += int(piece[0][2][used[0] - 1] == piece[1][0][0])
+    def add_rows(self, pieces: npt.NDArray[Any]) -> None:
+        """Add rows, or pairs of rows that follow each other: (n, 1 or 2, P, L)."""
+        rows = pieces.reshape(-1, *pieces.shape[2:])
+        length = rows.shape[2]
+        is_used = rows[:, 1] != 0
+        if rows.shape[1] == 5:
+            is_used |= (rows[:, 3] != 0) | (rows[:, 4] != 0)
+        real = np.where(is_used.any(1), length - is_used[:, ::-1].argmax(1), 0)  # as lookup.extent
+        inside = np.arange(length) < real[:, None]
+        self.rows += len(rows)
+        self.positions += len(rows) * length
+        self.mask += int((rows[:, 1] == 1).sum())
+        self.used += int(real.sum())
+        if rows.shape[1] == 5:
+            parts = ((rows[:, 4] == 0) & inside).sum(1)
+            self.parts += int(parts.sum())
+            self.documents += parts.tolist()
+        elif self.eos is not None:
+            ends = (rows[:, 0, :-1] == self.eos) & inside[:, 1:]
+            self.documents += (ends.sum(1) + 1)[real > 0].tolist()
+        ids = rows[:, 0]
+        self._see((ids.reshape(-1) if inside.all() else ids[inside]).astype(np.int64), _starts(real))
+        if pieces.shape[1] == 2:
+            first, second = real.reshape(-1, 2).T
+            pairs = np.flatnonzero((first > 0) & (second > 0))
+            self.pairs += len(pairs)
+            self.continued += int((pieces[pairs, 0, 2, first[pairs] - 1] == pieces[pairs, 1, 0, 0]).sum())
+
+
+def _starts(real: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where rows of so many ids begin, end to end; of those that have any. real: (n,)."""
+    begins: npt.NDArray[np.int64] = (np.cumsum(real) - real)[real > 0]
+    return begins
 
 
 def measure_tokens(
@@ -112,7 +126,15 @@ def measure_tokens(
     )
     tally = _Tally(opened.eos_id)
     damaged: set[int] = set()  # one line for each file is enough
-    with OpenShards() as shards:
+    waiting: list[npt.NDArray[Any]] = []
+
+    def add(pieces: list[npt.NDArray[Any]]) -> None:
+        for same in (1, 2):
+            if chosen := [piece for piece in pieces if len(piece) == same]:
+                tally.add_rows(np.stack(chosen))
+        pieces.clear()
+
+    with OpenShards(few=True) as shards:
         for start in (numbers * step).tolist():
             file, row = rows.find(start)
             if file in damaged:
@@ -127,7 +149,10 @@ def measure_tokens(
             if corpus:
                 tally.add_corpus(piece)
             elif piece.shape[1] >= 3:
-                tally.add_rows(piece)
+                waiting.append(piece)
+                if sum(part.size for part in waiting) >= _AT_ONCE:
+                    add(waiting)
+    add(waiting)
     if not sum(map(len, tally.ids)):
         return None
     return _figures(opened, tally, everything=len(numbers) * step >= rows.total, has_parts=rows.have_parts)

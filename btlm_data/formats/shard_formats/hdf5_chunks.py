@@ -48,14 +48,23 @@ class ChunkTable:
     skipped: npt.NDArray[np.uint32] | None
 
 
+@dataclass(frozen=True)
+class ChunkNode:
+    """A part of a ChunkTable. first: number of its first chunk."""
+
+    first: int
+    table: ChunkTable
+
+
 class _Table:
     """A ChunkTable under construction."""
 
-    def __init__(self, head: Head, stored: Stored) -> None:
+    def __init__(self, head: Head, stored: Stored, count: int | None = None) -> None:
+        """count: of chunks, where these are not all."""
         self.head = head
         self.stored = stored
         self.grid = stored.grid
-        count = math.prod(self.grid)  # bounded by the file's size (hdf5_head)
+        count = math.prod(self.grid) if count is None else count  # bounded by the file's size (hdf5_head)
         self.offsets = np.full(count, -1, np.int64)
         self.sizes = np.zeros(count, np.uint32)
         self.skipped = np.zeros(count, np.uint32)
@@ -117,6 +126,48 @@ def read_chunk_table(head: Head, stored: Stored) -> ChunkTable:
         except struct.error:
             raise Damaged("its index of chunks is cut off") from None
     return table.done()
+
+
+def find_chunk(head: Head, stored: Stored, number: int) -> ChunkNode | None:
+    """The part of an index that has one chunk, of a dataset with a row in each: nothing else of the index is read. None where
+    that cannot be had, for whatever reason; reading it all says why.
+    """
+    index, rank = stored.index, len(stored.shape)
+    if index is None or index.kind != "btree" or index.address == UNDEFINED:
+        return None
+    address, above = index.address, MAX_LEVELS + 1
+    try:
+        while True:
+            node = np.frombuffer(head.bytes_at(address, _NODE.itemsize, "index of chunks"), _NODE)[0]
+            level = int(node["level"])
+            if node["signature"] != b"TREE" or node["type"] != 1 or level >= above or not node["used"]:
+                return None
+            size = 8 * (rank + 3) * int(node["used"])
+            own = head.bytes_at(address + _NODE.itemsize, size, "index of chunks")
+            entries = np.frombuffer(own, "<u8").reshape(-1, rank + 3)
+            if level == 0:
+                return _checked_node(head, stored, number, entries)
+            k = int(np.searchsorted(entries[:, 1], number, side="right")) - 1
+            if k < 0:
+                return None
+            address, above = int(entries[k, -1]), level
+    except Damaged:
+        return None
+
+
+def _checked_node(
+    head: Head, stored: Stored, number: int, entries: npt.NDArray[np.uint64]
+) -> ChunkNode | None:
+    first, count = int(entries[0, 1]), len(entries)
+    if not first <= number < first + count <= stored.shape[0] or entries[:, 2:-1].any():
+        return None
+    table = _Table(head, stored, count)
+    numbers = entries[:, 1] - np.uint64(first)
+    if (numbers != np.arange(count, dtype=np.uint64)).any():
+        return None
+    sizes, skipped = entries[:, 0] & np.uint64(2**32 - 1), entries[:, 0] >> np.uint64(32)
+    table.add(numbers.astype(np.int64), entries[:, -1], sizes, skipped.astype(np.uint32))
+    return ChunkNode(first, table.done())
 
 
 def _btree(table: _Table, index: ChunkIndex) -> None:

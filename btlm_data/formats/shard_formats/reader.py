@@ -25,10 +25,11 @@ from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import format_of_rows, hdf5_head
 from btlm_data.formats.shard_formats.base import ShardFormat
 from btlm_data.formats.shard_formats.byte_source import ByteSource, LocalFile
-from btlm_data.formats.shard_formats.hdf5_chunks import ChunkTable, read_chunk_table
+from btlm_data.formats.shard_formats.hdf5_chunks import ChunkNode, ChunkTable, find_chunk, read_chunk_table
 from btlm_data.formats.shard_formats.hdf5_file import Damaged, Head, NotPlain
 from btlm_data.formats.shard_formats.unpack import Torn, unpack
 
+_MOST_LOOKUPS = 16  # in an index of chunks, before all of it is read
 _REMEDY = "Restore it from a copy, or remove it and run the command that made it again."
 
 
@@ -67,9 +68,15 @@ class ShardReader:
     """
 
     def __init__(
-        self, source: ByteSource | str | os.PathLike[str], stored: hdf5_head.Stored | None = None
+        self,
+        source: ByteSource | str | os.PathLike[str],
+        stored: hdf5_head.Stored | None = None,
+        *,
+        reads_few: bool = False,
     ) -> None:
-        """stored: another dataset of the file than `data`, whose head has been read."""
+        """stored: another dataset of the file than `data`, whose head has been read. reads_few: rows here and there are
+        read, so the index of chunks is looked up, not read.
+        """
         if isinstance(source, (str, os.PathLike)):
             source = LocalFile(source)
         self.source = source
@@ -95,6 +102,8 @@ class ShardReader:
             self._chunk_bytes = self._stored.chunk_bytes
             self._per_row = self._stored.chunks_a_row
             self._whole_row = self._chunks == (1, *self.shape[1:])
+        self._lookups = _MOST_LOOKUPS if reads_few and self._whole_row else 0
+        self._node: ChunkNode | None = None  # looked up last
 
     @property
     def layout(self) -> ShardLayout:
@@ -347,18 +356,30 @@ class ShardReader:
     def _chunk(self, number: int) -> npt.NDArray[Any]:
         """One chunk by its number in the grid. A chunk never written holds the fill value."""
         assert self._chunks is not None
-        table = self._table or self._read_table()
-        offset, size = int(table.offsets[number]), int(table.sizes[number])
+        offset, size, skipped = self._place(number)
         if offset < 0:
             fill = np.frombuffer(self._stored.fill, self.dtype)
             return np.full(self._chunks, fill, self.dtype)
         stored = self.source.read_at(offset, size)
-        skipped = 0 if table.skipped is None else int(table.skipped[number])
         try:
             data = unpack(stored, self._stored.filters, skipped, self._chunk_bytes, self.dtype.itemsize)
         except Torn as error:
             raise _Row(number // self._per_row * self._chunks[0], str(error)) from None
         return np.frombuffer(data, self.dtype).reshape(self._chunks)
+
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """Where a chunk is, its bytes, and the filters that were left out of it."""
+        table = self._table
+        if table is None and self._lookups:
+            node = self._node
+            if node is None or not node.first <= number < node.first + len(node.table.offsets):
+                self._lookups -= 1
+                node = self._node = find_chunk(Head(self.source, self._stored.base), self._stored, number)
+            if node is not None:
+                table, number = node.table, number - node.first
+        table = table or self._read_table()
+        skipped = 0 if table.skipped is None else int(table.skipped[number])
+        return int(table.offsets[number]), int(table.sizes[number]), skipped
 
     def _read_table(self) -> ChunkTable:
         head = Head(self.source, self._stored.base)
