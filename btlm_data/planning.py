@@ -42,6 +42,7 @@ from btlm_data.stages import (
     pack,
     pieces,
     read,
+    ready,
     rejected,
     shard,
     shuffle,
@@ -117,7 +118,7 @@ def measure(recipe: Recipe) -> Plan:
     run, settings = recipe.run, recipe.settings
     input_checks.check_memory(run)
     inputs = Inputs.look_up(recipe)
-    pipeline.warm_up(inputs.tokenizer)
+    ready.warm_up(inputs.tokenizer)
     Fetcher.of(run, inputs.listing).check_room(inputs.listing.files)
     runner = pipeline.idle_runner(recipe)
     cleaning = pipeline.plan_read(inputs, runner, limits.count_here)

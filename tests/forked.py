@@ -105,10 +105,10 @@ def _load(program: str) -> None:
     from btlm_data.commands.shared import load_kernels
 
     load_kernels()
-    from btlm_data import pipeline
+    from btlm_data.stages import ready
     from btlm_data.tokenizer import load_tokenizer
 
-    pipeline.warm_up(load_tokenizer("gpt2"))
+    ready.warm_up(load_tokenizer("gpt2"))
     for name in _MODULES:
         importlib.import_module(f"btlm_data.{name}")
 

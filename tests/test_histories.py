@@ -30,6 +30,7 @@ from btlm_data import pipeline, preparation
 from btlm_data.errors import SafetyStop
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
+from btlm_data.stages import ready
 from btlm_data.storage.local import LocalStore
 from btlm_data.storage.remote import RemoteStore
 from btlm_data.tokenizer import load_tokenizer
@@ -271,7 +272,7 @@ def run_histories(
 ) -> None:
     kept = functools.lru_cache(load_tokenizer)
     monkeypatch.setattr(preparation, "load_tokenizer", kept)
-    pipeline.warm_up(kept("gpt2", eos=None, backend="auto", revision=None))
+    ready.warm_up(kept("gpt2", eos=None, backend="auto", revision=None))
     machine: Any = histories.TestCase
     machine.settings = settings(
         max_examples=count,

@@ -102,6 +102,7 @@ MAY_IMPORT = {
     | {"work_folder"},
     "generations": WORK
     | {
+        "stages.ready",
         "engine",
         "lineage",
         "locations",
@@ -179,6 +180,7 @@ MAY_IMPORT = {
     "hub_upload": {"errors", "formats"},
     "pages": {"errors", "terminal", "formats", "inspection", "output_folder", "storage"},
     "commands": {
+        "stages.ready",
         "entry",
         "generations",
         "splits",

@@ -46,14 +46,14 @@ def worker(work_dir: str, rank: int, world: int, idle: float) -> None:
     shared.load_kernels()
     import numpy as np
 
-    from btlm_data import pipeline
     from btlm_data.engine import worker as working
+    from btlm_data.stages import ready
     from btlm_data.storage import open_store
     from btlm_data.wording import counted
 
     store = open_store(work_dir)
     store.reach()
-    pipeline.load_kernels(np.uint16)  # of most vocabularies: now, not in the first tasks
+    ready.load_kernels(np.uint16)  # of most vocabularies: now, not in the first tasks
     done = working.work(store, working.Share(rank, world), idle)
     terminal.echo(f"This worker did {counted(done, 'task')}.")
 

@@ -42,6 +42,9 @@ def execute(
     """Do the job and prove it. advance: called with units of work as they are done. reading: called with the
     name of each file from outside that is opened. Raises what the work function raises.
     """
+    get_ready = getattr(job.settings, "get_ready", None)
+    if get_ready is not None:  # the process's own start, not the task's time
+        get_ready()
     start = perf_counter()
     stores = job.locations.open()
     files = TaskFiles(stores, job.task)

@@ -32,6 +32,7 @@ from btlm_data.formats.generations import INDEX_FOLDER, INDEX_WORK_FOLDER, Gener
 from btlm_data.generations import sketching
 from btlm_data.locations import Locations
 from btlm_data.recipe.models import Recipe
+from btlm_data.stages import ready
 from btlm_data.storage import lease, open_store
 from btlm_data.task import Artifact
 from btlm_data.tokenizer import Tokenizer
@@ -118,7 +119,7 @@ def _make(
         open_engine(run.engine, pipeline.engine_settings(run)) as engine,
     ):
         work_folder.claim(stores.work)
-        pipeline.warm_up(tokenizer)
+        ready.warm_up(tokenizer)
         engine.start()
         lease.start_heartbeat(held)
         status = StatusFile(stores.work, run.engine)

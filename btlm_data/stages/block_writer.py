@@ -24,7 +24,7 @@ from btlm_data.records.base import ReadOptions
 from btlm_data.records.batch import RecordBatch
 from btlm_data.records.fields import as_text, lookup
 from btlm_data.sources.fetch import Fetcher
-from btlm_data.stages import tokenize
+from btlm_data.stages import ready, tokenize
 from btlm_data.stages.file_ranges import FileRange
 from btlm_data.storage import Store, digest
 from btlm_data.task import Artifact, Counts
@@ -50,6 +50,10 @@ class ReadSettings:
     signals: Signals = NO_SIGNALS
     keep_signatures: bool = False
     need_sha256: bool = False
+
+    def get_ready(self) -> None:
+        """What a process does before the first of these tasks (engine/execute.py)."""
+        ready.get_ready(self.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from btlm_data.engine import receipts
 from btlm_data.engine.base import EngineSettings
-from btlm_data.engine.execute import Job
+from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner, task_digest
 from btlm_data.errors import OutputError
@@ -273,3 +274,27 @@ def test_a_receipt_with_half_a_surrogate_pair_counts_as_none(tmp_path: Path, fie
     damaged["receipt"][field] = "\ud800" if field == "digest" else {"\ud800": 1}
     store.write(name, json.dumps(damaged).encode())
     assert receipts.read(store, [name]) == []
+
+
+class SlowToLoad:
+    """Settings whose tasks need something that takes a while to load."""
+
+    def __init__(self) -> None:
+        self.loaded: list[int] = []
+
+    def get_ready(self) -> None:
+        time.sleep(0.3)
+        self.loaded.append(len(ran))
+
+    def __str__(self) -> str:
+        return "settings"
+
+
+def test_a_process_gets_ready_before_a_task_and_its_time_is_not_the_tasks(tmp_path: Path) -> None:
+    settings = SlowToLoad()
+    task = Task("7", outputs=[("work", "step/7")])
+    locations = Locations(str(tmp_path / "work"), str(tmp_path / "out"))
+    receipt = execute(Job("step", 1, work, settings, task, "digest", locations))
+    assert settings.loaded == [0]
+    assert ran == ["7"]
+    assert receipt.seconds < 0.3
