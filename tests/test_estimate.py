@@ -62,13 +62,25 @@ VARIANTS: dict[str, tuple[list[str], dict[str, str]]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_estimates_are_near_what_a_run_takes(variant: str, corpus: Path, tmp_path: Path) -> None:
     assignments, environment = VARIANTS[variant]
-    out = tmp_path / "out"
-    real = costs.measure(corpus, out, *(a.replace("OUT", str(out)) for a in assignments), **environment)
-    check(real)
+    check_run(corpus, tmp_path, *assignments, **environment)
 
 
 def test_estimates_of_the_sample_are_near_what_a_run_takes(tmp_path: Path) -> None:
-    check(costs.measure("sample", tmp_path / "out"))
+    check_run("sample", tmp_path)
+
+
+def check_run(source: Path | str, folder: Path, *assignments: str, **environment: str) -> None:
+    """Of a run, or of the next: a step whose kernels nobody has used yet compiles them, which is not estimated."""
+    for last in (False, True):
+        out = folder / ("again" if last else "out")
+        real = costs.measure(source, out, *(a.replace("OUT", str(out)) for a in assignments), **environment)
+        try:
+            check(real)
+        except AssertionError:
+            if last:
+                raise
+        else:
+            return
 
 
 def check(real: dict[str, Any]) -> None:
