@@ -129,9 +129,8 @@ def measure_tokens(
     waiting: list[npt.NDArray[Any]] = []
 
     def add(pieces: list[npt.NDArray[Any]]) -> None:
-        for same in (1, 2):
-            if chosen := [piece for piece in pieces if len(piece) == same]:
-                tally.add_rows(np.stack(chosen))
+        for shape in dict.fromkeys(piece.shape for piece in pieces):
+            tally.add_rows(np.stack([piece for piece in pieces if piece.shape == shape]))
         pieces.clear()
 
     with OpenShards(few=True) as shards:

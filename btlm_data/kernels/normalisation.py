@@ -126,8 +126,9 @@ def _normalise(
                     consumed, written, is_space = ascii_blocks.normalise_block(
                         src, i, min(block, end - i), out, j, np.uint64(last == 0x20)
                     )
-                    i, j, last = i + consumed, j + written, np.uint8(0x20 if is_space else 0x80)
-                    continue
+                    if consumed:  # none, where this was compiled without the instructions
+                        i, j, last = i + consumed, j + written, np.uint8(0x20 if is_space else 0x80)
+                        continue
                 # No branch: what is not kept is overwritten by what follows.
                 mapped = ascii_table[byte]
                 out[j] = mapped
