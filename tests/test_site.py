@@ -85,14 +85,14 @@ def test_the_site_opens_in_a_browser_from_the_disk(site: Path, browser: Any) -> 
     assert [url for url in watched.requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert watched.page.locator("h1").first.inner_text().startswith("Your own corpus in ten minutes")
     wide = browser.open((site / "index.html").as_uri()).page
-    results = wide.locator(".md-search-result__link")
-    for _ in range(30):  # what is typed before the page listens is lost
-        wide.locator(".md-search__input").fill("")
-        wide.locator(".md-search__input").fill("decontaminate")
-        wide.wait_for_timeout(1000)
-        if results.count():
-            break
-    assert results.count() >= 1
+    # The page loads its index when the field is entered, and searches when a key is let go: filling the field in
+    # has neither, so it is typed.
+    typed = wide.locator(".md-search__input")
+    typed.click()
+    wide.locator(".md-search-result__meta", has_text="Type to start searching").wait_for(state="attached")
+    typed.press_sequentially("decontaminate", delay=10)
+    wide.locator(".md-search-result__link").first.wait_for()
+    assert wide.locator(".md-search-result__link").count() >= 1
 
 
 def test_spelling() -> None:
