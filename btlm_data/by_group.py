@@ -29,10 +29,10 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -66,8 +66,7 @@ class GroupedFile(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Rows of some groups. groups: (g,) uint32 ascending; tables: names of the t tables; bounds: (g * t + 1,) int64, where the rows
     of each group begin in each table, in bytes, and the end; rows: (bytes,) uint8, or the file that has them as `rows`, which
     is read whenever they are asked for: nothing is kept.
@@ -200,14 +199,13 @@ def write_piece(files: TaskFiles, name: str, piece: Piece) -> Artifact:
     return files.write_columns(name, {"index": index, "rows": piece.stretch(begin, end)}, meta)
 
 
-@dataclass
-class Writer:
+class Writer(msgspec.Struct):
     """Collects pieces, and writes them in files of about `file_bytes`, which are named after `prefix`."""
 
     files: TaskFiles
     prefix: str
     file_bytes: int
-    _held: list[Piece] = field(default_factory=list)
+    _held: list[Piece] = msgspec.field(default_factory=list)
     _num_bytes: int = 0
     _num_files: int = 0
 
@@ -230,8 +228,7 @@ class Writer:
 # Moving -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Amounts:
+class Amounts(msgspec.Struct, frozen=True):
     """In what amounts one pass moves the rows of a range. ranges: into which it is divided; batch: files that one task
     reads.
     """

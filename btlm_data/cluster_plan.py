@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -34,8 +34,7 @@ _LATENCY = re.compile(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>us|ms|s)")
 _REQUESTS = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?:/s)")
 
 
-@dataclass(frozen=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """What holds the work folder and the source. bytes_per_second: that a node reads or writes. latency: seconds of a
     request. requests_per_second: of all nodes below one prefix; None: no limit.
     """
@@ -50,8 +49,7 @@ LUSTRE = Storage(2e9, 1e-3)
 S3 = Storage(3e9, 2e-2, 5500)
 
 
-@dataclass(frozen=True)
-class Cluster:
+class Cluster(msgspec.Struct, frozen=True):
     """Where a run would be. cores: of all nodes. node_hour, million_requests: prices, in any currency. engine: that hands
     out the tasks.
     """
@@ -69,8 +67,7 @@ class Cluster:
         return -(-self.cores // self.nodes)
 
 
-@dataclass(frozen=True)
-class StageCost:
+class StageCost(msgspec.Struct, frozen=True):
     """What a stage takes. seconds: by the clock. node_bytes: memory of one node. money: nodes and requests.
     longest_step: what takes most of the time.
     """
@@ -86,8 +83,7 @@ class StageCost:
     longest_step: str
 
 
-@dataclass(frozen=True)
-class ClusterPlan:
+class ClusterPlan(msgspec.Struct, frozen=True):
     """The stages in order, and their sums. disk_bytes: the most in the work folder at once, and the dataset."""
 
     cluster: Cluster
@@ -101,7 +97,8 @@ class ClusterPlan:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
 
 def parse_storage(text: str) -> Storage:
@@ -249,8 +246,10 @@ def render(plan: ClusterPlan, console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     if has_price:
         table.add_column("price", justify="right", no_wrap=True)
-    rows: list[Mapping[str, Any]] = [asdict(stage) for stage in plan.stages]
-    rows.append(asdict(plan) | {"stage": "all", "tasks": sum(stage.tasks for stage in plan.stages)})
+    rows: list[Mapping[str, Any]] = [msgspec.to_builtins(stage) for stage in plan.stages]
+    rows.append(
+        msgspec.to_builtins(plan) | {"stage": "all", "tasks": sum(stage.tasks for stage in plan.stages)}
+    )
     for row in rows:
         written = row.get("written_bytes", sum(stage.written_bytes for stage in plan.stages))
         cells = [

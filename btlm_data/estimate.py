@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data.recipe.models import Run, Settings
 from btlm_data.records.base import BATCH_BYTES
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(msgspec.Struct, frozen=True):
     """CPU seconds of one core for each unit of work, and bytes.
 
     Measured by tests/benchmarks/rates.py (the process's user and system time between a step's start and its
@@ -68,8 +69,7 @@ RATES = Rates()
 COPYING_CORES = 2.5  # what is read, hashed and written is so in a thread each
 
 
-@dataclass(frozen=True)
-class Volume:
+class Volume(msgspec.Struct, frozen=True):
     """How much there is. stored_bytes: of the source's files; parts: tasks that read them. documents,
     text_bytes (UTF-8) and tokens (with one EOS for each document): of what passes cleaning.
     """
@@ -83,11 +83,10 @@ class Volume:
 
     def scaled(self, factor: float) -> Volume:
         """`factor` times as much of the same kind."""
-        return Volume(*(round(getattr(self, field.name) * factor) for field in fields(self)))
+        return Volume(*(round(getattr(self, name) * factor) for name in self.__struct_fields__))
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """What is prepared and how; what every estimate is made from.
 
     repeats: how often a document is in the streams on average (1 but for `mix`). token_bytes: of a token in
@@ -121,8 +120,7 @@ class Workload:
         return replace(self, volume=self.volume.scaled(factor))
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True):
     """What one step is expected to take. Bytes, and CPU seconds of one core.
 
     step: its name, or (of a sum) its stage's. tasks: that can run at the same time. documents: that go in.
@@ -169,11 +167,9 @@ def by_stage(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
         stage: Estimate(
             stage,
             **{
-                field.name: (max if field.name in largest else sum)(
-                    getattr(part, field.name) for part in parts
-                )
-                for field in fields(Estimate)
-                if field.name != "step"
+                name: (max if name in largest else sum)(getattr(part, name) for part in parts)
+                for name in Estimate.__struct_fields__
+                if name != "step"
             },
         )
         for stage, parts in steps.items()

@@ -4,14 +4,13 @@ folder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from btlm_data.storage import Store, open_store
 from btlm_data.task import StoreName
 
 
-@dataclass(frozen=True)
-class Locations:
+class Locations(msgspec.Struct, frozen=True):
     """Absolute folders or URLs, from which any process on any machine that can reach them opens the same
     stores.
     """
@@ -27,8 +26,7 @@ class Locations:
         )
 
 
-@dataclass(frozen=True)
-class Stores:
+class Stores(msgspec.Struct, frozen=True):
     """The opened stores of a run."""
 
     work: Store

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -193,8 +193,7 @@ def _require_epochs(
 # Tokens to copies -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Borders:
+class Borders(msgspec.Struct, frozen=True):
     """Where phases end on each source's line of repeated documents, (sources, phases) each: `whole` int64 times all
     documents, and `part` uint64, the hash below which they are seen once more.
 

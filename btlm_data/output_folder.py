@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -44,8 +43,7 @@ class _Preparing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(str(error)) from None
 
 
-@dataclass(frozen=True)
-class OutputFolder:
+class OutputFolder(msgspec.Struct, frozen=True):
     """The dataset folder of one run. sets: folders of the prepared sets, "" where there is only one. source: the
     place that the run reads; "" of who only looks.
     """

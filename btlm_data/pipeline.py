@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from btlm_data import input_checks, output_folder, work_folder
 from btlm_data.blocks import make_block, write_table
@@ -59,8 +60,7 @@ from btlm_data.task import Artifact, Counts, Step, TaskResult
 from btlm_data.wording import counted
 
 
-@dataclass
-class Prepared:
+class Prepared(msgspec.Struct):
     """What a run ends with. out: where the dataset is, as open_store takes it. datasets: of each prepared set by its folder, once complete. generation: the number that
     it has in the dataset `added_to`, where it was added to one.
     """
@@ -71,8 +71,8 @@ class Prepared:
     stages: dict[str, Counts]
     num_rejects: int = 0
     already_done: bool = False
-    warnings: list[str] = field(default_factory=list)
-    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    warnings: list[str] = msgspec.field(default_factory=list)
+    datasets: Mapping[str, Dataset] = msgspec.field(default_factory=dict)
     generation: int | None = None
     added_to: str | None = None
 

@@ -10,9 +10,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from btlm_data import input_checks, mix_plan, pipeline, work_folder
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
@@ -28,31 +29,28 @@ from btlm_data.wording import amount, counted
 _MOST_EVALUATION_BYTES = 64_000_000  # of evaluation sets that a plan reads
 
 
-@dataclass(frozen=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Why a run would end before its dataset is made. exit_code: of that run."""
 
     message: str
     exit_code: int
 
 
-@dataclass
-class Looked:
+class Looked(msgspec.Struct):
     """What the sample of a plan showed. acquire, clean: cells of the ledger. rejects: lines as in
     rejects.jsonl; `line` is None where it is not known. whole: everything that a run would read was looked
     at. tokens: of each source; scale: how many times as much there is in all.
     """
 
-    acquire: Counts = field(default_factory=Counts)
-    clean: Counts = field(default_factory=Counts)
-    rejects: list[Mapping[str, Any]] = field(default_factory=list)
+    acquire: Counts = msgspec.field(default_factory=Counts)
+    clean: Counts = msgspec.field(default_factory=Counts)
+    rejects: list[Mapping[str, Any]] = msgspec.field(default_factory=list)
     whole: bool = False
-    tokens: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = msgspec.field(default_factory=Counter)
     scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """stops: what ends the run; remarks: what may be a mistake, as far as the sample shows; finished: the
     dataset is there already.
     """

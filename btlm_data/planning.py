@@ -7,12 +7,13 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import process_time
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -57,8 +58,7 @@ from btlm_data.wording import amount, counted, duration
 _SAMPLE_BYTES = 16_000_000  # of text
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a run would do. Bytes, seconds, documents and tokens; `measured_bytes` of text were looked at.
 
     steps: what each is expected to take, in order (estimate.py); stages: their sums, by stage. work_bytes,
@@ -199,15 +199,14 @@ def measure_workload(inputs: Inputs, cleaning: Step) -> tuple[Workload, _Read]:
     return workload, sample
 
 
-@dataclass
-class _Read:
+class _Read(msgspec.Struct):
     """What a sample showed. seconds: CPU. repeats: of the average token, by the mix. looked: its records."""
 
-    volume: Volume = field(default_factory=lambda: Volume(0, 0, 0, 0, 0, 0))
+    volume: Volume = msgspec.field(default_factory=lambda: Volume(0, 0, 0, 0, 0, 0))
     seconds: float = 0.0
     repeated_tokens: float = 0.0
-    tokens_files: list[Artifact] = field(default_factory=list)
-    looked: Looked = field(default_factory=Looked)
+    tokens_files: list[Artifact] = msgspec.field(default_factory=list)
+    looked: Looked = msgspec.field(default_factory=Looked)
 
     @property
     def repeats(self) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from btlm_data.blocks import Block
 from btlm_data.cleaning.evaluation_sets import EvaluationFile, evaluation_files
@@ -150,43 +152,40 @@ class Inputs:
         )
 
 
-@dataclass
-class PreparedSplit:
+class PreparedSplit(msgspec.Struct):
     """One split of a set and the shards that hold it."""
 
     sample_set: SampleSet
-    files: list[ShardFile] = field(default_factory=list)
+    files: list[ShardFile] = msgspec.field(default_factory=list)
 
 
-@dataclass
-class PreparedSet:
+class PreparedSet(msgspec.Struct):
     """One prepared length: its folder ("" where it is the only one) and splits."""
 
     index: int
     settings: SetSettings
     folder: str
-    splits: dict[str, PreparedSplit] = field(default_factory=dict)
+    splits: dict[str, PreparedSplit] = msgspec.field(default_factory=dict)
 
     def split_folder(self, split: str) -> str:
         """Folder of a split in the dataset folder."""
         return f"{self.folder}/{split}" if self.folder else split
 
 
-@dataclass
-class Preparation:
+class Preparation(msgspec.Struct):
     """One run in progress. Each stage reads what earlier ones have set, and sets its own."""
 
     inputs: Inputs
     runner: Runner
     output: OutputFolder
     adds_to_index: bool = True  # where dedupe.index names one
-    counts: dict[str, Counts] = field(default_factory=lambda: {name: Counts() for name in STAGES})
+    counts: dict[str, Counts] = msgspec.field(default_factory=lambda: {name: Counts() for name in STAGES})
     ngrams: Artifact | None = None  # holdout.ngrams
     read_step: Step | None = None  # the parts of the source
-    blocks: list[Block] = field(default_factory=list)  # clean
+    blocks: list[Block] = msgspec.field(default_factory=list)  # clean
     table: Artifact | None = None  # of the blocks
     # clean: (split, name) of an input file -> digests of its stretches; none where it is not read whole
-    input_digests: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    input_digests: dict[tuple[str, str], list[str]] = msgspec.field(default_factory=dict)
     num_rejects: int = 0
     reject_files: Sequence[Artifact] = ()  # clean: rejects.jsonl and examples.jsonl
     dedupe_fates: Artifact | None = None
@@ -194,16 +193,16 @@ class Preparation:
     removals: Artifact | None = None  # removals.parquet
     copies: Artifact | None = None  # clusters.cols: how many documents each kept one stands for
     dedupe_summary: Mapping[str, Any] | None = None
-    index_lineage: list[list[str]] = field(default_factory=list)  # of the dedupe index
+    index_lineage: list[list[str]] = msgspec.field(default_factory=list)  # of the dedupe index
     fates: Artifact | None = None  # holdout
     contamination: Artifact | None = None  # contamination.parquet
     splits: tuple[str, ...] = ()  # shuffle: those that can have documents
-    streams: dict[str, StreamIndex] = field(default_factory=dict)
-    scattered: list[ScatteredGroup] = field(default_factory=list)
-    mix: MixFiles = field(default_factory=lambda: MixFiles(None, None))
-    sets: list[PreparedSet] = field(default_factory=list)  # pack, shard
+    streams: dict[str, StreamIndex] = msgspec.field(default_factory=dict)
+    scattered: list[ScatteredGroup] = msgspec.field(default_factory=list)
+    mix: MixFiles = msgspec.field(default_factory=lambda: MixFiles(None, None))
+    sets: list[PreparedSet] = msgspec.field(default_factory=list)  # pack, shard
     shards: Planned | None = None  # pack
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
 
     @property
     def settings(self) -> Settings:

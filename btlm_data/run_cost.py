@@ -8,10 +8,10 @@ a sample. Of duplicates no plan can know; what comparing them takes is expected 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -23,8 +23,7 @@ from btlm_data.recipe.models import Run, Settings
 from btlm_data.wording import amount, counted, duration
 
 
-@dataclass(frozen=True)
-class StepCost:
+class StepCost(msgspec.Struct, frozen=True):
     """One step: tasks, seconds of all its tasks together, bytes written; None where the plan has no such step."""
 
     step: str
@@ -37,8 +36,7 @@ class StepCost:
     seconds: float
 
 
-@dataclass(frozen=True)
-class RunCost:
+class RunCost(msgspec.Struct, frozen=True):
     """The steps in the order in which they ran. workers: of the run. seconds: by the clock."""
 
     steps: tuple[StepCost, ...]
@@ -117,7 +115,8 @@ def _workload(sets: Sequence[dataset.Dataset], made: provenance.Provenance) -> W
 
 def to_json(cost: RunCost) -> dict[str, Any]:
     """As JSON values."""
-    return asdict(cost)
+    values: dict[str, Any] = msgspec.to_builtins(cost)
+    return values
 
 
 def render(cost: RunCost, console: Console) -> None:

@@ -5,8 +5,9 @@ files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 StoreName = Literal["work", "out", "text"]
 
@@ -41,8 +42,7 @@ class Amount(NamedTuple):
         return Amount(self.documents - other.documents, self.bytes - other.bytes, self.tokens - other.tokens)
 
 
-@dataclass
-class Counts:
+class Counts(msgspec.Struct):
     """What went in, came out, was added or dropped, by (split, source); each reason apart. JSON: nested
     lists.
 
@@ -50,9 +50,9 @@ class Counts:
     """
 
     # (split, source, "in"|"out"|"drop:REASON"|"add:REASON")
-    cells: dict[tuple[str, str, str], Amount] = field(default_factory=dict)
+    cells: dict[tuple[str, str, str], Amount] = msgspec.field(default_factory=dict)
     # whatever else the stage needs from this task (JSON values)
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def add(
         self, split: str, source: str, cell: str, documents: int = 0, num_bytes: int = 0, tokens: int = 0
@@ -76,8 +76,7 @@ class Counts:
         return Counts({(c[0], c[1], c[2]): Amount(*c[3:6]) for c in value["cells"]}, dict(value["extra"]))
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """One unit of a step: a pure function of `args`, the step's settings and the files named, to files and
     counts.
 
@@ -93,15 +92,15 @@ class Task:
     """
 
     id: str
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = msgspec.field(default_factory=dict)
     inputs: Sequence[str] = ()
-    reads: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
-    through: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
+    reads: Mapping[str, Sequence[Artifact]] = msgspec.field(default_factory=dict)
+    through: Mapping[str, Sequence[Artifact]] = msgspec.field(default_factory=dict)
     outputs: Sequence[tuple[StoreName, str]] = ()
     resumes: str | None = None
     title: str = ""
     weight: int = 1
-    hints: Mapping[str, Any] = field(default_factory=dict)
+    hints: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def named(self) -> Iterable[Artifact]:
         """Every file the task may read."""
@@ -109,8 +108,7 @@ class Task:
             yield from files
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A named list of tasks and the function that does one.
 
     name: the stage's name, with ".PART" after it where the stage has several steps ("dedupe.cluster"). work:
@@ -135,8 +133,7 @@ class Step:
         return self.name.replace(".", "/")
 
 
-@dataclass(frozen=True)
-class TaskResult:
+class TaskResult(msgspec.Struct, frozen=True):
     """A finished task: what it wrote and counted. Its receipt is written."""
 
     task_id: str

@@ -9,7 +9,6 @@ the most that lay in the work folder at the end of a step; `peak_memory_bytes`; 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -18,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +81,7 @@ def main(source: str, out: str, *assignments: str) -> None:
             }
             peak = max(peak, sum(entry.size for entry in work.list("")))
 
-    plan = dataclasses.asdict(planning.measure(recipe))
+    plan = msgspec.to_builtins(planning.measure(recipe))
     before = time.process_time()
     pipeline.prepare(recipe, Events())
     result = {

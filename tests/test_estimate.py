@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
 
@@ -188,4 +188,4 @@ def test_a_plan_holds_every_step_and_its_stages_sums() -> None:
         "shard",
     ]
     assert plan.out_bytes == sum(stage.out_bytes for stage in plan.stages)
-    assert json.loads(json.dumps(dataclasses.asdict(plan)))["steps"][1]["step"] == "read"
+    assert json.loads(json.dumps(msgspec.to_builtins(plan)))["steps"][1]["step"] == "read"

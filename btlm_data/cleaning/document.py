@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from btlm_data.errors import ConfigError
 
@@ -16,8 +17,7 @@ class WholeRecord(Protocol):
         """Every field by its name."""
 
 
-@dataclass(frozen=True)
-class Documents:
+class Documents(msgspec.Struct, frozen=True):
     """A batch of n documents, as the filters receive them; every sequence has n items.
 
     texts: after normalisation. sources: names of sources. files, offsets: the name of each document's file

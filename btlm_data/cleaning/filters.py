@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from btlm_data.cleaning.document import Document, Documents
@@ -66,8 +67,7 @@ def modules_named(specs: Sequence[Spec]) -> list[str]:
     return sorted({p.module_name for p in checked if isinstance(p, UserFunction)})
 
 
-@dataclass(frozen=True)
-class FilterEntry:
+class FilterEntry(msgspec.Struct, frozen=True):
     """One filter. name: as counted in the ledger. resource: what `parameters.resource()` read, JSON
     values.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from btlm_data import entry, terminal
 from btlm_data.commands import shared
@@ -259,12 +259,12 @@ def show_plan(
 
     plan = planning.measure(recipe)
     if cluster is not None and (recipe.run.engine != "local" or cluster.nodes == 1):
-        cluster = dataclasses.replace(cluster, engine=recipe.run.engine)
+        cluster = msgspec.structs.replace(cluster, engine=recipe.run.engine)
     simulated = cluster_plan.simulate(plan.steps, cluster) if cluster is not None else None
     if as_json:
-        described = dataclasses.asdict(plan)
+        described = msgspec.to_builtins(plan)
         if index is not None:
-            described["index"] = dataclasses.asdict(index)
+            described["index"] = msgspec.to_builtins(index)
         if simulated is not None:
             described["cluster"] = simulated.to_json()
         terminal.echo(terminal.to_json(described, indent=1))
@@ -305,6 +305,6 @@ def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]
         ) from None
     report = outcome.summarise(prepared, recipe, perf_counter() - start)
     if as_json:
-        terminal.echo(terminal.to_json(dataclasses.asdict(report), indent=1))
+        terminal.echo(terminal.to_json(msgspec.to_builtins(report), indent=1))
     elif not quiet:
         outcome.render(report, console)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
 
 import click
+import msgspec
 
 from btlm_data import entry, terminal
 from btlm_data.commands import shared
@@ -73,7 +73,7 @@ def verify(
 
     def report(check: Check) -> None:
         if as_json:
-            terminal.echo(terminal.to_json(dataclasses.asdict(check)))
+            terminal.echo(terminal.to_json(msgspec.to_builtins(check)))
         elif not check.ok or not is_quiet:
             show(check, console)
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -124,8 +124,7 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     )
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     """The texts of a group in the order of keep, n of them, and whom each is compared with.
 
     foreign: texts of an index, which come first. ordinals: (n,) uint32, NOT_IN_RUN for foreign ones. rows: of

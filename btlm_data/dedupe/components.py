@@ -15,9 +15,9 @@ dedupe/components/components.cols, all (N,) by ordinal:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -43,8 +43,7 @@ UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True)
-class Components:
+class Components(msgspec.Struct, frozen=True):
     """What the edges have joined. roots: (N,) uint32, the first document of each text; clusters: (N,) uint32,
     the first of each component (both flat: every entry is a root); known: documents that an index has.
     """

@@ -8,7 +8,6 @@ dedupe/decided.json    {"format_version": 3, "settings": of the recipe's `dedupe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -22,8 +21,7 @@ NAME = "dedupe/decided.json"
 _MAX_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """sources: documents and bytes of train before deduplication, by source. pairs: None where no texts were kept."""
 
     settings: DedupeSettings

@@ -6,8 +6,7 @@ a group's members are all that is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -33,8 +32,7 @@ Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """The members of a group by row, (n,) each.
 
     cluster: row of the first member of its component. fate: uint8 (fates.py). kept: the row of the document kept for it,

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -121,8 +120,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return IndexKind(self.scheme, self.bands, self.rows, self.num_perm)
 
 
-@dataclass(frozen=True)
-class IndexReader:
+class IndexReader(msgspec.Struct, frozen=True):
     """The runs of an index that a run matches against, and their files by name and checksum. Picklable."""
 
     location: str

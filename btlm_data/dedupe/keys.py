@@ -10,9 +10,9 @@ dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +31,7 @@ Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(msgspec.Struct, frozen=True):
     """keys (m,) uint64; low (m,) uint64, a second half of each key, or (0,); ordinals (m,) uint32."""
 
     keys: UInt64Array

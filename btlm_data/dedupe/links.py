@@ -13,9 +13,9 @@ dedupe/exact/all.cols            `root` (N,) uint32: the first document with the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -53,18 +53,17 @@ class IndexPairs(NamedTuple):
         return IndexPairs(*(np.concatenate(column) for column in zip(empty, *parts, strict=True)))
 
 
-@dataclass
-class Links:
+class Links(msgspec.Struct):
     """What a partition's keys say: edges first-other, documents known to an index, what verification
     compared.
 
     sorted_keys: what an index would keep of the partition.
     """
 
-    first: list[UInt32Array] = field(default_factory=list)
-    other: list[UInt32Array] = field(default_factory=list)
-    known: list[UInt32Array] = field(default_factory=list)
-    in_index: list[IndexPairs] = field(default_factory=list)
+    first: list[UInt32Array] = msgspec.field(default_factory=list)
+    other: list[UInt32Array] = msgspec.field(default_factory=list)
+    known: list[UInt32Array] = msgspec.field(default_factory=list)
+    in_index: list[IndexPairs] = msgspec.field(default_factory=list)
     compared: int = 0
     rejected: int = 0
     sorted_keys: Keys | None = None
@@ -140,8 +139,7 @@ def write_index_keys(
     return files.write_columns(name, arrays, {"log_partitions": log_partitions})
 
 
-@dataclass
-class Linker:
+class Linker(msgspec.Struct):
     """Makes edges from the keys of one partition after another."""
 
     kind: KeyKind

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -61,8 +61,7 @@ def row_type(bands: int) -> np.dtype[np.void]:
     return np.dtype([*_FIELDS, ("keys", "<u8", (bands,))])
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(msgspec.Struct, frozen=True):
     """Normalised texts of n documents, where they lie: row i is the `lengths[i]` bytes of buffers[buffer[i]] from `starts[i]`
     on. buffer, starts, lengths: (n,) int64.
     """
@@ -110,8 +109,7 @@ class Texts:
                 stretches.copy(utf8, self.starts[some], self.lengths[some], out, places[chosen])
 
 
-@dataclass
-class Members:
+class Members(msgspec.Struct):
     """Rows of one block. rows: (n,) of row_type, `file` and `source` numbers among the block's; groups (n,) uint32."""
 
     rows: npt.NDArray[np.void]
@@ -145,14 +143,13 @@ def rows_of(
     return out
 
 
-@dataclass
-class MembersWriter:
+class MembersWriter(msgspec.Struct):
     """Collects the members of a task's blocks and writes them in files of about FILE_BYTES."""
 
     files: TaskFiles
     task_id: str
-    _held: list[Members] = field(default_factory=list)
-    _names: dict[str, int] = field(default_factory=dict)
+    _held: list[Members] = msgspec.field(default_factory=list)
+    _names: dict[str, int] = msgspec.field(default_factory=dict)
     _num_bytes: int = 0
     _num_files: int = 0
 
@@ -222,8 +219,7 @@ def _numbered(
     return np.frombuffer(b"".join(table), np.uint8), bounds
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """The members of one group, from all files, by ordinal. columns: as the layout names them; `file` and
     `source` are codes into the two lists of names. texts: of each row, empty where there is none.
     """

@@ -14,10 +14,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -45,8 +46,7 @@ Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """A way to decide. similarity, threshold: of `text` only. is_used: it is the one that the run used."""
 
     verify: Literal["exact", "none", "text"]
@@ -62,17 +62,16 @@ class Rule:
         return "exact copies" if self.verify == "exact" else "components"
 
 
-@dataclass
-class Outcome:
+class Outcome(msgspec.Struct):
     """What one rule would remove of train. removed: source -> [documents, bytes]. largest: the components that would lose
     most documents. nearest, of `text`: the pairs whose similarity is nearest to the threshold, first those of which one goes,
     then (as many) those of which both stay. compared: pairs of texts.
     """
 
     rule: Rule
-    removed: dict[str, list[int]] = field(default_factory=dict)
-    largest: list[dict[str, Any]] = field(default_factory=list)
-    nearest: list[dict[str, Any]] = field(default_factory=list)
+    removed: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    largest: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    nearest: list[dict[str, Any]] = msgspec.field(default_factory=list)
     compared: int = 0
 
     def add(self, other: Outcome, num_pairs: int) -> None:
@@ -92,8 +91,7 @@ class Outcome:
         return abs(pair["similarity"] - (self.rule.threshold or 0.0)), pair["document"]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """sources: documents and bytes of train by source, before deduplication."""
 
     work: str
@@ -102,8 +100,7 @@ class Report:
     outcomes: list[Outcome]
 
 
-@dataclass(frozen=True)
-class _Work:
+class _Work(msgspec.Struct, frozen=True):
     """What a process needs. Picklable."""
 
     url: str

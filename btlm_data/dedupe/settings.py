@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from btlm_data.dedupe.index import IndexKind, IndexReader, Needs
@@ -20,8 +20,7 @@ def _scheme(dedupe: DedupeSettings) -> str:
     return f"{dedupe.scheme} of {dedupe.shingle_size} {dedupe.shingle}"
 
 
-@dataclass(frozen=True)
-class ClusterSettings:
+class ClusterSettings(msgspec.Struct, frozen=True):
     """Picklable. memory_bytes and threads (of a task that no other can run beside) do not decide the outcome. index: the runs to
     match against.
     """

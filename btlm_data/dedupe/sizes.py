@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from btlm_data import by_group
 from btlm_data.blocks import RANGE_DOCUMENTS
@@ -30,8 +30,7 @@ _MOST_RANGES = (
 )
 
 
-@dataclass(frozen=True)
-class Nominated:
+class Nominated(msgspec.Struct, frozen=True):
     """Documents in components of two or more, and bytes of their texts."""
 
     documents: int = 0
@@ -43,8 +42,10 @@ class Nominated:
         return -(-(self.text_bytes + self.documents * ROW_BYTES) // GROUP_BYTES)
 
 
-@dataclass(frozen=True)
-class Sizes:
+_NOMINATED = Nominated()
+
+
+class Sizes(msgspec.Struct, frozen=True):
     """Groups and partitions of the keys of num_documents documents. settings.memory_bytes bounds each task."""
 
     num_documents: int
@@ -85,7 +86,7 @@ class Sizes:
         return max(1, min(wanted, self.budget // per_document))
 
     def estimate(
-        self, rates: Rates, parts: int, blocks: int, nominated: Nominated = Nominated()
+        self, rates: Rates, parts: int, blocks: int, nominated: Nominated = _NOMINATED
     ) -> list[Estimate]:
         """What the steps take (steps.py, text_steps.py), without what an index of earlier runs holds.
 

@@ -22,9 +22,9 @@ first of each text reaches the bands. The steps hold what Run.memory_per_worker 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from btlm_data import blocks as block_table
@@ -43,8 +43,7 @@ from btlm_data.task_files import TaskFiles, write_list
 VERSION = 8
 
 
-@dataclass(frozen=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """Components of documents. extra: `groups`, and of a verification the pairs `compared` and `rejected`. keys: sorted, for
     an index. edges: of bands. outputs: of the step.
     """
@@ -62,8 +61,7 @@ class Joined:
         return groups
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """The steps over one list of blocks; which groups and partitions there are follows from the memory.
 
     lineage: of the blocks and of the settings that decide the fates. table: of the blocks (blocks.py).

@@ -15,7 +15,8 @@ What follows is as steps.py has it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from btlm_data import by_group
 from btlm_data.dedupe import compare
@@ -29,8 +30,7 @@ MembersPlanner = Callable[[Artifact, bool], Step]
 KeptTextsPlanner = Callable[[Artifact], Step]
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     """What the steps leave. members, pairs: lists of files (by_group.py). compared: of each group. amounts: pairs compared, similar, and not
     compared.
     """
@@ -42,8 +42,7 @@ class Compared:
     amounts: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class TextSteps:
+class TextSteps(msgspec.Struct, frozen=True):
     """The steps over one list of blocks."""
 
     steps: Steps

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+
+import msgspec
 
 from btlm_data.engine.execute import Job
 from btlm_data.engine.receipts import Receipt
@@ -21,8 +22,7 @@ ENGINES = {
 _ON_THIS_MACHINE = frozenset({"local"})
 
 
-@dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(msgspec.Struct, frozen=True):
     """What any engine may want to know.
 
     workers: tasks at once. memory_per_worker: bytes that each may hold. cluster: the site file of `parsl`.
@@ -35,8 +35,7 @@ class EngineSettings:
     ray_address: str | None = None
 
 
-@dataclass(frozen=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """A job whose worker ended before the job did: killed, crashed, its machine gone.
 
     reason: how the worker ended. log: what it left to read (a stack trace), or "".

@@ -5,9 +5,10 @@ receipt.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
+
+import msgspec
 
 from btlm_data import witness
 from btlm_data.advance import listening
@@ -18,8 +19,7 @@ from btlm_data.task import Step, Task
 from btlm_data.task_files import TaskFiles
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A task with all that a process needs to do it. Picklable; nothing is inherited."""
 
     step: str

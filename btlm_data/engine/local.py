@@ -23,12 +23,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+
+import msgspec
 
 from btlm_data.engine.base import EngineSettings, Lost
 from btlm_data.engine.execute import Job, execute
@@ -181,8 +182,7 @@ class _InWorkerError(Exception):
         return f"\n{self.args[0]}"
 
 
-@dataclass
-class _Worker:
+class _Worker(msgspec.Struct):
     """A worker as the driver knows it. job: what it works on. most_resident: bytes of memory seen at most in
     that job.
     """

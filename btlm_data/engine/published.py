@@ -16,7 +16,6 @@ import json
 import secrets
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -53,8 +52,7 @@ class Pointer(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """A file of jobs. index: task -> (offset, length)."""
 
     work: str

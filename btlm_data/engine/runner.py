@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data.engine import failures, receipts
 from btlm_data.engine.base import Engine, Lost
@@ -52,8 +54,7 @@ def skipping(task: Task) -> Task:
     return replace(task, args={**task.args, "skipped": True})
 
 
-@dataclass
-class Runner:
+class Runner(msgspec.Struct):
     """Runs steps over one work folder. The listing of each step's folder is read once per step, not a file at
     a time.
 
@@ -69,11 +70,11 @@ class Runner:
     skip_failed: bool = False
     status: StatusFile | None = None
     # Names in the work folder that a step of this run, or the pipeline, has named; see `tidy`.
-    named: set[str] = field(default_factory=set)
-    seconds: dict[str, float] = field(default_factory=dict)
-    num_tasks: dict[str, int] = field(default_factory=dict)
-    task_seconds: dict[str, float] = field(default_factory=dict)  # of all tasks of a step together
-    written: dict[str, int] = field(default_factory=dict)  # bytes
+    named: set[str] = msgspec.field(default_factory=set)
+    seconds: dict[str, float] = msgspec.field(default_factory=dict)
+    num_tasks: dict[str, int] = msgspec.field(default_factory=dict)
+    task_seconds: dict[str, float] = msgspec.field(default_factory=dict)  # of all tasks of a step together
+    written: dict[str, int] = msgspec.field(default_factory=dict)  # bytes
 
     def proved(self, step: Step) -> dict[str, TaskResult]:
         """Results of the tasks whose receipts are of the right digest and whose outputs exist with their

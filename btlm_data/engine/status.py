@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -106,8 +105,7 @@ class StatusFile:
             self._store.write(NAME, msgspec.json.encode(self._value), durable=False)
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """What is in a work folder. running: (step, task, who) of tasks that workers of other processes do now."""
 
     run: RunStatus | None

@@ -3,7 +3,7 @@ never code.
 
     null, true, 1, 1.5, "text", [...]     themselves          {"tuple": [...]}        a tuple
     {"map": [[key, value], ...]}          a dict              {"path": "..."}         a Path
-    {"type": "module:Class", "fields": {name: value}}         a dataclass, a NamedTuple or a model of settings
+    {"type": "module:Class", "fields": {name: value}}         a Struct, a dataclass, a NamedTuple or a model of settings
     {"function": "module:name"}                               a function, of those that do tasks
 
 Only classes and functions of this project are named or looked up, so that a file from elsewhere can make
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 
 from btlm_data.errors import ConfigError, DataError
@@ -46,6 +47,8 @@ def encode(value: Any) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, FunctionType):
         return {"function": _name(value)}
+    if isinstance(value, msgspec.Struct):
+        return _object(type(value), msgspec.structs.asdict(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         members = [field for field in dataclasses.fields(value) if field.init]
         for field in members:
@@ -93,7 +96,8 @@ def _make(name: str, fields: dict[str, Any]) -> Any:
     try:
         if issubclass(cls, BaseModel):
             return cls.model_construct(**fields)
-        if dataclasses.is_dataclass(cls) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
+        is_record = dataclasses.is_dataclass(cls) or issubclass(cls, msgspec.Struct)
+        if is_record or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
             return cls(**fields)
     except TypeError as error:
         raise _foreign(f"{name} ({error})") from error

@@ -9,8 +9,9 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import FrameType
+
+import msgspec
 
 from btlm_data.engine import published, receipts
 from btlm_data.engine.execute import execute
@@ -28,8 +29,7 @@ _LIST_COSTS = 20  # and so many times as long as listing takes
 _LIST_SECONDS = 10.0  # after so much work, too: what others did in the meantime
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """Which of several workers this is: where in the list of tasks it begins. All tasks are for all workers."""
 
     rank: int = 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ _READ_BYTES = 1 << 24  # of a shard at a time
 _VERIFY = "Run `btlm-data verify`, and prepare the dataset again if it fails."
 
 
-@dataclass(frozen=True)
-class OpenedSplit:
+class OpenedSplit(msgspec.Struct, frozen=True):
     """One split of one prepared set. folder: of the set."""
 
     folder: Path

@@ -10,7 +10,6 @@ generation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,8 +57,7 @@ class GenerationList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
 
-@dataclass(frozen=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """One generation of a dataset. number: from 1. root: its folder. manifest: its dataset.json."""
 
     number: int

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 REPORT = "report.html"
 CARD = "README.md"
@@ -26,8 +27,7 @@ _SEAL = re.compile(rb"btlm-data dataset=(none|[0-9a-f]{64}) sha256=([0-9a-f]{64}
 _HEAD = 400  # bytes in which the seal stands
 
 
-@dataclass(frozen=True)
-class Seal:
+class Seal(msgspec.Struct, frozen=True):
     """The seal of a page. dataset: checksum of the dataset.json that it is about, or "none". holds: the file
     is unchanged.
     """

@@ -12,8 +12,9 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+import msgspec
 
 from btlm_data.errors import DataError
 
@@ -21,12 +22,11 @@ EXAMPLE_CHARS = 500
 _PER_BLOCK = 16  # of one reason; the final sample is drawn from these
 
 
-@dataclass
-class Examples:
+class Examples(msgspec.Struct):
     """A sample of dropped documents, at most `limit` per reason, by smallest hash."""
 
     limit: int
-    _heaps: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    _heaps: dict[str, list[tuple[int, str]]] = msgspec.field(default_factory=dict)
 
     def wants(self, reason: str, hash_value: int) -> bool:
         """Whether an example with this hash would be kept now: if not, its text need not be cut out."""

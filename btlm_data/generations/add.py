@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,7 @@ _PLACES = ("name", "revision", "backend")  # of the tokenizer, which is compared
 _NAMING_SOURCES = ("mix", "source.exclude_sources", "dedupe.expected_removed", "run.accept_removal_of")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What `add` is going to do. generations: those that are there; number: of the next one; recipe: how it is
     prepared.
     """

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from btlm_data import blocks as block_table
 from btlm_data import pipeline, work_folder
@@ -43,8 +44,7 @@ _EXACT_BYTES = 16
 _TEXT_SHARE = 0.4  # of a normalised text, compressed
 
 
-@dataclass(frozen=True)
-class IndexSize:
+class IndexSize(msgspec.Struct, frozen=True):
     """What the index of a dataset takes. bytes: present, on disk; to_make: about, of what is not made yet."""
 
     bytes: int

@@ -12,11 +12,11 @@ unit    consecutive documents of a row group of documents.parquet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -42,8 +42,7 @@ BATCH_TOKENS = 1 << 22  # made to text at once
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class SketchSettings:
+class SketchSettings(msgspec.Struct, frozen=True):
     """Picklable. needs: what an index keeps of each document besides its keys."""
 
     dedupe: DedupeSettings

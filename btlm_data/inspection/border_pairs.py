@@ -9,10 +9,10 @@ documents of the dataset were forgotten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -31,8 +31,7 @@ MAX_SCANNED_BYTES = 1 << 25  # of files that have to be read from their beginnin
 MAX_DOCUMENTS = 20_000_000  # in tables that are searched for the hashes: a few seconds
 
 
-@dataclass(frozen=True)
-class BorderPairs:
+class BorderPairs(msgspec.Struct, frozen=True):
     """pairs: the least alike first. note: why there are no texts, or fewer than there could be; "" if all is
     well.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from btlm_data.terminal import visible
 from btlm_data.wording import counted
@@ -16,8 +17,7 @@ _MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
 COLOURS = {True: "green", False: "bold red", None: "dim"}
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """One line.
 
     ok: None where the check could not be made. detail: what was compared, or why nothing was. place: the

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +83,7 @@ class Difference(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(msgspec.Struct, frozen=True):
     """One of the two. parts: folder and dataset.json of each of its generations, the oldest first."""
 
     name: str

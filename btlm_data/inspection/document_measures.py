@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ OTHERS = "(others)"
 _COLUMNS = ("tokens", "chars", "bytes", "file", "offset", "source")
 
 
-@dataclass(frozen=True)
-class DocumentMeasures:
+class DocumentMeasures(msgspec.Struct, frozen=True):
     """What a table of documents shows."""
 
     lengths: Lengths

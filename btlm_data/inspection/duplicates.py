@@ -5,10 +5,10 @@ the source.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from btlm_data.cleaning.document import Documents
@@ -38,8 +38,7 @@ CLUSTERS = "clusters.parquet"
 SEED = 0xD0B1E
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Which pairs: a seeded sample of those that all the given conditions hold for. largest: of the largest
     component.
     """

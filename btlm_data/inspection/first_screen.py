@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 
 from btlm_data.inspection.figures import counted, estimate, number, percent, size
@@ -16,8 +16,7 @@ _MARKS = {"good": ("ok", "green"), "warning": ("!", "bold yellow"), "unknown": (
 _STAGES_SHOWN = ("acquire", "clean", "dedupe", "holdout", "shuffle")
 
 
-@dataclass(frozen=True)
-class _Limits:
+class _Limits(msgspec.Struct, frozen=True):
     """At most how many of each are shown. chars: of each line of text."""
 
     sources: int

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy.typing as npt
 
 from btlm_data.errors import DataError, InputError
@@ -36,8 +36,7 @@ MAX_PARAMS_BYTES = 1 << 20
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/")  # pathlib has made one slash of two
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """What is at a path.
 
     root: the dataset's folder (of a foreign one: where its shards are). problem: what is wrong with the
@@ -51,11 +50,11 @@ class Opened:
     root: Path
     manifest: Dataset | None = None
     problem: str | None = None
-    splits: dict[str, list[Path]] = field(default_factory=dict)
+    splits: dict[str, list[Path]] = msgspec.field(default_factory=dict)
     chosen: str | None = None
     only: Path | None = None
     sets: SetList | None = None
-    foreign: dict[str, Any] = field(default_factory=dict)
+    foreign: dict[str, Any] = msgspec.field(default_factory=dict)
     preparing: str | None = None
 
     def name(self, path: Path) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from btlm_data.pipeline import Prepared
@@ -22,8 +22,7 @@ from btlm_data.wording import amount, counted, duration
 _DROPPING = ("acquire", "clean", "dedupe", "holdout")  # the stages that drop documents, in order
 
 
-@dataclass(frozen=True)
-class SplitOutcome:
+class SplitOutcome(msgspec.Struct, frozen=True):
     """One split of one set. samples: None for a corpus. bytes: of its shards on disk."""
 
     set: str
@@ -35,8 +34,7 @@ class SplitOutcome:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The end of a run, for people and (as JSON) for programs.
 
     complete: False where --stop-after ended the run. unchanged: the dataset was there before, nothing was
@@ -61,11 +59,11 @@ class Outcome:
     rejected: int
     without_text: int = 0
     damaged: int = 0
-    not_read: dict[str, int] = field(default_factory=dict)
+    not_read: dict[str, int] = msgspec.field(default_factory=dict)
     generation: int | None = None
     added_to: str | None = None
-    splits: list[SplitOutcome] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    splits: list[SplitOutcome] = msgspec.field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
 
     def total(self, name: str) -> int:
         """The sum of one field over all splits and sets."""

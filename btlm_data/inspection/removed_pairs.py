@@ -5,8 +5,9 @@ which they differ.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 TABLE = "removals.parquet"
 SHOWN_WORDS = 120  # of each text, from shortly before the first difference
@@ -14,8 +15,7 @@ MARKS = ("«", "»")  # around words that the other text does not have there
 _BEFORE = 12
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A row of removals.parquet with both texts, as cleaning left them. kept_text: None where an index has
     it.
     """
@@ -25,8 +25,7 @@ class Pair:
     kept_text: str | None
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(msgspec.Struct, frozen=True):
     """A stretch of a text as words; differs: those that the other text does not have at this place."""
 
     words: tuple[str, ...]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ PART = "·"
 MAX_PARTS = 4  # bytes of a character
 
 
-@dataclass(frozen=True)
-class SampleTokens:
+class SampleTokens(msgspec.Struct, frozen=True):
     """A sample and its real positions. ids, mask, labels: (n,). positions: position ids of vsl samples, else
     None.
 

@@ -10,10 +10,10 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,8 +35,7 @@ PLANES = ("input_ids", "attention_mask", "labels", "attention_span", "position_i
 MAX_TOKEN = 2**31  # ids are int32 for every reader
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One shard to read, and what it should be. num_samples: of the whole split, None where the order is
     unknown.
     """
@@ -59,8 +58,7 @@ class Job:
         return max(1, -(-(self.num_samples or 0) // BUCKETS))
 
 
-@dataclass
-class Scan:
+class Scan(msgspec.Struct):
     """What reading one shard found. faults: rule -> [faulty rows, first row, its plane * L + position]."""
 
     layout: shards.ShardLayout | None = None
@@ -69,9 +67,9 @@ class Scan:
     unmasked: str | None = None  # a place of a forgotten document that is not masked
     real: int = 0
     eos: int = 0
-    faults: dict[str, list[int]] = field(default_factory=dict)
-    ends: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
-    borders: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
+    faults: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    ends: npt.NDArray[np.uint64] = msgspec.field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
+    borders: npt.NDArray[np.uint64] = msgspec.field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
 
     def fault(self, rule: str, rows: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]) -> None:
         """Add faulty rows of one rule. rows, codes: (n,) int64."""

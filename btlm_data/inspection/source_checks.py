@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 import numpy as np
 
 from btlm_data.cleaning.document import Documents
@@ -137,8 +137,7 @@ def _check_input(path: Path, file: InputFile, problems: list[str]) -> bool:
 # Documents --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Drawn:
+class _Drawn(msgspec.Struct, frozen=True):
     """A document drawn to be read again: its row in the table of its split."""
 
     split: str
@@ -150,8 +149,7 @@ class _Drawn:
         return f"{self.split}/documents.parquet row {self.row['row']}"
 
 
-@dataclass(frozen=True)
-class _Reader:
+class _Reader(msgspec.Struct, frozen=True):
     """Everything with which a document becomes tokens once more."""
 
     options: ReadOptions
@@ -160,8 +158,7 @@ class _Reader:
     tokenizer: Tokenizer
 
 
-@dataclass(frozen=True)
-class _Compared:
+class _Compared(msgspec.Struct, frozen=True):
     """What documents are compared with, by split, and what was found wrong."""
 
     streams: Mapping[str, SplitStream]
@@ -320,8 +317,7 @@ def options_of(source: SourceSettings) -> ReadOptions:
     )
 
 
-@dataclass(frozen=True)
-class _Stored:
+class _Stored(msgspec.Struct, frozen=True):
     """What the reader needs to know of a file."""
 
     format: str

@@ -4,10 +4,10 @@ shuffled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,8 +18,7 @@ from btlm_data.inspection.opening import Opened, OpenShards
 from btlm_data.inspection.scan import BUCKETS
 
 
-@dataclass(frozen=True)
-class SplitStream:
+class SplitStream(msgspec.Struct, frozen=True):
     """One split as its shards give it back: every row's place in the stream."""
 
     opened: Opened

@@ -5,9 +5,9 @@ they should.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -160,8 +160,7 @@ def _sum_problems(
     return problems
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(msgspec.Struct, frozen=True):
     """A table of documents whose offsets are right; num_filled: documents with a token besides EOS."""
 
     table: DocumentTable

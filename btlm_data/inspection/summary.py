@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from btlm_data.errors import ConfigError, DataError, InputError
 from btlm_data.formats import dataset, generations, provenance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,7 @@ _COUNTED = 1 << 20  # ids of a vocabulary
 GPT2_EOS = 50256
 
 
-@dataclass
-class _Tally:
+class _Tally(msgspec.Struct):
     """Sums over the rows read so far. eos: the id that ends documents, if it is known."""
 
     eos: int | None
@@ -43,9 +41,9 @@ class _Tally:
     pairs: int = 0
     continued: int = 0
     parts: int = 0
-    ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    documents: list[int] = field(default_factory=list)
-    repeat: Repeat = Repeat(-1, 0)  # noqa: RUF009  # a value that cannot change
+    ids: list[npt.NDArray[np.int64]] = msgspec.field(default_factory=list)
+    documents: list[int] = msgspec.field(default_factory=list)
+    repeat: Repeat = Repeat(-1, 0)  # a value that cannot change
 
     def _see(self, ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> None:
         """Add the ids of some rows, end to end without padding, (n,), and where each row that has any begins."""
@@ -232,8 +230,7 @@ def with_texts(tokens: Tokens, tokenizer: Tokenizer | None) -> Tokens:
 # The tokenizer ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FoundTokenizer:
+class FoundTokenizer(msgspec.Struct, frozen=True):
     """tokenizer: None where it is not available. reason: why. guess: what was guessed."""
 
     tokenizer: Tokenizer | None = None

@@ -5,8 +5,7 @@ kernels/deflate.py searches and writes; here is what it writes with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -40,8 +39,7 @@ DISTANCE_SYMBOL = np.concatenate(
 MATCH, PREVIOUS, ALONE, ENTRIES = 256, 287, 288, 544
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(msgspec.Struct, frozen=True):
     """One Huffman code for a call. An entry packs a bit string and its length: bits << 6 | number of bits.
 
     a, b: (544,) the entries of an operation's two parts; length: (259,) of a match length in bytes with its

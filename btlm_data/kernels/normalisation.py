@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -29,8 +29,7 @@ _CASE_LIMIT = 0x20000
 _DELETED = 0xFF  # in tables of bytes: no UTF-8 text contains it
 
 
-@dataclass(frozen=True)
-class Normalised:
+class Normalised(msgspec.Struct, frozen=True):
     """Documents as their features are taken from: document i is utf8[offsets[i]:offsets[i + 1]], num_chars[i]
     characters long.
     """

@@ -7,9 +7,9 @@ tests/reference/packing.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -74,8 +74,7 @@ def _place(
             out[end] = eos_id
 
 
-@dataclass(frozen=True)
-class Pieces:
+class Pieces(msgspec.Struct, frozen=True):
     """Documents cut into pieces and placed in samples of L positions; one entry per piece, in order of
     document and start.
 

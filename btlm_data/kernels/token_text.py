@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import string
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -41,8 +41,7 @@ class TokenBytes(NamedTuple):
     offsets: Int64Array
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """What `decode` writes for each token. entries: (V, 2) uint64. collapses: spaces that meet become one, and none is left
     at a text's ends.
     """

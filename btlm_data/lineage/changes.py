@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from btlm_data.formats import ledger
 from btlm_data.formats.dataset import Split
@@ -10,8 +10,7 @@ from btlm_data.formats.forgotten import ChangedShard
 from btlm_data.lineage.split_view import Extent
 
 
-@dataclass(frozen=True)
-class SplitChange:
+class SplitChange(msgspec.Struct, frozen=True):
     """A split after documents were taken out.
 
     entry: of dataset.json. rows: the whole ledger. shards: those that are not as they were. documents: taken

@@ -15,7 +15,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,8 +82,7 @@ class NamedDocument(msgspec.Struct, frozen=True):
     tokens: int
 
 
-@dataclass
-class Outcome:
+class Outcome(msgspec.Struct):
     """What was done. documents: taken out, over all sets; masked: label positions; nothing: questions that no
     document answers (in words); done: those that an earlier certificate answers; named: the documents, of a plan
     alone; certificate: where it is;
@@ -96,23 +94,22 @@ class Outcome:
     documents: int = 0
     shards: int = 0
     masked: int = 0
-    nothing: list[str] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-    named: list[NamedDocument] = field(default_factory=list)
-    still_held: list[str] = field(default_factory=list)
-    seen_by: list[SeenBy] = field(default_factory=list)
+    nothing: list[str] = msgspec.field(default_factory=list)
+    done: list[str] = msgspec.field(default_factory=list)
+    named: list[NamedDocument] = msgspec.field(default_factory=list)
+    still_held: list[str] = msgspec.field(default_factory=list)
+    seen_by: list[SeenBy] = msgspec.field(default_factory=list)
     certificate: Path | None = None
-    pages: list[str] = field(default_factory=list)
+    pages: list[str] = msgspec.field(default_factory=list)
     indexes: bool = False
     unfinished: str | None = None
 
 
-@dataclass
-class _Plan:
+class _Plan(msgspec.Struct):
     """What is forgotten of one set: documents of each split, and the questions that requested them."""
 
     of_set: SetView
-    extents: dict[str, list[Extent]] = field(default_factory=dict)
+    extents: dict[str, list[Extent]] = msgspec.field(default_factory=dict)
 
 
 def forget(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from btlm_data.errors import DataError, InputError
 from btlm_data.formats.arrow import leave_pandas_out
@@ -28,8 +29,7 @@ class IndexFile(Protocol):
     def bytes(self) -> int: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """What was done. made, present: sets whose index was made, or was there already."""
 
     made: int
@@ -38,8 +38,7 @@ class Made:
     bytes: int
 
 
-@dataclass(frozen=True)
-class IndexKind:
+class IndexKind(msgspec.Struct, frozen=True):
     """A kind of index. folder, work_folder: in a set's folder; read: what an index says of itself, None where there is
     none (raises DataError for a damaged one); build: into an empty folder.
     """

@@ -9,7 +9,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -87,8 +86,7 @@ def with_masked(rows: list[ledger.Row], split: str, masked: int) -> list[ledger.
     return [entry for entry in rows if (entry.stage, entry.split) != ("forget", split)] + [row]
 
 
-@dataclass(frozen=True)
-class _Masked:
+class _Masked(msgspec.Struct, frozen=True):
     """A shard that is written anew. reader: of it; touched: its chunks with something masked, of `chunk` rows each; layout: of
     both files.
     """
@@ -111,12 +109,11 @@ class _Masked:
         return len(self.touched) * self.chunk * int(np.prod(self.layout.shape[1:]))
 
 
-@dataclass(frozen=True)
-class _Stored:
+class _Stored(msgspec.Struct, frozen=True):
     """The masked chunks of a shard as they are stored, end to end. sizes: chunk -> bytes."""
 
     file: IO[bytes]
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, int] = msgspec.field(default_factory=dict)
 
 
 def _write_shards(

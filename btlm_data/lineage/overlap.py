@@ -5,9 +5,9 @@ compared a range at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,8 +21,7 @@ _HASH_BYTES = 16
 UInt64Array = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
-class GenerationDocuments:
+class GenerationDocuments(msgspec.Struct, frozen=True):
     """The tables of a generation's train documents, and of those for validation or test."""
 
     train: Sequence[DocumentTable]

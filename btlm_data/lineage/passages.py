@@ -8,10 +8,10 @@ in a token. A passage that continues in another sample is followed through the d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,8 +37,7 @@ class PassageHit(NamedTuple):
     tokens: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     view: SplitView
     shard: int
 

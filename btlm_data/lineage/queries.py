@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,8 +20,7 @@ _FILE_AND_OFFSET = re.compile(r"(?P<file>.+)#(?P<offset>[0-9]{1,18})\Z", re.DOTA
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\Z")
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """One question.
 
     sample, row, tokens: what is there. value: a sample's number; FILE:ROW of a shard; A-B of the stream. id,

@@ -9,7 +9,6 @@ these are in documents.parquet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,14 @@ Int64Array = npt.NDArray[np.int64]
 _COLUMNS = ("stream_offset", "tokens", "file", "offset", "source", "bytes")
 
 
-@dataclass(frozen=True)
-class Remix:
+class Remix(msgspec.Struct, frozen=True):
     """A split that was mixed anew. change: of the split; left_out: rows of its old table that the mix leaves out."""
 
     change: SplitChange
     left_out: list[int]
 
 
-@dataclass(frozen=True)
-class _Documents:
+class _Documents(msgspec.Struct, frozen=True):
     """The documents that may be taken, (n,) each, in the order of the table. codes: of `sources`."""
 
     rows: Int64Array

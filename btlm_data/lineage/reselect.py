@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,7 @@ WHERE = "where"  # among other_inputs in dataset.json
 _MAX_EXPRESSION = 4096
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What was done. documents, left_out: of all splits and sets; a repeated document counts each time."""
 
     out: Path

@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,8 +35,7 @@ MAX_SHARDS_AT_ONCE = 8  # read or written: some 100 MB each
 _PIECE_BYTES = 16 << 20
 
 
-@dataclass(frozen=True)
-class StoredStream:
+class StoredStream(msgspec.Struct, frozen=True):
     """A stream that is held whole, as formats read it (StreamAccess); all of it is one block.
 
     tokens: (t,) of the stream's dtype; begin, length: (n,) first token of each document, and its tokens
@@ -135,8 +134,7 @@ def placed(
     return out
 
 
-@dataclass(frozen=True)
-class Repacking:
+class Repacking(msgspec.Struct, frozen=True):
     """What a stream becomes: how, and which rows are in which shard."""
 
     stream: StoredStream
@@ -195,8 +193,7 @@ class Repacking:
         )
 
 
-@dataclass(frozen=True)
-class _Columns:
+class _Columns(msgspec.Struct, frozen=True):
     """A packed stretch that is in memory."""
 
     columns: Any

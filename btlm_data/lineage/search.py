@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ from btlm_data.lineage.queries import Query
 _URLS = ("url", "uri", "warc-target-uri")
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(msgspec.Struct, frozen=True):
     """Keys of one kind. wanted: values by column, as DocumentTable.matching takes them; hashes: (n,) uint64, of the keys
     (formats/key_index.py).
     """
@@ -37,17 +36,16 @@ class Search:
 GroupsOf = Callable[[str, Search], list[int] | None]
 
 
-@dataclass
-class Wanted:
+class Wanted(msgspec.Struct):
     """What is looked for: value -> numbers of the questions. offsets, lines: (file, offset) and (file, line
     from 0).
     """
 
-    ids: dict[str, list[int]] = field(default_factory=dict)
-    urls: dict[str, list[int]] = field(default_factory=dict)
-    hashes: dict[bytes, list[int]] = field(default_factory=dict)
-    offsets: dict[tuple[str, int], list[int]] = field(default_factory=dict)
-    lines: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    ids: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    urls: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    hashes: dict[bytes, list[int]] = msgspec.field(default_factory=dict)
+    offsets: dict[tuple[str, int], list[int]] = msgspec.field(default_factory=dict)
+    lines: dict[tuple[str, int], list[int]] = msgspec.field(default_factory=dict)
 
     @staticmethod
     def of(queries: Sequence[Query]) -> Wanted:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -34,8 +34,7 @@ from btlm_data.formats.shard_formats.reader import ShardReader
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(msgspec.Struct, frozen=True):
     """A document in its split. row: in documents.parquet; begin: its first token's stream position; tokens:
     without EOS.
     """
@@ -50,8 +49,7 @@ class Extent:
         return self.begin + self.tokens + 1
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """The positions of a document, or a part of one, in one row. Positions are ranges [first, last), empty
     where first = last.
 

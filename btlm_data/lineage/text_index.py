@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -110,8 +110,7 @@ def _entries(of_set: SetView, view: SplitView, base: int, work: Path) -> Iterato
         yield from in_threads(sampler.entries, blocks, _THREADS)
 
 
-@dataclass(frozen=True)
-class _Sampler:
+class _Sampler(msgspec.Struct, frozen=True):
     """Entries out of a stream of tokens, of which `held` are in the shards."""
 
     stream: npt.NDArray[Any]

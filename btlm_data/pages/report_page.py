@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+import msgspec
 import numpy as np
 
 from btlm_data.errors import DataError
@@ -34,12 +34,11 @@ NUM_SAMPLES = 3
 Section = tuple[str, str, list[Element]]  # identifier, heading, content
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(msgspec.Struct, frozen=True):
     """What the page reads beside the report: samples drawn, and pairs of duplicates with their texts."""
 
     samples: Sequence[SampleTokens] = ()
-    pairs: BorderPairs = BorderPairs([])  # noqa: RUF009  # it is frozen
+    pairs: BorderPairs = BorderPairs([])  # it is frozen
 
 
 def build(path: Path) -> bytes:

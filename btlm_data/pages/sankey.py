@@ -8,8 +8,9 @@ it ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from xml.etree.ElementTree import Element
+
+import msgspec
 
 from btlm_data.pages.charts import colour_class
 from btlm_data.pages.elements import add, svg, tag
@@ -23,8 +24,7 @@ TOP = 34.0
 FLOOR = TOP + BAND + 44.0  # where what is dropped ends
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """A band. size: its height, in the unit that all bands share. detail: a second line, as 1,234 documents."""
 
     name: str
@@ -32,8 +32,7 @@ class Part:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A stage: what continues from it, and what leaves the flow there."""
 
     name: str

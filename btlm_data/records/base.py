@@ -7,9 +7,11 @@ A format is one `RecordFormat` value in a file of its own, listed in `formats.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data.records.batch import RecordBatch
 
@@ -38,16 +40,14 @@ class StoredFile(Protocol):
         """The field that holds the text, where it differs from the setting."""
 
 
-@dataclass(frozen=True)
-class Fields:
+class Fields(msgspec.Struct, frozen=True):
     """Which fields of a record hold the text and the source name; dots descend (see fields.py)."""
 
     text: str = "text"
     source: str = "meta.redpajama_set_name"
 
 
-@dataclass(frozen=True)
-class ReadOptions:
+class ReadOptions(msgspec.Struct, frozen=True):
     """What decides how the bytes of a file become documents; all of it belongs into the digest of what is
     made from them.
 
@@ -65,8 +65,7 @@ class ReadOptions:
     text_join: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """The part of a file to read.
 
     start, stop: a byte range of an uncompressed file of lines (the lines that begin in it), or a range of row
@@ -83,8 +82,7 @@ class Stretch:
 WHOLE = Stretch()
 
 
-@dataclass(frozen=True)
-class ReadRequest:
+class ReadRequest(msgspec.Struct, frozen=True):
     """Everything a format's reader is told. with_records: whole records are wanted beside the texts. offsets: only records
     that begin there are needed, and a reader may leave out others (ascending); None: all are.
     """
@@ -111,8 +109,7 @@ class ReadRequest:
         return batch
 
 
-@dataclass(frozen=True)
-class RecordFormat:
+class RecordFormat(msgspec.Struct, frozen=True):
     """How the records of one kind of file are read.
 
     name: as in settings and listings. endings: of file names, lower case. read: gives batches of about
@@ -130,8 +127,7 @@ class RecordFormat:
     in_words: Callable[[str], str] = lambda txt: ""
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """A place in a compressed file behind which nothing, or only what follows a gap, can be read.
 
     reason: one of batch.FILE_REASONS. stored_bytes: how many bytes as stored were lost; 0 if not known.
@@ -142,8 +138,7 @@ class Damage:
     stored_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Compression:
+class Compression(msgspec.Struct, frozen=True):
     """How a compressed file becomes bytes.
 
     starts: whether bytes (64, or fewer of a shorter file) are the beginning of such a file. decompress(file,

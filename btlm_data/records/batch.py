@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 UNNAMED_SOURCE = "unnamed"
 FILE_REASONS = frozenset(
@@ -26,8 +27,7 @@ setting is wrong.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True):
     """A record, or a part of a file, that could not be read.
 
     line: 0-based, counted from the start of the stretch. offset: bytes into the decompressed file (row number
@@ -59,8 +59,7 @@ class RawRecord(Protocol):
         """Every field, the text included; empty where the record is not a mapping or cannot be parsed."""
 
 
-@dataclass
-class RecordBatch:
+class RecordBatch(msgspec.Struct):
     """The readable documents of one stretch of a file, and what could not be read there.
 
     texts, sources, lines, offsets: one entry per document. sources: source names. lines: 0-based line (or
@@ -69,11 +68,11 @@ class RecordBatch:
     rejected_records: the whole records after `texts` and `rejects`, only where they were requested.
     """
 
-    texts: list[str] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    texts: list[str] = msgspec.field(default_factory=list)
+    sources: list[str] = msgspec.field(default_factory=list)
+    lines: list[int] = msgspec.field(default_factory=list)
+    offsets: list[int] = msgspec.field(default_factory=list)
+    rejects: list[Reject] = msgspec.field(default_factory=list)
     num_lines: int = 0  # lines (rows) of the stretch up to the end of this batch, blank ones included
     end: int = (
         0  # where the next batch starts: bytes into the decompressed file (rows of the stretch for tables)

@@ -9,7 +9,9 @@ row's first byte. What programs write besides the standard is the subject of `de
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data.records.base import MAX_BATCH_RECORDS, WHOLE, ReadRequest, RecordFormat
 from btlm_data.records.batch import UNNAMED_SOURCE, RecordBatch, Reject, too_large
@@ -67,8 +69,7 @@ def _header_problem(header: list[str], request: ReadRequest) -> tuple[str, str] 
     return None
 
 
-@dataclass(frozen=True)
-class _RowReader:
+class _RowReader(msgspec.Struct, frozen=True):
     """Turns rows into documents and rejects. header_problem: why no row can have a text."""
 
     request: ReadRequest

@@ -14,7 +14,9 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data.records.base import WHOLE, ReadRequest
 from btlm_data.records.batch import Reject
@@ -31,8 +33,7 @@ _ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 _QUOTED_FIELD = re.compile(r'"(?:[^"]|"")*"')
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A row, or what is wrong with it.
 
     line, offset: where it begins; num_lines, num_bytes: what it takes of the file.
@@ -46,8 +47,7 @@ class Row:
     num_bytes: int
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(msgspec.Struct, frozen=True):
     """A physical line, decoded, and the byte after it; without a text where something was lost there."""
 
     text: str | None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from btlm_data.records.base import ReadOptions, StoredFile
 from btlm_data.records.batch import RawRecord
@@ -20,8 +21,7 @@ _MAX_FIELDS = 200  # a record may have any number; what is looked at is bounded
 _MAX_DEPTH = 3
 
 
-@dataclass(frozen=True)
-class FieldSummary:
+class FieldSummary(msgspec.Struct, frozen=True):
     """One field of the records looked at.
 
     name: dotted, as `--text-field` takes it. num_records: how many of them have it. kinds: what its values
@@ -36,8 +36,7 @@ class FieldSummary:
     max_chars: int
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(msgspec.Struct, frozen=True):
     """The fields of the first records of a file, those with the longest strings first."""
 
     num_records: int
@@ -57,10 +56,9 @@ class Description:
         )
 
 
-@dataclass
-class _Seen:
-    kinds: Counter[str] = field(default_factory=Counter)
-    lengths: list[int] = field(default_factory=list)
+class _Seen(msgspec.Struct):
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+    lengths: list[int] = msgspec.field(default_factory=list)
 
 
 def describe_fields(

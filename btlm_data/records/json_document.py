@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from btlm_data.records import json_lines
 from btlm_data.records.base import ReadRequest, RecordFormat
@@ -77,8 +78,7 @@ def _is_unfinished(line: bytes) -> bool:
     return depth > 0
 
 
-@dataclass
-class _Element:
+class _Element(msgspec.Struct):
     """A record's bytes; num_bytes: of the record, of which `data` has none if it is too long."""
 
     data: bytes

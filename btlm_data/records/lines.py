@@ -7,16 +7,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
+
+import msgspec
 
 from btlm_data.records.base import MAX_BATCH_RECORDS, Damage, ReadRequest
 from btlm_data.records.stream import ByteStream, open_stream
 
 
-@dataclass
-class Chunk:
+class Chunk(msgspec.Struct):
     """Whole lines, data[:cut], the first at `offset` of the decompressed file; then perhaps what follows
     them.
 
@@ -36,8 +36,7 @@ class Chunk:
     is_last: bool = False
 
 
-@dataclass(frozen=True)
-class LineBorders:
+class LineBorders(msgspec.Struct, frozen=True):
     """Records end at newlines (byte 10), or at another mark of one byte."""
 
     mark: bytes = b"\n"

@@ -10,8 +10,9 @@ Source: parquet-format, parquet.thrift (PageHeader: 1 type, 2 uncompressed_page_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+import msgspec
 
 from btlm_data.formats.thrift_compact import INTEGERS, Compact
 
@@ -20,8 +21,7 @@ _HEADER_BYTES = 2**12  # most headers are below 100 bytes; statistics of long va
 _MAX_HEADER_BYTES = 2**24
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnBounds:
+class ColumnBounds(msgspec.Struct, frozen=True):
     """Of one column of one row group, in bytes. page: the largest page; value: the longest that one value can
     be, where values are shared.
 

@@ -8,9 +8,9 @@ fill the memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,8 +24,7 @@ _SLICE_BYTES = 2**24
 _MAX_KNOWN_NAMES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class RowsLost:
+class RowsLost(msgspec.Struct, frozen=True):
     """Rows that cannot be read: how many, why, and their bytes as stored."""
 
     num_rows: int
@@ -34,15 +33,13 @@ class RowsLost:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class RowsWithoutColumns:
+class RowsWithoutColumns(msgspec.Struct, frozen=True):
     """Rows of which no column was read, as none is of use."""
 
     num_rows: int
 
 
-@dataclass(frozen=True)
-class FieldPath:
+class FieldPath(msgspec.Struct, frozen=True):
     """Where a field's value is in a table: columns that may hold it, and the path to read of each."""
 
     name: str

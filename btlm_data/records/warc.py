@@ -9,8 +9,9 @@ of its first byte in the decompressed file; `lines` count documents and rejects.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from btlm_data.errors import install_command
 from btlm_data.records.base import MAX_BATCH_RECORDS, ReadRequest, RecordFormat

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from btlm_data.records.batch import Reject
 from btlm_data.records.stream import ByteStream
@@ -26,8 +27,7 @@ _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _BORDER = re.compile(rb"\r?\n\r?\n\Z")
 
 
-@dataclass(frozen=True)
-class WarcRecord:
+class WarcRecord(msgspec.Struct, frozen=True):
     """A record. offset: of its first byte. kind: its WARC-Type, in small letters. num_bytes: of its content.
 
     content: empty where the kind was not asked for, or num_bytes is above the limit.

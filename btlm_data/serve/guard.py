@@ -9,8 +9,8 @@ this server's own files only.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,8 +28,7 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(msgspec.Struct, frozen=True):
     """The outermost layer of the application. hosts: what the Host header may say, without the port; None:
     anything.
 

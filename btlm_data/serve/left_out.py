@@ -4,10 +4,10 @@ split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from btlm_data.errors import DataError
@@ -21,8 +21,7 @@ _MEMBER_COLUMNS = ("cluster", "kept", "fate", "split", "source", "file", "line",
 _DROPPED_COLUMNS = ("stage", "reason", "split", "source", "file", "line", "offset", "bytes")
 
 
-@dataclass(frozen=True)
-class Members:
+class Members(msgspec.Struct, frozen=True):
     """The documents of a cluster, as rows of clusters.parquet; total: how many it has."""
 
     rows: list[dict[str, Any]]

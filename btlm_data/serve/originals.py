@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from btlm_data.errors import BtlmError
 from btlm_data.formats.dataset import InputFile
@@ -13,8 +13,7 @@ from btlm_data.recipe.recorded import settings_of
 MAX_CHARS = 200_000  # of a text that are shown
 
 
-@dataclass(frozen=True)
-class Original:
+class Original(msgspec.Struct, frozen=True):
     """A record's text, uncleaned. text: None where it cannot be read; `why` says why."""
 
     text: str | None

@@ -11,10 +11,10 @@ import difflib
 import math
 import re
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -32,8 +32,7 @@ Z = 1.959964  # of a 95 % interval
 Verdict = Literal["right", "wrong"]
 
 
-@dataclass(frozen=True)
-class PairDocument:
+class PairDocument(msgspec.Struct, frozen=True):
     """A document of a pair, and its position in the source. document: its number there; None where it is not
     known.
     """
@@ -45,8 +44,7 @@ class PairDocument:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A removed document and the one kept for it, None where that is in an index of earlier runs.
 
     similarity: None where the texts were not compared. cluster: number of their cluster.
@@ -110,12 +108,11 @@ def _document(row: dict[str, Any], prefix: str) -> PairDocument:
     )
 
 
-@dataclass
-class Verdicts:
+class Verdicts(msgspec.Struct):
     """The verdicts of a person on the pairs of one dataset, by the number of the pair."""
 
-    by_pair: dict[int, Verdict] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    by_pair: dict[int, Verdict] = msgspec.field(default_factory=dict)
+    _lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     def say(self, pair: int, verdict: Verdict) -> None:
         """Keep a verdict; a second one on the same pair replaces the first."""

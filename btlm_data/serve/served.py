@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from btlm_data.errors import DataError
 from btlm_data.formats.documents_table import DocumentTable
@@ -39,8 +40,7 @@ NO_TOKEN = -1  # instead of the id that ends documents, where none is known
 MAX_DOCUMENT_TOKENS = 20_000  # of a document that are shown
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True):
     """A sample in which a text was found. position, end: of the tokens that hold it, within the sample. document: row of the
     document that holds it, None where that is not known. around: the text before it, itself, and behind it. goes_on: whether it ends in
     another sample.
@@ -55,8 +55,7 @@ class Hit:
     goes_on: bool = False
 
 
-@dataclass(frozen=True)
-class SearchResult:
+class SearchResult(msgspec.Struct, frozen=True):
     """The hits of a search. complete: whether everything was searched; False where it stopped at MAX_HITS."""
 
     hits: list[Hit]
@@ -368,8 +367,7 @@ def _document_at(view: SplitView, base: int, hit: Hit) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     """A shard to be searched. first: its first row in the split; count: its rows."""
 
     split: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from btlm_data.errors import DataError
 from btlm_data.formats import generations
@@ -20,8 +21,7 @@ from btlm_data.serve.served import MAX_HITS, Hit, Served
 from btlm_data.serve.training import Training
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(msgspec.Struct, frozen=True):
     """A dataset (of one set). root: the folder of the whole dataset, in which all its sets and generations are. members: the
     numbers of its generations among all that is served, the oldest first. places: the numbers of all generations of all sets
     of the whole dataset.

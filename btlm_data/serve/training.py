@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from btlm_data.errors import DataError
 from btlm_data.inspection import lookup
@@ -15,8 +16,7 @@ from btlm_data.serve.served import Served
 MAX_SHOWN = 20  # steps that are named beside a sample
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """A sample of a step. batch_index: its number in the batch; rank: whose slice of it; dataset, split, number: which sample
     of what is served, None where its shard is in no dataset that is served.
     """
@@ -30,8 +30,7 @@ class Taken:
     number: int = 0
 
 
-@dataclass(frozen=True)
-class TakenAt:
+class TakenAt(msgspec.Struct, frozen=True):
     """A step that takes a sample, and where in its batch; done: whether the newest checkpoint includes it."""
 
     step: int

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from btlm_data.recipe.models import Run
 from btlm_data.storage.retry import Retry
@@ -18,8 +19,7 @@ MAX_ENTRIES = (
 _EXAMPLES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(msgspec.Struct, frozen=True):
     """One input file.
 
     name: '/'-separated and relative to the source; it is the file's identity, gives the order (text order
@@ -53,11 +53,11 @@ class SourceFile:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(msgspec.Struct, frozen=True):
     """Files of the source that are not read, for one reason. names: the first few, '/'-separated, relative."""
 
     reason: str
@@ -81,8 +81,7 @@ def count_left_out(names_left_out: Iterable[tuple[str, str]]) -> tuple[LeftOut, 
     return tuple(LeftOut(reason, count, tuple(names[reason])) for reason, count in counts.most_common())
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """What a source gives.
 
     files: sorted by split (train, validation, test), then name. provenance: JSON values that say where the
@@ -94,10 +93,10 @@ class Listing:
     """
 
     files: tuple[SourceFile, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    fields: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    fields: Mapping[str, str] = msgspec.field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -114,12 +113,11 @@ class Listing:
         return {split: count_left_out(pairs) for split, pairs in by_split.items()}
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """How servers are asked. timeout: seconds without a byte. retry: the policy for faults that may pass."""
 
     timeout: float = 60.0
-    retry: Retry = field(default_factory=Retry)
+    retry: Retry = msgspec.field(default_factory=Retry)
 
     @staticmethod
     def of(run: Run) -> Access:
@@ -127,8 +125,7 @@ class Access:
         return Access(run.timeout, Retry(run.retries, run.retry_pause))
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """What to list.
 
     url: as the user wrote it, with its glob and its signature. globs: where a registered corpus decides, the
@@ -158,8 +155,7 @@ class Entry(NamedTuple):
     compression: str | None = None  # where the server says otherwise than the name
 
 
-@dataclass(frozen=True)
-class SchemeListing:
+class SchemeListing(msgspec.Struct, frozen=True):
     """The files that a scheme lists at one URL.
 
     entries: all files below the root, in any order. glob: the pattern in the URL, relative to the root, that
@@ -169,11 +165,11 @@ class SchemeListing:
     """
 
     entries: Sequence[Entry]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = msgspec.field(default_factory=dict)
     glob: str | None = None
     single: bool = False
     left_out: Sequence[tuple[str, str]] = ()
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = msgspec.field(default_factory=dict)
     trusted: bool = False
 
 

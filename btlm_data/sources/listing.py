@@ -16,8 +16,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data.errors import BtlmError, ConfigError, InputError, SourceUnavailable
 from btlm_data.recipe.models import Run, SourceSettings
@@ -78,15 +80,14 @@ def _place(name: str, corpus: Corpus | None) -> str:
     return str(path_of(name)) if is_local(name) else without_secrets(name)
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(msgspec.Struct, frozen=True):
     """Which files of a place are wanted, and their splits.
 
     globs: split -> patterns of a registered corpus: nothing else is read. splits: the user's source.splits.
     """
 
     globs: Mapping[Split, Sequence[str]] | None = None
-    splits: Mapping[Split, Sequence[str]] = field(default_factory=dict)
+    splits: Mapping[Split, Sequence[str]] = msgspec.field(default_factory=dict)
 
     @property
     def all_globs(self) -> tuple[str, ...] | None:
@@ -185,7 +186,7 @@ def _files(listing: SchemeListing, url: str, wanted: _Wanted) -> Listing:
         **listing.provenance,
         "files": len(files),
         "bytes": sum(file.size for file in files),
-        "left_out": [asdict(group) | {"names": list(group.names)} for group in left_out],
+        "left_out": [msgspec.to_builtins(group) | {"names": list(group.names)} for group in left_out],
     }
     if by_layout:
         provenance["layout"] = "RedPajama-1T"

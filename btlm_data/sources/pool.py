@@ -27,8 +27,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from btlm_data.errors import OutputError
 from btlm_data.storage.local import as_output_error
@@ -54,8 +55,7 @@ def _new_owner() -> str:
     return f"{machine_name()}-{process}-{started(process)}-{next(_numbers)}"
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     """One file of the folder, as its name says: KEY[.SIZE][.OWNER][.KIND]. size: taken or promised, in bytes."""
 
     path: Path
@@ -77,8 +77,7 @@ class _Entry:
         return str(started(int(process))) == began
 
 
-@dataclass
-class Whole:
+class Whole(msgspec.Struct):
     """A whole file that stays until `release`. path: of its bytes."""
 
     path: Path

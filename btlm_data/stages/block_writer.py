@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from msgspec.structs import replace
 
 from btlm_data import seeding
 from btlm_data.cleaning.document import Documents
@@ -34,8 +35,7 @@ from btlm_data.tokenizer import TokenizerSpec
 UNREADABLE = "(unreadable)"  # the source name under which records that could not be parsed are counted
 
 
-@dataclass(frozen=True)
-class ReadSettings:
+class ReadSettings(msgspec.Struct, frozen=True):
     """What the pass over the text needs to know; picklable. products: product -> digest of the settings it
     depends on.
     """
@@ -56,8 +56,7 @@ class ReadSettings:
         ready.get_ready(self.tokenizer)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """What one task works on. wanted: product -> digest of its settings and of these inputs."""
 
     ranges: Sequence[FileRange]
@@ -66,13 +65,12 @@ class Part:
     ngrams: EvalNgrams | None = None
 
 
-@dataclass
-class Records:
+class Records(msgspec.Struct):
     """The records of one block, which may come from several small files. files: index into the task's ranges."""
 
-    block: RecordBatch = field(default_factory=RecordBatch)
-    files: list[int] = field(default_factory=list)
-    reject_files: list[int] = field(default_factory=list)
+    block: RecordBatch = msgspec.field(default_factory=RecordBatch)
+    files: list[int] = msgspec.field(default_factory=list)
+    reject_files: list[int] = msgspec.field(default_factory=list)
 
     def documents(self, ranges: Sequence[FileRange], rows: Sequence[int]) -> Documents:
         """The documents of these rows as filters see them. ranges: the task's."""

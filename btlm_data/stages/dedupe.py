@@ -12,8 +12,10 @@ balance one survivor per component of train documents; none where the component 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from btlm_data import by_group
 from btlm_data.blocks import Block
@@ -35,8 +37,7 @@ from btlm_data.task_files import write_list
 MAX_DOCUMENTS = 2**32 - 1
 
 
-@dataclass(frozen=True)
-class Deduplicated:
+class Deduplicated(msgspec.Struct, frozen=True):
     """What the stage hands on. copies: clusters.cols. counts: its cells of the ledger. index_lineage: of the
     index it matched against.
     """

@@ -20,10 +20,10 @@ files at most.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -64,8 +64,7 @@ ROW = np.dtype(
 Names = dict[int, tuple[list[str], list[str]]]  # block -> names of its files, and of its sources
 
 
-@dataclass(frozen=True)
-class RowMoves:
+class RowMoves(msgspec.Struct, frozen=True):
     """In what amounts rows are moved. group_documents: of one task. fanout: files that one task reads at most."""
 
     group_documents: int
@@ -106,8 +105,7 @@ class RowFile(NamedTuple):
         return self.first < buckets.stop and buckets.start < self.last
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(msgspec.Struct, frozen=True):
     """What rows are made from. blocks: of the run. groups: what `shuffle.scatter` made of them. copies: columns
     file with `copies` (N,) by ordinal, None where nothing was deduplicated. kept: columns of the records' own
     fields and of signals that travel with their rows. signals: columns. memory: of one worker.
@@ -292,8 +290,7 @@ def _encoded(names: Names) -> list[Any]:
     return [[number, *lists] for number, lists in names.items()]
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Rows of some buckets of a stream, in the order of their keys. edges: where each bucket begins, and the
     end. texts: kept fields, Arrow arrays.
     """

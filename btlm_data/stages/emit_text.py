@@ -13,10 +13,10 @@ same bytes (for one version of zstd; it is recorded in the manifest of the run).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
+import msgspec
 import zstandard
 
 from btlm_data.errors import OutputError
@@ -43,8 +43,7 @@ def encode(text: str, source: str, fields: Mapping[str, Any], text_field: str) -
     return to_json({"text": text, "meta": own | {"redpajama_set_name": source}, **rest})
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """A run of kept documents of one block: its kept documents number `start` to `stop` (excluded), counted
     within the block.
     """
@@ -54,8 +53,7 @@ class Stretch:
     stop: int
 
 
-@dataclass(frozen=True)
-class OutputFile:
+class OutputFile(msgspec.Struct, frozen=True):
     """One file to write: its name below the output folder, and where its documents are."""
 
     name: str
@@ -67,8 +65,7 @@ class OutputFile:
         return sum(stretch.stop - stretch.start for stretch in self.stretches)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """What a written file holds. size: bytes as stored."""
 
     name: str

@@ -7,7 +7,8 @@ depends on names, sizes and --limit only, so that they are the same on every mac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.records.base import ReadOptions
@@ -34,8 +35,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     ]
 
 
-@dataclass(frozen=True)
-class FileRange:
+class FileRange(msgspec.Struct, frozen=True):
     """A stretch of a file; start and stop as in records.reader.read_batches. max_line: lines from here on are
     not read.
     """

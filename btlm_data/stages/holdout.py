@@ -20,10 +20,11 @@ SlimPajama's scripts do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from btlm_data import seeding
 from btlm_data.advance import advance
@@ -40,8 +41,7 @@ from btlm_data.task_files import TaskFiles
 VERSION = 3
 
 
-@dataclass(frozen=True)
-class HoldoutWork:
+class HoldoutWork(msgspec.Struct, frozen=True):
     """What the stage needs besides the blocks."""
 
     holdout: HoldoutSettings

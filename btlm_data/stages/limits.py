@@ -11,7 +11,8 @@ read. What comes out depends on the files only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+
+import msgspec
 
 from btlm_data.fingerprint import digest
 from btlm_data.records.base import ReadOptions
@@ -27,8 +28,7 @@ VERSION = 1
 _GROWTH = 8  # a round has at most so many times the bytes of all rounds before it
 
 
-@dataclass(frozen=True)
-class CountSettings:
+class CountSettings(msgspec.Struct, frozen=True):
     """How records are read."""
 
     fetcher: Fetcher
@@ -37,17 +37,16 @@ class CountSettings:
     @property
     def digest(self) -> str:
         """Of what decides how many records there are."""
-        return digest(VERSION, asdict(self.options))
+        return digest(VERSION, msgspec.to_builtins(self.options))
 
 
-@dataclass
-class _Split:
+class _Split(msgspec.Struct):
     """The files of one split, and how far they are counted. line: in the last of the files that are counted, what is from there on
     is not read; -1 where nothing is left out, None where it is not known yet.
     """
 
     limit: int
-    files: list[SourceFile] = field(default_factory=list)
+    files: list[SourceFile] = msgspec.field(default_factory=list)
     num_files: int = 0  # counted
     num_bytes: int = 0  # counted
     num_records: int = 0  # in the files before the last of them

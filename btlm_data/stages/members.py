@@ -13,9 +13,9 @@ unit    a part of the source, as `read` read it; where there are very many, some
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,8 +37,7 @@ UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class PartBlocks:
+class PartBlocks(msgspec.Struct, frozen=True):
     """A part of the source and its blocks. task: the one of `read`."""
 
     task: Task
@@ -214,8 +213,7 @@ def _from_tokens(
     return texts, is_right
 
 
-@dataclass(frozen=True)
-class _Tables:
+class _Tables(msgspec.Struct, frozen=True):
     """What tokens stand for: in a text, and in a normalised one."""
 
     plain: token_text.Table

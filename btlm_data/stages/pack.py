@@ -11,9 +11,9 @@ What rows are is the format's to say (ShardFormat); here are the tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,8 +35,7 @@ TOKENS_PER_FILE = 16_777_216  # default shard: 8,192 samples of 2,048 tokens
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class SampleSet:
+class SampleSet(msgspec.Struct, frozen=True):
     """One split of one prepared set. folder: relative to the output folder, "train" or "msl2048/train"."""
 
     folder: str
@@ -54,8 +53,7 @@ class SampleSet:
         return f"{self.packing.seq_len}-{self.index.stream.name}"
 
 
-@dataclass(frozen=True)
-class StreamSource:
+class StreamSource(msgspec.Struct, frozen=True):
     """Where tasks find the tokens of streams. lineage: of everything that decides the streams. blocks: of the run."""
 
     lineage: str
@@ -78,8 +76,7 @@ class StreamSource:
         return {"inputs": [self.lineage], "through": through, "hints": {"buckets": buckets}}
 
 
-@dataclass(frozen=True)
-class FormatSettings:
+class FormatSettings(msgspec.Struct, frozen=True):
     """The format that tasks of `pack` and `shard` work for. module: where any process finds it."""
 
     name: str
@@ -231,7 +228,7 @@ def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     return Counts(extra={"rows": packed.rows})
 
 
-class TaskStream(StreamReader):
+class TaskStream(StreamReader, frozen=True):
     """The stream that a task planned with a StreamSource names, as formats see it (StreamAccess)."""
 
     @classmethod

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -66,8 +66,7 @@ Places = npt.NDArray[np.void]
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class _Target:
+class _Target(msgspec.Struct, frozen=True):
     """A split to whose rows documents go. table: of their places; first_group: of the first shard; rows_per_file: of a shard."""
 
     table: str

@@ -13,9 +13,10 @@ example because the tokenizer changed, makes only the products whose digest chan
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from btlm_data.cleaning.evaluation_ngrams import EvalNgrams
 from btlm_data.cleaning.filters import Filters
@@ -110,7 +111,7 @@ def product_digests(
         settings.clean,
         normalizer_version(settings.clean.normalize),
         filters.fingerprint if filters.entries else None,
-        asdict(options),
+        msgspec.to_builtins(options),
         source.exclude_sources,
         need_sha256,
     )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
@@ -39,15 +40,14 @@ def estimate(workload: Workload) -> list[Estimate]:
     ]
 
 
-@dataclass
-class Tally:
+class Tally(msgspec.Struct):
     """What rejects come to. damaged: the first few damaged places, of num_damaged. undecodable: records that are no
     UTF-8, by file.
     """
 
-    damaged: list[str] = field(default_factory=list)
+    damaged: list[str] = msgspec.field(default_factory=list)
     num_damaged: int = 0
-    undecodable: Counter[str] = field(default_factory=Counter)
+    undecodable: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, reject: Mapping[str, Any]) -> None:
         """Take note of one line of rejects.jsonl."""

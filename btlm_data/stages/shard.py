@@ -9,8 +9,9 @@ balance label positions of all shards = label positions that `pack` kept
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from btlm_data.advance import advance
 from btlm_data.engine.runner import Runner

@@ -25,9 +25,9 @@ balance documents in = out + other sets' + left out by the mix; + repeats. token
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -324,8 +324,7 @@ def _bucket_edges(num_buckets: int, total: int, settings: StreamSettings) -> npt
     return np.array([i * span // num_buckets for i in range(num_buckets)], np.uint64)
 
 
-@dataclass
-class _Table:
+class _Table(msgspec.Struct):
     """One block's documents with their fates."""
 
     docs: Columns

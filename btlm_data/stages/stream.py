@@ -8,10 +8,10 @@ makes the index.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -27,8 +27,7 @@ ORDER_VERSION = 3  # increased whenever the steps that order documents write oth
 _NEAR = 8192  # tokens between documents that are read with them
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True):
     """One token stream: the documents of a set in a split."""
 
     set_index: int
@@ -40,8 +39,7 @@ class Stream:
         return f"{self.set_index}-{self.split}"
 
 
-@dataclass(frozen=True)
-class StreamSettings:
+class StreamSettings(msgspec.Struct, frozen=True):
     """What decides the streams."""
 
     settings: Settings
@@ -100,8 +98,7 @@ class PhaseAmount(NamedTuple):
 PhaseAmounts = dict[str, PhaseAmount]  # by source
 
 
-@dataclass(frozen=True)
-class StreamIndex:
+class StreamIndex(msgspec.Struct, frozen=True):
     """The whole index of one stream, as the driver knows it: its buckets in order. tokens: the list of files
     of tokens. phases: of a mix by budget, in order.
     """
@@ -132,8 +129,7 @@ class StreamIndex:
         return [b for b in self.buckets if b.num_tokens and b.start < stop and b.start + b.num_tokens > start]
 
 
-@dataclass(frozen=True)
-class StreamReader:
+class StreamReader(msgspec.Struct, frozen=True):
     """Tokens of a stream, for one task. buckets: those that the task names. listed: the list of files of
     tokens. dtype: of the tokens.
     """

@@ -15,9 +15,10 @@ import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 from btlm_data.errors import DataError, OutputError
 from btlm_data.storage import cached
@@ -28,8 +29,7 @@ _FOLDER_TRIES = 50  # to make a folder that others remove as empty: each try los
 _CLAIM_SECONDS = 10.0  # replacing a file takes milliseconds: an older claim is a dead process's
 
 
-@dataclass(frozen=True)
-class _Creating:
+class _Creating(msgspec.Struct, frozen=True):
     file: BinaryIO
     path: Path
 

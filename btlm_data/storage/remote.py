@@ -16,9 +16,10 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
+
+import msgspec
 
 from btlm_data.errors import BtlmError, ConfigError, DataError, OutputError
 from btlm_data.redact import redact, without_secrets
@@ -33,8 +34,7 @@ _FIRST_ANSWER = 6.0  # seconds: with the start of the program, a user waits for 
 _READ_AHEAD = 4 * 2**20  # bytes of one range request while a file is read from its beginning
 
 
-@dataclass(frozen=True)
-class RemoteEntry:
+class RemoteEntry(msgspec.Struct, frozen=True):
     """One object or folder directly below a place. tag: what changes when the object is written again (""
     where the store tells nothing but the size).
     """
@@ -45,8 +45,7 @@ class RemoteEntry:
     is_folder: bool
 
 
-@dataclass(frozen=True)
-class _Creating:
+class _Creating(msgspec.Struct, frozen=True):
     file: BinaryIO
     path: Path
 

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
+
 T = TypeVar("T")
 # Seconds: a server that has not answered once by then cannot be reached, and a user is waiting.
 FIRST_ANSWER = 8.0
@@ -37,8 +39,7 @@ class TransientError(Exception):
         self.restart = restart
 
 
-@dataclass(frozen=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """retries: tries without progress after the first. pause: seconds before the first repeat; it doubles up
     to a minute.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.tokenizer.configuration import Configuration, read_tokenizer_json, with_declared_tokens
@@ -23,8 +24,7 @@ def _built_in() -> Configuration:
     return read_vocab_and_merges(GPT2_FOLDER)
 
 
-@dataclass(frozen=True)
-class TokenizerFiles:
+class TokenizerFiles(msgspec.Struct, frozen=True):
     """The files of one tokenizer, the same in every process.
 
     name: as the user gave it. location: BUILT_IN, an absolute path, or a hub id. revision: the hub's commit,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +31,7 @@ MAX_CALL_TEXTS = 1000
 MAX_CALL_CHARS = 4 << 20
 
 
-@dataclass(frozen=True)
-class TokenizerSpec:
+class TokenizerSpec(msgspec.Struct, frozen=True):
     """All that another process needs to load the same tokenizer: picklable, a few hundred bytes.
 
     location: "gpt2", an absolute path, or a hub id. revision: the hub commit. backend: what the self-check

@@ -7,8 +7,9 @@ btlm_data/estimate.py, measured by tests/benchmarks/rates.py.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from btlm_data import planning
 from btlm_data.cluster_plan import LUSTRE, NVME, S3, Cluster, ClusterPlan, simulate

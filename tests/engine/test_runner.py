@@ -4,12 +4,12 @@ import importlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from btlm_data.engine import receipts
 from btlm_data.engine.base import EngineSettings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import FORMATS, format_of_rows, get_format

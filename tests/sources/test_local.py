@@ -6,10 +6,10 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from btlm_data.errors import ConfigError, InputError
 from btlm_data.recipe.models import Run, SourceSettings

@@ -4,7 +4,6 @@ folder or a used one: the same bytes. What is damaged is noticed.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasketch
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -411,7 +411,7 @@ def test_verification_counts_what_it_compared(tmp_path: Path) -> None:
 def test_index_drops_what_an_earlier_run_has_and_a_rerun_changes_nothing(
     tmp_path: Path, verify: bool, memory: int
 ) -> None:
-    everything = [dataclasses.replace(d, split="train") for d in some_documents(300)]
+    everything = [msgspec.structs.replace(d, split="train") for d in some_documents(300)]
     today, tomorrow = everything[:150], everything[150:]
     index = str(tmp_path / "index")
     first = run(
@@ -568,11 +568,11 @@ def check_history(folder: Path, history: Sequence[Attempt], documents: Sequence[
         except (SafetyStop, Killed):
             assert one.ends is not None
             continue
-        expected = attempt(fresh, dataclasses.replace(one, ends=None), fresh_index, documents)
+        expected = attempt(fresh, msgspec.structs.replace(one, ends=None), fresh_index, documents)
         assert found == expected, one
         assert outputs(used) == outputs(fresh), one
         assert contents(index) == contents(fresh_index), one
-        same = dataclasses.replace(one, memory=0, ends=None)
+        same = msgspec.structs.replace(one, memory=0, ends=None)
         assert before.setdefault(same, outputs(used)) == outputs(used), one
 
 
@@ -627,7 +627,7 @@ attempts = st.builds(
 def test_no_history_of_a_work_folder_changes_an_outcome(
     tmp_path_factory: pytest.TempPathFactory, history: list[Attempt], last: Attempt, seed: int
 ) -> None:
-    last = dataclasses.replace(last, ends=None)
+    last = msgspec.structs.replace(last, ends=None)
     check_history(tmp_path_factory.mktemp("history"), [*history, last], some_documents(120, seed))
 
 
@@ -638,8 +638,8 @@ def test_no_history_of_a_work_folder_changes_an_outcome_with_an_index(
 ) -> None:
     """One kind of index, which the runs that end well fill; others have no use for it."""
     all_attempts = [
-        dataclasses.replace(one, bands=BANDS, rows=2, index=True)
-        for one in [*history, dataclasses.replace(last, ends=None)]
+        msgspec.structs.replace(one, bands=BANDS, rows=2, index=True)
+        for one in [*history, msgspec.structs.replace(last, ends=None)]
     ]
     check_history(tmp_path_factory.mktemp("history"), all_attempts, some_documents(120, seed))
 
@@ -745,11 +745,11 @@ def test_a_flipped_bit_of_a_result_is_noticed_by_its_reader(tmp_path: Path, name
     for number in range(6):
         flip(tmp_path / name, rng)
         with Context(tmp_path).runner() as runner, pytest.raises(DamagedError):
-            runner.run(dataclasses.replace(step, version=number))
+            runner.run(msgspec.structs.replace(step, version=number))
         run(tmp_path, blocks, memory=memory)
         assert outputs(tmp_path) == expected
         with Context(tmp_path).runner() as runner:
-            runner.run(dataclasses.replace(step, version=number))
+            runner.run(msgspec.structs.replace(step, version=number))
 
 
 @pytest.mark.parametrize("kind", ["exact", "bands"])
@@ -798,7 +798,7 @@ def test_a_damaged_sketch_that_only_an_index_reads_is_made_again(tmp_path: Path,
 
 def index_of_a_run(folder: Path, memory: int = 10**9) -> tuple[Path, list[Document]]:
     """An index of one run, and documents of which many are in it; kind of the runs: `INDEXED`."""
-    everything = [dataclasses.replace(d, split="train") for d in some_documents(300)]
+    everything = [msgspec.structs.replace(d, split="train") for d in some_documents(300)]
     blocks = write_blocks(folder / "indexed", everything[:150], per_block=150)
     run(folder / "indexed", blocks, memory=memory, index=str(folder / "index"), **INDEXED)
     return folder / "index", everything[150:]

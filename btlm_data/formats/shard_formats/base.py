@@ -8,9 +8,9 @@ format is one file beside this one, one line in __init__.py, and its tests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,8 +30,7 @@ class StreamSize(NamedTuple):
     documents: int
 
 
-@dataclass(frozen=True)
-class Packing:
+class Packing(msgspec.Struct, frozen=True):
     """Everything that decides how one split's stream becomes rows, and rows become files.
 
     split, seed: of the order of samples, where is_shuffled. samples_per_file: rows of seq_len tokens in one
@@ -48,7 +47,7 @@ class Packing:
     max_documents: int
     eos_id: int
     dtype: str
-    storage: ShardOptions = field(default_factory=ShardOptions)
+    storage: ShardOptions = msgspec.field(default_factory=ShardOptions)
     borders: tuple[int, ...] = ()
 
     def order(self, num_samples: int, ends: tuple[int, ...] = ()) -> SampleOrder:
@@ -57,7 +56,8 @@ class Packing:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Packing:
@@ -308,8 +308,7 @@ class ShardFormat(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """One shard to write. plan, size, packing: of its split. packed_rows: as for `ShardFormat.plan`."""
 
     number: int

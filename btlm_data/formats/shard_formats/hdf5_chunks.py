@@ -17,9 +17,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,8 +35,7 @@ _MAX_STRIDE = 1 << 16  # bytes from a node to the next that are read at once wit
 _READ_BYTES = 1 << 22  # of nodes at once
 
 
-@dataclass(frozen=True)
-class ChunkTable:
+class ChunkTable(msgspec.Struct, frozen=True):
     """Where each chunk is, by its number in the grid (row-major).
 
     offsets: (n,) int64 file offsets, -1 where a chunk was never written. sizes: (n,) uint32 stored bytes.
@@ -48,8 +47,7 @@ class ChunkTable:
     skipped: npt.NDArray[np.uint32] | None
 
 
-@dataclass(frozen=True)
-class ChunkNode:
+class ChunkNode(msgspec.Struct, frozen=True):
     """A part of a ChunkTable. first: number of its first chunk."""
 
     first: int
@@ -319,8 +317,7 @@ def _page(table: _Table, address: int, size: int) -> bytes:
     return data[:-4]
 
 
-@dataclass(frozen=True)
-class _Extensible:
+class _Extensible(msgspec.Struct, frozen=True):
     """The header of an extensible array: sizes of its blocks.
 
     Elements come first from the index block, then from data blocks. Super block u stands for 2^(u//2) data

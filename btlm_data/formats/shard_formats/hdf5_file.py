@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from btlm_data.formats.shard_formats.byte_source import ByteSource
 
@@ -29,8 +30,7 @@ class NotPlain(Exception):
     """A valid HDF5 file that is no plain shard, in words that complete "FILE is not a shard: "."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One message in the header of an object. kind, flags and data as the specification has them."""
 
     kind: int

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from btlm_data.formats.shard_formats.byte_source import ByteSource
@@ -49,8 +49,7 @@ _FLOATS = {  # size -> exponent location and size, mantissa location and size, b
 }
 
 
-@dataclass(frozen=True)
-class ChunkIndex:
+class ChunkIndex(msgspec.Struct, frozen=True):
     """Where the list of chunks is. kind: "btree", or the index types of layout version 4 by name.
 
     address: of its root (UNDEFINED: no chunk was ever written). single: stored bytes and skipped filters of
@@ -62,8 +61,7 @@ class ChunkIndex:
     single: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """`data`, as the head describes it.
 
     base: file offset that addresses count from. chunks: shape of a chunk (None: one stretch of bytes).

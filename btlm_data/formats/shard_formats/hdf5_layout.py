@@ -18,9 +18,9 @@ IV.A.2.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,8 +30,7 @@ _LEAF_K, _INTERNAL_K = 4, 16  # symbols and children of a group node: half of ho
 _CHILDREN = 64  # children of a chunk B-tree node: twice the format's default of 32, which version 0 implies
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(msgspec.Struct, frozen=True):
     """What the file holds: shape, element type, chunk shape (None: contiguous), and the filters each chunk
     went through.
 

@@ -5,9 +5,9 @@ is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -15,8 +15,7 @@ from btlm_data.formats.columns import Columns
 from btlm_data.formats.shard_formats.base import Int64Array
 
 
-@dataclass(frozen=True)
-class SampleStream:
+class SampleStream(msgspec.Struct, frozen=True):
     """StreamAccess to `tokens` (T,), documents with an EOS each. starts, lengths (n,): of each, without its
     EOS.
 
@@ -72,8 +71,7 @@ class SampleStream:
         return self.tokens
 
 
-@dataclass(frozen=True)
-class PackedColumns:
+class PackedColumns(msgspec.Struct, frozen=True):
     """What `ShardFormat.pack` made, without a file."""
 
     columns: Mapping[str, npt.NDArray[Any]]

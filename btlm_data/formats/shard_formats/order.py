@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ def sample_purpose(seq_len: int, split: str) -> str:
     return f"samples/{seq_len}/{split}"
 
 
-@dataclass(frozen=True)
-class SampleOrder:
+class SampleOrder(msgspec.Struct, frozen=True):
     """The order of one split's samples. purpose: of the salt. ends: samples up to the end of each phase of a mix;
     each phase is shuffled by itself, so that what it holds stays in its part of the order.
     """

@@ -13,11 +13,11 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -33,8 +33,7 @@ _MOST_LOOKUPS = 16  # in an index of chunks, before all of it is read
 _REMEDY = "Restore it from a copy, or remove it and run the command that made it again."
 
 
-@dataclass(frozen=True)
-class ShardLayout:
+class ShardLayout(msgspec.Struct, frozen=True):
     """What a file holds, as far as can be determined without reading its data; n_examples is the attribute
     (None: not there).
     """

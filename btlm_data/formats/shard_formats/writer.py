@@ -12,10 +12,10 @@ are ISA-L's at level 1: other versions of those libraries may give other bytes (
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
@@ -29,8 +29,7 @@ ElementType = Literal["int32", "uint16"]
 BATCH_UNITS = 1 << 23  # elements compressed at once, with one Huffman code: bounds memory
 
 
-@dataclass(frozen=True)
-class ShardOptions:
+class ShardOptions(msgspec.Struct, frozen=True):
     """How a shard's bytes are stored; the values a reader gets do not depend on it.
 
     level: 1 (fast) to 9, of gzip; hdf5_shuffle: HDF5's shuffle filter before gzip (5% smaller, half the
@@ -43,8 +42,7 @@ class ShardOptions:
     dtype: ElementType = "int32"
 
 
-@dataclass(frozen=True)
-class ShardInfo:
+class ShardInfo(msgspec.Struct, frozen=True):
     """A finished shard: rows (tokens in the corpus layout), real label positions, the file's sha256 and size
     in bytes.
     """

@@ -9,8 +9,9 @@ its first bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
+
+import msgspec
 
 from btlm_data.records.base import Damage
 
@@ -51,8 +52,7 @@ class Salvaged(NamedTuple):
     search_from: int | None = None
 
 
-@dataclass(frozen=True)
-class MemberCodec:
+class MemberCodec(msgspec.Struct, frozen=True):
     """What differs between the kinds. is_start: whether bytes (HEADER_BYTES, or fewer at the file's end)
     begin a member.
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_BLOCK_BYTES = 2**17  # of content
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """A stretch [start, end) of the file that has a frame's structure.
 
     window: bytes of memory that decompressing it takes: what its header asks for, or its content if that is
@@ -30,16 +30,14 @@ class Frame:
     is_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(msgspec.Struct, frozen=True):
     """A stretch [start, end) of the file that is no frame."""
 
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A block of a frame: bytes [start, end) of the file, header included. content: at most that many
     bytes.
     """
