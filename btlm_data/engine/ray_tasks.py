@@ -7,8 +7,10 @@ retries are off, so that tasks are tried again by the one rule that all engines 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -48,12 +50,14 @@ class RayEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._is_ours:
-            self._ray.shutdown()
+            self._is_ours, self._futures = False, None
+            _end(self._ray)
 
     def start(self) -> None:
         """Join the cluster, or start one. Raises ConfigError if there is none at the address."""
         if self._futures is not None:
             return
+        _wait_for_end()
         if not self._ray.is_initialized():
             self._join()
         self._futures = Futures(_RayPool(self._ray, self._settings))
@@ -89,6 +93,29 @@ class RayEngine:
         self.start()
         assert self._futures is not None
         return self._futures.map(jobs)
+
+
+_ending: threading.Thread | None = None
+
+
+def _end(ray: Any) -> None:
+    """Leave the cluster, or end it, beside what the process does next: Ray waits for more than a second for the end of its
+    processes. A process that ends waits for it.
+    """
+    global _ending
+    _wait_for_end()
+    _ending = threading.Thread(target=ray.shutdown, name="ray-shutdown")
+    _ending.start()
+    atexit.register(_wait_for_end)  # before Ray's own, which was registered earlier
+
+
+def _wait_for_end() -> None:
+    """Wait until a cluster that is being left is left."""
+    global _ending
+    if _ending is not None:
+        _ending.join()
+        _ending = None
+    atexit.unregister(_wait_for_end)
 
 
 class _RayPool:

@@ -27,7 +27,9 @@ from btlm_data.kernels.ranges import check_below, check_offsets, check_same_leng
 
 JACCARD, CONTAINMENT = 0, 1  # shared features over all of both; over those of the text that would go
 _SPACE = 0x20
-_CACHE = 2**18  # numbers in the tables that are kept: 1 MB, what a core's own cache holds
+_CACHE = (
+    2**21
+)  # numbers in the tables that are kept: 8 MB; to look one up farther from the core costs less than to make it again
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
@@ -126,7 +128,7 @@ def decide(
     utf8, offsets: n normalised texts, as `offsets_of` and `end_words` lay them. candidates[bounds[i]:bounds[i + 1]]: earlier texts that
     text i is compared with, the most promising first. Text i goes for the first of them that stays and is similar enough.
     In place of one that goes stands the one that it goes for. Pairs that can no longer reach `floor` (default: the lowest
-    threshold) are not counted to the end. Memory: 20 bytes a text and 20 for each rule, and about 64 MB. Raises DataError
+    threshold) are not counted to the end. Memory: 20 bytes a text and 20 for each rule, and about 70 MB. Raises DataError
     for a candidate that is not an earlier text. utf8: (bytes,) uint8; offsets: (n + 1,) int64; candidates: (m,) int64;
     bounds: (n + 1,) int64.
     """
@@ -185,7 +187,7 @@ def _room_for(offsets: Int64Array) -> tuple[UInt32Array, UInt32Array]:
     lengths = np.diff(offsets)
     kept = max(_CACHE, _room(int(lengths[lengths < TABLE_BYTES].max(initial=0)), 1))
     longest = int(lengths.max(initial=0))
-    return np.zeros(kept, np.uint32), np.empty(
+    return np.empty(kept, np.uint32), np.empty(
         _slots(min(longest + 1, TABLE_BYTES)) + longest // 32 + 1, np.uint32
     )
 
