@@ -208,12 +208,18 @@ def simulate(steps: Sequence[Estimate], cluster: Cluster) -> ClusterPlan:
 
 def _stage(name: str, steps: Sequence[Estimate], cluster: Cluster) -> StageCost:
     seconds = [seconds_of(step, cluster) for step in steps]
+    clock: list[float] = []
+    for step, taken in zip(steps, seconds, strict=True):
+        if step.is_beside and clock:
+            clock[-1] = max(clock[-1], taken)
+        else:
+            clock.append(taken)
     requests = sum(requests_of(step) for step in steps)
     held = max(
         step.memory_bytes * min(cluster.cores_per_node, -(-max(1, step.tasks) // cluster.nodes))
         for step in steps
     )
-    total = sum(seconds)
+    total = sum(clock)
     return StageCost(
         name,
         sum(step.tasks for step in steps),

@@ -12,7 +12,7 @@ CPU time is RATES times these amounts. `python -m tests.benchmarks.rates CORPUS`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -129,7 +129,8 @@ class Estimate(msgspec.Struct, frozen=True):
     there, of which (or of what earlier steps wrote) freed_bytes are removed when the step is done. out_bytes:
     written to the folder of the dataset, or of the text. memory_bytes: of one process that does a task,
     beside the pages of mapped files, which the system takes back when it needs them. cpu_seconds: of all
-    tasks together. cores: that one task keeps busy, on average, where they are free.
+    tasks together. cores: that one task keeps busy, on average, where they are free. is_beside: whether its tasks are done
+    among those of the step before it.
     """
 
     step: str
@@ -144,6 +145,7 @@ class Estimate(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     cpu_seconds: float = 0.0
     cores: float = 1.0
+    is_beside: bool = False
 
     @property
     def stage(self) -> str:
@@ -159,20 +161,35 @@ def by_stage(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
     """One sum for each stage, in order: amounts and tasks added up; documents, memory and cores are the largest
     of its steps.
     """
-    steps: dict[str, list[Estimate]] = defaultdict(list)
+    stages: dict[str, list[Estimate]] = defaultdict(list)
     for estimate in estimates:
-        steps[estimate.stage].append(estimate)
+        stages[estimate.stage].append(estimate)
+    return _sums(stages)
+
+
+def by_run_step(estimates: Iterable[Estimate]) -> dict[str, Estimate]:
+    """The steps as a run knows them, in order: what is done among the tasks of a step is in its sum."""
+    steps: dict[str, list[Estimate]] = {}
+    for estimate in estimates:
+        if estimate.is_beside:
+            steps[next(reversed(steps))].append(estimate)
+        else:
+            steps[estimate.step] = [estimate]
+    return _sums(steps)
+
+
+def _sums(steps: Mapping[str, Sequence[Estimate]]) -> dict[str, Estimate]:
     largest = {"documents", "memory_bytes", "cores"}
     return {
-        stage: Estimate(
-            stage,
+        name: Estimate(
+            name,
             **{
-                name: (max if name in largest else sum)(getattr(part, name) for part in parts)
-                for name in Estimate.__struct_fields__
-                if name != "step"
+                field: (max if field in largest else sum)(getattr(part, field) for part in parts)
+                for field in Estimate.__struct_fields__
+                if field not in ("step", "is_beside")
             },
         )
-        for stage, parts in steps.items()
+        for name, parts in steps.items()
     }
 
 

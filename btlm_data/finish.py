@@ -1,5 +1,5 @@
-"""The end of a run: tables of documents, what is beside the shards, and dataset.json, which says it is
-complete.
+"""The end of a run: the files of the dataset (shards, tables of documents, lists for people), and dataset.json, which says
+it is complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from btlm_data.formats.shard_formats.base import Balance, ShardFormat
 from btlm_data.preparation import Preparation, PreparedSet
 from btlm_data.redact import without_secrets
 from btlm_data.sources.base import Listing
-from btlm_data.stages import beside, documents, dropped
+from btlm_data.stages import documents, dropped, shard
 from btlm_data.stages.document_rows import Sources
 from btlm_data.stages.pack import SampleSet
 from btlm_data.stages.stream import StreamIndex, StreamSettings
@@ -31,8 +31,8 @@ LIBRARIES = ("isal", "numba", "numpy", "pyarrow", "tokenizers", "zstandard")
 
 
 def write(p: Preparation) -> dict[str, dataset.Dataset]:
-    """Write everything beside the shards and give each set its dataset.json; returns them by folder."""
-    tables, beside_shards = _write_tables(p), _copy_beside(p)
+    """Write the files of the dataset and give each set its dataset.json; returns them by folder."""
+    tables, beside_shards = _write_files(p)
     steps = [
         provenance.StepTime(
             name,
@@ -71,10 +71,36 @@ def _streams_of(p: Preparation, prepared: PreparedSet) -> list[StreamIndex]:
     return [index for index in p.streams.values() if index.stream.set_index == stream_set]
 
 
-def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
-    """documents.parquet of every split of every set, and dropped.parquet of every set; returns them by their
-    names.
+def _write_files(
+    p: Preparation,
+) -> tuple[dict[str, dataset.StoredFile], dict[str, list[dataset.StoredFile]]]:
+    """Write all files but dataset.json, those of one process among the shards. Returns the tables by their names, and what
+    people look at by the folder of its set; the shards are in `p.sets`.
     """
+    assert p.shards is not None
+    parts, lists = _parts_of_tables(p), _lists(p)
+    step = shard.with_others(p.shards.step, parts, lists)
+    p.output.announce(p.inputs.fingerprint, [name for task in step.tasks for _, name in task.outputs])
+    shards: dict[str, list[dataset.ShardFile]] = {}
+    tables: dict[str, dataset.StoredFile] = {}
+    copied: dict[str, list[dataset.StoredFile]] = {prepared.folder: [] for prepared in p.sets}
+    for task, result in zip(step.tasks, p.step(step), strict=True):
+        [(_, name)], file = task.outputs, result.counts.extra["file"]
+        folder = name.rpartition("/")[0]
+        if name in parts:
+            tables[name] = dataset.StoredFile(**file)
+        elif name in lists:
+            copied[folder].append(dataset.StoredFile(**file))
+        else:
+            shards.setdefault(folder, []).append(dataset.ShardFile(**file))
+    for prepared in p.sets:
+        for split in prepared.splits.values():
+            split.files = shards.get(split.sample_set.folder, [])
+    return tables, copied
+
+
+def _parts_of_tables(p: Preparation) -> dict[str, Sequence[Artifact]]:
+    """Of documents.parquet of every split of every set, and of dropped.parquet of every set, by their names."""
     assert p.table is not None
     kept = list(p.settings.source.kept_columns)
     signals = p.inputs.signals.columns
@@ -90,18 +116,13 @@ def _write_tables(p: Preparation) -> dict[str, dataset.StoredFile]:
     assert p.fates is not None
     leaving = dropped.plan(p.blocks, p.fates, p.mix, StreamSettings(p.settings, p.splits), kept)
     missing = [result.outputs[0] for result in p.step(leaving)]
-    parts_by_table |= {f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets}
-    tables = documents.plan_tables(parts_by_table)
-    names = [name for task in tables.tasks for _, name in task.outputs]
-    p.output.announce(p.inputs.fingerprint, names)
-    return {
-        task.outputs[0][1]: dataset.StoredFile(**result.counts.extra["file"])
-        for task, result in zip(tables.tasks, p.step(tables), strict=True)
+    return parts_by_table | {
+        f"{prepared.folder}/{dataset.DROPPED}".lstrip("/"): missing for prepared in p.sets
     }
 
 
-def _copy_beside(p: Preparation) -> dict[str, list[dataset.StoredFile]]:
-    """Copy what people look at into the folder of every set; returns the files by folder."""
+def _lists(p: Preparation) -> dict[str, Artifact]:
+    """What people look at, by the name that it gets in the folder of each set."""
     sources = {artifact.name.rpartition("/")[2]: artifact for artifact in p.reject_files}
     if p.clusters is not None:
         sources["clusters.parquet"] = p.clusters
@@ -110,14 +131,7 @@ def _copy_beside(p: Preparation) -> dict[str, list[dataset.StoredFile]]:
     if p.contamination is not None:
         sources["contamination.parquet"] = p.contamination
     folders = [prepared.folder for prepared in p.sets]
-    by_name = {f"{folder}/{name}".lstrip("/"): sources[name] for folder in folders for name in sources}
-    copying = beside.plan(by_name)
-    p.output.announce(p.inputs.fingerprint, by_name)
-    copied: dict[str, list[dataset.StoredFile]] = {folder: [] for folder in folders}
-    for task, result in zip(copying.tasks, p.step(copying), strict=True):
-        folder = task.outputs[0][1].rpartition("/")[0]
-        copied[folder].append(dataset.StoredFile(**result.counts.extra["file"]))
-    return copied
+    return {f"{folder}/{name}".lstrip("/"): sources[name] for folder in folders for name in sources}
 
 
 def _describe(

@@ -28,7 +28,7 @@ from btlm_data.errors import ConfigError, InputError, NothingNew
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
 from btlm_data.formats import ledger
-from btlm_data.formats.dataset import Dataset, ShardFile
+from btlm_data.formats.dataset import Dataset
 from btlm_data.locations import Locations, Stores
 from btlm_data.output_folder import OutputFolder
 from btlm_data.preparation import Inputs, Preparation, PreparedSet, PreparedSplit
@@ -410,16 +410,6 @@ def _shard(p: Preparation) -> Mapping[str, Dataset]:
     """Write the shards and what is beside them."""
     from btlm_data import finish
 
-    assert p.shards is not None
-    step = p.shards.step
-    p.output.announce(p.inputs.fingerprint, [name for task in step.tasks for _, name in task.outputs])
-    files: dict[str, list[ShardFile]] = {}
-    for task, result in zip(step.tasks, p.step(step), strict=True):
-        folder = task.outputs[0][1].rpartition("/")[0]
-        files.setdefault(folder, []).append(ShardFile(**result.counts.extra["file"]))
-    for prepared in p.sets:
-        for split in prepared.splits.values():
-            split.files = files.get(split.sample_set.folder, [])
     datasets = finish.write(p)
     p.runner.discard_files("pack")
     dedupe.discard_passed(p.runner)

@@ -33,7 +33,6 @@ from btlm_data.recipe.models import Recipe
 from btlm_data.sources.base import LeftOut
 from btlm_data.sources.fetch import Fetcher
 from btlm_data.stages import (
-    beside,
     decontaminate,
     dedupe,
     emit,
@@ -107,7 +106,6 @@ def estimates(workload: Workload) -> tuple[Estimate, ...]:
         *pack.estimate(workload),
         *pieces.estimate(workload),
         *shard.estimate(workload),
-        *beside.estimate(workload),
     )
 
 

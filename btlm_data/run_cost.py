@@ -17,7 +17,7 @@ from rich.table import Table
 
 from btlm_data import planning
 from btlm_data.errors import DataError
-from btlm_data.estimate import Volume, Workload
+from btlm_data.estimate import Volume, Workload, by_run_step
 from btlm_data.formats import dataset, provenance
 from btlm_data.recipe.models import Run, Settings
 from btlm_data.wording import amount, counted, duration
@@ -64,7 +64,7 @@ def compare(folder: Path) -> RunCost:
             f"{folder}/{provenance.FILE_NAME} is of an earlier version, which did not keep what tasks took. Prepare the dataset again."
         )
     workload = _workload(sets, made)
-    planned = {step.step: step for step in planning.estimates(workload)}
+    planned = by_run_step(planning.estimates(workload))
     steps = []
     for took in made.steps:
         expected = planned.get(took.step)

@@ -20,7 +20,8 @@ from btlm_data import cluster_plan, pipeline
 from btlm_data.cli import cli
 from btlm_data.cluster_plan import Cluster, Storage, parse_price, parse_storage, requests_of, simulate
 from btlm_data.errors import ConfigError
-from btlm_data.estimate import Estimate
+from btlm_data.estimate import Estimate, by_run_step
+from btlm_data.formats import dataset
 from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from tests.benchmarks import simulate as tables
@@ -111,6 +112,25 @@ def test_a_plan_in_words() -> None:
     assert "on 64 cores of 1 node, storage" in written.getvalue()
 
 
+def test_what_is_done_beside_a_step_takes_time_only_where_it_is_longer() -> None:
+    cluster = Cluster(256, 8, Storage(2e9, 1e-3), 1.0, 0.0)
+    write, tables = (
+        Estimate("shard.write", 4096, cpu_seconds=40_960.0),
+        Estimate("shard.tables", 1, cpu_seconds=30.0),
+    )
+    for longest in (30.0, 3000.0):
+        copied = replace(tables, cpu_seconds=longest)
+        apart = [simulate([step], cluster).seconds for step in (write, copied)]
+        together = simulate([write, replace(copied, is_beside=True)], cluster)
+        assert (
+            together.seconds
+            == max(apart)
+            < sum(apart)
+            == pytest.approx(simulate([write, copied], cluster).seconds)
+        )
+        assert together.core_seconds == write.cpu_seconds + longest
+
+
 def test_one_task_is_as_slow_on_many_cores() -> None:
     step = Estimate("dedupe.cluster", tasks=1, cpu_seconds=100.0)
     assert simulate([step], Cluster(1)).seconds == pytest.approx(simulate([step], Cluster(4096, 64)).seconds)
@@ -194,7 +214,7 @@ def test_reads_are_counted_as_planned_and_the_cost_is_shown(
     recipe = load(None, {key: (value, "test") for key, value in given_.items()})
     from btlm_data import planning
 
-    planned = {step.step: step for step in planning.measure(recipe).steps}
+    planned = by_run_step(planning.measure(recipe).steps)
     with counting(monkeypatch) as found:
         pipeline.prepare(recipe, Lines())
     for name, reads in found.items():
@@ -208,7 +228,7 @@ def test_reads_are_counted_as_planned_and_the_cost_is_shown(
     assert steps["read"]["planned_tasks"] == steps["read"]["tasks"] == 3
     assert steps["read"]["planned_bytes"] == pytest.approx(steps["read"]["written_bytes"], rel=0.1)
     assert steps["shard.write"]["written_bytes"] == sum(
-        file.stat().st_size for file in (tmp_path / "out").rglob("*.h5")
+        file.bytes for file in dataset.read_set(tmp_path / "out").stored()
     )
     assert cost["workers"] == 1
     (tmp_path / "out/provenance.json").unlink()

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from btlm_data import planning
-from btlm_data.estimate import Estimate, Volume, Workload, by_stage, peak_work_bytes
+from btlm_data.estimate import Estimate, Volume, Workload, by_run_step, by_stage, peak_work_bytes
 from btlm_data.recipe.load import load
 from tests import costs
 
@@ -85,7 +85,7 @@ def check_run(source: Path | str, folder: Path, *assignments: str, **environment
 
 def check(real: dict[str, Any]) -> None:
     plan = real["plan"]
-    steps = {step["step"]: Estimate(**step) for step in plan["steps"]}
+    steps = by_run_step(Estimate(**step) for step in plan["steps"])
     assert steps.keys() - WITHOUT_STEPS == real["steps"].keys()
     for name, took in real["steps"].items():
         expected = steps[name]
@@ -145,6 +145,19 @@ def test_a_step_of_one_task_takes_as_long_on_any_number_of_workers() -> None:
     assert Estimate("dedupe.cluster", tasks=1, cpu_seconds=60.0).seconds(64) == 60.0
     assert Estimate("read", tasks=100, cpu_seconds=60.0).seconds(10) == 6.0
     assert Estimate("tokenize", tasks=0).seconds(10) == 0.0
+
+
+def test_what_is_done_among_the_tasks_of_a_step_is_in_its_sum() -> None:
+    steps = [
+        Estimate("shard.documents", 3, work_bytes=9),
+        Estimate("shard.write", 4, out_bytes=50, memory_bytes=7, cpu_seconds=1.0),
+        Estimate("shard.tables", 2, out_bytes=5, memory_bytes=9, cpu_seconds=2.0, is_beside=True),
+        Estimate("shard.beside", 1, cpu_seconds=4.0, is_beside=True),
+    ]
+    assert by_run_step(steps) == {
+        "shard.documents": steps[0],
+        "shard.write": Estimate("shard.write", 7, out_bytes=55, memory_bytes=9, cpu_seconds=7.0),
+    }
 
 
 def test_sums_by_stage_and_the_most_that_lies_in_the_work_folder() -> None:

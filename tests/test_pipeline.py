@@ -5,7 +5,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from btlm_data.progress import Lines
 from btlm_data.recipe.load import load
 from btlm_data.sources.local import SAMPLE
 from btlm_data.stages import file_ranges, read, shard, shuffle
+from btlm_data.task import Step, Task
 from btlm_data.tokenizer import load_tokenizer
 from tests.reference import documents as reference
 from tests.reference import stream as plain
@@ -314,10 +315,10 @@ def receipts(out: Path) -> dict[str, set[int]]:
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ({"shards__compression": "none"}, {"shard.write", "shard.tables", "shard.beside"}),
-        ({"seq_len": 300}, {"shard.write", "shard.tables", "shard.beside"}),
-        ({"tail": "drop"}, {"shard.write", "shard.tables", "shard.beside"}),
-        ({"shuffle": "documents"}, {"shard.write", "shard.tables", "shard.beside"}),
+        ({"shards__compression": "none"}, {"shard.write"}),
+        ({"seq_len": 300}, {"shard.write"}),
+        ({"tail": "drop"}, {"shard.write"}),
+        ({"shuffle": "documents"}, {"shard.write"}),
         (
             {"seed": 5},
             {
@@ -325,8 +326,6 @@ def receipts(out: Path) -> dict[str, set[int]]:
                 "shuffle.sort",
                 "shard.write",
                 "shard.documents",
-                "shard.tables",
-                "shard.beside",
             },
         ),
         (
@@ -336,11 +335,9 @@ def receipts(out: Path) -> dict[str, set[int]]:
                 "shuffle.sort",
                 "shard.write",
                 "shard.documents",
-                "shard.tables",
-                "shard.beside",
             },
         ),
-        ({"format": "corpus", "shuffle": "documents"}, {"shard.write", "shard.tables", "shard.beside"}),
+        ({"format": "corpus", "shuffle": "documents"}, {"shard.write"}),
         (
             {"clean__min_chars": 300},
             {
@@ -356,8 +353,6 @@ def receipts(out: Path) -> dict[str, set[int]]:
                 "shard.write",
                 "shard.documents",
                 "shard.dropped",
-                "shard.tables",
-                "shard.beside",
             },
         ),
         ({"run__workers": 2}, set()),
@@ -403,6 +398,27 @@ def test_losing_a_shard_or_a_table_brings_it_back(tmp_path: Path, base: Path) ->
         file.write(b"more")
     run("sample", out, seq_len=512, shards__samples_per_file=500)
     assert contents(out) == contents(base)
+
+
+def test_what_one_process_puts_together_is_begun_before_the_shards(tmp_path: Path) -> None:
+    started: list[Step] = []
+
+    class Events(Lines):
+        def step_started(self, step: Step, todo: Sequence[Task], done: Sequence[Task]) -> None:
+            started.append(step)
+
+    chosen = {"source__name": "sample", "seq_len": 512, "shards__samples_per_file": 500}
+    overrides = {
+        key.replace("__", "."): (value, "test")
+        for key, value in {**chosen, "run__out": str(tmp_path / "out"), "run__workers": 1}.items()
+    }
+    pipeline.prepare(load(None, overrides), Events())
+    names = [name for task in started[-1].tasks for _, name in task.outputs]
+    are_shards = [name.endswith(".h5") for name in names]
+    assert sum(are_shards) > 1
+    assert are_shards == sorted(are_shards)
+    described = dataset.read_set(tmp_path / "out")
+    assert sorted(names) == sorted(file.name for file in described.stored())
 
 
 def test_the_recorded_configuration_repeats_the_run(tmp_path: Path, base: Path) -> None:
@@ -592,17 +608,17 @@ def test_a_file_that_is_damaged_before_it_is_copied_is_not_part_of_a_dataset(
     run(tmp_path / "a.jsonl", tmp_path / "sound", **options)
     from btlm_data import finish
 
-    write_tables = finish._write_tables
+    write_files = finish._write_files
 
     def damaging(p: Any) -> Any:
         [path] = (tmp_path / "out/.work").rglob(name)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-        return write_tables(p)
+        return write_files(p)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finish, "_write_tables", damaging)
+        patch.setattr(finish, "_write_files", damaging)
         with pytest.raises(DataError, match=f"{name} is damaged"):
             run(tmp_path / "a.jsonl", tmp_path / "out", **options)
     assert not (tmp_path / "out" / name).exists()

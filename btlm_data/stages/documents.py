@@ -89,6 +89,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             cpu_seconds=(workload.splits + 1) * len(sets) * rates.task
             + copies * table_bytes * rates.copied_byte,
             cores=COPYING_CORES,
+            is_beside=True,
         ),
     ]
 
@@ -243,9 +244,9 @@ def hashes(values: npt.NDArray[np.uint8]) -> Any:
     )
 
 
-def plan_tables(parts_by_table: Mapping[str, Sequence[Artifact]]) -> Step:
-    """A task per table. parts_by_table: its name in the dataset -> its parts, in order."""
-    tasks = [
+def table_tasks(parts_by_table: Mapping[str, Sequence[Artifact]]) -> list[Task]:
+    """A task per table, for `write_table`. parts_by_table: its name in the dataset -> its parts, in order."""
+    return [
         Task(
             id=name.removesuffix(".parquet").replace("/", "-"),
             reads={"parts": parts},
@@ -253,10 +254,9 @@ def plan_tables(parts_by_table: Mapping[str, Sequence[Artifact]]) -> Step:
         )
         for name, parts in parts_by_table.items()
     ]
-    return Step("shard.tables", VERSION, tables, tasks, None, "", "task")
 
 
-def tables(task: Task, settings: None, files: TaskFiles) -> Counts:
+def write_table(task: Task, files: TaskFiles) -> Counts:
     """One table from its parts."""
     store, name = task.outputs[0]
     with files.create_in_order(name, store) as writer:

@@ -1,8 +1,9 @@
-"""Write the shards: the only step whose outputs are in the dataset folder.
+"""Write the shards, and beside them the tables and lists of the dataset: the only step whose outputs are in its folder.
 
 reads   packed files (stages/pack.py), pieces (stages/pieces.py), or a stretch of a stream where there are neither
-writes  OUT/SPLIT/data-NNNNN.h5 (formats/shard_formats), each under its name only when whole
-unit    a shard
+writes  OUT/SPLIT/data-NNNNN.h5 (formats/shard_formats), each under its name only when whole; what documents.py and beside.py
+        put together, a file each: one process copies and hashes such a file, meanwhile the others write shards
+unit    a shard, a table, a list
 balance label positions of all shards = label positions that `pack` kept
 """
 
@@ -20,12 +21,12 @@ from btlm_data.fingerprint import digest
 from btlm_data.formats.shard_formats import get_format
 from btlm_data.formats.shard_formats.base import Packing, RowPlan, Shard, StreamSize, row_tokens
 from btlm_data.formats.shard_formats.writer import ShardInfo
-from btlm_data.stages import documents, dropped, pack, pieces
+from btlm_data.stages import beside, documents, dropped, pack, pieces
 from btlm_data.stages.pack import FormatSettings, PackedSet, SampleSet, StreamSource, TaskStream
-from btlm_data.task import Counts, Step, Task
+from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
-VERSION = 3
+VERSION = 4
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -58,8 +59,14 @@ def estimate(workload: Workload) -> list[Estimate]:
         memory_bytes=rates.process_bytes + 32 * documents_held + largest,
         cpu_seconds=tasks * rates.task + tokens * rates.shard_token,
     )
-    tables = documents.estimate(workload)
-    return [write, *tables[:-1], *dropped.estimate(workload), replace(tables[-1], freed_bytes=packed_bytes)]
+    *parts, tables = documents.estimate(workload)
+    return [
+        *parts,
+        *dropped.estimate(workload),
+        write,
+        tables,
+        *(replace(copied, freed_bytes=packed_bytes) for copied in beside.estimate(workload)),
+    ]
 
 
 class Planned(NamedTuple):
@@ -135,8 +142,24 @@ def _plan_set(
     return tasks
 
 
+def with_others(step: Step, tables: Mapping[str, Sequence[Artifact]], lists: Mapping[str, Artifact]) -> Step:
+    """The step that writes the shards, with the other files of the dataset, which take longest one by one and so come first.
+    tables: name -> parts, in order. lists: name -> what is copied.
+    """
+    others = [*documents.table_tasks(tables), *beside.tasks_of(lists)]
+    return replace(step, tasks=[*others, *step.tasks])
+
+
 def work(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
-    """Write one shard."""
+    """Write one file of the dataset."""
+    if "parts" in task.reads:
+        return documents.write_table(task, files)
+    if "file" in task.reads:
+        return beside.copy(task, files)
+    return _write_shard(task, settings, files)
+
+
+def _write_shard(task: Task, settings: FormatSettings, files: TaskFiles) -> Counts:
     args = task.args
     packing = Packing.from_json(args["packing"])
     plan, size = RowPlan(*args["plan"]), StreamSize(*args["size"])

@@ -28,10 +28,9 @@ def source(stores: Stores, name: str, data: bytes) -> Artifact:
 
 def test_a_file_is_copied_in_pieces_with_its_sha256(stores: Stores, tmp_path: Path) -> None:
     data = os.urandom(9_000_001)
-    step = beside.plan({"msl64/rejects.jsonl": source(stores, "acquire/listed/rejects.jsonl", data)})
-    [task] = step.tasks
+    [task] = beside.tasks_of({"msl64/rejects.jsonl": source(stores, "acquire/listed/rejects.jsonl", data)})
     files = TaskFiles(stores, task)
-    counts = beside.work(task, None, files)
+    counts = beside.copy(task, files)
     assert (tmp_path / "out/msl64/rejects.jsonl").read_bytes() == data
     assert counts.extra["file"] == {
         "name": "rejects.jsonl",
@@ -45,7 +44,7 @@ def test_a_file_is_copied_in_pieces_with_its_sha256(stores: Stores, tmp_path: Pa
 def test_a_damaged_file_is_not_copied(stores: Stores, tmp_path: Path, damage: bytes) -> None:
     artifact = source(stores, "dedupe/table/clusters.parquet", b"some bytes")
     stores.work.write(artifact.name, damage)
-    [task] = beside.plan({"clusters.parquet": artifact}).tasks
+    [task] = beside.tasks_of({"clusters.parquet": artifact})
     with pytest.raises(DamagedError, match=r"clusters\.parquet is damaged"):
-        beside.work(task, None, TaskFiles(stores, task))
+        beside.copy(task, TaskFiles(stores, task))
     assert not (tmp_path / "out/clusters.parquet").exists()

@@ -4,6 +4,7 @@ folder or a used one: the same bytes. What is damaged is noticed.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -411,7 +412,7 @@ def test_verification_counts_what_it_compared(tmp_path: Path) -> None:
 def test_index_drops_what_an_earlier_run_has_and_a_rerun_changes_nothing(
     tmp_path: Path, verify: bool, memory: int
 ) -> None:
-    everything = [msgspec.structs.replace(d, split="train") for d in some_documents(300)]
+    everything = [dataclasses.replace(d, split="train") for d in some_documents(300)]
     today, tomorrow = everything[:150], everything[150:]
     index = str(tmp_path / "index")
     first = run(
@@ -568,11 +569,11 @@ def check_history(folder: Path, history: Sequence[Attempt], documents: Sequence[
         except (SafetyStop, Killed):
             assert one.ends is not None
             continue
-        expected = attempt(fresh, msgspec.structs.replace(one, ends=None), fresh_index, documents)
+        expected = attempt(fresh, dataclasses.replace(one, ends=None), fresh_index, documents)
         assert found == expected, one
         assert outputs(used) == outputs(fresh), one
         assert contents(index) == contents(fresh_index), one
-        same = msgspec.structs.replace(one, memory=0, ends=None)
+        same = dataclasses.replace(one, memory=0, ends=None)
         assert before.setdefault(same, outputs(used)) == outputs(used), one
 
 
@@ -627,7 +628,7 @@ attempts = st.builds(
 def test_no_history_of_a_work_folder_changes_an_outcome(
     tmp_path_factory: pytest.TempPathFactory, history: list[Attempt], last: Attempt, seed: int
 ) -> None:
-    last = msgspec.structs.replace(last, ends=None)
+    last = dataclasses.replace(last, ends=None)
     check_history(tmp_path_factory.mktemp("history"), [*history, last], some_documents(120, seed))
 
 
@@ -638,8 +639,8 @@ def test_no_history_of_a_work_folder_changes_an_outcome_with_an_index(
 ) -> None:
     """One kind of index, which the runs that end well fill; others have no use for it."""
     all_attempts = [
-        msgspec.structs.replace(one, bands=BANDS, rows=2, index=True)
-        for one in [*history, msgspec.structs.replace(last, ends=None)]
+        dataclasses.replace(one, bands=BANDS, rows=2, index=True)
+        for one in [*history, dataclasses.replace(last, ends=None)]
     ]
     check_history(tmp_path_factory.mktemp("history"), all_attempts, some_documents(120, seed))
 
@@ -798,7 +799,7 @@ def test_a_damaged_sketch_that_only_an_index_reads_is_made_again(tmp_path: Path,
 
 def index_of_a_run(folder: Path, memory: int = 10**9) -> tuple[Path, list[Document]]:
     """An index of one run, and documents of which many are in it; kind of the runs: `INDEXED`."""
-    everything = [msgspec.structs.replace(d, split="train") for d in some_documents(300)]
+    everything = [dataclasses.replace(d, split="train") for d in some_documents(300)]
     blocks = write_blocks(folder / "indexed", everything[:150], per_block=150)
     run(folder / "indexed", blocks, memory=memory, index=str(folder / "index"), **INDEXED)
     return folder / "index", everything[150:]
