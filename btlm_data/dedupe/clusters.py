@@ -139,17 +139,25 @@ def cluster(task: Task, settings: None, files: TaskFiles) -> Counts:
         files.columns(files_of[0])
         for files_of in (task.reads["fates"], task.reads["clusters"], task.through["components"])
     )
+    blocks = task.hints["blocks"]
+    base, end = blocks[0].first_ordinal, blocks[-1].last_ordinal
+    of_group = (
+        fates.rows("fate", base, end),
+        components.rows("cluster", base, end),
+        clusters.rows("several", base, end),
+    )
     with files.create(task.outputs[0][1]) as creating, ClusterRows(creating.file) as rows:
-        for block in task.hints["blocks"]:
-            docs = files.columns(block.docs)
-            ordinals = (block.first_ordinal, block.last_ordinal)
-            fate, roots = fates.rows("fate", *ordinals), components.rows("cluster", *ordinals)
-            clustered = np.flatnonzero(clusters.rows("several", *ordinals))
+        for block in blocks:
+            docs = files.columns(block.docs).hold("source", "num_bytes")
+            own = slice(block.first_ordinal - base, block.last_ordinal - base)
+            fate, roots, several = (column[own] for column in of_group)
+            clustered = np.flatnonzero(several)
             sources: list[str] = docs.meta["sources"]
             codes, num_bytes = docs["source"], docs["num_bytes"]
             _count(counts, removed, block.split, sources, codes, num_bytes.astype(np.int64), fate)
             num_clustered += len(clustered)
             if len(clustered):
+                docs.hold("file", "line", "offset")
                 _add_rows(rows, block, docs, codes, num_bytes, clustered, roots, fate)
             for root, size in task.args["shown"]:
                 if block.first_ordinal <= root < block.last_ordinal:

@@ -174,7 +174,7 @@ class Sizes(msgspec.Struct, frozen=True):
                 tasks=ranges,
                 documents=documents,
                 read_bytes=14 * documents,
-                reads=9 * blocks,
+                reads=2 * blocks + 3 * ranges,
                 memory_bytes=rates.process_bytes,
                 cpu_seconds=ranges * rates.task + documents * rates.fate_document,
             ),

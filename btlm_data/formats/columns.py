@@ -125,7 +125,8 @@ class Columns:
             begin, end = bounds.pop(0)
             while bounds and bounds[0][0] - end <= _GAP_BYTES:
                 end = bounds.pop(0)[1]
-            self._near.append((begin, self._bytes(begin, end)))
+            if begin < end:
+                self._near.append((begin, self._bytes(begin, end)))
         self._held.update((name, self[name]) for name in names)
         del self._near[1:]
         return self

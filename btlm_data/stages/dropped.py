@@ -38,6 +38,8 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 2
+_COLUMNS = ("file", "line", "offset", "source", "num_bytes", "hash")  # and, of what cleaning kept:
+_CHARS = "num_chars"
 
 
 def estimate(workload: Workload) -> list[Estimate]:
@@ -51,7 +53,7 @@ def estimate(workload: Workload) -> list[Estimate]:
             tasks=groups,
             documents=volume.documents,
             read_bytes=9 * volume.documents,
-            reads=9 * workload.blocks,
+            reads=4 * workload.blocks,
             memory_bytes=rates.process_bytes + 120 * min(volume.documents, together),
             cpu_seconds=groups * rates.task + volume.documents * rates.table_document / 4,
         )
@@ -100,14 +102,18 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
 
     blocks: Sequence[Block] = task.hints["blocks"]
     fates = files.columns(task.reads["fates"][0])
+    base, end = blocks[0].first_ordinal, blocks[-1].last_ordinal
+    of_group = [fates.rows(name, base, end) for name in ("fate", "split")]
     tables = []
     for block in blocks:
-        fate, split = (
-            fates.rows(name, block.first_ordinal, block.last_ordinal) for name in ("fate", "split")
-        )
+        rows = slice(block.first_ordinal - base, block.last_ordinal - base)
+        fate, split = of_group[0][rows], of_group[1][rows]
         of_mix = mixing.of_block(task, files, block.first_ordinal, block.last_ordinal)
-        later = _dropped_later(files.columns(block.docs), fate, split, of_mix, settings)
-        tables.append(_of_block(files, block, later, task.args["kept"]))
+        docs = files.columns(block.docs).hold("dropped/reason", *(f"dropped/{name}" for name in _COLUMNS))
+        later = _dropped_later(docs, fate, split, of_mix, settings)
+        if later:
+            docs.hold(*_COLUMNS, _CHARS)
+        tables.append(_of_block(files, block, docs, later, task.args["kept"]))
         advance(block.num_documents)
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     write_parquet(files, task.outputs[0], table)
@@ -117,15 +123,15 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
 def _of_block(
     files: TaskFiles,
     block: Block,
+    docs: Columns,
     later: dict[int, tuple[str, str]],
     kept: Sequence[str],
 ) -> Any:
-    """The rows of one block: what cleaning dropped, and what later stages did, in the order of the source. later:
-    (stage, reason) by number in the block.
+    """The rows of one block: what cleaning dropped, and what later stages did, in the order of the source. docs: of the
+    block. later: (stage, reason) by number in the block.
     """
     import pyarrow as pa
 
-    docs = files.columns(block.docs)
     codes = docs["dropped/reason"]
     parts = [
         (True, np.arange(len(codes)), [("clean", docs.meta["reasons"][code]) for code in codes.tolist()]),
@@ -135,7 +141,7 @@ def _of_block(
     for is_early, numbers, why in parts:
         rows = _Rows(len(numbers), kept, dropped=is_early)
         if len(numbers):
-            rows.add(files, block, np.arange(len(numbers)), numbers)
+            rows.add(files, block, docs, np.arange(len(numbers)), numbers)
         columns = rows.columns()
         columns.pop("chars", None)
         texts = {
@@ -199,10 +205,15 @@ class _Rows:
         self._rows: list[npt.NDArray[np.int64]] = []
 
     def add(
-        self, files: TaskFiles, block: Block, rows: npt.NDArray[Any], numbers: npt.NDArray[np.int64]
+        self,
+        files: TaskFiles,
+        block: Block,
+        docs: Columns,
+        rows: npt.NDArray[Any],
+        numbers: npt.NDArray[np.int64],
     ) -> None:
         """Fill `rows` with the documents `numbers` of a block. rows, numbers: (n,) of an integer dtype."""
-        docs, out, prefix = files.columns(block.docs), self._numbers, self._prefix
+        out, prefix = self._numbers, self._prefix
         out["line"][rows] = docs[f"{prefix}line"][numbers].astype(np.uint64) + np.uint64(block.first_line)
         for column, field in (("offset", "offset"), ("bytes", "num_bytes"), ("chars", "num_chars")):
             if column in out:
