@@ -52,6 +52,8 @@ class RayEngine:
         if self._is_ours:
             self._is_ours, self._futures = False, None
             _end(self._ray)
+            if error is not None:  # no task may go on behind the run's end
+                _wait_for_end()
 
     def start(self) -> None:
         """Join the cluster, or start one. Raises ConfigError if there is none at the address."""

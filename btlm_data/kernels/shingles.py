@@ -27,9 +27,7 @@ from btlm_data.kernels.ranges import check_below, check_offsets, check_same_leng
 
 JACCARD, CONTAINMENT = 0, 1  # shared features over all of both; over those of the text that would go
 _SPACE = 0x20
-_CACHE = (
-    2**21
-)  # numbers in the tables that are kept: 8 MB; to look one up farther from the core costs less than to make it again
+_CACHE = 2**21  # numbers in the tables that are kept: 8 MB; a far look-up costs less than another table
 UInt8Array = npt.NDArray[np.uint8]
 UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]

@@ -38,7 +38,8 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 2
-_COLUMNS = ("file", "line", "offset", "source", "num_bytes", "hash")  # and, of what cleaning kept:
+# Of documents that cleaning dropped, or kept; of the latter their characters too.
+_COLUMNS = ("file", "line", "offset", "source", "num_bytes", "hash")
 _CHARS = "num_chars"
 
 
