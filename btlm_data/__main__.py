@@ -16,7 +16,7 @@ def main() -> None:
     process.keep_freed_memory()
     from btlm_data.cli import main as run
 
-    run()
+    process.with_room_for_frames(run)
 
 
 if __name__ == "__main__":

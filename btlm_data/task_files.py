@@ -103,6 +103,17 @@ class TaskFiles:
         self.written.append(Artifact(name, size, checksum, store))
 
     @contextlib.contextmanager
+    def create_measured(self, name: str, store: StoreName) -> Iterator[Measured]:
+        """Write a large file of the dataset by something that takes its checksum itself, so that it is not read for it again. It is
+        published, and becomes an output, when the block ends well.
+        """
+        with self._stores[store].create(name, durable=store != "work") as creating:
+            measured = Measured(creating.file)
+            yield measured
+            creating.file.flush()
+        self.written.append(Artifact(name, measured.size, measured.checksum, store))
+
+    @contextlib.contextmanager
     def create_in_order(self, name: str, store: StoreName) -> Iterator[digest.HashedWriter]:
         """Write a large file of the dataset from its beginning to its end; its checksums are taken on the way. It is published, and
         becomes an output, when the block ends well.
@@ -141,6 +152,13 @@ class TaskFiles:
             f"the task reads {artifact.name}, which it does not name"
         )
         return self._stores[artifact.store]
+
+
+class Measured:
+    """A file being written. size, checksum (XXH3, 128 bits): of all of it; who writes it sets them at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.size, self.checksum = file, 0, ""
 
 
 def damaged(store: Store, artifact: Artifact) -> DamagedError:

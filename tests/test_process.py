@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from btlm_data import process
+
 DEFAULTS = ("OPENBLAS_NUM_THREADS", "PYDANTIC_DISABLE_PLUGINS", "ARROW_DEFAULT_MEMORY_POOL")
 ALLOCATING = """
 import resource, sys
@@ -21,6 +23,24 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+CALLING = """
+import resource, sys
+from btlm_data import process
+def leaf():
+    pass
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(500):
+        leaf()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def most(depth):
+    here = faults()
+    return max(here, most(depth - 1)) if depth else here
+def work():
+    print(most(700))
+process.with_room_for_frames(work) if sys.argv[1] == "room" else work()
 """
 
 
@@ -37,6 +57,21 @@ def run(code: str, *arguments: str, **variables: str) -> str:
 def test_freed_memory_is_used_again_without_the_system() -> None:
     assert 4 * int(run(ALLOCATING, "keep")) < int(run(ALLOCATING, "leave"))
     assert 4 * int(run(ALLOCATING, "keep", MALLOC_TRIM_THRESHOLD_="0")) > int(run(ALLOCATING, "leave"))
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="asks CPython's stack of frames")
+def test_no_depth_of_calls_takes_memory_at_each_of_them() -> None:
+    assert int(run(CALLING, "room")) < 100
+    if sys.version_info[:2] == (3, 11):  # what the room is for; a later version may have mended it
+        assert int(run(CALLING, "none")) >= 500
+
+
+def test_an_error_within_the_room_is_the_callers() -> None:
+    def work() -> None:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        process.with_room_for_frames(work)
 
 
 def test_defaults_are_for_the_command_alone_and_give_way_to_the_user() -> None:

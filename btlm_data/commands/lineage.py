@@ -246,6 +246,7 @@ def forget(
         for text in render.planned_lines(planned):
             terminal.echo(text)
         return
+    shared.load_kernels()
     sign = None
     if key is not None:
         from btlm_data.inspection.signature import sign_forgotten

@@ -8,7 +8,7 @@ documents of the dataset were forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from btlm_data.inspection.opening import Opened
 from btlm_data.inspection.removed_pairs import TABLE, Pair
 from btlm_data.wording import counted
 
+Row = dict[str, Any]  # of removals.parquet
+
 NUM_PAIRS = 6
 NUM_CONSIDERED = 500  # rows of the table, the least alike, of which pairs are chosen
-MAX_SCANNED_BYTES = 1 << 25  # of files that have to be read from their beginning, as they are stored
+MAX_SCANNED_BYTES = 1 << 26  # of files that have to be read from their beginning, inflated
 MAX_DOCUMENTS = 20_000_000  # in tables that are searched for the hashes: a few seconds
 
 
@@ -68,15 +70,7 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
     from btlm_data.inspection.duplicates import Texts  # and with it all that reads sources
 
     texts = Texts(opened, manifest, None)
-    chosen, scanned = [], set[str]()
-    for row in rows:
-        files = {name for name in (row["file"], row["kept_file"]) if name is not None}
-        files -= texts.divisible(files)
-        if sum(texts.stored_bytes(name) for name in scanned | files) <= MAX_SCANNED_BYTES:
-            chosen.append(row)
-            scanned |= files
-        if len(chosen) == NUM_PAIRS:
-            break
+    chosen = _affordable(rows, texts.bytes_before)
     chosen.sort(key=lambda row: row["similarity"])
     texts_read = texts.read(chosen)
     hashes = _hashes(opened.root, manifest, chosen)
@@ -100,7 +94,36 @@ def _read(opened: Opened, manifest: Dataset) -> BorderPairs:
     return BorderPairs(pairs, note)
 
 
-def _least_alike(path: Path) -> list[dict[str, Any]]:
+def _affordable(rows: Sequence[Row], bytes_before: Callable[[str, int], int]) -> list[Row]:
+    """Up to NUM_PAIRS of some pairs for which no more than MAX_SCANNED_BYTES of files are read: those first for which the least
+    more is read, and each kept document once before any twice. bytes_before: what is read of a file to come to an offset.
+    """
+    left, chosen = list(rows), list[Row]()
+    scanned: dict[str, int] = {}  # file -> bytes from its beginning
+    kept = set[tuple[Any, Any]]()
+
+    def with_row(row: Row) -> dict[str, int]:
+        ends = dict(scanned)
+        for name, offset in ((row["file"], row["offset"]), (row["kept_file"], row["kept_offset"])):
+            if name is not None:
+                ends[name] = max(ends.get(name, 0), bytes_before(name, offset))
+        return ends
+
+    while left and len(chosen) < NUM_PAIRS:
+        row = min(
+            left,
+            key=lambda row: ((row["kept_file"], row["kept_offset"]) in kept, sum(with_row(row).values())),
+        )
+        left.remove(row)
+        ends = with_row(row)
+        if sum(ends.values()) <= MAX_SCANNED_BYTES:
+            chosen.append(row)
+            scanned = ends
+            kept.add((row["kept_file"], row["kept_offset"]))
+    return chosen
+
+
+def _least_alike(path: Path) -> list[Row]:
     """Rows of removals.parquet whose texts were compared and differ, the least alike first: a few more than
     are shown. Each kept document has one before any has another: else one template fills the page.
     """
@@ -113,7 +136,7 @@ def _least_alike(path: Path) -> list[dict[str, Any]]:
         order = np.argsort(similarity, kind="stable")[:NUM_CONSIDERED]
         order = order[similarity[order] < 1]  # not those that were not compared (NaN), nor equal texts
         ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)])
-        rows: dict[int, dict[str, Any]] = {}
+        rows: dict[int, Row] = {}
         for group in np.unique(np.searchsorted(ends, order, side="right")).tolist():
             first = int(ends[group - 1]) if group else 0
             table = file.read_row_group(group)
@@ -129,7 +152,7 @@ def _least_alike(path: Path) -> list[dict[str, Any]]:
     return [rows[number] for number in order[turn_order].tolist()]
 
 
-def _hashes(root: Path, manifest: Dataset, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], bytes]:
+def _hashes(root: Path, manifest: Dataset, rows: Sequence[Row]) -> dict[tuple[str, int], bytes]:
     """Hashes of the documents of some pairs, by file and offset, as far as the tables have them."""
     tables = [root / DROPPED, *(root / split / "documents.parquet" for split in manifest.splits)]
     wanted: set[tuple[str, int]] = set()

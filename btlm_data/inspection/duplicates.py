@@ -4,7 +4,7 @@ the source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,9 @@ from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.removed_pairs import MARKS, SHOWN_WORDS, TABLE, Pair, Words, side_by_side
 from btlm_data.inspection.source_checks import (
     NORMALIZERS,
+    bytes_before,
     options_of,
     path_of_input,
-    reads_apart,
     records_at,
     where_it_was_read,
 )
@@ -223,14 +223,10 @@ class Texts:
                 )
         return texts
 
-    def divisible(self, names: Iterable[str]) -> set[str]:
-        """Those input files in which a record is read without what is before it."""
-        options = options_of(self.settings.source)
-        return {name for name in names if name in self._inputs and reads_apart(self._inputs[name], options)}
-
-    def stored_bytes(self, name: str) -> int:
-        """Bytes of an input file; 0 if there is none of this name."""
-        return self._inputs[name].size if name in self._inputs else 0
+    def bytes_before(self, name: str, offset: int) -> int:
+        """Bytes of an input file that are read to come to a record; 0 if there is none of this name."""
+        file = self._inputs.get(name)
+        return 0 if file is None else bytes_before(file, offset, options_of(self.settings.source))
 
     def _path(self, file: InputFile) -> Path:
         if self._source is not None:

@@ -12,7 +12,7 @@ from btlm_data.formats.dataset import FILE_NAME, Dataset
 from btlm_data.formats.sealed_json import read_small
 from btlm_data.inspection.check import Report, tell_problems
 from btlm_data.inspection.opening import Opened
-from btlm_data.inspection.scan import Job, Scan, sha256_of
+from btlm_data.inspection.scan import Job, Scan, checksums_of
 from btlm_data.wording import counted
 
 _HDF5_VERSION_0 = b"\x89HDF\r\n\x1a\n\0"
@@ -104,6 +104,8 @@ def check_checksums(
                 )
             elif scan.sha256 != job.entry.sha256:
                 problems.append(f"{opened.name(job.path)}: sha256 {scan.sha256}, expected {job.entry.sha256}")
+            elif job.entry.xxh3 not in (None, scan.xxh3):
+                problems.append(f"{opened.name(job.path)}: xxh3 {scan.xxh3}, expected {job.entry.xxh3}")
     count += _check_other_checksums(opened, manifest, problems)
     tell_problems(tell, "checksums", problems, f"{counted(count, 'file')} with the recorded SHA-256")
 
@@ -140,7 +142,7 @@ def _check_other_checksums(opened: Opened, manifest: Dataset, problems: list[str
     count = 0
     for name, file in wanted.items():
         try:
-            computed = sha256_of(opened.root / name, file.bytes)
+            computed, _ = checksums_of(opened.root / name, file.bytes)
         except (OSError, DataError):
             continue  # reported by `files`, as is another size
         if computed is None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console, Group, RenderableType
 
 from btlm_data.inspection.figures import counted, estimate, number, percent, size
-from btlm_data.inspection.first_screen import headline, masked, reasons
+from btlm_data.inspection.first_screen import masked, reasons
+from btlm_data.inspection.headline import headline
 from btlm_data.inspection.parts import Cells, Text, bar, indented, table
 from btlm_data.inspection.report import Bar, DocumentPart, Report, Sample, Segment
 

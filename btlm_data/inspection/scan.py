@@ -6,7 +6,6 @@ regardless of its size.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from btlm_data.inspection.lookup import origins
 from btlm_data.inspection.opening import Opened, layout_of
 from btlm_data.lineage.masks import Masks
 from btlm_data.lineage.split_view import SplitView
+from btlm_data.storage import digest
 
 BUCKETS = 4096  # of a print: after a mismatch, at most one in this many samples is read again
 PIECE_BYTES = 16 << 20  # of shard data in memory per thread
@@ -64,6 +64,7 @@ class Scan(msgspec.Struct):
     layout: shards.ShardLayout | None = None
     error: str | None = None
     sha256: str | None = None
+    xxh3: str | None = None
     unmasked: str | None = None  # a place of a forgotten document that is not masked
     real: int = 0
     eos: int = 0
@@ -141,7 +142,7 @@ def _scan(job: Job) -> Scan:
     scan = Scan()
     try:
         if job.entry is not None:
-            scan.sha256 = sha256_of(job.path, job.entry.bytes)
+            scan.sha256, scan.xxh3 = checksums_of(job.path, job.entry.bytes)
         scan.layout = layout_of(job.path)
         if not readable_layout(scan.layout):
             return scan
@@ -206,13 +207,15 @@ def _scan_rows(job: Job, scan: Scan, layout: shards.ShardLayout) -> None:
             scan.fault(fault.rule, fault.rows + start, fault.codes)
 
 
-def sha256_of(path: Path, size: int) -> str | None:
-    """Hex digest of a regular file of `size` bytes; None, unread, if it has more or fewer. Raises DataError for what is none."""
+def checksums_of(path: Path, size: int) -> tuple[str | None, str | None]:
+    """Hex SHA-256 and XXH3 of a regular file of `size` bytes; None, unread, if it has more or fewer. Raises DataError for what is
+    none.
+    """
     require_regular(path)
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size != size:
-            return None
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            return None, None
+        return digest.both_of_stream(file)
 
 
 def describe(job: Job, fault: Sequence[int], rule: str) -> str:

@@ -292,7 +292,7 @@ def records_at(
                 if offset in left:
                     left.remove(offset)
                     yield batch, index
-            if not left or batch.final:
+            if not left or batch.final or (len(batch.offsets) and batch.offsets[-1] > wanted[-1]):
                 break
 
 
@@ -303,6 +303,14 @@ def reads_apart(file: InputFile, options: ReadOptions) -> bool:
         return False
     stored = _Stored(*kind, file.source, file.text_field)
     return is_divisible(stored, options) and stored.format != "parquet"
+
+
+def bytes_before(file: InputFile, offset: int, options: ReadOptions) -> int:
+    """Bytes of a source file that are read, inflated, to come to the record at this offset; of a table, as it is stored."""
+    if reads_apart(file, options):
+        return 0
+    kind = classify(file.name)
+    return file.size if kind is not None and kind[0] in ("parquet", "arrow") else offset
 
 
 def options_of(source: SourceSettings) -> ReadOptions:

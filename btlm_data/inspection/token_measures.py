@@ -125,6 +125,7 @@ def measure_tokens(
     tally = _Tally(opened.eos_id)
     damaged: set[int] = set()  # one line for each file is enough
     waiting: list[npt.NDArray[Any]] = []
+    size = 0
 
     def add(pieces: list[npt.NDArray[Any]]) -> None:
         for shape in dict.fromkeys(piece.shape for piece in pieces):
@@ -147,8 +148,10 @@ def measure_tokens(
                 tally.add_corpus(piece)
             elif piece.shape[1] >= 3:
                 waiting.append(piece)
-                if sum(part.size for part in waiting) >= _AT_ONCE:
+                size += piece.size
+                if size >= _AT_ONCE:
                     add(waiting)
+                    size = 0
     add(waiting)
     if not sum(map(len, tally.ids)):
         return None

@@ -10,7 +10,7 @@ Source of the instructions' order: Gulley and others, "Intel SHA Extensions" (20
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +51,25 @@ class Pair(Protocol):
 def sha256_pair() -> Pair:
     """Takes two sums at a time, as fast as this processor can."""
     return Kernels() if has_instructions() else Library()
+
+
+def sums_of(first: Iterator[memoryview], second: Iterator[memoryview]) -> tuple[str, str]:
+    """Hex SHA-256 of two streams, side by side. first, second: their pieces, each of which must be there until the next of the
+    same stream is asked for.
+    """
+    pair, streams = sha256_pair(), (first, second)
+    pieces, ended = [memoryview(b""), memoryview(b"")], [False, False]
+    while True:
+        for at, stream in enumerate(streams):
+            while not pieces[at] and not ended[at]:
+                following = next(stream, None)
+                ended[at] = following is None
+                pieces[at] = memoryview(b"") if following is None else following
+        if all(ended):
+            return pair.hexdigests()
+        size = max(map(len, pieces)) if any(ended) else min(map(len, pieces))
+        pair.update(pieces[0][:size], pieces[1][:size])
+        pieces = [piece[size:] for piece in pieces]
 
 
 def has_instructions() -> bool:

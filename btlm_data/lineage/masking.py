@@ -5,10 +5,10 @@ in a copy of their shard; every sample stays where it is.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +25,7 @@ from btlm_data.formats.forgotten import ChangedShard
 from btlm_data.formats.guarded import reading
 from btlm_data.formats.shard_formats import hdf5_layout
 from btlm_data.formats.shard_formats.reader import ShardReader
-from btlm_data.formats.shard_formats.rewriting import rewrite
+from btlm_data.formats.shard_formats.rewriting import Rewriting
 from btlm_data.formats.shard_formats.writer import Compression, ShardInfo, ShardOptions, compressed, layout
 from btlm_data.lineage.changes import SplitChange
 from btlm_data.lineage.masks import Masks
@@ -34,9 +34,9 @@ from btlm_data.storage import digest
 from btlm_data.storage.direct import DirectFile
 from btlm_data.threads import in_threads
 
-_BATCH_ELEMENTS = 1 << 23  # compressed at once
+_BATCH_ELEMENTS = 1 << 21  # compressed at once
 _GROUP = 64  # shards whose chunks are compressed together
-_AT_ONCE = 8  # shards that are written at once
+_AT_ONCE = 4  # pairs of shards that are written at once
 _STRETCH_ELEMENTS = 1 << 16  # of a shard without compression, written anew where one of them is masked
 _IN_MEMORY = 1 << 24  # bytes of a shard's masked chunks; more are put aside in a file without a name
 
@@ -47,8 +47,7 @@ def mask(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[le
     """
     masks = Masks(view)
     before, touched, masked = masks.num_labels, set[int](), []
-    for extent in extents:
-        spans = view.spans(extent)
+    for spans in view.spans_of_all(extents):
         masks.add(spans)
         touched |= {view.shard_of(span.row)[0] for span in spans}
         masked.append(0 if view.is_corpus else sum(span.labels[1] - span.labels[0] for span in spans))
@@ -62,6 +61,7 @@ def mask(view: SplitView, extents: Sequence[Extent], folder: Path, rows: list[le
             sha256=info.sha256,
             n_examples=old.n_examples,
             tokens=old.tokens,
+            xxh3=info.xxh3,
         )
     entry = view.entry
     if extents:
@@ -160,33 +160,55 @@ def _write_group(
         ]
         _store_chunks(view, group, masks, stored)
 
-        def write(at: int) -> tuple[int, ShardInfo]:
-            return group[at].number, _write_shard(view, group[at], stored[at], folder)
+        def write(at: int) -> list[tuple[int, ShardInfo]]:
+            return _write_pair(view, group[at : at + 2], stored[at : at + 2], folder)
 
-        yield from in_threads(write, range(len(group)), _AT_ONCE)
+        for written in in_threads(write, range(0, len(group), 2), _AT_ONCE):
+            yield from written
     for shard in group:
         shard.reader.close()
 
 
-def _write_shard(view: SplitView, shard: _Masked, stored: _Stored, folder: Path) -> ShardInfo:
+def _write_pair(
+    view: SplitView, shards: Sequence[_Masked], stored: Sequence[_Stored], folder: Path
+) -> list[tuple[int, ShardInfo]]:
+    """Write one shard or two, whose sums are taken side by side."""
+    from btlm_data.kernels.sha256 import sums_of  # numba: what only reads datasets does without it
+
+    with contextlib.ExitStack() as opened:
+        files = [_opened(view, shard, folder, opened) for shard in shards]
+        for part in stored:
+            part.file.seek(0)
+        rewritings = [
+            Rewriting(old, shard.reader.stretches(shard.chunk), shard.layout, new, part.sizes, part.file)
+            for shard, part, (old, new) in zip(shards, stored, files, strict=True)
+        ]
+        pieces = [rewriting.pieces() for rewriting in rewritings]
+        sums = sums_of(pieces[0], pieces[1] if len(pieces) > 1 else iter(()))
+        written = []
+        for shard, rewriting, (_, new), sha256 in zip(shards, rewritings, files, sums, strict=False):
+            new.flush()
+            os.fsync(new.fileno())
+            entry = view.entry.files[shard.number]
+            before, after = rewriting.xxh3()
+            if entry.xxh3 is not None and before != entry.xxh3:
+                raise _is_damaged(view.path(shard.number), "XXH3", before, entry.xxh3)
+            info = ShardInfo(shard.layout.shape[0], entry.tokens, sha256, after, new.tell())
+            written.append((shard.number, info))
+        return written
+
+
+def _opened(
+    view: SplitView, shard: _Masked, folder: Path, opened: contextlib.ExitStack
+) -> tuple[FileIO, DirectFile]:
+    """A shard, and the new file that takes its name; both are closed with `opened`."""
     path, entry = view.path(shard.number), view.entry.files[shard.number]
-    target = folder / entry.name
-    target.unlink()  # in the new dataset: a link to the old bytes
-    stored.file.seek(0)
-    with path.open("rb", buffering=0) as old, DirectFile(target) as new:
-        sha256, info = rewrite(
-            old,
-            shard.reader.stretches(shard.chunk),
-            shard.layout,
-            new,
-            stored.sizes,
-            stored.file,
-            entry.tokens,
-        )
-        new.flush()
-        os.fsync(new.fileno())
-    require_unchanged(path, sha256, entry)
-    return info
+    if entry.xxh3 is None:
+        check_unchanged(path, entry)
+    (folder / entry.name).unlink()  # in the new dataset: a link to the old bytes
+    return opened.enter_context(path.open("rb", buffering=0)), opened.enter_context(
+        DirectFile(folder / entry.name)
+    )
 
 
 def _store_chunks(view: SplitView, group: Sequence[_Masked], masks: Masks, stored: Sequence[_Stored]) -> None:
@@ -298,14 +320,14 @@ def rewrite_whole(table: Any, path: Path) -> StoredFile:
 
 def check_unchanged(path: Path, entry: ShardFile) -> None:
     """Raise DataError if a shard is not the one that dataset.json names: a copy of it would be certified."""
+    kind, expected = ("SHA-256", entry.sha256) if entry.xxh3 is None else ("XXH3", entry.xxh3)
     with reading(path), path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    require_unchanged(path, sha256, entry)
+        actual = digest.sha256_stream(file) if entry.xxh3 is None else digest.checksum_stream(file)
+    if actual != expected:
+        raise _is_damaged(path, kind, actual, expected)
 
 
-def require_unchanged(path: Path, sha256: str, entry: ShardFile) -> None:
-    """Raise DataError if a shard of this SHA-256 is not the one that dataset.json names."""
-    if sha256 != entry.sha256:
-        raise DataError(
-            f"{path} is damaged: its SHA-256 is {sha256}, dataset.json says {entry.sha256}. Restore it first."
-        )
+def _is_damaged(path: Path, kind: str, actual: str, expected: str) -> DataError:
+    return DataError(
+        f"{path} is damaged: its {kind} is {actual}, dataset.json says {expected}. Restore it first."
+    )

@@ -28,8 +28,9 @@ class Masks:
         # Of the documents that are masked already, so that `undo` reads nothing: several threads ask it at once, and a
         # table is for one.
         self._tokens: dict[int, int] = {}
-        for extent in view.extents(self.rows_of(view)):
-            self.add(view.spans(extent))
+        extents = view.extents(self.rows_of(view))
+        for extent, spans in zip(extents, view.spans_of_all(extents), strict=True):
+            self.add(spans)
             self._tokens[extent.row] = extent.tokens
 
     @staticmethod

@@ -190,6 +190,7 @@ class Repacking(msgspec.Struct, frozen=True):
             sha256=info.sha256,
             n_examples=info.n_examples,
             tokens=info.num_tokens,
+            xxh3=info.xxh3,
         )
 
 

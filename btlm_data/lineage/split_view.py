@@ -154,18 +154,26 @@ class SplitView:
 
     def spans(self, extent: Extent) -> list[Span]:
         """Every span of a document, in the order of the stream."""
+        return self.spans_of_all([extent])[0]
+
+    def spans_of_all(self, extents: Sequence[Extent]) -> list[list[Span]]:
+        """Every span of each document, in the order of the stream."""
         if self.is_corpus:
-            return self._corpus_spans(extent)
+            return [self._corpus_spans(extent) for extent in extents]
         if self.format == "vsl":
-            return self._vsl_spans(extent)
-        first, last = max(0, extent.begin - 1), min(extent.end, self.num_labels)
-        if first >= last:
-            return []
-        samples = np.arange(first // self.length, (last - 1) // self.length + 1)
+            return [self._vsl_spans(extent) for extent in extents]
+        numbers = [self._samples_with(extent) for extent in extents]
+        samples = [number for some in numbers for number in some]
+        rows = iter(self.rows_of(np.array(samples, np.int64)).tolist())  # of all at once
         return [
-            self._sample_span(extent, sample, row)
-            for sample, row in zip(samples.tolist(), self.rows_of(samples).tolist(), strict=True)
+            [self._sample_span(extent, sample, next(rows)) for sample in some]
+            for extent, some in zip(extents, numbers, strict=True)
         ]
+
+    def _samples_with(self, extent: Extent) -> range:
+        """The samples of the stream that a document is in."""
+        first, last = max(0, extent.begin - 1), min(extent.end, self.num_labels)
+        return range(first // self.length, (last - 1) // self.length + 1) if first < last else range(0)
 
     def _sample_span(self, extent: Extent, sample: int, row: int) -> Span:
         base = sample * self.length

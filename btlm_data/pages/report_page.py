@@ -22,7 +22,7 @@ from btlm_data.formats import pages as seals
 from btlm_data.formats.documents_table import DocumentTable
 from btlm_data.inspection import border_pairs, lookup, sample_tokens, summary
 from btlm_data.inspection.border_pairs import BorderPairs
-from btlm_data.inspection.first_screen import headline
+from btlm_data.inspection.headline import headline
 from btlm_data.inspection.opening import Opened, open_path
 from btlm_data.inspection.report import GenerationSplit, Report, SetsReport
 from btlm_data.inspection.sample_tokens import SampleTokens

@@ -168,8 +168,9 @@ def _write_shard(task: Task, settings: FormatSettings, files: TaskFiles) -> Coun
     packed = [files.columns(artifact) for artifact in task.through["packed"]]
     sent = [pieces.of_shard(files, listed, task.hints["group"]) for listed in task.through["sent"]]
     store, name = task.outputs[0]
-    with files.create(name, store) as creating:
+    with files.create_measured(name, store) as creating:
         info = settings.shard_format.write(creating.file, shard, stream, packed, *sent)
+        creating.size, creating.checksum = info.num_bytes, info.xxh3
     advance(task.weight)
     return _file_counts(name, info)
 
@@ -177,4 +178,5 @@ def _write_shard(task: Task, settings: FormatSettings, files: TaskFiles) -> Coun
 def _file_counts(name: str, info: ShardInfo) -> Counts:
     """What dataset.json says of a written shard."""
     file = {"name": name.rpartition("/")[2], "n_examples": info.n_examples, "tokens": info.num_tokens}
-    return Counts(extra={"file": file | {"sha256": info.sha256, "bytes": info.num_bytes}})
+    file |= {"sha256": info.sha256, "xxh3": info.xxh3, "bytes": info.num_bytes}
+    return Counts(extra={"file": file})

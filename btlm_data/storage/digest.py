@@ -22,6 +22,15 @@ def sha256_stream(file: BinaryIO) -> str:
     return hasher.hexdigest()
 
 
+def both_of_stream(file: BinaryIO) -> tuple[str, str]:
+    """Hex SHA-256, and hex XXH3 (128 bits), of an open file, from its current position to its end."""
+    sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_128()
+    while piece := file.read(_PIECE):
+        sha256.update(piece)
+        xxh3.update(piece)
+    return sha256.hexdigest(), xxh3.hexdigest()
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file on this machine."""
     with path.open("rb") as file:

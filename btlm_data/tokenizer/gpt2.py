@@ -26,8 +26,9 @@ def read_vocab_and_merges(folder: Path) -> Configuration:
     if (
         not isinstance(vocab, dict)
         or not vocab
-        or not all(type(token_id) is int and 0 <= token_id < MAX_TOKENS for token_id in vocab.values())
-        or any(len(merge) != 2 for merge in merges)
+        or {*map(type, vocab.values())} != {int}
+        or not 0 <= min(vocab.values()) <= max(vocab.values()) < MAX_TOKENS
+        or {2, *map(len, merges)} != {2}
     ):
         raise ConfigError(
             f"{folder} holds vocab.json and merges.txt, but not in GPT-2's form. "

@@ -16,7 +16,7 @@ import numpy as np
 
 from btlm_data.straining import straining_texts
 from btlm_data.tokenizer.backends import Backend, Encoder, Fast, Reference, panics_are_errors
-from btlm_data.tokenizer.configuration import patterns, to_json
+from btlm_data.tokenizer.configuration import patterns
 from btlm_data.tokenizer.probes import probe_texts
 
 MAX_GROWTH = 40  # times longer that a normalizer may make a text; NFKC makes one character of Arabic 18
@@ -40,7 +40,7 @@ class Checked(NamedTuple):
     def encoder(self, backend: Backend, config: Mapping[str, Any]) -> Encoder:
         """The encoder of a backend for a configuration, unless it is loaded already."""
         loaded = (encoder for encoder in self.encoders if encoder.name == backend)
-        return next(loaded, None) or (Fast(to_json(config)) if backend == "fastokens" else Reference(config))
+        return next(loaded, None) or (Fast(config) if backend == "fastokens" else Reference(config))
 
 
 def check(config: Mapping[str, Any]) -> Checked:
@@ -58,7 +58,8 @@ def check(config: Mapping[str, Any]) -> Checked:
     if problem := _strain(config, reference):
         return Checked(Verdict(None, problem))
     try:
-        fast = Fast(to_json(config))
+        fast = Fast(config)
+        _ = fast.tokenizer  # loads it
     except (
         Exception
     ) as error:  # ValueError for what fastokens does not know, but any failure means: do not use it

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from btlm_data.errors import DataError
 from btlm_data.tokenizer import splitting
 from btlm_data.tokenizer.backends import Backend, Encoder, Fast, Offsets, Reference
-from btlm_data.tokenizer.configuration import fingerprint, to_json, vocabulary
+from btlm_data.tokenizer.configuration import fingerprint, vocabulary
 from btlm_data.tokenizer.files import TokenizerFiles
 from btlm_data.tokenizer.gpt2 import byte_characters
 
@@ -116,10 +116,8 @@ class Tokenizer:
             return None
         characters = set(byte_characters())
         added = {str(token["content"]) for token in self._config["added_tokens"]}
-        is_spelt = all(
-            characters.issuperset(token) for token in vocabulary(self._config) if token not in added
-        )
-        if not is_spelt or not all(token.isascii() for token in added):
+        spelt = "".join(token for token in vocabulary(self._config) if token not in added)
+        if not characters.issuperset(spelt) or not all(token.isascii() for token in added):
             return None
         blob, offsets = self.token_bytes
         return blob.tobytes(), offsets.tolist()
@@ -280,5 +278,5 @@ def _load(spec: TokenizerSpec) -> Tokenizer:
             f"the run started with {spec.fingerprint[:12]}. Restore the file, or start again with another "
             "work folder."
         )
-    encoder: Encoder = Fast(to_json(config)) if spec.backend == "fastokens" else Reference(config)
+    encoder: Encoder = Fast(config) if spec.backend == "fastokens" else Reference(config)
     return Tokenizer(config, spec, encoder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats.reader import ShardReader
-from btlm_data.formats.shard_formats.rewriting import rewrite
+from btlm_data.formats.shard_formats.rewriting import Rewriting
 from btlm_data.formats.shard_formats.writer import ShardOptions, ShardWriter, compressed, layout
 from btlm_data.storage.direct import DirectFile
 
@@ -43,8 +43,10 @@ def written(rows: npt.NDArray[Any], size: int, options: ShardOptions) -> bytes:
     return file.getvalue()
 
 
-def replaced(path: Path, rows: npt.NDArray[Any], size: int, options: ShardOptions, touched: list[int]) -> Any:
-    """The file with the touched chunks of these rows; its bytes, and what `rewrite` returns."""
+def replaced(
+    path: Path, rows: npt.NDArray[Any], size: int, options: ShardOptions, touched: list[int]
+) -> tuple[bytes, bytes, tuple[str, str]]:
+    """The file with the touched chunks of these rows: its bytes, the pieces that it was written in, joined, and the checksums."""
     stored, sizes = BytesIO(), dict[int, int]()
     dataset = layout(rows.shape, (size, *rows.shape[1:]), options)
     for number in touched:
@@ -54,14 +56,15 @@ def replaced(path: Path, rows: npt.NDArray[Any], size: int, options: ShardOption
     stored.seek(0)
     target = path.with_name("new.h5")
     with ShardReader(path) as shard, path.open("rb", buffering=0) as old, DirectFile(target) as new:
-        info = rewrite(old, shard.stretches(size), dataset, new, sizes, stored, 7)
-    return target.read_bytes(), info
+        rewriting = Rewriting(old, shard.stretches(size), dataset, new, sizes, stored)
+        pieces = b"".join(bytes(piece) for piece in rewriting.pieces())
+    return target.read_bytes(), pieces, rewriting.xxh3()
 
 
 @given(
     st.data(), st.sampled_from(KINDS), st.integers(1, 300), st.sampled_from([(), (3, 8)]), st.integers(1, 5)
 )
-def test_what_stays_is_copied_and_both_files_are_hashed(
+def test_what_stays_is_copied_and_both_files_are_summed(
     tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,
     options: ShardOptions,
@@ -76,20 +79,18 @@ def test_what_stays_is_copied_and_both_files_are_hashed(
     touched = sorted(data.draw(st.sets(st.integers(0, -(-count // size) - 1), max_size=9)))
     for number in touched:
         rows[number * size : (number + 1) * size] = drawn.integers(0, 2)
-    new, (sha256, info) = replaced(path, rows, size, options, touched)
-    assert new == written(rows, size, options)
-    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert info.sha256 == hashlib.sha256(new).hexdigest()
-    assert (info.num_bytes, info.n_examples, info.num_tokens) == (len(new), count, 7)
+    new, pieces, sums = replaced(path, rows, size, options, touched)
+    assert new == pieces == written(rows, size, options)
+    assert sums == (xxhash.xxh3_128_hexdigest(path.read_bytes()), xxhash.xxh3_128_hexdigest(new))
 
 
-def test_what_is_behind_the_data_is_hashed_and_not_taken_over(tmp_path: Path) -> None:
+def test_what_is_behind_the_data_is_summed_and_not_taken_over(tmp_path: Path) -> None:
     rows, options = np.arange(40, dtype=np.int32).reshape(10, 4), ShardOptions("gzip", 6)
     path = tmp_path / "data.h5"
     path.write_bytes(written(rows, 1, options) + b"appended")
-    new, (sha256, _) = replaced(path, rows, 1, options, [])
-    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert new == written(rows, 1, options)
+    new, pieces, (before, _) = replaced(path, rows, 1, options, [])
+    assert before == xxhash.xxh3_128_hexdigest(path.read_bytes())
+    assert new == pieces == written(rows, 1, options)
 
 
 def test_another_layout_is_refused(tmp_path: Path) -> None:
@@ -103,4 +104,4 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
         DirectFile(tmp_path / "new.h5") as new,
         pytest.raises(DataError, match="is not laid out as this program writes shards"),
     ):
-        rewrite(old, shard.stretches(1)[::-1], dataset, new, {}, BytesIO(), 0)
+        Rewriting(old, shard.stretches(1)[::-1], dataset, new, {}, BytesIO())

@@ -449,6 +449,11 @@ def test_a_manifest_of_wrong_types_names_the_key(sound: Path, change: Change, pl
         ),
         (lambda m: m["outputs"][0].update(sha256="0" * 64), "checksums", "examples.jsonl: sha256"),
         (lambda m: m["outputs"][0].update(bytes=1), "files", "examples.jsonl: "),
+        (
+            lambda m: m["splits"]["train"]["files"][0].update(xxh3="0" * 32),
+            "checksums",
+            "train/data-00000.h5: xxh3 ",
+        ),
     ],
 )
 def test_a_wrong_number_is_named(sound: Path, change: Change, check: str, place: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
@@ -38,6 +39,21 @@ def test_sums_are_those_of_hashlib(kind: type[sha256.Pair], pieces: list[tuple[i
         expected[1].update(second)
         second[:] = bytes(other)  # what was added may change
     assert pair.hexdigests() == (expected[0].hexdigest(), expected[1].hexdigest())
+
+
+@given(st.lists(st.binary(max_size=200), max_size=9), st.lists(st.binary(max_size=200), max_size=9))
+@example([], [])
+@example([b"a" * 64], [])
+def test_streams_side_by_side_in_pieces_that_are_reused(first: list[bytes], second: list[bytes]) -> None:
+    def pieces(parts: list[bytes]) -> Iterator[memoryview]:
+        buffer = bytearray(200)
+        for part in parts:
+            buffer[: len(part)] = part
+            yield memoryview(buffer)[: len(part)]
+            buffer[:] = bytes(200)
+
+    expected = tuple(hashlib.sha256(b"".join(parts)).hexdigest() for parts in (first, second))
+    assert sha256.sums_of(pieces(first), pieces(second)) == expected
 
 
 def test_the_instructions_are_used_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:

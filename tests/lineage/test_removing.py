@@ -9,10 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
+import xxhash
 from click.testing import CliRunner
 
 from btlm_data.cli import cli
@@ -226,11 +228,45 @@ def test_what_cannot_be_packed_again_is_refused_and_nothing_changes(
     data[-2000] ^= 1
     path.unlink()
     path.write_bytes(data.tobytes())
-    for how in ("mask", "remove"):
-        names = ["doc-3"] if how == "remove" else [f"doc-{n}" for n in range(90)]
-        queries = [make("id", name) for name in names]
-        with pytest.raises(DataError, match="is damaged: its SHA-256"):
-            forget(root, queries, how=how)
+    for kind in ("XXH3", "SHA-256"):
+        if kind == "SHA-256":  # of a dataset from before the other was recorded
+            without_xxh3(root)
+        before = shards(root)
+        for how in ("mask", "remove"):
+            names = ["doc-3"] if how == "remove" else [f"doc-{n}" for n in range(90)]
+            queries = [make("id", name) for name in names]
+            with pytest.raises(DataError, match=f"is damaged: its {kind} is"):
+                forget(root, queries, how=how)
+        assert shards(root) == before
+
+
+def without_xxh3(root: Path) -> None:
+    """A dataset as it was before the XXH3 of shards was recorded."""
+    value = dataset.read_set(root)
+    splits = {
+        name: msgspec.structs.replace(
+            split, files=[msgspec.structs.replace(file, xxh3=None) for file in split.files]
+        )
+        for name, split in value.splits.items()
+    }
+    (root / "dataset.json").unlink()
+    (root / "dataset.json").write_bytes(dataset.encode(msgspec.structs.replace(value, splits=splits)))
+
+
+@pytest.mark.parametrize("how", ["mask", "remove"])
+def test_an_older_dataset_gets_the_checksums_that_it_did_not_have(
+    tmp_path: Path, base: Path, how: Literal["mask", "remove"]
+) -> None:
+    older, newer = copied(base, tmp_path / "older"), copied(base, tmp_path / "newer")
+    without_xxh3(older)
+    for root in (older, newer):
+        forget(root, [make("id", f"doc-{n}") for n in range(0, 90, 3)], how=how)
+    assert shards(older) == shards(newer)
+    for split, entry in dataset.read_set(newer).splits.items():
+        for file, other in zip(entry.files, dataset.read_set(older).splits[split].files, strict=True):
+            assert file.xxh3 == xxhash.xxh3_128_hexdigest((newer / split / file.name).read_bytes())
+            assert other.xxh3 in (file.xxh3, None)
+            assert (other.xxh3 is None) <= (file in dataset.read_set(base).splits[split].files)
 
 
 def test_the_certificate_is_signed(tmp_path: Path, base: Path) -> None:

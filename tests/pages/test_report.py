@@ -10,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -97,6 +98,34 @@ def test_pairs_at_the_border_are_of_different_kept_documents(tmp_path: Path) -> 
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "removals.parquet", row_group_size=4)
     chosen = [row["number"] for row in border_pairs._least_alike(tmp_path / "removals.parquet")]
     assert chosen == [0, 10, 11, 12, 13, 14, *range(1, 10)]
+
+
+def test_pairs_are_those_for_which_little_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pair(number: int, offset: int, kept_offset: int, kept_file: str | None = "b") -> dict[str, Any]:
+        place = {"file": "a", "offset": offset, "kept_file": kept_file, "kept_offset": kept_offset}
+        return {"number": number, **place}
+
+    def chosen(rows: list[dict[str, Any]]) -> list[int]:
+        return [row["number"] for row in border_pairs._affordable(rows, lambda name, offset: offset)]
+
+    monkeypatch.setattr(border_pairs, "MAX_SCANNED_BYTES", 100)
+    rows = [
+        pair(0, 80, 90),
+        pair(1, 10, 5),
+        pair(2, 9, 5),
+        pair(3, 60, 39),
+        pair(4, 61, 40),
+        pair(5, 50, 0, None),
+    ]
+    assert chosen(rows) == [
+        2,
+        5,
+        3,
+        1,
+    ]  # 1 last, as the kept document of 2 is shown; 0 and 4 are too far inside
+    assert chosen(rows[:3]) == [2, 1]
+    near = [pair(number, 0, number) for number in range(9)]
+    assert [row["number"] for row in border_pairs._affordable(near, lambda *_: 0)] == [*range(6)]
 
 
 def test_texts_of_duplicates_come_from_the_source_of_the_dataset_only(tmp_path: Path) -> None:

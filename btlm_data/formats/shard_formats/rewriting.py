@@ -1,10 +1,10 @@
 """Write a shard once more with some of its stretches replaced, in one pass over the old file: what stays is copied as it
-is stored, and the SHA-256 of both files are taken on the way.
+is stored, and the checksums of both files are taken on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import IO
 
@@ -13,79 +13,88 @@ import numpy.typing as npt
 
 from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import hdf5_layout
-from btlm_data.formats.shard_formats.writer import ShardInfo
+from btlm_data.storage import digest
 from btlm_data.storage.direct import DirectFile
 
 _PIECE = 1 << 17
+_COPIED = 1 << 18  # bytes at a time: still in the processor's cache when their sums are taken
 
 
-def rewrite(
-    old: FileIO,
-    ranges: npt.NDArray[np.int64],
-    dataset: hdf5_layout.Dataset,
-    new: DirectFile,
-    replaced: Mapping[int, int],
-    stored: IO[bytes],
-    num_tokens: int,
-) -> tuple[str, ShardInfo]:
-    """Returns the SHA-256 of the old file, and what was written.
+class Rewriting:
+    """A shard that is written once more.
 
     old: a shard that was written with this layout, at its start. ranges: (n, 2) int64, offset and
     bytes of each of its chunks, or of stretches that are all of its data, in order. dataset: the layout of both. new: an empty
-    file. replaced: number of a range -> bytes that take its place; stored: these bytes, end to end, in order. num_tokens: of the
-    shard. Raises DataError where the old file is laid out in another way.
+    file. replaced: number of a range -> bytes that take its place; stored: these bytes, end to end, in order. Raises DataError
+    where the old file is laid out in another way.
     """
-    offsets, sizes = ranges.T
-    if (offsets[1:] != offsets[:-1] + sizes[:-1]).any():
-        raise DataError(f"{old.name} is not laid out as this program writes shards. Restore it from a copy.")
-    new_sizes = sizes.copy()
-    for number, size in replaced.items():
-        new_sizes[number] = size
-    passed = _Pass(old, new)
-    start = hdf5_layout.head_size(dataset)
-    begins = start + np.concatenate([[0], np.cumsum(new_sizes)])
-    end, index, address = int(begins[-1]), b"", start if len(ranges) else None
-    if dataset.chunks is not None:
-        index, address = hdf5_layout.chunk_index(dataset, begins[:-1], new_sizes, end)
-    head = hdf5_layout.head(dataset, address, end + len(index))
-    passed.replace(int(offsets[0]) if len(ranges) else 0, head)
-    for number in sorted(replaced):
-        passed.copy(int(offsets[number]))
-        passed.replace(int(offsets[number] + sizes[number]), stored.read(replaced[number]))
-    passed.copy(int(offsets[-1] + sizes[-1]) if len(ranges) else 0)
-    passed.replace(None, index)
-    before, after = passed.sums.hexdigests()
-    return before, ShardInfo(dataset.shape[0], num_tokens, after, end + len(index))
 
+    def __init__(
+        self,
+        old: FileIO,
+        ranges: npt.NDArray[np.int64],
+        dataset: hdf5_layout.Dataset,
+        new: DirectFile,
+        replaced: Mapping[int, int],
+        stored: IO[bytes],
+    ) -> None:
+        offsets, sizes = ranges.T
+        if (offsets[1:] != offsets[:-1] + sizes[:-1]).any():
+            raise DataError(
+                f"{old.name} is not laid out as this program writes shards. Restore it from a copy."
+            )
+        self._old, self._new = old, new
+        self._offsets, self._sizes, self._dataset = offsets, sizes, dataset
+        self._replaced, self._stored = replaced, stored
+        self._position = 0  # in the old file
+        self._old_sum, self._new_sum = digest.checksummer(), digest.checksummer()
 
-class _Pass:
-    """One pass over a file while another is written; sums: of both, the old file first."""
+    def pieces(self) -> Iterator[memoryview]:
+        """Write it; what is written, each piece there until the next one is asked for."""
+        new_sizes = self._sizes.copy()
+        for number, size in self._replaced.items():
+            new_sizes[number] = size
+        start = hdf5_layout.head_size(self._dataset)
+        begins = start + np.concatenate([[0], np.cumsum(new_sizes)])
+        end, index, address = int(begins[-1]), b"", start if len(self._sizes) else None
+        if self._dataset.chunks is not None:
+            index, address = hdf5_layout.chunk_index(self._dataset, begins[:-1], new_sizes, end)
+        yield self._write(hdf5_layout.head(self._dataset, address, end + len(index)))
+        self._pass(int(self._offsets[0]) if len(self._sizes) else 0)
+        for number in sorted(self._replaced):
+            yield from self._copy(int(self._offsets[number]))
+            yield self._write(self._stored.read(self._replaced[number]))
+            self._pass(int(self._offsets[number] + self._sizes[number]))
+        yield from self._copy(int(self._offsets[-1] + self._sizes[-1]) if len(self._sizes) else 0)
+        yield self._write(index)
+        self._pass(None)
 
-    def __init__(self, old: FileIO, new: DirectFile) -> None:
-        from btlm_data.kernels.sha256 import sha256_pair  # numba: readers of shards do without it
+    def xxh3(self) -> tuple[str, str]:
+        """Hex XXH3 (128 bits) of the old and of the new file, once all pieces were taken."""
+        return self._old_sum.hexdigest(), self._new_sum.hexdigest()
 
-        self.old, self.new, self.sums = old, new, sha256_pair()
-        self.position = 0
-        self._replaced = memoryview(bytearray(_PIECE))
-
-    def copy(self, until: int) -> None:
+    def _copy(self, until: int) -> Iterator[memoryview]:
         """Copy what is before a position of the old file."""
-        while self.position < until:
-            piece = self.new.fill(self.old.readinto, until - self.position)
+        while self._position < until:
+            piece = self._new.fill(self._old.readinto, min(_COPIED, until - self._position))
             if not piece:
-                return  # the end; of a file that is cut short, its hash tells
-            self.position += len(piece)
-            self.sums.update(piece, piece)
+                return  # the end; of a file that is cut short, its checksum tells
+            self._position += len(piece)
+            self._old_sum.update(piece)
+            self._new_sum.update(piece)
+            yield piece
 
-    def replace(self, until: int | None, data: bytes) -> None:
-        """Write `data` instead of what is before a position of the old file; None: instead of all that is left."""
-        self.new.write(data)
-        while until is None or self.position < until:
-            wanted = _PIECE if until is None else min(_PIECE, until - self.position)
-            size = self.old.readinto(self._replaced[:wanted])
-            if not size:
-                break
-            self.position += size
-            self.sums.update(self._replaced[:size], data)
-            data = b""
-        self.sums.update(b"", data)
+    def _write(self, data: bytes) -> memoryview:
+        self._new.write(data)
+        self._new_sum.update(data)
+        return memoryview(data)
+
+    def _pass(self, until: int | None) -> None:
+        """Read what is before a position of the old file, or all that is left of it, and leave it out."""
+        while until is None or self._position < until:
+            wanted = _PIECE if until is None else min(_PIECE, until - self._position)
+            piece = self._old.read(wanted)
+            if not piece:
+                return
+            self._position += len(piece)
+            self._old_sum.update(piece)

@@ -43,13 +43,14 @@ class ShardOptions(msgspec.Struct, frozen=True):
 
 
 class ShardInfo(msgspec.Struct, frozen=True):
-    """A finished shard: rows (tokens in the corpus layout), real label positions, the file's sha256 and size
+    """A finished shard: rows (tokens in the corpus layout), real label positions, the file's checksums and size
     in bytes.
     """
 
     n_examples: int
     num_tokens: int
     sha256: str
+    xxh3: str
     num_bytes: int
 
 
@@ -121,7 +122,7 @@ class ShardWriter:
         self.is_plain = _is_plain(self.dataset)
         self.start = self.end = hdf5_layout.head_size(self.dataset)
         self.sizes: list[npt.NDArray[np.int64]] = []
-        self.result = ("", 0)
+        self.result = ("", "", 0)
 
     def __enter__(self) -> ShardWriter:
         self.file.write(bytes(self.start))
@@ -184,6 +185,6 @@ class ShardWriter:
             self._write(memoryview(index))
         self.file.seek(0)
         self.file.write(hdf5_layout.head(self.dataset, address, self.end))
-        # The head is known only now, so the sum cannot be taken on the way; the pages are still in memory.
+        # The head is known only now, so the sums cannot be taken on the way; the pages are still in memory.
         self.file.seek(0)
-        self.result = (digest.sha256_stream(self.file), self.end)
+        self.result = (*digest.both_of_stream(self.file), self.end)
