@@ -24,6 +24,10 @@ BLOCK = 4096  # bytes; a multiple of every disk's own
 _BUFFER = (
     2 << 20
 )  # a large page of Linux on most processors, which a direct write takes as one piece of memory
+_FREE: list[
+    memoryview
+] = []  # buffers of files that are closed: the system need not clear them for the next file
+_MOST_FREE = 8
 _DIRECT: int = getattr(os, "O_DIRECT", 0)  # not on every system
 
 
@@ -34,7 +38,10 @@ class DirectFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._descriptor = _open(path)
-        self._buffer = _large_page()
+        try:
+            self._buffer = _FREE.pop()
+        except IndexError:
+            self._buffer = _large_page()
         self._offset, self._filled = 0, 0  # bytes that are in the file, bytes of the buffer behind them
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -91,6 +98,9 @@ class DirectFile(io.RawIOBase):
                 super().close()
             finally:
                 os.close(self._descriptor)
+                if len(_FREE) < _MOST_FREE:
+                    _FREE.append(self._buffer)
+                del self._buffer
 
     def _put(self, size: int) -> None:
         """Write the buffer's first bytes, whole blocks, behind what is in the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -38,7 +39,8 @@ class LocalFile:
     never waited for); OSError where this process has too many open files.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, reads_few: bool = False) -> None:
+        """reads_few: little is read, here and there, so that the system need not read what follows."""
         self.name = os.fspath(path)
         self._descriptor = -1
         try:
@@ -64,6 +66,9 @@ class LocalFile:
                 "remove it from the data folder, or restore the shard."
             )
         self.size = status.st_size
+        if reads_few and hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # a file system that takes no advice
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read_at(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset` on, fewer where the file ends. Raises OSError."""

@@ -33,6 +33,8 @@ _NODE = np.dtype(
 )
 _MAX_STRIDE = 1 << 16  # bytes from a node to the next that are read at once with it
 _READ_BYTES = 1 << 22  # of nodes at once
+_NODE_ENTRIES = 64  # read of a node at first: all of those of our own shards
+_MOST_INNER = 64  # nodes above the leaves that are kept of a file
 
 
 class ChunkTable(msgspec.Struct, frozen=True):
@@ -126,9 +128,14 @@ def read_chunk_table(head: Head, stored: Stored) -> ChunkTable:
     return table.done()
 
 
-def find_chunk(head: Head, stored: Stored, number: int) -> ChunkNode | None:
+Inner = dict[
+    int, tuple[int, npt.NDArray[np.uint64]]
+]  # address of a node above the leaves -> its level and entries
+
+
+def find_chunk(head: Head, stored: Stored, number: int, inner: Inner) -> ChunkNode | None:
     """The part of an index that has one chunk, of a dataset with a row in each: nothing else of the index is read. None where
-    that cannot be had, for whatever reason; reading it all says why.
+    that cannot be had, for whatever reason; reading it all says why. inner: nodes above the leaves that were read before.
     """
     index, rank = stored.index, len(stored.shape)
     if index is None or index.kind != "btree" or index.address == UNDEFINED:
@@ -136,21 +143,33 @@ def find_chunk(head: Head, stored: Stored, number: int) -> ChunkNode | None:
     address, above = index.address, MAX_LEVELS + 1
     try:
         while True:
-            node = np.frombuffer(head.bytes_at(address, _NODE.itemsize, "index of chunks"), _NODE)[0]
-            level = int(node["level"])
-            if node["signature"] != b"TREE" or node["type"] != 1 or level >= above or not node["used"]:
+            level, entries = inner.get(address) or _read_node(head, address, rank)
+            if level >= above or not len(entries):
                 return None
-            size = 8 * (rank + 3) * int(node["used"])
-            own = head.bytes_at(address + _NODE.itemsize, size, "index of chunks")
-            entries = np.frombuffer(own, "<u8").reshape(-1, rank + 3)
             if level == 0:
                 return _checked_node(head, stored, number, entries)
+            if len(inner) < _MOST_INNER:
+                inner[address] = level, entries
             k = int(np.searchsorted(entries[:, 1], number, side="right")) - 1
             if k < 0:
                 return None
             address, above = int(entries[k, -1]), level
     except Damaged:
         return None
+
+
+def _read_node(head: Head, address: int, rank: int) -> tuple[int, npt.NDArray[np.uint64]]:
+    """Level and entries, (n, rank + 3), of a node of the B-tree; no entries where it is none. Raises Damaged."""
+    most = _NODE.itemsize + 8 * (rank + 3) * _NODE_ENTRIES
+    behind = head.source.size - head.base - address
+    data = head.bytes_at(address, max(_NODE.itemsize, min(most, behind)), "index of chunks")
+    node = np.frombuffer(data, _NODE, 1)[0]
+    size = 8 * (rank + 3) * int(node["used"]) if node["signature"] == b"TREE" and node["type"] == 1 else 0
+    if _NODE.itemsize + size > len(data):
+        own = head.bytes_at(address + _NODE.itemsize, size, "index of chunks")
+    else:
+        own = data[_NODE.itemsize : _NODE.itemsize + size]
+    return int(node["level"]), np.frombuffer(own, "<u8").reshape(-1, rank + 3)
 
 
 def _checked_node(

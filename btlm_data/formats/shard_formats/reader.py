@@ -25,7 +25,13 @@ from btlm_data.errors import DataError
 from btlm_data.formats.shard_formats import format_of_rows, hdf5_head
 from btlm_data.formats.shard_formats.base import ShardFormat
 from btlm_data.formats.shard_formats.byte_source import ByteSource, LocalFile
-from btlm_data.formats.shard_formats.hdf5_chunks import ChunkNode, ChunkTable, find_chunk, read_chunk_table
+from btlm_data.formats.shard_formats.hdf5_chunks import (
+    ChunkNode,
+    ChunkTable,
+    Inner,
+    find_chunk,
+    read_chunk_table,
+)
 from btlm_data.formats.shard_formats.hdf5_file import Damaged, Head, NotPlain
 from btlm_data.formats.shard_formats.unpack import Torn, unpack
 
@@ -77,7 +83,7 @@ class ShardReader:
         read, so the index of chunks is looked up, not read.
         """
         if isinstance(source, (str, os.PathLike)):
-            source = LocalFile(source)
+            source = LocalFile(source, reads_few=reads_few)
         self.source = source
         self.name = source.name
         try:
@@ -103,6 +109,7 @@ class ShardReader:
             self._whole_row = self._chunks == (1, *self.shape[1:])
         self._lookups = _MOST_LOOKUPS if reads_few and self._whole_row else 0
         self._node: ChunkNode | None = None  # looked up last
+        self._inner: Inner = {}
 
     @property
     def layout(self) -> ShardLayout:
@@ -373,7 +380,8 @@ class ShardReader:
             node = self._node
             if node is None or not node.first <= number < node.first + len(node.table.offsets):
                 self._lookups -= 1
-                node = self._node = find_chunk(Head(self.source, self._stored.base), self._stored, number)
+                head = Head(self.source, self._stored.base)
+                node = self._node = find_chunk(head, self._stored, number, self._inner)
             if node is not None:
                 table, number = node.table, number - node.first
         table = table or self._read_table()

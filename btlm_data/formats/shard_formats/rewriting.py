@@ -4,6 +4,10 @@ is stored, and the checksums of both files are taken on the way.
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import IO
@@ -16,8 +20,8 @@ from btlm_data.formats.shard_formats import hdf5_layout
 from btlm_data.storage import digest
 from btlm_data.storage.direct import DirectFile
 
-_PIECE = 1 << 17
-_COPIED = 1 << 18  # bytes at a time: still in the processor's cache when their sums are taken
+_PIECE = 1 << 18  # bytes at a time: still in the processor's cache when they are copied
+_POPULATE_READ = 22  # madvise(2): reads all pages now, and fails where one cannot be read
 
 
 class Rewriting:
@@ -43,7 +47,7 @@ class Rewriting:
             raise DataError(
                 f"{old.name} is not laid out as this program writes shards. Restore it from a copy."
             )
-        self._old, self._new = old, new
+        self._old, self._new = _mapped(old), new
         self._offsets, self._sizes, self._dataset = offsets, sizes, dataset
         self._replaced, self._stored = replaced, stored
         self._position = 0  # in the old file
@@ -74,14 +78,23 @@ class Rewriting:
         return self._old_sum.hexdigest(), self._new_sum.hexdigest()
 
     def _copy(self, until: int) -> Iterator[memoryview]:
-        """Copy what is before a position of the old file."""
-        while self._position < until:
-            piece = self._new.fill(self._old.readinto, min(_COPIED, until - self._position))
-            if not piece:
-                return  # the end; of a file that is cut short, its checksum tells
-            self._position += len(piece)
+        """Copy what is before a position of the old file. Who takes the pieces reads them first, as slowly as SHA-256 is: then
+        they are in the processor's cache.
+        """
+        for piece in self._pieces(until):
+            yield piece
+            self._new.write(piece)
             self._old_sum.update(piece)
             self._new_sum.update(piece)
+
+    def _pieces(self, until: int | None) -> Iterator[memoryview]:
+        """What is before a position of the old file, or all that is left of it; of a file that is cut short, up to its end, and its
+        checksum tells.
+        """
+        end = len(self._old) if until is None else min(until, len(self._old))
+        while self._position < end:
+            piece = self._old[self._position : min(self._position + _PIECE, end)]
+            self._position += len(piece)
             yield piece
 
     def _write(self, data: bytes) -> memoryview:
@@ -91,10 +104,19 @@ class Rewriting:
 
     def _pass(self, until: int | None) -> None:
         """Read what is before a position of the old file, or all that is left of it, and leave it out."""
-        while until is None or self._position < until:
-            wanted = _PIECE if until is None else min(_PIECE, until - self._position)
-            piece = self._old.read(wanted)
-            if not piece:
-                return
-            self._position += len(piece)
+        for piece in self._pieces(until):
             self._old_sum.update(piece)
+
+
+def _mapped(file: FileIO) -> memoryview:
+    """A file as memory: its pages are used where the system has them, and not copied. Raises OSError where they cannot be read."""
+    if not os.fstat(file.fileno()).st_size:
+        return memoryview(b"")
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if sys.platform == "linux":
+        try:
+            memory.madvise(_POPULATE_READ)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # older than Linux 5.14: pages come as they are touched
+                raise
+    return memoryview(memory)
