@@ -13,7 +13,6 @@ import errno
 import io
 import mmap
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,15 +52,6 @@ class DirectFile(io.RawIOBase):
             room[:] = rest[: len(room)]
             self._filled, rest = self._filled + len(room), rest[len(room) :]
         return size
-
-    def fill(self, read_into: Callable[[memoryview], int | None], most: int) -> memoryview:
-        """Add what another file's `readinto` gives, at most `most` bytes, without a copy between; what was added, which is there
-        until the next call.
-        """
-        room = self._room(most)
-        size = read_into(room) or 0
-        self._filled += size
-        return room[:size]
 
     def _room(self, most: int) -> memoryview:
         """Where the next bytes go, at least one and at most `most` of them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,21 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
         pytest.raises(DataError, match="is not laid out as this program writes shards"),
     ):
         Rewriting(old, shard.stretches(1)[::-1], dataset, new, {}, BytesIO())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux, which says that pages cannot be read")
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    rows, options = np.zeros((3000, 3, 512), np.int32), ShardOptions("none")
+    path = tmp_path / "data.h5"
+    path.write_bytes(written(rows, 100, options))
+    with (
+        ShardReader(path) as shard,
+        path.open("rb", buffering=0) as old,
+        DirectFile(tmp_path / "new.h5") as new,
+    ):
+        dataset = layout(rows.shape, (100, *rows.shape[1:]), options)
+        rewriting = Rewriting(old, shard.stretches(100), dataset, new, {}, BytesIO())
+        os.truncate(path, 6 << 20)
+        with pytest.raises(OSError, match="Input/output error"):
+            for _ in rewriting.pieces():
+                pass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +41,22 @@ def test_the_file_is_what_was_written(tmp_path: Path, sizes: list[int]) -> None:
     assert path.read_bytes() == b"".join(pieces)
 
 
-@pytest.mark.parametrize("most", [1000, BUFFER, 3 * BUFFER])
-def test_another_file_is_read_into_it(tmp_path: Path, most: int) -> None:
-    data, (before, behind) = os.urandom(2 * BUFFER + 77), pieces_of([direct.BLOCK + 1, 5])
-    (tmp_path / "other").write_bytes(data)
-    added = b""
-    with (tmp_path / "other").open("rb", buffering=0) as other, direct.DirectFile(tmp_path / "file") as file:
-        file.write(before)
-        while piece := file.fill(other.readinto, most):
-            assert len(piece) <= most
-            added += piece
-        file.write(behind)
-        assert file.tell() == len(before + data + behind)
-    assert added == data
-    assert (tmp_path / "file").read_bytes() == before + data + behind
+def test_buffers_of_closed_files_serve_others(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        drawn = random.Random(number)
+        for turn in range(12):
+            pieces = pieces_of([drawn.randrange(1, 2 * BUFFER) for _ in range(drawn.randrange(1, 4))])
+            path = tmp_path / f"{number}-{turn}"
+            with direct.DirectFile(path) as file:
+                for piece in pieces:
+                    file.write(piece)
+            assert path.read_bytes() == b"".join(pieces)
+            path.unlink()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(8)))
+    assert 1 <= len(direct._FREE) <= direct._MOST_FREE
+    assert len({id(buffer) for buffer in direct._FREE}) == len(direct._FREE)
 
 
 def test_what_is_flushed_is_there_and_more_can_follow(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from btlm_data.storage import digest
 from btlm_data.storage.direct import DirectFile
 
 _PIECE = 1 << 18  # bytes at a time: still in the processor's cache when they are copied
-_POPULATE_READ = 22  # madvise(2): reads all pages now, and fails where one cannot be read
+_READ_AHEAD = 1 << 22  # bytes, whole pages
+_POPULATE_READ = 22  # madvise(2): reads pages now, and fails where one cannot be read
 
 
 class Rewriting:
@@ -47,7 +48,7 @@ class Rewriting:
             raise DataError(
                 f"{old.name} is not laid out as this program writes shards. Restore it from a copy."
             )
-        self._old, self._new = _mapped(old), new
+        self._old, self._new = _Mapped(old), new
         self._offsets, self._sizes, self._dataset = offsets, sizes, dataset
         self._replaced, self._stored = replaced, stored
         self._position = 0  # in the old file
@@ -91,9 +92,9 @@ class Rewriting:
         """What is before a position of the old file, or all that is left of it; of a file that is cut short, up to its end, and its
         checksum tells.
         """
-        end = len(self._old) if until is None else min(until, len(self._old))
+        end = self._old.size if until is None else min(until, self._old.size)
         while self._position < end:
-            piece = self._old[self._position : min(self._position + _PIECE, end)]
+            piece = self._old.piece(self._position, min(self._position + _PIECE, end))
             self._position += len(piece)
             yield piece
 
@@ -108,15 +109,26 @@ class Rewriting:
             self._old_sum.update(piece)
 
 
-def _mapped(file: FileIO) -> memoryview:
-    """A file as memory: its pages are used where the system has them, and not copied. Raises OSError where they cannot be read."""
-    if not os.fstat(file.fileno()).st_size:
-        return memoryview(b"")
-    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if sys.platform == "linux":
-        try:
-            memory.madvise(_POPULATE_READ)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # older than Linux 5.14: pages come as they are touched
-                raise
-    return memoryview(memory)
+class _Mapped:
+    """A file as memory: its pages are used where the system has them, and not copied. For one pass."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._name = file.name
+        self.size = os.fstat(file.fileno()).st_size
+        self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        self._view = memoryview(self._memory or b"")
+        self._ready = (
+            0 if sys.platform == "linux" else self.size
+        )  # bytes from the beginning that need no more advice
+
+    def piece(self, begin: int, end: int) -> memoryview:
+        """Bytes [begin, end). Raises OSError where they cannot be read."""
+        while self._memory is not None and self._ready < end:
+            try:
+                self._memory.madvise(_POPULATE_READ, self._ready, min(_READ_AHEAD, self.size - self._ready))
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), self._name) from None
+                self._ready = self.size  # older than Linux 5.14: pages come as they are touched
+            self._ready += _READ_AHEAD
+        return self._view[begin:end]
