@@ -87,8 +87,14 @@ class Reference:
 
     def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint32], Offsets]:
         """See Encoder."""
-        with panics_are_errors(self.name):
-            encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        loaded = self.tokenizer
+        try:
+            with panics_are_errors(self.name):
+                encodings = loaded.encode_batch_fast(list(texts), add_special_tokens=False)
+        except LibraryPanic:
+            raise
+        except Exception as error:  # `tokenizers` raises bare Exceptions
+            raise CannotEncode(self.name, str(error)) from error
         lists = [encoding.ids for encoding in encodings]
         offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         return np.fromiter(chain.from_iterable(lists), np.uint32, int(offsets[-1])), offsets
@@ -98,6 +104,16 @@ class Reference:
         with panics_are_errors(self.name):
             text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+
+class CannotEncode(DataError):
+    """A library refused a text, for example as the vocabulary has no token for what it does not know. reason: what it said."""
+
+    def __init__(self, library: str, reason: str) -> None:
+        super().__init__(
+            f"The tokenizer library {library} cannot encode a text: {reason}. Correct the tokenizer, or use another."
+        )
+        self.reason = f"{library} cannot encode every text with it: {reason}"
 
 
 class LibraryPanic(DataError):

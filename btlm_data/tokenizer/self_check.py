@@ -13,9 +13,18 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from btlm_data.straining import straining_texts
-from btlm_data.tokenizer.backends import Backend, Encoder, Fast, Reference, panics_are_errors
+from btlm_data.tokenizer.backends import (
+    Backend,
+    CannotEncode,
+    Encoder,
+    Fast,
+    Offsets,
+    Reference,
+    panics_are_errors,
+)
 from btlm_data.tokenizer.configuration import patterns
 from btlm_data.tokenizer.probes import probe_texts
 
@@ -55,8 +64,12 @@ def check(config: Mapping[str, Any]) -> Checked:
         if token_id != token["id"]:
             added = f"its added token {token['content']!r} has id {token['id']}"
             return Checked(Verdict(None, f"{added}, but `tokenizers` gives it {token_id}"))
-    if problem := _strain(config, reference):
-        return Checked(Verdict(None, problem))
+    try:
+        if problem := _strain(config, reference):
+            return Checked(Verdict(None, problem))
+        expected = reference.encode(probe_texts(config))
+    except CannotEncode as error:
+        return Checked(Verdict(None, error.reason))
     try:
         fast = Fast(config)
         _ = fast.tokenizer  # loads it
@@ -64,7 +77,7 @@ def check(config: Mapping[str, Any]) -> Checked:
         Exception
     ) as error:  # ValueError for what fastokens does not know, but any failure means: do not use it
         return Checked(Verdict("tokenizers", f"fastokens cannot read it ({error})"), (reference,))
-    if problem := _difference(config, fast, reference):
+    if problem := _difference(config, fast, reference, expected):
         return Checked(Verdict("tokenizers", problem), (reference,))
     return Checked(Verdict("fastokens"), (fast, reference))
 
@@ -84,10 +97,15 @@ def _strain(config: Mapping[str, Any], reference: Reference) -> str:
     return ""
 
 
-def _difference(config: Mapping[str, Any], fast: Fast, reference: Reference) -> str:
-    """Where the two disagree on the probes; "" if nowhere."""
+def _difference(
+    config: Mapping[str, Any],
+    fast: Fast,
+    reference: Reference,
+    by_reference: tuple[npt.NDArray[np.uint32], Offsets],
+) -> str:
+    """Where the two disagree on the probes, of which the reference's ids are given; "" if nowhere."""
     probes = probe_texts(config)
-    expected, expected_offsets = reference.encode(probes)
+    expected, expected_offsets = by_reference
     reference.decode(expected[:1000].tolist())
     try:
         ids, offsets = fast.encode(probes)

@@ -118,6 +118,11 @@ def test_what_cannot_be_read_is_a_config_error(tmp_path: Path, truth: tokenizers
         load_tokenizer(write(tmp_path / "foreign.json", '{"model": 3}'))
     with pytest.raises(ConfigError, match="`tokenizers` cannot use"):
         load_tokenizer(write(tmp_path / "merges.json", whole.replace('["Ġ","t"]', '["Ġ","nowhere"]')))
+    lacking = word_level().to_str().replace('"unk_token":"[UNK]"', '"unk_token":"[UNJ]"')
+    with pytest.raises(
+        ConfigError, match=r"tokenizers cannot encode every text with it: .*Missing \[UNK\] token"
+    ):
+        load_tokenizer(write(tmp_path / "lacking.json", lacking))
     with pytest.raises(ConfigError, match="There is no tokenizer at"):
         load_tokenizer(str(tmp_path / "missing.json"))
     (tmp_path / "folder").mkdir()
