@@ -192,7 +192,7 @@ def _write_pair(
             entry = view.entry.files[shard.number]
             before, after = rewriting.xxh3()
             if entry.xxh3 is not None and before != entry.xxh3:
-                raise _is_damaged(view.path(shard.number), "XXH3", before, entry.xxh3)
+                raise _damaged(view.path(shard.number), "XXH3", before, entry.xxh3)
             info = ShardInfo(shard.layout.shape[0], entry.tokens, sha256, after, new.tell())
             written.append((shard.number, info))
         return written
@@ -324,10 +324,10 @@ def check_unchanged(path: Path, entry: ShardFile) -> None:
     with reading(path), path.open("rb") as file:
         actual = digest.sha256_stream(file) if entry.xxh3 is None else digest.checksum_stream(file)
     if actual != expected:
-        raise _is_damaged(path, kind, actual, expected)
+        raise _damaged(path, kind, actual, expected)
 
 
-def _is_damaged(path: Path, kind: str, actual: str, expected: str) -> DataError:
+def _damaged(path: Path, kind: str, actual: str, expected: str) -> DataError:
     return DataError(
         f"{path} is damaged: its {kind} is {actual}, dataset.json says {expected}. Restore it first."
     )

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 BLOCK = 4096  # bytes; a multiple of every disk's own
-_BUFFER = (
-    2 << 20
-)  # a large page of Linux on most processors, which a direct write takes as one piece of memory
-_FREE: list[
-    memoryview
-] = []  # buffers of files that are closed: the system need not clear them for the next file
+# Bytes; a large page of Linux on most processors, which a direct write takes as one piece of memory.
+_BUFFER = 2 << 20
+# Buffers of files that are closed: the system need not clear them for the next file.
+_FREE: list[memoryview] = []
 _MOST_FREE = 8
 _DIRECT: int = getattr(os, "O_DIRECT", 0)  # not on every system
 

@@ -128,9 +128,8 @@ def read_chunk_table(head: Head, stored: Stored) -> ChunkTable:
     return table.done()
 
 
-Inner = dict[
-    int, tuple[int, npt.NDArray[np.uint64]]
-]  # address of a node above the leaves -> its level and entries
+# Address of a node above the leaves -> its level and entries.
+Inner = dict[int, tuple[int, npt.NDArray[np.uint64]]]
 
 
 def find_chunk(head: Head, stored: Stored, number: int, inner: Inner) -> ChunkNode | None:
