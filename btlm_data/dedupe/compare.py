@@ -17,6 +17,7 @@ dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -153,8 +154,9 @@ class Compared(msgspec.Struct, frozen=True):
         for texts in _batches(self.candidates, self.bounds, lengths):
             offsets = shingles.offsets_of(lengths[texts], shingle)
             total = int(offsets[-1])
-            with tempfile.TemporaryFile() as file:
+            with contextlib.ExitStack() as files:
                 if total > 2 * GROUP_BYTES:
+                    file = files.enter_context(tempfile.TemporaryFile())
                     utf8: npt.NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=(total,))
                 else:
                     if total > len(buffer):

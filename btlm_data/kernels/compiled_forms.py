@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from btlm_data.kernels.compiler import FunctionCache, IndexDataCacheFile, rtsys
 
@@ -41,16 +43,43 @@ class FormFiles(IndexDataCacheFile):
         return not self._load_index()
 
 
-class KernelCache(FunctionCache):
+class _OncePerFolder:
+    """Before a locator of numba's: it creates a file in its folder for every kernel, to see whether that can be written, which is a
+    millisecond where files were removed lately (ext4 passes over their places). Here it is seen once in a process.
+    """
+
+    def ensure_cache_path(self) -> None:
+        """Raise OSError if the folder cannot be written."""
+        folder: str = self.get_cache_path()  # type: ignore[attr-defined]
+        if folder not in _WRITABLE or not os.path.isdir(folder):
+            super().ensure_cache_path()  # type: ignore[misc]
+            _WRITABLE.add(folder)
+
+
+_WRITABLE: set[str] = set()
+
+
+class _Numbas(FunctionCache._impl_class):  # type: ignore[misc]
+    """Where numba keeps code, and how."""
+
+    _locator_classes: ClassVar[list[Any]] = [
+        type(locator.__name__, (_OncePerFolder, locator), {})
+        for locator in FunctionCache._impl_class._locator_classes
+    ]
+
+
+class _Forms(FunctionCache):
     """Where the forms of one kernel are kept. They count as long as no kernel's source has changed: it may be compiled into them."""
+
+    _impl_class = _Numbas
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         numbas = self._cache_file
-        self._forms = FormFiles(
+        self.files = FormFiles(
             self._cache_path, numbas._index_name.removesuffix(".nbi"), (numbas._source_stamp, _SOURCES)
         )
-        self._cache_file = self._forms
+        self._cache_file = self.files
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The form of a signature, None where none is kept. numba's own first makes all ready that a compilation needs, which
@@ -60,9 +89,40 @@ class KernelCache(FunctionCache):
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
 
+
+class KernelCache:
+    """What a kernel asks for its kept forms (numba.core.caching._Cache). Files are looked for when it is first called: a process
+    calls few of a hundred kernels.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @cached_property
+    def _forms(self) -> _Forms:
+        return _Forms(self._function)
+
+    @property
+    def cache_path(self) -> str:
+        """The folder."""
+        path: str = self._forms.cache_path
+        return path
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The form of a signature, None where none is kept."""
+        return self._forms.load_overload(sig, target_context)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the form of a signature."""
+        self._forms.save_overload(sig, data)
+
+    def flush(self) -> None:
+        """Forget all forms."""
+        self._forms.flush()
+
     def is_empty(self) -> bool:
         """Whether there is no form."""
-        return self._forms.is_empty()
+        return self._forms.files.is_empty()
 
 
 def _stamp_of_sources() -> str:

@@ -71,8 +71,10 @@ def normalised(tokens: TokenBytes) -> TokenBytes:
     ends = np.repeat(tokens.offsets[1:-1], len(separator.encode()))
     between = np.tile(np.frombuffer(separator.encode(), np.uint8), max(0, len(tokens.offsets) - 2))
     text = np.insert(tokens.utf8, ends, between).tobytes().decode(errors="surrogateescape")
-    text = text.lower().translate(str.maketrans("", "", string.punctuation))
-    pieces = re.sub(r"\s+", " ", text).encode(errors="surrogateescape").split(separator.encode())
+    # As bytes: punctuation is a byte each, and `str.translate` looks up every character.
+    without = text.lower().encode(errors="surrogateescape").translate(None, string.punctuation.encode())
+    text = without.decode(errors="surrogateescape")
+    pieces = re.sub(r"[^\S ]\s*| \s+", " ", text).encode(errors="surrogateescape").split(separator.encode())
     offsets = np.cumsum([0, *map(len, pieces)], dtype=np.int64)[: len(tokens.offsets)]
     return TokenBytes(np.frombuffer(b"".join(pieces), np.uint8), offsets)
 
