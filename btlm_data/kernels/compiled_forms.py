@@ -59,12 +59,14 @@ class _OncePerFolder:
 _WRITABLE: set[str] = set()
 
 
-class _Numbas(FunctionCache._impl_class):  # type: ignore[misc]
+_OfFunctions: Any = FunctionCache._impl_class
+
+
+class _Numbas(_OfFunctions):  # type: ignore[misc]
     """Where numba keeps code, and how."""
 
     _locator_classes: ClassVar[list[Any]] = [
-        type(locator.__name__, (_OncePerFolder, locator), {})
-        for locator in FunctionCache._impl_class._locator_classes
+        type(locator.__name__, (_OncePerFolder, locator), {}) for locator in _OfFunctions._locator_classes
     ]
 
 

@@ -24,11 +24,10 @@ import numpy.typing as npt
 from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.deflate_codes import (
     ALONE,
+    DISTANCE,
     DISTANCE_BASE,
     DISTANCE_EXTRA,
-    DISTANCE_SYMBOL,
     END,
-    ENTRIES,
     LENGTH_SYMBOL,
     MATCH,
     MAX_CODE_BITS,
@@ -38,12 +37,14 @@ from btlm_data.kernels.deflate_codes import (
     BitString,
     Code,
     distance_symbol,
+    distances_of,
     make_code,
     run_lengths,
 )
-from btlm_data.kernels.words import load64, store64, trailing_zeros
+from btlm_data.kernels.words import itemsize, load64, store64, trailing_zeros
 
 _NEVER = 16  # bits: more than an operation's second part costs where it is worth taking
+_IMPOSSIBLE = 255  # bits: more than an operation can take
 _HASH_BITS = 15
 _SAMPLED_UNITS = 1 << 17  # units looked at to make the Huffman code
 _GROUP_UNITS = 1 << 17  # units searched before they are coded
@@ -65,7 +66,9 @@ class _Shape(NamedTuple):
 
 
 class _Costs(NamedTuple):
-    """Bits that each first and each second part of an operation takes, (544,) uint8."""
+    """Bits that each first and each second part of an operation takes, (512,) and (545 + units in the window,) uint8; 255: what is not
+    to be taken.
+    """
 
     a: npt.NDArray[np.uint8]
     b: npt.NDArray[np.uint8]
@@ -75,13 +78,13 @@ class _Found(NamedTuple):
     """A search's memory and its result for a group of rows.
 
     tables (3, 2^15) uint16: last position of each unit, pair and triple, by hash. distances (3, body) uint16:
-    how far back that is, for each position of a row. ops: operations of all rows, one after another; ends
-    (rows,) int64: where each row's end.
+    how far back that is, for each position of a row. ops: (room,) uint32 operations of all rows, one after another;
+    ends (rows,) int64: where each row's end.
     """
 
     tables: npt.NDArray[np.uint16]
     distances: npt.NDArray[np.uint16]
-    ops: U64
+    ops: npt.NDArray[np.uint32]
     ends: npt.NDArray[np.int64]
 
 
@@ -166,7 +169,8 @@ def _deflate(
     """Search and code all rows, some at a time so that the operations stay in the processor's cache."""
     group = max(1, _GROUP_UNITS // shape.body)
     matches = _memory(shape.body, group)
-    costs = _Costs((code.a & np.uint64(63)).astype(np.uint8), (code.b & np.uint64(63)).astype(np.uint8))
+    a, b = ((entries & np.uint64(63)).astype(np.uint8) for entries in (code.a, code.b))
+    costs = _costs(a, b, shape)
     # No operation takes more bits than the literals it stands for can: MAX_CODE_BITS a byte.
     units = shape.body * (2 if shape.repeat else 1) + 2
     most = (code.header.count + tail.count + MAX_CODE_BITS * shape.width * units) // 8 + 32
@@ -197,9 +201,17 @@ def _memory(body: int, group: int) -> _Found:
     return _Found(
         tables=np.zeros((3, 1 << _HASH_BITS), np.uint16),
         distances=np.zeros((3, body), np.uint16),
-        ops=np.empty(2 * body * group, np.uint64),
+        ops=np.empty(2 * body * group, np.uint32),
         ends=np.zeros(group, np.int64),
     )
+
+
+def _costs(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], shape: _Shape) -> _Costs:
+    """Where a distance of 0 says that there is none, and deflate has no matches of two bytes. a, b: of _Costs."""
+    b[DISTANCE] = _IMPOSSIBLE
+    if shape.width == 2:
+        a[MATCH + 1] = _IMPOSSIBLE
+    return _Costs(a, b)
 
 
 def _counts(
@@ -212,17 +224,24 @@ def _counts(
     sample = rows[:: max(1, rows.size // _SAMPLED_UNITS)].copy()
     matches = _memory(shape.body, len(sample))
     # Bits of each part before anything is known.
-    guess = _Costs(np.full(ENTRIES, 8, np.uint8), np.full(ENTRIES, 8, np.uint8))
-    guess.a[MATCH:], guess.b[MATCH:ALONE] = 3, 4
+    of_units = distances_of(width)
+    bits_of_distance = 4 + of_units.extra.astype(np.uint8)
+    guess = _costs(
+        np.repeat(np.array([8, 3], np.uint8), MATCH),
+        np.concatenate([np.full(DISTANCE + 1, 8, np.uint8), bits_of_distance]),
+        shape,
+    )
+    guess.b[PREVIOUS] = 4
     if shape.hint == shape.body:
         # Good for the counters of the vsl layout; in text it would take bits from what is better.
         guess.b[PREVIOUS] = _NEVER
     _find(sample, shape, guess, matches)
     ops = matches.ops[: matches.ends[len(sample) - 1]]
-    a = np.bincount((ops & np.uint64(1023)).astype(np.int64), minlength=ENTRIES)
-    b = np.bincount((ops >> np.uint64(10) & np.uint64(1023)).astype(np.int64), minlength=ENTRIES)
-    counts, distance_counts = np.zeros(286, np.int64), b[MATCH : MATCH + 30].copy()
-    counts[:256] = a[:256] + b[:256] + b[ALONE:]
+    a = np.bincount((ops & np.uint32(1023)).astype(np.int64), minlength=len(guess.a))
+    b = np.bincount((ops >> np.uint32(10)).astype(np.int64), minlength=len(guess.b))
+    counts, distance_counts = np.zeros(286, np.int64), np.zeros(30, np.int64)
+    np.add.at(distance_counts, of_units.symbol, b[DISTANCE + 1 :])
+    counts[:256] = a[:256] + b[:256] + b[ALONE:DISTANCE]
     counts[0] += (width - 2) * b[:256].sum()
     counts[END] = len(sample)
     if width == 4:
@@ -253,9 +272,8 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
     body, width, hint = shape.body, shape.width, shape.hint
     cost_a, cost_b = costs.a, costs.b
     tables, distances, ops, ends = matches.tables, matches.distances, matches.ops, matches.ends
-    symbol, base_distance, extra = DISTANCE_SYMBOL, DISTANCE_BASE, DISTANCE_EXTRA
     hashes = np.empty((3, body), np.uint16)
-    item = rows.itemsize
+    item = itemsize(rows)
     per_load = 8 // item
     to_units = 4 if item == 2 else 5  # from equal low bits to equal units
     last = body - max(per_load, 3)  # where eight bytes and three units can still be read
@@ -265,10 +283,7 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
     shift = np.uint64(64 - _HASH_BITS)
     byte = np.uint64(255)
     none = np.uint16(0)
-    single_cost = np.full(30, 10000, np.int64)
-    if width == 4:
-        for c in range(30):
-            single_cost[c] = np.int64(cost_a[MATCH + 1]) + np.int64(cost_b[MATCH + c]) + extra[c]
+    single_cost = np.int64(cost_a[MATCH + 1])
     counters = width == 4 and cost_b[PREVIOUS] < _NEVER
     count = 0
     base = 0
@@ -331,14 +346,7 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
                         if same < per_load:
                             break
             if length >= 2:
-                back = distance * width - 1
-                c = symbol[back if back < 256 else 256 + (back >> 7)]
-                ops[count] = (
-                    (MATCH + length)
-                    | (MATCH + c) << 10
-                    | extra[c] << 20
-                    | (back + 1 - base_distance[c]) << 24
-                )
+                ops[count] = (MATCH + length) | (DISTANCE + distance) << 10
                 i += int(length)
             else:
                 token = np.uint64(row[i])
@@ -347,18 +355,15 @@ def _find(rows: npt.NDArray[Any], shape: _Shape, costs: _Costs, matches: _Found)
                 high = token >> np.uint64(16)
                 # A literal or a match of one unit: both continue at i + 1, so neither needs a branch that
                 # cannot be predicted.
-                back = max(single, np.int64(1)) * width - 1
-                c = symbol[back if back < 256 else 256 + (back >> 7)]
-                match = np.uint64(
-                    (MATCH + 1) | (MATCH + c) << 10 | extra[c] << 20 | (back + 1 - base_distance[c]) << 24
-                )
+                match = np.uint64((MATCH + 1) | (DISTANCE + single) << 10)
+                match_cost = single_cost + np.int64(cost_b[DISTANCE + single])
                 # Its upper bytes may be in the unit before as well (not in unit 0: the labels have another
                 # one before unit 1).
                 known = counters and i > 1 and np.uint64(row[i - 1]) >> np.uint64(8) == token >> np.uint64(8)
                 upper_cost = np.int64(cost_b[second]) + (16 if high else 0)
                 known = known and np.int64(cost_b[PREVIOUS]) < upper_cost
                 literal_cost = np.int64(cost_a[low]) + (np.int64(cost_b[PREVIOUS]) if known else upper_cost)
-                taken = (single > 0) & (row[i - single] == row[i]) & (single_cost[c] < literal_cost)
+                taken = (row[i - single] == row[i]) & (match_cost < literal_cost)
                 literal = low | (np.uint64(PREVIOUS) if known else second) << np.uint64(10)
                 if high and not taken and not known:
                     ops[count] = low | (np.uint64(ALONE) + second) << np.uint64(10)
@@ -408,19 +413,17 @@ def _emit(
         n = np.uint64(0)
         for j in range(len(header)):
             at, acc, n = _put(out, at, acc, n, header[j], np.uint64(min(56, header_bits - 56 * j)))
-        first = k
         body_at, body_bit = at, n
-        while k < ends[r]:
-            op = ops[k]
-            a = code_a[op & np.uint64(1023)]
-            b = code_b[(op >> np.uint64(10)) & np.uint64(1023)]
-            na = a & low
-            nab = na + (b & low)
-            bits = a >> six | (b >> six) << na | (op >> np.uint64(24)) << nab
-            at, acc, n = _put(out, at, acc, n, bits, nab + ((op >> np.uint64(20)) & np.uint64(15)))
-            k += 1
-            if k == first + 1 or (k == first + 2 and np.uint64(row[0]) >> np.uint64(16)):
-                body_at, body_bit = at, n  # behind unit 0
+        for part in range(2):  # unit 0, whose labels are elsewhere, and the others
+            until = ends[r] if part else k + (2 if np.uint64(row[0]) >> np.uint64(16) else 1)
+            while k < until:
+                op = ops[k]
+                a, b = code_a[op & np.uint32(1023)], code_b[op >> np.uint32(10)]
+                na = a & low
+                at, acc, n = _put(out, at, acc, n, a >> six | (b >> six) << na, na + (b & low))
+                k += 1
+            if part == 0:
+                body_at, body_bit = at, n
         body_bits = (at - body_at) * 8 + np.int64(n) - np.int64(body_bit)
         for j in range(len(tail)):
             at, acc, n = _put(out, at, acc, n, tail[j], np.uint64(min(56, tail_bits - 56 * j)))
@@ -469,15 +472,15 @@ def _adler_sums(row: npt.NDArray[Any], start: int, stop: int, width: int) -> tup
     """Over units start..stop-1 of `width` bytes: the sum of their bytes, and of each byte times its distance
     from the end.
 
-    The last byte has distance 1. A running sum of running sums gives each unit its weight without a
-    multiplication.
+    The last byte has distance 1. Each turn is by itself, so that the processor takes eight units at once.
     """
     byte = np.uint64(255)
-    byte_sum, runs, within = np.uint64(0), np.uint64(0), np.uint64(0)
+    byte_sum, weighted, within = np.uint64(0), np.uint64(0), np.uint64(0)
     for i in range(start, stop):
         token = np.uint64(row[i])
         b1, b2, b3 = (token >> np.uint64(8)) & byte, (token >> np.uint64(16)) & byte, token >> np.uint64(24)
-        byte_sum += (token & byte) + b1 + b2 + b3
-        runs += byte_sum
+        in_unit = (token & byte) + b1 + b2 + b3
+        byte_sum += in_unit
+        weighted += in_unit * np.uint64(stop - i)
         within += b1 + np.uint64(2) * b2 + np.uint64(3) * b3
-    return byte_sum, np.uint64(width) * runs - within
+    return byte_sum, np.uint64(width) * weighted - within

@@ -5,6 +5,8 @@ kernels/deflate.py searches and writes; here is what it writes with.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -23,27 +25,20 @@ DISTANCE_BASE = np.concatenate([[1], 1 + np.cumsum(1 << DISTANCE_EXTRA)[:-1]])
 CODE_LENGTH_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)  # RFC 1951, 3.2.7
 
 LENGTH_SYMBOL = np.searchsorted(LENGTH_BASE, np.arange(259), side="right").astype(np.int64) - 1
-# Distances 1..256 by themselves, longer ones by their upper bits: no code longer than 256 starts within 128.
-DISTANCE_SYMBOL = np.concatenate(
-    [
-        np.searchsorted(DISTANCE_BASE, np.arange(1, 257), side="right") - 1,
-        np.searchsorted(DISTANCE_BASE, np.arange(WINDOW // 128) * 128 + 1, side="right") - 1,
-    ]
-).astype(np.int64)
 
 
-# An operation of the search is one word: a | b << 10 | number of extra bits << 20 | extra bits << 24.
+# An operation of the search is a word of 32 bits: a | b << 10.
 #   a  0..255 a literal byte                             256 + k  a match of k units
-#   b  0..255 a second byte and the zeros above it       256 + c  distance symbol c      288 + x  a literal byte alone
+#   b  0..255 a second byte and the zeros above it       544 + d  d units back           288 + x  a literal byte alone
 #                                                        287      the three bytes above it as in the unit before (width 4)
-MATCH, PREVIOUS, ALONE, ENTRIES = 256, 287, 288, 544
+MATCH, PREVIOUS, ALONE, DISTANCE = 256, 287, 288, 544
 
 
 class Code(msgspec.Struct, frozen=True):
     """One Huffman code for a call. An entry packs a bit string and its length: bits << 6 | number of bits.
 
-    a, b: (544,) the entries of an operation's two parts; length: (259,) of a match length in bytes with its
-    extra bits; distance: (30,) of a distance symbol; end: of the end of the block; header: the zlib and block
+    a (512,), b (545 + units in the window,): the entries of an operation's two parts; length: (259,) of a match length in bytes
+    with its extra bits; distance: (30,) of a distance symbol; end: of the end of the block; header: the zlib and block
     headers.
     """
 
@@ -72,14 +67,35 @@ def make_code(counts: npt.NDArray[np.int64], distance_counts: npt.NDArray[np.int
     second = literal[:256]
     for _ in range(width - 2):
         second = [_join(entry, literal[0]) for entry in second]
-    a, b = np.zeros(ENTRIES, np.uint64), np.zeros(ENTRIES, np.uint64)
-    a[:256], b[:256], b[ALONE:] = literal[:256], second, literal[:256]
-    b[MATCH : MATCH + 30] = distance
+    of_units = distances_of(width)
+    a, b = np.zeros(2 * MATCH, np.uint64), np.zeros(DISTANCE + 1 + len(of_units.symbol), np.uint64)
+    a[:256], b[:256], b[ALONE:DISTANCE] = literal[:256], second, literal[:256]
+    codes = np.array(distance, np.uint64)[of_units.symbol]
+    code_bits, six = codes & np.uint64(63), np.uint64(6)
+    b[DISTANCE + 1 :] = (codes >> six | of_units.rest << code_bits) << six | code_bits + of_units.extra
     a[MATCH + 2 : MATCH + 256 // width + 1] = length[2 * width : 257 : width]
     if width == 4:
         a[MATCH + 1] = length[4]
         b[PREVIOUS] = _join(length[3], distance[distance_symbol(4)])
     return Code(a, b, length, distance, literal[END], _headers(literal_lengths, distance_lengths))
+
+
+class Distances(NamedTuple):
+    """How deflate writes the distances of 1, 2, ... units, n of them. symbol: (n,) int64; extra, rest: (n,) uint64, the number of
+    its extra bits and their value.
+    """
+
+    symbol: npt.NDArray[np.int64]
+    extra: U64
+    rest: U64
+
+
+def distances_of(width: int) -> Distances:
+    """Of units of `width` bytes, as far as the window reaches."""
+    back = np.arange(width, WINDOW + 1, width)
+    symbol = np.searchsorted(DISTANCE_BASE, back, side="right") - 1
+    rest = back - DISTANCE_BASE[symbol]
+    return Distances(symbol, DISTANCE_EXTRA[symbol].astype(np.uint64), rest.astype(np.uint64))
 
 
 def huffman_lengths(counts: npt.NDArray[np.int64], limit: int) -> list[int]:
@@ -215,6 +231,4 @@ def run_lengths(total: int) -> list[int]:
 
 def distance_symbol(distance: int) -> int:
     """The symbol of a distance of 1 to 32,768 bytes."""
-    return int(
-        DISTANCE_SYMBOL[distance - 1] if distance <= 256 else DISTANCE_SYMBOL[256 + (distance - 1) // 128]
-    )
+    return int(np.searchsorted(DISTANCE_BASE, distance, side="right")) - 1

@@ -1,4 +1,5 @@
-"""Three operations on 64-bit words that numba has no function for, compiled into the kernels that use them.
+"""What numba has no function for: operations on 64-bit words, and the size of an element as a constant. Compiled into the kernels that
+use them.
 
 load64 and store64 need no alignment and check no bounds: callers leave eight bytes. Byte order is the
 machine's: little-endian, as on every machine numba supports.
@@ -43,6 +44,16 @@ def _trailing_zeros(_context: Any, value: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
+def _itemsize(_context: Any, array: Any) -> Any:
+    """Bytes of an element, known when the kernel is compiled: `array.itemsize` is looked up, and multiplied by."""
+    size = array.dtype.bitwidth // 8
+
+    def generate(context: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
+        return context.get_constant(types.int64, size)
+
+    return types.int64(array), generate
+
+
 def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     array = context.make_array(signature.args[0])(context, builder, arguments[0])
     start = builder.bitcast(array.data, context.get_value_type(types.uint8).as_pointer())
@@ -55,3 +66,4 @@ def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 load64: Any = intrinsic(_load64)
 store64: Any = intrinsic(_store64)
 trailing_zeros: Any = intrinsic(_trailing_zeros)
+itemsize: Any = intrinsic(_itemsize)

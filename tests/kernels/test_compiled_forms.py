@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,3 +69,43 @@ def test_numbas_own_would_be(tmp_path: Path) -> None:
     fresh._save_data = lambda *_: None  # not yet
     fresh.save("ints", "fresh")
     assert files(IndexDataCacheFile, tmp_path).load("ints") == "stale"
+
+
+_COUNTED = """
+import os, sys, tempfile
+created = []
+made = tempfile.TemporaryFile
+tempfile.TemporaryFile = lambda *a, **k: created.append(k.get("dir")) or made(*a, **k)
+from btlm_data.kernels import buckets, deflate, minhash, shingles, union_find
+declared = len(created)
+import numpy as np
+deflate.deflate_units(np.arange(6, dtype=np.uint16).reshape(2, 3), 2)
+union_find.flatten(np.zeros(3, np.uint32))
+print(declared, len(created))
+"""
+
+
+def test_a_folder_is_tried_once_and_not_for_every_kernel(tmp_path: Path) -> None:
+    """numba itself creates and removes a file for each of a hundred kernels of a process."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for kept in (False, True):
+        done = subprocess.run(
+            [sys.executable, "-c", _COUNTED], env=environment, capture_output=True, text=True, check=True
+        )
+        declared, called = map(int, done.stdout.split())
+        assert declared <= 1, "only the package's own try of the folder"
+        assert called == declared + 1, "the folder of the kernels, once"
+        assert len(list(tmp_path.rglob("*.nbi"))) > 2, kept
+
+
+def test_a_kernel_is_kept_where_its_folder_was_removed_meanwhile(tmp_path: Path) -> None:
+    script = (
+        "import shutil, sys, numpy as np\n"
+        "from btlm_data.kernels import deflate, union_find\n"
+        "deflate.deflate_units(np.arange(6, dtype=np.uint16).reshape(2, 3), 2)\n"
+        "shutil.rmtree(sys.argv[1])\n"
+        "union_find.flatten(np.zeros(3, np.uint32))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "kept")], env=environment, check=True)
+    assert {path.name.split("-")[0] for path in (tmp_path / "kept").rglob("*.nbi")} == {"union_find._flatten"}
