@@ -1,12 +1,13 @@
 """The token stream of a split out of its shards, and shards made of a stream again: no text is read, and the
 bytes are those that `prepare` makes of such a stream.
 
-The stream is held in one file, which the system maps: it takes 2 or 4 bytes a token of disk while the shards
-are written.
+The stream takes 2 or 4 bytes a token while the shards are written: in memory where it is small, else in one file, which the
+system maps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +28,13 @@ from btlm_data.lineage.masking import check_unchanged
 from btlm_data.lineage.split_view import SplitView
 from btlm_data.recipe.recorded import settings_of
 from btlm_data.stages.pack import packing_of
-from btlm_data.storage import cached
+from btlm_data.storage import cached, page_cache
 from btlm_data.threads import in_threads
 
 Int64Array = npt.NDArray[np.int64]
 MAX_SHARDS_AT_ONCE = 8  # read or written: some 100 MB each
 _PIECE_BYTES = 16 << 20
+_IN_MEMORY_BYTES = 1 << 30  # of a stream
 
 
 class StoredStream(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class StoredStream(msgspec.Struct, frozen=True):
 
 
 def read_stream(view: SplitView, path: Path, begin: Int64Array, end: Int64Array) -> npt.NDArray[Any]:
-    """The stream of a split, written to a file that must not exist. It is mapped, and has no name any more when
+    """The stream of a split, in memory or in a file that must not exist. That is mapped, and has no name any more when
     this returns. Returns (t,) uint16 or uint32.
 
     begin, end: (n,) int64, stretches [begin, end) of the stream that are needed; what is elsewhere may be missing,
@@ -122,7 +124,7 @@ def without(tokens: npt.NDArray[Any], gone: Sequence[tuple[int, int]]) -> npt.ND
 def placed(
     tokens: npt.NDArray[Any], begin: Int64Array, length: Int64Array, path: Path, eos_id: int
 ) -> npt.NDArray[Any]:
-    """The stream of some documents of another, in a file that must not exist and has no name any more when this
+    """The stream of some documents of another, in memory or in a file that must not exist and has no name any more when this
     returns. tokens: (t,) of any dtype; begin, length: (n,) of each document there, in the new order. Returns
     (sum of length + n,) of the same dtype.
     """
@@ -208,9 +210,16 @@ class _Columns(msgspec.Struct, frozen=True):
 
 
 def _mapped(path: Path, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Room for a stream: memory where it is small, else a file that the system maps. (count,)"""
+    size = max(1, count * dtype.itemsize)
+    if size <= _IN_MEMORY_BYTES and page_cache.fits(size):
+        with contextlib.suppress(OSError):  # less memory is allowed than there is
+            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with contextlib.suppress(OSError, AttributeError):  # a system without large pages
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            return np.frombuffer(memory, dtype, count)
     with path.open("x+b") as file:
         path.unlink()  # the mapping holds it
-        size = max(1, count * dtype.itemsize)
         try:
             file.truncate(size)
             if hasattr(

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.benchmarks.bench_prepare import ROUNDS, corpus
+from tests.benchmarks.bench_prepare import ROUNDS, corpus, touch_memory
 
 BUDGETS = {"workers": "", "parsl": "<= 1.15", "ray": "<= 1.25"}
 
@@ -33,6 +33,7 @@ class Timed(NamedTuple):
 def prepare(source: Path, out: Path, *options: str, helpers: int = 0) -> Timed:
     """One run from nothing. helpers: free workers."""
     shutil.rmtree(out, ignore_errors=True)
+    touch_memory()
     program = [sys.executable, "-m", "btlm_data", "-q"]
     command = [*program, "prepare", "--source", str(source), "--seq-len", "2048", "--out", str(out)]
     command += ["--accept-removal", "--workers", "2", "--memory", "2GB", *options]

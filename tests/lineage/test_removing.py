@@ -23,7 +23,7 @@ from btlm_data.formats import dataset, forgotten
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.inspection import verify
 from btlm_data.inspection.check import Check
-from btlm_data.lineage import key_index
+from btlm_data.lineage import key_index, restream
 from btlm_data.lineage.datasets import SetView, open_dataset
 from btlm_data.lineage.forget import forget, plan
 from btlm_data.lineage.queries import make
@@ -209,6 +209,7 @@ def test_what_cannot_be_packed_again_is_refused_and_nothing_changes(
     root = copied(base, tmp_path / "damaged")
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
+        patch.setattr(restream, "_IN_MEMORY_BYTES", 0)
         before = shards(root)
         with pytest.raises(OutputError, match="No space left on device"):
             forget(root, [make("id", "doc-3")], how="remove")

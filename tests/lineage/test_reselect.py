@@ -16,6 +16,7 @@ from btlm_data.errors import BtlmError, ConfigError, InputError, OutputError
 from btlm_data.formats import dataset, ledger
 from btlm_data.inspection import verify
 from btlm_data.lineage import reselect as reselecting
+from btlm_data.lineage import restream
 from btlm_data.lineage.forget import forget
 from btlm_data.lineage.queries import make
 from btlm_data.lineage.reselect import reselect
@@ -53,13 +54,18 @@ def contents(root: Path) -> dict[str, bytes]:
     ],
     ids=["samples", "corpus", "vsl", "mix and sets"],
 )
-def test_shards_are_those_of_a_run_with_the_same_filter(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_shards_are_those_of_a_run_with_the_same_filter(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = made(tmp_path / "a", "out", **options)
     filtered = made(tmp_path / "a", "filtered", **options, clean__filters=[{"max_chars": CHARS}])
     before = contents(whole)
     outcome = reselect(whole, f"chars <= {CHARS}", tmp_path / "new")
     assert contents(whole) == before
     made_again, expected = contents(tmp_path / "new"), contents(filtered)
+    monkeypatch.setattr(restream, "_IN_MEMORY_BYTES", 0)  # a stream that is large is held in a file
+    reselect(whole, f"chars <= {CHARS}", tmp_path / "by a file")
+    assert contents(tmp_path / "by a file") == made_again
     assert {n for n in made_again if n.endswith(".h5")} == {n for n in expected if n.endswith(".h5")}
     for name, data in expected.items():
         if name.endswith(".h5"):
