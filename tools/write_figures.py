@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": "verify shards/",
     "rejects": "prepare --source my_corpus/ --out mine/",
 }
+_SHOWN_FOLDER = "/home/you/corpus"  # in place of the temporary one, and as long
 _NOT_HANDED_ON = ("COLUMNS", "LINES", "NO_COLOR")
 _SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
@@ -117,7 +118,7 @@ def run(command: str, folder: str, width: int) -> Text:
         pass
     os.waitpid(process, 0)
     screen = Screen(width)
-    screen.feed(output.decode(errors="replace"))
+    screen.feed(output.decode(errors="replace").replace(folder, _SHOWN_FOLDER))
     return screen.text()
 
 
