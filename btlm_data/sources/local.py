@@ -19,7 +19,7 @@ from btlm_data.records.formats import classify, endings
 from btlm_data.sources.base import MAX_ENTRIES, Access, Entry, Query, SchemeListing, SourceFile
 from btlm_data.sources.globs import is_pattern, matcher, split_pattern
 from btlm_data.sources.names import shown
-from btlm_data.sources.selection import ignored
+from btlm_data.sources.selection import ignored, is_archive
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 PREPARED = "folder of a prepared dataset"
@@ -62,6 +62,10 @@ def list_entries(query: Query) -> SchemeListing:
         ) from None
     if mode is not None and stat.S_ISREG(mode):
         name = path.name if classify(path.name) is not None else os.path.basename(os.path.realpath(path))
+        if classify(name) is None and is_archive(name):
+            raise InputError(
+                f"{shown(str(path))} is an archive, which is not read. Unpack it, and name the folder in which its files are then."
+            )
         if classify(name) is None:
             raise InputError(
                 f"{shown(str(path))} has no ending of a known format ({path.suffix or 'no ending'}). Use {readable()}."

@@ -89,6 +89,11 @@ def _ignored_folder(name: str) -> str | None:
     return next((why for part in name.split("/")[:-1] if (why := ignored(part, is_folder=True))), None)
 
 
+def is_archive(name: str) -> bool:
+    """Whether a name is that of several files in one, which are not read."""
+    return _ARCHIVE.search(name.lower()) is not None
+
+
 def _why_not(name: str, names: AbstractSet[str], *, has_documents: bool) -> str | None:
     """Why a file is no part of the corpus, judging by its own name and those beside it."""
     *folders, last = name.split("/")
@@ -100,7 +105,7 @@ def _why_not(name: str, names: AbstractSet[str], *, has_documents: bool) -> str 
     if reason is None and classify(last) is None:
         if _is_description(last):
             reason = _DESCRIPTION
-        elif _ARCHIVE.search(last.lower()) is not None:
+        elif is_archive(last):
             reason = "archive; unpack it first:"
         else:
             reason = f"unknown ending {_ending(last)}"
