@@ -88,7 +88,7 @@ stage2: $(VENV)/.train
 
 # Built from source, once: llama.cpp, on which exported GGUF files are tried (some ten minutes), and KenLM (one).
 $(VENV)/.stress: $(VENV)/.dev
-	$(PIP) llama-cpp-python -e '.[perplexity]'
+	$(PIP) llama-cpp-python -e '.[perplexity,presidio]'
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ from btlm_data.cleaning.rules.c4 import C4
 from btlm_data.cleaning.rules.gopher import GopherQuality, GopherRepetition
 from btlm_data.cleaning.rules.language import Language
 from btlm_data.cleaning.rules.personal_data import MaskPii
+from btlm_data.cleaning.rules.presidio import Presidio
 from btlm_data.cleaning.rules.user_function import UserFunction
 from btlm_data.cleaning.rules.words_and_patterns import MaxChars, MinChars, RegularExpression
 
@@ -24,6 +25,7 @@ KINDS: dict[str, type[FilterParameters]] = {
     "c4": C4,
     "regex": RegularExpression,
     "mask_pii": MaskPii,
+    "presidio": Presidio,
     "function": UserFunction,
 }
 

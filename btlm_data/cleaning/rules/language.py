@@ -12,7 +12,7 @@ from btlm_data.cleaning.rules.base import FilterParameters, Rule, Verdict
 from btlm_data.errors import ConfigError, install_command
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """One text means a list of one."""
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
@@ -23,7 +23,7 @@ class Language(FilterParameters):
     Only the first `max_chars` characters are looked at.
     """
 
-    keep: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("en",)
+    keep: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ("en",)
     min_probability: float = 0.5
     max_chars: int = Field(2000, ge=0)
 
