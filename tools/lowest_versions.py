@@ -13,9 +13,9 @@ import re
 import tomllib
 from pathlib import Path
 
-# Extras with what only tests, the documentation and engines need, and what is compiled when it is installed. Engines and
-# models of perplexity are tested with what constraints.txt names.
-_EXTRAS_LEFT_OUT = {"test", "dev", "docs", "cluster", "ray", "perplexity"}
+# Extras with what only tests, the documentation and engines need, and what is large or compiled when it is installed. Engines,
+# models of perplexity and Presidio are tested with what constraints.txt names.
+_EXTRAS_LEFT_OUT = {"test", "dev", "docs", "cluster", "ray", "perplexity", "presidio"}
 
 
 def lowest(project: Path) -> dict[str, str]:
