@@ -207,7 +207,7 @@ def _memory(body: int, group: int) -> _Found:
 
 
 def _costs(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], shape: _Shape) -> _Costs:
-    """Where a distance of 0 says that there is none, and deflate has no matches of two bytes. a, b: of _Costs."""
+    """With a distance of 0 (there is none) and a match of two bytes (deflate has none) put out of reach, in place. a, b: of _Costs."""
     b[DISTANCE] = _IMPOSSIBLE
     if shape.width == 2:
         a[MATCH + 1] = _IMPOSSIBLE

@@ -62,14 +62,11 @@ def list_entries(query: Query) -> SchemeListing:
         ) from None
     if mode is not None and stat.S_ISREG(mode):
         name = path.name if classify(path.name) is not None else os.path.basename(os.path.realpath(path))
-        if classify(name) is None and is_archive(name):
-            raise InputError(
-                f"{shown(str(path))} is an archive, which is not read. Unpack it, and name the folder in which its files are then."
-            )
         if classify(name) is None:
-            raise InputError(
-                f"{shown(str(path))} has no ending of a known format ({path.suffix or 'no ending'}). Use {readable()}."
-            )
+            why = f"has no ending of a known format ({path.suffix or 'no ending'}). Use {readable()}."
+            if is_archive(name):
+                why = "is an archive, which is not read. Unpack it, and name the folder in which its files are then."
+            raise InputError(f"{shown(str(path))} {why}")
         status = _readable(path)
         entries = [_entry(name, path, status, query.version)]
         _refuse_pointers(entries)

@@ -75,11 +75,10 @@ def masked(text: str, places: Sequence[Any], replacement: str) -> str:
     places: with `entity_type`, `start`, `end` and `score`, as Presidio gives them.
     """
     taken: list[tuple[int, int, str]] = []
-    in_order = sorted(places, key=lambda p: (-p.score, p.start - p.end, p.start, p.entity_type))
-    for place in in_order:
-        if place.start < place.end and all(
-            place.end <= start or end <= place.start for start, end, _ in taken
-        ):
+    is_taken = bytearray(len(text))
+    for place in sorted(places, key=lambda p: (-p.score, p.start - p.end, p.start, p.entity_type)):
+        if place.start < place.end and is_taken.find(1, place.start, place.end) < 0:
+            is_taken[place.start : place.end] = b"\1" * (place.end - place.start)
             taken.append((place.start, place.end, place.entity_type))
     parts, position = [], 0
     for start, end, entity in sorted(taken):
@@ -90,12 +89,13 @@ def masked(text: str, places: Sequence[Any], replacement: str) -> str:
 
 def _pieces(text: str) -> Iterator[str]:
     """A text in pieces that end with a line, else with a word."""
-    while len(text) > _PIECE_CHARS:
-        at = max(text.rfind("\n", 0, _PIECE_CHARS), 0) or max(text.rfind(" ", 0, _PIECE_CHARS), 0)
-        at = at + 1 if at else _PIECE_CHARS
-        yield text[:at]
-        text = text[at:]
-    yield text
+    start = 0
+    while len(text) - start > _PIECE_CHARS:
+        limit = start + _PIECE_CHARS
+        end = text.rfind("\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _analyzer(language: str, model: str | None) -> Any:
