@@ -30,7 +30,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -134,8 +134,8 @@ def bounds_of(sizes: Int64Array) -> Int64Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
-def piece_of(tables: Mapping[str, tuple[npt.NDArray[np.void], UInt32Array]]) -> Piece:
-    """Records, (n,) of any structured dtype, with the group of each, (n,) uint32: put in the order of groups."""
+def piece_of(tables: Mapping[str, tuple[npt.NDArray[Any], UInt32Array]]) -> Piece:
+    """Records, (n,) of any dtype, with the group of each, (n,) uint32: put in the order of groups."""
     present = np.unique(np.concatenate([groups for _, groups in tables.values()]))
     ordered: list[UInt8Array] = []
     edges = np.empty((len(present) + 1, len(tables)), np.int64)
@@ -427,13 +427,17 @@ def write_list(store: Store, name: str, held: Sequence[GroupedFile]) -> Artifact
 
 def of_group(files: TaskFiles, listed: Artifact, group: int) -> Iterator[Piece]:
     """The rows of one group out of each file that has some. listed: of write_list. Raises DataError for a damaged file."""
-    held = files.kept(("grouped files", listed.checksum), lambda: _parsed(files.read(listed)))
-    having = [file.file for file in held if file.first <= group < file.end]
+    having = [file.file for file in read_list(files, listed) if file.first <= group < file.end]
     files.allow(having)
     for artifact in having:
         piece = read(files.columns(artifact), group, group + 1)
         if len(piece.groups):
             yield piece
+
+
+def read_list(files: TaskFiles, listed: Artifact) -> list[GroupedFile]:
+    """Inverse of write_list, in a task."""
+    return files.kept(("grouped files", listed.checksum), lambda: _parsed(files.read(listed)))
 
 
 def _parsed(data: bytes) -> list[GroupedFile]:
@@ -443,8 +447,8 @@ def _parsed(data: bytes) -> list[GroupedFile]:
     ]
 
 
-def as_records(table: UInt8Array, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """A table of records, (n,) of a structured dtype. Raises DataError for one that does not end behind a record."""
+def as_records(table: UInt8Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """A table of records, (n,) of their dtype. Raises DataError for one that does not end behind a record."""
     if len(table) % dtype.itemsize:
         raise DataError(
             f"A table of groups has {len(table):,} bytes, which are no records of {dtype.itemsize}. Rerun the same command."

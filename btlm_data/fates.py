@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Fate(IntEnum):
-    """Kept, or why not. The number is what stands on disk (holdout/fates.cols, `fate` uint8): never renumber."""
+    """Kept, or why not. The number is what stands on disk (holdout/draw/RANGE.cols, `fate` uint8): never renumber."""
 
     KEPT = 0
     EXACT_DUPLICATE = 1

@@ -300,8 +300,8 @@ def _dedupe(p: Preparation) -> None:
     def plan_members(components: Artifact, with_texts: bool) -> Step:
         return members.plan(parts, components, read_settings, with_texts)
 
-    def plan_kept_texts(clusters: Artifact) -> Step:
-        return members.plan_kept(parts, clusters, read_settings)
+    def plan_kept_texts(copies: Artifact) -> Step:
+        return members.plan_kept(parts, copies, read_settings)
 
     result = dedupe.run(
         p.runner,
@@ -336,7 +336,7 @@ def _holdout(p: Preparation) -> None:
         by_sha256=p.settings.dedupe.method == "none" or not p.settings.dedupe.holdout,
         contamination=p.ngrams is not None,
     )
-    p.fates = holdout.run(p.step, p.blocks, p.dedupe_fates, work)
+    p.fates = holdout.run(p.step, p.runner, p.blocks, p.dedupe_fates, work)
     if p.ngrams is not None:
         assert p.table is not None
         num_documents = p.blocks[-1].last_ordinal

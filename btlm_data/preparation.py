@@ -191,7 +191,9 @@ class Preparation(msgspec.Struct):
     dedupe_fates: Artifact | None = None
     clusters: Artifact | None = None  # clusters.parquet
     removals: Artifact | None = None  # removals.parquet
-    copies: Artifact | None = None  # clusters.cols: how many documents each kept one stands for
+    copies: Artifact | None = (
+        None  # list of files (dedupe/clusters.py): how many documents each kept one stands for
+    )
     dedupe_summary: Mapping[str, Any] | None = None
     index_lineage: list[list[str]] = msgspec.field(default_factory=list)  # of the dedupe index
     fates: Artifact | None = None  # holdout

@@ -67,8 +67,10 @@ MAY_IMPORT = {
     "task_files": {"errors", "formats.columns", "locations", "storage", "task"},
     "blocks": {"storage", "task", "task_files"},
     "by_group": WORK | {"engine.runner"},
-    "dedupe": WORK | {"by_group", "engine.runner", "locations"},
-    "stages": WORK | {"by_group", "cleaning", "records", "sources", "tokenizer", "dedupe", "engine.runner"},
+    "by_ordinal": {"by_group", "errors", "storage", "task", "task_files"},
+    "dedupe": WORK | {"by_group", "by_ordinal", "engine.runner", "locations"},
+    "stages": WORK
+    | {"by_group", "by_ordinal", "cleaning", "records", "sources", "tokenizer", "dedupe", "engine.runner"},
     "engine": GROUND | {"formats.columns", "locations", "storage", "task_files", "witness"},
     "work_folder": {"errors", "storage"},
     "output_folder": {"errors", "formats", "splits", "storage", "task", "task_files"},

@@ -347,7 +347,6 @@ def receipts(out: Path) -> dict[str, set[int]]:
                 "holdout.draw",
                 "holdout.hashes",
                 "holdout.equal",
-                "holdout.fates",
                 "shuffle.scatter",
                 "shuffle.sort",
                 "shard.write",

@@ -1,6 +1,6 @@
 """clusters.parquet: a row per document of each cluster of two or more, in source order.
 
-document  uint32   ordinal: row number over all blocks
+document  uint32   ordinal: row number over all blocks (uint64 of more than 2^32 - 1 documents, as is `cluster`)
 cluster   uint32   ordinal of the cluster's first document
 kept      bool     whether deduplication keeps it
 fate      string   "kept", or the reason it is dropped
@@ -28,12 +28,13 @@ class ClusterRows:
     the footer.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, wide: bool) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         names = pa.dictionary(pa.int32(), pa.string())
-        types = [pa.uint32(), pa.uint32(), pa.bool_(), names, names, names, names]
+        ordinal = pa.uint64() if wide else pa.uint32()
+        types = [ordinal, ordinal, pa.bool_(), names, names, names, names]
         types += [pa.uint64(), pa.uint64(), pa.uint32()]
         names_of_columns = [
             "document",

@@ -1,14 +1,14 @@
 """Decisions about groups become fates of all documents, and the list of clusters that people look at.
 
-dedupe/decide/GROUP.cols       of the members of a group that are in a component of several, or go: `ordinal` uint32
-                               ascending, `fate` uint8, `copies` uint32, `several` bool, `text_stays` bool (deciding.py)
-dedupe/fates/fates.cols        `fate` (N,) uint8 by ordinal: fates.py
-dedupe/fates/clusters.cols     `copies` (N,) uint32: how many documents a kept one stands for, itself included; `several` (N,)
-                               bool: in a component of two or more; `text_stays` (N,) bool: the first document of a text of which
+dedupe/decide/GROUP.cols       by ranges of documents (by_group.py; range r is group r + 1) the table `decided` of DECIDED: the members of a
+                               group that are in a component of several, or go
+dedupe/fates/RANGE.cols        `fate` (n,) uint8 of a range of documents: fates.py
+dedupe/fates/copies-RANGE.cols `copies` (n,) uint32: how many documents a kept one stands for, itself included; `several` (n,)
+                               bool: in a component of two or more; `text_stays` (n,) bool: the first document of a text of which
                                a copy stays
 dedupe/cluster/RANGE.parquet   the clusters of a range of blocks, see cluster_table.py
 
-Memory of `fates`: 7 bytes a document.
+Lists of the files of all ranges (by_ordinal.py): dedupe/fates.json and dedupe/copies.json.
 """
 
 from __future__ import annotations
@@ -19,33 +19,46 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data import by_group
 from btlm_data.advance import advance
 from btlm_data.blocks import RANGE_DOCUMENTS, Block, grouped
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe.cluster_table import ClusterRows
 from btlm_data.dedupe.deciding import Decided
 from btlm_data.dedupe.keys import check_ordinals
+from btlm_data.dedupe.ranges import Ordinals, Ranges, of_rows
 from btlm_data.fates import Fate
 from btlm_data.formats.columns import Columns
 from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles
 
-FATES, CLUSTERS = "dedupe/fates/fates.cols", "dedupe/fates/clusters.cols"
-VERSION = 3
+FATES, COPIES = "dedupe/fates.json", "dedupe/copies.json"
+VERSION = 4
+# A member as GROUP.cols has it; place: in the range.
+DECIDED = np.dtype(
+    [("place", "<u4"), ("fate", "u1"), ("copies", "<u4"), ("several", "?"), ("text_stays", "?")]
+)
 SHOWN_CLUSTERS = 10
 UInt8Array = npt.NDArray[np.uint8]
-UInt32Array = npt.NDArray[np.uint32]
+Int64Array = npt.NDArray[np.int64]
 
 
-def write_decided(files: TaskFiles, name: str, ordinals: UInt32Array, decided: Decided) -> None:
-    """Write what `join` needs to know of a group. ordinals: (n,) uint32, of its members."""
+def write_decided(
+    files: TaskFiles, name: str, ordinals: Int64Array, decided: Decided, ranges: Ranges
+) -> None:
+    """Write what `join` needs to know of a group. ordinals: (n,) int64, of its members."""
     rows = np.flatnonzero(decided.several | (decided.fate != Fate.KEPT))
-    values = {field: getattr(decided, field)[rows] for field in ("fate", "copies", "several", "text_stays")}
-    files.write_columns(name, {"ordinal": ordinals[rows], **values})
+    records = np.empty(len(rows), DECIDED)
+    records["place"] = ranges.places_of(ordinals[rows])
+    for field in ("fate", "copies", "several", "text_stays"):
+        records[field] = getattr(decided, field)[rows]
+    pieces = [by_group.piece_of({"decided": (records, ranges.groups_of(ordinals[rows]))})]
+    by_group.write(files, name, pieces)
 
 
-def largest(ordinals: UInt32Array, decided: Decided) -> list[list[int]]:
+def largest(ordinals: Int64Array, decided: Decided) -> list[list[int]]:
     """[first document, documents] of the largest components of two or more of a group, in the order of `merged`.
-    ordinals: (n,) uint32, of its members.
+    ordinals: (n,) int64, of its members.
     """
     sizes = decided.sizes()
     several = np.flatnonzero(sizes > 1)
@@ -59,37 +72,42 @@ def merged(parts: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, int]]:
     return sorted(everything, key=lambda item: (-item[1], item[0]))[:SHOWN_CLUSTERS]
 
 
-def plan_fates(decided: Artifact, num_documents: int, lineage: str) -> Step:
-    """One task, which puts a few bytes of each document in their places. decided: the list of the groups' files."""
-    task = Task(
-        id="all",
-        args={"documents": num_documents},
-        inputs=[lineage],
-        through={"decided": [decided]},
-        outputs=[("work", FATES), ("work", CLUSTERS)],
-        weight=max(1, num_documents),
-    )
-    return Step("dedupe.fates", VERSION, join, [task], None, lineage, "doc")
+def plan_fates(decided: Artifact, ranges: Ranges, lineage: str) -> Step:
+    """A task per range, which puts a few bytes of each document in their places. decided: the list of the groups' files."""
+    tasks = [
+        Task(
+            id=f"{number:06d}",
+            args={"documents": list(ranges.bounds(number)), **ranges.args},
+            inputs=[lineage],
+            through={"decided": [decided]},
+            outputs=[("work", f"dedupe/fates/{kind}{number:06d}.cols") for kind in ("", "copies-")],
+            weight=last - first,
+            hints={"range": number},
+        )
+        for number in range(ranges.count)
+        for first, last in [ranges.bounds(number)]
+    ]
+    return Step("dedupe.fates", VERSION, join, tasks, None, lineage, "doc")
 
 
 def join(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """The fates of all documents."""
-    total = task.args["documents"]
+    """The fates of a range of documents."""
+    first, last = task.args["documents"]
+    total = last - first
     fate, copies = np.full(total, Fate.KEPT, np.uint8), np.ones(total, np.uint32)
     several, text_stays = np.zeros(total, np.bool_), np.ones(total, np.bool_)
-    for artifact in files.read_list(task.through["decided"][0]):
-        decided = files.columns(artifact)
-        ordinals = decided["ordinal"]
-        check_ordinals(ordinals, total, artifact.name)
+    for piece in by_group.of_group(files, task.through["decided"][0], task.hints["range"] + 1):
+        records = by_group.as_records(piece.of("decided")[0], DECIDED)
+        check_ordinals(records["place"], total, f"What dedupe.decide says of documents {first:,} to {last:,}")
         for column, array in (
             ("fate", fate),
             ("copies", copies),
             ("several", several),
             ("text_stays", text_stays),
         ):
-            array[ordinals] = decided[column]
-    files.write_columns(FATES, {"fate": fate})
-    files.write_columns(CLUSTERS, {"copies": copies, "several": several, "text_stays": text_stays})
+            array[records["place"]] = records[column]
+    files.write_columns(task.outputs[0][1], {"fate": fate})
+    files.write_columns(task.outputs[1][1], {"copies": copies, "several": several, "text_stays": text_stays})
     advance(task.weight)
     return Counts()
 
@@ -97,21 +115,25 @@ def join(task: Task, settings: None, files: TaskFiles) -> Counts:
 def plan_clusters(
     blocks: Sequence[Block],
     components: Artifact,
-    joined: TaskResult,
+    fates: Artifact,
+    copies: Artifact,
     shown: Sequence[tuple[int, int]],
     lineage: str,
+    *,
+    wide: bool,
 ) -> Step:
-    """A task per range of blocks. joined: of the step `fates`. shown: the largest components."""
-    files = {artifact.name: artifact for artifact in joined.outputs}
+    """A task per range of blocks. components, fates, copies: lists of files. shown: the largest components. wide: ordinals take 64
+    bits.
+    """
     tasks = [
         Task(
             id=f"{number:06d}",
-            args={"shown": [list(item) for item in shown]},
+            args={"shown": [list(item) for item in shown], "wide": wide},
             inputs=[lineage],
             reads={
                 "docs": [block.docs for block in chosen],
-                "fates": [files[FATES]],
-                "clusters": [files[CLUSTERS]],
+                "fates": [fates],
+                "copies": [copies],
             },
             through={"components": [components]},
             outputs=[("work", f"dedupe/cluster/{number:06d}.parquet")],
@@ -135,18 +157,21 @@ def cluster(task: Task, settings: None, files: TaskFiles) -> Counts:
     shown: dict[int, dict[str, Any]] = {}
     gone: dict[int, dict[str, int]] = {root: {} for root, _ in task.args["shown"]}
     num_clustered = 0
-    fates, clusters, components = (
-        files.columns(files_of[0])
-        for files_of in (task.reads["fates"], task.reads["clusters"], task.through["components"])
+    fates, copies, components = (
+        ByOrdinal(files, files_of[0])
+        for files_of in (task.reads["fates"], task.reads["copies"], task.through["components"])
     )
     blocks = task.hints["blocks"]
     base, end = blocks[0].first_ordinal, blocks[-1].last_ordinal
     of_group = (
         fates.rows("fate", base, end),
         components.rows("cluster", base, end),
-        clusters.rows("several", base, end),
+        copies.rows("several", base, end),
     )
-    with files.create(task.outputs[0][1]) as creating, ClusterRows(creating.file) as rows:
+    with (
+        files.create(task.outputs[0][1]) as creating,
+        ClusterRows(creating.file, wide=task.args["wide"]) as rows,
+    ):
         for block in blocks:
             docs = files.columns(block.docs).hold("source", "num_bytes")
             own = slice(block.first_ordinal - base, block.last_ordinal - base)
@@ -181,7 +206,7 @@ def _add_rows(
     codes: npt.NDArray[Any],
     num_bytes: npt.NDArray[Any],
     clustered: npt.NDArray[np.int64],
-    roots: UInt32Array,
+    roots: Ordinals,
     fate: UInt8Array,
 ) -> None:
     rows.add(
@@ -190,7 +215,7 @@ def _add_rows(
         docs.meta["sources"],
         docs.meta["files"],
         {
-            "document": clustered.astype(np.uint32) + np.uint32(block.first_ordinal),
+            "document": of_rows(clustered, block.first_ordinal, roots.dtype),
             "cluster": roots[clustered],
             "kept": fate[clustered] == Fate.KEPT,
             "fate": fate[clustered],

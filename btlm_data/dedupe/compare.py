@@ -10,9 +10,9 @@ order, in this order, until one is similar enough. Where a candidate goes itself
 takes its place. What was not compared stays, and is counted.
 
 dedupe/pairs/RANGE-NUMBER.cols, dedupe/pairs-N/...: nominated pairs by group (by_group.py), of one range of documents first:
-                             the tables `edges` and `index`, of records EDGE and INDEX (links.py)
-dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` uint32 (first documents of texts: the one that goes, and the one
-                             that it goes for; NOT_IN_RUN: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
+                             the tables `edges` and `index`, of records EDGE and FOREIGN
+dedupe/compare/GROUP.cols    what goes: `gone`, `anchor` int64 (first documents of texts: the one that goes, and the one
+                             that it goes for; IN_INDEX: one of an index), `shared`, `gone_size`, `anchor_size` uint32 features
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ import numpy.typing as npt
 
 from btlm_data import by_group
 from btlm_data.advance import advance
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe.components import HOLDOUT
-from btlm_data.dedupe.deciding import NOT_IN_RUN
+from btlm_data.dedupe.deciding import IN_INDEX
 from btlm_data.dedupe.groups import GROUP_BYTES
 from btlm_data.dedupe.index import IndexReader
-from btlm_data.dedupe.links import EDGE, INDEX, IndexPairs, Links
+from btlm_data.dedupe.links import IndexPairs, Links
 from btlm_data.dedupe.members import Group, read_group
+from btlm_data.dedupe.ranges import Ranges
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.kernels import shingles
 from btlm_data.kernels.minhash import Shingle
@@ -42,8 +44,11 @@ from btlm_data.task_files import TaskFiles
 
 CANDIDATES = 16  # half of them by shared bands, half the first in order
 PAIRS_BYTES = 64 * 2**20  # of the pairs in one file
+_ORDINAL_BITS = 47  # of a run of an index, beside the number of the run
 BATCH_BYTES = 4 * 2**20  # of texts that are laid side by side at once: they stay in a processor's cache
 KINDS = {"jaccard": shingles.JACCARD, "containment": shingles.CONTAINMENT}
+EDGE = np.dtype([("first", "<i8"), ("other", "<i8")])
+FOREIGN = np.dtype([("document", "<i8"), ("run", "<u2"), ("ordinal", "<i8")])
 UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -51,9 +56,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """The pairs of one range of documents, out of all partitions, sorted by group; in files of about PAIRS_BYTES."""
-    number, log_range, total = (task.args[name] for name in ("range", "log_range", "documents"))
-    first, last = number << log_range, min((number + 1) << log_range, total)
-    groups = files.columns(task.through["components"][0]).rows("group", first, last)
+    ranges: Ranges = task.hints["ranges"]
+    first, last = task.args["documents"]
+    groups = ByOrdinal(files, task.through["components"][0]).rows("group", first, last)
     held: list[Links] = []
     num_files = num_bytes = 0
 
@@ -66,8 +71,8 @@ def pairs_by_group(task: Task, settings: ClusterSettings, files: TaskFiles) -> C
         held.clear()
 
     [listed] = task.through["edges"]
-    for piece in by_group.of_group(files, listed, number + 1):
-        links = Links.of_piece(piece, first, last, f"An edge of dedupe.pairs {task.id}")
+    for piece in by_group.of_group(files, listed, task.hints["range"] + 1):
+        links = Links.of_piece(piece, ranges, f"An edge of dedupe.pairs {task.id}")
         held.append(links)
         num_bytes += links.num_bytes
         if num_bytes >= PAIRS_BYTES:
@@ -85,13 +90,13 @@ def _pairs(held: Sequence[Links], groups: UInt32Array, base: int) -> by_group.Pi
     edges = np.empty(len(other), EDGE)
     edges["first"], edges["other"] = first, other
     pairs = IndexPairs.concatenate([part for links in held for part in links.in_index])
-    index = np.empty(len(pairs.document), INDEX)
+    index = np.empty(len(pairs.document), FOREIGN)
     for name, column in pairs._asdict().items():
         index[name] = column
     return by_group.piece_of(
         {
-            "edges": (edges, groups[other - np.uint32(base)]),
-            "index": (index, groups[pairs.document - np.uint32(base)]),
+            "edges": (edges, groups[other.astype(np.int64) - base]),
+            "index": (index, groups[pairs.document - base]),
         }
     )
 
@@ -128,14 +133,14 @@ def compare(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
 class Compared(msgspec.Struct, frozen=True):
     """The texts of a group in the order of keep, n of them, and whom each is compared with.
 
-    foreign: texts of an index, which come first. ordinals: (n,) uint32, NOT_IN_RUN for foreign ones. rows: of
+    foreign: texts of an index, which come first. ordinals: (n,) int64, IN_INDEX for foreign ones. rows: of
     the group, (n - foreign,). candidates, bounds: as shingles.decide takes them. left_out: (n,) how many
     nominated pairs of each text are not compared.
     """
 
     group: Group
     foreign: Sequence[bytes]
-    ordinals: UInt32Array
+    ordinals: Int64Array
     rows: Int64Array
     candidates: Int64Array
     bounds: Int64Array
@@ -238,7 +243,7 @@ def open_group(
         bands = np.concatenate([shared[is_open], bands])
         order = np.lexsort((first, other))
         first, other, bands = first[order], other[order], bands[order]
-        ordinals = np.concatenate([np.full(len(foreign), NOT_IN_RUN, np.uint32), ordinals])
+        ordinals = np.concatenate([np.full(len(foreign), IN_INDEX, np.int64), ordinals])
         count += len(foreign)
     chosen = rank(first, other, bands)
     nominated = np.bincount(other, minlength=count)
@@ -250,24 +255,22 @@ def open_group(
 
 def _foreign(
     files: TaskFiles, pairs_list: Artifact, group: int, index: IndexReader
-) -> tuple[UInt32Array, Int64Array, Int64Array, list[bytes]]:
+) -> tuple[Int64Array, Int64Array, Int64Array, list[bytes]]:
     """Pairs of this group's documents and texts of an index: document, number of the text, bands that
     nominated the pair; the texts.
     """
-    records = _records(files, pairs_list, group, "index", INDEX)
+    records = _records(files, pairs_list, group, "index", FOREIGN)
     pairs = IndexPairs(*(records[name] for name in IndexPairs._fields))
-    texts, text_numbers = np.unique(
-        pairs.run.astype(np.uint64) << np.uint64(32) | pairs.ordinal.astype(np.uint64), return_inverse=True
-    )
-    codes, bands = np.unique(
-        pairs.document.astype(np.int64) * max(1, len(texts)) + text_numbers, return_counts=True
-    )
-    documents, text_numbers = np.divmod(codes, max(1, len(texts)))
-    runs, ordinals = texts >> np.uint64(32), (texts & np.uint64(2**32 - 1)).astype(np.uint32)
+    codes = pairs.run.astype(np.int64) << _ORDINAL_BITS | pairs.ordinal
+    texts, text_numbers = np.unique(codes, return_inverse=True)
+    present, document_numbers = np.unique(pairs.document, return_inverse=True)
+    codes, bands = np.unique(document_numbers * max(1, len(texts)) + text_numbers, return_counts=True)
+    numbers, text_numbers = np.divmod(codes, max(1, len(texts)))
+    runs, ordinals = texts >> _ORDINAL_BITS, texts & ((1 << _ORDINAL_BITS) - 1)
     index_texts: list[bytes] = []
     for run in np.unique(runs).tolist():
         index_texts += index.texts(run, ordinals[runs == run])
-    return documents.astype(np.uint32), text_numbers, bands, index_texts
+    return present[numbers], text_numbers, bands, index_texts
 
 
 def _records(

@@ -2,11 +2,11 @@
 
 dedupe/documents/RANGE.cols     of the documents of a range of blocks, (n,): `num_bytes` uint32, `score` uint32: HOLDOUT for
                                 a document of validation or test, else what `keep` says; a higher one comes first
-dedupe/components/components.cols, all (N,) by ordinal:
-    `root` uint32       the first document of its text
-    `cluster` uint32    the first document of its component (whatever the candidates' texts turn out to be)
-    `best` uint32       the copy of its text that stays, if the text stays
-    `score` uint32      of its text; an index's texts have HOLDOUT
+dedupe/components/NUMBER.cols, of a range of documents, or of all, (n,) each; ordinals: see ranges.py
+    `root`              the first document of its text
+    `cluster`           the first document of its component (whatever the candidates' texts turn out to be)
+    `best`              the copy of its text that stays, if the text stays
+    `score` uint32      of its text; an index's texts have HOLDOUT; means nothing of a document in no group
     `group` uint32      see groups.py; 0: alone in its component, and in no index
     `compared` bool     first document of a text in a component of several texts
     `known` bool        an index has it (where texts are compared: first document of a text that an index has)
@@ -15,7 +15,7 @@ dedupe/components/components.cols, all (N,) by ordinal:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -35,7 +35,7 @@ from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 FOLDER = "dedupe/components"
-NAME = f"{FOLDER}/components.cols"
+NAME = f"{FOLDER}/000000.cols"  # of all documents, as one process writes them
 VERSION = 1
 HOLDOUT = 2**32 - 1  # the score of a holdout document
 BoolArray = npt.NDArray[np.bool_]
@@ -100,25 +100,29 @@ def _scores(
     return scores
 
 
-def write(
-    files: TaskFiles,
-    documents: Sequence[Artifact],
-    components: Components,
-    nominated: UInt32Array,
-    threads: int = 1,
-) -> int:
-    """Write components.cols; returns the number of groups.
+class Ranked(NamedTuple):
+    """What stands beside the components of n documents, (n,) each. best, score, known, compared: as in the file; sizes: uint32, of
+    documents in groups, as groups.py counts them, else 0.
+    """
 
-    documents: files of the ranges, in order. nominated: (m,) uint32, documents that are compared with some of an index. threads:
-    at once, where there are many documents; they change nothing.
-    Memory: 24 bytes a document, some of it mapped. Raises DataError where the ranges are not of these documents.
+    best: UInt32Array
+    score: UInt32Array
+    known: BoolArray
+    compared: BoolArray
+    sizes: UInt32Array
+
+
+def rank(
+    components: Components, nominated: npt.NDArray[Any], score: UInt32Array, sizes: UInt32Array, parts: Parts
+) -> Ranked:
+    """What follows from the components of documents that are numbered from 0 on, which are whole.
+
+    nominated: (m,) of an integer dtype, documents that are compared with some of an index. score: (n,) uint32; sizes: (n,) uint32, bytes; both
+    are overwritten. Memory: 12 bytes a document besides.
     """
     roots, clusters = buckets.readonly(components.roots), buckets.readonly(components.clusters)
     total = len(roots)
-    parts = Parts(total, threads)
-    best, score = np.arange(total, dtype=np.uint32), np.zeros(total, np.uint32)
-    for ordinals, opened in _ranges(files, documents, total):
-        score[ordinals] = opened["score"]
+    best = np.arange(total, dtype=np.uint32)
     parts.run(_keep_best, roots, best, score)
     score[components.known] = HOLDOUT  # as an index has them, they stay
     known = np.zeros(total, np.bool_)
@@ -127,23 +131,43 @@ def write(
     parts.run(_count, roots, clusters, texts, in_component)
     texts[clusters[nominated]] = in_component[clusters[nominated]] = 2
     in_component[clusters[components.known]] = 2  # alone or not, it is decided about, and listed
-    sizes, compared = np.zeros(total, np.uint32), np.zeros(total, np.bool_)
-    for ordinals, opened in _ranges(files, documents, total):
-        sizes[ordinals] = opened["num_bytes"]
+    compared = np.zeros(total, np.bool_)
     parts.run(_measure, roots, clusters, texts, in_component, sizes, compared)
     del texts, in_component
     parts.run(_spread, roots, best, score)
-    group, num_groups = groups.assign(clusters, sizes, parts)
+    return Ranked(best, score, known, compared, sizes)
+
+
+def write(
+    files: TaskFiles,
+    documents: Sequence[Artifact],
+    components: Components,
+    nominated: npt.NDArray[Any],
+    threads: int = 1,
+) -> int:
+    """Write the components of all documents in one file; returns the number of groups.
+
+    documents: files of the ranges, in order. nominated: (m,) of an integer dtype, documents that are compared with some of an index. threads:
+    at once, where there are many documents; they change nothing.
+    Memory: 24 bytes a document, some of it mapped. Raises DataError where the ranges are not of these documents.
+    """
+    total = len(components.roots)
+    parts = Parts(total, threads)
+    score, sizes = np.zeros(total, np.uint32), np.zeros(total, np.uint32)
+    for ordinals, opened in _ranges(files, documents, total):
+        score[ordinals], sizes[ordinals] = opened["score"], opened["num_bytes"]
+    ranked = rank(components, nominated, score, sizes, parts)
+    group, num_groups = groups.assign(buckets.readonly(components.clusters), ranked.sizes, parts)
     arrays: dict[str, npt.NDArray[Any]] = {
-        "root": roots,
-        "cluster": clusters,
-        "best": best,
-        "score": score,
+        "root": components.roots,
+        "cluster": components.clusters,
+        "best": ranked.best,
+        "score": ranked.score,
         "group": group,
-        "compared": compared,
-        "known": known,
+        "compared": ranked.compared,
+        "known": ranked.known,
     }
-    files.write_columns(NAME, arrays, {"groups": num_groups})
+    files.write_columns(NAME, arrays)
     return num_groups
 
 

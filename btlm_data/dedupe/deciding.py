@@ -18,8 +18,8 @@ from btlm_data.kernels.compiling import jit
 from btlm_data.recipe.models import DedupeSettings
 from btlm_data.splits import SPLITS
 
-# The document kept for one that an index has; in compare.py, the text that stays for one that it has.
-NOT_IN_RUN = 2**32 - 1
+NOT_IN_RUN = 2**32 - 1  # the row of the document kept for one that an index has
+IN_INDEX = -1  # the text that stays for one that an index has (compare.py)
 # Flags of a component, at its first member; the last two of a text, at its first member.
 _SEVERAL, _HAS_HOLDOUT, _HAS_KNOWN, _TEXT_IN_HOLDOUT, _TEXT_KNOWN = 1, 2, 4, 8, 16
 _KEPT, _EXACT_DUPLICATE, _NEAR_DUPLICATE = int(Fate.KEPT), int(Fate.EXACT_DUPLICATE), int(Fate.NEAR_DUPLICATE)
@@ -58,7 +58,7 @@ def decide(group: Group, dedupe: DedupeSettings, compared: Columns | None) -> De
     Raises DataError for members that are not those of one another.
     """
     columns = group.columns
-    roots, clusters, best = (_rows(group, columns[name]) for name in ("root", "cluster", "best"))
+    roots, clusters, best = (rows_of(group, columns[name]) for name in ("root", "cluster", "best"))
     is_train = columns["split"] == SPLITS.index("train")
     is_known = columns["known"]
     count = len(roots)
@@ -77,9 +77,9 @@ def decide(group: Group, dedupe: DedupeSettings, compared: Columns | None) -> De
     else:
         flags[roots[is_known]] |= np.uint8(_TEXT_KNOWN)
         anchors = np.full(count, NOT_IN_RUN, np.uint32)
-        gone, anchor = _rows(group, compared["gone"]), compared["anchor"]
-        is_here = anchor != NOT_IN_RUN
-        anchors[gone[is_here]] = _rows(group, anchor[is_here])
+        gone, anchor = rows_of(group, compared["gone"]), compared["anchor"]
+        is_here = anchor != IN_INDEX
+        anchors[gone[is_here]] = rows_of(group, anchor[is_here])
         flags[gone[~is_here]] |= np.uint8(_TEXT_KNOWN)
         _fates_of_texts(is_train, roots, best, flags, anchors, fate, kept)
     copies = np.ones(count, np.uint32)
@@ -88,8 +88,8 @@ def decide(group: Group, dedupe: DedupeSettings, compared: Columns | None) -> De
     return Decided(clusters, fate, kept, copies, (flags[clusters] & _SEVERAL) > 0, text_stays)
 
 
-def _rows(group: Group, ordinals: UInt32Array) -> UInt32Array:
-    """Rows of members by their ordinals, (n,) uint32 for (n,) uint32."""
+def rows_of(group: Group, ordinals: Int64Array) -> UInt32Array:
+    """Rows of members by their ordinals, (n,) uint32 for (n,) int64. Raises DataError for one that is not in the group."""
     all_ordinals = group.columns["ordinal"]
     rows = np.searchsorted(all_ordinals, ordinals)
     if len(rows) and (int(rows.max()) >= len(all_ordinals) or (all_ordinals[rows] != ordinals).any()):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe.members import read_group
 from btlm_data.errors import SafetyStop
 from btlm_data.locations import Stores
@@ -106,7 +107,7 @@ class Evidence:
     def __init__(
         self, stores: Stores, table: Artifact, removals: Artifact, components: Artifact, members: Artifact
     ) -> None:
-        """table: clusters.parquet. members: list of files (by_group.py)."""
+        """table: clusters.parquet. components, members: lists of files (by_ordinal.py, by_group.py)."""
         self._work, self._removals, self._components, self._members = (
             stores.work,
             removals,
@@ -149,7 +150,7 @@ class Evidence:
 
     def _texts(self, ordinals: set[int]) -> dict[int, str]:
         """The beginnings of normalised texts, by ordinal, of those that were kept."""
-        components = self._files.columns(self._components)
+        components = ByOrdinal(self._files, self._components)
         by_number: dict[int, list[int]] = {}
         for ordinal in sorted(ordinals):
             by_number.setdefault(int(components.rows("group", ordinal, ordinal + 1)[0]), []).append(ordinal)

@@ -24,10 +24,26 @@ def assign(clusters: UInt32Array, sizes: UInt32Array, parts: Parts) -> tuple[UIn
     clusters: (N,) uint32, the first document of each one's component. sizes: (N,) uint32, of each document in
     units of 256 bytes (`units`), 0 where it is alone; overwritten.
     """
-    parts.run(_sum, clusters, sizes)
-    num_groups = _number(clusters, sizes, GROUP_BYTES // _UNIT)
+    add_up(clusters, sizes, parts)
+    num_groups, _ = _number(clusters, sizes, GROUP_BYTES // _UNIT, 0, 0)
     parts.run(_spread, clusters, sizes)
     return sizes, num_groups
+
+
+def add_up(clusters: UInt32Array, sizes: UInt32Array, parts: Parts) -> None:
+    """Let the size at the first document of each component be that of the whole. clusters, sizes: (n,) uint32, as `assign` takes
+    them.
+    """
+    parts.run(_sum, clusters, sizes)
+
+
+def number(sizes: UInt32Array, before: tuple[int, int]) -> tuple[int, int]:
+    """Put the group of each component where its size is. sizes: (c,) uint32, of components in order. before: what this returned for
+    the components before them, at first (0, 0): groups, and what the last one holds.
+    """
+    firsts = np.arange(len(sizes), dtype=np.uint32)
+    num_groups, held = _number(firsts, sizes, GROUP_BYTES // _UNIT, *before)
+    return int(num_groups), int(held)
 
 
 @jit
@@ -46,9 +62,8 @@ def _sum(first: int, last: int, clusters: UInt32Array, sizes: UInt32Array) -> No
 
 
 @jit
-def _number(clusters: UInt32Array, sizes: UInt32Array, most: int) -> int:
-    """Sizes at first documents become groups; returns how many there are."""
-    group = held = 0
+def _number(clusters: UInt32Array, sizes: UInt32Array, most: int, group: int, held: int) -> tuple[int, int]:
+    """Sizes at first documents become groups; returns how many there are, and what the last one holds."""
     for i in range(len(clusters)):
         if clusters[i] == i and sizes[i] > 0:
             if group == 0 or held + sizes[i] > most:
@@ -56,7 +71,7 @@ def _number(clusters: UInt32Array, sizes: UInt32Array, most: int) -> int:
                 held = 0
             held += int(sizes[i])
             sizes[i] = group
-    return group
+    return group, held
 
 
 @jit

@@ -4,7 +4,8 @@
                                     "earlier": [run, ...], "files": [[name, size, checksum, "work"], ...]}
     DIR/RUN/exact-PPPPPP.cols       `keys` (m,) uint64 ascending, the high half of exact hashes, and `low`
                                     (m,) uint64
-    DIR/RUN/bands-PPPPPP.cols       `keys` (m,) uint64 ascending, band keys, and `ordinals` (m,) uint32,
+    DIR/RUN/bands-PPPPPP.cols       `keys` (m,) uint64 ascending, band keys, and `ordinals` (m,) uint32
+                                    (int64 of a run of more than 2^32 - 1 documents, as everywhere),
                                     ascending among equal keys
     DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of documents first_ordinal,
                                     first_ordinal + 1, ...; meta: {"first_ordinal"}
@@ -33,6 +34,7 @@ import numpy.typing as npt
 import zstandard
 
 from btlm_data.dedupe import index_files
+from btlm_data.dedupe.ranges import MOST_NARROW
 from btlm_data.errors import ConfigError, DataError
 from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns
@@ -162,9 +164,9 @@ class IndexReader(msgspec.Struct, frozen=True):
                 if high > low:
                     yield run, {name: opened.rows(name, low, high) for name in opened.names}
 
-    def texts(self, run_number: int, ordinals: UInt32Array) -> list[bytes]:
+    def texts(self, run_number: int, ordinals: npt.NDArray[np.int64]) -> list[bytes]:
         """Normalised texts of an earlier run's documents, in the order requested. Raises DataError where one
-        is missing. ordinals: (n,) uint32.
+        is missing. ordinals: (n,) int64.
         """
         store = open_store(self.location)
         run, files = self.runs[run_number]
@@ -350,7 +352,9 @@ def _keys_to_keep(
 def _texts_to_keep(work: Store, first: int, file: Artifact) -> dict[str, npt.NDArray[Any]]:
     """Texts of a file, with their ordinals counted from `first`."""
     opened = Columns(work, file)
-    ordinals = opened["ordinals"] + np.uint32(first)
+    ordinals = opened["ordinals"].astype(np.int64) + first
+    if not len(ordinals) or int(ordinals[-1]) < MOST_NARROW:
+        ordinals = ordinals.astype(np.uint32)
     return {"ordinals": ordinals, "frames": opened["frames"], "bounds": opened["bounds"]}
 
 

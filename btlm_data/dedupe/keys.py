@@ -2,7 +2,7 @@
 memory is bounded.
 
 dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) uint64 [, `low` (m,) uint64],
-                               `ordinals` (m,) uint32, in P = 2^k partitions by the keys' highest k bits;
+                               `ordinals` (m,) uint32 (int64 of more than 2^32 - 1 documents), in P = 2^k partitions by the keys' highest k bits;
                                partition p is rows bounds[p]:bounds[p + 1], in source order. `bounds` (P + 1,)
                                int64
 """
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.dedupe.ranges import Ordinals
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.errors import DataError
 from btlm_data.formats.columns import Columns
@@ -25,26 +26,25 @@ from btlm_data.kernels import buckets
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
 
-UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """keys (m,) uint64; low (m,) uint64, a second half of each key, or (0,); ordinals (m,) uint32."""
+    """keys (m,) uint64; low (m,) uint64, a second half of each key, or (0,); ordinals (m,) uint32 or int64."""
 
     keys: UInt64Array
     low: UInt64Array
-    ordinals: UInt32Array
+    ordinals: Ordinals
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @staticmethod
-    def empty() -> Keys:
-        """No keys."""
-        return Keys(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint32))
+    def empty(dtype: np.dtype[Any]) -> Keys:
+        """No keys. dtype: of ordinals."""
+        return Keys(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, dtype))
 
     def take(self, chosen: npt.NDArray[Any]) -> Keys:
         """Only the chosen rows (a mask, or indices in a new order). chosen: (n,) bool or (m,) of an integer
@@ -68,11 +68,12 @@ def partitioned(
     settings: ClusterSettings,
     kind: KeyKind,
     log_partitions: int,
-    first_copies: UInt32Array | None,
+    first_copies: Ordinals | None,
+    dtype: np.dtype[Any],
 ) -> tuple[Keys, Int64Array]:
     """All keys of some blocks in partition order, and the bounds (P + 1,) of the partitions.
 
-    first_copies: (n,) uint32, for the blocks' documents in order, the first document with the same text; only
+    dtype: of ordinals. first_copies: (n,) of it, for the blocks' documents in order, the first document with the same text; only
     these first ones take part. None: all documents do.
     """
     counts = np.zeros(1 << log_partitions, np.int64)
@@ -81,7 +82,7 @@ def partitioned(
     bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     total = int(bounds[-1])
     low = np.empty(total if kind == "exact" else 0, np.uint64)
-    out = Keys(np.empty(total, np.uint64), low, np.empty(total, np.uint32))
+    out = Keys(np.empty(total, np.uint64), low, np.empty(total, dtype))
     cursors = bounds[:-1].copy()
     for keys, low_halves, chosen, block in _sketches(files, blocks, settings, kind, first_copies):
         buckets.scatter(
@@ -104,7 +105,7 @@ def _sketches(
     blocks: Sequence[Block],
     settings: ClusterSettings,
     kind: KeyKind,
-    first_copies: UInt32Array | None,
+    first_copies: Ordinals | None,
 ) -> Iterator[tuple[UInt64Array, UInt64Array, BoolArray, Block]]:
     """Keys (n, B), low halves (n,) or (0,) and the rows that take part, block by block."""
     base = blocks[0].first_ordinal if blocks else 0
@@ -119,7 +120,7 @@ def _sketches(
             )
         chosen = np.ones(block.num_documents, np.bool_)
         if first_copies is not None:
-            ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=np.uint32)
+            ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=first_copies.dtype)
             chosen = first_copies[block.first_ordinal - base : block.last_ordinal - base] == ordinals
         if kind == "exact":
             yield np.ascontiguousarray(values[:, :1]), np.ascontiguousarray(values[:, 1]), chosen, block
@@ -164,11 +165,11 @@ def _partition(group: Columns, partition: int) -> Keys:
     return Keys(group.rows("keys", first, last), low, group.rows("ordinals", first, last))
 
 
-def check_ordinals(ordinals: UInt32Array, num_documents: int, name: str) -> None:
+def check_ordinals(ordinals: Ordinals, num_documents: int, name: str) -> None:
     """Raise DataError if an ordinal read from a file is beyond the documents: kernels index by them without
-    looking. ordinals: (n,) uint32.
+    looking. ordinals: (n,) uint32 or int64.
     """
-    if len(ordinals) and int(ordinals.max()) >= num_documents:
+    if len(ordinals) and (int(ordinals.max()) >= num_documents or int(ordinals.min()) < 0):
         raise DataError(
             f"{name} names document {int(ordinals.max()):,}, and there are {num_documents:,}. "
             "Remove the work folder and rerun the same command."

@@ -1,13 +1,11 @@
 """Equal keys become edges between documents.
 
-dedupe/sort-KIND/PARTITION.cols  edges `first`, `other` (e,) uint32 with first < other, and `known` (u,)
-                                 uint32, the documents found in an index; meta: {"compared", "rejected"} pairs
-                                 of a verification
-                                 Where texts are compared, pairs by ranges of 2^k documents instead (by_group.py; range r is
-                                 group r + 1): the tables `edges` of EDGE, in the range of the `other`, and `index` of INDEX,
-                                 documents to compare with those of an index
-dedupe/exact/all.cols            `root` (N,) uint32: the first document with the same normalised text; `known`
-                                 as above
+dedupe/sort-KIND/links-PARTITION.cols  by ranges of documents (by_group.py; range r is group r + 1), of edges the one of the
+                                 later document: the tables `edges` (uint64, see ranges.py), `known` (places in the range,
+                                 uint32, of documents that an index has), and where texts are compared `index` of INDEX, documents
+                                 to compare with those of an index. A document is linked to the first one that has its key
+dedupe/exact/RANGE.cols          of a range of documents `root` (n,): the first document with the same normalised text; `known`
+                                 (u,): documents that an index has. Ordinals: see ranges.py
 """
 
 from __future__ import annotations
@@ -21,20 +19,23 @@ import numpy.typing as npt
 
 from btlm_data import by_group
 from btlm_data.dedupe.index import IndexReader
-from btlm_data.dedupe.keys import Keys, check_ordinals
+from btlm_data.dedupe.keys import Keys
+from btlm_data.dedupe.ranges import Ordinals, Ranges, damaged
 from btlm_data.dedupe.settings import KeyKind
 from btlm_data.dedupe.verify import INDEX_CANDIDATES, ROWS, Verifier
-from btlm_data.errors import DataError
 from btlm_data.kernels import buckets, union_find
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
 
 UInt32Array = npt.NDArray[np.uint32]
+Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-EDGE = np.dtype([("first", "<u4"), ("other", "<u4")])
-INDEX = np.dtype([("document", "<u4"), ("run", "<u2"), ("ordinal", "<u4")])
+TABLES = ("edges", "known", "index")
+_CODE, _PLACE = np.dtype("<u8"), np.dtype("<u4")
+# document: its place in the range. ordinal: in the run of the index.
+INDEX = np.dtype([("document", "<u4"), ("run", "<u2"), ("ordinal", "<i8")])
 
 
 class IndexPairs(NamedTuple):
@@ -42,14 +43,14 @@ class IndexPairs(NamedTuple):
     matched against.
     """
 
-    document: UInt32Array
+    document: Int64Array
     run: npt.NDArray[np.uint16]
-    ordinal: UInt32Array
+    ordinal: Int64Array
 
     @staticmethod
     def concatenate(parts: Sequence[IndexPairs]) -> IndexPairs:
         """All of them."""
-        empty = IndexPairs(np.empty(0, np.uint32), np.empty(0, np.uint16), np.empty(0, np.uint32))
+        empty = IndexPairs(np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, np.int64))
         return IndexPairs(*(np.concatenate(column) for column in zip(empty, *parts, strict=True)))
 
 
@@ -60,9 +61,9 @@ class Links(msgspec.Struct):
     sorted_keys: what an index would keep of the partition.
     """
 
-    first: list[UInt32Array] = msgspec.field(default_factory=list)
-    other: list[UInt32Array] = msgspec.field(default_factory=list)
-    known: list[UInt32Array] = msgspec.field(default_factory=list)
+    first: list[Ordinals] = msgspec.field(default_factory=list)
+    other: list[Ordinals] = msgspec.field(default_factory=list)
+    known: list[Ordinals] = msgspec.field(default_factory=list)
     in_index: list[IndexPairs] = msgspec.field(default_factory=list)
     compared: int = 0
     rejected: int = 0
@@ -75,54 +76,44 @@ class Links(msgspec.Struct):
             column.nbytes for pairs in self.in_index for column in pairs
         )
 
-    def write(self, files: TaskFiles, name: str) -> Artifact:
-        """Write as a columns file, without pairs to compare and the sorted keys."""
-        arrays = {key: _joined(getattr(self, key)) for key in ("first", "other", "known")}
-        return files.write_columns(name, arrays, {"compared": self.compared, "rejected": self.rejected})
-
-    @staticmethod
-    def read(files: TaskFiles, artifact: Artifact, num_documents: int) -> Links:
-        """Inverse of write. Raises DataError for a damaged file or a document that there is not."""
-        opened = files.columns(artifact)
-        first, other, known = (opened[name] for name in ("first", "other", "known"))
-        for ordinals in (first, other, known):
-            check_ordinals(ordinals, num_documents, artifact.name)
-        if len(first) != len(other):
-            raise DataError(f"{artifact.name} has {len(first)} first documents and {len(other)} others.")
-        return Links([first], [other], [known], [], opened.meta["compared"], opened.meta["rejected"])
-
-    def pairs_by_range(self, log_range: int) -> by_group.Piece:
-        """The pairs to compare, by ranges of 2^log_range documents."""
-        assert not self.known, "what an index has is compared as well"
-        edges = np.empty(sum(map(len, self.other)), EDGE)
-        edges["first"], edges["other"] = _joined(self.first), _joined(self.other)
+    def by_range(self, ranges: Ranges) -> by_group.Piece:
+        """All but the sorted keys, by ranges of documents."""
+        first, other, known = (
+            np.concatenate([np.empty(0, ranges.dtype), *parts])
+            for parts in (self.first, self.other, self.known)
+        )
         pairs = IndexPairs.concatenate(self.in_index)
         index = np.empty(len(pairs.document), INDEX)
-        for name, column in pairs._asdict().items():
-            index[name] = column
+        index["document"] = ranges.places_of(pairs.document)
+        index["run"], index["ordinal"] = pairs.run, pairs.ordinal
         return by_group.piece_of(
             {
-                "edges": (edges, (edges["other"] >> np.uint32(log_range)) + np.uint32(1)),
-                "index": (index, (pairs.document >> np.uint32(log_range)) + np.uint32(1)),
+                "edges": (ranges.pack(first, other), ranges.groups_of(other)),
+                "known": (ranges.places_of(known), ranges.groups_of(known)),
+                "index": (index, ranges.groups_of(pairs.document)),
             }
         )
 
     @staticmethod
-    def of_piece(piece: by_group.Piece, first: int, last: int, name: str) -> Links:
-        """Pairs to compare out of one range. first, last: ordinals of the documents whose pairs they are.
-        Raises DataError for another document.
-        """
-        tables = piece.of("edges", "index")
-        edges, index = (by_group.as_records(*each) for each in zip(tables, (EDGE, INDEX), strict=True))
-        one, other = (np.ascontiguousarray(edges[end]) for end in ("first", "other"))
-        pairs = IndexPairs(*(np.ascontiguousarray(index[name]) for name in IndexPairs._fields))
-        check_ordinals(one, last, name)
-        for ordinals in (other, pairs.document):
-            if len(ordinals) and (int(ordinals.min()) < first or int(ordinals.max()) >= last):
-                raise DataError(
-                    f"{name} has documents beyond {first:,} to {last:,}. Remove the work folder and rerun the same command."
-                )
-        return Links([one], [other], [], [pairs])
+    def of_piece(piece: by_group.Piece, ranges: Ranges, name: str) -> Links:
+        """Inverse of by_range, for some ranges. Raises DataError for a document that there is not."""
+        tables = piece.of(*TABLES)
+        dtypes: tuple[np.dtype[Any], ...] = (_CODE, _PLACE, INDEX)
+        codes, places, index = (by_group.as_records(*each) for each in zip(tables, dtypes, strict=True))
+        bases = (piece.groups.astype(np.int64) - 1) << ranges.log
+        sizes = (_CODE.itemsize, _PLACE.itemsize, INDEX.itemsize)
+        of_edges, of_known, of_index = (
+            np.repeat(bases, column // size) for column, size in zip(piece.sizes.T, sizes, strict=True)
+        )
+        first, other = ranges.unpack(codes, of_edges, name)
+        known, documents = places + of_known, index["document"] + of_index
+        for some, ordinals in ((places, known), (index["document"], documents)):
+            if len(some) and (int(some.max()) >> ranges.log or int(ordinals.max()) >= ranges.num_documents):
+                raise damaged(name, ranges.num_documents)
+        pairs = IndexPairs(
+            documents, np.ascontiguousarray(index["run"]), np.ascontiguousarray(index["ordinal"])
+        )
+        return Links([first], [other], [known.astype(ranges.dtype)], [pairs])
 
 
 def write_index_keys(
@@ -144,6 +135,7 @@ class Linker(msgspec.Struct):
 
     kind: KeyKind
     log_partitions: int
+    dtype: np.dtype[Any]  # of ordinals
     verifier: Verifier | None = None
     index: IndexReader | None = None
     keeps_keys: bool = False  # for an index
@@ -174,10 +166,11 @@ class Linker(msgspec.Struct):
                 left.append(chunk.take(~is_linked))
             chunk, following = following, next(chunks, None)
         if has_several:
-            rest = Keys.concatenate(left)
+            rest, of_chunks = Keys.concatenate(left), len(links.first)
             left = [rest.take(~self._link_chunk(rest, links))]
+            _link_to_first(links, of_chunks)
         if self.is_needed_sorted:
-            rest = left[0] if left else Keys.empty()
+            rest = left[0] if left else Keys.empty(self.dtype)
             rest = rest.take(np.argsort(rest.keys, kind="stable"))
             if self.index is not None:
                 links.known.append(self._known(rest, self.index, partition))
@@ -190,7 +183,7 @@ class Linker(msgspec.Struct):
         """Pairs of documents with equal keys. Of a chunk only what later members of its buckets need is held
         on to.
         """
-        left = Keys.empty()
+        left = Keys.empty(self.dtype)
         for chunk in chunks:
             both = Keys.concatenate([left, chunk])
             packed, mask = buckets.sort_order(both.keys, self.log_partitions)
@@ -232,7 +225,7 @@ class Linker(msgspec.Struct):
             links.other.append(ordinals[is_attached])
         return is_linked
 
-    def _known(self, keys: Keys, index: IndexReader, partition: int) -> UInt32Array:
+    def _known(self, keys: Keys, index: IndexReader, partition: int) -> Ordinals:
         """Documents whose key an earlier run has (verified: whose signature is similar to one of the first
         that have it).
         """
@@ -273,29 +266,44 @@ def _candidates(keys: Keys, index: IndexReader, partition: int, log_partitions: 
             if not len(rows):
                 break
             number = np.full(len(rows), numbers[run], np.uint16)
-            candidates.append(IndexPairs(keys.ordinals[rows], number, index_ordinals[row[rows]]))
+            candidates.append(
+                IndexPairs(
+                    keys.ordinals[rows].astype(np.int64), number, index_ordinals[row[rows]].astype(np.int64)
+                )
+            )
             row[rows] += 1
     return IndexPairs.concatenate(candidates)
 
 
-def exact_roots(parts: Iterable[Links], num_documents: int) -> tuple[UInt32Array, UInt32Array]:
-    """The first document of each text, (N,) uint32 by ordinal, and the documents an index knows, (u,)."""
-    roots = np.arange(num_documents, dtype=np.uint32)
-    known: list[UInt32Array] = [np.empty(0, np.uint32)]
-    for links in parts:
-        unite(roots, links)
-        known += links.known
-    union_find.flatten(roots)
-    return roots, np.concatenate(known)
+def _link_to_first(links: Links, of_chunks: int) -> None:
+    """Let the edges of single chunks, which come first, lead to where the later ones lead that join what was first in each."""
+    if len(links.first) == of_chunks:
+        return
+    first, other = (np.concatenate(ends[of_chunks:]) for ends in (links.first, links.other))
+    order = np.argsort(other)
+    first, other = first[order], other[order]
+    for edges in links.first[:of_chunks] if len(other) else []:
+        place = np.minimum(np.searchsorted(other, edges), len(other) - 1)
+        is_linked = other[place] == edges
+        edges[is_linked] = first[place[is_linked]]
+
+
+def exact_roots(links: Iterable[Links], roots: Ordinals, base: int) -> Ordinals:
+    """Put the first document of each text where a later one of it is, and return the documents that an index knows, (u,).
+
+    links: of some documents; roots: (n,), each of them itself at first; base: the first one.
+    """
+    known: list[Ordinals] = [np.empty(0, roots.dtype)]
+    for each in links:
+        for first, other in zip(each.first, each.other, strict=True):
+            roots[other.astype(np.int64) - base] = first
+        known += each.known
+    return np.concatenate(known)
 
 
 def unite(parent: UInt32Array, links: Links) -> None:
-    """Join the components that the edges connect. parent: (N,) uint32; edges must be below N (Links.read
+    """Join the components that the edges connect. parent: (N,) uint32; edges must be below N (Links.of_piece
     checks it).
     """
     for first, other in zip(links.first, links.other, strict=True):
         union_find.unite(parent, buckets.readonly(first), buckets.readonly(other))
-
-
-def _joined(parts: Sequence[UInt32Array]) -> UInt32Array:
-    return np.concatenate(parts) if parts else np.empty(0, np.uint32)

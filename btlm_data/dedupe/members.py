@@ -34,7 +34,8 @@ OF_COMPONENTS = ("root", "cluster", "best", "score", "known")
 TABLES = ("rows", "names", "utf8")
 FILE_BYTES = 64 * 2**20  # of texts and rows in one file
 _FIELDS = [
-    *((name, "<u4") for name in ("ordinal", "root", "cluster", "best", "score")),  # see components.py
+    *((name, "<i8") for name in ("ordinal", "root", "cluster", "best")),  # see components.py
+    ("score", "<u4"),
     ("known", "?"),
     ("split", "u1"),  # index into SPLITS
     ("file", "<u4"),
@@ -129,7 +130,7 @@ def rows_of(
     (n,) int64.
     """
     out = np.zeros(len(rows), row_type(keys.shape[1]))
-    out["ordinal"] = rows.astype(np.uint32) + np.uint32(block.first_ordinal)
+    out["ordinal"] = rows + block.first_ordinal
     out["split"] = SPLITS.index(block.split)
     out["line"] = docs["line"][rows].astype(np.uint64) + np.uint64(block.first_line)
     for name, column in (

@@ -2,7 +2,8 @@
 
 Rows are by component (its first document), then by the removed document, both in source order.
 
-document        uint32   the removed document's ordinal: row number over all blocks
+document        uint32   the removed document's ordinal: row number over all blocks (uint64 of more than 2^32 - 1 documents, as
+                         are `kept_document` and `cluster`)
 kept_document   uint32   of the one kept for it; null where that is in an index of earlier runs
 reason          string   as the ledger names it
 bands           uint16   bands that the two share (all of them where their normalised texts are equal); null
@@ -28,8 +29,9 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.dedupe import clusters
-from btlm_data.dedupe.deciding import NOT_IN_RUN, decide
+from btlm_data.dedupe.deciding import IN_INDEX, NOT_IN_RUN, decide, rows_of
 from btlm_data.dedupe.members import Group, read_group
+from btlm_data.dedupe.ranges import Ranges
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.fates import Fate
 from btlm_data.formats import parquet_splice
@@ -41,6 +43,7 @@ from btlm_data.task_files import TaskFiles
 NAME = "removals.parquet"
 VERSION = 2
 _ROW_GROUP = 131_072
+_ORDINALS = ("document", "kept_document", "cluster")
 _LOCATION = ("file", "line", "offset", "source", "bytes", "split")
 
 
@@ -49,6 +52,7 @@ def plan(
     members: Artifact,
     compared: Sequence[Artifact],
     settings: ClusterSettings,
+    ranges: Ranges,
     lineage: str,
 ) -> Step:
     """A task per group: decides, and lists what goes. members: list of files. compared: of each group, where texts were
@@ -57,10 +61,11 @@ def plan(
     tasks = [
         Task(
             id=f"{group:06d}",
-            args={"group": group},
+            args={"group": group, **ranges.args},
             inputs=[lineage],
             through={"members": [members], "compared": [compared[group - 1]] if compared else []},
             outputs=[("work", f"dedupe/decide/{group:06d}.{kind}") for kind in ("cols", "parquet")],
+            hints={"ranges": ranges},
         )
         for group in range(1, num_groups + 1)
     ]
@@ -75,24 +80,29 @@ def work(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     compared = files.columns(task.through["compared"][0]) if task.through["compared"] else None
     decided = decide(group, settings.dedupe, compared)
     ordinals = group.columns["ordinal"]
-    clusters.write_decided(files, task.outputs[0][1], ordinals, decided)
+    clusters.write_decided(files, task.outputs[0][1], ordinals, decided, task.hints["ranges"])
     removed = np.flatnonzero(decided.fate != Fate.KEPT)
     removed = removed[np.lexsort((removed, decided.cluster[removed]))]
     kept = decided.kept[removed].astype(np.int64)
     kept[kept == NOT_IN_RUN] = -1
     sizes = decided.sizes()
     columns: dict[str, Any] = {
-        "document": ordinals[removed],
+        "document": _optional(ordinals, removed),
         "kept_document": _optional(ordinals, kept),
         "reason": _names(decided.fate[removed], [f.reason for f in Fate]),
         **_evidence(group, removed, kept, compared),
-        "cluster": group.columns["cluster"][removed],
+        "cluster": _optional(group.columns["cluster"], removed),
         "cluster_size": sizes[decided.cluster[removed]],
         **_locations(group, removed, ""),
         **_locations(group, kept, "kept_"),
     }
     with files.create(task.outputs[1][1]) as creating:
-        pq.write_table(_table(columns), creating.file, row_group_size=_ROW_GROUP, compression="zstd")
+        pq.write_table(
+            _table(columns, wide=bool(task.args["wide"])),
+            creating.file,
+            row_group_size=_ROW_GROUP,
+            compression="zstd",
+        )
     advance(task.weight)
     return Counts(
         extra={
@@ -102,11 +112,12 @@ def work(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     )
 
 
-def plan_tables(parts: Mapping[str, Artifact]) -> Step:
-    """A task per table. parts: its name -> the list of its parts."""
+def plan_tables(parts: Mapping[str, Artifact], *, wide: bool) -> Step:
+    """A task per table. parts: its name -> the list of its parts. wide: ordinals take 64 bits."""
     tasks = [
         Task(
             id=name.removesuffix(".parquet"),
+            args={"wide": wide},
             reads={"parts": [listed]},
             outputs=[("work", f"dedupe/table/{name}")],
         )
@@ -126,7 +137,7 @@ def join(task: Task, settings: None, files: TaskFiles) -> Counts:
             parquet_splice.splice(writer, (files.read(part) for part in parts))
     else:  # of removals.parquet: nothing was in a component of several
         with files.create(name) as creating:
-            pq.write_table(_schema().empty_table(), creating.file, compression="zstd")
+            pq.write_table(_schema(wide=task.args["wide"]).empty_table(), creating.file, compression="zstd")
     advance(1)
     return Counts()
 
@@ -141,14 +152,14 @@ def _evidence(
     has_kept = kept >= 0
     is_equal = has_kept & (roots[removed] == roots[kept])
     bands = np.count_nonzero(keys[removed] == keys[kept], axis=1).astype(np.uint16)
-    known = is_equal.copy()
+    known, root_rows = is_equal.copy(), rows_of(group, roots)
     values = {name: is_equal.astype(np.float64) for name in ("similarity", "containment", "kept_containment")}
     if compared is not None:
-        codes = compared["gone"].astype(np.uint64) << np.uint64(32) | compared["anchor"].astype(np.uint64)
+        codes = _code(rows_of(group, compared["gone"]), _rows_of_anchors(group, compared["anchor"]))
         by_code = np.argsort(codes)
         near = np.flatnonzero(~is_equal)
-        anchors = np.where(has_kept[near], roots[kept[near]], np.uint32(NOT_IN_RUN)).astype(np.uint64)
-        wanted = roots[removed[near]].astype(np.uint64) << np.uint64(32) | anchors
+        anchors = np.where(has_kept[near], root_rows[kept[near]], np.uint32(NOT_IN_RUN))
+        wanted = _code(root_rows[removed[near]], anchors)
         comparison = np.minimum(np.searchsorted(codes, wanted, sorter=by_code), max(0, len(codes) - 1))
         is_there = codes[by_code[comparison]] == wanted if len(codes) else np.zeros(len(near), np.bool_)
         near, comparison = near[is_there], by_code[comparison[is_there]]
@@ -168,6 +179,19 @@ def _evidence(
         "bands": pa.array(bands, pa.uint16(), mask=~has_bands),
         **{name: pa.array(value, pa.float64(), mask=~known) for name, value in values.items()},
     }
+
+
+def _rows_of_anchors(group: Group, anchors: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Rows of the texts that stay, NOT_IN_RUN where an index has them."""
+    out = np.full(len(anchors), NOT_IN_RUN, np.uint32)
+    is_here = anchors != IN_INDEX
+    out[is_here] = rows_of(group, anchors[is_here])
+    return out
+
+
+def _code(gone: npt.NDArray[np.uint32], anchor: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    """A pair of rows as one number."""
+    return gone.astype(np.uint64) << np.uint64(32) | anchor.astype(np.uint64)
 
 
 def _locations(group: Group, rows: npt.NDArray[np.int64], prefix: str) -> dict[str, Any]:
@@ -204,9 +228,10 @@ def _names(
     return pa.DictionaryArray.from_arrays(indices, pa.array([names[code] for code in in_order], pa.string()))
 
 
-def _schema() -> Any:
+def _schema(*, wide: bool) -> Any:
     import pyarrow as pa
 
+    ordinal = pa.uint64() if wide else pa.uint32()
     name = pa.dictionary(pa.int32(), pa.string())
     origin = {
         "file": name,
@@ -218,14 +243,14 @@ def _schema() -> Any:
     }
     return pa.schema(
         {
-            "document": pa.uint32(),
-            "kept_document": pa.uint32(),
+            "document": ordinal,
+            "kept_document": ordinal,
             "reason": name,
             "bands": pa.uint16(),
             "similarity": pa.float64(),
             "containment": pa.float64(),
             "kept_containment": pa.float64(),
-            "cluster": pa.uint32(),
+            "cluster": ordinal,
             "cluster_size": pa.uint32(),
             **origin,
             **{f"kept_{key}": kind for key, kind in origin.items()},
@@ -233,8 +258,9 @@ def _schema() -> Any:
     )
 
 
-def _table(columns: dict[str, Any]) -> Any:
+def _table(columns: dict[str, Any], *, wide: bool) -> Any:
     import pyarrow as pa
 
-    schema = _schema()
+    schema = _schema(wide=wide)
+    columns = {**columns, **{name: columns[name].cast(schema.field(name).type) for name in _ORDINALS}}
     return pa.table([columns[field] for field in schema.names], schema=schema)

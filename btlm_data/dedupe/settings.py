@@ -21,14 +21,15 @@ def _scheme(dedupe: DedupeSettings) -> str:
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """Picklable. memory_bytes and threads (of a task that no other can run beside) do not decide the outcome. index: the runs to
-    match against.
+    """Picklable. memory_bytes (of a worker), memory_alone and threads (of a task that no other can run beside) do not decide the
+    outcome. index: the runs to match against.
     """
 
     dedupe: DedupeSettings
     memory_bytes: int
     index: IndexReader | None = None
     threads: int = 1
+    memory_alone: int = 2**40
 
     @property
     def key_kinds(self) -> tuple[KeyKind, ...]:

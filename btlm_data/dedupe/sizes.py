@@ -6,11 +6,11 @@ import msgspec
 
 from btlm_data import by_group
 from btlm_data.blocks import RANGE_DOCUMENTS
-from btlm_data.dedupe.compare import PAIRS_BYTES
+from btlm_data.dedupe.compare import EDGE, PAIRS_BYTES
 from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
-from btlm_data.dedupe.links import EDGE
 from btlm_data.dedupe.members import FILE_BYTES, parts_together, row_type
 from btlm_data.dedupe.parts import MAX_THREADS
+from btlm_data.dedupe.ranges import MOST_NARROW, Ranges
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.estimate import Estimate, Rates
 from btlm_data.kernels.buckets import LEADERS, NEIGHBOURS
@@ -22,9 +22,13 @@ _PAIR_BYTES = 8 * (
     LEADERS + NEIGHBOURS
 )  # of the pairs that a key nominates at most, where texts are compared
 SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
-_COMPONENTS_BYTES = 22  # of a document's row in components.cols
-_FATES_BYTES = 7  # of a document's rows in fates.cols and clusters.cols
+_COMPONENTS_BYTES = 22  # of a document's row in components
+_FATES_BYTES = 7  # of a document's rows in dedupe/fates
 _DOCUMENT_BYTES = 20  # that joining holds: union-find, best copies, scores, groups (components.py)
+_COMPONENTS_MEMORY = 24  # bytes of a document that joining in one process holds
+_RANGE_MEMORY = 64  # of a document of a range, where documents are joined in steps over ranges
+_LEAST_RANGE = 256  # documents of such a range, however little memory there is
+MOST_JOINED = MOST_NARROW  # documents that one process joins
 _MOST_RANGES = (
     256  # of documents, by which nominated pairs are put in order, and keys are split where memory allows it
 )
@@ -59,7 +63,14 @@ class Sizes(msgspec.Struct, frozen=True):
     @property
     def fits_in_memory(self) -> bool:
         """Whether all keys can be sorted at once."""
-        return self.num_documents * self._held_per_document <= self.budget
+        held = self.num_documents * self._held_per_document
+        return held <= self.budget and not self.is_partitioned
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether documents are joined in steps over ranges: one process numbers them with 32 bits, and holds a few bytes of each."""
+        documents = self.num_documents
+        return documents > MOST_JOINED or documents * _COMPONENTS_MEMORY > self.settings.memory_alone // 2
 
     @property
     def _held_per_document(self) -> int:
@@ -75,9 +86,21 @@ class Sizes(msgspec.Struct, frozen=True):
         return max(0, (-(-2 * total // self.budget) - 1).bit_length())
 
     @property
-    def log_range(self) -> int:
-        """Nominated pairs are put in order by ranges of 2^k documents: at most _MOST_RANGES, which every group reads."""
-        return (max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES)) - 1).bit_length()
+    def ranges_of_fates(self) -> Ranges:
+        """By which fates are put in order: about _MOST_RANGES at most, whatever the memory."""
+        return Ranges.plan(self.num_documents, self._range_documents)
+
+    @property
+    def ranges(self) -> Ranges:
+        """By which edges are put in order: the same, but where documents are joined in ranges no more than a worker can hold."""
+        most = (
+            max(_LEAST_RANGE, self.budget // _RANGE_MEMORY) if self.is_partitioned else self._range_documents
+        )
+        return Ranges.plan(self.num_documents, min(self._range_documents, most))
+
+    @property
+    def _range_documents(self) -> int:
+        return 1 << (max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES)) - 1).bit_length()
 
     def group_documents(self, kind: KeyKind) -> int:
         """Most documents of one task that splits keys. Each partition reads what every such task has written."""
@@ -195,7 +218,7 @@ class Sizes(msgspec.Struct, frozen=True):
             steps += self._estimate_kind("bands", rates, blocks)
         if not by_text:
             return [*steps, measuring, components, *members_and_moves, *decided]
-        pair_ranges = -(-documents >> self.log_range)
+        pair_ranges = self.ranges.count
         num_pairs = bands * nominated.documents  # a copy shares most bands
         pair_bytes = num_pairs * EDGE.itemsize
         moved_edges, edge_files = self._estimate_moves(
@@ -213,7 +236,7 @@ class Sizes(msgspec.Struct, frozen=True):
             read_bytes=4 * documents + pair_bytes,
             reads=2 * pair_ranges * edge_files,
             work_bytes=pair_bytes,
-            memory_bytes=rates.process_bytes + 4 * min(documents, 1 << self.log_range),
+            memory_bytes=rates.process_bytes + 4 * min(documents, 1 << self.ranges.log),
             cpu_seconds=pair_ranges * rates.task + num_pairs * rates.pair,
         )
         moved_pairs, pair_files = self._estimate_moves(

@@ -3,7 +3,7 @@ decides.
 
 exact, sort-bands     as steps.py has them; edges are pairs to compare
 components            pairs -> components, put into groups                         whole
-edges-N               pairs, by range of documents, where partitions are many      a range of ranges (by_group.py)
+edges-bands-N         pairs, by range of documents, where partitions are many      a range of ranges (by_group.py)
 pairs, pairs-N        pairs, by group                                              a range of documents, of groups (by_group.py)
 members, members-N    places and texts of the documents in components              a part of the source (stages/members.py), a
                                                                                    range of groups (by_group.py)
@@ -26,7 +26,7 @@ from btlm_data.task import Artifact, Step, Task
 
 # Plans the step that writes the members: (components, with texts).
 MembersPlanner = Callable[[Artifact, bool], Step]
-# Plans the step that writes the texts that stay, for an index: (clusters.cols).
+# Plans the step that writes the texts that stay, for an index: (list of files, clusters.py).
 KeptTextsPlanner = Callable[[Artifact], Step]
 
 
@@ -53,9 +53,9 @@ class TextSteps(msgspec.Struct, frozen=True):
         sorted_keys = list[Artifact]()
         exact = self.steps.run_exact(runner, sorted_keys)
         edges = self.steps.run_sort(runner, "bands", exact, sorted_keys)
-        joined = self.steps.run_components(runner, [exact], edges, sorted_keys)
+        joined = self.steps.run_components(runner, exact, edges, sorted_keys)
         memory, groups = self.steps.settings.memory_bytes, joined.num_groups
-        pairs = self._run_pairs(runner, joined, edges)
+        pairs = self._run_pairs(runner, joined, edges.edges)
         members = list_by_group(runner, self.plan_members(joined.components, True), groups, memory)
         results = runner.run(self._compare(joined, members, pairs))
         amounts = {
@@ -70,17 +70,7 @@ class TextSteps(msgspec.Struct, frozen=True):
         memory, passes = self.steps.settings.memory_bytes, list[Step]()
         step = self._pairs(joined, [])
         if not runner.is_done(step):
-            held = by_group.gathered(
-                runner,
-                "dedupe.edges",
-                edges,
-                len(step.tasks),
-                memory,
-                most_files=by_group.MOST_INPUTS,
-                passes=passes,
-            )
-            runner.named.add(name := "dedupe/edges.json")
-            step = self._pairs(joined, [by_group.write_list(runner.stores.work, name, held)])
+            step = self._pairs(joined, [self.steps.list_edges(runner, "bands", edges, passes)])
         pairs = list_by_group(runner, step, joined.num_groups, memory)
         runner.discard(*passes)
         return pairs
@@ -88,20 +78,18 @@ class TextSteps(msgspec.Struct, frozen=True):
     def _pairs(self, joined: Joined, edges: Sequence[Artifact]) -> Step:
         """edges: the list of files of ranges; none only to see what is done."""
         steps = self.steps
-        log_range = steps.sizes.log_range
+        ranges = steps.ranges
         tasks = [
             Task(
                 id=f"{number:06d}",
-                args={
-                    "documents": steps.num_documents,
-                    "range": number,
-                    "log_range": log_range,
-                },
+                args={"documents": list(ranges.bounds(number)), **ranges.args},
                 inputs=[steps.lineage],
                 through={"components": [joined.components], "edges": edges},
-                weight=max(1, min(steps.num_documents, 1 << log_range)),
+                weight=last - first,
+                hints={"ranges": ranges, "range": number},
             )
-            for number in range(-(-steps.num_documents >> log_range))
+            for number in range(ranges.count)
+            for first, last in [ranges.bounds(number)]
         ]
         return Step(
             "dedupe.pairs", VERSION, compare.pairs_by_group, tasks, steps.settings, steps.lineage, "doc"

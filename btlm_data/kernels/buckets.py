@@ -21,6 +21,7 @@ from btlm_data.kernels.ranges import check_below, check_offsets, check_same_leng
 UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
+Ordinals = npt.NDArray[Any]  # uint32 or int64
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -55,7 +56,7 @@ def scatter(
     cursors: Int64Array,
     out_keys: UInt64Array,
     out_low: UInt64Array,
-    out_ordinals: UInt32Array,
+    out_ordinals: Ordinals,
 ) -> None:
     """Write each chosen row's keys, and the row's ordinal beside each, where its partition's cursor is,
     and advance the cursors.
@@ -106,7 +107,7 @@ def _scatter(
     cursors: Int64Array,
     out_keys: UInt64Array,
     out_low: UInt64Array,
-    out_ordinals: UInt32Array,
+    out_ordinals: Ordinals,
 ) -> bool:
     shift = np.uint64(64 - log_partitions)
     for i in range(keys.shape[0]):
@@ -235,25 +236,23 @@ def _fill_runs(
     return written, num_buckets
 
 
-def star_edges(
-    members: Int64Array, starts: Int64Array, ordinals: UInt32Array
-) -> tuple[UInt32Array, UInt32Array]:
+def star_edges(members: Int64Array, starts: Int64Array, ordinals: Ordinals) -> tuple[Ordinals, Ordinals]:
     """Link every member of a bucket to its first: (first, other) ordinals, one pair for each member but the
     first.
 
-    members, starts: from `equal_runs`, no bucket empty. ordinals: (n,) uint32. Raises DataError for other
+    members, starts: from `equal_runs`, no bucket empty. ordinals: (n,) uint32 or int64, as are the results. Raises DataError for other
     members or starts.
     """
     _check_buckets(members, starts, ordinals)
     first, other = (
-        np.empty(len(members) - len(starts) + 1, np.uint32),
-        np.empty(len(members) - len(starts) + 1, np.uint32),
+        np.empty(len(members) - len(starts) + 1, ordinals.dtype),
+        np.empty(len(members) - len(starts) + 1, ordinals.dtype),
     )
     _star_edges(members, starts, readonly(ordinals), first, other)
     return first, other
 
 
-def _check_buckets(members: Int64Array, starts: Int64Array, ordinals: UInt32Array) -> None:
+def _check_buckets(members: Int64Array, starts: Int64Array, ordinals: Ordinals) -> None:
     check_offsets(starts, len(members), "The starts of buckets")
     check_below(members, len(ordinals), "The member of a bucket")
     if starts[0] != 0 or starts[-1] != len(members) or bool((np.diff(starts) < 1).any()):
@@ -264,7 +263,7 @@ def _check_buckets(members: Int64Array, starts: Int64Array, ordinals: UInt32Arra
 
 @jit
 def _star_edges(
-    members: Int64Array, starts: Int64Array, ordinals: UInt32Array, first: UInt32Array, other: UInt32Array
+    members: Int64Array, starts: Int64Array, ordinals: Ordinals, first: Ordinals, other: Ordinals
 ) -> None:
     written = 0
     for b in range(len(starts) - 1):
@@ -280,11 +279,11 @@ LEADERS = NEIGHBOURS = (
 
 
 def nominate(
-    members: Int64Array, starts: Int64Array, ordinals: UInt32Array, num_done: int
-) -> tuple[UInt32Array, UInt32Array, BoolArray]:
+    members: Int64Array, starts: Int64Array, ordinals: Ordinals, num_done: int
+) -> tuple[Ordinals, Ordinals, BoolArray]:
     """Pairs of documents of one bucket that are to be compared, and the rows that later members need.
 
-    members, starts: from `equal_runs`. ordinals: (n,) uint32, whose first num_done rows are left of earlier
+    members, starts: from `equal_runs`. ordinals: (n,) uint32 or int64, whose first num_done rows are left of earlier
     calls and are in no new pair with each other. Every member is paired with the first LEADERS of its bucket
     and with the NEIGHBOURS before it, so a bucket of m costs at most 8 m pairs, and one of up to nine gives
     all its pairs. Returns (first, other, is_needed): first is before other in the bucket; is_needed (n,)
@@ -292,7 +291,7 @@ def nominate(
     """
     _check_buckets(members, starts, ordinals)
     most = (LEADERS + NEIGHBOURS) * len(members)
-    first, other = np.empty(most, np.uint32), np.empty(most, np.uint32)
+    first, other = np.empty(most, ordinals.dtype), np.empty(most, ordinals.dtype)
     is_needed = np.ones(len(ordinals), np.bool_)
     written = _nominate(members, starts, readonly(ordinals), num_done, first, other, is_needed)
     return first[:written].copy(), other[:written].copy(), is_needed
@@ -302,10 +301,10 @@ def nominate(
 def _nominate(
     members: Int64Array,
     starts: Int64Array,
-    ordinals: UInt32Array,
+    ordinals: Ordinals,
     num_done: int,
-    first: UInt32Array,
-    other: UInt32Array,
+    first: Ordinals,
+    other: Ordinals,
     is_needed: BoolArray,
 ) -> int:
     written = 0
@@ -337,7 +336,7 @@ class Leaders:
 
     def __init__(self, num_perm: int, needed: int) -> None:
         self._signatures = np.zeros((self.MAX_LEADERS, num_perm), np.uint32)
-        self._ordinals = np.zeros(self.MAX_LEADERS, np.uint32)
+        self._ordinals = np.zeros(self.MAX_LEADERS, np.int64)
         self._state = np.zeros(
             3, np.int64
         )  # leaders ever made in this bucket, comparisons, comparisons below the threshold
@@ -353,7 +352,7 @@ class Leaders:
         """Of them, pairs below the threshold."""
         return int(self._state[2])
 
-    def attach(self, signatures: UInt32Array, ordinals: UInt32Array, begins: BoolArray) -> UInt32Array:
+    def attach(self, signatures: UInt32Array, ordinals: Ordinals, begins: BoolArray) -> Ordinals:
         """The leader of each next member (n,), its own ordinal if it becomes one. signatures: (n, P); begins:
         (n,), where buckets begin.
         """
@@ -363,7 +362,7 @@ class Leaders:
                 "expected "
                 f"{self._signatures.shape[1]} permutations"
             )
-        leader = np.empty(len(ordinals), np.uint32)
+        leader = np.empty(len(ordinals), ordinals.dtype)
         _attach(
             signatures, ordinals, begins, self._signatures, self._ordinals, self._state, self._needed, leader
         )
@@ -373,13 +372,13 @@ class Leaders:
 @jit
 def _attach(
     signatures: UInt32Array,
-    ordinals: UInt32Array,
+    ordinals: Ordinals,
     begins: BoolArray,
     leader_signatures: UInt32Array,
-    leader_ordinals: UInt32Array,
+    leader_ordinals: Int64Array,
     state: Int64Array,
     needed: int,
-    out: UInt32Array,
+    out: Ordinals,
 ) -> None:
     for i in range(len(ordinals)):
         if begins[i]:

@@ -578,6 +578,11 @@ class Run(_Settings):
         return (self.memory or 10**9 * self.workers) // self.workers
 
     @property
+    def memory_alone(self) -> int:
+        """Bytes that a task may hold that no other can run beside: here those of all workers, elsewhere those of 16, as of a node."""
+        return self.memory_per_worker * (self.workers if self.engine == "local" else min(self.workers, 16))
+
+    @property
     def threads_alone(self) -> int:
         """Threads of a task that no other can run beside: here as many as workers, which wait; elsewhere all cores of its node."""
         return self.workers if self.engine == "local" else 4096

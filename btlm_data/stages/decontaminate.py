@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from btlm_data import blocks as block_table
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.cleaning.evaluation_ngrams import ARRAYS, EvalNgrams, evaluation_digest
 from btlm_data.cleaning.evaluation_sets import EvaluationFile
 from btlm_data.estimate import Estimate, Workload
@@ -109,7 +110,7 @@ def report(task: Task, settings: None, files: TaskFiles) -> Counts:
 
     blocks = block_table.read_table(files, task.reads["blocks"][0])
     table = open_ngrams(files.columns(task.reads["ngrams"][0]))
-    decided = files.columns(task.reads["fates"][0])
+    decided = ByOrdinal(files, task.reads["fates"][0])
     schema = pa.schema(
         [
             ("document", pa.uint32()),

@@ -2,9 +2,9 @@
 
 reads   every block's .sketch (exact hashes, band keys [, signatures]) and .docs; an index of earlier runs,
         where requested
-writes  dedupe/fates/fates.cols, clusters.cols (dedupe/clusters.py), dedupe/table/clusters.parquet, removals.parquet; the index
-unit    group of blocks (split, documents, cluster) . range of keys (sort) . group of components (decide) .
-        whole (exact, components, fates, table)
+writes  dedupe/fates (dedupe/clusters.py), dedupe/table/clusters.parquet, removals.parquet; the index
+unit    group of blocks (split, documents, cluster) . range of keys (sort) . range of documents (exact, fates) . group of
+        components (decide) . whole (components, while one process can hold them; table)
 balance one survivor per component of train documents; none where the component holds a validation or test
         document
 """
@@ -19,26 +19,25 @@ from msgspec.structs import replace
 
 from btlm_data import by_group
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe import clusters, decided, gates, removals
 from btlm_data.dedupe.index import Index
+from btlm_data.dedupe.ranges import Ranges
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Nominated, Sizes
-from btlm_data.dedupe.steps import VERSION, Steps
+from btlm_data.dedupe.steps import VERSION, Steps, list_ranges
 from btlm_data.dedupe.text_steps import KeptTextsPlanner, MembersPlanner, TextSteps, list_by_group
 from btlm_data.engine.runner import Runner
-from btlm_data.errors import ConfigError
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import DedupeSettings, Run
-from btlm_data.task import Artifact, Counts, TaskResult
-from btlm_data.task_files import write_list
-
-MAX_DOCUMENTS = 2**32 - 1
+from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
+from btlm_data.task_files import TaskFiles, write_list
 
 
 class Deduplicated(msgspec.Struct, frozen=True):
-    """What the stage hands on. copies: clusters.cols. counts: its cells of the ledger. index_lineage: of the
+    """What the stage hands on. fates, copies: lists of files (dedupe/clusters.py). counts: its cells of the ledger. index_lineage: of the
     index it matched against.
     """
 
@@ -56,7 +55,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     dedupe = workload.settings.dedupe
     if dedupe.method == "none":
         return []
-    settings = ClusterSettings(dedupe, workload.run.memory_per_worker)
+    settings = ClusterSettings(dedupe, workload.run.memory_per_worker, memory_alone=workload.run.memory_alone)
     in_components = Nominated(
         round(workload.volume.documents * workload.in_components),
         round(workload.volume.text_bytes * workload.in_components),
@@ -84,12 +83,9 @@ def run(
     if dedupe.method == "none":
         return None
     total = blocks[-1].last_ordinal if blocks else 0
-    if total > MAX_DOCUMENTS:
-        raise ConfigError(
-            f"The corpus has {total:,} documents; deduplication numbers them with 32 bits, up to {MAX_DOCUMENTS:,}. "
-            "Prepare it in parts, each with --dedupe-index, so that later parts are deduplicated against earlier ones."
-        )
-    settings = ClusterSettings(dedupe, how.memory_per_worker, threads=how.threads_alone)
+    settings = ClusterSettings(
+        dedupe, how.memory_per_worker, threads=how.threads_alone, memory_alone=how.memory_alone
+    )
     index = None
     if dedupe.index is not None:
         with runner.removing_damaged():
@@ -109,7 +105,7 @@ def run(
         index.reader.lineage if index is not None else None,
     )
     is_to_add = index is not None and not index.is_added and plan_kept_texts is not None
-    steps = Steps(blocks, table, settings, lineage, keeps_keys=is_to_add)
+    steps = Steps(blocks, table, settings, lineage, keeps_keys=is_to_add).as_before(runner)
     work = runner.stores.work
     work.delete([decided.NAME])
     pairs: Artifact | None = None
@@ -121,14 +117,18 @@ def run(
         joined = steps.run(runner)
         planned = plan_members(joined.components, False)
         members = list_by_group(runner, planned, joined.num_groups, settings.memory_bytes)
-    decided_groups = runner.run(removals.plan(joined.num_groups, members, compared, settings, lineage))
-    runner.named.add(name := "dedupe/decided-groups.json")
-    listed = write_list(work, name, [_output(result, ".cols") for result in decided_groups])
-    [fates] = runner.run(clusters.plan_fates(listed, total, lineage))
+    ranges = steps.sizes.ranges_of_fates
+    decided_groups = runner.run(
+        removals.plan(joined.num_groups, members, compared, settings, ranges, lineage)
+    )
+    fates, copies = _fates(runner, decided_groups, ranges, settings, lineage)
     shown = clusters.merged([result.counts.extra["largest"] for result in decided_groups])
-    ranges = runner.run(clusters.plan_clusters(blocks, joined.components, fates, shown, lineage))
+    listing = clusters.plan_clusters(
+        blocks, joined.components, fates, copies, shown, lineage, wide=ranges.wide
+    )
+    of_ranges = runner.run(listing)
     num_clusters = sum(result.counts.extra["clusters"] for result in decided_groups)
-    counts, removed, summary = clusters.summarised(ranges, shown, num_clusters)
+    counts, removed, summary = clusters.summarised(of_ranges, shown, num_clusters)
     if dedupe.verify == "signature":
         summary["verified_pairs"] = {
             "compared": joined.extra["compared"],
@@ -136,7 +136,7 @@ def run(
         }
     if settings.by_text:
         summary["compared_pairs"] = dict(done.amounts)
-    tables = _tables(runner, {"clusters": ranges, "removals": decided_groups})
+    tables = _tables(runner, {"clusters": of_ranges, "removals": decided_groups}, wide=ranges.wide)
     decided.write(
         work,
         decided.Decided(
@@ -154,7 +154,6 @@ def run(
         runner.stores, tables["clusters"], tables["removals"], joined.components, members
     )
     gates.check(removed, summary, dedupe, how.accept_removal or how.accept_removal_of, evidence)
-    files = {artifact.name: artifact for artifact in fates.outputs}
     if index is not None and plan_kept_texts is not None and not index.is_added:
         keeps_signatures = "bands" in settings.key_kinds and not settings.by_text
         sketches = (
@@ -163,16 +162,17 @@ def run(
         with runner.removing_damaged():
             texts, stays = [], None
             if settings.by_text:
-                kept = plan_kept_texts(files[clusters.CLUSTERS])
+                kept = plan_kept_texts(copies)
                 texts = [(0, artifact) for result in runner.run(kept) for artifact in result.outputs]
-                stays = Columns(work, files[clusters.CLUSTERS])["text_stays"]
+                files = TaskFiles(runner.stores, Task("index", reads={"copies": [copies]}))
+                stays = ByOrdinal(files, copies)["text_stays"]
             index.add(joined.keys, sketches, total, work, texts, stays)
             runner.discard_files("dedupe/kept-texts")
     return Deduplicated(
-        files[clusters.FATES],
+        fates,
         tables["clusters"],
         tables["removals"],
-        files[clusters.CLUSTERS],
+        copies,
         summary,
         counts,
         index.reader.lineage if index is not None else [],
@@ -185,14 +185,38 @@ def discard_passed(runner: Runner) -> None:
         by_group.discard_passed(runner.stores.work, folder)
 
 
-def _tables(runner: Runner, parts: Mapping[str, Sequence[TaskResult]]) -> dict[str, Artifact]:
-    """clusters.parquet and removals.parquet. parts: results of the tasks that wrote the parts of each."""
+def _fates(
+    runner: Runner,
+    decided_groups: Sequence[TaskResult],
+    ranges: Ranges,
+    settings: ClusterSettings,
+    lineage: str,
+) -> tuple[Artifact, Artifact]:
+    """The fates of all documents, and how many each stands for: lists of files (clusters.py)."""
+    passes = list[Step]()
+    written = [_output(result, ".cols") for result in decided_groups]
+    held = by_group.gathered(
+        runner, "dedupe.decide", written, ranges.count, settings.memory_bytes, passes=passes
+    )
+    runner.named.add(name := "dedupe/decided-groups.json")
+    listed = by_group.write_list(runner.stores.work, name, held)
+    results = runner.run(clusters.plan_fates(listed, ranges, lineage))
+    runner.discard(*passes)
+    fates, copies = (
+        list_ranges(runner, name, ranges, [result.outputs[number] for result in results])
+        for number, name in enumerate((clusters.FATES, clusters.COPIES))
+    )
+    return fates, copies
+
+
+def _tables(runner: Runner, parts: Mapping[str, Sequence[TaskResult]], *, wide: bool) -> dict[str, Artifact]:
+    """clusters.parquet and removals.parquet. parts: results of the tasks that wrote the parts of each. wide: ordinals take 64 bits."""
     lists: dict[str, Artifact] = {}
     for kind, results in parts.items():
         runner.named.add(name := f"dedupe/{kind}.json")
         artifacts = [_output(result, ".parquet") for result in results]
         lists[f"{kind}.parquet"] = write_list(runner.stores.work, name, artifacts)
-    results = runner.run(removals.plan_tables(lists))
+    results = runner.run(removals.plan_tables(lists, wide=wide))
     return {kind: result.outputs[0] for kind, result in zip(parts, results, strict=True)}
 
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.cleaning.signal_parameters import Kind
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
@@ -106,8 +107,8 @@ class RowFile(NamedTuple):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """What rows are made from. blocks: of the run. groups: what `shuffle.scatter` made of them. copies: columns
-    file with `copies` (N,) by ordinal, None where nothing was deduplicated. kept: columns of the records' own
+    """What rows are made from. blocks: of the run. groups: what `shuffle.scatter` made of them. copies: list of
+    files with `copies` by ordinal (dedupe/clusters.py), None where nothing was deduplicated. kept: columns of the records' own
     fields and of signals that travel with their rows. signals: columns. memory: of one worker.
     """
 
@@ -220,7 +221,7 @@ def gather(task: Task, settings: None, files: TaskFiles) -> Counts:
         advance(block.num_documents)
     places["copies"] = 1
     if task.reads["copies"]:
-        copies = files.columns(task.reads["copies"][0])
+        copies = ByOrdinal(files, task.reads["copies"][0])
         places["copies"] = copies.rows("copies", base, blocks[-1].last_ordinal)
     streams: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
     more: dict[str, npt.NDArray[Any]] = {}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from btlm_data import mix_plan
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
@@ -102,7 +103,7 @@ def work(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     import pyarrow as pa
 
     blocks: Sequence[Block] = task.hints["blocks"]
-    fates = files.columns(task.reads["fates"][0])
+    fates = ByOrdinal(files, task.reads["fates"][0])
     base, end = blocks[0].first_ordinal, blocks[-1].last_ordinal
     of_group = [fates.rows(name, base, end) for name in ("fate", "split")]
     tables = []

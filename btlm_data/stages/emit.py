@@ -19,6 +19,7 @@ import zstandard
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.engine.runner import Runner
 from btlm_data.errors import DataError
 from btlm_data.estimate import Estimate, Workload
@@ -102,7 +103,7 @@ def collect(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
 
     Raises DataError if the source is no longer what was read.
     """
-    fates = files.columns(task.reads["fates"][0])
+    fates = ByOrdinal(files, task.reads["fates"][0])
     ranges = read.ranges_of(task)
     part = Part(ranges, settings, {})
     kept_per_block: list[list[int]] = []

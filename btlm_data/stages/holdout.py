@@ -4,11 +4,10 @@ decontamination.
     draw     a range of blocks   splits, fates; hashes of holdout documents where equal texts must go
     hashes   whole               these hashes of all ranges, sorted    | only where equal texts are found by
     equal    a range of blocks   train documents of one of them go     | SHA-256
-    fates    whole               the ranges' bytes one after the other
 
-reads   dedupe/fates/fates.cols (where there was deduplication), every block's .docs, .contamination hits
-writes  holdout/draw/RANGE.cols, holdout/equal/RANGE.cols and holdout/fates/fates.cols: `fate` (n,) uint8 (fates.py) and
-        `split` (n,) uint8 (index into SPLITS) by ordinal; of `draw` also `hashes` (h,) of 32 bytes, as has
+reads   dedupe/fates (where there was deduplication), every block's .docs, .contamination hits
+writes  holdout/draw/RANGE.cols or holdout/equal/RANGE.cols: `fate` (n,) uint8 (fates.py) and `split` (n,) uint8 (index into
+        SPLITS) by ordinal, and holdout/fates.json, their list (by_ordinal.py); of `draw` also `hashes` (h,) of 32 bytes, as has
         holdout/hashes/hashes.cols, sorted
 balance in = dropped + moved + out, per split and source (counted by stages/shuffle.py)
 
@@ -26,9 +25,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from btlm_data import seeding
+from btlm_data import by_ordinal, seeding
 from btlm_data.advance import advance
 from btlm_data.blocks import RANGE_DOCUMENTS, Block, grouped
+from btlm_data.by_ordinal import ByOrdinal
+from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
 from btlm_data.fingerprint import digest
@@ -39,6 +40,7 @@ from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
 from btlm_data.task_files import TaskFiles
 
 VERSION = 3
+FATES = "holdout/fates.json"
 
 
 class HoldoutWork(msgspec.Struct, frozen=True):
@@ -95,26 +97,19 @@ def estimate(workload: Workload) -> list[Estimate]:
     if has_holdout:
         steps.append(Estimate("holdout.hashes", tasks=1, memory_bytes=held, cpu_seconds=rates.task))
         steps.append(of_ranges("holdout.equal", rates.sha256_document))
-    fates = Estimate(
-        "holdout.fates",
-        tasks=1,
-        documents=documents,
-        read_bytes=2 * documents,
-        reads=2 * ranges,
-        work_bytes=2 * documents,
-        memory_bytes=rates.process_bytes + 2 * documents,
-        cpu_seconds=rates.task + documents * rates.copied_byte * 2,
-    )
-    return [*steps, fates, *decontaminate.estimate_report(workload)]
+    return [*steps, *decontaminate.estimate_report(workload)]
 
 
 def run(
     step: Callable[[Step], list[TaskResult]],
+    runner: Runner,
     blocks: Sequence[Block],
     dedupe_fates: Artifact | None,
     settings: HoldoutWork,
 ) -> Artifact:
-    """Decide about all documents; returns fates.cols. step: runs a step. dedupe_fates: columns file with `fate`."""
+    """Decide about all documents; returns the list of files with `fate` and `split` (by_ordinal.py). step: runs a step.
+    dedupe_fates: list of files with `fate`.
+    """
     has_holdout = settings.draws or any(block.split != "train" for block in blocks)
     settings = replace(settings, by_sha256=settings.by_sha256 and has_holdout)
     parts = [result.outputs[0] for result in step(plan_draw(blocks, dedupe_fates, settings))]
@@ -122,12 +117,13 @@ def run(
         whole = Task("all", reads={"parts": parts}, outputs=[("work", "holdout/hashes/hashes.cols")])
         [hashes] = step(Step("holdout.hashes", VERSION, merge_hashes, [whole], None, settings.digest, "task"))
         parts = [result.outputs[0] for result in step(plan_equal(blocks, parts, hashes.outputs[0], settings))]
-    weight = max(1, sum(block.num_documents for block in blocks))
-    joining = Task(
-        "all", reads={"parts": parts}, outputs=[("work", "holdout/fates/fates.cols")], weight=weight
+    ranges = zip(grouped(blocks, RANGE_DOCUMENTS), parts, strict=True)
+    runner.named.add(FATES)
+    return by_ordinal.write_list(
+        runner.stores.work,
+        FATES,
+        [(chosen[0].first_ordinal, chosen[-1].last_ordinal, part) for chosen, part in ranges],
     )
-    [result] = step(Step("holdout.fates", VERSION, join, [joining], None, settings.digest, "doc"))
-    return result.outputs[0]
 
 
 def plan_draw(blocks: Sequence[Block], dedupe_fates: Artifact | None, settings: HoldoutWork) -> Step:
@@ -158,7 +154,7 @@ def draw(task: Task, settings: HoldoutWork, files: TaskFiles) -> Counts:
     base, total = _ordinals(blocks)
     fate = np.zeros(total, np.uint8)
     if task.reads["dedupe"]:
-        fate[:] = files.columns(task.reads["dedupe"][0]).rows("fate", base, base + total)
+        fate[:] = ByOrdinal(files, task.reads["dedupe"][0]).rows("fate", base, base + total)
     split = np.empty(total, np.uint8)
     hashes = [np.empty(0, "S32")]
     for block in blocks:
@@ -185,7 +181,9 @@ def draw(task: Task, settings: HoldoutWork, files: TaskFiles) -> Counts:
 
 def merge_hashes(task: Task, settings: None, files: TaskFiles) -> Counts:
     """The hashes of all ranges, 32 bytes for each holdout document."""
-    hashes = np.unique(np.concatenate([files.columns(part)["hashes"] for part in task.reads["parts"]]))
+    hashes = np.unique(
+        np.concatenate([np.empty(0, "S32"), *(files.columns(part)["hashes"] for part in task.reads["parts"])])
+    )
     files.write_columns(task.outputs[0][1], {"hashes": hashes})
     advance(task.weight)
     return Counts()
@@ -229,16 +227,6 @@ def remove_equal(task: Task, settings: HoldoutWork, files: TaskFiles) -> Counts:
             _remove_contaminated(block, files, fate[rows], split[rows])
         advance(block.num_documents)
     files.write_columns(task.outputs[0][1], {"fate": fate, "split": split})
-    return Counts()
-
-
-def join(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """The fates of all documents, in one file."""
-    parts = [files.columns(part) for part in task.reads["parts"]]
-    none = np.empty(0, np.uint8)
-    fate, split = (np.concatenate([none, *(part[name] for part in parts)]) for name in ("fate", "split"))
-    files.write_columns(task.outputs[0][1], {"fate": fate, "split": split})
-    advance(task.weight)
     return Counts()
 
 

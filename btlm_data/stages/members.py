@@ -5,7 +5,7 @@ A text made from tokens is used only if its normalised form has the hash that `r
 (XXH3-128, in the sketch): so no tokenizer can change what is compared. Where a tokenizer's tokens do not give
 the text back, the part of the source is read once more.
 
-reads   components.cols, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
+reads   dedupe/components, the blocks' .docs, .sketch, .tokens; the source, where tokens are not enough
 writes  dedupe/members/PART-NUMBER.cols (dedupe/members.py); by_group.py puts together what belongs to a group
 unit    a part of the source, as `read` read it; where there are very many, some in a row
 """
@@ -21,8 +21,11 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
+from btlm_data.dedupe import ranges
 from btlm_data.dedupe.index import pack
 from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, parts_together, rows_of
+from btlm_data.dedupe.ranges import dtype_of, of_rows
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
 from btlm_data.stages import read
@@ -69,7 +72,7 @@ def plan(
     settings: ReadSettings,
     with_texts: bool,
 ) -> Step:
-    """A task per part, or some of them in a row. components: see dedupe/components.py."""
+    """A task per part, or some of them in a row. components: list of files (dedupe/components.py)."""
     tasks = []
     for first in range(0, len(parts), of_task := parts_together(len(parts))):
         chosen = parts[first : first + of_task]
@@ -94,7 +97,7 @@ def plan(
 
 def work(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Write the members of some parts. Raises DataError if the source is no longer what was read."""
-    components = files.columns(task.reads["components"][0])
+    components = ByOrdinal(files, task.reads["components"][0])
     writer = MembersWriter(files, task.id)
     from_tokens = from_source = 0
     for part in task.hints["parts"]:
@@ -123,14 +126,16 @@ def work(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     return Counts(extra={"from_tokens": from_tokens, "from_source": from_source})
 
 
-def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: ReadSettings) -> Step:
-    """A task per part: the texts that stay, as an index keeps them (dedupe/index.py). clusters: clusters.cols."""
+def plan_kept(parts: Sequence[PartBlocks], copies: Artifact, settings: ReadSettings) -> Step:
+    """A task per part: the texts that stay, as an index keeps them (dedupe/index.py). copies: list of files (dedupe/clusters.py)."""
+    wide = bool(parts) and parts[-1].blocks[-1].last_ordinal > ranges.MOST_NARROW
     tasks = [
         Task(
             id=part.task.id,
+            args={"wide": wide},
             inputs=part.task.inputs,
             reads={
-                "clusters": [clusters],
+                "copies": [copies],
                 "sketches": [block.sketch for block in part.blocks if block.sketch is not None],
                 "docs": [block.docs for block in part.blocks],
             },
@@ -147,16 +152,16 @@ def plan_kept(parts: Sequence[PartBlocks], clusters: Artifact, settings: ReadSet
 def write_kept(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
     """Write the texts of one part that stay, a file for each block."""
     part: _Part = task.hints["part"]
-    clusters = files.columns(task.reads["clusters"][0])
+    copies = ByOrdinal(files, task.reads["copies"][0])
     again = _SourceAgain(part, settings, files)
     for number, block in enumerate(part.blocks):
-        rows = np.flatnonzero(clusters.rows("text_stays", block.first_ordinal, block.last_ordinal))
+        rows = np.flatnonzero(copies.rows("text_stays", block.first_ordinal, block.last_ordinal))
         texts = _texts(files, block, number, settings, rows, again)[0]
         frames, frame_bounds = pack(texts.as_bytes())
         files.write_columns(
             f"dedupe/kept-texts/{task.id}-{number:05d}.cols",
             {
-                "ordinals": rows.astype(np.uint32) + np.uint32(block.first_ordinal),
+                "ordinals": of_rows(rows, block.first_ordinal, dtype_of(wide=task.args["wide"])),
                 "frames": frames,
                 "bounds": frame_bounds,
             },

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from btlm_data import mix_plan
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.mix_plan import Borders, Weights
@@ -30,7 +31,7 @@ VERSION = 1
 
 
 class MixFiles(NamedTuple):
-    """What tasks read for the mix. copies: clusters.cols, None where nothing was deduplicated. borders: mix.cols,
+    """What tasks read for the mix. copies: list of files (dedupe/clusters.py), None where nothing was deduplicated. borders: mix.cols,
     None where the mix is none by budget.
     """
 
@@ -62,7 +63,7 @@ def of_block(task: Task, files: TaskFiles, first: int, last: int) -> BlockMix:
     """Of the documents with ordinals [first, last), as the task reads it."""
     stands_for, borders = None, dict[str, Borders]()
     if "copies" in task.reads:
-        stands_for = files.columns(task.reads["copies"][0]).rows("copies", first, last)
+        stands_for = ByOrdinal(files, task.reads["copies"][0]).rows("copies", first, last)
     if "borders" in task.reads:
         [artifact] = task.reads["borders"]
         borders = files.kept(("borders", artifact.checksum), lambda: _read_borders(files, artifact))
@@ -139,7 +140,7 @@ def weigh(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     """Add up the tokens of one group's train documents."""
     from btlm_data.stages.places import candidates_of
 
-    fates = files.columns(task.reads["fates"][0])
+    fates = ByOrdinal(files, task.reads["fates"][0])
     names: dict[str, int] = {}
     parts: dict[str, list[Weights]] = {stream.name: [] for stream in train_streams(settings)}
     described = zip(task.args["blocks"], task.reads["docs"], task.reads["tokens"], strict=True)

@@ -34,6 +34,7 @@ import numpy.typing as npt
 from btlm_data import mix_plan
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
@@ -148,7 +149,7 @@ def run(
     settings: StreamSettings,
     num_bytes: int,
 ) -> Shuffled:
-    """The index of every stream by its name. step: runs a step. copies: clusters.cols; None where nothing was
+    """The index of every stream by its name. step: runs a step. copies: list of files (dedupe/clusters.py); None where nothing was
     deduplicated. num_bytes: of text that passed cleaning.
     """
     num_buckets = bucket_count(num_bytes)
@@ -275,7 +276,7 @@ def plan_scatter(
 
 def scatter(task: Task, settings: StreamSettings, files: TaskFiles) -> Counts:
     """Give each kept document its stream(s) and order key; count every stage from `dedupe` to `shuffle`."""
-    fates = files.columns(task.reads["fates"][0])
+    fates = ByOrdinal(files, task.reads["fates"][0])
     blocks = task.args["blocks"]
     base, end = blocks[0][2], blocks[-1][2] + blocks[-1][3]
     of_group = [fates.rows(name, base, end) for name in ("fate", "split")]

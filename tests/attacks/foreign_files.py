@@ -211,8 +211,8 @@ def names_that_differ_only_in_case_are_two_files(bench: Bench) -> None:
 
 # Flipped bits -----------------------------------------------------------------------------------------------------
 
-WORK_FILES = ("read/*.tokens", "read/*.docs", "read/*.sketch", "read/*.rejects", "dedupe/fates/fates.cols",
-              "dedupe/fates/clusters.cols", "dedupe/table/clusters.parquet", "holdout/fates/*", "shuffle/sort/*",
+WORK_FILES = ("read/*.tokens", "read/*.docs", "read/*.sketch", "read/*.rejects", "dedupe/fates/*.cols",
+              "dedupe/components/*.cols", "dedupe/table/clusters.parquet", "holdout/draw/*", "shuffle/sort/*",
               "receipts/read/*", "receipts/shuffle.sort/*", "blocks.json", "work-folder.json")  # fmt: skip
 
 

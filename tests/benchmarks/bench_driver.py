@@ -40,12 +40,12 @@ def step_of(num_tasks: int) -> Step:
             args={"products": dict.fromkeys(("docs", "sketch", "tokens"), "0" * 64)},
             inputs=[f"train/chunk1/file-{number}.jsonl.zst|100000|0|None|None"],
             reads={"parts": []},
-            outputs=[("work", f"holdout/fates/{number:06d}.cols")],
+            outputs=[("work", f"holdout/hashes/{number:06d}.cols")],
             title=f"file-{number}.jsonl.zst",
         )
         for number in range(num_tasks)
     ]
-    return Step("holdout.fates", 1, holdout.join, tasks, None, "bench", "task")
+    return Step("holdout.hashes", 1, holdout.merge_hashes, tasks, None, "bench", "task")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from btlm_data import by_group, seeding
+from btlm_data import by_group, by_ordinal, seeding
 from btlm_data.blocks import Block
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine
@@ -93,7 +93,8 @@ def build(folder: Path, num_tokens: int, scale: Scale) -> tuple[list[Block], Art
         blocks.append(Block(stem, "train", ordinal, count, 0, docs_file, tokens_file, **rest))
         ordinal += count
     zeros = np.zeros(ordinal, np.uint8)
-    return blocks, columns.write(store, "holdout/fates.cols", {"fate": zeros, "split": zeros})
+    drawn = columns.write(store, "holdout/draw/000000.cols", {"fate": zeros, "split": zeros})
+    return blocks, by_ordinal.write_list(store, "holdout/fates.json", [(0, len(zeros), drawn)])
 
 
 def prepare(

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from btlm_data import by_group
-from btlm_data.dedupe import decided, groups, links, members, report
+from btlm_data import by_group, by_ordinal
+from btlm_data.dedupe import compare, decided, groups, members, report
 from btlm_data.dedupe.parts import Parts
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.local import LocalEngine
 from btlm_data.engine.runner import Runner
-from btlm_data.formats import columns
 from btlm_data.kernels import stretches
 from btlm_data.locations import Locations
 from btlm_data.recipe.models import DedupeSettings
@@ -94,14 +93,14 @@ def _finish(
 ) -> None:
     """Put together what belongs to a group, as the stage does, and say that deduplication is done."""
     first, other, assigned = pairs
-    edges = np.empty(len(other), links.EDGE)
+    edges = np.empty(len(other), compare.EDGE)
     edges["first"], edges["other"] = first / SHARE, other / SHARE
-    no_index = np.empty(0, links.INDEX), np.empty(0, np.uint32)
+    no_index = np.empty(0, compare.FOREIGN), np.empty(0, np.uint32)
     piece = by_group.piece_of({"edges": (edges, assigned[other]), "index": no_index})
     pairs_file = by_group.write(files, "dedupe/pairs/000000-00000.cols", [piece])
     written = [file for file in files.written if file != pairs_file]
     work = files.work
-    components = columns.write(work, "dedupe/components/components.cols", {"root": np.zeros(1, np.uint32)})
+    components = by_ordinal.write_list(work, "dedupe/components.json", [])
     locations = Locations(work.url, work.url)
     with LocalEngine(EngineSettings(1)) as engine:
         runner = Runner(locations, locations.open(), engine, Silent())

@@ -147,8 +147,8 @@ def test_an_error_arrives_as_it_was(tmp_path: Path) -> None:
 
 def test_a_claim_that_cannot_be_made_is_an_error_and_no_dead_worker(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    task = Task("0", outputs=[("work", "holdout/fates/0.cols")], reads={"parts": []})
-    step = Step("holdout.fates", 1, holdout.join, [task], None, "")
+    task = Task("0", outputs=[("work", "holdout/hashes/0.cols")], reads={"parts": []})
+    step = Step("holdout.hashes", 1, holdout.merge_hashes, [task], None, "")
     job = Job.of(step, task, "digest", Locations(str(tmp_path), str(tmp_path / "out")))
     pointer = published.publish(store, [job]).pointer("0")
     (tmp_path / CLAIMS).write_text("a file where the folder should be")

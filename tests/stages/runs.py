@@ -12,9 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from btlm_data import pipeline
 from btlm_data.blocks import Block
+from btlm_data.dedupe import ranges, sizes
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.local import LocalEngine
@@ -93,6 +95,24 @@ def opened(work_dir: Path, name: str) -> Columns:
     artifact = columns.find(store, name)
     assert artifact is not None
     return Columns(store, artifact)
+
+
+def column(work_dir: Path, listed: str, name: str) -> np.ndarray:
+    """A column of all documents, as the files of a list by ordinal have it."""
+    parts = [opened(work_dir, file)[name] for _, _, file, *_ in json.loads((work_dir / listed).read_bytes())]
+    return np.concatenate([np.empty(0, np.uint8), *parts]) if len(parts) != 1 else parts[0]
+
+
+@contextlib.contextmanager
+def joined(how: str) -> Iterator[None]:
+    """How documents are joined: "whole", in one process; or in "ranges", or in ranges with "wide" ordinals of 64 bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        if how != "whole":
+            patch.setattr(sizes, "MOST_JOINED", -1)
+            patch.setattr(sizes, "RANGE_DOCUMENTS", 16)
+        if how == "wide":
+            patch.setattr(ranges, "MOST_NARROW", -1)
+        yield
 
 
 def flip(path: Path, rng: np.random.Generator) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from btlm_data import by_ordinal
 from btlm_data.blocks import Block, write_table
 from btlm_data.cleaning.evaluation_sets import evaluation_files
 from btlm_data.fates import Fate
@@ -50,7 +51,8 @@ def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
         first = blocks[-1].last_ordinal if blocks else 0
         blocks.append(Block(stem, split, first, n, 0, docs_file, NOTHING, None, hits, None, None, None))
     fates = {"fate": np.array([0, Fate.CONTAMINATED, 0], np.uint8), "split": np.array([0, 0, 1], np.uint8)}
-    fates_file = columns.write(store, "holdout/fates/fates.cols", fates)
+    drawn = columns.write(store, "holdout/draw/000000.cols", fates)
+    fates_file = by_ordinal.write_list(store, "holdout/fates.json", [(0, 3, drawn)])
     with context.runner() as runner:
         [reported] = runner.run(
             decontaminate.plan_report(write_table(store, blocks), table_file, fates_file, 3)

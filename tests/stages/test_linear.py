@@ -81,7 +81,7 @@ def test_rows_moved_in_several_passes_are_those_of_one(
     small_pieces.setattr(sizes, "_MOST_RANGES", 16)
     small_pieces.setattr(by_group, "MOST_INPUTS", 12)
     several = prepare(corpus, tmp_path / "several", small_pieces, **{"run.memory": "200KB"})
-    moved = {"shard.rows-2", "dedupe.members-2", "dedupe.pairs-2", "dedupe.edges-2"}
+    moved = {"shard.rows-2", "dedupe.members-2", "dedupe.pairs-2", "dedupe.edges-bands-2"}
     assert {"shard.rows", *moved} <= several.keys()
     assert several["dedupe.pairs"].most_opens <= 12 + 4, "partitions are put together first"
     assert several["dedupe.sort-bands"].tasks > 12
