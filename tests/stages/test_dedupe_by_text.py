@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import random
@@ -32,6 +33,7 @@ from btlm_data.sources.local import SAMPLE
 from btlm_data.task import Step, TaskResult
 from btlm_data.tokenizer import load_tokenizer
 from tests.reference.shingles import features, jaccard
+from tests.stages.runs import joined
 from tests.tokenizer import makers
 
 
@@ -195,6 +197,28 @@ def sample_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_workers_and_memory_change_no_byte(sample_run: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     run("sample", tmp_path / "out", **options)
     assert contents(tmp_path / "out") == contents(sample_run)
+
+
+@pytest.mark.parametrize("how", ["ranges", "wide"])
+@pytest.mark.parametrize("options", [{"run__workers": 2}, {"run__memory": 200_000}])
+def test_joining_in_ranges_changes_no_byte(
+    sample_run: Path, tmp_path: Path, how: str, options: dict[str, Any]
+) -> None:
+    with joined(how):
+        run("sample", tmp_path / "out", **options)
+    found, expected = contents(tmp_path / "out"), contents(sample_run)
+    if how == "wide":
+        for name in ("clusters.parquet", "removals.parquet"):
+            assert_same_but_wide(found.pop(name), expected.pop(name))
+    assert found == expected
+
+
+def assert_same_but_wide(wide: bytes, narrow: bytes) -> None:
+    """The same table, but for ordinals of 64 bits."""
+    found, expected = (pq.read_table(io.BytesIO(data)) for data in (wide, narrow))
+    ordinals = [name for name in ("document", "kept_document", "cluster") if name in expected.column_names]
+    assert [str(found.schema.field(name).type) for name in ordinals] == ["uint64"] * len(ordinals)
+    assert found.cast(expected.schema).equals(expected)
 
 
 def test_stopped_before_each_step_and_resumed_is_never_stopped(

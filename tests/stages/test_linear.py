@@ -96,7 +96,7 @@ def test_rows_moved_in_several_passes_are_those_of_one(
         assert (tmp_path / "several" / table).read_bytes() == (tmp_path / "once" / table).read_bytes()
     left = {path.name for path in (tmp_path / "several/.work/dedupe").iterdir()}
     assert "members-2" in left
-    assert not any(name.startswith("edges-") for name in left)
+    assert not any(name.startswith("edges-") and not name.endswith(".json") for name in left)
     assert "members" not in left, "what was moved is removed once the dataset is complete"
     made = [report.make(str(tmp_path / name), [], []).outcomes for name in ("several", "once")]
     assert made[0] == made[1]
