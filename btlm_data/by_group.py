@@ -11,7 +11,8 @@ files have rows of one group, they are moved, as an external radix sort moves th
 
 Every pass reads pieces of about PIECE_BYTES or whole files, and leaves far fewer files to a range; so the number of passes
 grows with the logarithm of the corpus. Small corpora need none. Nothing of what a group finds depends on it: within a group
-the rows of a table stand in no particular order, and their readers put them in one.
+the rows of a table stand in no particular order, and their readers put them in one, unless that of the files is kept
+(`in_order`).
 
     `index` (g + 1, 1 + t) int64 a row for each group that has rows here, ascending: its number, and where its rows of each of the
                                  t tables begin in `rows`, in bytes; the last row: 0, and t times the end
@@ -323,10 +324,11 @@ def gathered(
     *,
     most_files: int | None = None,
     passes: list[Step] | None = None,
+    in_order: bool = False,
 ) -> list[GroupedFile]:
     """Files out of which each group finds its rows in few. name: of the step that wrote the files. memory: of one worker.
-    most_files: that a group may look into, by default MOST_FILES. passes: the steps that moved rows are appended. Group numbers
-    begin at 1.
+    most_files: that a group may look into, by default MOST_FILES. passes: the steps that moved rows are appended. in_order: the rows of
+    a group stay in the order of the files, `written` being in the order of their names. Group numbers begin at 1.
     """
     most_files = most_files or MOST_FILES
     held = [GroupedFile(artifact, 1, num_groups + 1) for artifact in written]
@@ -335,7 +337,7 @@ def gathered(
         of_range for of_range, having in _ranges(held).items() if _is_scattered(of_range, having, most_files)
     ]:
         number += 1
-        step = _plan(f"{name}-{number}", held, scattered, moved_bytes_of(memory))
+        step = _plan(f"{name}-{number}", held, scattered, moved_bytes_of(memory), in_order=in_order)
         after = [file for file in held if (file.first, file.end) not in scattered]
         for task, result in zip(step.tasks, runner.run(step), strict=True):
             after += [GroupedFile(output, *task.args["groups"]) for output in result.outputs]
@@ -359,10 +361,15 @@ def _is_scattered(groups: tuple[int, int], having: Sequence[GroupedFile], most_f
 
 
 def _plan(
-    name: str, held: Sequence[GroupedFile], scattered: Sequence[tuple[int, int]], file_bytes: int
+    name: str,
+    held: Sequence[GroupedFile],
+    scattered: Sequence[tuple[int, int]],
+    file_bytes: int,
+    *,
+    in_order: bool,
 ) -> Step:
     """A task per range of those `scattered` and batch. A batch has files from all over the corpus, as neighbours have rows of the
-    same groups.
+    same groups; where the order of rows is to stay, neighbours.
     """
     tasks, folder = [], name.replace(".", "/")
     for (first, end), having in _ranges(held).items():
@@ -374,7 +381,12 @@ def _plan(
         edges = [first + (end - first) * i // amounts.ranges for i in range(amounts.ranges + 1)]
         for low, high in pairwise(edges):
             for batch in range(num_batches):
-                chosen = [file.file for file in having[batch::num_batches]]
+                of_batch = (
+                    slice(len(having) * batch // num_batches, len(having) * (batch + 1) // num_batches)
+                    if in_order
+                    else slice(batch, None, num_batches)
+                )
+                chosen = [file.file for file in having[of_batch]]
                 tasks.append(
                     Task(
                         id=f"{low:06d}-{batch:06d}",

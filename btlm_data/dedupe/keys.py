@@ -1,10 +1,9 @@
 """Keys of documents: two documents with the same key are a candidate pair. Partitioned by range, so that
 memory is bounded.
 
-dedupe/split-KIND/GROUP.cols   a columns file per group of blocks: `keys` (m,) uint64 [, `low` (m,) uint64],
-                               `ordinals` (m,) uint32 (int64 of more than 2^32 - 1 documents), in P = 2^k partitions by the keys' highest k bits;
-                               partition p is rows bounds[p]:bounds[p + 1], in source order. `bounds` (P + 1,)
-                               int64
+dedupe/split-KIND/GROUP.cols, split-KIND-N/...  of a group of blocks, by the keys' highest k bits (by_group.py; partition p is group
+                               p + 1) and in source order, tables `keys` uint64, `low` uint64 or empty, `ordinals` uint32 (int64 of more
+                               than 2^32 - 1 documents)
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from btlm_data import by_group
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
+from btlm_data.by_group import Piece
 from btlm_data.dedupe.ranges import Ordinals
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.errors import DataError
-from btlm_data.formats.columns import Columns
 from btlm_data.kernels import buckets
 from btlm_data.task import Artifact
 from btlm_data.task_files import TaskFiles
@@ -29,6 +29,7 @@ from btlm_data.task_files import TaskFiles
 UInt64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+TABLES = ("keys", "low", "ordinals")
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -130,26 +131,39 @@ def _sketches(
 
 def write_group(files: TaskFiles, name: str, keys: Keys, bounds: Int64Array) -> Artifact:
     """Write one group's keys, already in partition order. bounds: (partitions + 1,) int64."""
-    arrays: dict[str, npt.NDArray[Any]] = {"keys": keys.keys, "ordinals": keys.ordinals, "bounds": bounds}
-    if len(keys.low):
-        arrays["low"] = keys.low
-    return files.write_columns(name, arrays)
+    columns: list[npt.NDArray[Any]] = [getattr(keys, table) for table in TABLES]
+    item_sizes = np.array([column.itemsize * (len(column) > 0) for column in columns])
+    counts = np.diff(bounds)
+    present = np.flatnonzero(counts)
+    sizes = counts[present, None] * item_sizes
+    in_file = by_group.bounds_of(sizes.reshape(-1))
+    out = np.empty(int(in_file[-1]), np.uint8)
+    for number, column in enumerate(columns):
+        begins = bounds[present] * item_sizes[number]
+        by_group.copy_table(column.view(np.uint8), begins, sizes, in_file, number, out)
+    return by_group.write_piece(files, name, Piece((present + 1).astype(np.uint32), TABLES, in_file, out))
 
 
 def partition_chunks(
-    files: TaskFiles, groups: Sequence[Artifact], partition: int, limit: int, num_documents: int
+    files: TaskFiles, groups: Artifact, partition: int, limit: int, num_documents: int, dtype: np.dtype[Any]
 ) -> Iterator[Keys]:
-    """One partition over all groups, in source order, at most `limit` keys at a time (unless one group has
-    more).
+    """One partition over all groups, in source order, at most `limit` keys at a time (unless one file has
+    more). groups: list of files. dtype: of ordinals.
 
     Raises DamagedError for a file that is not what its receipt says, DataError for an ordinal that no
     document has.
     """
     held: list[Keys] = []
     size = 0
-    for group in groups:
-        part = _partition(files.columns(group), partition)
-        check_ordinals(part.ordinals, num_documents, group.name)
+    for piece in by_group.of_group(files, groups, partition + 1):
+        tables = zip(piece.of(*TABLES), (np.dtype(np.uint64), np.dtype(np.uint64), dtype), strict=True)
+        part = Keys(*(by_group.as_records(table, of_table) for table, of_table in tables))
+        check_ordinals(part.ordinals, num_documents, f"A file of {groups.name}")
+        if len(part.keys) != len(part.ordinals) or len(part.low) not in (0, len(part.keys)):
+            raise DataError(
+                f"A file of {groups.name} has {len(part.keys):,} keys of {len(part.ordinals):,} documents. Remove the work folder and "
+                "rerun the same command."
+            )
         if held and size + len(part) > limit:
             yield Keys.concatenate(held)
             held, size = [], 0
@@ -157,12 +171,6 @@ def partition_chunks(
         size += len(part)
     if held:
         yield Keys.concatenate(held)
-
-
-def _partition(group: Columns, partition: int) -> Keys:
-    first, last = (int(bound) for bound in group.rows("bounds", partition, partition + 2))
-    low = group.rows("low", first, last) if "low" in group else np.empty(0, np.uint64)
-    return Keys(group.rows("keys", first, last), low, group.rows("ordinals", first, last))
 
 
 def check_ordinals(ordinals: Ordinals, num_documents: int, name: str) -> None:

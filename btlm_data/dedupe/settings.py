@@ -21,7 +21,7 @@ def _scheme(dedupe: DedupeSettings) -> str:
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """Picklable. memory_bytes (of a worker), memory_alone and threads (of a task that no other can run beside) do not decide the
+    """Picklable. memory_bytes (of a worker), workers, memory_alone and threads (of a task that no other can run beside) do not decide the
     outcome. index: the runs to match against.
     """
 
@@ -30,6 +30,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     index: IndexReader | None = None
     threads: int = 1
     memory_alone: int = 2**40
+    workers: int = 1
 
     @property
     def key_kinds(self) -> tuple[KeyKind, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from btlm_data import by_group
 from btlm_data.blocks import RANGE_DOCUMENTS
+from btlm_data.dedupe.clusters import DECIDED
 from btlm_data.dedupe.compare import EDGE, PAIRS_BYTES
 from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
 from btlm_data.dedupe.members import FILE_BYTES, parts_together, row_type
@@ -21,13 +23,23 @@ SORT_BYTES: dict[KeyKind, int] = {"exact": 8 + 8 + 4 + 8 + 8, "bands": 8 + 4 + 8
 _PAIR_BYTES = 8 * (
     LEADERS + NEIGHBOURS
 )  # of the pairs that a key nominates at most, where texts are compared
-SPLIT_BYTES: dict[KeyKind, int] = {"exact": 20, "bands": 12}  # what splitting holds (and writes) per key
+SPLIT_BYTES: dict[KeyKind, int] = {
+    "exact": 20,
+    "bands": 12,
+}  # what splitting writes per key; it holds it twice
+MOST_SPLIT_FILES = (
+    512  # of which a partition reads its keys: reads then have 60 kB or more, whatever the memory
+)
 _COMPONENTS_BYTES = 22  # of a document's row in components
 _FATES_BYTES = 7  # of a document's rows in dedupe/fates
 _DOCUMENT_BYTES = 20  # that joining holds: union-find, best copies, scores, groups (components.py)
 _COMPONENTS_MEMORY = 24  # bytes of a document that joining in one process holds
 _RANGE_MEMORY = 64  # of a document of a range, where documents are joined in steps over ranges
+_EDGE_BYTES = 8
+LABEL_BYTES = 32  # of a record of a member, about (partitioned.py)
+_ROUNDS = 4  # of stars, as texts of the web have them
 _LEAST_RANGE = 256  # documents of such a range, however little memory there is
+_MANY_DOCUMENTS, _MANY_WORKERS = 2**27, 32  # of which one process takes some 5 seconds
 MOST_JOINED = MOST_NARROW  # documents that one process joins
 _MOST_RANGES = (
     256  # of documents, by which nominated pairs are put in order, and keys are split where memory allows it
@@ -68,9 +80,14 @@ class Sizes(msgspec.Struct, frozen=True):
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether documents are joined in steps over ranges: one process numbers them with 32 bits, and holds a few bytes of each."""
-        documents = self.num_documents
-        return documents > MOST_JOINED or documents * _COMPONENTS_MEMORY > self.settings.memory_alone // 2
+        """Whether documents are joined in steps over ranges: one process numbers them with 32 bits, and holds a few bytes of each;
+        and where there are many of both, it would keep many workers waiting.
+        """
+        documents, workers = self.num_documents, self.settings.workers
+        is_too_large = (
+            documents > MOST_JOINED or documents * _COMPONENTS_MEMORY > self.settings.memory_alone // 2
+        )
+        return is_too_large or (documents >= _MANY_DOCUMENTS and workers >= _MANY_WORKERS)
 
     @property
     def _held_per_document(self) -> int:
@@ -82,6 +99,7 @@ class Sizes(msgspec.Struct, frozen=True):
     def log_partitions(self, kind: KeyKind) -> int:
         """Partitions are 2^k; each holds a quarter to half of the memory, so that uneven ones still fit."""
         per_key = SORT_BYTES[kind] + (_PAIR_BYTES if self.settings.by_text and kind == "bands" else 0)
+        per_key += per_key // 4 if self.ranges.wide else 0
         total = self.num_documents * self.settings.keys_per_document(kind) * per_key
         return max(0, (-(-2 * total // self.budget) - 1).bit_length())
 
@@ -106,7 +124,7 @@ class Sizes(msgspec.Struct, frozen=True):
         """Most documents of one task that splits keys. Each partition reads what every such task has written."""
         per_document = SPLIT_BYTES[kind] * self.settings.keys_per_document(kind)
         wanted = max(RANGE_DOCUMENTS, -(-self.num_documents // _MOST_RANGES))
-        return max(1, min(wanted, self.budget // per_document))
+        return max(1, min(wanted, self.budget // (2 * per_document)))
 
     def estimate(
         self, rates: Rates, parts: int, blocks: int, nominated: Nominated = _NOMINATED
@@ -116,12 +134,9 @@ class Sizes(msgspec.Struct, frozen=True):
         parts, blocks: of the source, and what cleaning leaves.
         """
         documents = self.num_documents
-        keys = documents * sum(self.settings.keys_per_document(kind) for kind in self.settings.key_kinds)
         by_text = self.settings.by_text
         in_memory = self.fits_in_memory and not by_text
         ranges = -(-documents // RANGE_DOCUMENTS)
-        joining = rates.process_bytes + _DOCUMENT_BYTES * documents
-        key_bytes = 16 + 8 * self.settings.keys_per_document("bands") if in_memory else 0
         measuring = Estimate(
             "dedupe.documents",
             tasks=ranges,
@@ -132,22 +147,22 @@ class Sizes(msgspec.Struct, frozen=True):
             memory_bytes=rates.process_bytes + 16 * min(documents, RANGE_DOCUMENTS),
             cpu_seconds=ranges * rates.task + documents * rates.fate_document,
         )
-        alone = rates.task + documents * rates.join_document
-        alone += keys * (rates.split_key + rates.sort_key) * in_memory
-        components = Estimate(
-            "dedupe.components",
-            tasks=1,
-            documents=documents,
-            read_bytes=(16 + key_bytes) * documents,
-            reads=4 * ranges + 2 * blocks * in_memory,
-            work_bytes=_COMPONENTS_BYTES * documents,
-            freed_bytes=8 * documents,
-            memory_bytes=rates.process_bytes + documents * self._held_per_document if in_memory else joining,
-            cpu_seconds=alone + documents * rates.rank_document,
-            cores=(alone + documents * rates.rank_document)
-            / (alone + documents * rates.rank_document / MAX_THREADS),
-        )
         bands = self.settings.keys_per_document("bands") if "bands" in self.settings.key_kinds else 0
+        num_pairs = bands * nominated.documents  # a copy shares most bands
+        joining = (
+            self._estimate_ranges(rates, nominated, num_pairs)
+            if self.is_partitioned
+            else [self._estimate_whole(rates, blocks, in_memory=in_memory)]
+        )
+        of_fates = self.ranges_of_fates
+        moved_decisions, _ = self._estimate_moves(
+            rates,
+            "dedupe.decide",
+            nominated.groups,
+            DECIDED.itemsize * nominated.documents,
+            max(1, DECIDED.itemsize * nominated.documents),
+            of_fates.count,
+        )
         row_bytes = row_type(bands).itemsize * nominated.documents
         text_bytes = nominated.text_bytes if by_text else 0
         has_members = nominated.documents > 0
@@ -184,13 +199,15 @@ class Sizes(msgspec.Struct, frozen=True):
                 memory_bytes=rates.process_bytes + GROUP_BYTES,
                 cpu_seconds=nominated.groups * rates.task + nominated.documents * rates.decide_document,
             ),
+            *moved_decisions,
             Estimate(
                 "dedupe.fates",
-                tasks=1,
+                tasks=of_fates.count,
                 documents=documents,
+                read_bytes=DECIDED.itemsize * nominated.documents,
                 work_bytes=_FATES_BYTES * documents,
-                memory_bytes=rates.process_bytes + _FATES_BYTES * documents,
-                cpu_seconds=rates.task + documents * rates.place_document,
+                memory_bytes=rates.process_bytes + _FATES_BYTES * min(documents, 1 << of_fates.log),
+                cpu_seconds=of_fates.count * rates.task + documents * rates.place_document,
             ),
             Estimate(
                 "dedupe.cluster",
@@ -204,36 +221,35 @@ class Sizes(msgspec.Struct, frozen=True):
             Estimate("dedupe.table", tasks=2, memory_bytes=rates.process_bytes, cpu_seconds=2 * rates.task),
         ]
         if in_memory:
-            return [measuring, components, *members_and_moves, *decided]
+            return [measuring, *joining, *members_and_moves, *decided]
         exact = Estimate(
             "dedupe.exact",
-            tasks=1,
+            tasks=self.ranges.count,
             documents=documents,
-            work_bytes=4 * documents,
-            memory_bytes=joining,
-            cpu_seconds=rates.task + documents * rates.join_document / 3,
+            work_bytes=self._ordinal_bytes * documents,
+            memory_bytes=rates.process_bytes + self._ordinal_bytes * min(documents, 1 << self.ranges.log),
+            cpu_seconds=self.ranges.count * rates.task + documents * rates.place_document / 2,
         )
         steps = [*self._estimate_kind("exact", rates, blocks), exact]
         if "bands" in self.settings.key_kinds:
             steps += self._estimate_kind("bands", rates, blocks)
         if not by_text:
-            return [*steps, measuring, components, *members_and_moves, *decided]
+            return [*steps, measuring, *joining, *members_and_moves, *decided]
         pair_ranges = self.ranges.count
-        num_pairs = bands * nominated.documents  # a copy shares most bands
-        pair_bytes = num_pairs * EDGE.itemsize
+        edge_bytes, pair_bytes = num_pairs * _EDGE_BYTES, num_pairs * EDGE.itemsize
         moved_edges, edge_files = self._estimate_moves(
             rates,
-            "dedupe.edges",
+            "dedupe.edges-bands",
             (1 << self.log_partitions("bands")) * has_members,
-            pair_bytes,
-            max(1, pair_bytes),
+            edge_bytes,
+            max(1, edge_bytes),
             pair_ranges,
             by_group.MOST_INPUTS,
         )
         pairs = Estimate(
             "dedupe.pairs",
             tasks=pair_ranges,
-            read_bytes=4 * documents + pair_bytes,
+            read_bytes=4 * documents + edge_bytes,
             reads=2 * pair_ranges * edge_files,
             work_bytes=pair_bytes,
             memory_bytes=rates.process_bytes + 4 * min(documents, 1 << self.ranges.log),
@@ -254,7 +270,7 @@ class Sizes(msgspec.Struct, frozen=True):
             + text_bytes * rates.compare_byte
             + num_pairs * rates.pair,
         )
-        joined = [measuring, components, *moved_edges, pairs, *moved_pairs]
+        joined = [measuring, *joining, *moved_edges, pairs, *moved_pairs]
         return [*steps, *joined, *members_and_moves, compare, *decided]
 
     def _estimate_moves(
@@ -281,6 +297,15 @@ class Sizes(msgspec.Struct, frozen=True):
         split_bytes = keys * SPLIT_BYTES[kind]
         groups = -(-documents // self.group_documents(kind))
         partitions = 1 << self.log_partitions(kind)
+        moved, files = by_group.estimates(
+            rates,
+            f"dedupe.split-{kind}",
+            groups,
+            split_bytes,
+            partitions,
+            self.settings.memory_bytes,
+            MOST_SPLIT_FILES,
+        )
         return [
             Estimate(
                 f"dedupe.split-{kind}",
@@ -292,14 +317,96 @@ class Sizes(msgspec.Struct, frozen=True):
                 memory_bytes=rates.process_bytes + self.budget,
                 cpu_seconds=groups * rates.task + keys * rates.split_key,
             ),
+            *moved,
             Estimate(
                 f"dedupe.sort-{kind}",
                 tasks=partitions,
                 documents=documents,
                 read_bytes=split_bytes,
-                reads=4 * groups * partitions,
-                freed_bytes=split_bytes,
+                reads=2 * files * partitions,
+                freed_bytes=split_bytes * (1 + len(moved)),
                 memory_bytes=rates.process_bytes + self.budget,
                 cpu_seconds=partitions * rates.task + keys * rates.sort_key,
+            ),
+        ]
+
+    @property
+    def _ordinal_bytes(self) -> int:
+        return self.ranges.dtype.itemsize
+
+    def _estimate_whole(self, rates: Rates, blocks: int, *, in_memory: bool) -> Estimate:
+        """Joining in one process."""
+        documents = self.num_documents
+        keys = documents * sum(self.settings.keys_per_document(kind) for kind in self.settings.key_kinds)
+        key_bytes = 16 + 8 * self.settings.keys_per_document("bands") if in_memory else 0
+        held = self._held_per_document if in_memory else _COMPONENTS_MEMORY
+        alone = rates.task + documents * rates.join_document
+        alone += keys * (rates.split_key + rates.sort_key) * in_memory
+        ranking = documents * rates.rank_document
+        return Estimate(
+            "dedupe.components",
+            tasks=1,
+            documents=documents,
+            read_bytes=(16 + key_bytes) * documents,
+            reads=4 * -(-documents // RANGE_DOCUMENTS) + 2 * blocks * in_memory,
+            work_bytes=_COMPONENTS_BYTES * documents,
+            freed_bytes=8 * documents,
+            memory_bytes=rates.process_bytes + documents * held,
+            cpu_seconds=alone + ranking,
+            cores=(alone + ranking) / (alone + ranking / MAX_THREADS),
+        )
+
+    def _estimate_ranges(self, rates: Rates, nominated: Nominated, num_pairs: int) -> list[Estimate]:
+        """Joining in ranges. num_pairs: edges of bands."""
+        documents, members, count = self.num_documents, nominated.documents, self.ranges.count
+        memory = rates.process_bytes + _RANGE_MEMORY * min(documents, 1 << self.ranges.log)
+        # Each task of a range reads what tasks of all ranges have written for it.
+        between = 2 * count * min(count, 512) * (members > 0)
+
+        def step(
+            name: str, each: float, member: float, read: int, written: int, reads: int = between
+        ) -> Estimate:
+            return Estimate(
+                f"dedupe.{name}",
+                tasks=count,
+                documents=documents,
+                read_bytes=read,
+                reads=2 * count + reads,
+                work_bytes=written,
+                memory_bytes=memory,
+                cpu_seconds=count * rates.task + documents * each + members * member,
+            )
+
+        def star(name: str, edges: int, tables: int) -> Estimate:
+            moved = 2 * _EDGE_BYTES * edges
+            starred = step(name, rates.star_document, 0.0, moved, tables * _EDGE_BYTES * edges)
+            return replace(starred, cpu_seconds=starred.cpu_seconds + edges * rates.pair)
+
+        rounds = [star("small-1", num_pairs + members, 2), star("large-1", members, 1)]
+        for number in range(2, _ROUNDS + 1):
+            rounds += [star(f"small-{number}", members, 2), star(f"large-{number}", members, 1)]
+        row = self._ordinal_bytes * 3 + 10
+        return [
+            *rounds,
+            step(
+                "labels", rates.fate_document, rates.unite_member / 4, 12 * documents, LABEL_BYTES * members
+            ),
+            step("whole", 0.0, rates.unite_member / 2, LABEL_BYTES * members, LABEL_BYTES * members),
+            Estimate(
+                "dedupe.numbers",
+                tasks=1,
+                read_bytes=4 * members,
+                reads=4 * count,
+                work_bytes=4 * members,
+                memory_bytes=memory,
+                cpu_seconds=rates.task * (1 + count) + members * rates.place_document,
+            ),
+            step("places", 0.0, rates.unite_member / 4, LABEL_BYTES * members, LABEL_BYTES * members, 0),
+            step(
+                "components",
+                rates.fate_document,
+                rates.place_document,
+                LABEL_BYTES * members,
+                row * documents,
             ),
         ]

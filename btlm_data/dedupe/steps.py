@@ -38,12 +38,12 @@ from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe import components, keys, links, partitioned
 from btlm_data.dedupe.ranges import Ordinals, Ranges, dtype_of
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
-from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
+from btlm_data.dedupe.sizes import MOST_SPLIT_FILES, SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
 from btlm_data.engine.runner import Runner
 from btlm_data.kernels import union_find
 from btlm_data.task import Artifact, Counts, Step, StoreName, Task
-from btlm_data.task_files import TaskFiles, write_list
+from btlm_data.task_files import TaskFiles
 
 VERSION = 9
 
@@ -195,15 +195,25 @@ class Steps(msgspec.Struct, frozen=True):
 
     def run_sort(self, runner: Runner, kind: KeyKind, exact: Artifact | None, keys: list[Artifact]) -> Sorted:
         """Files of edges, one a partition; sorted keys are appended to `keys`."""
-        step = self.sort(kind, None)
+        step, passes = self.sort(kind, None), list[Step]()
         split = self.split(kind, exact)
         if not runner.is_done(step):
             groups = [artifact for result in runner.run(split) for artifact in result.outputs]
+            held = by_group.gathered(
+                runner,
+                split.name,
+                groups,
+                1 << self.sizes.log_partitions(kind),
+                self.settings.memory_bytes,
+                most_files=MOST_SPLIT_FILES,
+                passes=passes,
+                in_order=True,
+            )
             runner.named.add(name := f"dedupe/groups-{kind}.json")
-            step = self.sort(kind, write_list(runner.stores.work, name, groups))
+            step = self.sort(kind, by_group.write_list(runner.stores.work, name, held))
         results = runner.run(step)
         outputs = [output for result in results for output in result.outputs]
-        runner.discard(split)
+        runner.discard(split, *passes)
         keys += [output for output in outputs if "/links-" not in output.name]
         verified = {
             name: sum(result.counts.extra[name] for result in results) for name in ("compared", "rejected")
@@ -365,7 +375,7 @@ def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     ranges: Ranges = task.hints["ranges"]
     [groups] = task.through["groups"]
     limit = max(1, settings.memory_bytes // 2 // SORT_BYTES[kind])
-    chunks = keys.partition_chunks(files, files.read_list(groups), partition, limit, task.args["documents"])
+    chunks = keys.partition_chunks(files, groups, partition, limit, task.args["documents"], ranges.dtype)
     linker = _linker(task, settings, files, kind, log)
     edges = linker.link(chunks, partition)
     by_group.write(files, task.outputs[0][1], [edges.by_range(ranges)])

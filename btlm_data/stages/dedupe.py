@@ -55,7 +55,7 @@ def estimate(workload: Workload) -> list[Estimate]:
     dedupe = workload.settings.dedupe
     if dedupe.method == "none":
         return []
-    settings = ClusterSettings(dedupe, workload.run.memory_per_worker, memory_alone=workload.run.memory_alone)
+    settings = _settings(dedupe, workload.run)
     in_components = Nominated(
         round(workload.volume.documents * workload.in_components),
         round(workload.volume.text_bytes * workload.in_components),
@@ -83,9 +83,7 @@ def run(
     if dedupe.method == "none":
         return None
     total = blocks[-1].last_ordinal if blocks else 0
-    settings = ClusterSettings(
-        dedupe, how.memory_per_worker, threads=how.threads_alone, memory_alone=how.memory_alone
-    )
+    settings = _settings(dedupe, how)
     index = None
     if dedupe.index is not None:
         with runner.removing_damaged():
@@ -176,6 +174,16 @@ def run(
         summary,
         counts,
         index.reader.lineage if index is not None else [],
+    )
+
+
+def _settings(dedupe: DedupeSettings, how: Run) -> ClusterSettings:
+    return ClusterSettings(
+        dedupe,
+        how.memory_per_worker,
+        threads=how.threads_alone,
+        memory_alone=how.memory_alone,
+        workers=how.workers,
     )
 
 

@@ -23,8 +23,7 @@ MEMORY = 2 * 10**9  # of a worker
 # 4.8 TB in plain JSON lines, read in ranges of 64 MB.
 REDPAJAMA = Volume(2_084, 71_526, 4_800 * 10**9, 1_200 * 10**6, 4_800 * 10**9, 1_200 * 10**9)
 COPIED = 0.5  # share of the documents that are in components of two or more
-RUNS_OF_15T = 4  # of 3.75 x 10^12 tokens each: one run numbers at most 2^32 documents
-FIFTEEN = Volume(6_512, 223_518, 15_000 * 10**9, 3_750 * 10**6, 15_000 * 10**9, 3_750 * 10**9)
+FIFTEEN = Volume(26_048, 894_072, 60_000 * 10**9, 15_000 * 10**6, 60_000 * 10**9, 15_000 * 10**9)
 CLUSTERS = {
     "64 cores, NVMe": Cluster(64, 1, NVME, NODE_HOUR, 0.0),
     "32 x 64 cores, NVMe each": Cluster(2048, 32, NVME, NODE_HOUR, 0.0),
@@ -52,17 +51,17 @@ def one_core_seconds(steps: tuple[Estimate, ...], cluster: Cluster) -> float:
     return sum(simulate([step], cluster).seconds for step in steps if step.tasks == 1)
 
 
-def row(name: str, steps: tuple[Estimate, ...], cluster: Cluster, runs: int = 1) -> str:
+def row(name: str, steps: tuple[Estimate, ...], cluster: Cluster) -> str:
     """One row of the first table."""
     plan = simulate(steps, cluster)
     cells = [
-        duration(plan.seconds * runs),
-        f"{plan.core_seconds * runs / 3600:,.0f}",
-        duration(one_core_seconds(steps, cluster) * runs),
+        duration(plan.seconds),
+        f"{plan.core_seconds / 3600:,.0f}",
+        duration(one_core_seconds(steps, cluster)),
         amount(plan.node_bytes, "B"),
         amount(plan.disk_bytes, "B"),
-        _number(plan.requests * runs),
-        f"{plan.money * runs:,.0f}",
+        _number(plan.requests),
+        f"{plan.money:,.0f}",
     ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
@@ -79,10 +78,7 @@ def overview() -> list[str]:
         row(f"RedPajama-1T, {COPIED:.0%} compared, {name}", copied, cluster)
         for name, cluster in CLUSTERS.items()
     ]
-    lines += [
-        row(f"15 x 10^12 tokens in {RUNS_OF_15T} runs, {name}", large, cluster, RUNS_OF_15T)
-        for name, cluster in CLUSTERS.items()
-    ]
+    lines += [row(f"15 x 10^12 tokens, {name}", large, cluster) for name, cluster in CLUSTERS.items()]
     return lines
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from btlm_data import pipeline
 from btlm_data.blocks import Block
-from btlm_data.dedupe import ranges, sizes
+from btlm_data.dedupe import ranges, sizes, steps
 from btlm_data.engine.base import EngineSettings
 from btlm_data.engine.execute import Job, execute
 from btlm_data.engine.local import LocalEngine
@@ -110,6 +110,7 @@ def joined(how: str) -> Iterator[None]:
         if how != "whole":
             patch.setattr(sizes, "MOST_JOINED", -1)
             patch.setattr(sizes, "RANGE_DOCUMENTS", 16)
+            patch.setattr(steps, "MOST_SPLIT_FILES", 1)
         if how == "wide":
             patch.setattr(ranges, "MOST_NARROW", -1)
         yield

@@ -63,10 +63,11 @@ def written(folder: Path, wanted: list[list[tuple[int, int]]]) -> tuple[TaskFile
         lambda num_groups: st.lists(
             st.lists(st.tuples(st.integers(1, num_groups), st.integers(0, 40)), max_size=20), max_size=40
         )
-    )
+    ),
+    st.booleans(),
 )
 @pytest.mark.usefixtures("small")
-def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int]]]) -> None:
+def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int]]], in_order: bool) -> None:
     num_groups = max((group for listed in wanted for group, _ in listed), default=0)
     expected: dict[int, set[tuple[int, bytes]]] = defaultdict(set)
     number = 0
@@ -78,7 +79,7 @@ def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int
         folder = Path(name)
         files, artifacts = written(folder, wanted)
         with Context(folder).runner() as runner:
-            held = by_group.gathered(runner, "made", artifacts, num_groups, 1)
+            held = by_group.gathered(runner, "made", artifacts, num_groups, 1, in_order=in_order)
             listed_files = by_group.write_list(runner.stores.work, "made.json", held)
         files.allow([listed_files])
         for group in range(1, num_groups + 1):
@@ -95,6 +96,8 @@ def test_each_group_finds_its_rows_in_few_files(wanted: list[list[tuple[int, int
                 assert begin == len(texts)
             assert len(found) == len(expected[group])
             assert set(found) == expected[group]
+            if in_order:
+                assert found == sorted(found)
 
 
 @pytest.mark.usefixtures("small")

@@ -276,7 +276,14 @@ STEPS = [
 
 # Where documents are joined in ranges: how many rounds of stars there are follows from the edges.
 IN_RANGES = [
-    *STEPS[: STEPS.index("dedupe.components")],
+    "dedupe.split-exact",
+    "dedupe.split-exact-2",
+    "dedupe.sort-exact",
+    "dedupe.exact",
+    "dedupe.split-bands",
+    "dedupe.split-bands-2",
+    "dedupe.sort-bands",
+    "dedupe.documents",
     *(f"dedupe.{star}-{number}" for number in (1, 2, 3, 4) for star in ("small", "large")),
     "dedupe.labels",
     "dedupe.whole",
