@@ -57,6 +57,7 @@ from btlm_data.stages import (
 from btlm_data.stages.stream import Stream, StreamSettings
 from btlm_data.storage import is_remote, lease, open_store
 from btlm_data.task import Artifact, Counts, Step, TaskResult
+from btlm_data.task_files import write_list
 from btlm_data.wording import counted
 
 
@@ -338,9 +339,12 @@ def _holdout(p: Preparation) -> None:
     )
     p.fates = holdout.run(p.step, p.runner, p.blocks, p.dedupe_fates, work)
     if p.ngrams is not None:
-        assert p.table is not None
-        num_documents = p.blocks[-1].last_ordinal
-        [result] = p.step(decontaminate.plan_report(p.table, p.ngrams, p.fates, num_documents))
+        parts = [
+            file for r in p.step(decontaminate.plan_report(p.blocks, p.ngrams, p.fates)) for file in r.outputs
+        ]
+        p.runner.named.add(name := "holdout/report.json")
+        listed = write_list(p.runner.stores.work, name, parts)
+        [result] = p.step(decontaminate.plan_table(listed))
         p.contamination = result.outputs[0]
 
 

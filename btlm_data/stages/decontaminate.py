@@ -4,7 +4,8 @@ with them.
 holdout/ngrams/ngrams.cols   the arrays of cleaning/evaluation_ngrams.py; meta: {"files"}
 BLOCK.contamination          `hits` (n,) uint32: n-grams of each document in the table; `ngram` (n,) uint32:
                              number of the first, or 2^32 - 1
-holdout/report/contamination.parquet   a row per document with hits, see `report`
+holdout/report/RANGE.parquet           a row per document with hits of a range of blocks, see `report`
+holdout/table/contamination.parquet    all of them
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from btlm_data import blocks as block_table
+from btlm_data.advance import advance
+from btlm_data.blocks import RANGE_DOCUMENTS, Block, grouped
 from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.cleaning.evaluation_ngrams import ARRAYS, EvalNgrams, evaluation_digest
 from btlm_data.cleaning.evaluation_sets import EvaluationFile
+from btlm_data.dedupe.ranges import MOST_NARROW
 from btlm_data.estimate import Estimate, Workload
 from btlm_data.fates import Fate
+from btlm_data.formats import parquet_splice
 from btlm_data.formats.columns import Columns
 from btlm_data.splits import SPLITS
 from btlm_data.task import Artifact, Counts, Step, Task
@@ -52,15 +56,18 @@ def estimate_report(workload: Workload) -> list[Estimate]:
     documents, rates = workload.volume.documents, workload.rates
     if not workload.evaluation_bytes:
         return []
+    ranges = -(-documents // RANGE_DOCUMENTS)
     return [
         Estimate(
             "holdout.report",
-            tasks=1,
+            tasks=ranges,
             documents=documents,
-            read_bytes=8 * documents + TABLE_BYTES * workload.evaluation_bytes,
+            read_bytes=8 * documents + ranges * TABLE_BYTES * workload.evaluation_bytes,
+            reads=2 * workload.blocks,
             memory_bytes=rates.process_bytes,
-            cpu_seconds=rates.task + documents * rates.holdout_document,
-        )
+            cpu_seconds=ranges * rates.task + documents * rates.holdout_document,
+        ),
+        Estimate("holdout.table", tasks=1, memory_bytes=rates.process_bytes, cpu_seconds=rates.task),
     ]
 
 
@@ -87,33 +94,61 @@ def open_ngrams(opened: Columns) -> EvalNgrams:
     return EvalNgrams({name: opened[name] for name in ARRAYS}, list(opened.meta["files"]))
 
 
-def plan_report(table: Artifact, ngrams_file: Artifact, fates: Artifact, num_documents: int) -> Step:
-    """One task: list the documents with hits. table: of the blocks."""
-    task = Task(
-        id="all",
-        reads={"blocks": [table], "ngrams": [ngrams_file], "fates": [fates]},
-        outputs=[("work", "holdout/report/contamination.parquet")],
-        weight=max(1, num_documents),
-    )
-    return Step("holdout.report", VERSION, report, [task], None, "", "doc")
+def plan_report(blocks: Sequence[Block], ngrams_file: Artifact, fates: Artifact) -> Step:
+    """A task per range of blocks: list the documents with hits. fates: list of files (by_ordinal.py)."""
+    wide = blocks[-1].last_ordinal > MOST_NARROW
+    tasks = [
+        Task(
+            id=f"{number:06d}",
+            args={
+                "blocks": [[block.first_ordinal, block.num_documents] for block in chosen],
+                "wide": wide,
+            },
+            reads={
+                "docs": [block.docs for block in chosen],
+                "hits": [block.contamination for block in chosen if block.contamination is not None],
+                "ngrams": [ngrams_file],
+                "fates": [fates],
+            },
+            outputs=[("work", f"holdout/report/{number:06d}.parquet")],
+            weight=max(1, sum(block.num_documents for block in chosen)),
+        )
+        for number, chosen in enumerate(grouped(blocks, RANGE_DOCUMENTS))
+    ]
+    return Step("holdout.report", VERSION, report, tasks, None, "", "doc")
+
+
+def plan_table(parts: Artifact) -> Step:
+    """One task: contamination.parquet. parts: the list of the files of `report`."""
+    task = Task("all", reads={"parts": [parts]}, outputs=[("work", "holdout/table/contamination.parquet")])
+    return Step("holdout.table", VERSION, join, [task], None, "", "task")
+
+
+def join(task: Task, settings: None, files: TaskFiles) -> Counts:
+    """One table from its parts."""
+    store, name = task.outputs[0]
+    parts = files.read_list(task.reads["parts"][0])
+    with files.create_in_order(name, store) as writer:
+        parquet_splice.splice(writer, (files.read(part) for part in parts))
+    advance(task.weight)
+    return Counts()
 
 
 def report(task: Task, settings: None, files: TaskFiles) -> Counts:
-    """List every document that has hits, in source order, as contamination.parquet.
+    """List every document of a range that has hits, in source order.
 
-    Columns: document (ordinal, uint32), removed (bool: its fate is "contaminated"), hits (uint32), split,
+    Columns: document (ordinal, uint32, or uint64 of more than 2^32 - 1 documents), removed (bool: its fate is "contaminated"), hits (uint32), split,
     source, file, offset (uint64), bytes (uint32) of the document; eval_file, eval_record (uint32, from 0) and
     ngram (its words) of the first hit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    blocks = block_table.read_table(files, task.reads["blocks"][0])
-    table = open_ngrams(files.columns(task.reads["ngrams"][0]))
+    table: EvalNgrams | None = None
     decided = ByOrdinal(files, task.reads["fates"][0])
     schema = pa.schema(
         [
-            ("document", pa.uint32()),
+            ("document", pa.uint64() if task.args["wide"] else pa.uint32()),
             ("removed", pa.bool_()),
             ("hits", pa.uint32()),
             ("split", pa.string()),
@@ -130,27 +165,26 @@ def report(task: Task, settings: None, files: TaskFiles) -> Counts:
         files.create(task.outputs[0][1]) as creating,
         pq.ParquetWriter(creating.file, schema, compression="zstd") as writer,
     ):
-        for block in blocks:
-            assert block.contamination is not None
-            matches = files.columns(block.contamination)
+        described = zip(task.args["blocks"], task.reads["docs"], task.reads["hits"], strict=True)
+        for (first, count), docs_file, hits_file in described:
+            advance(count)
+            matches = files.columns(hits_file)
             hits, first_ngrams = matches["hits"], matches["ngram"]
             rows = np.flatnonzero(hits)
             if not len(rows):
                 continue
-            docs = files.columns(block.docs)
-            fate, split = (
-                decided.rows(name, block.first_ordinal, block.last_ordinal) for name in ("fate", "split")
-            )
+            table = table or open_ngrams(files.columns(task.reads["ngrams"][0]))
+            docs = files.columns(docs_file)
+            fate, split = (decided.rows(name, first, first + count) for name in ("fate", "split"))
             doc_sources, doc_files, offsets, sizes = (
                 docs[name] for name in ("source", "file", "offset", "num_bytes")
             )
             listed = []
             for row in rows.tolist():
-                ordinal = block.first_ordinal + row
                 eval_file, eval_record, words = table.describe(int(first_ngrams[row]))
                 listed.append(
                     {
-                        "document": ordinal,
+                        "document": first + row,
                         "removed": bool(fate[row] == Fate.CONTAMINATED),
                         "hits": int(hits[row]),
                         "split": SPLITS[int(split[row])],

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import pytest
 
 from btlm_data import by_ordinal
-from btlm_data.blocks import Block, write_table
+from btlm_data.blocks import Block
 from btlm_data.cleaning.evaluation_sets import evaluation_files
 from btlm_data.fates import Fate
 from btlm_data.formats import columns
@@ -18,13 +19,15 @@ from btlm_data.formats.columns import Columns
 from btlm_data.stages import decontaminate
 from btlm_data.storage import open_store
 from btlm_data.task import Artifact
+from btlm_data.task_files import write_list
 from tests.cleaning.test_evaluation_ngrams import QUESTION, WORDS, buffers, prepared
 from tests.stages.runs import Context
 
 NOTHING = Artifact("", 0, "")
 
 
-def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
+def test_report_lists_documents_with_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decontaminate, "RANGE_DOCUMENTS", 2)
     prepared(tmp_path, {"text": "short"}, {"text": QUESTION})
     context = Context(tmp_path / "work")
     store = open_store(context.work_dir)
@@ -54,10 +57,11 @@ def test_report_lists_documents_with_hits(tmp_path: Path) -> None:
     drawn = columns.write(store, "holdout/draw/000000.cols", fates)
     fates_file = by_ordinal.write_list(store, "holdout/fates.json", [(0, 3, drawn)])
     with context.runner() as runner:
-        [reported] = runner.run(
-            decontaminate.plan_report(write_table(store, blocks), table_file, fates_file, 3)
-        )
-    [report] = reported.outputs
+        reported = runner.run(decontaminate.plan_report(blocks, table_file, fates_file))
+        parts = write_list(store, "holdout/report.json", [result.outputs[0] for result in reported])
+        [joined] = runner.run(decontaminate.plan_table(parts))
+    assert len(reported) == 2, "a task per range of blocks"
+    [report] = joined.outputs
     rows = pq.read_table(context.work_dir / report.name).to_pylist()
     common = {
         "hits": 3,
