@@ -295,7 +295,7 @@ class Sizes(msgspec.Struct, frozen=True):
         documents, per_document = self.num_documents, self.settings.keys_per_document(kind)
         keys = documents * per_document
         split_bytes = keys * SPLIT_BYTES[kind]
-        groups = -(-documents // self.group_documents(kind))
+        groups = min(-(-documents // self.group_documents(kind)), max(1, blocks))
         partitions = 1 << self.log_partitions(kind)
         moved, files = by_group.estimates(
             rates,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from btlm_data import by_group, input_checks, pipeline
-from btlm_data.dedupe import groups, members, report, sizes
+from btlm_data.dedupe import groups, members, report, sizes, steps
 from btlm_data.formats import columns
 from btlm_data.formats.shard_formats import vsl
 from btlm_data.progress import Lines
@@ -60,6 +60,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(by_group, "_MOST_RANGES", 6)
     monkeypatch.setattr(sizes, "RANGE_DOCUMENTS", 100)
     monkeypatch.setattr(sizes, "_MOST_RANGES", 4)
+    monkeypatch.setattr(steps, "MOST_SPLIT_FILES", 4)
     monkeypatch.setattr(input_checks, "check_memory", lambda run: None)
     return monkeypatch
 
