@@ -4,27 +4,28 @@
     large-N, small-N   edges of small-star, of large-star     -> of the other, until they are stars: each document leads to the
                                                                  first one of its component alone
     labels             documents in components                -> records of them, by the range of their component's first one
-    whole              whole components                       -> what follows of each (components.rank), and their sizes
+    whole              whole components of a range            -> what follows of each (components.rank), and their sizes
     numbers            sizes of all components, in order      -> groups (groups.py). One task: 4 bytes a component, a range at a time
-    places             groups of the components of a range    -> records by the range of the document
+    places             groups of some whole components        -> records by the range of the document
     components         records of a range, and the others     -> what components.write writes of it
 
-A task holds some 64 bytes for each document of its range, and of `whole` what 40 bytes a member of its components take. How many
+A task holds some 64 bytes for each document of its range; one of `whole`, 200 bytes for each member of some components, or of one. How many
 rounds of stars there are follows from the edges alone. Edges lie in files by group (by_group.py; range r is group r + 1), which are
 put together where a range would look into too many.
 
 dedupe/small-N, large-N/RANGE-NUMBER.cols  tables `down` and, of small-star, `up`: edges (ranges.py) by their later, and by their earlier document
 dedupe/labels/RANGE-NUMBER.cols            table `labels` of LABEL
-dedupe/whole/RANGE.cols                    of members in the order of component and document, (n,) each: `ordinal`, `root`, `cluster`, `best`, `score`,
+dedupe/whole/RANGE-NUMBER.cols             of members in the order of component and document, (n,) each: `ordinal`, `root`, `cluster`, `best`, `score`,
                                            `compared`, `known` (components.py), `component` uint32; and of components `sizes` (c,) uint32
-dedupe/numbers/RANGE.cols                  `group` (c,) uint32
-dedupe/places/RANGE-NUMBER.cols            table `places` of PLACED
+dedupe/numbers/NUMBER.cols                 of each of these files `group` (c,) uint32
+dedupe/places/NUMBER-NUMBER.cols           table `places` of PLACED
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,6 +79,7 @@ _CODE = np.dtype("<u8")
 _MOST_FILES = 512  # that a range looks into: reads stay long, however many ranges there are
 _EDGES = 2**21  # at once
 _ROWS = 2**19  # of records at once
+_MEMBER_MEMORY = 200  # of a member of whole components
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Work = Callable[[Task, Any, TaskFiles], Counts]
@@ -109,17 +111,12 @@ def run(
     through = {"down": [least], "exact": [exact], "edges": [edges], "documents": [lengths]}
     labelling = _step(steps, "labels", label, _tasks(steps, through))
     labels = _listed(steps, runner, labelling, runner.run(labelling), passes)
-    outputs: list[list[tuple[StoreName, str]]] = [
-        [("work", f"dedupe/whole/{number:06d}.cols")] for number in range(steps.ranges.count)
-    ]
     through = {"labels": [labels], "documents": [lengths]}
-    uniting = _step(steps, "whole", unite, _tasks(steps, through, outputs))
-    whole = [result.outputs[0] for result in runner.run(uniting)]
+    uniting = _step(steps, "whole", unite, _tasks(steps, through))
+    whole = [output for result in runner.run(uniting) for output in result.outputs]
     numbering = _step(steps, "numbers", number_groups, [_numbers(steps, whole)])
     [numbers] = runner.run(numbering)
-    placing = _step(
-        steps, "places", place, _tasks(steps, {}, each={"whole": whole, "numbers": numbers.outputs})
-    )
+    placing = _step(steps, "places", place, _places(steps, whole, numbers.outputs))
     places = _listed(steps, runner, placing, runner.run(placing), passes)
     results = runner.run(plan_components(steps, exact, places, bands.verified))
     runner.discard(*passes, uniting, numbering)
@@ -154,16 +151,15 @@ def _tasks(
     through: Mapping[str, Sequence[Artifact]],
     outputs: Sequence[Sequence[tuple[StoreName, str]]] | None = None,
     hints: Mapping[str, Any] | None = None,
-    each: Mapping[str, Sequence[Artifact]] | None = None,
 ) -> list[Task]:
-    """A task per range. outputs: of each, where they are known. each: files of which each range has one."""
+    """A task per range. outputs: of each, where they are known."""
     ranges = steps.ranges
     return [
         Task(
             id=f"{number:06d}",
             args={"documents": list(ranges.bounds(number)), **ranges.args},
             inputs=[steps.lineage],
-            through={**through, **{role: [files[number]] for role, files in (each or {}).items()}},
+            through=through,
             outputs=outputs[number] if outputs is not None else (),
             weight=last - first,
             hints={"ranges": ranges, "range": number, **(hints or {})},
@@ -331,57 +327,85 @@ def label(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
 
 
 def unite(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
-    """What follows of the components whose first documents are in a range."""
+    """What follows of the components whose first documents are in a range: as many at a time, in a file of their own, as memory
+    holds.
+    """
     ranges: Ranges = task.hints["ranges"]
     first, last = task.args["documents"]
-    pieces = by_group.of_group(files, task.through["labels"][0], task.hints["range"] + 1)
-    parts = [by_group.as_records(piece.of("labels")[0], LABEL) for piece in pieces]
-    records = np.concatenate([np.empty(0, LABEL), *parts])
-    if len(records) and (
-        int(records["cluster"].max()) >= last - first or int(records["ordinal"].min()) < first
-    ):
-        raise damaged(f"dedupe.labels of range {task.id}", ranges.num_documents)
+    counts = np.zeros(last - first + 1, np.int64)
+    for records in _labels(task, files):
+        if len(records) and (
+            int(records["cluster"].max()) >= last - first or int(records["ordinal"].min()) < first
+        ):
+            raise damaged(f"dedupe.labels of range {task.id}", ranges.num_documents)
+        counts += np.bincount(records["cluster"], minlength=len(counts))
+    before = np.cumsum(counts) - counts
+    edges = np.unique(np.searchsorted(before, np.arange(0, before[-1], _members(settings)), side="left"))
+    del counts, before
+    for number, (begin, end) in enumerate(pairwise([*edges.tolist(), last - first])):
+        parts = (
+            records[(records["cluster"] >= begin) & (records["cluster"] < end)]
+            for records in _labels(task, files)
+        )
+        own = np.concatenate([np.empty(0, LABEL), *parts])
+        if len(own):
+            files.write_columns(f"dedupe/whole/{task.id}-{number:05d}.cols", _united(task, files, own))
+    advance(task.weight)
+    return Counts()
+
+
+def _members(settings: ClusterSettings) -> int:
+    """Members of components that are held at once, at least 256, unless one component has more."""
+    return max(256, settings.memory_bytes // 2 // _MEMBER_MEMORY)
+
+
+def _labels(task: Task, files: TaskFiles) -> Iterator[npt.NDArray[np.void]]:
+    for piece in by_group.of_group(files, task.through["labels"][0], task.hints["range"] + 1):
+        yield by_group.as_records(piece.of("labels")[0], LABEL)
+
+
+def _united(task: Task, files: TaskFiles, records: npt.NDArray[np.void]) -> dict[str, npt.NDArray[Any]]:
+    """Columns of whole components. records: (n,) of LABEL."""
+    ranges: Ranges = task.hints["ranges"]
+    first, _ = task.args["documents"]
     is_first = records["ordinal"] == records["cluster"].astype(np.int64) + first
     alone = np.setdiff1d(records["cluster"], records["cluster"][is_first])
     records = np.concatenate([records, _firsts(task, files, alone)])
-    codes = records["cluster"].astype(np.uint64) << np.uint64(ranges.bits) | records["ordinal"].astype(
-        np.uint64
-    )
+    codes = _codes(records, "ordinal", ranges)
     order = np.argsort(codes)
     records, codes = records[order], codes[order]
     begins = np.flatnonzero(np.diff(records["cluster"].astype(np.int64), prepend=-1)).astype(np.uint32)
     component = np.repeat(np.arange(len(begins), dtype=np.uint32), np.diff(begins, append=len(records)))
-    wanted = records["cluster"].astype(np.uint64) << np.uint64(ranges.bits) | records["root"].astype(
-        np.uint64
-    )
+    wanted = _codes(records, "root", ranges)
     roots = np.searchsorted(codes, wanted)
-    if len(codes) and (codes[np.minimum(roots, len(codes) - 1)] != wanted).any():
+    if (codes[np.minimum(roots, len(codes) - 1)] != wanted).any():
         raise damaged(f"dedupe.labels of range {task.id}", ranges.num_documents)
     clusters = begins[component]
     members = components.Components(
         roots.astype(np.uint32), clusters, np.flatnonzero(records["known"]).astype(np.uint32)
     )
-    alone_in_this = Parts(len(records), 1)
+    one_thread = Parts(len(records), 1)
     score, num_bytes = (np.ascontiguousarray(records[name]) for name in ("score", "bytes"))
     nominated = np.flatnonzero(records["nominated"])
-    ranked = components.rank(members, nominated, score, num_bytes, alone_in_this)
-    groups.add_up(clusters, ranked.sizes, alone_in_this)
-    files.write_columns(
-        task.outputs[0][1],
-        {
-            "ordinal": records["ordinal"].copy(),
-            "root": records["root"].copy(),
-            "cluster": records["cluster"].astype(np.int64) + first,
-            "best": records["ordinal"][ranked.best],
-            "score": ranked.score,
-            "compared": ranked.compared,
-            "known": ranked.known,
-            "component": component,
-            "sizes": ranked.sizes[begins],
-        },
-    )
-    advance(task.weight)
-    return Counts()
+    ranked = components.rank(members, nominated, score, num_bytes, one_thread)
+    groups.add_up(clusters, ranked.sizes, one_thread)
+    return {
+        "ordinal": records["ordinal"].copy(),
+        "root": records["root"].copy(),
+        "cluster": records["cluster"].astype(np.int64) + first,
+        "best": records["ordinal"][ranked.best],
+        "score": ranked.score,
+        "compared": ranked.compared,
+        "known": ranked.known,
+        "component": component,
+        "sizes": ranked.sizes[begins],
+    }
+
+
+def _codes(records: npt.NDArray[np.void], end: str, ranges: Ranges) -> npt.NDArray[np.uint64]:
+    """Component and document as one number, by which members are put in order."""
+    codes: npt.NDArray[np.uint64] = records["cluster"].astype(np.uint64) << np.uint64(ranges.bits)
+    return codes | records[end].astype(np.uint64)
 
 
 def _firsts(task: Task, files: TaskFiles, places: npt.NDArray[np.uint32]) -> npt.NDArray[np.void]:
@@ -405,6 +429,21 @@ def _numbers(steps: Steps, whole: Sequence[Artifact]) -> Task:
         outputs=[("work", name) for name in names],
         weight=max(1, steps.num_documents),
     )
+
+
+def _places(steps: Steps, whole: Sequence[Artifact], numbers: Sequence[Artifact]) -> list[Task]:
+    """A task per file of whole components."""
+    return [
+        Task(
+            id=f"{number:06d}",
+            args=steps.ranges.args,
+            inputs=[steps.lineage],
+            through={"whole": [file], "numbers": [groups_of]},
+            weight=max(1, steps.num_documents // len(whole)),
+            hints={"ranges": steps.ranges},
+        )
+        for number, (file, groups_of) in enumerate(zip(whole, numbers, strict=True))
+    ]
 
 
 def number_groups(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:

@@ -41,14 +41,16 @@ class Steps:
         self.locations = Locations(str(folder), str(folder))
 
     def task(self, name: str, work: Callable[..., Counts], through: Mapping[str, Sequence[Artifact]]) -> Any:
-        """For each range what a step has written, and what it counted."""
+        """For each range, or each file of whole components, what a step has written, and what it counted."""
         written, counts = [], []
-        for place, number in enumerate(NUMBERS):
-            own = {role: [files[place]] for role, files in through.items() if role in ("whole", "numbers")}
+        for number in range(len(through["whole"])) if "whole" in through else NUMBERS:
+            of_each = (
+                {role: [files[number]] for role, files in through.items()} if "whole" in through else through
+            )
             task = Task(
                 f"{number:06d}",
-                args={"documents": list(RANGES.bounds(number))},
-                through={**through, **own},
+                args={} if "whole" in through else {"documents": list(RANGES.bounds(number))},
+                through=of_each,
                 outputs=[("work", f"dedupe/{name}/{number:06d}.cols")],
                 hints={"ranges": RANGES, "range": number, "step": name, "extra": {}},
             )
@@ -80,8 +82,11 @@ class Steps:
         return by_ordinal.write_list(self.locations.open().work, f"{name}.json", rows)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_ordinals_of_more_than_32_bits(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "at_once"), [(0, 10**6), (1, 10**6), (2, 40), (3, 40)])
+def test_ordinals_of_more_than_32_bits(
+    tmp_path: Path, seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioned, "_members", lambda _: at_once)
     rng = np.random.default_rng(seed)
     steps = Steps(tmp_path)
     roots = np.where(rng.random(COUNT) < 0.3, rng.integers(0, np.arange(COUNT) + 1), np.arange(COUNT))
@@ -122,11 +127,12 @@ def test_ordinals_of_more_than_32_bits(tmp_path: Path, seed: int) -> None:
     written, _ = steps.task("labels", partitioned.label, through)
     labels = steps.listed("labels", written)
     written, _ = steps.task("whole", partitioned.unite, {"labels": [labels], "documents": [documents]})
-    whole = [files[0] for files in written]
+    whole = [file for files in written for file in files]
+    assert len(whole) == 2 if at_once > COUNT else len(whole) > 3
     numbering = Task(
         "all",
         through={"whole": whole},
-        outputs=[("work", f"dedupe/numbers/{number:06d}.cols") for number in NUMBERS],
+        outputs=[("work", f"dedupe/numbers/{number:06d}.cols") for number in range(len(whole))],
     )
     files = TaskFiles(steps.locations.open(), numbering)
     partitioned.number_groups(numbering, SETTINGS, files)
