@@ -328,7 +328,7 @@ def label(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
 
 def unite(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """What follows of the components whose first documents are in a range: as many at a time, in a file of their own, as memory
-    holds.
+    holds: how they are cut depends on it, so what reads them names them.
     """
     ranges: Ranges = task.hints["ranges"]
     first, last = task.args["documents"]
@@ -425,7 +425,7 @@ def _numbers(steps: Steps, whole: Sequence[Artifact]) -> Task:
     return Task(
         id="all",
         inputs=[steps.lineage],
-        through={"whole": whole},
+        reads={"whole": whole},
         outputs=[("work", name) for name in names],
         weight=max(1, steps.num_documents),
     )
@@ -438,7 +438,7 @@ def _places(steps: Steps, whole: Sequence[Artifact], numbers: Sequence[Artifact]
             id=f"{number:06d}",
             args=steps.ranges.args,
             inputs=[steps.lineage],
-            through={"whole": [file], "numbers": [groups_of]},
+            reads={"whole": [file], "numbers": [groups_of]},
             weight=max(1, steps.num_documents // len(whole)),
             hints={"ranges": steps.ranges},
         )
@@ -449,7 +449,7 @@ def _places(steps: Steps, whole: Sequence[Artifact], numbers: Sequence[Artifact]
 def number_groups(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """Put all components into groups, in order."""
     before = (0, 0)
-    for artifact, (_, name) in zip(task.through["whole"], task.outputs, strict=True):
+    for artifact, (_, name) in zip(task.reads["whole"], task.outputs, strict=True):
         group = files.columns(artifact)["sizes"].copy()
         before = groups.number(group, before)
         files.write_columns(name, {"group": group})
@@ -460,8 +460,8 @@ def number_groups(task: Task, settings: ClusterSettings, files: TaskFiles) -> Co
 def place(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """Send what follows of the components of a range to the ranges of their documents."""
     ranges: Ranges = task.hints["ranges"]
-    whole = files.columns(task.through["whole"][0])
-    group = files.columns(task.through["numbers"][0])["group"]
+    whole = files.columns(task.reads["whole"][0])
+    group = files.columns(task.reads["numbers"][0])["group"]
     writer = _writer(task, settings, files)
     total = whole.shape("ordinal")[0]
     for begin in range(0, total, _ROWS):

@@ -50,7 +50,8 @@ class Steps:
             task = Task(
                 f"{number:06d}",
                 args={} if "whole" in through else {"documents": list(RANGES.bounds(number))},
-                through=of_each,
+                through={} if "whole" in through else through,
+                reads=of_each if "whole" in through else {},
                 outputs=[("work", f"dedupe/{name}/{number:06d}.cols")],
                 hints={"ranges": RANGES, "range": number, "step": name, "extra": {}},
             )
@@ -131,7 +132,7 @@ def test_ordinals_of_more_than_32_bits(
     assert len(whole) == 2 if at_once > COUNT else len(whole) > 3
     numbering = Task(
         "all",
-        through={"whole": whole},
+        reads={"whole": whole},
         outputs=[("work", f"dedupe/numbers/{number:06d}.cols") for number in range(len(whole))],
     )
     files = TaskFiles(steps.locations.open(), numbering)
