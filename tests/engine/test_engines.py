@@ -72,6 +72,7 @@ class ByFile(LocalEngine):
     [
         {},
         {"run.memory": "40KB", "dedupe.verify": "signature", "format": "vsl", "holdout.fraction": 0.1},
+        {"run.memory": "10KB"},
         {
             "dedupe.method": "exact",
             "dedupe.index": "INDEX",
@@ -87,7 +88,7 @@ class ByFile(LocalEngine):
             "run.allow_missing_source": True,
         },
     ],
-    ids=["plain", "small memory", "index and text", "filters and mix"],
+    ids=["plain", "small memory", "joined in ranges", "index and text", "filters and mix"],
 )
 def test_every_job_travels_as_data(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_every_job_travels_as_data(
     monkeypatch.setattr(ByFile, "seen", [])
     by_file = prepare(tmp_path / "by-file")
     assert len(set(ByFile.seen)) >= 6
+    assert options.get("run.memory") != "10KB" or "dedupe.places" in ByFile.seen
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "INDEX", ignore_errors=True)
     shutil.rmtree(tmp_path / "TEXT", ignore_errors=True)
