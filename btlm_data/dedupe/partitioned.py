@@ -76,7 +76,7 @@ PLACED = np.dtype(
     ]
 )
 _CODE = np.dtype("<u8")
-_MOST_FILES = 512  # that a range looks into: reads stay long, however many ranges there are
+MOST_FILES = 512  # that a range looks into: reads stay long, however many ranges there are
 _EDGES = 2**21  # at once
 _ROWS = 2**19  # of records at once
 _MEMBER_MEMORY = 200  # of a member of whole components
@@ -179,7 +179,7 @@ def _listed(
     written = [output for result in results for output in result.outputs]
     passes.append(step)
     held = by_group.gathered(
-        runner, step.name, written, steps.ranges.count, memory, most_files=_MOST_FILES, passes=passes
+        runner, step.name, written, steps.ranges.count, memory, most_files=MOST_FILES, passes=passes
     )
     runner.named.add(name := f"{step.folder}.json")
     return by_group.write_list(runner.stores.work, name, held)

@@ -11,6 +11,7 @@ from btlm_data.dedupe.clusters import DECIDED
 from btlm_data.dedupe.compare import EDGE, PAIRS_BYTES
 from btlm_data.dedupe.groups import GROUP_BYTES, ROW_BYTES
 from btlm_data.dedupe.members import FILE_BYTES, parts_together, row_type
+from btlm_data.dedupe.partitioned import MOST_FILES
 from btlm_data.dedupe.parts import MAX_THREADS
 from btlm_data.dedupe.ranges import MOST_NARROW, Ranges
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
@@ -36,7 +37,7 @@ _DOCUMENT_BYTES = 20  # that joining holds: union-find, best copies, scores, gro
 _COMPONENTS_MEMORY = 24  # bytes of a document that joining in one process holds
 _RANGE_MEMORY = 64  # of a document of a range, where documents are joined in steps over ranges
 _EDGE_BYTES = 8
-LABEL_BYTES = 32  # of a record of a member, about (partitioned.py)
+_LABEL_BYTES = 32  # of a record of a member, about (partitioned.py)
 _ROUNDS = 4  # of stars, as texts of the web have them
 _LEAST_RANGE = 256  # documents of such a range, however little memory there is
 _MANY_DOCUMENTS, _MANY_WORKERS = 2**27, 32  # of which one process takes some 5 seconds
@@ -361,7 +362,7 @@ class Sizes(msgspec.Struct, frozen=True):
         documents, members, count = self.num_documents, nominated.documents, self.ranges.count
         memory = rates.process_bytes + _RANGE_MEMORY * min(documents, 1 << self.ranges.log)
         # Each task of a range reads what tasks of all ranges have written for it.
-        between = 2 * count * min(count, 512) * (members > 0)
+        between = 2 * count * min(count, MOST_FILES) * (members > 0)
 
         def step(
             name: str, each: float, member: float, read: int, written: int, reads: int = between
@@ -389,9 +390,9 @@ class Sizes(msgspec.Struct, frozen=True):
         return [
             *rounds,
             step(
-                "labels", rates.fate_document, rates.unite_member / 4, 12 * documents, LABEL_BYTES * members
+                "labels", rates.fate_document, rates.unite_member / 4, 12 * documents, _LABEL_BYTES * members
             ),
-            step("whole", 0.0, rates.unite_member / 2, LABEL_BYTES * members, LABEL_BYTES * members),
+            step("whole", 0.0, rates.unite_member / 2, _LABEL_BYTES * members, _LABEL_BYTES * members),
             Estimate(
                 "dedupe.numbers",
                 tasks=1,
@@ -401,12 +402,12 @@ class Sizes(msgspec.Struct, frozen=True):
                 memory_bytes=memory,
                 cpu_seconds=rates.task * (1 + count) + members * rates.place_document,
             ),
-            step("places", 0.0, rates.unite_member / 4, LABEL_BYTES * members, LABEL_BYTES * members, 0),
+            step("places", 0.0, rates.unite_member / 4, _LABEL_BYTES * members, _LABEL_BYTES * members, 0),
             step(
                 "components",
                 rates.fate_document,
                 rates.place_document,
-                LABEL_BYTES * members,
+                _LABEL_BYTES * members,
                 row * documents,
             ),
         ]

@@ -46,6 +46,7 @@ from btlm_data.task import Artifact, Counts, Step, StoreName, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 9
+_MOST_RANGES = 2**20  # more are no plan of ours, but a damaged file
 
 
 class Sorted(msgspec.Struct, frozen=True):
@@ -104,9 +105,14 @@ class Steps(msgspec.Struct, frozen=True):
         if (size := work.size(name)) is not None and size < 4096:
             with contextlib.suppress(ValueError):  # not ours, or cut off: chosen anew
                 before = msgspec.json.decode(work.read(name), type=Joining)
-                fits = before.partitioned >= now.partitioned and 0 <= before.log <= now.log
+                fits = before.partitioned >= now.partitioned and before.log <= now.log
                 steps = replace(self, joining=before)
-                if before.lineage == self.lineage and (fits or runner.is_done(steps.final)):
+                is_ours = (
+                    before.lineage == self.lineage
+                    and 0 <= before.log < 64
+                    and steps.ranges.count <= _MOST_RANGES
+                )
+                if is_ours and (fits or runner.is_done(steps.final)):
                     return steps
         work.write(name, msgspec.json.encode(now) + b"\n", durable=False)
         return replace(self, joining=now)

@@ -44,8 +44,12 @@ def _lower(earliest: Int64Array, codes: UInt64Array, bits: np.uint64) -> bool:
 
 
 def count_others(earliest: Int64Array, codes: UInt64Array, bits: int) -> int:
-    """Edges that do not lead to the earliest. earliest: (n,) int64; codes: (e,) uint64, which `lower` has read."""
+    """Edges that do not lead to the earliest. earliest: (n,) int64; codes: (e,) uint64, which `lower` has read. Raises DataError for a
+    place beyond the range.
+    """
     count: int = _count_others(earliest, readonly(codes), np.uint64(bits))
+    if count < 0:
+        raise _beyond(len(earliest))
     return count
 
 
@@ -54,7 +58,10 @@ def _count_others(earliest: Int64Array, codes: UInt64Array, bits: np.uint64) -> 
     mask = (np.uint64(1) << bits) - np.uint64(1)
     count = 0
     for k in range(len(codes)):
-        count += int(earliest[np.int64(codes[k] >> bits)] != np.int64(codes[k] & mask))
+        place = np.int64(codes[k] >> bits)
+        if place >= len(earliest):
+            return -1
+        count += int(earliest[place] != np.int64(codes[k] & mask))
     return count
 
 
@@ -62,10 +69,11 @@ def small_star(
     earliest: Int64Array, codes: UInt64Array, bits: int, base: int
 ) -> tuple[Int64Array, Int64Array]:
     """What the edges of a range become: (later, earlier), (e,) int64 each. base: the first document of the range; the others as
-    `lower` has read them.
+    `lower` has read them. Raises DataError for a place beyond the range.
     """
     later, earlier = np.empty(len(codes), np.int64), np.empty(len(codes), np.int64)
-    _small_star(earliest, readonly(codes), np.uint64(bits), base, later, earlier)
+    if not _small_star(earliest, readonly(codes), np.uint64(bits), base, later, earlier):
+        raise _beyond(len(earliest))
     return later, earlier
 
 
@@ -77,13 +85,16 @@ def _small_star(
     base: int,
     later: Int64Array,
     earlier: Int64Array,
-) -> None:
+) -> bool:
     mask = (np.uint64(1) << bits) - np.uint64(1)
     for k in range(len(codes)):
         place, to = np.int64(codes[k] >> bits), np.int64(codes[k] & mask)
+        if place >= len(earliest):
+            return False
         first = earliest[place]
         later[k] = base + place if to == first else to
         earlier[k] = first
+    return True
 
 
 def large_star(

@@ -148,6 +148,10 @@ def test_edges_of_no_document_are_refused() -> None:
     with pytest.raises(DataError, match="leads beyond"):
         stars.lower(earliest, beyond, planned.bits)
     with pytest.raises(DataError, match="leads beyond"):
+        stars.count_others(earliest, beyond, planned.bits)
+    with pytest.raises(DataError, match="leads beyond"):
+        stars.small_star(earliest, beyond, planned.bits, 0)
+    with pytest.raises(DataError, match="leads beyond"):
         stars.large_star(earliest, beyond, planned.bits, 0)
     with pytest.raises(DataError, match="leads beyond"):
         stars.by_range(np.array([200]), np.array([1]), 5, planned.bits, 4)

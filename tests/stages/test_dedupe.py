@@ -328,6 +328,25 @@ def check_kills(tmp_path: Path, steps: list[str]) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{",
+        '{"lineage": "LINEAGE", "partitioned": true, "log": -3}',
+        '{"lineage": "LINEAGE", "partitioned": true, "log": 2000}',
+    ],
+)
+def test_a_plan_that_is_none_is_made_anew(tmp_path: Path, written: str) -> None:
+    blocks = write_blocks(tmp_path, some_documents())
+    with joined("ranges"):
+        expected = run(tmp_path, blocks)
+        path = tmp_path / "dedupe/joining.json"
+        plan = path.read_text()
+        path.write_text(written.replace("LINEAGE", json.loads(plan)["lineage"]))
+        assert run(tmp_path, blocks) == expected
+        assert path.read_text() == plan
+
+
 def test_hot_keys_beyond_the_memory_are_one_cluster(tmp_path: Path) -> None:
     """Every document shares its first band with all others: one key is 100 times larger than a partition may be."""
     documents = [Document(i, (0, i + 10, i + 10)) for i in range(3000)]
