@@ -177,9 +177,10 @@ class Runs:
 def cache_bytes(cache: Path) -> int:
     """Bytes of the files that a cache folder holds, whole and half-downloaded, of all runs; one of two names counts once."""
     sizes = {}
-    for path in cache.glob("*/*"):
-        with contextlib.suppress(OSError):  # removed meanwhile
-            sizes[path.stat().st_ino] = path.stat().st_size
+    with contextlib.suppress(FileNotFoundError):  # the folder, too, may be removed meanwhile
+        for path in cache.glob("*/*"):
+            with contextlib.suppress(OSError):
+                sizes[path.stat().st_ino] = path.stat().st_size
     return sum(sizes.values())
 
 
