@@ -30,8 +30,9 @@ class Ranges(msgspec.Struct, frozen=True):
 
     @staticmethod
     def plan(num_documents: int, most: int) -> Ranges:
-        """Ranges of at most that many documents, and as an edge needs them."""
-        log = min(max(0, most.bit_length() - 1), 64 - bits_of(num_documents))
+        """Ranges of at most that many documents, as an edge needs them, and no more of them than 32 bits number."""
+        bits = bits_of(num_documents)
+        log = min(max(0, most.bit_length() - 1, bits - 31), 64 - bits)
         return Ranges(num_documents, log, num_documents > MOST_NARROW)
 
     @property

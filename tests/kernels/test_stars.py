@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from btlm_data.dedupe import ranges
@@ -103,6 +103,7 @@ def test_they_end_with_the_first_document_of_each_component(
     assert found == twin.components(count, edges)
 
 
+@example((2**32, 1, [(0, 2**32 - 1)]))
 @given(
     st.integers(1, 2**40).flatmap(
         lambda count: st.tuples(
@@ -117,7 +118,8 @@ def test_edges_are_one_number_each_and_come_back(drawn: tuple[int, int, list[tup
     planned = Ranges.plan(count, most)
     assert planned.wide == (count > ranges.MOST_NARROW)
     assert planned.log + planned.bits <= 64
-    assert 1 << planned.log <= max(1, most)
+    assert planned.count < 2**32, "a group has 32 bits"
+    assert 1 << planned.log <= max(1, most) or planned.count > 2**30
     edges = [(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]]
     first, other = (np.array([edge[i] for edge in edges], planned.dtype) for i in (0, 1))
     groups, codes = planned.groups_of(other), planned.pack(first, other)
