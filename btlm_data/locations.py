@@ -1,5 +1,5 @@
-"""The locations of the files of a run: the stores of its work folder, dataset folder and, if requested, text
-folder.
+"""The locations of the files of a run: the stores of its work folder, dataset folder and, if requested, of
+its texts and of an index of deduplication.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Locations(msgspec.Struct, frozen=True):
     work: str
     out: str
     text: str | None = None
+    index: str | None = None
 
     def open(self) -> Stores:
         """Open them in this process."""
-        return Stores(
-            open_store(self.work), open_store(self.out), open_store(self.text) if self.text else None
-        )
+        text, index = (open_store(url) if url else None for url in (self.text, self.index))
+        return Stores(open_store(self.work), open_store(self.out), text, index)
 
 
 class Stores(msgspec.Struct, frozen=True):
@@ -32,12 +32,12 @@ class Stores(msgspec.Struct, frozen=True):
     work: Store
     out: Store
     text: Store | None = None
+    index: Store | None = None
 
     def reach(self) -> None:
         """Raise OutputError where a remote store does not answer, before anything waits for it."""
-        for store in {
-            id(store): store for store in (self.work, self.out, self.text) if store is not None
-        }.values():
+        stores = (self.work, self.out, self.text, self.index)
+        for store in {id(store): store for store in stores if store is not None}.values():
             store.reach()
 
     def __getitem__(self, name: StoreName) -> Store:

@@ -78,8 +78,8 @@ class Prepared(msgspec.Struct):
     added_to: str | None = None
 
 
-def locations(run: Run) -> Locations:
-    """Where a run's files are, absolute. A remote --out has its work folder beside the current folder by
+def locations(run: Run, index: str | None = None) -> Locations:
+    """Where a run's files are, absolute. index: of deduplication. A remote --out has its work folder beside the current folder by
     default.
     """
     out = open_store(run.out)
@@ -89,7 +89,8 @@ def locations(run: Run) -> Locations:
         work = open_store(f"{run.out.rstrip('/').rpartition('/')[2]}.work").url
     else:
         work = open_store(f"{run.out}/.work").url
-    return Locations(work, out.url, open_store(run.emit_text).url if run.emit_text is not None else None)
+    text, index = (open_store(name).url if name is not None else None for name in (run.emit_text, index))
+    return Locations(work, out.url, text, index)
 
 
 def prepare(
@@ -101,7 +102,7 @@ def prepare(
     is to know this run too. Raises BtlmError for everything that a user can correct.
     """
     input_checks.check_memory(recipe.run)
-    where = locations(recipe.run)
+    where = locations(recipe.run, recipe.dedupe.index)
     stores = where.open()
     stores.reach()
     if inputs is None:  # before anything is written: most mistakes end here
@@ -236,7 +237,7 @@ def plan_read(
 
 def idle_runner(recipe: Recipe) -> Runner:
     """A runner that can tell what is done, and is not used to do anything."""
-    where = locations(recipe.run)
+    where = locations(recipe.run, recipe.dedupe.index)
     stores = where.open()
     stores.reach()
     engine = open_engine("local", EngineSettings(1))

@@ -9,15 +9,15 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-StoreName = Literal["work", "out", "text"]
+StoreName = Literal["work", "out", "text", "index"]
 
 
 class Artifact(NamedTuple):
     """One file that a task has written, as its receipt names it. Every reader checks the checksum.
 
     name: relative to the store. size: bytes. checksum: hex XXH3 of the file's bytes, or of the head of a
-    columns file (which holds the checksums of the rest). store: the work folder, the dataset folder, or the
-    folder of --emit-text.
+    columns file (which holds the checksums of the rest). store: the work folder, the dataset folder, the
+    folder of --emit-text, or the index of deduplication.
     """
 
     name: str

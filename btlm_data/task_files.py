@@ -80,10 +80,15 @@ class TaskFiles:
         return _kept.get(key, make)
 
     def write_columns(
-        self, name: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        meta: Mapping[str, Any] | None = None,
+        store: StoreName = "work",
     ) -> Artifact:
-        """Write a columns file into the work folder. arrays: (n, ...) of any dtype, by name."""
-        artifact = columns.write(self._stores.work, name, arrays, meta)
+        """Write a columns file; outside of the work folder it survives a power cut. arrays: (n, ...) of any dtype, by name."""
+        artifact = columns.write(self._stores[store], name, arrays, meta, durable=store != "work")
+        artifact = artifact._replace(store=store)
         self.written.append(artifact)
         return artifact
 

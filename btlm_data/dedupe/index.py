@@ -7,15 +7,15 @@
     DIR/RUN/bands-PPPPPP.cols       `keys` (m,) uint64 ascending, band keys, and `ordinals` (m,) uint32
                                     (int64 of a run of more than 2^32 - 1 documents, as everywhere),
                                     ascending among equal keys
-    DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of documents first_ordinal,
-                                    first_ordinal + 1, ...; meta: {"first_ordinal"}
-    DIR/RUN/texts-BBBBBB.cols       of texts that stay, where texts are compared: `ordinals` (m,) uint32
-                                    ascending (of the first document of each), `frames` uint8 and `bounds` (m
-                                    + 1,) int64: normalised texts, each a zstd frame; meta: {"first_ordinal",
-                                    "last_ordinal"}
+    DIR/RUN/signatures-BBBBBB.cols  `signatures` (n, num_perm) uint32 of the documents from BBBBBB *
+                                    SIGNATURES_A_FILE on
+    DIR/RUN/texts-DDDDDDDDDDDD.cols of texts that stay, where texts are compared: `ordinals` (m,) uint32 or
+                                    int64 ascending (of the first document of each; DDDDDDDDDDDD: no one is
+                                    smaller), `frames` uint8 and `bounds` (m + 1,) int64: normalised texts, each
+                                    a zstd frame
 
-RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending; meta: {"log_partitions"}:
-file p holds the keys whose highest log_partitions bits are p. `earlier` lists the runs that were in the index
+RUN is the run's fingerprint. PPPPPP numbers contiguous ranges of keys, ascending: of 2^k files p holds the keys
+whose highest k bits are p. So a name says what is in a file, and only what is needed is opened. `earlier` lists the runs that were in the index
 when this one matched against it: a rerun matches against the same ones, whatever was added since. `files` are
 named with their checksums: a missing or damaged one is an error, never a smaller index. A folder with
 building.json and no index.json is unfinished. DIR is a folder or a URL.
@@ -24,6 +24,7 @@ building.json and no index.json is unfinished. DIR is a folder or a URL.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -33,20 +34,43 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from btlm_data.dedupe import index_files
-from btlm_data.dedupe.ranges import MOST_NARROW
 from btlm_data.errors import ConfigError, DataError
-from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns
-from btlm_data.storage import Store, check_name, open_store
+from btlm_data.storage import check_name, open_store
 from btlm_data.task import Artifact
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
+SIGNATURES_A_FILE = 2**16
+PIECE_BYTES = 2**20  # of compressed texts that stay together, and one text more
 Needs = Literal["texts", "signatures", None]
 _RECORD = "index.json"
 _BUILDING = "building.json"
 UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
+Int64Array = npt.NDArray[np.int64]
+
+
+def file_name(run: str, kind: str, number: int) -> str:
+    """Of a file of a run. number: of the file; of texts the first document that it may have."""
+    return f"{run}/{kind}-{number:012d}.cols" if kind == "texts" else f"{run}/{kind}-{number:06d}.cols"
+
+
+def _is_in_order(names: Sequence[str]) -> bool:
+    """Whether these are names of files of an entry, each kind in the order of its numbers, and 2^k of each kind of keys."""
+    numbers: dict[str, list[int]] = {}
+    for name in names:
+        if not (parts := re.fullmatch(r"(exact|bands|signatures|texts)-([0-9]{6,15})\.cols", name)):
+            return False
+        numbers.setdefault(parts[1], []).append(int(parts[2]))
+    texts = numbers.pop("texts", [])
+    is_whole = all(present == list(range(len(present))) for present in numbers.values())
+    counts = [len(numbers[kind]) for kind in ("exact", "bands") if kind in numbers]
+    return is_whole and sorted(set(texts)) == texts and not any(count & (count - 1) for count in counts)
+
+
+def _number(file: Artifact) -> int:
+    """Inverse of file_name. Raises ValueError for another name."""
+    return int(file.name.removesuffix(".cols").rpartition("-")[2])
 
 
 class SignatureReader:
@@ -81,6 +105,20 @@ def pack(texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     frames = [compressor.compress(text) for text in texts]
     bounds = np.cumsum([0, *map(len, frames)], dtype=np.int64)
     return np.frombuffer(b"".join(frames), np.uint8), bounds
+
+
+def pieces_of(rows: Int64Array, bounds: Int64Array) -> list[tuple[int, int]]:
+    """Documents whose texts stay together in an index: (end of the last one, bytes of frames) of each piece. rows: (m,) int64
+    ascending, the documents of texts; bounds: (m + 1,) int64, of `pack`.
+    """
+    pieces: list[tuple[int, int]] = []
+    begin = 0
+    while begin < len(rows):
+        end = int(np.searchsorted(bounds, bounds[begin] + PIECE_BYTES))
+        end = min(max(end, begin + 1), len(rows))
+        pieces.append((int(rows[end - 1]) + 1, int(bounds[end] - bounds[begin])))
+        begin = end
+    return pieces
 
 
 def unpack(frame: bytes, name: str) -> bytes:
@@ -142,19 +180,13 @@ class IndexReader(msgspec.Struct, frozen=True):
         Raises DataError if a file is missing or damaged. Arrays are (n, ...) in the dtypes of the file.
         """
         store = open_store(self.location)
-        for run, files in self.runs:
-            for file in files:
-                ending = file.name.rpartition("/")[2]
-                if not ending.startswith(f"{kind}-"):
-                    continue
+        for run, _ in self.runs:
+            files = self._files(run, kind)
+            log = max(0, len(files) - 1).bit_length()
+            shared = min(log, log_partitions)
+            first = (partition >> (log_partitions - shared)) << (log - shared)
+            for file in files[first : first + (1 << (log - shared))]:
                 opened = _IndexFile(store, file)
-                log, number = (
-                    int(opened.meta["log_partitions"]),
-                    int(ending.removesuffix(".cols").rpartition("-")[2]),
-                )
-                shared = min(log, log_partitions)
-                if number >> (log - shared) != partition >> (log_partitions - shared):
-                    continue
                 keys = opened["keys"]
                 low = int(
                     np.searchsorted(keys, np.uint64((partition << (64 - log_partitions)) & (2**64 - 1)))
@@ -169,23 +201,19 @@ class IndexReader(msgspec.Struct, frozen=True):
         is missing. ordinals: (n,) int64.
         """
         store = open_store(self.location)
-        run, files = self.runs[run_number]
+        run, _ = self.runs[run_number]
+        files = self._files(run, "texts")
         texts: dict[int, bytes] = {}
-        for file in files:
-            if not file.name.rpartition("/")[2].startswith("texts-"):
-                continue
-            opened = _IndexFile(store, file)
-            in_file = ordinals[
-                (ordinals >= opened.meta["first_ordinal"]) & (ordinals < opened.meta["last_ordinal"])
-            ]
-            if not len(in_file):
-                continue
+        wanted = np.unique(ordinals)
+        in_file = np.searchsorted([_number(file) for file in files], wanted, side="right") - 1
+        for number in np.unique(in_file[in_file >= 0]).tolist():
+            opened = _IndexFile(store, files[number])
             all_ordinals, bounds = opened["ordinals"], opened["bounds"]
-            for ordinal in np.unique(in_file).tolist():
+            for ordinal in wanted[in_file == number].tolist():
                 row = int(np.searchsorted(all_ordinals, ordinal))
                 if row < len(all_ordinals) and int(all_ordinals[row]) == ordinal:
                     frame = opened.rows("frames", int(bounds[row]), int(bounds[row + 1]))
-                    texts[ordinal] = unpack(frame.tobytes(), f"{store.shown}/{file.name}")
+                    texts[ordinal] = unpack(frame.tobytes(), f"{store.shown}/{files[number].name}")
         if missing := [ordinal for ordinal in ordinals.tolist() if ordinal not in texts]:
             raise DataError(
                 f"The index {store.shown} is damaged: the run {run} names document {missing[0]:,} and has not kept its "
@@ -196,11 +224,13 @@ class IndexReader(msgspec.Struct, frozen=True):
     def signatures(self, run: str) -> SignatureReader:
         """Signatures of an earlier run by its ordinals."""
         store = open_store(self.location)
-        files = [
-            file for file in dict(self.runs)[run] if file.name.rpartition("/")[2].startswith("signatures-")
-        ]
-        first = [int(_IndexFile(store, file).meta["first_ordinal"]) for file in files]
+        files = self._files(run, "signatures")
+        first = [_number(file) * SIGNATURES_A_FILE for file in files]
         return SignatureReader(first, lambda number: _IndexFile(store, files[number]))
+
+    def _files(self, run: str, kind: str) -> list[Artifact]:
+        """A run's files of a kind, in order."""
+        return [file for file in dict(self.runs)[run] if file.name.startswith(f"{run}/{kind}-")]
 
 
 class Index:
@@ -240,42 +270,13 @@ class Index:
             runs.append((name, tuple(self._artifact(name, file) for file in record.files)))
         self.reader = IndexReader(self.store.url, tuple(runs))
 
-    def add(
-        self,
-        keys: Sequence[Artifact],
-        sketches: Sequence[tuple[int, Artifact]],
-        num_documents: int,
-        work: Store,
-        texts: Sequence[tuple[int, Artifact]] = (),
-        stays: npt.NDArray[np.bool_] | None = None,
-    ) -> None:
-        """Add this run from its sorted key files and its sketches (first ordinal, file); nothing if it is
-        there already.
-
-        keys: named "...-KIND-PPPPPP.cols". texts: files as they are kept, where texts are compared, with the
-        ordinal from which theirs are counted. stays: (N,) whether a document is one to compare with; None:
-        all are. Raises OutputError if the index cannot be written.
-        """
-        if self.is_added:
-            return
+    def begin(self) -> None:
+        """Mark this run's entry as unfinished: its files follow. Raises OutputError if the index cannot be written."""
         self.store.write(f"{self.run}/{_BUILDING}", b"{}\n")
         open_store(f"{self.store.url}/{self.run}").sweep()  # of a run that was killed while it added itself
-        files: list[Artifact] = []
-        for kind, per_document in (("exact", 1), ("bands", self.kind.bands)):
-            of_kind = [file for file in keys if file.name.rpartition("/")[2].startswith(f"{kind}-")]
-            if of_kind:
-                log = index_files.log_partitions(num_documents * per_document)
-                parts = (_keys_to_keep(work, file, kind, stays) for file in of_kind)
-                for number, arrays in enumerate(index_files.cut_keys(parts, log)):
-                    files.append(self._write(f"{kind}-{number:06d}", arrays, {"log_partitions": log}))
-        sketched = ((first, Columns(work, sketch)["signatures"]) for first, sketch in sketches)
-        for number, (first_ordinal, signatures) in enumerate(index_files.cut_signatures(sketched)):
-            arrays = {"signatures": signatures}
-            files.append(self._write(f"signatures-{number:06d}", arrays, {"first_ordinal": first_ordinal}))
-        if texts:
-            kept = (_texts_to_keep(work, first, artifact) for first, artifact in texts)
-            for number, arrays in enumerate(index_files.cut_texts(kept)):
-                files.append(self._write(f"texts-{number:06d}", arrays, _extent(arrays["ordinals"])))
+
+    def finish(self, files: Sequence[Artifact], num_documents: int) -> None:
+        """Make the entry one that later runs match against. files: all of it, each kind in order of its numbers."""
         record = _Record(
             INDEX_VERSION,
             *self.kind,
@@ -285,9 +286,6 @@ class Index:
         )
         self.store.write(f"{self.run}/{_RECORD}", msgspec.json.encode(record, order="deterministic") + b"\n")
         self.store.delete([f"{self.run}/{_BUILDING}"])
-
-    def _write(self, name: str, arrays: index_files.Arrays, meta: dict[str, int]) -> Artifact:
-        return columns.write(self.store, f"{self.run}/{name}.cols", arrays, meta, durable=True)
 
     def _is_finished(self, run: str) -> bool:
         """Whether a run's folder is complete. Raises DataError if its record has been lost."""
@@ -318,11 +316,16 @@ class Index:
                     f"The index entry {self.store.shown}/{name} has format version {version!r}; this btlm-data reads "
                     f"{INDEX_VERSION}, which also names each file with its checksum. Use another --dedupe-index."
                 )
-            return msgspec.convert(value, _Record)
+            record = msgspec.convert(value, _Record)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"The index entry {self.store.shown}/{name} cannot be read ({error}). {remedy}"
             ) from error
+        if not _is_in_order([file[0] for file in record.files]):
+            raise DataError(
+                f"The index entry {self.store.shown}/{name} does not name the files of an entry, in order. {remedy}"
+            )
+        return record
 
     def _artifact(self, run: str, file: tuple[str, int, str, str]) -> Artifact:
         """A file that index.json names. Raises DataError if it is not there with its size."""
@@ -335,34 +338,6 @@ class Index:
                 f"index would not be recognised. Restore it, or remove the folder {run} to forget that run."
             )
         return artifact
-
-
-def _keys_to_keep(
-    work: Store, file: Artifact, kind: str, stays: npt.NDArray[np.bool_] | None
-) -> dict[str, npt.NDArray[Any]]:
-    """Keys of one partition and what goes with them, of documents that stay."""
-    opened = Columns(work, file)
-    names = ("keys", "low") if kind == "exact" else ("keys", "ordinals")
-    if stays is None:
-        return {name: opened[name] for name in names}
-    chosen = stays[opened["ordinals"]]
-    return {name: opened[name][chosen] for name in names}
-
-
-def _texts_to_keep(work: Store, first: int, file: Artifact) -> dict[str, npt.NDArray[Any]]:
-    """Texts of a file, with their ordinals counted from `first`."""
-    opened = Columns(work, file)
-    ordinals = opened["ordinals"].astype(np.int64) + first
-    if not len(ordinals) or int(ordinals[-1]) < MOST_NARROW:
-        ordinals = ordinals.astype(np.uint32)
-    return {"ordinals": ordinals, "frames": opened["frames"], "bounds": opened["bounds"]}
-
-
-def _extent(ordinals: UInt32Array) -> dict[str, int]:
-    """Of a file of texts, for its meta: whose texts it may have."""
-    if not len(ordinals):
-        return {"first_ordinal": 0, "last_ordinal": 0}
-    return {"first_ordinal": int(ordinals[0]), "last_ordinal": int(ordinals[-1]) + 1}
 
 
 class _IndexFile(Columns):

@@ -19,6 +19,7 @@ from btlm_data import by_group
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.by_group import Piece
+from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe.ranges import Ordinals
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.errors import DataError
@@ -63,29 +64,44 @@ class Keys(msgspec.Struct, frozen=True):
         )
 
 
+class Chosen(msgspec.Struct, frozen=True):
+    """Some documents: those of which `column` of a list of files (by_ordinal.py) is true, or is the
+    document itself.
+    """
+
+    listed: Artifact
+    column: str
+
+    def rows(self, files: TaskFiles, first: int, last: int) -> BoolArray:
+        """Which of the documents [first, last), (last - first,) bool."""
+        values = ByOrdinal(files, self.listed).rows(self.column, first, last)
+        if values.dtype == np.bool_:
+            return values
+        return np.asarray(values == np.arange(first, last, dtype=values.dtype))
+
+
 def partitioned(
     files: TaskFiles,
     blocks: Sequence[Block],
     settings: ClusterSettings,
     kind: KeyKind,
     log_partitions: int,
-    first_copies: Ordinals | None,
+    takes_part: BoolArray | None,
     dtype: np.dtype[Any],
 ) -> tuple[Keys, Int64Array]:
     """All keys of some blocks in partition order, and the bounds (P + 1,) of the partitions.
 
-    dtype: of ordinals. first_copies: (n,) of it, for the blocks' documents in order, the first document with the same text; only
-    these first ones take part. None: all documents do.
+    dtype: of ordinals. takes_part: (n,) bool, of the blocks' documents in order, whose keys are wanted; None: of all.
     """
     counts = np.zeros(1 << log_partitions, np.int64)
-    for keys, _, chosen, _ in _sketches(files, blocks, settings, kind, first_copies):
+    for keys, _, chosen, _ in _sketches(files, blocks, settings, kind, takes_part):
         buckets.count_partitions(keys, chosen, log_partitions, counts)
     bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     total = int(bounds[-1])
     low = np.empty(total if kind == "exact" else 0, np.uint64)
     out = Keys(np.empty(total, np.uint64), low, np.empty(total, dtype))
     cursors = bounds[:-1].copy()
-    for keys, low_halves, chosen, block in _sketches(files, blocks, settings, kind, first_copies):
+    for keys, low_halves, chosen, block in _sketches(files, blocks, settings, kind, takes_part):
         buckets.scatter(
             keys,
             low_halves,
@@ -106,7 +122,7 @@ def _sketches(
     blocks: Sequence[Block],
     settings: ClusterSettings,
     kind: KeyKind,
-    first_copies: Ordinals | None,
+    takes_part: BoolArray | None,
 ) -> Iterator[tuple[UInt64Array, UInt64Array, BoolArray, Block]]:
     """Keys (n, B), low halves (n,) or (0,) and the rows that take part, block by block."""
     base = blocks[0].first_ordinal if blocks else 0
@@ -120,9 +136,8 @@ def _sketches(
                 f"{block.sketch.name} has {len(values)} rows for {block.num_documents} documents."
             )
         chosen = np.ones(block.num_documents, np.bool_)
-        if first_copies is not None:
-            ordinals = np.arange(block.first_ordinal, block.last_ordinal, dtype=first_copies.dtype)
-            chosen = first_copies[block.first_ordinal - base : block.last_ordinal - base] == ordinals
+        if takes_part is not None:
+            chosen = takes_part[block.first_ordinal - base : block.last_ordinal - base]
         if kind == "exact":
             yield np.ascontiguousarray(values[:, :1]), np.ascontiguousarray(values[:, 1]), chosen, block
         else:

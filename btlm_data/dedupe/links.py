@@ -24,8 +24,6 @@ from btlm_data.dedupe.ranges import Ordinals, Ranges, damaged
 from btlm_data.dedupe.settings import KeyKind
 from btlm_data.dedupe.verify import INDEX_CANDIDATES, ROWS, Verifier
 from btlm_data.kernels import buckets, union_find
-from btlm_data.task import Artifact
-from btlm_data.task_files import TaskFiles
 
 UInt32Array = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
@@ -55,11 +53,7 @@ class IndexPairs(NamedTuple):
 
 
 class Links(msgspec.Struct):
-    """What a partition's keys say: edges first-other, documents known to an index, what verification
-    compared.
-
-    sorted_keys: what an index would keep of the partition.
-    """
+    """What a partition's keys say: edges first-other, documents known to an index, what verification compared."""
 
     first: list[Ordinals] = msgspec.field(default_factory=list)
     other: list[Ordinals] = msgspec.field(default_factory=list)
@@ -67,7 +61,6 @@ class Links(msgspec.Struct):
     in_index: list[IndexPairs] = msgspec.field(default_factory=list)
     compared: int = 0
     rejected: int = 0
-    sorted_keys: Keys | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -116,20 +109,6 @@ class Links(msgspec.Struct):
         return Links([first], [other], [known.astype(ranges.dtype)], [pairs])
 
 
-def write_index_keys(
-    files: TaskFiles, name: str, keys: Keys, kind: KeyKind, log_partitions: int, *, with_ordinals: bool
-) -> Artifact:
-    """Write a partition's sorted keys as an index keeps them; with_ordinals: of exact hashes too, to choose
-    from.
-    """
-    arrays: dict[str, npt.NDArray[Any]] = {"keys": keys.keys}
-    if kind == "exact":
-        arrays["low"] = keys.low
-    if kind == "bands" or with_ordinals:
-        arrays["ordinals"] = keys.ordinals
-    return files.write_columns(name, arrays, {"log_partitions": log_partitions})
-
-
 class Linker(msgspec.Struct):
     """Makes edges from the keys of one partition after another."""
 
@@ -138,50 +117,51 @@ class Linker(msgspec.Struct):
     dtype: np.dtype[Any]  # of ordinals
     verifier: Verifier | None = None
     index: IndexReader | None = None
-    keeps_keys: bool = False  # for an index
     nominates: bool = (
         False  # edges are pairs whose texts are compared later (buckets.nominate), not only what connects
     )
 
-    @property
-    def is_needed_sorted(self) -> bool:
-        """Whether the keys are compared with an index, or kept for one."""
-        return self.keeps_keys or self.index is not None
-
     def link(self, chunks: Iterator[Keys], partition: int) -> Links:
-        """Edges between the equal keys of one partition; with an index, also the documents it knows.
+        """Edges between the equal keys of one partition; with an index, also the documents it knows."""
+        links = Links()
+        kept = self._link(chunks, links, is_kept=self.index is not None)
+        if self.index is not None and self.nominates:
+            links.in_index.append(_candidates(kept, self.index, partition, self.log_partitions))
+        elif self.index is not None:
+            links.known.append(self._known(kept, self.index, partition))
+        if self.verifier is not None:
+            links.compared, links.rejected = self.verifier.compared, self.verifier.rejected
+        return links
+
+    def representatives(self, chunks: Iterator[Keys]) -> Keys:
+        """Of the documents of each key those with which a document of another run is compared, ascending by key and ordinal."""
+        return self._link(chunks, Links(), is_kept=True)
+
+    def _link(self, chunks: Iterator[Keys], links: Links, *, is_kept: bool) -> Keys:
+        """Add the edges of all chunks; returns what stands for each key, sorted, where that is to be kept.
 
         A document that is linked to another need not be seen again: of a key that fills memory many times
         over, one representative a chunk is left, and those are linked in the end.
         """
-        links = Links()
         if self.nominates:
-            return self._nominate(chunks, links, partition)
+            return _sorted(self._nominate(chunks, links)) if is_kept else self._nominate(chunks, links)
         left: list[Keys] = []
         chunk, following = next(chunks, None), next(chunks, None)
         has_several = following is not None
         while chunk is not None:
             is_linked = self._link_chunk(chunk, links)
-            if has_several or self.is_needed_sorted:
+            if has_several or is_kept:
                 left.append(chunk.take(~is_linked))
             chunk, following = following, next(chunks, None)
         if has_several:
             rest, of_chunks = Keys.concatenate(left), len(links.first)
             left = [rest.take(~self._link_chunk(rest, links))]
             _link_to_first(links, of_chunks)
-        if self.is_needed_sorted:
-            rest = left[0] if left else Keys.empty(self.dtype)
-            rest = rest.take(np.argsort(rest.keys, kind="stable"))
-            if self.index is not None:
-                links.known.append(self._known(rest, self.index, partition))
-            links.sorted_keys = rest if self.keeps_keys else None
-        if self.verifier is not None:
-            links.compared, links.rejected = self.verifier.compared, self.verifier.rejected
-        return links
+        return _sorted(left[0]) if is_kept and left else Keys.empty(self.dtype)
 
-    def _nominate(self, chunks: Iterator[Keys], links: Links, partition: int) -> Links:
+    def _nominate(self, chunks: Iterator[Keys], links: Links) -> Keys:
         """Pairs of documents with equal keys. Of a chunk only what later members of its buckets need is held
-        on to.
+        on to, and returned.
         """
         left = Keys.empty(self.dtype)
         for chunk in chunks:
@@ -192,12 +172,7 @@ class Linker(msgspec.Struct):
             links.first.append(first)
             links.other.append(other)
             left = both.take(is_needed)
-        if self.is_needed_sorted:
-            left = left.take(np.argsort(left.keys, kind="stable"))
-            if self.index is not None:
-                links.in_index.append(_candidates(left, self.index, partition, self.log_partitions))
-            links.sorted_keys = left if self.keeps_keys else None
-        return links
+        return left
 
     def _link_chunk(self, chunk: Keys, links: Links) -> BoolArray:
         """Add the edges of one chunk; returns which rows are now linked to an earlier one."""
@@ -251,6 +226,11 @@ class Linker(msgspec.Struct):
                 rows = rows[~is_hit]
                 row[rows] += 1
         return np.unique(keys.ordinals[known])
+
+
+def _sorted(keys: Keys) -> Keys:
+    """Ascending by key; of equal keys in the order of documents."""
+    return keys.take(np.argsort(keys.keys, kind="stable"))
 
 
 def _candidates(keys: Keys, index: IndexReader, partition: int, log_partitions: int) -> IndexPairs:

@@ -36,13 +36,14 @@ from btlm_data.advance import advance
 from btlm_data.blocks import RANGE_DOCUMENTS, Block, grouped
 from btlm_data.by_ordinal import ByOrdinal
 from btlm_data.dedupe import components, keys, links, partitioned
+from btlm_data.dedupe.keys import Chosen
 from btlm_data.dedupe.ranges import Ordinals, Ranges, dtype_of
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
 from btlm_data.dedupe.sizes import MOST_SPLIT_FILES, SORT_BYTES, Sizes
 from btlm_data.dedupe.verify import Verifier
 from btlm_data.engine.runner import Runner
 from btlm_data.kernels import union_find
-from btlm_data.task import Artifact, Counts, Step, StoreName, Task
+from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
 VERSION = 9
@@ -58,12 +59,11 @@ class Sorted(msgspec.Struct, frozen=True):
 
 class Joined(msgspec.Struct, frozen=True):
     """Components of documents. components: list of files (by_ordinal.py). extra: `groups`, and of a verification the pairs
-    `compared` and `rejected`. keys: sorted, for an index. edges: of bands.
+    `compared` and `rejected`. edges: of bands.
     """
 
     components: Artifact
     extra: Mapping[str, Any]
-    keys: list[Artifact]
     edges: Sequence[Artifact]
 
     @property
@@ -94,7 +94,6 @@ class Steps(msgspec.Struct, frozen=True):
     table: Artifact
     settings: ClusterSettings
     lineage: str
-    keeps_keys: bool  # sorted keys are written for an index
     joining: Joining | None = None
 
     def as_before(self, runner: Runner) -> Steps:
@@ -145,15 +144,14 @@ class Steps(msgspec.Struct, frozen=True):
 
     def run(self, runner: Runner) -> Joined:
         """Join what the settings connect: texts, or texts and what shares a band."""
-        keys: list[Artifact] = []
         if self.is_in_memory:
-            return self.run_components(runner, None, Sorted(), keys)
+            return self.run_components(runner, None, Sorted())
         exact, bands = None, Sorted()
-        if self.keeps_keys or not runner.is_done(self.final):
-            exact = self.run_exact(runner, keys)
+        if not runner.is_done(self.final):
+            exact = self.run_exact(runner)
             if "bands" in self.settings.key_kinds:
-                bands = self.run_sort(runner, "bands", exact, keys)
-        return self.run_components(runner, exact, bands, keys)
+                bands = self.run_sort(runner, "bands", exact)
+        return self.run_components(runner, exact, bands)
 
     @property
     def final(self) -> Step:
@@ -162,9 +160,7 @@ class Steps(msgspec.Struct, frozen=True):
             return partitioned.plan_components(self, None, None, {})
         return self.components(None, (), ())
 
-    def run_components(
-        self, runner: Runner, exact: Artifact | None, bands: Sorted, keys: list[Artifact]
-    ) -> Joined:
+    def run_components(self, runner: Runner, exact: Artifact | None, bands: Sorted) -> Joined:
         """Join the edges. The lengths of documents that it needs are read by tasks of their own first."""
         step = self.final
         if not runner.is_done(step):
@@ -178,29 +174,25 @@ class Steps(msgspec.Struct, frozen=True):
             runner.discard(measuring)
         else:
             results = runner.run(step)
-        outputs = [output for result in results for output in result.outputs]
-        of_kinds = tuple(f"{components.FOLDER}/{kind}-" for kind in self.settings.key_kinds)
-        keys += [output for output in outputs if output.name.startswith(of_kinds)]
-        files = [output for output in outputs if not output.name.startswith(of_kinds)]
+        files = [output for result in results for output in result.outputs]
         ranges = self.ranges if self.is_partitioned else Ranges.plan(self.num_documents, 2**32)
         listed = list_ranges(runner, f"{components.FOLDER}.json", ranges, files)
         extra = results[0].counts.extra if results else {"compared": 0, "rejected": 0}
         groups = max((result.counts.extra["groups"] for result in results), default=0)
-        return Joined(listed, {**extra, "groups": groups}, keys, bands.edges)
+        return Joined(listed, {**extra, "groups": groups}, bands.edges)
 
-    def run_exact(self, runner: Runner, keys: list[Artifact]) -> Artifact:
-        """The first document of each text, a list of files (by_ordinal.py); sorted keys are appended to `keys`."""
+    def run_exact(self, runner: Runner) -> Artifact:
+        """The first document of each text, a list of files (by_ordinal.py)."""
         step, passes = self.exact(()), list[Step]()
-        if self.keeps_keys or not runner.is_done(step):
-            sorting = self.run_sort(runner, "exact", None, keys)
-            if not runner.is_done(step):
-                step = self.exact([self.list_edges(runner, "exact", sorting.edges, passes)])
+        if not runner.is_done(step):
+            sorting = self.run_sort(runner, "exact", None)
+            step = self.exact([self.list_edges(runner, "exact", sorting.edges, passes)])
         files = [result.outputs[0] for result in runner.run(step)]
         runner.discard(*passes)
         return list_ranges(runner, "dedupe/exact.json", self.ranges, files)
 
-    def run_sort(self, runner: Runner, kind: KeyKind, exact: Artifact | None, keys: list[Artifact]) -> Sorted:
-        """Files of edges, one a partition; sorted keys are appended to `keys`."""
+    def run_sort(self, runner: Runner, kind: KeyKind, exact: Artifact | None) -> Sorted:
+        """Files of edges, one a partition."""
         step, passes = self.sort(kind, None), list[Step]()
         split = self.split(kind, exact)
         if not runner.is_done(step):
@@ -218,13 +210,11 @@ class Steps(msgspec.Struct, frozen=True):
             runner.named.add(name := f"dedupe/groups-{kind}.json")
             step = self.sort(kind, by_group.write_list(runner.stores.work, name, held))
         results = runner.run(step)
-        outputs = [output for result in results for output in result.outputs]
         runner.discard(split, *passes)
-        keys += [output for output in outputs if "/links-" not in output.name]
         verified = {
             name: sum(result.counts.extra[name] for result in results) for name in ("compared", "rejected")
         }
-        return Sorted([output for output in outputs if "/links-" in output.name], verified)
+        return Sorted([output for result in results for output in result.outputs], verified)
 
     def list_documents(self, runner: Runner, documents: Sequence[Artifact]) -> Artifact:
         """The list of the files of components.plan_documents (by_ordinal.py)."""
@@ -275,30 +265,24 @@ class Steps(msgspec.Struct, frozen=True):
     def sort(self, kind: KeyKind, groups: Artifact | None) -> Step:
         """Find the equal keys of each partition. groups: the list of split files."""
         log = self.sizes.log_partitions(kind)
-        tasks = []
-        for partition in range(1 << log):
-            outputs: list[tuple[StoreName, str]] = [
-                ("work", f"dedupe/sort-{kind}/links-{partition:06d}.cols")
-            ]
-            if self.keeps_keys:
-                outputs.append(("work", f"dedupe/sort-{kind}/{kind}-{partition:06d}.cols"))
-            tasks.append(
-                Task(
-                    id=f"{partition:06d}",
-                    args={
-                        "kind": kind,
-                        "log_partitions": log,
-                        "partition": partition,
-                        "documents": self.num_documents,
-                        **self.ranges.args,
-                    },
-                    inputs=[self.lineage],
-                    through={"groups": [groups] if groups is not None else [], "blocks": [self.table]},
-                    outputs=outputs,
-                    weight=max(1, self.num_documents >> log),
-                    hints={"keeps_keys": self.keeps_keys, "ranges": self.ranges},
-                )
+        tasks = [
+            Task(
+                id=f"{partition:06d}",
+                args={
+                    "kind": kind,
+                    "log_partitions": log,
+                    "partition": partition,
+                    "documents": self.num_documents,
+                    **self.ranges.args,
+                },
+                inputs=[self.lineage],
+                through={"groups": [groups] if groups is not None else [], "blocks": [self.table]},
+                outputs=[("work", f"dedupe/sort-{kind}/links-{partition:06d}.cols")],
+                weight=max(1, self.num_documents >> log),
+                hints={"ranges": self.ranges},
             )
+            for partition in range(1 << log)
+        ]
         return Step(f"dedupe.sort-{kind}", VERSION, sort, tasks, self.settings, self.lineage, "doc")
 
     def exact(self, edges: Sequence[Artifact]) -> Step:
@@ -328,11 +312,6 @@ class Steps(msgspec.Struct, frozen=True):
         """Join all edges in one process. How they come about changes nothing, and so is a hint. documents: of
         components.plan_documents. verified: of `Sorted`.
         """
-        outputs: list[tuple[StoreName, str]] = [("work", components.NAME)]
-        if self.keeps_keys and self.is_in_memory:
-            outputs += [
-                ("work", f"{components.FOLDER}/{kind}-000000.cols") for kind in self.settings.key_kinds
-            ]
         task = Task(
             id="all",
             args={"documents": self.num_documents},
@@ -343,9 +322,9 @@ class Steps(msgspec.Struct, frozen=True):
                 "edges": edges,
                 "documents": documents,
             },
-            outputs=outputs,
+            outputs=[("work", components.NAME)],
             weight=max(1, self.num_documents),
-            hints={"keeps_keys": self.keeps_keys, "ranges": self.ranges, "verified": verified},
+            hints={"ranges": self.ranges, "verified": verified},
         )
         return Step("dedupe.components", VERSION, join, [task], self.settings, self.lineage, "doc")
 
@@ -363,13 +342,13 @@ def list_ranges(runner: Runner, name: str, ranges: Ranges, files: Sequence[Artif
 def split(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     """Partition the keys of one group of blocks by their highest bits."""
     blocks: Sequence[Block] = task.hints["blocks"]
-    first_copies = None
+    is_first = None
     if task.args["kind"] == "bands":
-        exact = ByOrdinal(files, task.through["exact"][0])
-        first_copies = exact.rows("root", blocks[0].first_ordinal, blocks[-1].last_ordinal)
+        first_copies = Chosen(task.through["exact"][0], "root")
+        is_first = first_copies.rows(files, blocks[0].first_ordinal, blocks[-1].last_ordinal)
     dtype = dtype_of(wide=task.args["wide"])
     group_keys, bounds = keys.partitioned(
-        files, blocks, settings, task.args["kind"], task.args["log_partitions"], first_copies, dtype
+        files, blocks, settings, task.args["kind"], task.args["log_partitions"], is_first, dtype
     )
     keys.write_group(files, task.outputs[0][1], group_keys, bounds)
     return Counts()
@@ -382,13 +361,8 @@ def sort(task: Task, settings: ClusterSettings, files: TaskFiles) -> Counts:
     [groups] = task.through["groups"]
     limit = max(1, settings.memory_bytes // 2 // SORT_BYTES[kind])
     chunks = keys.partition_chunks(files, groups, partition, limit, task.args["documents"], ranges.dtype)
-    linker = _linker(task, settings, files, kind, log)
-    edges = linker.link(chunks, partition)
+    edges = linker(task, settings, files, kind, log, ranges.dtype).link(chunks, partition)
     by_group.write(files, task.outputs[0][1], [edges.by_range(ranges)])
-    if edges.sorted_keys is not None:
-        links.write_index_keys(
-            files, task.outputs[1][1], edges.sorted_keys, kind, log, with_ordinals=settings.by_text
-        )
     advance(task.weight)
     return Counts(extra={"compared": edges.compared, "rejected": edges.rejected})
 
@@ -458,31 +432,26 @@ def _link_in_one_go(
     files: TaskFiles,
     blocks: Sequence[Block],
     kind: KeyKind,
-    first_copies: Ordinals | None,
+    roots: Ordinals | None,
 ) -> links.Links:
-    all_keys, _ = keys.partitioned(files, blocks, settings, kind, 0, first_copies, dtype_of(wide=False))
-    edges = _linker(task, settings, files, kind, 0).link(iter([all_keys]), 0)
-    if edges.sorted_keys is not None:
-        links.write_index_keys(
-            files, f"{components.FOLDER}/{kind}-000000.cols", edges.sorted_keys, kind, 0, with_ordinals=False
-        )
-    return edges
+    is_first = None if roots is None else roots == np.arange(len(roots), dtype=roots.dtype)
+    all_keys, _ = keys.partitioned(files, blocks, settings, kind, 0, is_first, dtype_of(wide=False))
+    of_all = linker(task, settings, files, kind, 0, np.dtype(np.uint32))
+    return of_all.link(iter([all_keys]), 0)
 
 
-def _linker(
-    task: Task, settings: ClusterSettings, files: TaskFiles, kind: KeyKind, log_partitions: int
+def linker(
+    task: Task,
+    settings: ClusterSettings,
+    files: TaskFiles,
+    kind: KeyKind,
+    log_partitions: int,
+    dtype: np.dtype[Any],
 ) -> links.Linker:
+    """What makes edges of the keys of a partition. dtype: of ordinals."""
     verifier = None
     if settings.dedupe.verify == "signature" and kind == "bands":
         [table] = task.through["blocks"]
         verifier = Verifier(files, block_table.read_table(files, table), settings)
     nominates = settings.by_text and kind == "bands"
-    return links.Linker(
-        kind,
-        log_partitions,
-        task.hints["ranges"].dtype,
-        verifier,
-        settings.index,
-        bool(task.hints["keeps_keys"]),
-        nominates,
-    )
+    return links.Linker(kind, log_partitions, dtype, verifier, settings.index, nominates)

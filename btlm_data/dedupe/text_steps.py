@@ -50,10 +50,9 @@ class TextSteps(msgspec.Struct, frozen=True):
 
     def run(self, runner: Runner) -> Compared:
         """Run what is needed."""
-        sorted_keys = list[Artifact]()
-        exact = self.steps.run_exact(runner, sorted_keys)
-        edges = self.steps.run_sort(runner, "bands", exact, sorted_keys)
-        joined = self.steps.run_components(runner, exact, edges, sorted_keys)
+        exact = self.steps.run_exact(runner)
+        edges = self.steps.run_sort(runner, "bands", exact)
+        joined = self.steps.run_components(runner, exact, edges)
         memory, groups = self.steps.settings.memory_bytes, joined.num_groups
         pairs = self._run_pairs(runner, joined, edges.edges)
         members = list_by_group(runner, self.plan_members(joined.components, True), groups, memory)

@@ -20,7 +20,10 @@ import msgspec
 
 from btlm_data import blocks as block_table
 from btlm_data import pipeline, work_folder
-from btlm_data.dedupe.index import Index
+from btlm_data.dedupe import adding
+from btlm_data.dedupe.adding import PackedTexts
+from btlm_data.dedupe.index import INDEX_VERSION, Index
+from btlm_data.dedupe.keys import Chosen
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.steps import Steps
 from btlm_data.engine.base import open_engine
@@ -35,7 +38,6 @@ from btlm_data.locations import Locations
 from btlm_data.recipe.models import Recipe
 from btlm_data.stages import ready
 from btlm_data.storage import lease, open_store
-from btlm_data.task import Artifact
 from btlm_data.tokenizer import Tokenizer
 from btlm_data.wording import amount
 
@@ -111,7 +113,7 @@ def _make(
             shutil.rmtree(other)
     work.mkdir(parents=True, exist_ok=True)
     location.mkdir(exist_ok=True)
-    where = Locations(open_store(work).url, open_store(location).url)
+    where = Locations(open_store(work).url, open_store(location).url, index=open_store(location).url)
     stores = where.open()
     run = recipe.run
     with (
@@ -134,30 +136,21 @@ def _make(
         results = runner.run(step)
         blocks = sketching.blocks_of(step, results)
         table = block_table.write_table(stores.work, blocks)
-        total = blocks[-1].last_ordinal if blocks else 0
-        steps = Steps(blocks, table, settings, name, keeps_keys=True)
-        keys: list[Artifact] = []
-        exact = steps.run_exact(runner, keys)
-        if "bands" in settings.key_kinds:
-            steps.run_sort(runner, "bands", exact, keys)
+        steps = Steps(blocks, table, settings, name)
+        exact = steps.run_exact(runner)
         index = Index(str(location), name, settings.index_kind, settings.index_needs)
         texts = [
-            (block.first_ordinal, result.outputs[1]) for block, result in zip(blocks, results, strict=True)
+            PackedTexts(block.first_ordinal, result.outputs[1], result.counts.extra["pieces"])
+            for block, result in zip(blocks, results, strict=True)
         ]
-        sketches = [(block.first_ordinal, block.docs) for block in blocks]
-        index.add(
-            keys,
-            sketches if settings.index_needs == "signatures" else [],
-            total,
-            stores.work,
-            texts if settings.index_needs == "texts" else [],
-        )
+        with_signatures = settings.index_needs == "signatures"
+        adding.add(runner, steps, index, Chosen(exact, "root"), texts, with_signatures=with_signatures)
         status.ended("complete")
 
 
 def _entry(generation: Generation, settings: ClusterSettings) -> str:
     """The name of a generation's entry."""
-    kind = [*settings.index_kind, settings.index_needs, settings.dedupe.holdout]
+    kind = [INDEX_VERSION, *settings.index_kind, settings.index_needs, settings.dedupe.holdout]
     return digest(generation.manifest.checksum, kind)[:32]
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
-from btlm_data.dedupe.index import Needs, pack
+from btlm_data.dedupe.index import Needs, pack, pieces_of
 from btlm_data.dedupe.sketches import sketch
 from btlm_data.errors import DataError
 from btlm_data.formats import dataset
@@ -35,7 +35,7 @@ from btlm_data.task_files import TaskFiles
 from btlm_data.tokenizer import Tokenizer
 from btlm_data.tokenizer.tokenizer import TokenizerSpec
 
-VERSION = 1
+VERSION = 2
 NAME = "index.sketch"
 TASK_BYTES = 64 << 20  # of text, about
 BATCH_TOKENS = 1 << 22  # made to text at once
@@ -146,9 +146,10 @@ def work(task: Task, settings: SketchSettings, files: TaskFiles) -> Counts:
     files.write_columns(task.outputs[0][1], joined)
     frames, frame_bounds = pack(texts)
     count = len(joined["exact"])
-    ordinals = np.arange(len(texts), dtype=np.uint32)
+    rows = np.arange(len(texts))
+    ordinals = rows.astype(np.uint32)
     files.write_columns(task.outputs[1][1], {"ordinals": ordinals, "frames": frames, "bounds": frame_bounds})
-    return Counts(extra={"documents": count})
+    return Counts(extra={"documents": count, "pieces": pieces_of(rows, frame_bounds)})
 
 
 def _open(folder: Path, checksum: str, split: str) -> SplitView:

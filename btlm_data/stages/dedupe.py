@@ -19,9 +19,10 @@ from msgspec.structs import replace
 
 from btlm_data import by_group
 from btlm_data.blocks import Block
-from btlm_data.by_ordinal import ByOrdinal
-from btlm_data.dedupe import clusters, decided, gates, removals
+from btlm_data.dedupe import adding, clusters, decided, gates, removals
+from btlm_data.dedupe.adding import PackedTexts
 from btlm_data.dedupe.index import Index
+from btlm_data.dedupe.keys import Chosen
 from btlm_data.dedupe.ranges import Ranges
 from btlm_data.dedupe.settings import ClusterSettings
 from btlm_data.dedupe.sizes import Nominated, Sizes
@@ -32,8 +33,8 @@ from btlm_data.estimate import Estimate, Workload
 from btlm_data.fingerprint import digest
 from btlm_data.formats.columns import Columns
 from btlm_data.recipe.models import DedupeSettings, Run
-from btlm_data.task import Artifact, Counts, Step, Task, TaskResult
-from btlm_data.task_files import TaskFiles, write_list
+from btlm_data.task import Artifact, Counts, Step, TaskResult
+from btlm_data.task_files import write_list
 
 
 class Deduplicated(msgspec.Struct, frozen=True):
@@ -82,7 +83,6 @@ def run(
     """
     if dedupe.method == "none":
         return None
-    total = blocks[-1].last_ordinal if blocks else 0
     settings = _settings(dedupe, how)
     index = None
     if dedupe.index is not None:
@@ -102,8 +102,7 @@ def run(
         ),
         index.reader.lineage if index is not None else None,
     )
-    is_to_add = index is not None and not index.is_added and plan_kept_texts is not None
-    steps = Steps(blocks, table, settings, lineage, keeps_keys=is_to_add).as_before(runner)
+    steps = Steps(blocks, table, settings, lineage).as_before(runner)
     work = runner.stores.work
     work.delete([decided.NAME])
     pairs: Artifact | None = None
@@ -153,19 +152,14 @@ def run(
     )
     gates.check(removed, summary, dedupe, how.accept_removal or how.accept_removal_of, evidence)
     if index is not None and plan_kept_texts is not None and not index.is_added:
-        keeps_signatures = "bands" in settings.key_kinds and not settings.by_text
-        sketches = (
-            [(b.first_ordinal, b.sketch) for b in blocks if b.sketch is not None] if keeps_signatures else []
-        )
+        chosen = Chosen(copies, "text_stays") if settings.by_text else Chosen(joined.components, "root")
         with runner.removing_damaged():
-            texts, stays = [], None
             if settings.by_text:
                 kept = plan_kept_texts(copies)
-                texts = [(0, artifact) for result in runner.run(kept) for artifact in result.outputs]
-                files = TaskFiles(runner.stores, Task("index", reads={"copies": [copies]}))
-                stays = ByOrdinal(files, copies)["text_stays"]
-            index.add(joined.keys, sketches, total, work, texts, stays)
-            runner.discard_files("dedupe/kept-texts")
+                adding.add(runner, steps, index, chosen, _packed_texts(runner.run(kept), blocks))
+                runner.discard(kept)
+            else:
+                adding.add(runner, steps, index, chosen, with_signatures="bands" in settings.key_kinds)
     return Deduplicated(
         fates,
         tables["clusters"],
@@ -231,6 +225,16 @@ def _tables(runner: Runner, parts: Mapping[str, Sequence[TaskResult]], *, wide: 
 def _output(result: TaskResult, ending: str) -> Artifact:
     [artifact] = [output for output in result.outputs if output.name.endswith(ending)]
     return artifact
+
+
+def _packed_texts(results: Sequence[TaskResult], blocks: Sequence[Block]) -> list[PackedTexts]:
+    """What the step kept-texts (members.py) has written: a file of each block, in order."""
+    files = [output for result in results for output in result.outputs]
+    pieces = [of_block for result in results for of_block in result.counts.extra["pieces"]]
+    return [
+        PackedTexts(block.first_ordinal, file, of_block)
+        for block, file, of_block in zip(blocks, files, pieces, strict=True)
+    ]
 
 
 def _content(runner: Runner, blocks: Sequence[Block], settings: ClusterSettings) -> str:

@@ -22,10 +22,8 @@ import numpy.typing as npt
 from btlm_data.advance import advance
 from btlm_data.blocks import Block
 from btlm_data.by_ordinal import ByOrdinal
-from btlm_data.dedupe import ranges
-from btlm_data.dedupe.index import pack
+from btlm_data.dedupe.index import pack, pieces_of
 from btlm_data.dedupe.members import OF_COMPONENTS, Members, MembersWriter, Texts, parts_together, rows_of
-from btlm_data.dedupe.ranges import dtype_of, of_rows
 from btlm_data.errors import DataError
 from btlm_data.kernels import minhash, normalisation, token_text
 from btlm_data.stages import read
@@ -128,11 +126,9 @@ def work(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
 
 def plan_kept(parts: Sequence[PartBlocks], copies: Artifact, settings: ReadSettings) -> Step:
     """A task per part: the texts that stay, as an index keeps them (dedupe/index.py). copies: list of files (dedupe/clusters.py)."""
-    wide = bool(parts) and parts[-1].blocks[-1].last_ordinal > ranges.MOST_NARROW
     tasks = [
         Task(
             id=part.task.id,
-            args={"wide": wide},
             inputs=part.task.inputs,
             reads={
                 "copies": [copies],
@@ -150,25 +146,22 @@ def plan_kept(parts: Sequence[PartBlocks], copies: Artifact, settings: ReadSetti
 
 
 def write_kept(task: Task, settings: ReadSettings, files: TaskFiles) -> Counts:
-    """Write the texts of one part that stay, a file for each block."""
+    """Write the texts of one part that stay, a file for each block. extra: `pieces` of each (dedupe/adding.py)."""
     part: _Part = task.hints["part"]
     copies = ByOrdinal(files, task.reads["copies"][0])
     again = _SourceAgain(part, settings, files)
+    pieces = []
     for number, block in enumerate(part.blocks):
         rows = np.flatnonzero(copies.rows("text_stays", block.first_ordinal, block.last_ordinal))
         texts = _texts(files, block, number, settings, rows, again)[0]
         frames, frame_bounds = pack(texts.as_bytes())
         files.write_columns(
             f"dedupe/kept-texts/{task.id}-{number:05d}.cols",
-            {
-                "ordinals": of_rows(rows, block.first_ordinal, dtype_of(wide=task.args["wide"])),
-                "frames": frames,
-                "bounds": frame_bounds,
-            },
-            {"first_ordinal": block.first_ordinal, "last_ordinal": block.last_ordinal},
+            {"ordinals": rows.astype(np.uint32), "frames": frames, "bounds": frame_bounds},
         )
+        pieces.append(pieces_of(rows, frame_bounds))
         advance(block.num_documents)
-    return Counts()
+    return Counts(extra={"pieces": pieces})
 
 
 def _texts(

@@ -81,10 +81,11 @@ class Context:
     ran: list[str] = field(default_factory=list)
     before: Callable[[Step], None] = lambda step: None
     engine: Callable[[EngineSettings], LocalEngine] = LocalEngine
+    index: str | None = None
 
     @contextlib.contextmanager
     def runner(self) -> Iterator[Runner]:
-        locations = Locations(str(self.work_dir), f"{self.work_dir}-out")
+        locations = Locations(str(self.work_dir), f"{self.work_dir}-out", index=self.index)
         with self.engine(EngineSettings(self.workers)) as engine:
             yield Runner(locations, locations.open(), engine, Events(self.ran, self.before))
 

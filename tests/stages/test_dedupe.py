@@ -143,7 +143,9 @@ def deduplicate(
 ) -> Deduplicated:
     """Run the stage."""
     table = write_table(open_store(work_dir), blocks)
-    with (context or Context(work_dir)).runner() as runner:
+    context = context or Context(work_dir)
+    context.index = settings.index
+    with context.runner() as runner:
         result = dedupe.run(
             runner,
             blocks,
@@ -837,22 +839,68 @@ def test_a_flipped_bit_of_a_result_is_noticed_by_its_reader(tmp_path: Path, name
 
 @pytest.mark.parametrize("kind", ["exact", "bands"])
 @pytest.mark.parametrize("memory", [10**9, TINY])
-def test_a_damaged_key_file_is_not_added_to_an_index(tmp_path: Path, kind: str, memory: int) -> None:
-    """A run that stopped has left its keys, damaged since then; the run that was accepted would add them."""
+@pytest.mark.parametrize("place", ["dedupe/index-split-{}", "dedupe/index-groups-{}.json"])
+def test_a_damaged_key_file_is_not_added_to_an_index(
+    tmp_path: Path, kind: str, memory: int, place: str
+) -> None:
+    """A run that was killed has left keys, damaged since then; the next would add them."""
     documents, rng = some_documents(), np.random.default_rng(6)
-    blocks = write_blocks(tmp_path, documents)
     index, whole = tmp_path / "index", tmp_path / "whole"
     run(tmp_path / "work", write_blocks(tmp_path / "work", documents), memory=memory, index=str(whole))
-    folder = "components" if memory == 10**9 else f"sort-{kind}"
+    blocks = write_blocks(tmp_path, documents)
+    reader, place = f"dedupe.index-{kind}", place.format(kind)
+
+    def damage(step: Step) -> None:
+        if step.name == reader:
+            flip_one(tmp_path, place, rng)
+
     for _ in range(4):
-        with pytest.raises(SafetyStop):
-            run(tmp_path, blocks, memory=memory, index=str(index), max_removed=0.001)
-        found = sorted((tmp_path / "dedupe" / folder).glob(f"{kind}-*.cols"))
-        flip(found[rng.integers(len(found))], rng)
+        with pytest.raises(Killed):
+            run(
+                tmp_path,
+                blocks,
+                Context(tmp_path, before=functools.partial(die, reader)),
+                memory,
+                index=str(index),
+            )
         with pytest.raises(DamagedError):
-            run(tmp_path, blocks, memory=memory, index=str(index))
+            run(tmp_path, blocks, Context(tmp_path, before=damage), memory, index=str(index))
         assert not list(index.rglob("index.json"))
     run(tmp_path, blocks, memory=memory, index=str(index))
+    assert contents(index) == contents(whole)
+    assert not list(tmp_path.glob("dedupe/index-*/*")), "intermediates are removed"
+
+
+INDEX_STEPS = [
+    "dedupe.index-split-exact",
+    "dedupe.index-exact",
+    "dedupe.index-split-bands",
+    "dedupe.index-bands",
+]
+
+
+@pytest.mark.parametrize("how", ["whole", "ranges", "wide"])
+@pytest.mark.parametrize("step", [*INDEX_STEPS, "dedupe.index-signatures"])
+def test_a_run_that_was_killed_while_it_added_itself_adds_the_same(
+    tmp_path: Path, step: str, how: str
+) -> None:
+    """The file that the killed task was about to write is cut off; nothing of it is taken for whole."""
+    documents = some_documents()
+    index, whole = tmp_path / "index", tmp_path / "whole"
+    with joined(how):
+        run(tmp_path / "work", write_blocks(tmp_path / "work", documents), memory=TINY, index=str(whole))
+        blocks = write_blocks(tmp_path, documents)
+        context = Context(tmp_path, before=functools.partial(die, step))
+        with pytest.raises(Killed):
+            run(tmp_path, blocks, context, TINY, index=str(index))
+        [run_folder] = index.iterdir()
+        assert {path.name for path in run_folder.iterdir()} == {"building.json"} | {
+            path.name for path in run_folder.glob("*.cols")
+        }
+        for name in ("exact-000000", "bands-000000", "signatures-000000"):
+            path = run_folder / f"{name}.cols"
+            path.write_bytes(path.read_bytes()[:-1] if path.exists() else b"")
+        run(tmp_path, blocks, memory=TINY, index=str(index))
     assert contents(index) == contents(whole)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,75 +10,180 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btlm_data.dedupe import index_files
+from btlm_data import by_group
+from btlm_data.blocks import Block
+from btlm_data.by_group import GroupedFile
+from btlm_data.dedupe import adding, keys
+from btlm_data.dedupe import index as index_module
+from btlm_data.dedupe.index import Index, IndexReader, file_name, pack, pieces_of
+from btlm_data.dedupe.settings import ClusterSettings
+from btlm_data.dedupe.steps import Steps
+from btlm_data.errors import DataError
+from btlm_data.formats import columns
+from btlm_data.formats.columns import Columns
+from btlm_data.kernels import buckets
+from btlm_data.locations import Locations
+from btlm_data.recipe.models import DedupeSettings
+from btlm_data.storage import open_store
+from btlm_data.task import Artifact, Task
+from btlm_data.task_files import TaskFiles
 from tests.faults.kill_targets import hashes, write_corpus
 from tests.stages.runs import prepare
 
-CUTS = st.lists(st.integers(0, 40), max_size=5).map(sorted)
+
+class Folder:
+    """A work folder and an index, and tasks that write the index's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.locations = Locations(str(folder / "work"), str(folder / "out"), index=str(folder / "index"))
+        self.store = open_store(folder / "index")
+        self.work = open_store(folder / "work")
+
+    def write(self, work: Any, task: Task, settings: Any) -> Columns:
+        """What a task writes, opened."""
+        files = TaskFiles(self.locations.open(), task)
+        work(task, settings, files)
+        [artifact] = files.written
+        assert artifact.store == "index"
+        return Columns(self.store, artifact)
 
 
-def parts(arrays: dict[str, Any], cuts: list[int]) -> list[dict[str, Any]]:
-    return [
-        {name: array[a:b] for name, array in arrays.items()}
-        for a, b in zip([0, *cuts], [*cuts, 10**6], strict=True)
-    ]
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=40), CUTS, st.integers(0, 3))
-def test_keys_lie_in_the_file_of_their_highest_bits(keys: list[int], cuts: list[int], log: int) -> None:
-    arrays = {"keys": np.array(sorted(keys), np.uint64), "low": np.arange(len(keys))}
-    files = list(index_files.cut_keys(parts(arrays, cuts), log))
-    assert len(files) == 1 << log
-    for number, file in enumerate(files):
-        assert file["keys"].tolist() == [key for key in sorted(keys) if key >> (64 - log) == number]
-    assert [low for file in files for low in file["low"]] == list(range(len(keys)))
-
-
-@given(CUTS, CUTS, st.integers(0, 30), st.sampled_from([0, 30, 40]))
-def test_signatures_are_cut_by_ordinal(one: list[int], other: list[int], first: int, gap: int) -> None:
-    def cut(cuts: list[int]) -> list[tuple[int, list[int]]]:
-        given = np.arange(40, dtype=np.uint32)[:, None]
-        edges = list(zip([0, *cuts], [*cuts, 40], strict=True))
-        pieces = [
-            (first + a + gap * (a >= 20), given[a:b])
-            for a, b in sorted({*edges} if not gap else {(0, 20), (20, 40)})
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(index_files, "SIGNATURES_A_FILE", 16)
-            return [(start, rows[:, 0].tolist()) for start, rows in index_files.cut_signatures(pieces)]
-
-    assert cut(one) == cut(other)
-    places = {start + i: row for start, rows in cut(one) for i, row in enumerate(rows)}
-    assert places == {first + i + gap * (i >= 20): i for i in range(40)}
-    assert all(len(rows) <= 16 for _, rows in cut(one))
-
-
-@given(st.lists(st.integers(0, 30), max_size=40), CUTS, CUTS)
-def test_texts_are_cut_by_their_bytes(sizes: list[int], one: list[int], other: list[int]) -> None:
-    def cut(cuts: list[int]) -> list[dict[str, list[int]]]:
-        bounds = np.cumsum([0, *sizes])
-        frames = (np.arange(int(bounds[-1])) % 251).astype(np.uint8)
-        edges = [min(cut, len(sizes)) for cut in [0, *cuts, 40]]
-        pieces = [
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**62)), max_size=40),
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.integers(0, 3),
+    st.sampled_from([1000, 10**9]),
+)
+def test_keys_lie_in_the_file_of_their_highest_bits(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: list[tuple[int, int]],
+    sizes: list[int],
+    log: int,
+    memory: int,
+) -> None:
+    """A key of many documents is that of the first few and the last few of them."""
+    folder = Folder(tmp_path_factory.mktemp("keys"))
+    of_documents = [(high << 61 | low % 4) % 2**64 for high, low in drawn]
+    settings = ClusterSettings(DedupeSettings(), memory)
+    groups: list[Artifact] = []
+    begin = 0
+    while begin < len(of_documents):
+        size = sizes[len(groups) % len(sizes)]
+        ordinals = np.arange(begin, min(begin + size, len(of_documents)), dtype=np.uint32)
+        mine = np.array(of_documents, np.uint64)[ordinals]
+        order = np.argsort(mine >> np.uint64(63 - log) >> np.uint64(1), kind="stable")
+        partitions = (mine[order] >> np.uint64(63 - log) >> np.uint64(1)).astype(np.int64)
+        bounds = np.searchsorted(partitions, np.arange((1 << log) + 1))
+        files = TaskFiles(folder.locations.open(), Task("made"))
+        of_group = keys.Keys(mine[order], np.empty(0, np.uint64), ordinals[order])
+        groups.append(keys.write_group(files, f"split/{len(groups)}", of_group, bounds))
+        begin += size
+    held = [GroupedFile(file, 0, 2**32) for file in groups]
+    listed = by_group.write_list(folder.work, "groups", held)
+    found = []
+    for number in range(1 << log):
+        task = Task(
+            f"{number}",
             {
-                "ordinals": np.arange(a, b, dtype=np.uint32),
-                "frames": frames[bounds[a] : bounds[b]],
-                "bounds": bounds[a : b + 1] - bounds[a],
-            }
-            for a, b in pairwise(edges)
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(index_files, "TEXT_BYTES_A_FILE", 64)
-            return [
-                {name: array.tolist() for name, array in file.items()}
-                for file in index_files.cut_texts(pieces)
-            ]
+                "kind": "bands",
+                "log_partitions": log,
+                "partition": number,
+                "documents": len(drawn),
+                "wide": False,
+            },
+            through={"groups": [listed]},
+            outputs=[("index", file_name("run", "bands", number))],
+        )
+        file = folder.write(adding.write_keys, task, settings)
+        assert all(key >> 63 - log >> 1 == number for key in file["keys"].tolist())
+        found += list(zip(file["keys"].tolist(), file["ordinals"].tolist(), strict=True))
+    expected = []
+    for key in sorted(set(of_documents)):
+        whose = [ordinal for ordinal, of_one in enumerate(of_documents) if of_one == key]
+        most = buckets.LEADERS + buckets.NEIGHBOURS
+        chosen = whose if len(whose) <= most else whose[: buckets.LEADERS] + whose[-buckets.NEIGHBOURS :]
+        expected += [(key, ordinal) for ordinal in chosen]
+    assert found == expected
 
-    files = cut(one)
-    assert files == cut(other)
-    assert [ordinal for file in files for ordinal in file["ordinals"]] == list(range(len(sizes)))
-    assert [size for file in files for size in np.diff(file["bounds"])] == sizes
-    assert all(file["bounds"][-1] == len(file["frames"]) <= 64 for file in files)
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.booleans()), min_size=1, max_size=9))
+def test_signatures_are_cut_by_ordinal(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[int, bool]]
+) -> None:
+    """Documents of a block without a sketch have zeros."""
+    folder = Folder(tmp_path_factory.mktemp("signatures"))
+    dedupe = DedupeSettings(num_perm=4, bands=1, rows=4, verify="signature")
+    blocks, first = [], 0
+    for number, (count, has_sketch) in enumerate(drawn):
+        signatures = np.stack([np.arange(first, first + count)] * 4, axis=1).astype(np.uint32) + 1
+        file = columns.write(folder.work, f"{number}.sketch", {"signatures": signatures})
+        sketch = file if has_sketch else None
+        blocks.append(
+            Block(f"{number}", "train", first, count, 0, file, file, sketch, None, None, None, None)
+        )
+        first += count
+    of_run = Steps(blocks, Artifact("none", 0, ""), ClusterSettings(dedupe, 10**9), "lineage")
+    index = Index(folder.store.url, "run", of_run.settings.index_kind, "signatures")
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adding, "SIGNATURES_A_FILE", 16)
+        step = adding._plan_signatures(of_run, index)
+        for number, task in enumerate(step.tasks):
+            assert task.outputs == [("index", f"run/signatures-{number:06d}.cols")]
+            rows = folder.write(adding.write_signatures, task, of_run.settings)["signatures"]
+            assert len(rows) == min(16, first - 16 * number)
+            found += rows[:, 0].tolist()
+    has_one = np.repeat([has_sketch for _, has_sketch in drawn], [count for count, _ in drawn])
+    assert found == [ordinal + 1 if has_one[ordinal] else 0 for ordinal in range(first)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.one_of(st.none(), st.integers(0, 30)), max_size=20), st.integers(1, 40)),
+        max_size=6,
+    ),
+    st.sampled_from([0, 2**33]),
+)
+def test_texts_are_cut_by_their_bytes_and_found_by_their_names(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[list[int | None], int]], base: int
+) -> None:
+    """Sizes of the texts of each document of some files; None: it has none that stays."""
+    folder = Folder(tmp_path_factory.mktemp("texts"))
+    texts, first = [], base
+    expected: dict[int, bytes] = {}
+    for number, (sizes, piece) in enumerate(drawn):
+        rows = np.array([row for row, size in enumerate(sizes) if size is not None], np.int64)
+        mine = [bytes([65 + row % 26]) * (sizes[row] or 0) for row in rows.tolist()]
+        frames, bounds = pack(mine)
+        arrays: dict[str, Any] = {"ordinals": rows.astype(np.uint32), "frames": frames, "bounds": bounds}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index_module, "PIECE_BYTES", piece)
+            pieces = pieces_of(rows, bounds)
+        assert sum(size for _, size in pieces) == len(frames)
+        texts.append(adding.PackedTexts(first, columns.write(folder.work, f"{number}", arrays), pieces))
+        expected |= {first + row: text for row, text in zip(rows.tolist(), mine, strict=True)}
+        first += len(sizes)
+    none = Artifact("none", 0, "")
+    block = Block("0", "train", 0, max(1, first), 0, none, none, none, None, None, None, None)
+    of_run = Steps([block], none, ClusterSettings(DedupeSettings(), 10**9), "lineage")
+    index = Index(folder.store.url, "run", of_run.settings.index_kind, "texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adding, "TEXT_BYTES_A_FILE", 64)
+        step = adding._plan_texts(of_run, index, texts)
+    written = []
+    for task in step.tasks:
+        file = folder.write(adding.write_texts, task, of_run.settings)
+        assert file["ordinals"].dtype == (np.int64 if base else np.uint32)
+        files = TaskFiles(folder.locations.open(), task)
+        adding.write_texts(task, of_run.settings, files)
+        written += files.written
+        assert len(file["frames"]) <= 64 + 40 + 60 or len(file["ordinals"]) == 1
+    reader = IndexReader(folder.store.url, (("run", tuple(written)),))
+    wanted = np.array(sorted(expected)[::-1], np.int64)
+    assert reader.texts(0, wanted) == [expected[ordinal] for ordinal in wanted.tolist()]
+    for missing in {first, base} - set(expected):
+        with pytest.raises(DataError, match="has not kept its text"):
+            reader.texts(0, np.array([missing]))
 
 
 @pytest.mark.parametrize("verify", ["text", pytest.param("signature", marks=pytest.mark.stress), "none"])
