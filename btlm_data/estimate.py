@@ -49,6 +49,7 @@ class Rates(msgspec.Struct, frozen=True):
     place_document: float = 1.0e-8  # its fate and copies put in their place
     member_byte: float = 4.5e-9  # of text in components: put together from tokens, normalised
     pair: float = 5.0e-8  # a nominated pair put in the order of groups, and ranked
+    pack_text_byte: float = 4.5e-9  # of text that stays, for an index: from tokens, normalised, compressed
     compare_byte: float = 6.0e-9  # of text in components: its features counted
     decide_document: float = 3.0e-6  # in a component: decided, and a row of removals.parquet
     holdout_document: float = 1.0e-8

@@ -61,7 +61,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What a run would do. Bytes, seconds, documents and tokens; `measured_bytes` of text were looked at.
 
     steps: what each is expected to take, in order (estimate.py); stages: their sums, by stage. work_bytes,
-    out_bytes: the most that is in the work folder at once, and what is written to the dataset's.
+    out_bytes: the most that is in the work folder at once, and what is written to the dataset's. index_bytes: of an
+    index of these documents (dedupe/index.py), whoever makes it.
     memory_bytes: of all processes together. seconds: by the clock, without what is done already and without
     waiting for downloads.
     """
@@ -77,6 +78,7 @@ class Plan(msgspec.Struct, frozen=True):
     read_done: int
     out_bytes: int
     work_bytes: int
+    index_bytes: int
     memory_bytes: int
     cpu_seconds: float
     seconds: float
@@ -141,6 +143,7 @@ def measure(recipe: Recipe) -> Plan:
         read_done=done,
         out_bytes=out_bytes,
         work_bytes=work_bytes,
+        index_bytes=dedupe.index_bytes(workload),
         memory_bytes=memory + (workload.rates.process_bytes if run.workers > 1 else 0),
         cpu_seconds=sum(step.cpu_seconds for step in steps),
         seconds=sum(step.seconds(run.workers) * (left if step.step == read.NAME else 1) for step in steps),
@@ -332,8 +335,8 @@ def _describe(recipe: Recipe, out: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def render(plan: Plan, console: Console) -> None:
-    """Print a plan."""
+def render(plan: Plan, index: str, console: Console) -> None:
+    """Print a plan. index: of deduplication, in words."""
     described = Table(box=None, show_header=False, pad_edge=False)
     described.add_column(no_wrap=True, style="bold")
     described.add_column(overflow="fold")  # a long path is shown whole
@@ -361,6 +364,7 @@ def render(plan: Plan, console: Console) -> None:
         f"expected   {amount(plan.documents, 'document')}, {amount(plan.text_bytes, 'B')} of text, "
         f"{amount(plan.tokens, 'token')} before deduplication",
         f"dataset    up to {amount(plan.out_bytes, 'B')}",
+        f"index      {index}",
         f"peak disk  {amount(plan.out_bytes + plan.work_bytes, 'B')} (work files {amount(plan.work_bytes, 'B')})",
         f"memory     about {amount(plan.memory_bytes, 'B')} with {workers}",
         f"time       about {duration(plan.seconds)} with {workers}, measured on "

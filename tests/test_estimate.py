@@ -111,9 +111,11 @@ def workload(**assignments: object) -> Workload:
     return Workload(volume, recipe.settings, recipe.run)
 
 
-@pytest.mark.parametrize("shard_format", ["sample", "corpus", "vsl"])
-def test_ten_times_as_much_takes_ten_times_as_much_of_everything_but_memory(shard_format: str) -> None:
-    small = workload(format=shard_format)
+@pytest.mark.parametrize(
+    "settings", [{"format": "sample"}, {"format": "corpus"}, {"format": "vsl"}, {"dedupe.index": "index"}]
+)
+def test_ten_times_as_much_takes_ten_times_as_much_of_everything_but_memory(settings: dict[str, str]) -> None:
+    small = workload(**settings)
     large = small.scaled(10)
     pairs = {step.step: [step] for step in planning.estimates(small)}
     for step in planning.estimates(large):

@@ -16,6 +16,7 @@ import msgspec
 from btlm_data import entry, terminal
 from btlm_data.commands import shared
 from btlm_data.errors import ConfigError, Interrupted
+from btlm_data.wording import amount
 
 if TYPE_CHECKING:
     from btlm_data.cluster_plan import Cluster
@@ -269,14 +270,23 @@ def show_plan(
             described["cluster"] = simulated.to_json()
         terminal.echo(terminal.to_json(described, indent=1))
     else:
-        planning.render(plan, terminal.console())
-        if index is not None:
-            terminal.console().print(f"index      {index.words()}", soft_wrap=True)
+        words = index.words() if index is not None else _index_words(plan.index_bytes, recipe.dedupe.index)
+        planning.render(plan, words, terminal.console())
         if simulated is not None:
             terminal.console().print()
             cluster_plan.render(simulated, terminal.console())
     if plan.stops:
         sys.exit(plan.stops[0].exit_code)
+
+
+def _index_words(num_bytes: int, location: str | None) -> str:
+    """What an index of the run takes."""
+    if not num_bytes:
+        return "none: nothing is deduplicated"
+    size = amount(num_bytes, "B")
+    if location is not None:
+        return f"up to {size} of this run in {location}"
+    return f"up to {size} beside the dataset if something is added to it later"
 
 
 def execute(recipe: Recipe, as_json: bool, prepare: Callable[[Events], Prepared]) -> None:

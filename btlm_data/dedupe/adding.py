@@ -27,9 +27,10 @@ from btlm_data.dedupe.index import SIGNATURES_A_FILE, Index, file_name
 from btlm_data.dedupe.keys import Chosen
 from btlm_data.dedupe.ranges import dtype_of
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
-from btlm_data.dedupe.sizes import MOST_SPLIT_FILES
+from btlm_data.dedupe.sizes import MOST_SPLIT_FILES, SORT_BYTES, Sizes
 from btlm_data.dedupe.steps import Steps
 from btlm_data.engine.runner import Runner
+from btlm_data.estimate import Estimate, Workload
 from btlm_data.task import Artifact, Counts, Step, Task
 from btlm_data.task_files import TaskFiles
 
@@ -102,6 +103,62 @@ def add(
 
 def _outputs(runner: Runner, step: Step) -> list[Artifact]:
     return [output for result in runner.run(step) for output in result.outputs]
+
+
+def estimate(sizes: Sizes, workload: Workload) -> list[Estimate]:
+    """What the steps take, and packing the texts before them."""
+    settings, rates, volume = sizes.settings, workload.rates, workload.volume
+    bounded = rates.process_bytes + sizes.budget
+    steps = []
+    if settings.by_text:
+        packed = round(rates.text_ratio * volume.text_bytes)
+        packing, copying = (rate * volume.text_bytes for rate in (rates.pack_text_byte, rates.copied_byte))
+        steps += [
+            Estimate(
+                "dedupe.kept-texts",
+                tasks=volume.parts,
+                documents=volume.documents,
+                read_bytes=workload.token_bytes * volume.tokens,
+                reads=3 * workload.blocks,
+                work_bytes=packed,
+                memory_bytes=bounded,
+                cpu_seconds=volume.parts * rates.task + packing,
+            ),
+            Estimate(
+                "dedupe.index-texts",
+                tasks=max(1, -(-packed // TEXT_BYTES_A_FILE)),
+                documents=volume.documents,
+                read_bytes=packed,
+                reads=2 * workload.blocks,
+                freed_bytes=packed,
+                memory_bytes=rates.process_bytes + 3 * TEXT_BYTES_A_FILE,
+                cpu_seconds=copying * rates.text_ratio,
+            ),
+        ]
+    for kind in settings.key_kinds:
+        num_keys = volume.documents * settings.keys_per_document(kind)
+        steps += [
+            Estimate(
+                f"dedupe.index-split-{kind}",
+                tasks=-(-volume.documents // sizes.group_documents(kind)),
+                documents=volume.documents,
+                read_bytes=16 * num_keys,
+                reads=2 * workload.blocks,
+                work_bytes=16 * num_keys,
+                memory_bytes=bounded,
+                cpu_seconds=num_keys * rates.split_key,
+            ),
+            Estimate(
+                f"dedupe.index-{kind}",
+                tasks=1 << log_files(num_keys),
+                documents=volume.documents,
+                read_bytes=16 * num_keys,
+                freed_bytes=16 * num_keys,
+                memory_bytes=rates.process_bytes + min(num_keys, 2 * KEYS_A_FILE) * SORT_BYTES[kind],
+                cpu_seconds=num_keys * rates.sort_key,
+            ),
+        ]
+    return steps
 
 
 # Keys -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from btlm_data.dedupe.index import IndexKind, IndexReader, Needs
 from btlm_data.recipe.models import DedupeSettings
 
 KeyKind = Literal["exact", "bands"]
+_EXACT_BYTES, _KEY_BYTES = 16, 12  # of an index: of an exact hash; of a band key and its ordinal
+_TEXT_SHARE = 0.4  # of a normalised text, compressed
 
 
 def _scheme(dedupe: DedupeSettings) -> str:
@@ -63,6 +65,14 @@ class ClusterSettings(msgspec.Struct, frozen=True):
     def min_equal_values(self) -> int:
         """Equal values of two signatures that make their estimated similarity reach the threshold."""
         return int(np.ceil(self.dedupe.threshold * self.dedupe.num_perm - 1e-9))
+
+    def index_bytes(self, documents: int, text_bytes: int, *, with_signatures: bool) -> int:
+        """What an index keeps of so many documents, about. text_bytes: of their texts."""
+        has_bands = "bands" in self.key_kinds
+        of_document = _EXACT_BYTES + has_bands * (
+            _KEY_BYTES * self.dedupe.bands + 4 * self.dedupe.num_perm * with_signatures
+        )
+        return of_document * documents + round(_TEXT_SHARE * text_bytes * self.by_text)
 
     def keys_per_document(self, kind: KeyKind) -> int:
         """Keys of one document."""

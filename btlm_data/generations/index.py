@@ -41,10 +41,6 @@ from btlm_data.storage import lease, open_store
 from btlm_data.tokenizer import Tokenizer
 from btlm_data.wording import amount
 
-_KEY_BYTES = 12  # of a band key and its ordinal
-_EXACT_BYTES = 16
-_TEXT_SHARE = 0.4  # of a normalised text, compressed
-
 
 class IndexSize(msgspec.Struct, frozen=True):
     """What the index of a dataset takes. bytes: present, on disk; to_make: about, of what is not made yet."""
@@ -68,13 +64,11 @@ def size(root: Path, generations: Sequence[Generation], recipe: Recipe) -> Index
         if (folder / "index.json").is_file():
             present += sum(path.stat().st_size for path in folder.iterdir())
             continue
-        per_document = _EXACT_BYTES + _KEY_BYTES * settings.dedupe.bands * ("bands" in settings.key_kinds)
-        per_document += 4 * settings.dedupe.num_perm * (settings.index_needs == "signatures")
         for _, manifest in _sets(generation):
-            missing += per_document * sum(split.documents for split in manifest.splits.values())
-            if settings.by_text:
-                texts = sum(row.out.bytes for row in manifest.rows("shuffle"))
-                missing += round(_TEXT_SHARE * texts)
+            documents = sum(split.documents for split in manifest.splits.values())
+            texts = sum(row.out.bytes for row in manifest.rows("shuffle"))
+            with_signatures = settings.index_needs == "signatures"
+            missing += settings.index_bytes(documents, texts, with_signatures=with_signatures)
     return IndexSize(present, missing)
 
 

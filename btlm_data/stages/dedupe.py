@@ -51,8 +51,18 @@ class Deduplicated(msgspec.Struct, frozen=True):
     index_lineage: list[list[str]]
 
 
+def index_bytes(workload: Workload) -> int:
+    """What an index of all documents takes."""
+    dedupe, volume = workload.settings.dedupe, workload.volume
+    if dedupe.method == "none":
+        return 0
+    settings = _settings(dedupe, workload.run)
+    with_signatures = not settings.by_text and (dedupe.index is not None or settings.index_needs is not None)
+    return settings.index_bytes(volume.documents, volume.text_bytes, with_signatures=with_signatures)
+
+
 def estimate(workload: Workload) -> list[Estimate]:
-    """What finding duplicates takes, besides what an index of earlier runs adds."""
+    """What finding duplicates takes, and being added to an index; besides what an index of earlier runs adds."""
     dedupe = workload.settings.dedupe
     if dedupe.method == "none":
         return []
@@ -61,9 +71,11 @@ def estimate(workload: Workload) -> list[Estimate]:
         round(workload.volume.documents * workload.in_components),
         round(workload.volume.text_bytes * workload.in_components),
     )
-    return Sizes(workload.volume.documents, settings).estimate(
-        workload.rates, workload.volume.parts, workload.blocks, in_components
-    )
+    sizes = Sizes(workload.volume.documents, settings)
+    steps = sizes.estimate(workload.rates, workload.volume.parts, workload.blocks, in_components)
+    if dedupe.index is not None:
+        steps += adding.estimate(sizes, workload)
+    return steps
 
 
 def run(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btlm_data import by_group
+from btlm_data import by_group, planning
 from btlm_data.blocks import Block
 from btlm_data.by_group import GroupedFile
 from btlm_data.dedupe import adding, keys
@@ -23,6 +23,7 @@ from btlm_data.formats import columns
 from btlm_data.formats.columns import Columns
 from btlm_data.kernels import buckets
 from btlm_data.locations import Locations
+from btlm_data.recipe.load import Override, load
 from btlm_data.recipe.models import DedupeSettings
 from btlm_data.storage import open_store
 from btlm_data.task import Artifact, Task
@@ -205,3 +206,20 @@ def test_workers_and_memory_do_not_show_in_an_index(tmp_path: Path, verify: str)
             )  # fmt: skip
         found.append((hashes(index), hashes(tmp_path / f"corpus-{number}")))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("options", [{}, {"dedupe__verify": "signature"}, {"dedupe__method": "exact"}])
+def test_a_plan_says_what_an_index_takes(tmp_path: Path, options: dict[str, str]) -> None:
+    index = tmp_path / "index"
+    given = {"source.name": "sample", "run.out": str(tmp_path / "out"), "dedupe.index": str(index)}
+    given |= {key.replace("__", "."): value for key, value in options.items()}
+    plan = planning.measure(load(None, {key: Override(value, "test") for key, value in given.items()}))
+    assert not index.exists()
+    steps = {step.step for step in plan.steps}
+    prepare("sample", tmp_path / "out", dedupe__index=str(index), run__report=False, **options)
+    present = sum(path.stat().st_size for path in index.rglob("*.cols"))
+    assert 0.9 * present <= plan.index_bytes <= 1.7 * present
+    receipts = {path.name for path in (tmp_path / "out/.work/receipts").glob("dedupe.index-*")}
+    assert not receipts, "they prove files that are proved by the index from now on"
+    kinds = ["exact"] if options.get("dedupe__method") == "exact" else ["exact", "bands"]
+    assert steps >= {f"dedupe.index-{kind}" for kind in kinds}
