@@ -43,7 +43,9 @@ screenshots: $(VENV)/.dev
 	SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/pages/test_report_in_a_browser.py tests/pages/test_serve.py tests/generations/test_served.py tests/test_site.py
 	@echo "Look at build/screenshots."
 
+# First all that the tests draw, other examples each time; a failure says how it is had again.
 stress: $(VENV)/.stress
+	$(BIN)/python -m pytest $(PARALLEL) -m "not stress and not bench" --hypothesis-profile search
 	$(BIN)/python -m pytest -m stress --timeout 7200
 
 bench: $(VENV)/.dev

@@ -314,7 +314,7 @@ class Index:
             if version != INDEX_VERSION:
                 raise DataError(
                     f"The index entry {self.store.shown}/{name} has format version {version!r}; this btlm-data reads "
-                    f"{INDEX_VERSION}, which also names each file with its checksum. Use another --dedupe-index."
+                    f"{INDEX_VERSION}. Name another --dedupe-index, or remove the folder {run} to forget that run."
                 )
             record = msgspec.convert(value, _Record)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
