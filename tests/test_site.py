@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -120,6 +121,8 @@ def test_pages_are_accessible_and_narrow(
 
 def test_everything_can_be_reached_by_the_tab_key(site: Path, browser: Browser) -> None:
     """On a wide screen, and on a phone, where menu and search have to be opened first."""
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
     assert unreached(browser.open((site / "add.html").as_uri()).page) == []
     page = browser.open((site / "add.html").as_uri(), width=375).page
     assert unreached(page) == []
@@ -135,6 +138,10 @@ def test_everything_can_be_reached_by_the_tab_key(site: Path, browser: Browser) 
     page.keyboard.press("Enter")
     page.keyboard.type("decontaminate")
     page.locator(".md-search-result__link").first.wait_for()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
-    page.wait_for_url(lambda url: "/add.html" not in url)
+    for _ in range(5):  # what is found is shown anew while the last letters are typed
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        with contextlib.suppress(PlaywrightTimeout):
+            page.wait_for_url(lambda url: "/add.html" not in url, timeout=5000)
+            break
+    assert "/add.html" not in page.url
