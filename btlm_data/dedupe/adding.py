@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from btlm_data import by_group
 from btlm_data.advance import advance
 from btlm_data.blocks import grouped
 from btlm_data.dedupe import keys, steps
@@ -27,7 +26,7 @@ from btlm_data.dedupe.index import SIGNATURES_A_FILE, Index, file_name
 from btlm_data.dedupe.keys import Chosen
 from btlm_data.dedupe.ranges import dtype_of
 from btlm_data.dedupe.settings import ClusterSettings, KeyKind
-from btlm_data.dedupe.sizes import MOST_SPLIT_FILES, SORT_BYTES, Sizes
+from btlm_data.dedupe.sizes import SORT_BYTES, Sizes
 from btlm_data.dedupe.steps import Steps
 from btlm_data.engine.runner import Runner
 from btlm_data.estimate import Estimate, Workload
@@ -73,19 +72,8 @@ def add(
         split = _plan_split(bare, kind, chosen)
         sort = _plan_keys(bare, index, kind, None, chosen)
         if not runner.is_done(sort):
-            files = [output for result in runner.run(split) for output in result.outputs]
-            gathered = by_group.gathered(
-                runner,
-                split.name,
-                files,
-                1 << _log_files(bare, kind),
-                settings.memory_bytes,
-                most_files=MOST_SPLIT_FILES,
-                passes=passes,
-                in_order=True,
-            )
-            runner.named.add(name := f"dedupe/index-groups-{kind}.json")
-            listed = by_group.write_list(runner.stores.work, name, gathered)
+            log = _log_files(bare, kind)
+            listed = bare.split_keys(runner, split, log, f"dedupe/index-groups-{kind}.json", passes)
             sort = _plan_keys(bare, index, kind, listed, chosen)
         written += _outputs(runner, sort)
         planned += [split, sort]

@@ -196,25 +196,32 @@ class Steps(msgspec.Struct, frozen=True):
         step, passes = self.sort(kind, None), list[Step]()
         split = self.split(kind, exact)
         if not runner.is_done(step):
-            groups = [artifact for result in runner.run(split) for artifact in result.outputs]
-            held = by_group.gathered(
-                runner,
-                split.name,
-                groups,
-                1 << self.sizes.log_partitions(kind),
-                self.settings.memory_bytes,
-                most_files=MOST_SPLIT_FILES,
-                passes=passes,
-                in_order=True,
-            )
-            runner.named.add(name := f"dedupe/groups-{kind}.json")
-            step = self.sort(kind, by_group.write_list(runner.stores.work, name, held))
+            log = self.sizes.log_partitions(kind)
+            step = self.sort(kind, self.split_keys(runner, split, log, f"dedupe/groups-{kind}.json", passes))
         results = runner.run(step)
         runner.discard(split, *passes)
         verified = {
             name: sum(result.counts.extra[name] for result in results) for name in ("compared", "rejected")
         }
         return Sorted([output for result in results for output in result.outputs], verified)
+
+    def split_keys(self, runner: Runner, step: Step, log: int, name: str, passes: list[Step]) -> Artifact:
+        """Run a step that splits keys into 2^log partitions, and put together what belongs to one; returns the list of files, written as
+        `name`. The steps that put together are appended to `passes`.
+        """
+        groups = [artifact for result in runner.run(step) for artifact in result.outputs]
+        held = by_group.gathered(
+            runner,
+            step.name,
+            groups,
+            1 << log,
+            self.settings.memory_bytes,
+            most_files=MOST_SPLIT_FILES,
+            passes=passes,
+            in_order=True,
+        )
+        runner.named.add(name)
+        return by_group.write_list(runner.stores.work, name, held)
 
     def list_documents(self, runner: Runner, documents: Sequence[Artifact]) -> Artifact:
         """The list of the files of components.plan_documents (by_ordinal.py)."""
