@@ -8,6 +8,7 @@ retries are off, so that tasks are tried again by the one rule that all engines 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from btlm_data.engine.published import Pointer
 from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import ConfigError, install_command
 
+_AUTOSCALER = "autoscaler/_private/monitor.py"  # the program, on Linux and macOS
 _SHOWN = 300  # characters of what Ray says
 
 
@@ -33,10 +35,11 @@ class RayEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         try:
+            import psutil  # noqa: F401
             import ray
         except ImportError:
             raise ConfigError(
-                f"--engine ray needs the package ray. Install it: {install_command('ray')}."
+                f"--engine ray needs the packages ray and psutil. Install it: {install_command('ray')}."
             ) from None
         self._ray: Any = ray
         self._settings = settings
@@ -85,6 +88,8 @@ class RayEngine:
                 "shorter one."
             ) from error
         self._is_ours = True
+        if not address:
+            _end_autoscaler()
 
     def progress(self) -> int:
         """Units of the tasks that are finished."""
@@ -95,6 +100,18 @@ class RayEngine:
         self.start()
         assert self._futures is not None
         return self._futures.map(jobs)
+
+
+def _end_autoscaler() -> None:
+    """End the autoscaler of a cluster that this process has started: it has no nodes to start or end, and `ray.shutdown`, which
+    ends it after the head, would wait for a second while it tries to tell the head. (`ray start` has --no-monitor for this.)
+    """
+    import psutil
+
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(part.endswith(_AUTOSCALER) for part in process.cmdline()):
+                process.kill()
 
 
 _ending: threading.Thread | None = None

@@ -221,12 +221,12 @@ def workers_of(driver: subprocess.Popen[str], engine: str) -> list[psutil.Proces
 
 def _is_ray_task(process: psutil.Process) -> bool:
     """Named by Ray after the function that it runs; agents and idle workers have other names."""
-    return _command(process).startswith(f"ray::{published.do.__name__} ")
+    return command_of(process).startswith(f"ray::{published.do.__name__} ")
 
 
 def managers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     """Parsl's manager of each pilot job of a run."""
-    return [process for process in left_of(driver) if MANAGER in _command(process).split(" ")[1]]
+    return [process for process in left_of(driver) if MANAGER in command_of(process).split(" ")[1]]
 
 
 def _tasks_below(manager: psutil.Process) -> list[psutil.Process]:
@@ -238,7 +238,7 @@ def _tasks_below(manager: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def _command(process: psutil.Process) -> str:
+def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline()) + "  "
     except psutil.Error:

@@ -329,6 +329,17 @@ def test_a_folder_whose_path_is_too_long_for_ray_is_named(monkeypatch: pytest.Mo
         engine.start()
 
 
+def test_a_cluster_of_its_own_has_no_autoscaler_for_which_its_end_would_wait() -> None:
+    pytest.importorskip("ray")
+    from btlm_data.engine.ray_tasks import RayEngine
+
+    with RayEngine(base.EngineSettings(1)) as engine:
+        engine.start()
+        commands = [disturbed.command_of(process) for process in psutil.Process().children()]
+    assert any("raylet" in command for command in commands), commands
+    assert not any("monitor.py" in command and "log_monitor.py" not in command for command in commands)
+
+
 # The whole table ---------------------------------------------------------------------------------------------------
 
 ENGINES = ("local", "workers", "ray", "parsl", "slurm")
