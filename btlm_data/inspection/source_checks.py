@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 MAX_COMPARED_BYTES = 1 << 34  # of a file that is compared before its texts are shown: some ten seconds
 SEED = 0xDEE9  # of the documents drawn
+_BATCH_BYTES = 1 << 20  # that are read at a time to come to a record: what is read behind the last one is for nothing
 NORMALIZERS: dict[str, Callable[[str], str]] = {
     "nfc": normalize_nfc,
     "ftfy": normalize_ftfy,
@@ -287,7 +288,7 @@ def records_at(
     wanted = sorted(left)
     stretches = [Stretch(offset, offset + 1) for offset in wanted] if reads_apart(file, options) else [WHOLE]
     for stretch in stretches:
-        for batch in read_batches(path, stored, options, stretch, with_records=whole, offsets=wanted):
+        for batch in read_batches(path, stored, options, stretch, _BATCH_BYTES, whole, wanted):
             for index, offset in enumerate(batch.offsets):
                 if offset in left:
                     left.remove(offset)
