@@ -14,9 +14,8 @@ from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.minhash import CHARS, _hash, _hash13, _width, _word
 
 _SPACE = 0x20
-TABLE_BYTES = (
-    2**20
-)  # of text in one table; a longer one is counted in several passes, each with a share of its features
+TABLE_BYTES = 2**22  # of text in one table; a longer one is counted in several passes, each with a share of its features
+_SPARSE_SLOTS = 2**22  # up to which a quarter of a table's slots are used, and a half of a larger one's
 _AT_ONCE = 64  # features that are hashed before they are looked up
 _NUMBERS = 3  # of a stretch
 UInt8Array = npt.NDArray[np.uint8]
@@ -25,9 +24,11 @@ UInt32Array = npt.NDArray[np.uint32]
 
 @jit
 def _slots(num_features: int) -> int:
-    """Slots for so many features: a power of two, at most a quarter of it used. (A half takes an eighth longer.)"""
+    """Slots for so many features: a power of two, at most a quarter of it used (a half takes an eighth longer), of a large table a
+    half.
+    """
     slots = 16
-    while slots < 4 * num_features:
+    while slots < 2 * num_features or (slots < 4 * num_features and slots < _SPARSE_SLOTS):
         slots *= 2
     return slots
 
@@ -58,8 +59,8 @@ def _parts(table: UInt32Array, num_bytes: int) -> tuple[UInt32Array, UInt32Array
 
 @jit
 def _is_in(h: np.uint32, part: int, passes: int) -> bool:
-    """Whether a feature belongs to a pass, by bits of its hash that its slot does not depend on."""
-    return bool(passes == 1 or (np.int64(h) >> 21) % passes == part)
+    """Whether a feature belongs to a pass, by the upper bits of its hash: its slot depends on the lower ones."""
+    return bool(passes == 1 or np.uint64(h) * np.uint64(passes) >> np.uint64(32) == np.uint64(part))
 
 
 @jit

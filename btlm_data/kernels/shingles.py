@@ -126,9 +126,9 @@ def decide(
     utf8, offsets: n normalised texts, as `offsets_of` and `end_words` lay them. candidates[bounds[i]:bounds[i + 1]]: earlier texts that
     text i is compared with, the most promising first. Text i goes for the first of them that stays and is similar enough.
     In place of one that goes stands the one that it goes for. Pairs that can no longer reach `floor` (default: the lowest
-    threshold) are not counted to the end. Memory: 20 bytes a text and 20 for each rule, and about 70 MB. Raises DataError
-    for a candidate that is not an earlier text. utf8: (bytes,) uint8; offsets: (n + 1,) int64; candidates: (m,) int64;
-    bounds: (n + 1,) int64.
+    threshold) are not counted to the end. Memory: 20 bytes a text and 20 for each rule, and up to 150 MB where texts have
+    megabytes. Raises DataError for a candidate that is not an earlier text. utf8: (bytes,) uint8; offsets: (n + 1,) int64;
+    candidates: (m,) int64; bounds: (n + 1,) int64.
     """
     check_offsets(offsets, len(utf8), "The offsets of documents")
     check_offsets(bounds, len(candidates), "The bounds of candidates")

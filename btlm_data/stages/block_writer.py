@@ -33,6 +33,7 @@ from btlm_data.task_files import TaskFiles
 from btlm_data.tokenizer import TokenizerSpec
 
 UNREADABLE = "(unreadable)"  # the source name under which records that could not be parsed are counted
+_ENCODED_AT_ONCE = 64  # texts: of common lengths their buffers stay in the cache of a core
 
 
 class ReadSettings(msgspec.Struct, frozen=True):
@@ -383,12 +384,20 @@ def _encoded(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     """The texts in UTF-8, one after the other, (bytes,), and where each of the n begins and the last ends, (n + 1,).
 
     By Arrow, which leaves its UTF-8 with each text that is not ASCII: the tokenizer takes it from there, where `str.encode`
-    would have it encode the text once more.
+    would have it encode the text once more. A few texts at a time: Arrow's buffers grow by being copied to new memory, and
+    are copied once more at the end.
     """
     import pyarrow as pa
 
-    _, offsets, utf8 = pa.array(texts, pa.large_string()).buffers()
-    return np.frombuffer(utf8 or b"", np.uint8), np.frombuffer(offsets, np.int64)[: len(texts) + 1]
+    parts, lengths = list[memoryview](), [np.zeros(1, np.int64)]
+    for first in range(0, len(texts), _ENCODED_AT_ONCE):
+        some = texts[first : first + _ENCODED_AT_ONCE]
+        _, buffer, utf8 = pa.array(some, pa.large_string()).buffers()
+        offsets = np.frombuffer(buffer, np.int64)[: len(some) + 1]
+        lengths.append(np.diff(offsets))
+        if utf8 is not None:
+            parts.append(memoryview(utf8)[: offsets[-1]])
+    return np.frombuffer(b"".join(parts), np.uint8), np.cumsum(np.concatenate(lengths))
 
 
 def _with_changed(

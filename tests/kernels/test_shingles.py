@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btlm_data.errors import DataError
@@ -153,6 +153,13 @@ def test_a_document_larger_than_a_table_is_counted_in_passes() -> None:
     texts = [long, long[:500_000] + "and another end", "short"]
     pairs = [(1, 0), (2, 0), (0, 1)]
     assert compared(texts, pairs) == expected(texts, pairs)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 512))
+@example(2**32 - 1, 511)
+def test_a_feature_belongs_to_one_pass_and_passes_have_equal_shares(h: int, passes: int) -> None:
+    parts = [part for part in range(passes) if feature_tables._is_in(np.uint32(h), part, passes)]
+    assert parts == [h * passes // 2**32]
 
 
 @settings(deadline=None)
