@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MAX_COMPARED_BYTES = 1 << 34  # of a file that is compared before its texts are shown: some ten seconds
 SEED = 0xDEE9  # of the documents drawn
-_BATCH_BYTES = 1 << 20  # that are read at a time to come to a record: what is read behind the last one is for nothing
+_BATCH_BYTES = 1 << 20  # read at a time to come to a record: what is behind the last one is read for nothing
 NORMALIZERS: dict[str, Callable[[str], str]] = {
     "nfc": normalize_nfc,
     "ftfy": normalize_ftfy,

@@ -14,7 +14,7 @@ from btlm_data.kernels.compiling import jit
 from btlm_data.kernels.minhash import CHARS, _hash, _hash13, _width, _word
 
 _SPACE = 0x20
-TABLE_BYTES = 2**22  # of text in one table; a longer one is counted in several passes, each with a share of its features
+TABLE_BYTES = 2**22  # of text in a table; of a longer one each pass takes a share of the features
 _SPARSE_SLOTS = 2**22  # up to which a quarter of a table's slots are used, and a half of a larger one's
 _AT_ONCE = 64  # features that are hashed before they are looked up
 _NUMBERS = 3  # of a stretch

@@ -20,6 +20,8 @@ def laid(documents: list[str]) -> tuple[bytes, list[int]]:
 @example([], None)
 @example(["", ""], None)
 @example(["é", "plain", "漢字", ""], None)
+@example(["é" * k for k in range(64)], None)
+@example(["plain" * (k % 3) + "漢字" for k in range(200)], None)
 def test_texts_are_laid_end_to_end(documents: list[str], data: st.DataObject | None) -> None:
     utf8, offsets = block_writer._encoded(documents)
     assert (utf8.tobytes(), offsets.tolist()) == laid(documents)
