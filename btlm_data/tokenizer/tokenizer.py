@@ -25,10 +25,10 @@ from btlm_data.tokenizer.files import TokenizerFiles
 from btlm_data.tokenizer.gpt2 import byte_characters
 
 _SINGLE_BYTE = re.compile("<0x([0-9A-F]{2})>")
-# Documents and characters of one call: enough to make the call's cost vanish, few enough to bound its
-# buffers.
+# Documents and characters of one call: enough to make the call's cost vanish, few enough for its buffers to stay in
+# a core's cache.
 MAX_CALL_TEXTS = 1000
-MAX_CALL_CHARS = 4 << 20
+MAX_CALL_CHARS = 1 << 18
 
 
 class TokenizerSpec(msgspec.Struct, frozen=True):
