@@ -39,7 +39,7 @@ class RayEngine:
             import ray
         except ImportError:
             raise ConfigError(
-                f"--engine ray needs the packages ray and psutil. Install it: {install_command('ray')}."
+                f"--engine ray needs the packages ray and psutil. Install them: {install_command('ray')}."
             ) from None
         self._ray: Any = ray
         self._settings = settings

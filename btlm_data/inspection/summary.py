@@ -391,7 +391,7 @@ def _removals(path: Path) -> tuple[list[report.SimilarityBar], list[report.Remov
     require_regular(path)
     columns = ["reason", "similarity", "file", "line", "kept_file", "kept_line"]
     with reading(path):
-        table = pq.ParquetFile(path).read(columns)
+        table = pq.read_table(path, columns=columns)
         values = table.column("similarity").to_numpy(zero_copy_only=False).astype(np.float64)
         compared = np.flatnonzero(~np.isnan(values))
         if not len(compared):
