@@ -32,6 +32,7 @@ OURS_BYTES = 64_000_000
 BLOCK_BYTES = 16_000_000
 BATCH_BYTES = 3_000_000
 LOOP_BYTES = 500_000
+MIN_CHARS = 200  # of normalised text: clean.min_chars
 
 
 def run() -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def corpus() -> Path:
 
 
 def documents_with_offsets(split: str = "train") -> Iterator[tuple[str, int, int, str]]:
-    """(file, line, offset in the decompressed file, text) of every record with text."""
+    """(file, line, offset in the decompressed file, text) of every record whose text is not too short for `prepare`."""
     for path in sorted(corpus().glob(f"{split}/**/*.jsonl.zst")):
         with path.open("rb") as file:
             lines = (
@@ -58,9 +59,9 @@ def documents_with_offsets(split: str = "train") -> Iterator[tuple[str, int, int
                 text.encode()
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
-            if len(text) >= 200:
-                name = path.relative_to(corpus()).as_posix()
-                yield name, number, begin, unicodedata.normalize("NFC", text)
+            text = unicodedata.normalize("NFC", text)
+            if len(reference.normalise(text)) >= MIN_CHARS:
+                yield path.relative_to(corpus()).as_posix(), number, begin, text
 
 
 def speed() -> list[dict[str, Any]]:
