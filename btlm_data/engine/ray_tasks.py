@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -25,6 +26,7 @@ from btlm_data.engine.receipts import Receipt
 from btlm_data.errors import ConfigError, install_command
 
 _AUTOSCALER = "autoscaler/_private/monitor.py"  # the program, on Linux and macOS
+_KNOCK_SECONDS = 20
 _SHOWN = 300  # characters of what Ray says
 
 
@@ -71,6 +73,7 @@ class RayEngine:
         address = self._settings.ray_address or os.environ.get("RAY_ADDRESS")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address:
+            _knock(address)
             options["address"] = address
         else:
             options |= {"num_cpus": self._settings.workers, "include_dashboard": False}
@@ -78,10 +81,7 @@ class RayEngine:
         try:
             self._ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"There is no Ray cluster at {address}: {str(error)[:_SHOWN]}. Start one (ray start --head), correct "
-                "--ray-address, or leave it out to use this machine."
-            ) from error
+            raise _no_cluster(address, error) from error
         except OSError as error:  # a socket's path may have 107 bytes, of which Ray's own names take 70
             raise ConfigError(
                 f"Ray cannot start on this machine: {str(error)[:_SHOWN]}. If a path is too long, set TMPDIR (or RAY_TMPDIR) to a "
@@ -100,6 +100,26 @@ class RayEngine:
         self.start()
         assert self._futures is not None
         return self._futures.map(jobs)
+
+
+def _knock(address: str) -> None:
+    """Raise ConfigError where nobody listens at HOST:PORT: Ray itself would try for many minutes. Other addresses ("auto") are
+    Ray's to look up.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"There is no Ray cluster at {address}: {str(error)[:_SHOWN]}. Start one (ray start --head), correct "
+        "--ray-address, or leave it out to use this machine."
+    )
 
 
 def _end_autoscaler() -> None:

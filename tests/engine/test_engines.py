@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -327,6 +328,19 @@ def test_a_folder_whose_path_is_too_long_for_ray_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray, "init", refuse)
     with RayEngine(base.EngineSettings(1)) as engine, pytest.raises(ConfigError, match=r"107 bytes.*TMPDIR"):
         engine.start()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_no_ray_listens_is_named_at_once(scheme: str) -> None:
+    pytest.importorskip("ray")
+    from btlm_data.engine.ray_tasks import RayEngine
+
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{bound.getsockname()[1]}"
+        settings = base.EngineSettings(1, ray_address=address)
+        with RayEngine(settings) as engine, pytest.raises(ConfigError, match=f"no Ray cluster at {address}"):
+            engine.start()
 
 
 def test_a_cluster_of_its_own_has_no_autoscaler_for_which_its_end_would_wait() -> None:
